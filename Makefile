@@ -1,0 +1,55 @@
+# Two environments: .venv for the project, .venv-serving for vLLM. environments.py makes them when they are missing or
+# when their pins have changed; after that every target starts at once.
+
+ifndef PYTHON
+PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3; do \
+    $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+endif
+OUT ?= runs/demo
+# Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
+export ACCELERATOR
+
+.PHONY: help demo test check lint format environments project-environment python lock clean
+.DEFAULT_GOAL := help
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "  PYTHON=… chooses the interpreter (3.11 or newer), ACCELERATOR=cpu|cuda overrules nvidia-smi, OUT=… moves the demo."
+
+demo: environments ## Quantize, serve, evaluate and judge the embedded model; results in runs/demo
+	.venv/bin/quantgate run --out "$(OUT)"
+
+test: environments ## Run every test, the real parts among them
+	.venv/bin/python -m pytest
+
+check: lint ## Formatting, lint, types and the quick tests: under a minute
+	.venv/bin/python -m pytest -m "not slow and not e2e"
+
+lint: project-environment ## Formatting, lint and types
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: project-environment ## Format the sources and mend what ruff can mend
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+environments: python ## Make the environments without running anything
+	@"$(PYTHON)" environments.py project serving
+
+project-environment: python
+	@"$(PYTHON)" environments.py project
+
+lock: python ## Resolve locks/*.txt anew from pyproject.toml and locks/*.in (with Python 3.11)
+	"$(PYTHON)" environments.py lock
+
+clean: ## Remove the environments and caches; what runs wrote stays
+	rm -rf .venv .venv-serving .venv*.log .venv.lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Makes the message before anything else fails for want of a Python.
+python:
+	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "quantgate needs Python 3.11 or newer with its venv module$(if $(PYTHON),; $(PYTHON) is older or has none)."; \
+	    echo "Debian, Ubuntu: apt-get install python3-venv. Elsewhere: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; \
+	    exit 1; } >&2
