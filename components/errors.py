@@ -1,0 +1,9 @@
+"""The one error of quantgate that a user can fix.
+
+Whoever raises it says what happened and what to do; the command line prints the message alone, without a
+traceback, and exits with 2. Any other exception is a fault of ours and keeps its traceback.
+"""
+
+
+class PrerequisiteError(Exception):
+    """Something outside quantgate is missing or wrong; the message says what happened and what to do."""
