@@ -1,0 +1,27 @@
+"""Check what llm-compressor wrote before anything is served from it."""
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+
+from components.errors import PrerequisiteError
+
+SCALE = ".weight_scale"
+
+
+def check_compressed(folder: Path, layers: int) -> None:
+    """Raises PrerequisiteError unless the folder holds a checkpoint with `layers` compressed layers."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("quantization_config", {}).get("quant_method") != "compressed-tensors":
+        raise PrerequisiteError(f"llm-compressor left a checkpoint without a quantization config in {folder}.")
+    scales = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                if name.endswith(SCALE):
+                    scales += 1
+                    if not bool(tensors.get_tensor(name).isfinite().all()):
+                        raise PrerequisiteError(f"llm-compressor wrote scales that are not numbers: {name}.")
+    if scales != layers:
+        raise PrerequisiteError(f"llm-compressor quantized {scales} layers where {layers} were expected.")

@@ -1,0 +1,89 @@
+"""Compress one model with llm-compressor: a program of its own, so that its memory and its death are its own.
+
+    python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
+        --tokens N --out FOLDER --facts FILE
+
+It writes the compressed checkpoint and, last, the facts: a JSON file with the layout in words and the number of layers.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from components.quantize.layers import group_layers, layout_in_words
+from components.variants import Variant, variant_named
+
+KEPT = "lm_head"
+
+
+def main() -> None:
+    """Compress as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--variant", required=True)
+    parser.add_argument("--calibration", type=Path, required=True, help="Arrow file with a column `passage`")
+    parser.add_argument("--samples", type=int, required=True)
+    parser.add_argument("--tokens", type=int, required=True, help="length to which a sample is cut")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--facts", type=Path, required=True)
+    options = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
+    widths = linear_widths(model)
+    modifier, layout = recipe(variant_named(options.variant), widths)
+    oneshot(
+        model=model,
+        dataset=calibration_set(options.calibration, tokenizer, options.samples, options.tokens),
+        recipe=modifier,
+        max_seq_length=options.tokens,
+        num_calibration_samples=options.samples,
+    )
+    model.save_pretrained(options.out, save_compressed=True)
+    tokenizer.save_pretrained(options.out)
+    options.facts.write_text(json.dumps({"layout": layout, "layers": len(widths)}), encoding="utf-8")
+
+
+def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:
+    """GPTQ for the variant on layers of these widths, and how they are grouped in words."""
+    if variant.group_size is None:
+        modifier = GPTQModifier(targets="Linear", scheme=variant.scheme, ignore=[KEPT])
+        return modifier, f"one scale a channel on all {len(widths)} layers, activations per token"
+    groups = group_layers(widths, variant.group_size)
+    schemes = {f"g{group.group_size}": int4_scheme(group.group_size, group.targets) for group in groups}
+    # GPTQModifier(group_size=...) raises: the size travels in config_groups
+    modifier = GPTQModifier(config_groups=schemes, ignore=[KEPT])
+    return modifier, layout_in_words(groups, widths, variant.group_size)
+
+
+def linear_widths(model: PreTrainedModel) -> dict[str, int]:
+    """Name and input width of each linear layer that is quantized."""
+    return {
+        name: module.in_features
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] != KEPT
+    }
+
+
+def int4_scheme(group_size: int, targets: list[str]) -> QuantizationScheme:
+    """W4A16, symmetric, for the targets."""
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size)
+    return QuantizationScheme(targets=targets, weights=weights)
+
+
+def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int, tokens: int) -> Dataset:
+    """The first `samples` distinct passages, each cut to `tokens` tokens."""
+    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))[:samples]
+    ids = [tokenizer(text, truncation=True, max_length=tokens).input_ids for text in passages]
+    return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+
+
+if __name__ == "__main__":
+    main()

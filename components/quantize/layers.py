@@ -1,0 +1,75 @@
+"""The width rule: which group size each layer gets.
+
+llm-compressor refuses a layer whose input width is not a multiple of the group size. So a layer gets the group size
+asked for where it fits and otherwise the largest smaller power of two that does.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from components.errors import PrerequisiteError
+
+SMALLEST_GROUP = 32
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """The layers that share a group size."""
+
+    group_size: int
+    kinds: tuple[str, ...]
+    """Last parts of the layers' names, e.g. `down_proj`."""
+    layers: int
+
+    @property
+    def targets(self) -> list[str]:
+        """The layers in the way a recipe names them."""
+        return [rf"re:.*\.{kind}$" for kind in self.kinds]
+
+
+def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]:
+    """The groups of the layers with these names and input widths, the wished size first.
+
+    Layers of one kind (one last name) share a size: vLLM fuses some of them. Raises PrerequisiteError where not even
+    SMALLEST_GROUP fits.
+    """
+    kinds: dict[str, list[int]] = {}
+    for name, width in widths.items():
+        kinds.setdefault(name.rsplit(".", 1)[-1], []).append(width)
+    sizes = {kind: fitting_size(kind, values, group_size) for kind, values in kinds.items()}
+    return [
+        LayerGroup(
+            size,
+            kinds=tuple(sorted(kind for kind in kinds if sizes[kind] == size)),
+            layers=sum(len(values) for kind, values in kinds.items() if sizes[kind] == size),
+        )
+        for size in sorted(set(sizes.values()), reverse=True)
+    ]
+
+
+def fitting_size(kind: str, widths: list[int], group_size: int) -> int:
+    """The largest of group_size, its half, its quarter ... that divides every width."""
+    size = group_size
+    while size >= SMALLEST_GROUP:
+        if all(width % size == 0 for width in widths):
+            return size
+        size //= 2
+    misfits = ", ".join(str(width) for width in sorted(set(widths)))
+    raise PrerequisiteError(
+        f"No group of {group_size} down to {SMALLEST_GROUP} weights fits the layers {kind}: their input width "
+        f"({misfits}) is not a multiple of it. Use int8, which needs no groups."
+    )
+
+
+def layout_in_words(groups: list[LayerGroup], widths: Mapping[str, int], group_size: int) -> str:
+    """E.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
+    total = sum(group.layers for group in groups)
+    if [group.group_size for group in groups] == [group_size]:
+        return f"g{group_size} on all {total} layers"
+    first, *others = groups
+    parts = [f"g{first.group_size} on {first.layers} of {total} layers"]
+    parts += [f"g{group.group_size} on {group.layers}" for group in others]
+    misfits = Counter(width for width in widths.values() if width % group_size)
+    odd = " and ".join(str(width) for width in sorted(misfits))
+    return f"{', '.join(parts)}: width {odd} is not a multiple of {group_size}"
