@@ -1,0 +1,1 @@
+"""Start, wait for and stop the servers that answer for a variant."""
