@@ -1,0 +1,96 @@
+"""Test what a server answers: the suites' items, asked through lm-eval, as scores and per-item records."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from components.artifacts import Scores, Server, TaskScore
+from components.evaluate.suites import Suite, SuiteTask
+from components.progress import Step
+
+if TYPE_CHECKING:
+    from components.evaluate.records import Record
+
+
+def evaluate(
+    server: Server, suite: Suite, stage: str, step: Step, records_file: Path, known_file: Path | None = None
+) -> Scores:
+    """Ask the server the stage's items and score them; one record an item goes to `records_file` (Parquet).
+
+    Items that `known_file` (the records of an earlier stage) answers are not asked again. A server that fails, dies
+    or answers garbage gives scores with a `failure` and no records: never a number.
+    """
+    nothing = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
+    if server.failure:
+        return nothing
+    import aiohttp
+
+    from components.evaluate import records
+    from components.evaluate.endpoint import BadAnswerError, Endpoint
+    from components.evaluate.harness import ask, items_of
+    from components.evaluate.rows import embedded
+
+    started = time.monotonic()
+    known = records.read(known_file) if known_file else []
+    rows = {task.task: embedded(task.task) for task in suite.tasks}
+    todo = {
+        task.task: items_of(
+            task,
+            len(rows[task.task].dataset()),
+            stage,
+            frozenset(each.item_id for each in known if each.task == task.task),
+        )
+        for task in suite.tasks
+    }
+    total = sum(len(items) for items in todo.values())
+    found: list[records.Record] = list(known)
+    try:
+        endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
+        for task in suite.tasks:
+            endpoint.watch(teller(step, task.task, len(found) - len(known), len(todo[task.task]), total))
+            found += ask(task, todo[task.task], rows[task.task], endpoint, server.variant)
+    except (aiohttp.ClientError, TimeoutError, BadAnswerError) as error:
+        what = f"The server stopped answering during {stage}: {type(error).__name__}: {error}. Its log: {server.log}"
+        return nothing.model_copy(update={"failure": what})
+    step.advance(total, total)
+    records.write(found, records_file)
+    return nothing.model_copy(
+        update={
+            "tasks": tuple(score_of(task, found) for task in suite.tasks),
+            "records": str(records_file),
+            "engine": server.engine,
+            "rows_source": "; ".join(each.source for each in rows.values()),
+            "duration_s": time.monotonic() - started,
+        }
+    )
+
+
+def teller(step: Step, task: str, done: int, items: int, total: int) -> Callable[[int, int], None]:
+    """Turns the answers of one task's requests into the items of the stage that are done."""
+
+    def tell(answered: int, asked: int) -> None:
+        step.advance(done + items * answered // asked, total, task)
+
+    return tell
+
+
+def score_of(task: SuiteTask, found: "list[Record]") -> TaskScore:
+    """The task's mean score over its records, with the standard error that lm-eval gives to a mean."""
+    scores = [each.score for each in found if each.task == task.task]
+    if not all(math.isfinite(score) for score in scores):
+        raise ValueError(f"{task.task} has an item whose score is not a number")
+    from components.evaluate.harness import task_version
+
+    return TaskScore(
+        task=task.task,
+        metric=task.metric,
+        score=fmean(scores),
+        stderr=stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0,
+        items=len(scores),
+        shots=task.shots,
+        chance=task.chance,
+        version=task_version(task.task),
+    )

