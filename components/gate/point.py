@@ -1,0 +1,99 @@
+"""The point form of the gate: the measured drops, taken at their word, against the bands and the limits.
+
+It does not ask how sure the measurement is. Every metric is read as "higher is better".
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from components.artifacts import Scores, Verdict
+from components.gate.candidate import Candidate
+from components.gate.change import Change
+from components.gate.policy import BANDS, UseCase, band_of, limit_in_words, next_step, side
+
+BAND_EDGES = tuple(band.upper for band in BANDS if math.isfinite(band.upper))
+
+
+def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict:
+    """The verdict on a variant whose scores may be compared with the baseline's.
+
+    `reject` when a limit of the use case is exceeded or the average lies in that band; otherwise `not_comparable` when
+    a drop that the policy asks about does not exist because the baseline scores 0; otherwise the average's band.
+    """
+    before, after = baseline.scores.by_task(), variant.scores.by_task()
+    tasks = {task: Change(task, before[task], after[task]) for task in before if before[task] > 0}
+    average = Change("the average", mean(before.values()), mean(after.values())) if tasks else None
+    ruling = _ruling(use_case, tasks, average)
+    measured = ruling.verdict != "not_comparable"
+    return Verdict(
+        variant=variant.name,
+        verdict=ruling.verdict,
+        sentence="; ".join([ruling.reason, *_reservations(baseline.scores)]) + ".",
+        next_step=ruling.next_step or next_step(ruling.verdict, variant.name),
+        size_bytes=variant.weights.size_bytes,
+        scores=after,
+        drops={task: change.drop for task, change in tasks.items()} if measured else {},
+        average_drop=average.drop if average and measured else None,
+    )
+
+
+def mean(scores: Iterable[float]) -> float:
+    """The mean of at least one score, each task counting the same whatever its number of items."""
+    values = list(scores)
+    return math.fsum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class _Ruling:
+    verdict: str
+    reason: str
+    next_step: str = ""
+    """Empty: the verdict's usual one."""
+
+
+def _ruling(use_case: UseCase, tasks: dict[str, Change], average: Change | None) -> _Ruling:
+    """What follows from the drops; `tasks` and `average` hold those that exist, none where the baseline scores 0."""
+    if average is None:
+        return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on every task")
+    limits = [(tasks[task], limit) for task, limit in use_case.max_drop.items() if task in tasks]
+    if use_case.max_average_drop is not None:
+        limits.append((average, use_case.max_average_drop))
+    over = [(change, limit) for change, limit in limits if side(change.drop, limit) > 0]
+    if over:
+        return _Ruling("reject", _over_its_limits(use_case, average, over))
+    band = band_of(average.drop)
+    unmeasured = [task for task in use_case.max_drop if task not in tasks]
+    if unmeasured and band.verdict != "reject":
+        limited = f"{', '.join(unmeasured)}, which {use_case.name} limits"
+        return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on {limited}")
+    by_band = f"{band.opening} for {use_case.name}: {average.told(*BAND_EDGES)}, in the band {band.range_in_words}"
+    kept = [
+        f"{'the limit on it' if change == average else f'{change.told(limit)}, the limit'} is {limit_in_words(limit)}"
+        for change, limit in limits
+    ]
+    return _Ruling(band.verdict, "; ".join([by_band, *kept]))
+
+
+def _unmeasurable(reason: str) -> _Ruling:
+    step = "Choose a suite on which the baseline scores above 0, or another use case, and run again."
+    return _Ruling("not_comparable", f"{reason}, so that no relative drop exists there", step)
+
+
+def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change, float]]) -> str:
+    band = band_of(average.drop)
+    broken = ", and ".join(f"{change.told(limit)}, the limit is {limit_in_words(limit)}" for change, limit in over)
+    told_already = average in [change for change, _ in over]
+    by_band = "the bands" if told_already else f"the average {average.named(*BAND_EDGES)}"
+    would_say = "would say reject too" if band.verdict == "reject" else f"alone would say {band.verdict_in_words}"
+    return f"Rejected for {use_case.name}: {broken}; {by_band} {would_say}"
+
+
+def _reservations(baseline: Scores) -> list[str]:
+    """What the drops cannot show, in words: tasks on which the baseline does no better than guessing."""
+    guessed = ", ".join(
+        f"{each.task} ({each.score:.3f}, chance {each.chance:.3f})"
+        for each in baseline.tasks
+        if each.score <= each.chance
+    )
+    return [f"the baseline is not above chance on {guessed}, where a drop cannot show"] if guessed else []

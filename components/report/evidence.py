@@ -1,0 +1,107 @@
+"""What stands beside the matrix: what each verdict rests on, how each variant was made, how to run it again."""
+
+import shlex
+from dataclasses import dataclass
+
+from components.artifacts import Decision, TaskScore, Weights
+from components.report.formats import duration_text
+from components.report.matrix import Row, matrix
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task as it was put to the variants named."""
+
+    stage: str
+    task: TaskScore
+    """As the first of the variants scored it; what the variants share, their scores aside."""
+    variants: tuple[str, ...]
+    largest_stderr: float
+    stderr_as_drop: float | None
+    """The largest standard error as a share of the baseline's score: the scale of a drop that may be noise."""
+    above_chance: bool | None
+    """Whether the baseline does better than guessing; None where it was not put to the baseline."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """One variant beside its numbers."""
+
+    row: Row
+    made: tuple[tuple[str, str], ...]
+    """How it was made: a name and words each."""
+    digest: str
+    failure: str
+    """The reason in full; empty when it did not fail."""
+
+
+def measured(decision: Decision) -> tuple[Measured, ...]:
+    """Each task, once for every way it was asked: a variant asked in another way gets a line of its own."""
+    asked: dict[tuple[object, ...], list[tuple[str, TaskScore]]] = {}
+    for scores in decision.scores:
+        for each in scores.tasks:
+            way = (scores.stage, each.task, each.metric, each.items, each.shots, each.chance, each.version)
+            asked.setdefault(way, []).append((scores.variant, each))
+    baseline = decision.verdicts[0].variant if decision.verdicts else ""
+    return tuple(_measured(str(way[0]), found, baseline) for way, found in asked.items())
+
+
+def stories(decision: Decision) -> tuple[Story, ...]:
+    """Each variant in the order of the matrix."""
+    weights = {each.variant: each for each in decision.weights}
+    scores = {each.variant: each for each in decision.scores}
+    told = []
+    for row in matrix(decision):
+        weight, score = weights.get(row.variant), scores.get(row.variant)
+        reasons = dict.fromkeys(each.failure for each in (weight, score) if each and each.failure)
+        failure = "\n\n".join(reasons) or (row.sentence if row.mark.verdict == "failed" else "")
+        told.append(Story(row, _made(weight) if weight else (), weight.digest if weight else "", failure))
+    return tuple(told)
+
+
+def sources(decision: Decision) -> tuple[str, ...]:
+    """Where the benchmark rows came from, each place once."""
+    return tuple(dict.fromkeys(each.rows_source for each in decision.scores if each.rows_source))
+
+
+def command(decision: Decision) -> str:
+    """The command line that asks the same question again."""
+    names = [verdict.variant for verdict in decision.verdicts]
+    words = ["quantgate", "run", "--model", decision.model.source, "--suite", decision.suite]
+    words += ["--use-case", decision.use_case, "--variants", ",".join(names[1:] or names)]
+    return shlex.join(words)
+
+
+def noisiest(decision: Decision) -> Measured | None:
+    """The task whose standard error is the largest share of the baseline's score."""
+    known = [each for each in measured(decision) if each.stderr_as_drop is not None]
+    return max(known, key=lambda each: each.stderr_as_drop or 0.0, default=None)
+
+
+def _measured(stage: str, found: list[tuple[str, TaskScore]], baseline: str) -> Measured:
+    largest = max(task.stderr for _, task in found)
+    reference = next((task for variant, task in found if variant == baseline), None)
+    return Measured(
+        stage=stage,
+        task=found[0][1],
+        variants=tuple(variant for variant, _ in found),
+        largest_stderr=largest,
+        stderr_as_drop=largest / reference.score if reference and reference.score > 0 else None,
+        above_chance=reference.score > reference.chance if reference else None,
+    )
+
+
+def _made(weights: Weights) -> tuple[tuple[str, str], ...]:
+    if not weights.scheme:
+        return ()
+    facts = [
+        ("Scheme", weights.scheme),
+        ("Algorithm", weights.algorithm or "none: the weights as they are"),
+        ("Layout", weights.layout),
+        ("Calibration", weights.calibration),
+    ]
+    if weights.reused:
+        facts.append(("Reused", "yes: an earlier run with the same inputs had left these weights in the store"))
+    if weights.duration_s:
+        facts.append(("Took", duration_text(weights.duration_s)))
+    return tuple((name, words) for name, words in facts if words)

@@ -1,0 +1,167 @@
+"""The decision matrix: one row a variant, its numbers exact, its verdict with the word and the sign readers see."""
+
+import json
+from dataclasses import dataclass
+
+from components.artifacts import Decision, Scores, Verdict
+from components.errors import PrerequisiteError
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a verdict looks like, and what it answers when no variant of the run has a better one."""
+
+    verdict: str
+    label: str
+    symbol: str
+    colour: str
+    """From Okabe and Ito's colour-blind safe palette, all light enough for black ink."""
+    answer: str
+    """With {variants}, {baseline} and {use_case}."""
+
+
+MARKS = {
+    row.verdict: row
+    for row in (
+        Mark("reference", "reference", "◆", "#B8B8B8", "Nothing to decide: this run holds only {baseline}."),
+        Mark("ship", "ship", "✓", "#009E73", "Yes: {variants} may replace {baseline} for {use_case}."),
+        Mark(
+            "monitor",
+            "monitor",
+            "◉",
+            "#56B4E9",
+            "Yes, while it is monitored: {variants} may replace {baseline} for {use_case}.",
+        ),
+        Mark(
+            "ab_test",
+            "A/B test",
+            "⇄",
+            "#E69F00",
+            "Not yet: {variants} must pass an A/B test against {baseline} before it may replace it for {use_case}.",
+        ),
+        Mark("reject", "reject", "✗", "#D55E00", "No: no variant may replace {baseline} for {use_case}."),
+        Mark(
+            "not_comparable",
+            "not comparable",
+            "≠",
+            "#F0E442",
+            "No answer: no variant could be compared with {baseline}, so none may replace it for {use_case}.",
+        ),
+        Mark("failed", "failed", "!", "#CC79A7", "No: every variant failed, so nothing may replace {baseline}."),
+    )
+}
+"""After the reference from the best verdict to the worst: the headline takes the first that a variant has."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant on one task; None where there is no number."""
+
+    task: str
+    score: float | None
+    stderr: float | None
+    drop: float | None
+    """Share of the baseline's score that is lost; negative is a gain."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant in the decision matrix, unrounded."""
+
+    variant: str
+    mark: Mark
+    stage: str
+    """The last stage it was scored in, `tiny` or `full`; empty where it has no scores."""
+    size_bytes: int | None
+    size_ratio: float | None
+    """Of the baseline's size."""
+    cells: tuple[Cell, ...]
+    """One a task, in the same order in every row."""
+    mean_score: float | None
+    """None unless every task has a score."""
+    mean_stderr: float | None
+    """Of the mean score, the tasks taken as independent."""
+    average_drop: float | None
+    sentence: str
+    next_step: str
+
+
+def matrix(decision: Decision) -> tuple[Row, ...]:
+    """The rows of the decision matrix, the baseline first; raises PrerequisiteError for a verdict it does not know."""
+    tasks = tasks_of(decision)
+    scores = {each.variant: each for each in decision.scores}
+    baseline_bytes = decision.verdicts[0].size_bytes if decision.verdicts else 0
+    return tuple(_row(verdict, tasks, scores.get(verdict.variant), baseline_bytes) for verdict in decision.verdicts)
+
+
+def tasks_of(decision: Decision) -> tuple[str, ...]:
+    """The tasks that any variant has a score for: the columns of the matrix."""
+    return tuple(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
+
+
+def verdicts_json(decision: Decision) -> str:
+    """The verdicts as a JSON list for scripts: a row a variant, the baseline first, numbers unrounded.
+
+    A variant without weights has `size_bytes` 0, one without an average drop null.
+    """
+    rows = [verdict.model_dump(mode="json") for verdict in decision.verdicts]
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def headline(decision: Decision) -> str:
+    """One sentence: may a variant replace the baseline, for this use case?"""
+    rows = matrix(decision)
+    if not rows:
+        return "Nothing to decide: this run holds no variant."
+    baseline, variants = rows[0], rows[1:]
+    if baseline.mark.verdict == "failed":
+        return f"No answer: the baseline {baseline.variant} failed, so there is nothing to compare with."
+    given = {row.mark.verdict for row in variants}
+    best = next((mark for mark in MARKS.values() if mark.verdict in given), MARKS["reference"])
+    names = [row.variant for row in variants if row.mark == best]
+    return best.answer.format(
+        variants=" or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])),
+        baseline=baseline.variant,
+        use_case=decision.use_case,
+    )
+
+
+def mark_of(verdict: Verdict) -> Mark:
+    """The mark of a verdict; raises PrerequisiteError with the words that are known."""
+    if verdict.verdict not in MARKS:
+        raise PrerequisiteError(
+            f"{verdict.variant} has the verdict {verdict.verdict!r}, which this report does not know "
+            f"({', '.join(MARKS)}). Use the quantgate version that wrote the decision."
+        )
+    return MARKS[verdict.verdict]
+
+
+def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseline_bytes: int) -> Row:
+    failed = verdict.verdict == "failed"
+    errors = {each.task: each.stderr for each in scores.tasks} if scores else {}
+    cells = tuple(
+        Cell(task, None, None, None)
+        if failed or task not in verdict.scores
+        else Cell(task, verdict.scores[task], errors.get(task), verdict.drops.get(task))
+        for task in tasks
+    )
+    values = [cell.score for cell in cells if cell.score is not None]
+    known_errors = [cell.stderr for cell in cells if cell.stderr is not None]
+    complete = bool(cells) and len(values) == len(cells)
+    return Row(
+        variant=verdict.variant,
+        mark=mark_of(verdict),
+        stage=scores.stage if scores and scores.tasks else "",
+        size_bytes=verdict.size_bytes or None,
+        size_ratio=verdict.size_bytes / baseline_bytes if verdict.size_bytes and baseline_bytes else None,
+        cells=cells,
+        mean_score=sum(values) / len(values) if complete else None,
+        mean_stderr=_stderr_of_mean(known_errors) if complete and len(known_errors) == len(cells) else None,
+        average_drop=None if failed else verdict.average_drop,
+        sentence=verdict.sentence,
+        next_step=verdict.next_step,
+    )
+
+
+def _stderr_of_mean(errors: list[float]) -> float:
+    return float(sum(error**2 for error in errors) ** 0.5) / len(errors)

@@ -1,0 +1,106 @@
+"""The report as one HTML file that needs nothing beside it, and the same facts as Markdown."""
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.artifacts import Decision, write_text
+from components.report import formats
+from components.report.evidence import command, measured, noisiest, sources, stories
+from components.report.limits import bounds, limits
+from components.report.matrix import headline, matrix, tasks_of
+from components.report.plots import drop_plot, legend_marker, size_plot
+
+
+def write_report(
+    decision: Decision, folder: Path, *, run: str = "", mlflow_hint: str = "", engine: str = ""
+) -> tuple[Path, Path]:
+    """Write `report.html` and `report.md` into the folder and return their paths.
+
+    `run` names the run, `mlflow_hint` says where it is recorded, `engine` what served the models; an empty one is left
+    out.
+    """
+    html, markdown = folder / "report.html", folder / "report.md"
+    facts = _facts(decision) | {"run": run, "mlflow_hint": mlflow_hint, "engine": engine}
+    write_text(html, _environment(decision, autoescape=True).get_template("report.html.j2").render(facts))
+    write_text(markdown, _environment(decision, autoescape=False).get_template("report.md.j2").render(facts))
+    return html, markdown
+
+
+def in_markdown(value: object) -> object:
+    """The value as one line of Markdown text: what Markdown or HTML would read as a sign is escaped."""
+    if isinstance(value, Markup):
+        return value
+    line = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|~\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", line)
+
+
+def in_code(text: str) -> Markup:
+    """The text as a Markdown code span in a line or a cell; longer fences than any backticks inside."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    fence = "`" * (1 + max((len(found) for found in re.findall("`+", line)), default=0))
+    pad = " " if "`" in line else ""
+    return Markup(f"{fence}{pad}{line}{pad}{fence}")  # noqa: S704 (Markdown: nothing in a code span is read as HTML)
+
+
+def in_block(text: str) -> Markup:
+    """The text as a Markdown code block, its lines kept."""
+    fence = "`" * max(3, 1 + max((len(found) for found in re.findall("`+", text)), default=0))
+    return Markup(f"{fence}text\n{text}\n{fence}")  # noqa: S704 (as in a code span)
+
+
+def with_breaks(name: str) -> Markup:
+    """A task's name that a browser may break after an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def as_prose(sentence: str) -> str:
+    """The sentence with its percentages held together at a line's end."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", sentence)
+
+
+def _facts(decision: Decision) -> dict[str, object]:
+    rows = matrix(decision)
+    return {
+        "decision": decision,
+        "headline": headline(decision),
+        "tasks": tasks_of(decision),
+        "rows": rows,
+        "signs": {row.variant: legend_marker(index) for index, row in enumerate(rows)},
+        "stories": stories(decision),
+        "measured": measured(decision),
+        "noisiest": noisiest(decision),
+        "sources": sources(decision),
+        "command": command(decision),
+        "size_plot": size_plot(rows),
+        "drop_plot": drop_plot(rows, limits(decision.policy)),
+    }
+
+
+def _environment(decision: Decision, *, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("components", "report"),
+        autoescape=autoescape,
+        finalize=None if autoescape else in_markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    edges = bounds(decision.policy, tasks_of(decision))
+    environment.filters |= {
+        "percent": lambda drop, subject: formats.percent_text(drop, edges[subject]),
+        "share": formats.percent_text,
+        "score": formats.score_text,
+        "stderr": formats.stderr_text,
+        "size": formats.size_text,
+        "ratio": formats.ratio_text,
+        "short": formats.short_digest,
+        "breaks": with_breaks,
+        "prose": as_prose,
+        "code": in_code,
+        "block": in_block,
+    }
+    return environment

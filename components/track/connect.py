@@ -1,0 +1,109 @@
+"""An MLflow client that is known to answer, and MLflow's refusals in words a user can act on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from components.errors import PrerequisiteError
+from components.track.uris import SQLITE, is_database, sqlite_file, without_password
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""MLflow reads these when it is imported; what the user has set stays."""
+
+_FIRST_ANSWER = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_WRITING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""MLflow's own limits, 120 s and 7 retries, would wait a quarter of an hour for a server that is not there."""
+
+_OUR_FAULTS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+
+
+@contextmanager
+def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
+    """A client of the store at `tracking_uri`; raises PrerequisiteError when it cannot be reached or refuses a write.
+
+    An MLflow error that says that we asked for nonsense is a fault of ours and passes through.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    client = _answering_client(tracking_uri)
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with _environment(_WRITING):
+            yield client
+    except MlflowException as refusal:
+        if refusal.error_code in _OUR_FAULTS:
+            raise
+        raise _not_written(tracking_uri, refusal) from refusal
+    except (OSError, Boto3Error, BotoCoreError, ClientError) as refusal:
+        raise _not_written(tracking_uri, refusal) from refusal
+
+
+def _answering_client(tracking_uri: str) -> "MlflowClient":
+    if not tracking_uri:  # MLflow would take an empty one for mlflow.db in the current folder
+        raise PrerequisiteError(
+            "No MLflow tracking URI was given. Give http://<server>, or sqlite:///<folder>/mlflow.db."
+        )
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        if is_database(tracking_uri):
+            _check_database(tracking_uri)
+        with _environment(_FIRST_ANSWER):
+            client = MlflowClient(tracking_uri=tracking_uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as cause:
+        raise PrerequisiteError(
+            f"MLflow cannot be reached at {without_password(tracking_uri)}: {_words(cause)}\n"
+            "Check the tracking URI, that the MLflow server runs, and that MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN are set if it asks for them. "
+            "Without a server, use a local file: sqlite:///<folder>/mlflow.db."
+        ) from cause
+    return client
+
+
+def _check_database(tracking_uri: str) -> None:
+    """Fail at once where MLflow would try ten times over 100 s to open a database that is not there."""
+    import sqlalchemy
+
+    if tracking_uri.startswith(SQLITE):
+        sqlite_file(tracking_uri).parent.mkdir(parents=True, exist_ok=True)
+    engine = sqlalchemy.create_engine(tracking_uri, poolclass=sqlalchemy.NullPool)
+    sqlalchemy.inspect(engine).get_table_names()
+
+
+@contextmanager
+def _environment(defaults: dict[str, str]) -> Iterator[None]:
+    """The variables, where the user has not set them, for as long as the block lasts."""
+    ours = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _not_written(tracking_uri: str, cause: Exception) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"MLflow at {without_password(tracking_uri)} did not take the run: {_words(cause)}\n"
+        "What was written so far stays. Put that right and track the same run again: it is completed, not doubled."
+    )
+
+
+def _words(cause: Exception) -> str:
+    return without_password(" ".join(str(cause).split()) or type(cause).__name__).rstrip(".") + "."

@@ -1,0 +1,205 @@
+"""What MLflow shows of a decision: one row for the pipeline run and one for each variant, the baseline among them.
+
+All variants have the same parameters, tags and, where they were measured, metrics, so that MLflow's compare page lines
+them up. A number that was not measured is missing: never a zero.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.artifacts import Decision, Scores, Verdict, Weights
+from components.track.facts import RunFacts, RunFiles
+from components.variants import VARIANTS
+
+RUN_ID_TAG = "quantgate.run_id"
+VARIANT_TAG = "quantgate.variant"
+"""Missing on the pipeline run's own row."""
+
+_NOTHING = "none"
+"""A parameter that does not apply; MLflow's pages show an empty value like one that was forgotten."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One MLflow run as it should be when it has been written."""
+
+    name: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    texts: Mapping[str, str]
+    """Artifacts by file name."""
+    files: tuple[Path, ...]
+    status: str
+    """MLflow's FINISHED or FAILED."""
+
+    @property
+    def variant(self) -> str:
+        """The variant's name; empty on the pipeline run's own row."""
+        return self.tags.get(VARIANT_TAG, "")
+
+
+def experiment_name(decision: Decision) -> str:
+    """One experiment per base model and use case, so that a retrained model's runs stand beside the earlier ones."""
+    return f"quantgate/{decision.model.source}/{decision.use_case}"
+
+
+def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> Row:
+    """The pipeline run's own row."""
+    asked = {
+        "model": decision.model.source,
+        "model_digest": decision.model.digest,
+        "model_note": decision.model.note or _NOTHING,
+        "suite": decision.suite,
+        "use_case": decision.use_case,
+        "variants": ", ".join(each.variant for each in decision.verdicts),
+        "policy": decision.policy,
+    }
+    tags = {
+        RUN_ID_TAG: run.run_id,
+        "verdicts": _verdicts(decision),
+        "mlflow.note.content": _summary(decision),
+        "mlflow.source.name": "quantgate",
+        **{f"package.{name}": number for name, number in run.packages.items()},
+    }
+    if run.commit:
+        tags["mlflow.source.git.commit"] = run.commit
+    return Row(
+        run.name, {**run.settings, **asked}, metrics={}, tags=tags, texts={}, files=files.report, status="FINISHED"
+    )
+
+
+def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Row]:
+    """A row for each verdict, in the matrix's order."""
+    weights = {each.variant: each for each in decision.weights}
+    scores = {each.variant: each for each in decision.scores}
+    tasks = list(dict.fromkeys(task for each in decision.verdicts for task in each.scores))
+    baseline_bytes = next((each.size_bytes for each in decision.verdicts if each.verdict == "reference"), 0)
+    rows = []
+    for verdict in decision.verdicts:
+        made, measured = weights.get(verdict.variant), scores.get(verdict.variant)
+        # MLflow's pages keep this order: what decides comes first.
+        metrics = {
+            **_mean_metrics(verdict),
+            **_cost_metrics(verdict, made, measured, baseline_bytes),
+            **_task_metrics(verdict, measured, tasks),
+        }
+        rows.append(
+            Row(
+                name=verdict.variant,
+                params=_params(decision, verdict, made, measured),
+                metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
+                tags=_tags(verdict, made, measured, run.run_id),
+                texts=_texts(verdict, made, measured),
+                files=(*_records(measured), *files.variants.get(verdict.variant, ())),
+                status="FAILED" if verdict.verdict == "failed" else "FINISHED",
+            )
+        )
+    return rows
+
+
+def _params(decision: Decision, verdict: Verdict, made: Weights | None, measured: Scores | None) -> dict[str, str]:
+    known = VARIANTS.get(verdict.variant)
+    params = {
+        "variant": verdict.variant,
+        "scheme": (made.scheme if made else "") or (known.scheme if known else ""),
+        "group_size": str(known.group_size) if known and known.group_size else "",
+        "algorithm": made.algorithm if made else "",
+        "layout": made.layout if made else "",
+        "calibration": made.calibration if made else "",
+        "digest": made.digest if made else "",
+        "baseline_digest": decision.model.digest,
+        "suite": decision.suite,
+        "stage": measured.stage if measured else "",
+        "tasks": "; ".join(
+            f"{each.task} {each.metric}, {each.shots}-shot, {each.items} items" for each in measured.tasks
+        )
+        if measured
+        else "",
+    }
+    return {key: value or _NOTHING for key, value in params.items()}
+
+
+def _tags(verdict: Verdict, made: Weights | None, measured: Scores | None, run_id: str) -> dict[str, str]:
+    failures = [each.failure for each in (made, measured) if each and each.failure]
+    return {
+        RUN_ID_TAG: run_id,
+        VARIANT_TAG: verdict.variant,
+        "verdict": verdict.verdict,
+        "sentence": verdict.sentence,
+        "next_step": verdict.next_step or _NOTHING,
+        # Tags, because both change when the same run is resumed, and MLflow never changes a parameter.
+        "reused": str(made.reused).lower() if made else "false",
+        "failure": failures[0] if failures else _NOTHING,
+        "mlflow.note.content": f"**{verdict.verdict}** — {verdict.sentence}\n\n{verdict.next_step}".strip(),
+        "mlflow.source.name": "quantgate",
+    }
+
+
+def _mean_metrics(verdict: Verdict) -> dict[str, float]:
+    if not verdict.scores:
+        return {}
+    metrics = {"mean_score": sum(verdict.scores.values()) / len(verdict.scores)}
+    if verdict.average_drop is not None:
+        metrics["average_drop"] = verdict.average_drop
+    elif verdict.verdict == "reference":
+        metrics["average_drop"] = 0.0
+    return metrics
+
+
+def _task_metrics(verdict: Verdict, measured: Scores | None, tasks: Iterable[str]) -> dict[str, float]:
+    reference = verdict.verdict == "reference"
+    by_task = {each.task: each for each in measured.tasks} if measured else {}
+    metrics: dict[str, float] = {}
+    for task in tasks:
+        if task in verdict.scores:
+            metrics[f"{task}.score"] = verdict.scores[task]
+            if reference:
+                metrics[f"{task}.drop"] = 0.0
+        if task in verdict.drops:
+            metrics[f"{task}.drop"] = verdict.drops[task]
+        if task in verdict.scores and task in by_task:
+            metrics[f"{task}.stderr"] = by_task[task].stderr
+            metrics[f"{task}.items"] = by_task[task].items
+    return metrics
+
+
+def _cost_metrics(
+    verdict: Verdict, made: Weights | None, measured: Scores | None, baseline_bytes: int
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if verdict.size_bytes:
+        metrics["size_bytes"] = verdict.size_bytes
+        if baseline_bytes:
+            metrics["size_ratio"] = verdict.size_bytes / baseline_bytes
+    if made and not made.failure:
+        metrics["quantize_s"] = made.duration_s
+    if measured and not measured.failure:
+        metrics["evaluate_s"] = measured.duration_s
+    return metrics
+
+
+def _texts(verdict: Verdict, made: Weights | None, measured: Scores | None) -> dict[str, str]:
+    artifacts = {"verdict.json": verdict, "weights.json": made, "scores.json": measured}
+    return {name: each.model_dump_json(indent=2) + "\n" for name, each in artifacts.items() if each}
+
+
+def _records(measured: Scores | None) -> tuple[Path, ...]:
+    if not measured or not measured.records or not Path(measured.records).is_file():
+        return ()  # records in S3 stay there: scores.json says where
+    return (Path(measured.records),)
+
+
+def _verdicts(decision: Decision) -> str:
+    return " · ".join(f"{each.variant}: {each.verdict}" for each in decision.verdicts)
+
+
+def _summary(decision: Decision) -> str:
+    # MLflow folds a long description: the first line is all that is read without a click.
+    rows = [f"| {each.variant} | **{each.verdict}** | {each.sentence} |" for each in decision.verdicts]
+    asked = f"`{decision.model.source}` for **{decision.use_case}**, suite {decision.suite}: {decision.policy}"
+    note = ["", decision.model.note] if decision.model.note else []
+    table = ["| variant | verdict | why |", "|---|---|---|", *rows]
+    return "\n".join([f"**{_verdicts(decision)}**", "", *table, "", asked, *note])

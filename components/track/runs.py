@@ -1,0 +1,158 @@
+"""Writing the rows of a pipeline run into MLflow, and writing them again without doubling them.
+
+MLflow never changes a parameter and never deletes a metric. So a run that is tracked again is updated where what it
+holds is still true, completed where something is missing, and replaced where it would contradict the new decision.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from components.artifacts import Artifact, Decision
+from components.errors import PrerequisiteError
+from components.track.connect import connected
+from components.track.facts import RunFacts, RunFiles
+from components.track.rows import RUN_ID_TAG, VARIANT_TAG, Row, experiment_name, run_row, variant_rows
+from components.track.uris import artifact_location, is_server, without_password
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+_VIEW = "workflowType=machine_learning"
+"""Makes the page's menu that of runs and their metrics; MLflow takes every newcomer for a tracer of chats."""
+
+
+class TrackedRun(Artifact):
+    """Where MLflow keeps a pipeline run."""
+
+    tracking_uri: str
+    """Without a password."""
+    experiment: str
+    experiment_id: str
+    run_id: str
+    """MLflow's id of the parent run."""
+    children: dict[str, str]
+    """MLflow's run id of each variant, in the decision's order."""
+    page: str
+    """The run's page: a URL of the tracking server, or the part behind the address that `open_command` serves."""
+    compare_page: str
+    """The page that shows the variants side by side."""
+
+
+def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str) -> TrackedRun:
+    """Record the decision in MLflow, a parent run and a child for each variant, and say where they are.
+
+    Called again with the same `run.run_id`, it updates those runs. Raises PrerequisiteError when MLflow cannot be
+    reached or refuses, and FileNotFoundError when one of the files is missing.
+    """
+    files.check()
+    experiment = experiment_name(decision)
+    parent, children = run_row(decision, run, files), variant_rows(decision, run, files)
+    with connected(tracking_uri) as client:
+        experiment_id = _experiment(client, experiment, tracking_uri)
+        earlier = _earlier(client, experiment_id, run.run_id)
+        writer = _Writer(client, experiment_id, earlier)
+        parent_id = writer.open(parent, started_at=run.started_at)
+        written = {}
+        for row in reversed(children):  # MLflow lists the youngest run first: written last, the baseline is on top
+            written[row.variant] = writer.open(row, parent_id)
+            writer.finish(written[row.variant], row)
+        writer.finish(parent_id, parent)
+    ids = {row.variant: written[row.variant] for row in children}
+    base = without_password(tracking_uri).rstrip("/") + "/" if is_server(tracking_uri) else ""
+    return TrackedRun(
+        tracking_uri=without_password(tracking_uri),
+        experiment=experiment,
+        experiment_id=experiment_id,
+        run_id=parent_id,
+        children=ids,
+        page=f"{base}#/experiments/{experiment_id}/runs/{parent_id}?{_VIEW}",
+        compare_page=f"{base}#/compare-runs?runs={_json(list(ids.values()))}&experiments={_json([experiment_id])}&{_VIEW}",
+    )
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes rows into one experiment, over the runs that an earlier tracking of the same pipeline run left there."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    earlier: "dict[str, Run]"
+    """By variant; the pipeline run's own under the empty name."""
+
+    def open(self, row: Row, parent_id: str = "", started_at: float = 0.0) -> str:
+        """MLflow's id of the row's run, which now holds the row's numbers and words."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        tags = {**row.tags, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
+        run = self.earlier.get(row.variant)
+        if run and _contradicts(run, row):
+            self.client.delete_run(run.info.run_id)
+            run = None
+        if run:
+            self.client.update_run(run.info.run_id, status="RUNNING", name=row.name)
+        else:
+            run = self.client.create_run(
+                self.experiment_id, start_time=int(started_at * 1000) or None, tags=tags, run_name=row.name
+            )
+        now_ms = int(time.time() * 1000)
+        self.client.log_batch(
+            run.info.run_id,
+            # A metric that is logged twice becomes a curve of two points.
+            metrics=[Metric(k, v, now_ms, 0) for k, v in row.metrics.items() if k not in run.data.metrics],
+            params=[Param(k, v) for k, v in row.params.items() if k not in run.data.params],
+            tags=[RunTag(k, v) for k, v in tags.items()],
+        )
+        run_id: str = run.info.run_id
+        return run_id
+
+    def finish(self, run_id: str, row: Row) -> None:
+        """Keep the row's files, then end its run."""
+        for name, text in row.texts.items():
+            self.client.log_text(run_id, text, name)
+        for path in row.files:
+            self.client.log_artifact(run_id, str(path))
+        self.client.set_terminated(run_id, status=row.status)
+
+
+def _contradicts(run: "Run", row: Row) -> bool:
+    """True where the run holds a parameter or a metric that the row does not."""
+    # MLflow cuts a long parameter, so that its beginning is what can be compared.
+    params = any(not row.params.get(key, "").startswith(value) for key, value in run.data.params.items())
+    metrics = any(row.metrics.get(key) != value for key, value in run.data.metrics.items())
+    return params or metrics
+
+
+def _earlier(client: "MlflowClient", experiment_id: str, run_id: str) -> "dict[str, Run]":
+    found = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'")
+    return {run.data.tags.get(VARIANT_TAG, ""): run for run in found}
+
+
+def _experiment(client: "MlflowClient", name: str, tracking_uri: str) -> str:
+    """The id of the experiment of that name, made when it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if not found:
+        try:
+            return client.create_experiment(name, artifact_location(tracking_uri))
+        except MlflowException as refusal:
+            if refusal.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another run has just made it
+            if not found:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise PrerequisiteError(
+            f"The MLflow experiment {name!r} has been deleted, and MLflow takes no runs into it. Restore it: "
+            f"MLFLOW_TRACKING_URI={without_password(tracking_uri)} "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id
+
+
+def _json(ids: list[str]) -> str:
+    return quote(json.dumps(ids, separators=(",", ":")))
