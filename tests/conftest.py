@@ -1,0 +1,15 @@
+"""Fixtures that several test modules share, and the mark on the tests that need a real S3 server."""
+
+import pytest
+
+from tests.seaweed import s3_location, s3_server
+from tests.tiny_model import tiny_model
+
+__all__ = ["s3_location", "s3_server", "tiny_model"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the S3 server out of `make check`: it takes a third of a minute."""
+    for item in items:
+        if "s3_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

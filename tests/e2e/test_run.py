@@ -1,0 +1,172 @@
+"""The main job on its real parts: llm-compressor, vLLM, lm-eval, MLflow, real questions. Nothing here is a fake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.artifacts import Weights
+from components.evaluate import records
+from components.serving.local import serving_python
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
+]
+VARIANTS = ["bf16", "int8", "int4-g128", "int4-g64"]
+TASKS = {"arc_easy": 0.25, "hellaswag": 0.25, "piqa": 0.5}
+
+
+def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
+    """`quantgate run` as a person would start it, output in OUT.txt."""
+    command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *options]
+    with out.with_suffix(".txt").open("w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+
+def processes_of(out: Path) -> list[str]:
+    """The command lines of all living processes that belong to the run in that folder, its vLLM workers included."""
+    found: dict[int, str] = {}
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+            if str(out) in line and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                family = [process, *process.children(recursive=True)]
+                found |= {each.pid: " ".join(each.cmdline())[:120] for each in family}
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with the embedded defaults."""
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    status = start(out).wait()
+    assert status == 0, out.with_suffix(".txt").read_text()[-3000:]
+    return out
+
+
+def test_it_ends_in_a_decision_matrix_of_four_rows(demo: Path) -> None:
+    rows = json.loads((demo / "verdicts.json").read_text())
+    assert [row["variant"] for row in rows] == VARIANTS
+    assert rows[0]["verdict"] == "reference"
+    assert all(row["verdict"] in ("ship", "monitor", "ab_test", "reject") for row in rows[1:])
+    assert all(row["scores"].keys() == TASKS.keys() and row["sentence"] for row in rows)
+    assert all(isinstance(row["average_drop"], float) for row in rows[1:])
+    sizes = {row["variant"]: row["size_bytes"] / rows[0]["size_bytes"] for row in rows}
+    assert 0.5 < sizes["int8"] < 0.65
+    assert 0.35 < sizes["int4-g128"] <= sizes["int4-g64"] < 0.5
+
+
+def test_the_baseline_is_above_chance_on_every_task(demo: Path) -> None:
+    baseline = json.loads((demo / "verdicts.json").read_text())[0]
+    assert all(baseline["scores"][task] > chance for task, chance in TASKS.items())
+
+
+def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
+    weights = {variant: Weights.read(demo / "variants" / variant / "weights.json") for variant in VARIANTS}
+    formats = {}
+    for variant in VARIANTS[1:]:
+        config = json.loads((Path(weights[variant].uri) / "config.json").read_text())
+        assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+        formats[variant] = config["quantization_config"]["format"]
+    assert formats == {"int8": "int-quantized", "int4-g128": "pack-quantized", "int4-g64": "pack-quantized"}
+    assert weights["int4-g128"].layout == "g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128"
+    assert len({each.digest for each in weights.values()}) == 4
+
+
+def test_every_variant_answered_the_same_questions(demo: Path) -> None:
+    baseline = records.read(demo / "variants" / "bf16" / "full.parquet")
+    assert len(baseline) == 500
+    for variant in VARIANTS[1:]:
+        found = records.read(demo / "variants" / variant / "full.parquet")
+        assert [(each.task, each.item_id, each.prompt_hash) for each in found] == [
+            (each.task, each.item_id, each.prompt_hash) for each in baseline
+        ]
+        assert [each.logliks for each in found] != [each.logliks for each in baseline]
+        assert not any(each.truncated for each in found)
+
+
+def test_the_folder_holds_what_a_person_or_a_script_needs(demo: Path) -> None:
+    for name in ("report.html", "report.md", "verdicts.json", "run.json", "mlflow/mlflow.db", "logs/pipeline.log"):
+        assert (demo / name).is_file(), name
+    for variant in VARIANTS:
+        assert (demo / "logs" / f"vllm-{variant}.log").is_file()
+        for stage in ("tiny", "full"):
+            assert json.loads((demo / "variants" / variant / f"{stage}.json").read_text())["failure"] == ""
+    assert json.loads((demo / "run.json").read_text())["state"] == "finished"
+    page = (demo / "report.html").read_text()
+    assert all(variant in page for variant in VARIANTS)
+
+
+def test_it_tells_where_the_results_are(demo: Path) -> None:
+    told = demo.with_suffix(".txt").read_text()
+    assert f"Report   {demo / 'report.html'}" in told
+    assert "mlflow ui" in told
+
+
+def test_mlflow_has_a_parent_run_with_four_children(demo: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{demo / 'mlflow' / 'mlflow.db'}")
+    experiment = next(each for each in client.search_experiments() if each.name != "Default")
+    runs = client.search_runs([experiment.experiment_id])
+    children = [each for each in runs if "mlflow.parentRunId" in each.data.tags]
+    (parent,) = [each for each in runs if each not in children]
+    assert {each.data.tags["mlflow.parentRunId"] for each in children} == {parent.info.run_id}
+    rows = {row["variant"]: row for row in json.loads((demo / "verdicts.json").read_text())}
+    assert {each.data.params["variant"]: each.data.tags["verdict"] for each in children} == {
+        variant: row["verdict"] for variant, row in rows.items()
+    }
+    for each in children:
+        assert each.data.metrics["piqa.score"] == rows[each.data.params["variant"]]["scores"]["piqa"]
+
+
+def test_no_process_is_left(demo: Path) -> None:
+    assert processes_of(demo) == []
+
+
+@pytest.fixture
+def at_work(demo: Path, tmp_path: Path) -> Iterator["tuple[subprocess.Popen[bytes], Path]"]:
+    """A second run, on the first one's weights, at the moment when its first server answers questions."""
+    out = tmp_path / "second"
+    process = start(out, "--store", str(demo / "store"), "--variants", "int8")
+    deadline = time.monotonic() + 300
+    while '"step": "tiny"' not in ((out / "progress.jsonl").read_text() if (out / "progress.jsonl").exists() else ""):
+        assert process.poll() is None, out.with_suffix(".txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield process, out
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_30_s_after_the_end_of_the_cli(
+    at_work: "tuple[subprocess.Popen[bytes], Path]", number: signal.Signals
+) -> None:
+    process, out = at_work
+    assert any("vllm.entrypoints" in line for line in processes_of(out))
+    process.send_signal(number)
+    deadline = time.monotonic() + 30
+    status = process.wait(30)
+    while left := processes_of(out):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    state = json.loads((out / "run.json").read_text())["state"]
+    if number == signal.SIGKILL:
+        assert state == "running"
+    else:
+        assert (status, state) == (130, "interrupted")
+        assert "interrupted" in out.with_suffix(".txt").read_text()
+    assert not (out / "verdicts.json").exists()

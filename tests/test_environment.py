@@ -1,0 +1,121 @@
+import re
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import environments
+
+ROOT = Path(environments.__file__).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK_NAMES = ["project.txt", "serving-cpu.txt", "serving-cuda.txt"]
+SERVING_LOCKS = LOCK_NAMES[1:]
+
+
+def pins(lock_name: str) -> dict[str, str]:
+    return environments.pins_in(environments.LOCKS / lock_name)
+
+
+def requirements() -> list[str]:
+    """What pyproject.toml asks for, the references to its own extras aside."""
+    asked = [*PROJECT["dependencies"], *(each for extra in PROJECT["optional-dependencies"].values() for each in extra)]
+    return [each for each in asked if not each.startswith("quantgate[")]
+
+
+def package_of(requirement: str) -> str:
+    name = re.match(r"[\w.-]+", requirement)
+    assert name is not None
+    return re.sub(r"[-_.]+", "-", name.group()).lower()
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_the_project_lock_holds_what_pyproject_asks_for(requirement: str) -> None:
+    locked = pins("project.txt")
+    assert package_of(requirement) in locked, "run `make lock`"
+    if "==" in requirement:
+        assert locked[package_of(requirement)] == requirement.partition("==")[2], "run `make lock`"
+
+
+@pytest.mark.parametrize("lock_name", SERVING_LOCKS)
+def test_a_serving_lock_holds_what_its_input_asks_for(lock_name: str) -> None:
+    asked = environments.pins_in((environments.LOCKS / lock_name).with_suffix(".in"))
+    assert asked["torch"].lstrip("=") == pins("project.txt")["torch"]
+    for package, version in asked.items():
+        assert pins(lock_name)[package] == version.lstrip("="), "run `make lock`"
+
+
+@pytest.mark.parametrize("lock_name", LOCK_NAMES)
+def test_every_line_of_a_lock_is_one_exact_version(lock_name: str) -> None:
+    lines = (environments.LOCKS / lock_name).read_text().splitlines()
+    packages = [line for line in lines if not line.startswith("#")]
+    assert len(packages) == len(pins(lock_name))
+    assert {"pip", "setuptools", "torch"} <= pins(lock_name).keys()
+
+
+@pytest.mark.parametrize("package", environments.NEVER_FOR_SERVING)
+@pytest.mark.parametrize("lock_name", SERVING_LOCKS)
+def test_no_serving_lock_holds_what_breaks_transformers(lock_name: str, package: str) -> None:
+    assert package not in pins(lock_name)
+
+
+def test_a_machine_without_a_gpu_downloads_no_cuda_libraries() -> None:
+    for lock_name in ("project.txt", "serving-cpu.txt"):
+        assert not [name for name in pins(lock_name) if environments.CUDA_PARTS.match(name)]
+
+
+def test_the_two_environments_need_different_versions_of_compressed_tensors() -> None:
+    assert pins("project.txt")["compressed-tensors"] != pins("serving-cpu.txt")["compressed-tensors"]
+
+
+def test_the_console_script_can_be_imported() -> None:
+    (script,) = entry_points(group="console_scripts", name="quantgate")
+    assert script.value == "pipelines.cli:main"
+    assert callable(script.load())
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> environments.Environment:
+    """A serving environment that looks whole."""
+    environment = environments.Environment("serving", tmp_path / ".venv-serving", "cpu")
+    environment.python.parent.mkdir(parents=True)
+    environment.python.touch()
+    environment.stamp.write_text(environment.fingerprint())
+    return environment
+
+
+def test_a_whole_environment_is_kept(made: environments.Environment) -> None:
+    assert made.is_current()
+
+
+def test_an_interrupted_environment_is_made_anew(made: environments.Environment) -> None:
+    made.stamp.unlink()
+    assert not made.is_current()
+
+
+def test_an_environment_made_from_other_pins_is_made_anew(made: environments.Environment) -> None:
+    made.stamp.write_text("the fingerprint of another lock")
+    assert not made.is_current()
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(made: environments.Environment) -> None:
+    made.python.unlink()
+    assert not made.is_current()
+
+
+def test_an_environment_for_a_gpu_is_another_environment(made: environments.Environment) -> None:
+    for_a_gpu = environments.Environment("serving", made.folder, "cuda")
+    assert for_a_gpu.fingerprint() != made.fingerprint()
+
+
+def test_a_moved_environment_is_made_anew(made: environments.Environment, tmp_path: Path) -> None:
+    moved = made.folder.rename(tmp_path / "moved")
+    assert not environments.Environment("serving", moved, "cpu").is_current()
+
+
+def test_an_accelerator_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATOR", "cuda")
+    assert environments.accelerator_here() == "cuda"
+    monkeypatch.setenv("ACCELERATOR", "tpu")
+    with pytest.raises(environments.InstallError, match="cpu, cuda"):
+        environments.accelerator_here()

