@@ -95,6 +95,8 @@ class Server(Artifact):
     startup_s: float = 0.0
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
+    identity: str = ""
+    """Whose answers these are: the weights' digest, the engine, and all settings that can change an answer."""
     failure: str = ""
 
 

@@ -71,6 +71,8 @@ def deploy(weights: dsl.Input[dsl.Model], results: str, server: dsl.Output[dsl.A
 def evaluate_tiny(
     server: dsl.Input[dsl.Artifact],
     suite: str,
+    ledger: bool,
+    store: str,
     results: str,
     scores: dsl.Output[dsl.Artifact],
     records: dsl.Output[dsl.Dataset],
@@ -78,15 +80,16 @@ def evaluate_tiny(
     """Test the served variant on the suite's few items."""
     from components import steps
 
-    steps.evaluate(server.path, suite, "tiny", results, scores.path, records.path)
+    steps.evaluate(server.path, suite, "tiny", ledger, store, results, scores.path, records.path)
 
 
 @shell
 def evaluate_full(
     server: dsl.Input[dsl.Artifact],
     tiny: dsl.Input[dsl.Artifact],
-    tiny_records: dsl.Input[dsl.Dataset],
     suite: str,
+    ledger: bool,
+    store: str,
     results: str,
     scores: dsl.Output[dsl.Artifact],
     records: dsl.Output[dsl.Dataset],
@@ -94,7 +97,7 @@ def evaluate_full(
     """Test the served variant on all the suite's items."""
     from components import steps
 
-    steps.evaluate(server.path, suite, "full", results, scores.path, records.path, tiny_records.path, tiny.path)
+    steps.evaluate(server.path, suite, "full", ledger, store, results, scores.path, records.path, tiny.path)
 
 
 @shell

@@ -31,6 +31,7 @@ from components.store import (
     Marker,
     StoredFile,
     checked_name,
+    disk_room,
     files_of,
     read_marker,
     require_whole,
@@ -137,6 +138,18 @@ class S3Store:
         with self._errors():
             self._upload(measured(path), self._key(name))
         return self.uri(name)
+
+    def get_file(self, name: str, path: Path) -> bool:
+        with self._errors():
+            try:
+                size = self._client.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"]
+                with disk_room(path.parent, size):
+                    self._client.download_file(self.bucket, self._key(name), str(path))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ABSENT:
+                    return False
+                raise
+        return True
 
     def put_text(self, text: str, name: str) -> str:
         body, key = text.encode(), self._key(name)

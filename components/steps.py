@@ -81,7 +81,7 @@ def deploy(weights: str, results: str, server: str) -> None:
         started = Server(variant=made.variant, failure=made.failure)
         if not made.failure:
             try:
-                started = local.deploy(made.variant, fetch(made.uri, cache_dir()), local_folder(results))
+                started = local.deploy(made.variant, fetch(made.uri, cache_dir()), local_folder(results), made.digest)
             except PrerequisiteError as error:
                 started = Server(variant=made.variant, failure=str(error))
         started.write(server)
@@ -90,21 +90,31 @@ def deploy(weights: str, results: str, server: str) -> None:
 
 
 def evaluate(
-    server: str, suite: str, stage: str, results: str, scores: str, records: str, known: str = "", before: str = ""
+    server: str,
+    suite: str,
+    stage: str,
+    use_ledger: bool,
+    store: str,
+    results: str,
+    scores: str,
+    records: str,
+    before: str = "",
 ) -> None:
-    """Score one stage of the suite; `before` and `known` are the scores and the records of the stage before."""
+    """Score one stage of the suite; `before` are the scores of the stage before."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
     from components.evaluate import evaluate as evaluate_server
+    from components.evaluate.ledger import shared
 
     serving = Server.read(server)
     earlier = Scores.read(before) if before else None
     with progress.step(results, stage, serving.variant) as step:
         if earlier and earlier.failure:
             found = earlier.model_copy(update={"stage": stage})
+        elif use_ledger and not serving.failure:
+            with shared(cache_dir() / "ledger.sqlite", serving.identity, open_store(store)) as ledger:
+                found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records), ledger)
         else:
-            found = evaluate_server(
-                serving, suites.suite_named(suite), stage, step, Path(records), Path(known) if known else None
-            )
+            found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records))
         if not found.failure:
             uri = open_store(results).put_file(Path(records), f"variants/{serving.variant}/{stage}.parquet")
             found = found.model_copy(update={"records": uri})

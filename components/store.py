@@ -75,6 +75,9 @@ class Store(Protocol):
     def put_file(self, path: Path, name: str) -> str:
         """The uri of a checked copy of the file at `path`; a reader sees the old one or the new one, never half."""
 
+    def get_file(self, name: str, path: Path) -> bool:
+        """Copy the file kept under `name` to `path`; False when there is none."""
+
     def put_text(self, text: str, name: str) -> str:
         """The uri of `text`, written like `put_file`."""
 
@@ -118,6 +121,14 @@ class FolderStore:
             finally:
                 partial.unlink(missing_ok=True)
         return str(target)
+
+    def get_file(self, name: str, path: Path) -> bool:
+        source = self._path(name)
+        if not source.exists():
+            return False
+        with disk_room(path.parent, source.stat().st_size):
+            copy_hashed(source, path)
+        return True
 
     def put_text(self, text: str, name: str) -> str:
         target = self._path(name)

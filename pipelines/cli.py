@@ -1,4 +1,4 @@
-"""The command line: `quantgate run`, `quantgate compile`.
+"""The command line: `quantgate run`, `quantgate compile`, `quantgate doctor`, `quantgate lm-eval`.
 
 What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
 verdicts are; one whose pipeline failed exits 1; an interrupted one 130.
@@ -31,6 +31,11 @@ NEEDED_BYTES = 2_000_000_000
 FULL_BELOW_BYTES = 1_000_000
 MLFLOW_PORT = 5000
 MLFLOW_HERE = f"http://127.0.0.1:{MLFLOW_PORT}/"
+ADVICE = {
+    "suffix": "suffix, and read where all choices are one token.",
+    "read": "read after long contexts, echo (if it works) after short ones.",
+    "echo": "echo, which computes every prompt anew: slow for many shots.",
+}
 QUANTIZED = ",".join(name for name in VARIANTS if name != BASELINE)
 
 app = typer.Typer(
@@ -64,6 +69,9 @@ def run(
     tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [a store of its own in OUT].")] = "",
     calibration_samples: Annotated[int, typer.Option(min=1, help="Texts that the quantization sees.")] = 32,
     calibration_tokens: Annotated[int, typer.Option(min=16, help="Tokens to which each of them is cut.")] = 256,
+    ledger: Annotated[
+        bool, typer.Option("--ledger/--no-ledger", help="Reuse what a model answered in an earlier run or stage.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures, and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
@@ -78,6 +86,7 @@ def run(
         tracking_uri=tracking_uri,
         calibration_samples=calibration_samples,
         calibration_tokens=calibration_tokens,
+        ledger=ledger,
     )
     steps.check_places(arguments.store, arguments.tracking_uri)
     check_machine(folder)
@@ -154,6 +163,42 @@ def compile_pipeline(
     out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(ship, str(out))
     print(f"Wrote {out}")
+
+
+@app.command()
+def doctor(
+    endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The served model's name [the server's first].")] = "",
+) -> None:
+    """Say how a server can be scored: which ways it offers, which is used, and why."""
+    from components.evaluate.abilities import WHAT, abilities
+    from components.evaluate.client import Client
+
+    client = Client(endpoint, model)
+    found = abilities(client)
+    console = Console(soft_wrap=True, highlight=False)
+    length = f"{found.max_model_len} tokens" if found.max_model_len else "a length it does not tell"
+    console.print(f"{client.root} serves {client.model} (vLLM {found.version}, {length})", markup=False)
+    for each in found.tried:
+        told = f"exact: within {each.difference:.4f} of the slowest way" if not each.trouble else each.trouble
+        console.print(f"  {'✔' if not each.trouble else '✘'} {each.kind:7} {WHAT[each.kind]}: {told}", markup=False)
+    used = [each.kind for each in found.tried if each.kind in found.kinds]
+    console.print(f"Used: {ADVICE[used[0]]}", markup=False)
+
+
+@app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def lm_eval_command(context: typer.Context) -> None:
+    """Run lm-evaluation-harness with quantgate's model `vllm-endpoint`; its options follow."""
+    from lm_eval.__main__ import cli_evaluate
+
+    from components.evaluate import endpoint  # registers the model
+
+    print(f"quantgate: --model {endpoint.NAME} is here; its --model_args: {endpoint.ARGUMENTS}", file=sys.stderr)
+    sys.argv = ["lm-eval", *context.args]
+    cli_evaluate()
 
 
 def names(text: str) -> list[str]:

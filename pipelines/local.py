@@ -42,13 +42,14 @@ class Arguments:
     tracking_uri: str
     calibration_samples: int
     calibration_tokens: int
+    ledger: bool = True
 
 
 class RunState(Artifact):
     """run.json: how a run stands."""
 
     state: Literal["running", "finished", "failed", "interrupted"]
-    arguments: dict[str, str | int | list[str]]
+    arguments: dict[str, str | int | bool | list[str]]
     started_at: float
     """Seconds since the epoch."""
     ended_at: float = 0.0

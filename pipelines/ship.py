@@ -25,6 +25,7 @@ def ship(
     tracking_uri: str = "",
     calibration_samples: int = 32,
     calibration_tokens: int = 256,
+    ledger: bool = True,
 ):
     """May a quantized variant replace the model that serves today?
 
@@ -38,6 +39,7 @@ def ship(
         tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder.
         calibration_samples: How many texts the quantization sees.
         calibration_tokens: To how many tokens each of them is cut.
+        ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again.
     """
     resolved = ops.resolve(model=model, variants=variants, suite=suite, use_case=use_case, store=store, results=results)
 
@@ -52,13 +54,9 @@ def ship(
         )
         deployed = ops.deploy(weights=quantized.outputs["weights"], results=results)
         server = deployed.outputs["server"]
-        tiny = ops.evaluate_tiny(server=server, suite=suite, results=results)
+        tiny = ops.evaluate_tiny(server=server, suite=suite, ledger=ledger, store=store, results=results)
         full = ops.evaluate_full(
-            server=server,
-            tiny=tiny.outputs["scores"],
-            tiny_records=tiny.outputs["records"],
-            suite=suite,
-            results=results,
+            server=server, tiny=tiny.outputs["scores"], suite=suite, ledger=ledger, store=store, results=results
         )
         ops.undeploy(variant=variant, results=results).after(full).ignore_upstream_failure()
 

@@ -2,20 +2,32 @@
 """Stands in for the Python of vLLM's environment, at the process edge: the same two calls, a small OpenAI-like server.
 
 FAKE_VLLM says how it behaves, FAKE_VLLM_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
-`deaf` (never answers); `stranger` (another's server on the port); `short`, `garbage`, `500`, `mortal` (how
-it answers completions).
+`deaf` (never answers); `stranger` (another's server on the port); `echo-only` (an older server);
+`unmarked` (vLLM without our plugin); `flaky` (every third
+call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
+what the server can do, which carry no more than FAKE_VLLM_PROBES calls, are always answered; GET /asked tells how many
+prompts were scored after them.
 """
 
 import http.server
+import itertools
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 MODE = os.environ.get("FAKE_VLLM", "ok")
 if os.environ.get("FAKE_VLLM_ONLY", "") not in " ".join(sys.argv):
     MODE = "ok"
+PROBES = int(os.environ.get("FAKE_VLLM_PROBES", "0"))
+BEST = -0.1
+CALLS = itertools.count()
+ASKED: list[int] = []
+BLOCK = 16
+CACHE: set[tuple[object, ...]] = set()
+LOCK = threading.Lock()
 
 
 def loglik(token: int, position: int) -> float:
@@ -39,29 +51,81 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        """The list of models."""
+        """The list of models, the version, the count of prompts."""
         name = "somebody-else" if MODE == "stranger" else option("--served-model-name")
-        self.reply(200, {"data": [{"id": name}]})
+        answers = {
+            "/v1/models": {"data": [{"id": name, "max_model_len": int(option("--max-model-len"))}]},
+            "/version": {"version": "0.0.fake"},
+            "/asked": len(ASKED),
+        }
+        self.reply(200 if self.path in answers else 404, answers.get(self.path, "not found"))
 
     def do_POST(self) -> None:
-        """Echo every prompt with its tokens' log-probabilities, as vLLM's echo does."""
+        """Score prompts in vLLM's ways: echo, named token ids after the prompt, a prompt's own tokens."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if MODE == "mortal":
+        with LOCK:
+            number = next(CALLS)
+        mode = MODE if number >= PROBES else "ok"
+        if mode == "flaky":
+            mode = ("ok", "ok", ("500", "429", "garbage", "short")[number // 3 % 4])[number % 3]
+        generating = self.path == "/inference/v1/generate"
+        if mode == "mortal":
             os._exit(1)
-        if MODE == "500":
-            self.reply(500, {"error": "out of memory"})
-        elif MODE == "garbage":
+        if mode in ("500", "429"):
+            self.reply(int(mode), {"error": "out of memory"})
+        elif MODE == "echo-only" and (generating or "logprob_token_ids" in asked):
+            self.reply(404 if generating else 400, {"error": "unknown"})
+        elif mode == "garbage":
             self.reply(200, {"choices": [{"index": 0, "text": "hello"}]})
+        elif generating:
+            self.count([asked["token_ids"]], number, mode)
+            self.reply(200, rows(asked["token_ids"][: -1 if mode == "short" else None], asked["cache_salt"]))
         else:
-            self.reply(200, {"choices": [self.choice(index, each) for index, each in enumerate(asked["prompt"])]})
+            choice = read if "logprob_token_ids" in asked else echo if asked.get("echo") else text
+            self.count(asked["prompt"], number, mode)
+            prompts = enumerate(asked["prompt"])
+            self.reply(200, {"choices": [choice(asked, at, prompt, mode == "short") for at, prompt in prompts]})
 
-    def choice(self, index: int, prompt: list[int]) -> object:
-        """One prompt's answer."""
-        logliks: list[float | None] = [None, *(loglik(token, at) for at, token in enumerate(prompt[1:], 1)), -1.0]
-        if MODE == "short":
-            logliks = logliks[:-1]
-        top = [None if each is None else {"a": -0.1} for each in logliks]
-        return {"index": index, "text": "", "logprobs": {"token_logprobs": logliks, "top_logprobs": top}}
+    @staticmethod
+    def count(prompts: list[list[int]], number: int, mode: str) -> None:
+        """Remember what was answered well, and not for a probe."""
+        if number >= PROBES and mode == "ok":
+            ASKED.extend(len(each) for each in prompts)
+
+
+def rows(prompt: list[int], salt: str) -> object:
+    """A prompt's own log-probabilities as /inference/v1/generate gives them, with nonsense where they were cached."""
+    blocks = [(salt, *prompt[: end + BLOCK]) for end in range(0, len(prompt) - BLOCK, BLOCK)]
+    with LOCK:
+        cached = BLOCK * next((at for at, block in enumerate(blocks) if block not in CACHE), len(blocks))
+        CACHE.update(blocks)
+    given: list[object] = [None]
+    for at, token in enumerate(prompt[1:], 1):
+        computed = {token: {"logprob": loglik(token, at)}, 0 if token else 1: {"logprob": BEST}}
+        given.append(computed if at > cached or MODE == "unmarked" else {-1: {"logprob": 0.0}})
+    return {"prompt_logprobs": given}
+
+
+def echo(_asked: object, index: int, prompt: list[int], short: bool) -> object:
+    """One echoed prompt."""
+    logliks: list[float | None] = [None, *(loglik(token, at) for at, token in enumerate(prompt[1:], 1)), -1.0]
+    if short:
+        logliks = logliks[:-1]
+    top = [None if each is None else {"a": BEST} for each in logliks]
+    return {"index": index, "text": "", "logprobs": {"token_logprobs": logliks, "top_logprobs": top}}
+
+
+def read(asked: dict[str, list[int]], index: int, prompt: list[int], short: bool) -> object:
+    """The log-probabilities of the token ids that were asked for."""
+    ids = asked["logprob_token_ids"][: -1 if short else None]
+    top = {f"token_id:{each}": loglik(each, len(prompt)) for each in ids}
+    return {"index": index, "text": "", "logprobs": {"token_logprobs": [BEST], "top_logprobs": [top]}}
+
+
+def text(asked: dict[str, object], index: int, prompt: list[int], short: bool) -> object:
+    """A generated text: how long the prompt was and what was asked for."""
+    told = f"{len(prompt)} tokens, {asked['max_tokens']} more, until {asked['stop']}"
+    return {"index": index} if short else {"index": index, "text": told}
 
 
 def serving_python(path: Path) -> Path:

@@ -1,5 +1,7 @@
 """lm-eval against an endpoint: scores, records and failures; the endpoint is a fake, everything else is real."""
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pyarrow
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from components.artifacts import Server
+from components.artifacts import Scores, Server
 from components.errors import PrerequisiteError
 from components.evaluate import evaluate, harness, records, rows, suites
 from components.evaluate.endpoint import puts_bos
@@ -41,10 +43,16 @@ def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode:
     python = serving_python(folder / "serving-python")
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
     monkeypatch.setenv("FAKE_VLLM", mode)
-    monkeypatch.setattr("components.evaluate.endpoint.RETRIES", 2)
+    monkeypatch.setenv("FAKE_VLLM_PROBES", "17" if mode != "ok" else "0")
+    monkeypatch.setattr("components.evaluate.client.LONGEST_WAIT_S", 0.05)
     server = local.deploy("int8", tiny_model, folder)
     assert server.failure == ""
     return server
+
+
+def asked(server: Server) -> int:
+    with urllib.request.urlopen(server.url.removesuffix("/v1") + "/asked") as answer:
+        return int(json.loads(answer.read()))
 
 
 @pytest.mark.slow
@@ -53,16 +61,26 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, "ok")
     step = Step(folder / "progress.jsonl", "tiny", "int8")
-    tiny = evaluate(server, SUITE, "tiny", step, folder / "tiny.parquet")
-    full = evaluate(server, SUITE, "full", step, folder / "full.parquet", folder / "tiny.parquet")
-    at_once = evaluate(server, SUITE, "full", step, folder / "at-once.parquet")
+    ledger = folder / "ledger.sqlite"
+
+    def prompts(stage: str, ledger_file: Path | None, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
+        before = asked(server)
+        found = evaluate(server, SUITE, stage, step, folder / f"{stage}.parquet", ledger_file)
+        return found, asked(server) - before - probes
+
+    (tiny, of_tiny), (full, of_rest) = prompts("tiny", ledger), prompts("full", ledger)
+    kept, found = records.read(folder / "tiny.parquet"), records.read(folder / "full.parquet")
+    again, of_again = prompts("full", ledger)
+    at_once, of_all = prompts("full", None)
     local.undeploy(server)
+
+    assert (of_tiny, of_rest, of_again, of_all) == (2 * 4, 2 * 6, 0, 2 * 10)
+    assert again.tasks == full.tasks
 
     assert [tiny.failure, full.failure] == ["", ""]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (4, 10)
     assert full.tasks == at_once.tasks
-    kept, found = records.read(folder / "tiny.parquet"), records.read(folder / "full.parquet")
-    assert found[:4] == kept
+    assert [each for each in found if each.item_id in {kept.item_id for kept in kept}] == kept
     order = harness.item_order(12)
     assert sorted(each.item_id for each in kept) == sorted(order[:4])
     assert sorted(each.item_id for each in found) == sorted(order[:10])

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from components.artifacts import Scores, Server, TaskScore
+from components.errors import PrerequisiteError
 from components.evaluate.suites import Suite, SuiteTask
 from components.progress import Step
 
@@ -16,44 +17,41 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    server: Server, suite: Suite, stage: str, step: Step, records_file: Path, known_file: Path | None = None
+    server: Server, suite: Suite, stage: str, step: Step, records_file: Path, ledger_file: Path | None = None
 ) -> Scores:
     """Ask the server the stage's items and score them; one record an item goes to `records_file` (Parquet).
 
-    Items that `known_file` (the records of an earlier stage) answers are not asked again. A server that fails, dies
-    or answers garbage gives scores with a `failure` and no records: never a number.
+    What the ledger in `ledger_file` has of this server's model is not asked again, and every answer goes there as it
+    arrives. A server that fails, dies or answers garbage gives scores with a `failure` and no records: never a number.
     """
     nothing = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
     if server.failure:
         return nothing
-    import aiohttp
-
     from components.evaluate import records
-    from components.evaluate.endpoint import BadAnswerError, Endpoint
+    from components.evaluate.client import ServerFailedError
+    from components.evaluate.endpoint import Endpoint, UnscorableError
     from components.evaluate.harness import ask, items_of
     from components.evaluate.rows import embedded
 
     started = time.monotonic()
-    known = records.read(known_file) if known_file else []
     rows = {task.task: embedded(task.task) for task in suite.tasks}
-    todo = {
-        task.task: items_of(
-            task,
-            len(rows[task.task].dataset()),
-            stage,
-            frozenset(each.item_id for each in known if each.task == task.task),
-        )
-        for task in suite.tasks
-    }
+    todo = {task.task: items_of(task, len(rows[task.task].dataset()), stage) for task in suite.tasks}
     total = sum(len(items) for items in todo.values())
-    found: list[records.Record] = list(known)
+    found: list[records.Record] = []
     try:
-        endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
+        endpoint = Endpoint(
+            server.url,
+            server.served_name,
+            server.model_path,
+            server.max_model_len,
+            ledger=str(ledger_file or ""),
+            model_digest=server.identity,
+        )
         for task in suite.tasks:
-            endpoint.watch(teller(step, task.task, len(found) - len(known), len(todo[task.task]), total))
+            endpoint.watch(teller(step, task.task, len(found), len(todo[task.task]), total))
             found += ask(task, todo[task.task], rows[task.task], endpoint, server.variant)
-    except (aiohttp.ClientError, TimeoutError, BadAnswerError) as error:
-        what = f"The server stopped answering during {stage}: {type(error).__name__}: {error}. Its log: {server.log}"
+    except (ServerFailedError, UnscorableError, PrerequisiteError) as error:
+        what = f"The server stopped answering during {stage}: {error} Its log: {server.log}"
         return nothing.model_copy(update={"failure": what})
     step.advance(total, total)
     records.write(found, records_file)

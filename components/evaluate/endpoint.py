@@ -1,75 +1,223 @@
-"""lm-eval's own client for a completions endpoint, made to tell its progress and to fail instead of guessing."""
+"""The lm-eval model `vllm-endpoint`: a served model, asked each thing once and in the fastest exact way.
 
+Tokenization, truncation, generation settings and chat templates are lm-eval's own (`local-completions`); only what
+travels to the server, and in which order, is decided here. It works in lm-eval by itself:
+
+    quantgate lm-eval --model vllm-endpoint --model_args base_url=http://…/v1,model=NAME,tokenizer=DIR --tasks …
+"""
+
+import asyncio
+import copy
+import json
+import logging
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from lm_eval import utils
+from lm_eval.api.registry import register_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-CONCURRENT_REQUESTS = 8
-RETRIES = 5
-TIMEOUT_S = 300
+from components.evaluate import ledger
+from components.evaluate.abilities import Abilities, abilities
+from components.evaluate.client import CONCURRENT_CALLS, TIMEOUT_S, Client
+from components.evaluate.ledger import Ledger
+from components.evaluate.plan import Ask, Kind, Loglik, Question, Scored, Tally, plan
+
+log = logging.getLogger(__name__)
+
+NAME = "vllm-endpoint"
+ARGUMENTS = "base_url, model, tokenizer, max_length, ledger, model_digest, way, num_concurrent, timeout"
+DEFAULT_MAX_LENGTH = 2048
+"""Where the server does not tell how long a prompt and its answer may be: lm-eval's own default."""
+
+OnAnswer = Callable[[int, int], None]
 
 
-class BadAnswerError(ValueError):
-    """The server answered, but not with the log-probabilities that were asked for."""
+class UnscorableError(ValueError):
+    """A question that the model's window cannot hold."""
 
 
+@register_model(NAME)
 class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
-    """`local-completions` on one served variant.
+    """lm-eval on one served model.
 
-    Prompts travel as token ids. BOS is put in front exactly when the model's own tokenizer does so.
+    `base_url` is the API's base; `model` the served name (the server's first when left out); `tokenizer` the folder or
+    name of its tokenizer; `max_length` the tokens a prompt and its answer may have together (default: what the server
+    tells). `ledger` is the file of an answer ledger, which needs `model_digest`: a name under which the answers of
+    exactly this model, engine and settings are found again. `way` keeps to one of `suffix`, `read`, `echo`.
+
+    BOS is put in front exactly when the model's own tokenizer does so.
     """
 
-    def __init__(self, url: str, served_name: str, model_path: str, max_length: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        model: str = "",
+        tokenizer: str = "",
+        max_length: int | str = 0,
+        ledger: str = "",
+        model_digest: str = "",
+        way: str = "",
+        num_concurrent: int | str = CONCURRENT_CALLS,
+        timeout: int | str = TIMEOUT_S,
+        **settings: Any,
+    ) -> None:
+        if ledger and not model_digest:
+            raise ValueError("A ledger needs model_digest=…: whose answers it keeps.")
+        self.client = Client(base_url, model, int(num_concurrent), float(timeout))
+        self.server: Abilities = abilities(self.client)
+        self.kinds = frozenset({Kind(way)}) if way else self.server.kinds
         super().__init__(
-            base_url=f"{url}/completions",
-            model=served_name,
-            tokenizer=model_path,
+            base_url=base_url,
+            model=self.client.model,
+            tokenizer=tokenizer or self.client.model,
             tokenizer_backend="huggingface",
             tokenized_requests=True,
-            num_concurrent=CONCURRENT_REQUESTS,
-            max_retries=RETRIES,
-            timeout=TIMEOUT_S,
-            max_length=max_length,
+            num_concurrent=int(num_concurrent),
+            timeout=int(float(timeout)),
+            max_length=int(max_length) or self.server.max_model_len or DEFAULT_MAX_LENGTH,
+            **settings,
         )
         self.add_bos_token = puts_bos(self.tokenizer)
-        self.on_answer: Callable[[int, int], None] = lambda _answered, _asked: None
+        self.ledger = Ledger(Path(ledger), f"{model_digest}, vLLM {self.server.version}") if ledger else None
+        self.on_answer: OnAnswer = lambda _answered, _asked: None
+        self.truncated = 0
+        self.reused = 0
 
-    def watch(self, on_answer: Callable[[int, int], None]) -> None:
+    def watch(self, on_answer: OnAnswer) -> None:
         """After each answer of a task call `on_answer` with the answers that arrived and those that were asked for."""
         self.on_answer = on_answer
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As lm-eval asks, counting the answers as they arrive."""
-        self.set_cache_hook(AnswerHook(self.on_answer, len(requests)))
+        """As lm-eval's."""
         return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
 
-    @staticmethod
-    def parse_logprobs(
-        outputs: Any, tokens: Any = None, ctxlens: Any = None, **kwargs: Any
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], **_settings: Any
     ) -> list[tuple[float, bool]]:
-        """As lm-eval reads them; raises BadAnswerError where a log-probability is missing."""
-        try:
-            given = [len(each["logprobs"]["token_logprobs"]) for each in outputs["choices"]]
-            wanted = [len(each) + 1 for each in tokens]  # max_tokens: 1
-            if sorted(given) != sorted(wanted):
-                raise BadAnswerError(f"The server scored {given} tokens where {wanted} were asked for.")
-            return list(LocalCompletionsAPI.parse_logprobs(outputs=outputs, tokens=tokens, ctxlens=ctxlens, **kwargs))
-        except (KeyError, IndexError, TypeError, AssertionError) as error:
-            raise BadAnswerError(f"The server's answer cannot be read: {error!r} in {str(outputs)[:300]}") from error
+        """The log-likelihood and greediness of each request (cache key, context ids, continuation ids)."""
+        asked = [self.question(context, continuation) for _, context, continuation in requests]
+        count = Counter(each for each in asked if each is not None)
+        progress = Progress(self.on_answer, len(requests), answered=asked.count(None))
+        answers = {None: Loglik(0.0, True)} | self.answered(list(count), lambda each: progress.advance(count[each]))
+        for (cache_key, _, _), each in zip(requests, asked, strict=True):
+            if cache_key is not None:
+                self.cache_hook.add_partial("loglikelihood", cache_key, (answers[each].loglik, answers[each].greedy))
+        return [(answers[each].loglik, answers[each].greedy) for each in asked]
+
+    def question(self, context: list[int], continuation: list[int]) -> Question | None:
+        """What to ask, cut from the left to `max_length` tokens; None for an empty continuation."""
+        if not continuation:
+            return None
+        whole = context + continuation
+        over = max(0, len(whole) - self.max_length)
+        self.truncated += over > 0
+        start = len(context) - over
+        if start < 1:
+            raise UnscorableError(
+                f"A continuation of {len(continuation)} tokens does not fit the server's window of {self.max_length}. "
+                "Serve the model with a larger --max-model-len."
+            )
+        return Question(tuple(whole[over:]), start)
+
+    def answered(self, questions: list[Question], on_answer: Callable[[Question], None]) -> dict[Any, Loglik]:
+        """Every question's answer, from the ledger or else from the server; `on_answer` is told of each."""
+        keys = dict(zip(questions, ledger.question_keys(questions), strict=True)) if self.ledger else {}
+        kept = self.ledger.get(list(keys.values())) if self.ledger else {}
+        answers = {each: ledger.unpack(kept[key]) for each, key in keys.items() if key in kept}
+        self.reused += len(answers)
+        for each in answers:
+            on_answer(each)
+        rest = [each for each in questions if each not in answers]
+        tally = Tally(rest)
+
+        def take(ask: Ask, scored: Scored) -> None:
+            done = tally.add(ask, scored)
+            if self.ledger and done:
+                self.ledger.put((keys[rest[number]], ledger.pack(answer)) for number, answer in done)
+            for number, answer in done:
+                answers[rest[number]] = answer
+                on_answer(rest[number])
+
+        if rest:
+            asyncio.run(self.client.score_all(plan(rest, self.kinds), take))
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002 - lm-eval's
+        """The log-likelihood of each whole text, in lm-eval's own windows; all texts' windows are asked together."""
+        windows: list[tuple[Any, list[int], list[int]]] = []
+        ends: list[int] = []
+        for (text,) in (request.args for request in requests):
+            rolling = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length - 1,
+                context_len=1,
+            )
+            windows += [(None, *utils.make_disjoint_window(each)) for each in rolling]
+            ends.append(len(windows))
+        scored = [loglik for loglik, _ in self._loglikelihood_tokens(windows)]
+        found = [sum(scored[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        for request, loglik in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, loglik)
+        return found
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002 - lm-eval's
+        """lm-eval's generation: its settings, stop sequences and truncation, in the order of shared prefixes."""
+        prompts = self.tok_encode([each.args[0] for each in requests], add_special_tokens=self.add_bos_token)
+        payloads = [self.generation(tokens, request.args[1]) for tokens, request in zip(prompts, requests, strict=True)]
+        order = sorted(range(len(payloads)), key=lambda each: payloads[each]["prompt"][0])
+        keys = [self.generation_key(each) for each in payloads]
+        kept = self.ledger.get(keys) if self.ledger else {}
+        texts = {each: kept[keys[each]].decode() for each in order if keys[each] in kept}
+        self.reused += len(texts)
+        progress = Progress(self.on_answer, len(requests), answered=len(texts))
+        rest = [each for each in order if each not in texts]
+
+        def take(number: int, text: str) -> None:
+            texts[rest[number]] = text
+            if self.ledger:
+                self.ledger.put([(keys[rest[number]], text.encode())])
+            self.cache_hook.add_partial("generate_until", requests[rest[number]].args, text)
+            progress.advance(1)
+
+        if rest:
+            asyncio.run(self.client.generate_all([payloads[each] for each in rest], take))
+        return [texts[each] for each in range(len(requests))]
+
+    def generation(self, tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+        """The body that lm-eval sends for one prompt."""
+        room = self.max_length - int(settings.get("max_gen_toks") or self._max_gen_toks)
+        self.truncated += len(tokens) > room
+        return dict(
+            self._create_payload(
+                [tokens[-room:]],
+                generate=True,
+                gen_kwargs=copy.deepcopy(settings),
+                seed=self._seed,
+            )
+        )
+
+    @staticmethod
+    def generation_key(payload: dict[str, Any]) -> ledger.Key:
+        """The ledger's key of one prompt's generation."""
+        settings = {name: value for name, value in payload.items() if name not in ("prompt", "model")}
+        return ledger.generation_key(tuple(payload["prompt"][0]), json.loads(json.dumps(settings)))
 
 
-class AnswerHook:
-    """lm-eval's cache hook: it is told of every answer as it arrives."""
+class Progress:
+    """Counts the answers of one batch of requests."""
 
-    def __init__(self, on_answer: Callable[[int, int], None], asked: int) -> None:
+    def __init__(self, on_answer: OnAnswer, asked: int, answered: int = 0) -> None:
         self.on_answer = on_answer
         self.asked = asked
-        self.answered = 0
+        self.answered = answered
 
-    def add_partial(self, _method: str, _request: object, _answer: object) -> None:
-        """Called by lm-eval once an answer."""
-        self.answered += 1
+    def advance(self, by: int) -> None:
+        """So many more have arrived."""
+        self.answered += by
         self.on_answer(self.answered, self.asked)
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import random
-from functools import partial
+import re
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +33,18 @@ def item_order(rows: int) -> list[int]:
     return order
 
 
-def items_of(task: SuiteTask, rows: int, stage: str, known: frozenset[int]) -> list[int]:
-    """Positions, ascending, of the items that the stage asks and that are not known yet."""
-    return sorted(set(item_order(rows)[: task.items(stage)]) - known)
+def items_of(task: SuiteTask, rows: int, stage: str) -> list[int]:
+    """Positions, ascending, of the items that the stage asks."""
+    return sorted(item_order(rows)[: task.items(stage)])
 
 
+@cache
 def task_file(task: str) -> Path:
-    """Where lm-eval defines the task."""
-    return next((Path(lm_eval.__file__).parent / "tasks").glob(f"**/{task}.yaml"))
+    """Where lm-eval defines the task, by most files' names and by what stands in them."""
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    line = re.compile(rf"^\"?task\"?: \"?{re.escape(task)}\"?$", re.MULTILINE)
+    files = chain(sorted(folder.glob(f"**/{task}.yaml")), sorted(folder.glob("**/*.yaml")))
+    return next(file for file in files if line.search(file.read_text(encoding="utf-8")))
 
 
 def task_version(task: str) -> str:
@@ -49,8 +55,6 @@ def task_version(task: str) -> str:
 
 def ask(task: SuiteTask, items: list[int], rows: Rows, endpoint: Endpoint, variant: str) -> list[Record]:
     """Answer the items at these positions of the rows; one record an item, in ascending order."""
-    if not items:
-        return []
     definition = dict(load_yaml(task_file(task.task), resolve_func=True))
     definition.pop("tag", None)
     spare = item_order(len(rows.dataset()))[task.full :][:SPARE_ROWS]

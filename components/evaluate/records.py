@@ -1,9 +1,9 @@
 """Per-item records: one row for every item that a variant answered, kept as Parquet.
 
 Columns: variant, task, item_id (the row's position in the benchmark), item_hash (of the row's content), metric, score
-(of that item, the unit of the task's metric), target (index of the right choice), logliks (natural log, per choice),
-greedy (per choice), prompt_hash (sha256 over the token ids of every prompt of the item), tokens (their number) and
-truncated (whether a prompt was cut).
+(of that item, the unit of the task's metric), target (index of the right choice; -1 where lm-eval does not tell it, as
+the choices stand in the prompt), logliks (natural log, per choice), greedy (per choice), prompt_hash (sha256 over the
+token ids of every prompt of the item), tokens (their number) and truncated (whether a prompt was cut).
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def from_sample(sample: dict[str, Any], variant: str, task: str, metric: str, mo
         item_hash=str(sample["doc_hash"]),
         metric=metric,
         score=float(sample[metric]),
-        target=int(sample["target"]),
+        target=int(sample["target"]) if str(sample["target"]).isdecimal() else -1,
         logliks=[float(loglik) for loglik, _ in answers],
         greedy=[str(greedy) == "True" for _, greedy in answers],
         prompt_hash=digest.hexdigest(),

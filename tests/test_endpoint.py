@@ -1,0 +1,259 @@
+"""The lm-eval model on a fake server: the numbers of lm-eval's own client, in every way, whatever the server does."""
+
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lm_eval.models.openai_completions import LocalCompletionsAPI
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.evaluate import client
+from components.evaluate.abilities import abilities
+from components.evaluate.client import Client, ServerFailedError
+from components.evaluate.endpoint import Endpoint, UnscorableError
+from components.evaluate.ledger import Ledger
+from components.evaluate.plan import Kind
+from components.serving import lease, local
+from tests.fake_vllm import serving_python
+
+pytestmark = pytest.mark.slow
+PROBES = 2 * (1 + 6 + 1) + 1
+"""Calls that show what the server can do: an echo, six reads and a suffix, each twice, and a suffix again."""
+
+PAIRS = [
+    ("Question: what?\nAnswer:", " this"),
+    ("Question: what?\nAnswer:", " that one"),
+    ("Question: what?\nAnswer:", " t"),
+    ("Question: what?\nAnswer: ", "trailing space"),
+    ("the same", " x"),
+    ("the same", " y"),
+    ("the same", " z"),
+    ("joined wo", "rds move the boundary"),
+    ("", "no context"),
+    ("long " * 60, " and cut"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with lease.hold(tmp_path / "run" / "lease"):
+        yield tmp_path / "run"
+
+
+@pytest.fixture
+def serve(folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Starts a fake server of a mode."""
+    started: list[Server] = []
+
+    def start(mode: str, probes: int = 0) -> Any:
+        monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(folder / "serving-python")))
+        monkeypatch.setenv("FAKE_VLLM", mode)
+        monkeypatch.setenv("FAKE_VLLM_PROBES", str(probes))
+        monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.05)
+        started.append(local.deploy(f"v{len(started)}", tiny_model, folder))
+        assert started[-1].failure == ""
+        return started[-1]
+
+    yield start
+    for server in started:
+        local.undeploy(server)
+
+
+def endpoint(server: Any, **settings: Any) -> Endpoint:
+    return Endpoint(server.url, server.served_name, server.model_path, 128, **settings)
+
+
+def theirs(server: Any) -> LocalCompletionsAPI:
+    return LocalCompletionsAPI(
+        base_url=f"{server.url}/completions",
+        model=server.served_name,
+        tokenizer=server.model_path,
+        tokenizer_backend="huggingface",
+        num_concurrent=2,
+        max_length=128,
+    )
+
+
+def requests(pairs: list[tuple[Any, ...]]) -> list[Any]:
+    return [SimpleNamespace(args=pair) for pair in pairs]
+
+
+def same(found: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> bool:
+    """Whether the log-likelihoods agree but for the order of their sums, and the greedy flags."""
+    assert [loglik for loglik, _ in found] == pytest.approx([loglik for loglik, _ in expected], abs=1e-9)
+    return [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def asked(server: Any) -> int:
+    with urllib.request.urlopen(server.url.removesuffix("/v1") + "/asked") as answer:
+        return int(json.loads(answer.read()))
+
+
+@pytest.mark.parametrize("way", ["", *Kind])
+def test_every_way_gives_what_lm_evals_own_client_gives(serve: Any, way: str) -> None:
+    server = serve("ok")
+    ours = endpoint(server, way=way)
+    expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    found = ours.loglikelihood(requests(PAIRS))
+    assert same(found, expected)
+    assert ours.truncated == 1
+
+
+def test_bos_is_part_of_the_prompt_exactly_when_the_tokenizer_puts_it(serve: Any, tiny_model: Path) -> None:
+    server = serve("ok")
+    plain = endpoint(server).loglikelihood(requests(PAIRS))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
+    tokenizer.bos_token = "<eos>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    folder = Path(server.model_path).parent / "with-bos"
+    tokenizer.save_pretrained(folder)
+    found = Endpoint(server.url, server.served_name, str(folder), 128).loglikelihood(requests(PAIRS))
+    own = theirs(server.model_copy(update={"model_path": str(folder)}))
+    own.add_bos_token = True
+    expected = own.loglikelihood(requests(PAIRS), disable_tqdm=True)
+    assert same(found, expected)
+    assert found != plain
+
+
+def test_rolling_windows_are_lm_evals(serve: Any) -> None:
+    server = serve("ok")
+    texts = requests([("abc def " * 80,), ("short",)])
+    expected = theirs(server).loglikelihood_rolling(texts, disable_tqdm=True)
+    for way in Kind:
+        assert endpoint(server, way=way).loglikelihood_rolling(texts) == pytest.approx(expected, abs=1e-9)
+
+
+def test_generation_sends_what_lm_eval_sends(serve: Any, tmp_path: Path) -> None:
+    server = serve("ok")
+    settings = {"until": ["\n", "Q:"], "max_gen_toks": 16, "do_sample": False, "temperature": 0.0}
+    prompts = requests(
+        [("Say it", settings), ("long " * 60, settings), ("Say it all", {"until": ["."], "max_gen_toks": 9})]
+    )
+    expected = theirs(server).generate_until(prompts, disable_tqdm=True)
+    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
+    ours = endpoint(server, **kept)
+    before = asked(server)
+    assert ours.generate_until(prompts) == expected
+    assert ours.truncated == 1
+    assert asked(server) - before == 3
+    again = endpoint(server, **kept)
+    before = asked(server)
+    assert again.generate_until(prompts) == expected
+    assert (asked(server) - before, again.reused) == (0, 3)
+
+
+def test_an_older_server_is_asked_by_echo(serve: Any) -> None:
+    server = serve("echo-only")
+    ours = endpoint(server)
+    assert ours.kinds == {Kind.ECHO}
+    assert {each.kind for each in ours.server.tried if each.trouble} == {Kind.READ, Kind.SUFFIX}
+    assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
+
+
+def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(serve: Any) -> None:
+    assert endpoint(serve("ok")).kinds == set(Kind)
+    unmarked = endpoint(serve("unmarked"))
+    assert unmarked.kinds == {Kind.READ, Kind.ECHO}
+    assert "does not mark" in next(each.trouble for each in unmarked.server.tried if each.kind is Kind.SUFFIX)
+
+
+def test_a_model_that_is_not_served_is_told_with_those_that_are(serve: Any) -> None:
+    server = serve("ok")
+    with pytest.raises(PrerequisiteError, match="serves quantgate-v0, not 'llama'"):
+        abilities(Client(server.url, "llama"))
+    assert abilities(Client(server.url, "")).max_model_len == 2048
+    with pytest.raises(PrerequisiteError, match="No OpenAI-compatible server answers"):
+        abilities(Client("http://127.0.0.1:9/v1", ""))
+
+
+def test_a_server_that_often_fails_is_asked_again_and_changes_nothing(serve: Any) -> None:
+    calm = endpoint(serve("ok")).loglikelihood(requests(PAIRS))
+    flaky = endpoint(serve("flaky", probes=100), num_concurrent=3)
+    for way in Kind:
+        flaky.kinds = frozenset({way})
+        assert same(flaky.loglikelihood(requests(PAIRS)), calm)
+
+
+@pytest.mark.parametrize("mode", ["mortal", "500", "429", "garbage", "short"])
+def test_a_server_that_fails_for_good_is_an_error_and_what_was_answered_stays(
+    serve: Any, mode: str, tmp_path: Path
+) -> None:
+    server = serve(mode, probes=PROBES + 3)
+    file = tmp_path / "ledger.sqlite"
+    ours = endpoint(server, num_concurrent=1, ledger=str(file), model_digest="tiny")
+    with pytest.raises(ServerFailedError):
+        ours.loglikelihood(requests(PAIRS))
+    assert ours.ledger
+    with closing(Ledger(file, ours.ledger.identity)) as ledger:
+        assert 0 < ledger.count() < len(PAIRS)
+
+
+def test_nothing_is_asked_twice_and_nothing_lost_when_an_evaluation_is_broken_off(serve: Any, tmp_path: Path) -> None:
+    class BrokenOffError(Exception):
+        pass
+
+    def break_off(answered: int, _asked: int) -> None:
+        if answered == 5:
+            raise BrokenOffError
+
+    server = serve("ok", probes=PROBES)
+    calm = endpoint(server).loglikelihood(requests(PAIRS))
+    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny", "num_concurrent": 1}
+    first = endpoint(server, **kept)
+    first.watch(break_off)
+    with pytest.raises(BaseExceptionGroup):
+        first.loglikelihood(requests(PAIRS))
+    second = endpoint(server, **kept)
+    assert second.loglikelihood(requests(PAIRS)) == calm
+    assert second.reused == 5
+    third = endpoint(server, **kept)
+    before = asked(server)
+    assert third.loglikelihood(requests(PAIRS)) == calm
+    assert (asked(server), third.reused) == (before, len(PAIRS))
+
+
+def test_the_same_question_is_asked_once_and_answers_all_who_asked(serve: Any) -> None:
+    server = serve("ok")
+    ours = endpoint(server, way="suffix")
+    before = asked(server)
+    told: list[tuple[int, int]] = []
+    ours.watch(lambda answered, of: told.append((answered, of)))
+    found = ours.loglikelihood(requests([("the same", " word")] * 4))
+    assert len(set(found)) == 1
+    assert (asked(server) - before, told) == (1, [(4, 4)])
+
+
+def test_a_continuation_beyond_the_window_is_an_error(serve: Any) -> None:
+    ours = endpoint(serve("ok"))
+    with pytest.raises(UnscorableError, match="larger --max-model-len"):
+        ours.loglikelihood(requests([("a", " b" * 100)]))
+
+
+def test_a_ledger_without_a_name_for_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model_digest"):
+        Endpoint("http://127.0.0.1:9/v1", ledger=str(tmp_path / "ledger.sqlite"))
+
+
+def test_two_evaluations_can_share_a_ledger(serve: Any, tmp_path: Path) -> None:
+    server = serve("ok")
+    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
+    calm = endpoint(server).loglikelihood(requests(PAIRS))
+    found: list[Any] = []
+    both = [endpoint(server, **kept) for _ in range(2)]
+    threads = [threading.Thread(target=lambda e=each: found.append(e.loglikelihood(requests(PAIRS)))) for each in both]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert found == [calm, calm]

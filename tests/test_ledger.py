@@ -1,0 +1,143 @@
+"""The answer ledger: what is kept comes back, what is damaged does not, and a kill loses nothing."""
+
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from components.evaluate.ledger import Ledger, generation_key, pack, question_keys, shared, unpack
+from components.evaluate.plan import Loglik, Question
+from components.store import open_store
+
+QUESTIONS = [Question((1, 2, 3, token), 2) for token in range(1200)]
+KEYS = question_keys(QUESTIONS)
+ANSWERS = [pack(Loglik(-token / 7, token % 2 == 0)) for token in range(1200)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "ledger.sqlite"
+
+
+def filled(file: Path, identity: str = "a model") -> Ledger:
+    found = Ledger(file, identity)
+    found.put(zip(KEYS, ANSWERS, strict=True))
+    return found
+
+
+def test_answers_come_back_to_the_last_bit(file: Path) -> None:
+    with closing(filled(file)) as ledger:
+        assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
+        assert ledger.count() == 1200
+    assert unpack(pack(Loglik(-0.1, True))) == Loglik(-0.1, True)
+
+
+def test_another_models_answers_are_not_taken(file: Path) -> None:
+    filled(file).close()
+    with closing(Ledger(file, "the same model on another vLLM")) as other:
+        assert other.get(KEYS) == {}
+        other.put([(KEYS[0], b"other")])
+    with closing(Ledger(file, "a model")) as ledger:
+        assert ledger.get(KEYS[:1]) == {KEYS[0]: ANSWERS[0]}
+
+
+def test_a_key_says_where_the_context_ends_and_what_was_asked() -> None:
+    tokens = (1, 2, 3, 4)
+    keys = question_keys([Question(tokens, 1), Question(tokens, 2), Question((1, 2, 3), 1), Question((1, 2, 30), 1)])
+    keys += [generation_key(tokens, {"stop": ["a"]}), generation_key(tokens, {"stop": ["b"]})]
+    assert len(set(keys)) == 6
+    assert question_keys([Question(tokens, 2)]) == [keys[1]]
+
+
+@pytest.mark.parametrize("column", ["answer", "seal", "key"])
+def test_a_damaged_row_is_asked_anew_and_written_over(file: Path, column: str) -> None:
+    filled(file).close()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(f"UPDATE answers SET {column} = zeroblob(8) WHERE key = ?", (KEYS[5],))
+    with closing(Ledger(file, "a model")) as ledger:
+        assert ledger.get(KEYS).keys() == set(KEYS) - {KEYS[5]}
+        ledger.put([(KEYS[5], ANSWERS[5])])
+        assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
+
+
+def test_a_file_that_is_no_database_is_put_aside(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.parent.mkdir()
+    file.write_bytes(b"not a database at all" * 500)
+    with caplog.at_level(logging.WARNING), closing(filled(file)) as ledger:
+        assert len(ledger.get(KEYS)) == 1200
+    assert "cannot be read" in caplog.text
+    assert len(list(file.parent.glob("ledger.sqlite.damaged-*"))) == 1
+
+
+def test_torn_pages_cost_answers_but_never_give_wrong_ones(file: Path) -> None:
+    filled(file).close()
+    data = bytearray(file.read_bytes())
+    for start in range(3 * 4096, len(data), 5 * 4096):
+        data[start + 100 : start + 1500] = os.urandom(1400)
+    file.write_bytes(data)
+    expected = dict(zip(KEYS, ANSWERS, strict=True))
+    with closing(Ledger(file, "a model")) as ledger:
+        found = ledger.get(KEYS)
+    assert len(found) < 1200
+    assert found.items() <= expected.items()
+
+
+def test_what_was_put_is_there_after_a_kill(file: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from components.evaluate.ledger import Ledger; from tests import "
+        "test_ledger as t\nledger = Ledger(Path(sys.argv[1]), 'a model')\n"
+        "for n, row in enumerate(zip(t.KEYS, t.ANSWERS)):\n    ledger.put([row]); print(n, flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    with process.stdout as told:
+        for line in told:
+            if int(line) == 300:
+                process.send_signal(signal.SIGKILL)
+                break
+    process.wait()
+    with closing(Ledger(file, "a model")) as ledger:
+        found = ledger.get(KEYS)
+    assert found.keys() >= set(KEYS[:301])
+    assert found.items() <= dict(zip(KEYS, ANSWERS, strict=True)).items()
+
+
+def test_when_nothing_can_be_written_that_is_told_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(filled(file)) as ledger, caplog.at_level(logging.WARNING):
+        ledger.database.execute(f"PRAGMA max_page_count = {ledger.database.execute('PRAGMA page_count').fetchone()[0]}")
+        for number in range(3):
+            ledger.put([(bytes([number]) * 32, b"x" * 9000)])
+        assert caplog.text.count("Answers are not kept any more") == 1
+        assert len(ledger.get(KEYS)) == 1200
+
+
+def test_answers_are_shared_through_the_store(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with shared(tmp_path / "mine.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+        ledger.put(zip(KEYS[:700], ANSWERS[:700], strict=True))
+    with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+        assert len(ledger.get(KEYS)) == 700
+        ledger.put(zip(KEYS[700:], ANSWERS[700:], strict=True))
+    with shared(tmp_path / "mine.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+        assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
+    with shared(tmp_path / "theirs.sqlite", "b model", store) as file, closing(Ledger(file, "b model")) as ledger:
+        assert ledger.count() == 0
+
+
+def test_what_was_answered_before_a_failure_is_shared_too(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+
+    def fail(file: Path) -> None:
+        filled(file).close()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), shared(tmp_path / "mine.sqlite", "a model", store) as file:
+        fail(file)
+    with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+        assert ledger.count() == 1200

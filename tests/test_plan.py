@@ -1,0 +1,130 @@
+"""The plan of what to ask: every position once, in the trie's order, by the kinds that the server offers."""
+
+import math
+import random
+
+import pytest
+
+from components.evaluate.plan import Ask, Kind, Loglik, Question, Scored, Tally, plan, shared, trie_size
+
+ALL = frozenset(Kind)
+CONTEXT = tuple(range(100, 1000))
+
+
+def model(prefix: tuple[int, ...], token: int) -> float:
+    """A made-up model: a log-probability that depends on the whole prefix."""
+    return -1 - random.Random(hash((prefix, token))).random()
+
+
+def best(prefix: tuple[int, ...]) -> float:
+    """The likeliest token's: what the model gives to token 7."""
+    return max(model(prefix, token) for token in range(10))
+
+
+def answer(ask: Ask) -> Scored:
+    """What a server that runs the model answers."""
+    if ask.kind is Kind.READ:
+        prefix = ask.tokens
+        return Scored({ask.start: ({each: model(prefix, each) for each in ask.ids}, best(prefix))})
+    return Scored(
+        {
+            at: ({ask.whole[at]: model(ask.whole[:at], ask.whole[at])}, best(ask.whole[:at]))
+            for at in range(ask.start, len(ask.whole))
+        }
+    )
+
+
+def run(questions: list[Question], kinds: frozenset[Kind]) -> tuple[list[Ask], dict[int, Loglik]]:
+    """Plan, answer in the plan's order, and put together."""
+    asks = plan(questions, kinds)
+    tally = Tally(questions)
+    return asks, dict(done for ask in asks for done in tally.add(ask, answer(ask)))
+
+
+def expected(question: Question) -> Loglik:
+    """The answer, straight from the definition."""
+    positions = range(question.start, len(question.tokens))
+    logliks = [model(question.tokens[:at], question.tokens[at]) for at in positions]
+    return Loglik(
+        math.fsum(logliks), all(each >= best(question.tokens[:at]) for at, each in zip(positions, logliks, strict=True))
+    )
+
+
+def random_questions(seed: int) -> list[Question]:
+    """Questions over few tokens, so that they share prefixes, contain one another and begin at different places."""
+    source = random.Random(seed)
+    found = set()
+    for _ in range(60):
+        tokens = tuple(source.choices(range(3), k=source.randint(2, 9)))
+        found.add(Question(tokens, source.randint(1, len(tokens) - 1)))
+    return sorted(found, key=lambda _: source.random())
+
+
+@pytest.mark.parametrize("kinds", [ALL, *(frozenset({kind}) for kind in Kind), frozenset({Kind.READ, Kind.ECHO})])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_question_is_answered_as_defined_whatever_the_server_can(kinds: frozenset[Kind], seed: int) -> None:
+    questions = random_questions(seed)
+    asks, answers = run(questions, kinds)
+    assert answers == {number: expected(each) for number, each in enumerate(questions)}
+    assert {ask.kind for ask in asks} <= kinds
+    wanted = [pair for ask in asks for pair in ask.wanted]
+    assert len(wanted) == len(set(wanted)) == sum(len(each.tokens) - each.start for each in questions)
+
+
+def test_single_token_choices_are_one_request() -> None:
+    questions = [Question((*CONTEXT, letter), len(CONTEXT)) for letter in (5, 3, 9, 7)]
+    (ask,) = plan(questions, ALL)
+    assert (ask.kind, ask.tokens, ask.ids) == (Kind.READ, CONTEXT, (3, 5, 7, 9))
+
+
+def test_longer_choices_are_one_suffix_each_and_a_choice_that_another_begins_with_is_none() -> None:
+    choices = [(1, 2, 3), (1, 2), (1, 4, 5), (6, 7, 8)]
+    questions = [Question(CONTEXT + each, len(CONTEXT)) for each in choices]
+    asks = plan(questions, ALL)
+    assert [ask.whole[len(CONTEXT) :] for ask in asks] == [(1, 2, 3), (1, 4, 5), (6, 7, 8)]
+    assert {ask.kind for ask in asks} == {Kind.SUFFIX}
+
+
+def test_reads_share_the_positions_that_choices_share() -> None:
+    choices = [(1, 2, 3), (1, 2, 4), (1, 5, 3)]
+    asks = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], frozenset({Kind.READ}))
+    assert sorted((ask.tokens[len(CONTEXT) :], ask.ids) for ask in asks) == [
+        ((), (1,)),
+        ((1,), (2, 5)),
+        ((1, 2), (3, 4)),
+        ((1, 5), (3,)),
+    ]
+
+
+def test_without_suffixes_long_contexts_are_read_and_short_ones_echoed() -> None:
+    kinds = frozenset({Kind.READ, Kind.ECHO})
+    choices = [(1, 2, 3, 4), (5, 6, 7, 8)]
+    long = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], kinds)
+    short = plan([Question(CONTEXT[:20] + each, 20) for each in choices], kinds)
+    assert {ask.kind for ask in long} == {Kind.READ}
+    assert {ask.kind for ask in short} == {Kind.ECHO}
+
+
+def test_neighbours_in_the_plan_share_as_much_as_they_can() -> None:
+    questions = random_questions(3)
+    wholes = [ask.whole for ask in plan(questions, frozenset({Kind.ECHO}))]
+    assert wholes == sorted(wholes)
+
+
+def test_a_tie_with_the_likeliest_counts_as_greedy() -> None:
+    assert Scored({1: ({4: -0.5}, -0.5)}).at(1, 4) == (-0.5, True)
+    assert Scored({1: ({4: -0.6}, -0.5)}).at(1, 4) == (-0.6, False)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_trie_has_as_many_tokens_as_there_are_distinct_prefixes(seed: int) -> None:
+    sequences = [each.tokens for each in random_questions(seed)]
+    assert trie_size(sequences) == len({each[:end] for each in sequences for end in range(1, len(each) + 1)})
+
+
+def test_shared_is_the_length_of_the_common_prefix() -> None:
+    assert shared((), (1,)) == 0
+    assert shared((1, 2, 3), (1, 2, 3)) == 3
+    assert shared((1, 2, 3), (1, 2)) == 2
+    assert shared(tuple(range(999)), (*range(500), 0, *range(501, 999))) == 500
+    assert shared((0, 1), (1, 1)) == 0
