@@ -7,6 +7,7 @@ counted once). Quantizing is llm-compressor's time, starting is vLLM's until it 
 the endpoint; all the rest, kfp, imports, copying, deciding, reporting and MLflow included, is the pipeline's own.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,9 @@ def main() -> None:
     """Run and print the table."""
     out = Path(tempfile.mkdtemp(prefix="quantgate-benchmark-")) / "run"
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *sys.argv[1:]])
+    command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *sys.argv[1:]]
+    environment = os.environ | {"QUANTGATE_LEDGER": str(out.with_name("ledger.sqlite"))}  # nothing is known yet
+    process = subprocess.Popen(command, env=environment)
     peak = [0]
     sampler = threading.Thread(target=sample, args=(process, out, peak), daemon=True)
     sampler.start()

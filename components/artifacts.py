@@ -131,6 +131,10 @@ class Scores(Artifact):
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     duration_s: float = 0.0
+    requests: int = 0
+    """Distinct questions of lm-eval's: one a choice, or one a text to generate."""
+    reused: int = 0
+    """How many of their answers the ledger had."""
     failure: str = ""
 
     def by_task(self) -> dict[str, float]:

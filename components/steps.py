@@ -103,7 +103,7 @@ def evaluate(
     """Score one stage of the suite; `before` are the scores of the stage before."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
     from components.evaluate import evaluate as evaluate_server
-    from components.evaluate.ledger import shared
+    from components.evaluate.ledger import ledger_file, shared
 
     serving = Server.read(server)
     earlier = Scores.read(before) if before else None
@@ -111,7 +111,7 @@ def evaluate(
         if earlier and earlier.failure:
             found = earlier.model_copy(update={"stage": stage})
         elif use_ledger and not serving.failure:
-            with shared(cache_dir() / "ledger.sqlite", serving.identity, open_store(store)) as ledger:
+            with shared(ledger_file(), serving.identity, open_store(store)) as ledger:
                 found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records), ledger)
         else:
             found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records))
@@ -121,7 +121,9 @@ def evaluate(
         found.write(scores)
         open_store(results).put_file(Path(scores), f"variants/{serving.variant}/{stage}.json")
         skipped = bool(serving.failure or (earlier and earlier.failure))
-        step.end(found.failure, skipped=skipped, note=", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items()))
+        note = ", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items())
+        reused = f"; {found.reused} of {found.requests} answers were known" if found.reused else ""
+        step.end(found.failure, skipped=skipped, note=note + reused)
 
 
 def undeploy(variant: str, results: str) -> None:

@@ -6,7 +6,7 @@ FAKE_VLLM says how it behaves, FAKE_VLLM_ONLY for which served name alone (any o
 `unmarked` (vLLM without our plugin); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
 what the server can do, which carry no more than FAKE_VLLM_PROBES calls, are always answered; GET /asked tells how many
-prompts were scored after them.
+prompts were scored after them. FAKE_VLLM_DELAY_S is how long each call takes.
 """
 
 import http.server
@@ -22,6 +22,7 @@ MODE = os.environ.get("FAKE_VLLM", "ok")
 if os.environ.get("FAKE_VLLM_ONLY", "") not in " ".join(sys.argv):
     MODE = "ok"
 PROBES = int(os.environ.get("FAKE_VLLM_PROBES", "0"))
+DELAY_S = float(os.environ.get("FAKE_VLLM_DELAY_S", "0"))
 BEST = -0.1
 CALLS = itertools.count()
 ASKED: list[int] = []
@@ -63,6 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Score prompts in vLLM's ways: echo, named token ids after the prompt, a prompt's own tokens."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(DELAY_S)
         with LOCK:
             number = next(CALLS)
         mode = MODE if number >= PROBES else "ok"

@@ -1,6 +1,9 @@
 """The lm-eval model on a fake server: the numbers of lm-eval's own client, in every way, whatever the server does."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 from lm_eval.models.openai_completions import LocalCompletionsAPI
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +23,7 @@ from components.errors import PrerequisiteError
 from components.evaluate import client
 from components.evaluate.abilities import abilities
 from components.evaluate.client import Client, ServerFailedError
-from components.evaluate.endpoint import Endpoint, UnscorableError
+from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
 from components.evaluate.plan import Kind
 from components.serving import lease, local
@@ -168,6 +172,44 @@ def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(ser
     assert "does not mark" in next(each.trouble for each in unmarked.server.tried if each.kind is Kind.SUFFIX)
 
 
+def test_doctor_says_which_ways_work_and_why_not(serve: Any) -> None:
+    server = serve("echo-only")
+    command = [sys.executable, "-m", "pipelines.cli", "doctor", "--endpoint", server.url]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "serves quantgate-v0 (vLLM 0.0.fake, 2048 tokens)" in told
+    assert "✔ echo" in told
+    assert "✘ suffix" in told
+    assert "HTTP 404" in told
+    assert "--enable-scale-out" in told
+    assert "Used: echo" in told
+    wrong = subprocess.run([*command, "--model", "llama"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "not 'llama'" in wrong.stderr
+
+
+def test_lm_eval_finds_the_model_by_its_name(serve: Any, tmp_path: Path) -> None:
+    server = serve("ok")
+    (tmp_path / "letters.jsonl").write_text('{"q": "What comes after A?", "a": 0}\n' * 3)
+    (tmp_path / "letters.yaml").write_text(
+        "task: letters\ndataset_path: json\noutput_type: multiple_choice\n"
+        f"dataset_kwargs: {{data_files: {{validation: {tmp_path / 'letters.jsonl'}}}}}\n"
+        "validation_split: validation\ndoc_to_text: '{{q}}'\ndoc_to_target: a\ndoc_to_choice: [' B', ' no']\n"
+    )
+    arguments = f"base_url={server.url},model={server.served_name},tokenizer={server.model_path},max_length=128"
+    command = [sys.executable, "-m", "pipelines.cli", "lm-eval", "run", "--model", NAME, "--model_args", arguments]
+    command += ["--tasks", "letters", "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
+    answer = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    (results,) = (tmp_path / "out").glob("**/results_*.json")
+    assert 0 <= json.loads(results.read_text())["results"]["letters"]["acc,none"] <= 1
+
+
 def test_a_model_that_is_not_served_is_told_with_those_that_are(serve: Any) -> None:
     server = serve("ok")
     with pytest.raises(PrerequisiteError, match="serves quantgate-v0, not 'llama'"):
@@ -221,6 +263,61 @@ def test_nothing_is_asked_twice_and_nothing_lost_when_an_evaluation_is_broken_of
     before = asked(server)
     assert third.loglikelihood(requests(PAIRS)) == calm
     assert (asked(server), third.reused) == (before, len(PAIRS))
+
+
+EVALUATION = """
+import sys
+from tests import test_endpoint as t
+from components.evaluate.endpoint import Endpoint
+url, name, model, file = sys.argv[1:]
+ours = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1)
+print("ready", flush=True)
+ours.watch(lambda answered, _: print(answered, flush=True))
+ours.loglikelihood(t.requests(t.PAIRS))
+"""
+
+
+def test_a_killed_evaluation_goes_on_where_it_stood(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM_DELAY_S", "0.05")
+    server = serve("ok", probes=PROBES)
+    file = tmp_path / "ledger.sqlite"
+    command = [sys.executable, "-c", EVALUATION, server.url, server.served_name, server.model_path, str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    with process.stdout as told:
+        for line in told:
+            if line.strip() == "4":
+                process.kill()
+                break
+    process.wait()
+    before = asked(server)
+    assert before <= 5  # one was on its way
+    rest = endpoint(server, ledger=str(file), model_digest="tiny")
+    found = rest.loglikelihood(requests(PAIRS))
+    assert rest.reused >= 4
+    assert asked(server) - PROBES <= len(PAIRS) + 1
+    assert found == endpoint(server).loglikelihood(requests(PAIRS))
+
+
+def test_a_token_that_reaches_over_the_boundary_is_split_as_lm_eval_splits_it(serve: Any, tmp_path: Path) -> None:
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<eos>"]
+    )
+    learnt.train_from_iterator([context + continuation for context, continuation in PAIRS] * 50, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=learnt, eos_token="<eos>").save_pretrained(tmp_path / "learnt")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "learnt")
+    context, continuation = "joined wo", "rds move the boundary"
+    assert (
+        tokenizer(context).input_ids + tokenizer(continuation).input_ids != tokenizer(context + continuation).input_ids
+    )
+    server = serve("ok").model_copy(update={"model_path": str(tmp_path / "learnt")})
+    expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    for way in Kind:
+        assert same(endpoint(server, way=way).loglikelihood(requests(PAIRS)), expected)
 
 
 def test_the_same_question_is_asked_once_and_answers_all_who_asked(serve: Any) -> None:

@@ -3,14 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.artifacts import Decision, Verdict
 from components.errors import PrerequisiteError
-from components.gate import decide, policy_in_words
+from components.gate import policy_in_words
 from components.gate.candidate import candidate
 from components.gate.point import judge
 from components.gate.policy import UseCase
-
-MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=6_400_000_000)
+from tests.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
 
 GUIDE = {
     "bf16": {"gsm8k": 0.412, "mmlu": 0.654, "hellaswag": 0.762},
@@ -18,26 +17,6 @@ GUIDE = {
     "int4-g128": {"gsm8k": 0.389, "mmlu": 0.640, "hellaswag": 0.751},
     "int4-g64": {"gsm8k": 0.398, "mmlu": 0.647, "hellaswag": 0.755},
 }
-GUIDE_SIZES = {"bf16": 6_400_000_000, "int8": 3_200_000_000, "int4-g128": 1_800_000_000, "int4-g64": 2_000_000_000}
-
-
-def task_score(task: str, score: float, chance: float = 0.0) -> TaskScore:
-    return TaskScore(
-        task=task, metric="acc", score=score, stderr=0.01, items=1000, shots=5, chance=chance, version="1.0"
-    )
-
-
-def scores_of(variant: str, by_task: dict[str, float], chance: float = 0.0) -> Scores:
-    tasks = tuple(task_score(task, score, chance) for task, score in by_task.items())
-    return Scores(variant=variant, suite="guide", stage="full", tasks=tasks, rows_source="rows 1")
-
-
-def weights_of(variant: str, failure: str = "") -> Weights:
-    return Weights(variant=variant, baseline_digest="d0", size_bytes=GUIDE_SIZES[variant], failure=failure)
-
-
-def decide_on(use_case: str, weights: list[Weights], scores: list[Scores]) -> Decision:
-    return decide(MODEL, "guide", use_case, weights, scores)
 
 
 def decide_table(use_case: str, table: dict[str, dict[str, float]]) -> dict[str, Verdict]:
@@ -46,11 +25,6 @@ def decide_table(use_case: str, table: dict[str, dict[str, float]]) -> dict[str,
         use_case, [weights_of(name) for name in table], [scores_of(name, row) for name, row in table.items()]
     )
     return {each.variant: each for each in decision.verdicts}
-
-
-def judge_pair(baseline: Scores, variant: Scores, use_case: str = "general-chat") -> Verdict:
-    weights = [weights_of(baseline.variant), weights_of(variant.variant)]
-    return decide_on(use_case, weights, [baseline, variant]).verdicts[1]
 
 
 def verdict_on_gsm8k(before: float, after: float, use_case: str) -> str:
@@ -68,7 +42,7 @@ def test_the_guides_table_is_judged_by_the_bands(variant: str, average: str, ver
     assert row.verdict == verdict
     assert average in row.sentence
     assert row.scores == GUIDE[variant]
-    assert row.size_bytes == GUIDE_SIZES[variant]
+    assert row.size_bytes == SIZES[variant]
 
 
 def test_the_guides_baseline_is_the_reference() -> None:

@@ -5,35 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.gate import decide
+from components.artifacts import Decision, Scores
+from tests.judged import decide_on, judge_pair, scores_of, task_score, weights_of
 
-MODEL = Model(source="file:model", digest="d0", uri="models/d0", size_bytes=1000)
 TASKS = {"gsm8k": 0.412, "mmlu": 0.654}
-
-
-def task_score(task: str, score: float, chance: float = 0.0) -> TaskScore:
-    return TaskScore(
-        task=task, metric="acc", score=score, stderr=0.01, items=1000, shots=5, chance=chance, version="1.0"
-    )
-
-
-def scores_of(variant: str, by_task: dict[str, float], chance: float = 0.0) -> Scores:
-    tasks = tuple(task_score(task, score, chance) for task, score in by_task.items())
-    return Scores(variant=variant, suite="guide", stage="full", tasks=tasks, rows_source="rows 1")
-
-
-def weights_of(variant: str, failure: str = "") -> Weights:
-    return Weights(variant=variant, baseline_digest="d0", size_bytes=500, failure=failure)
-
-
-def decide_on(use_case: str, weights: list[Weights], scores: list[Scores]) -> Decision:
-    return decide(MODEL, "guide", use_case, weights, scores)
-
-
-def judge_pair(baseline: Scores, variant: Scores, use_case: str = "general-chat") -> Verdict:
-    weights = [weights_of(baseline.variant), weights_of(variant.variant)]
-    return decide_on(use_case, weights, [baseline, variant]).verdicts[1]
 
 
 def test_a_variant_without_weights_is_a_failed_row_with_its_reason() -> None:

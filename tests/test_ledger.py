@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import PrerequisiteError
 from components.evaluate.ledger import Ledger, generation_key, pack, question_keys, shared, unpack
 from components.evaluate.plan import Loglik, Question
 from components.store import open_store
@@ -141,3 +142,34 @@ def test_what_was_answered_before_a_failure_is_shared_too(tmp_path: Path) -> Non
         fail(file)
     with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
         assert ledger.count() == 1200
+
+
+def test_a_store_that_fails_costs_the_sharing_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise PrerequisiteError("S3 does not answer.")
+
+    store = open_store(str(tmp_path / "store"))
+    monkeypatch.setattr(store, "get_file", refuse)
+    monkeypatch.setattr(store, "put_file", refuse)
+    with caplog.at_level(logging.WARNING), shared(tmp_path / "mine.sqlite", "a model", store) as file:
+        filled(file).close()
+    assert caplog.text.count("S3 does not answer") == 3
+    with closing(Ledger(tmp_path / "mine.sqlite", "a model")) as ledger:
+        assert ledger.count() == 1200
+
+
+def test_a_damaged_file_in_the_store_gives_what_is_whole_in_it(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with shared(tmp_path / "mine.sqlite", "a model", store) as file:
+        filled(file).close()
+    (kept,) = (tmp_path / "store" / "ledger").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2 :] = os.urandom(len(data) - len(data) // 2)
+    kept.write_bytes(data)
+    expected = dict(zip(KEYS, ANSWERS, strict=True))
+    with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+        found = ledger.get(KEYS)
+        assert len(found) < 1200
+        assert found.items() <= expected.items()

@@ -81,8 +81,17 @@ def test_longer_choices_are_one_suffix_each_and_a_choice_that_another_begins_wit
     choices = [(1, 2, 3), (1, 2), (1, 4, 5), (6, 7, 8)]
     questions = [Question(CONTEXT + each, len(CONTEXT)) for each in choices]
     asks = plan(questions, ALL)
-    assert [ask.whole[len(CONTEXT) :] for ask in asks] == [(1, 2, 3), (1, 4, 5), (6, 7, 8)]
+    assert [ask.whole[len(CONTEXT) :] for ask in asks] == [(6, 7, 8), (1, 4, 5), (1, 2, 3)]
     assert {ask.kind for ask in asks} == {Kind.SUFFIX}
+
+
+def test_a_suffix_wants_no_score_of_what_one_before_it_has_put_into_the_cache() -> None:
+    choices = [(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6)]
+    asks = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], ALL)
+    seen: list[tuple[int, ...]] = []
+    for ask in asks:
+        assert ask.start == max([len(CONTEXT), *(shared(ask.whole, each) for each in seen)])
+        seen.append(ask.whole)
 
 
 def test_reads_share_the_positions_that_choices_share() -> None:
@@ -105,10 +114,11 @@ def test_without_suffixes_long_contexts_are_read_and_short_ones_echoed() -> None
     assert {ask.kind for ask in short} == {Kind.ECHO}
 
 
-def test_neighbours_in_the_plan_share_as_much_as_they_can() -> None:
-    questions = random_questions(3)
-    wholes = [ask.whole for ask in plan(questions, frozenset({Kind.ECHO}))]
-    assert wholes == sorted(wholes)
+def test_contexts_that_share_a_prefix_follow_one_another() -> None:
+    contexts = [CONTEXT[:500] + tail for tail in ((1, 2), (9, 9), (1, 3), (9, 8))]
+    questions = [Question(each + choice, len(each)) for choice in ((5, 6), (7, 8)) for each in contexts]
+    asked = [ask.whole[500:502] for ask in plan(questions, frozenset({Kind.SUFFIX}))]
+    assert asked == [(1, 2), (1, 2), (1, 3), (1, 3), (9, 8), (9, 8), (9, 9), (9, 9)]
 
 
 def test_a_tie_with_the_likeliest_counts_as_greedy() -> None:

@@ -98,6 +98,16 @@ def test_another_digest_under_the_same_name_replaces_every_file(store: Store, mo
     assert not store.has_folder(NAME, "d1")
 
 
+def test_a_file_comes_back_as_it_was_put(store: Store, tmp_path: Path) -> None:
+    source, found = tmp_path / "source", tmp_path / "found"
+    source.write_bytes(bytes(range(256)) * 99)
+    assert not store.get_file("ledger/a.sqlite", found)
+    assert not found.exists()
+    store.put_file(source, "ledger/a.sqlite")
+    assert store.get_file("ledger/a.sqlite", found)
+    assert found.read_bytes() == source.read_bytes()
+
+
 def test_what_was_never_put_cannot_be_got(store: Store, tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="No whole model"):
         store.get_folder(NAME, tmp_path / "cache")

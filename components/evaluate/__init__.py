@@ -62,6 +62,8 @@ def evaluate(
             "engine": server.engine,
             "rows_source": "; ".join(each.source for each in rows.values()),
             "duration_s": time.monotonic() - started,
+            "requests": endpoint.requests,
+            "reused": endpoint.reused,
         }
     )
 

@@ -118,8 +118,8 @@ async def try_one(
     salt = fresh_salt()
     try:
         for asks in questions_of(kind):
-            scored = [(await client.score_once(session, kind, [ask], salt))[0] for ask in asks]
-            found += logliks_of(asks[0].whole, scored)
+            answers = await asyncio.gather(*(client.score_once(session, kind, [ask], salt) for ask in asks))
+            found += logliks_of(asks[0].whole, [scored for (scored,) in answers])
         if kind is Kind.SUFFIX:
             await require_marks(client, session, asks, salt)
     except (RefusedError, BadAnswerError, aiohttp.ClientError, TimeoutError) as error:

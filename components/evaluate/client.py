@@ -14,7 +14,7 @@ import tenacity
 from components.evaluate.plan import Ask, Kind, Scored
 from components.evaluate.ways import WAYS, BadAnswerError, calls, score
 
-CONCURRENT_CALLS = 32
+CONCURRENT_CALLS = 16
 ATTEMPTS = 6
 TIMEOUT_S = 300
 LONGEST_WAIT_S = 20

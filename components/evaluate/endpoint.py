@@ -83,8 +83,7 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         self.add_bos_token = puts_bos(self.tokenizer)
         self.ledger = Ledger(Path(ledger), f"{model_digest}, vLLM {self.server.version}") if ledger else None
         self.on_answer: OnAnswer = lambda _answered, _asked: None
-        self.truncated = 0
-        self.reused = 0
+        self.requests = self.reused = self.truncated = 0
 
     def watch(self, on_answer: OnAnswer) -> None:
         """After each answer of a task call `on_answer` with the answers that arrived and those that were asked for."""
@@ -127,6 +126,7 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         keys = dict(zip(questions, ledger.question_keys(questions), strict=True)) if self.ledger else {}
         kept = self.ledger.get(list(keys.values())) if self.ledger else {}
         answers = {each: ledger.unpack(kept[key]) for each, key in keys.items() if key in kept}
+        self.requests += len(questions)
         self.reused += len(answers)
         for each in answers:
             on_answer(each)
@@ -172,6 +172,7 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         keys = [self.generation_key(each) for each in payloads]
         kept = self.ledger.get(keys) if self.ledger else {}
         texts = {each: kept[keys[each]].decode() for each in order if keys[each] in kept}
+        self.requests += len(requests)
         self.reused += len(texts)
         progress = Progress(self.on_answer, len(requests), answered=len(texts))
         rest = [each for each in order if each not in texts]

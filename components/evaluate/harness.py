@@ -4,7 +4,6 @@ import logging
 import random
 import re
 from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,11 @@ def task_file(task: str) -> Path:
     """Where lm-eval defines the task, by most files' names and by what stands in them."""
     folder = Path(lm_eval.__file__).parent / "tasks"
     line = re.compile(rf"^\"?task\"?: \"?{re.escape(task)}\"?$", re.MULTILINE)
-    files = chain(sorted(folder.glob(f"**/{task}.yaml")), sorted(folder.glob("**/*.yaml")))
-    return next(file for file in files if line.search(file.read_text(encoding="utf-8")))
+    for name in (f"{task}.yaml", "*.yaml"):
+        for file in sorted(folder.glob(f"**/{name}")):
+            if line.search(file.read_text(encoding="utf-8")):
+                return file
+    raise ValueError(f"lm-eval {lm_eval.__version__} has no task {task!r}")
 
 
 def task_version(task: str) -> str:

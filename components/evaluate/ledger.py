@@ -11,6 +11,7 @@ Rows are committed as they come: a killed evaluation loses none but what was on 
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 import struct
 import tempfile
@@ -21,7 +22,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import PrerequisiteError
 from components.evaluate.plan import Loglik, Question, Tokens
+from components.models import cache_dir
 
 if TYPE_CHECKING:
     from components.store import Store
@@ -154,12 +157,22 @@ class Ledger:
 
     def take(self, file: Path) -> int:
         """Add what another ledger file has in this book; returns how many answers were new. Damaged ones stay out."""
+        whole: dict[Key, bytes] = {}
         with closing(Ledger(file, self.identity)) as other:
-            rows = other.database.execute("SELECT key, answer, seal FROM answers WHERE book = ?", (other.book,))
-            whole = {key: answer for key, answer, seal in rows if seal == seal_of(key, answer)}
+            try:
+                rows = other.database.execute("SELECT key, answer, seal FROM answers WHERE book = ?", (other.book,))
+                whole.update((key, answer) for key, answer, seal in rows if seal == seal_of(key, answer))
+            except sqlite3.DatabaseError as error:
+                log.warning("Part of the answers in %s cannot be read (%s); they are asked anew.", file, error)
         new = whole.keys() - self.get(list(whole)).keys()
         self.put((key, whole[key]) for key in new)
         return len(new)
+
+
+def ledger_file() -> Path:
+    """Where this machine keeps its ledger: $QUANTGATE_LEDGER, or a file in the cache."""
+    chosen = os.environ.get("QUANTGATE_LEDGER")
+    return Path(chosen) if chosen else cache_dir() / "ledger.sqlite"
 
 
 @contextmanager
@@ -167,22 +180,45 @@ def shared(file: Path, identity: str, store: "Store") -> Iterator[Path]:
     """The ledger in `file`, with what others who use the store have answered; theirs gets what the block added.
 
     The store keeps one file a book. Of two that write at the same moment the later one's remains, which loses no
-    answer of this machine: the ledger in `file` has them all.
+    answer of this machine: the ledger in `file` has them all. A store that fails costs nothing but the sharing.
     """
-    name = f"ledger/{hashlib.sha256(identity.encode()).hexdigest()[:32]}.sqlite"
-    with closing(Ledger(file, identity)) as ledger, tempfile.TemporaryDirectory() as scratch:
-        theirs = Path(scratch) / "theirs.sqlite"
-        if store.get_file(name, theirs):
-            ledger.take(theirs)
+    with closing(Ledger(file, identity)) as ledger:
+        take_from(store, ledger)
         before = ledger.count()
         try:
             yield file
         finally:
             if ledger.count() > before:
-                if store.get_file(name, theirs):
-                    ledger.take(theirs)
-                ledger.export(Path(scratch) / "ours.sqlite")
-                store.put_file(Path(scratch) / "ours.sqlite", name)
+                take_from(store, ledger)
+                give_to(store, ledger)
+
+
+def take_from(store: "Store", ledger: Ledger) -> None:
+    """Add the store's answers of the ledger's book."""
+    with tempfile.TemporaryDirectory() as scratch, shrugging("taken from"):
+        if store.get_file(name_in_store(ledger), Path(scratch) / "theirs.sqlite"):
+            ledger.take(Path(scratch) / "theirs.sqlite")
+
+
+def give_to(store: "Store", ledger: Ledger) -> None:
+    """Put the ledger's book in the place of the store's."""
+    with tempfile.TemporaryDirectory() as scratch, shrugging("given to"):
+        ledger.export(Path(scratch) / "ours.sqlite")
+        store.put_file(Path(scratch) / "ours.sqlite", name_in_store(ledger))
+
+
+def name_in_store(ledger: Ledger) -> str:
+    """The name of the ledger's book in the store."""
+    return f"ledger/{hashlib.sha256(ledger.identity.encode()).hexdigest()[:32]}.sqlite"
+
+
+@contextmanager
+def shrugging(what: str) -> Iterator[None]:
+    """Log what a store or a database could not do, and go on."""
+    try:
+        yield
+    except (PrerequisiteError, sqlite3.DatabaseError) as error:
+        log.warning("No answers were %s the store: %s", what, error)
 
 
 def seal_of(key: Key, answer: bytes) -> bytes:

@@ -149,15 +149,26 @@ def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
 
 
 def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind) -> list[Ask]:
-    """One ask for every question that is not the beginning of the next one, which then serves both."""
+    """An ask for every question that is not the beginning of another, in the order to send them.
+
+    A position that several questions share belongs to the ask that is sent first: the prefix cache has it afterwards,
+    and a cached token's score cannot be had.
+    """
     asks: list[Ask] = []
+    path: dict[int, Ask] = {}  # position -> the ask that scores it, on the walk's present path
+    previous: Tokens = ()
     for member in reversed(members):
         question = questions[member]
-        if not asks or asks[-1].whole[: len(question.tokens)] != question.tokens:
-            asks.append(Ask(kind, question.tokens, question.start))
-        asks[-1].start = min(asks[-1].start, question.start)
-        asks[-1].wanted += [(member, position) for position in range(question.start, len(question.tokens))]
-    return asks[::-1]
+        common = shared(previous, question.tokens)
+        path = {position: ask for position, ask in path.items() if position < common}
+        own = Ask(kind, question.tokens, question.start)
+        for position in range(question.start, len(question.tokens)):
+            path.setdefault(position, own).wanted.append((member, position))
+        if own.wanted:
+            asks.append(own)
+            own.start = own.wanted[0][1]
+        previous = question.tokens
+    return asks
 
 
 class Tally:

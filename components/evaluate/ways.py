@@ -13,7 +13,7 @@ from typing import Any
 
 from components.evaluate.plan import Ask, Kind, Scored
 
-PROMPTS_PER_CALL = 16
+PROMPTS_PER_CALL = 8
 GREEDY = {"temperature": 0, "max_tokens": 1, "seed": 1234}
 
 NOT_COMPUTED = "-1"

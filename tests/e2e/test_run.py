@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.artifacts import Weights
+from components.artifacts import Scores, Weights
 from components.evaluate import records
 from components.serving.local import serving_python
 
@@ -29,8 +29,11 @@ TASKS = {"arc_easy": 0.25, "hellaswag": 0.25, "piqa": 0.5}
 def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
     """`quantgate run` as a person would start it, output in OUT.txt."""
     command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *options]
+    environment = os.environ | {"QUANTGATE_LEDGER": str(out.parents[1] / "ledger.sqlite")}
     with out.with_suffix(".txt").open("w") as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
 
 
 def processes_of(out: Path) -> list[str]:
@@ -87,7 +90,7 @@ def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
 
 def test_every_variant_answered_the_same_questions(demo: Path) -> None:
     baseline = records.read(demo / "variants" / "bf16" / "full.parquet")
-    assert len(baseline) == 500
+    assert len(baseline) == 800
     for variant in VARIANTS[1:]:
         found = records.read(demo / "variants" / variant / "full.parquet")
         assert [(each.task, each.item_id, each.prompt_hash) for each in found] == [
@@ -132,6 +135,22 @@ def test_mlflow_has_a_parent_run_with_four_children(demo: Path) -> None:
         assert each.data.metrics["piqa.score"] == rows[each.data.params["variant"]]["scores"]["piqa"]
 
 
+def test_tiny_is_not_asked_again_and_a_second_run_asks_nothing(demo: Path) -> None:
+    def scores(run: Path, stage: str) -> Scores:
+        return Scores.read(run / "variants" / "int8" / f"{stage}.json")
+
+    tiny, full = scores(demo, "tiny"), scores(demo, "full")
+    assert (tiny.reused, full.reused) == (0, tiny.requests)
+    second = demo.with_name("second")
+    assert start(second, "--store", str(demo / "store"), "--variants", "int8").wait() == 0
+    for variant in ("bf16", "int8"):
+        name = f"variants/{variant}/full.parquet"
+        assert records.read(second / name) == records.read(demo / name)
+    again = scores(second, "full")
+    assert (again.requests, again.reused) == (full.requests, full.requests)
+    assert again.by_task() == full.by_task()
+
+
 def test_no_process_is_left(demo: Path) -> None:
     assert processes_of(demo) == []
 
@@ -140,7 +159,7 @@ def test_no_process_is_left(demo: Path) -> None:
 def at_work(demo: Path, tmp_path: Path) -> Iterator["tuple[subprocess.Popen[bytes], Path]"]:
     """A second run, on the first one's weights, at the moment when its first server answers questions."""
     out = tmp_path / "second"
-    process = start(out, "--store", str(demo / "store"), "--variants", "int8")
+    process = start(out, "--store", str(demo / "store"), "--variants", "int8", "--no-ledger")
     deadline = time.monotonic() + 300
     while '"step": "tiny"' not in ((out / "progress.jsonl").read_text() if (out / "progress.jsonl").exists() else ""):
         assert process.poll() is None, out.with_suffix(".txt").read_text()
