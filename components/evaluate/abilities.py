@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from components.errors import PrerequisiteError
-from components.evaluate.client import Client, RefusedError, fresh_salt
+from components.evaluate.client import Client, RefusedError, ServerFailedError, fresh_salt
 from components.evaluate.plan import Ask, Kind, Scored
 from components.evaluate.ways import WAYS, BadAnswerError, is_marked
 
@@ -118,12 +118,12 @@ async def try_one(
     salt = fresh_salt()
     try:
         for asks in questions_of(kind):
-            answers = await asyncio.gather(*(client.score_once(session, kind, [ask], salt) for ask in asks))
+            answers = await asyncio.gather(*(client.score_call(session, [ask], salt) for ask in asks))
             found += logliks_of(asks[0].whole, [scored for (scored,) in answers])
         if kind is Kind.SUFFIX:
             await require_marks(client, session, asks, salt)
-    except (RefusedError, BadAnswerError, aiohttp.ClientError, TimeoutError) as error:
-        return None, Ability(kind, f"{type(error).__name__}: {str(error)[:200]} ({HINTS[kind]})")
+    except (ServerFailedError, RefusedError, BadAnswerError, aiohttp.ClientError, TimeoutError) as error:
+        return None, Ability(kind, f"{str(error)[:200] or type(error).__name__} ({HINTS[kind]})")
     difference = max((abs(one - other) for one, other in zip(found, reference or found, strict=True)), default=0.0)
     trouble = f"its answers differ by {difference:.2f} from those of the slower way" if difference > AGREEMENT else ""
     return found, Ability(kind, trouble, difference)

@@ -173,4 +173,4 @@ async def patiently(once: Callable[[], Awaitable[T]]) -> T:
     try:
         return await tried(once)
     except (RefusedError, aiohttp.ClientError, TimeoutError, BadAnswerError) as error:
-        raise ServerFailedError(f"{type(error).__name__}: {error}") from error
+        raise ServerFailedError(str(error) or type(error).__name__) from error

@@ -45,9 +45,9 @@ SUITES = {
             "demo",
             "Three tasks on which a 135M model is above chance, zero-shot as in the model card of SmolLM2.",
             (
-                SuiteTask("arc_easy", "acc", shots=0, chance=0.25, tiny=40, full=320),
-                SuiteTask("hellaswag", "acc_norm", shots=0, chance=0.25, tiny=20, full=120),
-                SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=40, full=360),
+                SuiteTask("arc_easy", "acc", shots=0, chance=0.25, tiny=40, full=220),
+                SuiteTask("hellaswag", "acc_norm", shots=0, chance=0.25, tiny=20, full=80),
+                SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=40, full=260),
             ),
         ),
     )
