@@ -1,11 +1,19 @@
 """Fixtures that several test modules share, and the mark on the tests that need a real S3 server."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.seaweed import s3_location, s3_server
 from tests.tiny_model import tiny_model
 
 __all__ = ["s3_location", "s3_server", "tiny_model"]
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test knows what another one, or a run of this user's, has been answered."""
+    monkeypatch.setenv("QUANTGATE_LEDGER", str(tmp_path / "ledger-of-this-test.sqlite"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

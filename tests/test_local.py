@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def quantgate(out: Path, tiny_model: Path, *options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     python = serving_python(out.with_suffix(".python"))
-    environment = os.environ | {"QUANTGATE_SERVING_PYTHON": str(python)} | settings
+    own = {"QUANTGATE_SERVING_PYTHON": str(python), "QUANTGATE_LEDGER": str(out.with_suffix(".sqlite"))}
+    environment = os.environ | own | settings
     command = [
         sys.executable,
         "-m",
@@ -67,7 +68,7 @@ def test_a_run_tells_its_steps_in_plain_lines_where_there_is_no_terminal(finishe
         assert any(each.startswith(line) for each in lines), line
 
 
-def test_a_second_run_in_the_same_folder_reuses_the_weights_and_asks_anew(
+def test_a_second_run_in_the_same_folder_reuses_the_weights_and_replaces_the_outcome(
     finished: "tuple[Path, str]", tiny_model: Path
 ) -> None:
     out, _ = finished
