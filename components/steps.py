@@ -110,11 +110,10 @@ def evaluate(
     with progress.step(results, stage, serving.variant) as step:
         if earlier and earlier.failure:
             found = earlier.model_copy(update={"stage": stage})
-        elif use_ledger and not serving.failure:
-            with shared(ledger_file(), serving.identity, open_store(store)) as ledger:
-                found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records), ledger)
         else:
-            found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records))
+            known = use_ledger and not serving.failure
+            with shared(ledger_file(), serving.identity, open_store(store)) if known else nullcontext() as ledger:
+                found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records), ledger)
         if not found.failure:
             uri = open_store(results).put_file(Path(records), f"variants/{serving.variant}/{stage}.parquet")
             found = found.model_copy(update={"records": uri})

@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow
@@ -13,9 +14,11 @@ from components.artifacts import Scores, Server
 from components.errors import PrerequisiteError
 from components.evaluate import evaluate, harness, records, rows, suites
 from components.evaluate.endpoint import puts_bos
+from components.evaluate.ledger import shared
 from components.evaluate.suites import Suite, SuiteTask, suite_named
 from components.progress import Step
 from components.serving import lease, local
+from components.store import open_store
 from tests.fake_vllm import serving_python
 
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
@@ -61,21 +64,25 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, "ok")
     step = Step(folder / "progress.jsonl", "tiny", "int8")
-    ledger = folder / "ledger.sqlite"
+    store = open_store(str(folder / "store"))
 
-    def prompts(stage: str, ledger_file: Path | None, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
+    def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
         before = asked(server)
-        found = evaluate(server, SUITE, stage, step, folder / f"{stage}.parquet", ledger_file)
+        known = shared(folder / f"{machine}.sqlite", server.identity, store) if machine else nullcontext()
+        with known as ledger:
+            found = evaluate(server, SUITE, stage, step, folder / f"{stage}.parquet", ledger)
         return found, asked(server) - before - probes
 
-    (tiny, of_tiny), (full, of_rest) = prompts("tiny", ledger), prompts("full", ledger)
+    (tiny, of_tiny), (full, of_rest) = prompts("tiny", "mine"), prompts("full", "mine")
     kept, found = records.read(folder / "tiny.parquet"), records.read(folder / "full.parquet")
-    again, of_again = prompts("full", ledger)
-    at_once, of_all = prompts("full", None)
+    again, of_again = prompts("full", "mine")
+    elsewhere, of_elsewhere = prompts("full", "yours")
+    at_once, of_all = prompts("full", "")
     local.undeploy(server)
 
-    assert (of_tiny, of_rest, of_again, of_all) == (2 * 4, 2 * 6, 0, 2 * 10)
-    assert again.tasks == full.tasks
+    assert (of_tiny, of_rest, of_again, of_elsewhere, of_all) == (2 * 4, 2 * 6, 0, 0, 2 * 10)
+    assert full.tasks == again.tasks == elsewhere.tasks
+    assert (again.reused, elsewhere.reused, at_once.reused) == (2 * 10, 2 * 10, 0)
 
     assert [tiny.failure, full.failure] == ["", ""]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (4, 10)

@@ -120,27 +120,27 @@ def test_when_nothing_can_be_written_that_is_told_once(file: Path, caplog: pytes
 
 def test_answers_are_shared_through_the_store(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
-    with shared(tmp_path / "mine.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+    with shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
         ledger.put(zip(KEYS[:700], ANSWERS[:700], strict=True))
-    with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+    with shared(tmp_path / "yours.sqlite", "a model", store) as ledger:
         assert len(ledger.get(KEYS)) == 700
         ledger.put(zip(KEYS[700:], ANSWERS[700:], strict=True))
-    with shared(tmp_path / "mine.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+    with shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
         assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
-    with shared(tmp_path / "theirs.sqlite", "b model", store) as file, closing(Ledger(file, "b model")) as ledger:
+    with shared(tmp_path / "theirs.sqlite", "b model", store) as ledger:
         assert ledger.count() == 0
 
 
 def test_what_was_answered_before_a_failure_is_shared_too(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
 
-    def fail(file: Path) -> None:
-        filled(file).close()
+    def fail(ledger: Ledger) -> None:
+        ledger.put(zip(KEYS, ANSWERS, strict=True))
         raise RuntimeError
 
-    with pytest.raises(RuntimeError), shared(tmp_path / "mine.sqlite", "a model", store) as file:
-        fail(file)
-    with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+    with pytest.raises(RuntimeError), shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
+        fail(ledger)
+    with shared(tmp_path / "yours.sqlite", "a model", store) as ledger:
         assert ledger.count() == 1200
 
 
@@ -153,8 +153,8 @@ def test_a_store_that_fails_costs_the_sharing_and_nothing_else(
     store = open_store(str(tmp_path / "store"))
     monkeypatch.setattr(store, "get_file", refuse)
     monkeypatch.setattr(store, "put_file", refuse)
-    with caplog.at_level(logging.WARNING), shared(tmp_path / "mine.sqlite", "a model", store) as file:
-        filled(file).close()
+    with caplog.at_level(logging.WARNING), shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
+        ledger.put(zip(KEYS, ANSWERS, strict=True))
     assert caplog.text.count("S3 does not answer") == 3
     with closing(Ledger(tmp_path / "mine.sqlite", "a model")) as ledger:
         assert ledger.count() == 1200
@@ -162,14 +162,14 @@ def test_a_store_that_fails_costs_the_sharing_and_nothing_else(
 
 def test_a_damaged_file_in_the_store_gives_what_is_whole_in_it(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
-    with shared(tmp_path / "mine.sqlite", "a model", store) as file:
-        filled(file).close()
+    with shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
+        ledger.put(zip(KEYS, ANSWERS, strict=True))
     (kept,) = (tmp_path / "store" / "ledger").iterdir()
     data = bytearray(kept.read_bytes())
     data[len(data) // 2 :] = os.urandom(len(data) - len(data) // 2)
     kept.write_bytes(data)
     expected = dict(zip(KEYS, ANSWERS, strict=True))
-    with shared(tmp_path / "yours.sqlite", "a model", store) as file, closing(Ledger(file, "a model")) as ledger:
+    with shared(tmp_path / "yours.sqlite", "a model", store) as ledger:
         found = ledger.get(KEYS)
         assert len(found) < 1200
         assert found.items() <= expected.items()

@@ -13,16 +13,18 @@ from components.evaluate.suites import Suite, SuiteTask
 from components.progress import Step
 
 if TYPE_CHECKING:
+    from components.evaluate.ledger import Ledger
     from components.evaluate.records import Record
 
 
 def evaluate(
-    server: Server, suite: Suite, stage: str, step: Step, records_file: Path, ledger_file: Path | None = None
+    server: Server, suite: Suite, stage: str, step: Step, records_file: Path, ledger: "Ledger | None" = None
 ) -> Scores:
     """Ask the server the stage's items and score them; one record an item goes to `records_file` (Parquet).
 
-    What the ledger in `ledger_file` has of this server's model is not asked again, and every answer goes there as it
-    arrives. A server that fails, dies or answers garbage gives scores with a `failure` and no records: never a number.
+    What the ledger has is not asked again, and every answer goes there as it arrives; it must be the one of the
+    server's `identity`. A server that fails, dies or answers garbage gives scores with a `failure` and no records:
+    never a number.
     """
     nothing = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
     if server.failure:
@@ -44,15 +46,16 @@ def evaluate(
             server.served_name,
             server.model_path,
             server.max_model_len,
-            ledger=str(ledger_file or ""),
-            model_digest=server.identity,
+            ledger=ledger,
         )
         for task in suite.tasks:
             endpoint.watch(teller(step, task.task, len(found), len(todo[task.task]), total))
             found += ask(task, todo[task.task], rows[task.task], endpoint, server.variant)
-    except (ServerFailedError, UnscorableError, PrerequisiteError) as error:
+    except ServerFailedError as error:
         what = f"The server stopped answering during {stage}: {error} Its log: {server.log}"
         return nothing.model_copy(update={"failure": what})
+    except (UnscorableError, PrerequisiteError) as error:
+        return nothing.model_copy(update={"failure": f"{error} The server's log: {server.log}"})
     step.advance(total, total)
     records.write(found, records_file)
     return nothing.model_copy(

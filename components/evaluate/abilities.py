@@ -3,12 +3,13 @@
 import asyncio
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
 
 from components.errors import PrerequisiteError
-from components.evaluate.client import Client, RefusedError, ServerFailedError, fresh_salt
+from components.evaluate.client import Client, RefusedError, ServerFailedError, fresh_salt, patiently
 from components.evaluate.plan import Ask, Kind, Scored
 from components.evaluate.ways import WAYS, BadAnswerError, is_marked
 
@@ -116,25 +117,31 @@ async def try_one(
     """The log-probabilities that one way finds, and what to think of it."""
     found: list[float] = []
     salt = fresh_salt()
+    trouble = ""
     try:
         for asks in questions_of(kind):
             answers = await asyncio.gather(*(client.score_call(session, [ask], salt) for ask in asks))
             found += logliks_of(asks[0].whole, [scored for (scored,) in answers])
-        if kind is Kind.SUFFIX:
-            await require_marks(client, session, asks, salt)
-    except (ServerFailedError, RefusedError, BadAnswerError, aiohttp.ClientError, TimeoutError) as error:
-        return None, Ability(kind, f"{str(error)[:200] or type(error).__name__} ({HINTS[kind]})")
+        if kind is Kind.SUFFIX and not await patiently(partial(marks_cached_rows, client, session, asks, salt)):
+            trouble = "It does not mark the scores that it has not computed, or caches no prefixes."
+    except ServerFailedError as error:
+        trouble = str(error)[:200]
+    if trouble:
+        return None, Ability(kind, f"{trouble} ({HINTS[kind]})")
     difference = max((abs(one - other) for one, other in zip(found, reference or found, strict=True)), default=0.0)
-    trouble = f"its answers differ by {difference:.2f} from those of the slower way" if difference > AGREEMENT else ""
+    if difference > AGREEMENT:
+        trouble = f"its answers differ by {difference:.2f} from those of the slower way"
     return found, Ability(kind, trouble, difference)
 
 
-async def require_marks(client: Client, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> None:
-    """Raises BadAnswerError unless the rows of cached tokens can be told from those that were computed."""
+async def marks_cached_rows(client: Client, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> bool:
+    """Whether the rows of cached tokens can be told from those that were computed, in a prompt asked before."""
     way = WAYS[Kind.SUFFIX]
     answer = await client.post(session, way.path, way.payload(client.model, asks, salt))
-    if not is_marked(answer["prompt_logprobs"][1]):
-        raise BadAnswerError("It does not mark the scores that it has not computed, or caches no prefixes.")
+    try:
+        return is_marked(answer["prompt_logprobs"][1])
+    except (KeyError, IndexError, TypeError) as error:
+        raise BadAnswerError(f"The server's answer cannot be read: {error!r}") from error
 
 
 def logliks_of(whole: tuple[int, ...], scored: list[Scored]) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import aiohttp
 import tenacity
 
-from components.evaluate.plan import Ask, Kind, Scored
+from components.evaluate.plan import Ask, Scored
 from components.evaluate.ways import WAYS, BadAnswerError, calls, score
 
 CONCURRENT_CALLS = 16
@@ -79,20 +79,16 @@ class Client:
         except ValueError as error:
             raise BadAnswerError(f"The server's answer is not JSON: {error}") from error
 
-    async def score_once(self, session: aiohttp.ClientSession, kind: Kind, asks: list[Ask], salt: str) -> list[Scored]:
-        """The asks of one call, tried once."""
-        way = WAYS[kind]
-        return score(kind, asks, await self.post(session, way.path, way.payload(self.model, asks, salt)))
-
     async def score_call(self, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> list[Scored]:
         """The asks of one call, tried again while that can help.
 
         Another try takes nothing from the prefix cache, as a suffix whose wanted rows came from there has no answer.
         """
+        way = WAYS[asks[0].kind]
         salts = chain([salt], (fresh_salt() for _ in count()))
 
         async def once() -> list[Scored]:
-            return await self.score_once(session, asks[0].kind, asks, next(salts))
+            return score(way, asks, await self.post(session, way.path, way.payload(self.model, asks, next(salts))))
 
         return await patiently(once)
 
@@ -135,7 +131,7 @@ class Client:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.concurrency):
                     group.create_task(worker())
-        except* (ServerFailedError, BadAnswerError) as errors:
+        except* ServerFailedError as errors:
             raise ServerFailedError(str(errors.exceptions[0])) from errors.exceptions[0]
 
 

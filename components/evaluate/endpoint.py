@@ -8,8 +8,6 @@ travels to the server, and in which order, is decided here. It works in lm-eval 
 
 import asyncio
 import copy
-import json
-import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +22,6 @@ from components.evaluate.abilities import Abilities, abilities
 from components.evaluate.client import CONCURRENT_CALLS, TIMEOUT_S, Client
 from components.evaluate.ledger import Ledger
 from components.evaluate.plan import Ask, Kind, Loglik, Question, Scored, Tally, plan
-
-log = logging.getLogger(__name__)
 
 NAME = "vllm-endpoint"
 ARGUMENTS = "base_url, model, tokenizer, max_length, ledger, model_digest, way, num_concurrent, timeout"
@@ -45,8 +41,9 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
 
     `base_url` is the API's base; `model` the served name (the server's first when left out); `tokenizer` the folder or
     name of its tokenizer; `max_length` the tokens a prompt and its answer may have together (default: what the server
-    tells). `ledger` is the file of an answer ledger, which needs `model_digest`: a name under which the answers of
-    exactly this model, engine and settings are found again. `way` keeps to one of `suffix`, `read`, `echo`.
+    tells). `ledger` is an open answer ledger, which stays its owner's to close, or the file of one, which needs
+    `model_digest`: a name under which the answers of exactly this model and its settings are found again. `way` keeps
+    to one of `suffix`, `read`, `echo`.
 
     BOS is put in front exactly when the model's own tokenizer does so.
     """
@@ -57,14 +54,14 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         model: str = "",
         tokenizer: str = "",
         max_length: int | str = 0,
-        ledger: str = "",
+        ledger: Ledger | str | None = None,
         model_digest: str = "",
         way: str = "",
         num_concurrent: int | str = CONCURRENT_CALLS,
         timeout: int | str = TIMEOUT_S,
         **settings: Any,
     ) -> None:
-        if ledger and not model_digest:
+        if isinstance(ledger, str) and not model_digest:
             raise ValueError("A ledger needs model_digest=…: whose answers it keeps.")
         self.client = Client(base_url, model, int(num_concurrent), float(timeout))
         self.server: Abilities = abilities(self.client)
@@ -81,7 +78,9 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
             **settings,
         )
         self.add_bos_token = puts_bos(self.tokenizer)
-        self.ledger = Ledger(Path(ledger), f"{model_digest}, vLLM {self.server.version}") if ledger else None
+        if isinstance(ledger, str):
+            ledger = Ledger(Path(ledger), f"{model_digest}, vLLM {self.server.version}")
+        self.ledger = ledger
         self.on_answer: OnAnswer = lambda _answered, _asked: None
         self.requests = self.reused = self.truncated = 0
 
@@ -205,7 +204,7 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
     def generation_key(payload: dict[str, Any]) -> ledger.Key:
         """The ledger's key of one prompt's generation."""
         settings = {name: value for name, value in payload.items() if name not in ("prompt", "model")}
-        return ledger.generation_key(tuple(payload["prompt"][0]), json.loads(json.dumps(settings)))
+        return ledger.generation_key(tuple(payload["prompt"][0]), settings)
 
 
 class Progress:

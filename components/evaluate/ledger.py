@@ -176,7 +176,7 @@ def ledger_file() -> Path:
 
 
 @contextmanager
-def shared(file: Path, identity: str, store: "Store") -> Iterator[Path]:
+def shared(file: Path, identity: str, store: "Store") -> Iterator[Ledger]:
     """The ledger in `file`, with what others who use the store have answered; theirs gets what the block added.
 
     The store keeps one file a book. Of two that write at the same moment the later one's remains, which loses no
@@ -186,7 +186,7 @@ def shared(file: Path, identity: str, store: "Store") -> Iterator[Path]:
         take_from(store, ledger)
         before = ledger.count()
         try:
-            yield file
+            yield ledger
         finally:
             if ledger.count() > before:
                 take_from(store, ledger)

@@ -129,22 +129,19 @@ def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
     """One read for every distinct position of the questions (sorted by their tokens)."""
     reads: list[Ask] = []
     path: dict[int, Ask] = {}  # position -> the read on the walk's present path
-    ids: dict[int, set[int]] = {}
     previous: Tokens = ()
     for member in members:
         question = questions[member]
         common = shared(previous, question.tokens)
+        path = {position: ask for position, ask in path.items() if position <= common}
         for position in range(question.start, len(question.tokens)):
-            if position > common or position not in path:
+            if position not in path:
                 path[position] = Ask(Kind.READ, question.tokens, position)
-                ids[id(path[position])] = set()
                 reads.append(path[position])
             path[position].wanted.append((member, position))
-            ids[id(path[position])].add(question.tokens[position])
-        path = {position: ask for position, ask in path.items() if position < len(question.tokens)}
         previous = question.tokens
     for ask in reads:
-        ask.ids = tuple(sorted(ids[id(ask)]))
+        ask.ids = tuple(sorted({questions[member].tokens[position] for member, position in ask.wanted}))
     return reads
 
 

@@ -148,10 +148,10 @@ WAYS = {
 }
 
 
-def score(kind: Kind, asks: list[Ask], answer: Any) -> list[Scored]:
+def score(way: Way, asks: list[Ask], answer: Any) -> list[Scored]:
     """`Way.scored`, with every shape that cannot be read as a BadAnswerError."""
     try:
-        return WAYS[kind].scored(asks, answer)
+        return way.scored(asks, answer)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, BadAnswerError):
             raise

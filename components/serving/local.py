@@ -87,9 +87,9 @@ def deploy(
     log = results / "logs" / f"vllm-{variant}.log"
     served_name = f"quantgate-{variant}"
     server = Server(variant=variant)
+    answering, settings = vllm_settings(engine, model_path, options)
     for _ in range(PORTS_TRIED):
         port = free_port()
-        answering, settings = vllm_settings(engine, model_path, options)
         command = vllm_command(engine, model_path, served_name, port, answering)
         by_hand = shlex.join([*(f"{name}={value}" for name, value in settings.items()), *command])
         server = Server(
@@ -162,7 +162,8 @@ def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = (
     """The options that can change an answer, the given ones last, and the environment variables that vLLM needs."""
     chosen = ["--max-model-len", str(max_model_len(model_path))]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    settings["PYTHONPATH"] = str(Path(__file__).with_name("vllm_plugin"))
+    plugin = str(Path(__file__).with_name("vllm_plugin"))
+    settings["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
     if engine.on_cpu:
         # eager: compiling takes a minute more than it gains here; small blocks (multiples of 32 on CPU) make the prefix
         # cache fine-grained; small batches bound the memory that the logits of a whole prompt take
