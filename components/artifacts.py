@@ -114,6 +114,8 @@ class TaskScore(Artifact):
     """What guessing scores."""
     version: str
     """lm-eval's version of the task."""
+    settings: str = ""
+    """How texts were generated, as JSON; empty where nothing was."""
 
 
 class Scores(Artifact):
@@ -126,6 +128,13 @@ class Scores(Artifact):
     tasks: tuple[TaskScore, ...] = ()
     records: str = ""
     """The Parquet file with one row per item."""
+    again: str = ""
+    """The same of a second pass over the same items, which measures the noise floor; empty where there was none."""
+    look: int = 1
+    """At which of the planned looks at the answers these were all: the last, unless the variant was stopped early."""
+    looks: int = 1
+    planned_items: int = 0
+    """What the stage would have asked; 0 where that is what was asked."""
     rows_source: str = ""
     """Where the benchmark rows came from, with digest."""
     engine: str = ""
@@ -142,21 +151,85 @@ class Scores(Artifact):
         return {each.task: each.score for each in self.tasks}
 
 
+class LimitEvidence(Artifact):
+    """One limit of the policy and what the answers say of it. Shares, points, nats or a ratio, by `kind`."""
+
+    what: str
+    """A task's name, or `average`."""
+    kind: str
+    """drop, divergence, perplexity."""
+    limit: float
+    estimate: float | None
+    lower: float | None
+    """One-sided confidence bound; None where there is none."""
+    upper: float | None
+    outcome: str
+    """passed, exceeded, open, undecidable (below the noise floor), uninformative (the baseline is not above chance)."""
+    further_items: int | None = None
+    """How many more would settle an open limit at 80 % power, were the estimate the truth; None: no number would."""
+
+
+class TaskEvidence(Artifact):
+    """What pairing one task's items shows."""
+
+    task: str
+    items: int
+    clusters: int = 0
+    """0 where each item stands for itself."""
+    informative: bool
+    """Whether the baseline is above chance, one-sided; where it is not, no drop can show."""
+    drop_lower: float | None = None
+    drop_upper: float | None = None
+    lost: int
+    """Right before, wrong now."""
+    gained: int
+    flip_rate: float
+    flip_rate_lower: float
+    flip_rate_upper: float
+    mcnemar_p: float
+    """Exact, two-sided, against "as many are gained as lost"."""
+    kl: float | None = None
+    """Mean KL divergence of the choices' distribution from the baseline's, in nats an item."""
+    kl_stderr: float | None = None
+    noise_floor: float | None = None
+    """The share of answers that flip between two passes of the baseline; None where that was not measured."""
+
+
 class Verdict(Artifact):
     """One row of the decision matrix."""
 
     variant: str
     verdict: str
-    """reference, ship, monitor, ab_test, reject, not_comparable, failed."""
+    """reference, ship, monitor, ab_test, reject, inconclusive, not_comparable, failed."""
     sentence: str
     """Why, for a release manager."""
     next_step: str
     size_bytes: int = 0
     scores: dict[str, float] = {}
     drops: dict[str, float] = {}
-    """Per task, relative to the baseline: 0.02 is a loss of 2 %; negative is a gain."""
+    """Per task, relative to the baseline (or in points, if the policy says so): 0.02 is 2 %; negative is a gain."""
     average_drop: float | None = None
-    """Drop of the mean score, relative to the baseline's; None where it could not be measured."""
+    """Drop of the mean score, likewise; None where it could not be measured."""
+    form: str = "point"
+    """evidence: with confidence bounds from per-item answers; point: measured drops, taken at their word."""
+    confidence: float | None = None
+    """Of each one-sided bound against letting it through, corrected for its number of variants and looks."""
+    limits: tuple[LimitEvidence, ...] = ()
+    tasks: tuple[TaskEvidence, ...] = ()
+    items: int = 0
+    planned_items: int = 0
+    """More than `items` where the variant was stopped early."""
+
+
+class Comparison(Artifact):
+    """Two variants beside one another on the same items."""
+
+    better: str
+    worse: str
+    difference: float
+    """Of the mean score, in points of 1."""
+    p: float
+    """Two-sided, corrected by Holm for all pairs of the run."""
 
 
 class Decision(Artifact):
@@ -172,6 +245,8 @@ class Decision(Artifact):
     weights: tuple[Weights, ...]
     scores: tuple[Scores, ...]
     """The last stage that each variant reached."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Of the variants that were judged by evidence, each pair once."""
 
     @property
     def engine(self) -> str:

@@ -1,7 +1,8 @@
 """Weights and scores for the gate's tests, and a decision on them."""
 
 from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.gate import decide
+from components.gate.decision import decide
+from components.gate.policy import use_case_named
 
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=6_400_000_000)
 SIZES = {"bf16": 6_400_000_000, "int8": 3_200_000_000, "int4-g128": 1_800_000_000, "int4-g64": 2_000_000_000}
@@ -23,7 +24,7 @@ def weights_of(variant: str, failure: str = "") -> Weights:
 
 
 def decide_on(use_case: str, weights: list[Weights], scores: list[Scores]) -> Decision:
-    return decide(MODEL, "guide", use_case, weights, scores)
+    return decide(MODEL, "guide", use_case_named(use_case), weights, scores)
 
 
 def judge_pair(baseline: Scores, variant: Scores, use_case: str = "general-chat") -> Verdict:

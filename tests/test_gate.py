@@ -5,10 +5,9 @@ import pytest
 
 from components.artifacts import Decision, Verdict
 from components.errors import PrerequisiteError
-from components.gate import policy_in_words
 from components.gate.candidate import candidate
 from components.gate.point import judge
-from components.gate.policy import UseCase
+from components.gate.policy import UseCase, use_case_named
 from tests.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
 
 GUIDE = {
@@ -250,7 +249,7 @@ def test_a_decision_carries_what_it_rests_on_and_survives_its_file(tmp_path: Pat
         "math-tutoring", [weights_of(name) for name in GUIDE], [scores_of(name, row) for name, row in GUIDE.items()]
     )
     assert (decision.model, decision.suite, decision.use_case) == (MODEL, "guide", "math-tutoring")
-    assert decision.policy == policy_in_words("math-tutoring")
+    assert decision.policy == use_case_named("math-tutoring").policy_in_words()
     decision.write(tmp_path / "decision.json")
     assert Decision.read(tmp_path / "decision.json") == decision
     assert json.loads((tmp_path / "decision.json").read_text(encoding="utf-8"))["verdicts"][0]["variant"] == "bf16"

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.gate import check_use_case, policy_in_words, required_tasks, use_case_names
 from components.gate.change import Change, apart, percent
-from components.gate.policy import BANDS, band_of, next_step, read_use_case, side
+from components.gate.policy import check_use_case, next_step, read_use_case, side, use_case_named, use_case_names
 
 
 def test_a_side_is_exact_beyond_the_float_error() -> None:
@@ -14,12 +13,12 @@ def test_a_side_is_exact_beyond_the_float_error() -> None:
 
 
 def test_a_large_gain_ships_and_a_total_loss_is_rejected() -> None:
-    assert band_of(-3.0).verdict == "ship"
-    assert band_of(1.0).verdict == "reject"
+    assert use_case_named("code").band_of(-3.0).verdict == "ship"
+    assert use_case_named("code").band_of(1.0).verdict == "reject"
 
 
 def test_each_use_case_requires_the_task_it_limits() -> None:
-    assert {name: required_tasks(name) for name in use_case_names()} == {
+    assert {name: use_case_named(name).required() for name in use_case_names()} == {
         "code": ("humaneval",),
         "general-chat": (),
         "math-tutoring": ("gsm8k",),
@@ -28,50 +27,121 @@ def test_each_use_case_requires_the_task_it_limits() -> None:
 
 
 def test_a_suite_with_the_required_task_passes_the_check() -> None:
-    check_use_case("math-tutoring", ["arc_easy", "gsm8k"])
-    check_use_case("general-chat", iter(["arc_easy"]))
+    check_use_case(use_case_named("math-tutoring"), ["arc_easy", "gsm8k"])
+    check_use_case(use_case_named("general-chat"), iter(["arc_easy"]))
 
 
 def test_a_suite_without_the_required_task_is_refused_before_the_run() -> None:
     with pytest.raises(PrerequisiteError) as refusal:
-        check_use_case("math-tutoring", iter(["arc_easy", "mmlu"]))
+        check_use_case(use_case_named("math-tutoring"), iter(["arc_easy", "mmlu"]))
     assert str(refusal.value) == (
-        "The use case math-tutoring limits the drop on gsm8k, which this suite does not score: it scores arc_easy,"
+        "The use case math-tutoring limits gsm8k, which this suite does not score: it scores arc_easy,"
         " mmlu. Choose a suite with gsm8k, or a use case that this suite can answer for: general-chat, summarization."
     )
 
 
 def test_a_task_of_another_name_does_not_stand_in_for_the_required_one() -> None:
-    with pytest.raises(PrerequisiteError, match="limits the drop on gsm8k"):
-        check_use_case("math-tutoring", ["tinyGSM8k"])
+    with pytest.raises(PrerequisiteError, match="limits gsm8k"):
+        check_use_case(use_case_named("math-tutoring"), ["tinyGSM8k"])
 
 
 def test_the_policy_in_words_says_bands_and_limits() -> None:
-    assert policy_in_words("math-tutoring") == (
+    assert use_case_named("math-tutoring").policy_in_words() == (
         "average drop: ship under 1 %, monitor from 1 % to under 3 %, A/B test from 3 % to 5 %, reject over 5 %;"
         " math-tutoring: gsm8k at most 2 %, else reject; drops are relative to the baseline's score"
     )
-    assert "general-chat: average at most 5 %, else reject" in policy_in_words("general-chat")
+    assert "general-chat: average at most 5 %, else reject" in use_case_named("general-chat").policy_in_words()
+
+
+LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
+KEYS = "name, drop, confidence, missing_tasks, bands, max_drop, max_average_drop, max_divergence, max_perplexity_ratio"
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("name: mine\nmax_drops: {gsm8k: 0.02}\n", "max_drops"),
-        ("name: mine\n", "sets no limit"),
-        ("name: mine\nmax_drop: {gsm8k: 2}\n", "less than 1"),
-        ("name: mine\nmax_drop: {gsm8k: 2 %}\n", "valid number"),
-        ("name: mine\nmax_drop: {gsm8k: .nan}\n", "finite number"),
-        ("name: other\nmax_drop: {gsm8k: 0.02}\n", "same name"),
-        ("name: [mine\n", "correct the file"),
-        ("", "correct the file"),
+        ("name: mine\nmax_drops: {gsm8k: 0.02}\n", f"line 2: unknown key max_drops; the keys are {KEYS}"),
+        ("max_average_drop: 5 %\n", "line 1: name is missing"),
+        ("name: mine\n", "line 1: it sets no limit: give max_drop, max_average_drop, max_div"),
+        ("name: mine\nmax_drop:\n  gsm8k: 2\n", f"line 3: max_drop.gsm8k: 2 is not allowed: {LIMITS}"),
+        (
+            "name: mine\nmax_drop:\n  mmlu: 1 %\n  gsm8k: 100 %\n",
+            f"line 4: max_drop.gsm8k: 1.0 is not allowed: {LIMITS}",
+        ),
+        ("name: mine\nmax_drop: {gsm8k: -0.01}\n", f"line 2: max_drop.gsm8k: -0.01 is not allowed: {LIMITS}"),
+        ("name: mine\nmax_drop: {gsm8k: .nan}\n", f"line 2: max_drop.gsm8k: nan is not allowed: {LIMITS}"),
+        ("name: mine\nmax_drop: {gsm8k: true}\n", f"line 2: max_drop.gsm8k: True is not allowed: {LIMITS}"),
+        ("name: mine\nmax_drop: {gsm8k: two}\n", "line 2: max_drop.gsm8k: 'two' is no share: write it as 2 % or 0.02"),
+        (
+            "name: mine\nmax_average_drop: 5 %\ndrop: absolut\n",
+            "line 3: drop: Input should be 'relative' or 'absolute'",
+        ),
+        (
+            "name: mine\nmax_average_drop: 5 %\nmissing_tasks: ignore\n",
+            "line 3: missing_tasks: Input should be 'refuse' or 'skip'",
+        ),
+        (
+            "name: mine\nmax_average_drop: 5 %\nconfidence: 0.4\n",
+            "line 3: confidence: 0.4 is not allowed: a confidence is from 50 % to less than 100 %",
+        ),
+        (
+            "name: mine\nmax_average_drop: 5 %\nbands:\n  ship: 1 %\n  monitor: 6 %\n  ab_test: 5 %\n",
+            "line 3: bands: the bands must ascend: ship < monitor < ab_test",
+        ),
+        (
+            "name: mine\nmax_average_drop: 5 %\nbands: {ship: 1 %, monitor: 3 %, abtest: 5 %}\n",
+            "line 3: bands.ab_test is missing; line 3: unknown key bands.abtest; the keys are ship, monitor, ab_test",
+        ),
+        ("name: mine\nmax_perplexity_ratio: {wikitext: 0.9}\n", "a perplexity ratio is 1 or more, as 1.05"),
+        ("name: mine\nmax_divergence: {mmlu: -1}\n", "a divergence is a number of nats, 0 or more"),
+        ("name: mine\nmax_average_drop: 5 %\nname: yours\n", "line 3: name stands there twice"),
+        ("name: mine\nmax_drop:\n  gsm8k: 1 %\n  gsm8k: 9 %\n", "line 4: gsm8k stands there twice"),
+        ("name: [mine\n", "line 2: this is not YAML: expected"),
+        ("- name\n", "line 1: a list of keys is expected, of name"),
+        ("", "line 1: a list of keys is expected, of name"),
     ],
 )
-def test_a_use_case_file_that_says_something_else_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+def test_a_policy_that_says_something_else_is_refused_with_file_line_and_what_is_allowed(
+    text: str, complaint: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(PrerequisiteError, match=complaint):
+    with pytest.raises(PrerequisiteError) as refusal:
         read_use_case(path)
+    assert str(refusal.value).startswith(f"{path}, line ")
+    assert complaint in str(refusal.value)
+    assert str(refusal.value).endswith("Correct the file.")
+
+
+def test_a_policy_may_change_everything(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: ours\ndrop: absolute\nconfidence: 99 %\nmissing_tasks: skip\nmax_drop: {mmlu: 1.5 %}\n"
+        "bands: {ship: 0.5 %, monitor: 0.01, ab_test: 2 %}\nmax_divergence: {mmlu: 0.05}\n"
+        "max_perplexity_ratio: {wikitext: 1.05}\n",
+        encoding="utf-8",
+    )
+    found = read_use_case(path)
+    assert found.alpha == pytest.approx(0.01)
+    assert (found.relative, found.required()) == (False, ())
+    assert found.policy_in_words() == (
+        "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 points, A/B test from 1 points to"
+        " 2 points, reject over 2 points; ours: mmlu at most 1.5 points, divergence on mmlu at most 0.05 nats,"
+        " perplexity on wikitext at most 1.05 times, else reject; drops are in points of 100"
+    )
+
+
+def test_every_shipped_policy_holds_and_is_named_after_its_file() -> None:
+    for name in use_case_names():
+        assert use_case_named(name).name == name
+        assert use_case_named(name).edges == (0.01, 0.03, 0.05)
+        assert (use_case_named(name).confidence, use_case_named(name).missing_tasks) == (0.95, "refuse")
+
+
+def test_a_missing_task_may_be_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nmissing_tasks: skip\nmax_drop: {gsm8k: 2 %}\n", encoding="utf-8")
+    check_use_case(read_use_case(path), ["arc_easy"])
 
 
 def test_a_use_case_may_limit_several_tasks_and_the_average(tmp_path: Path) -> None:
@@ -96,7 +166,7 @@ def test_the_next_step_depends_on_verdict_and_variant(verdict: str, variant: str
 
 
 def test_the_bands_ascend_and_leave_no_drop_without_a_verdict() -> None:
-    uppers = [band.upper for band in BANDS]
+    uppers = [band.upper for band in use_case_named("code").band_list()]
     assert uppers == sorted(uppers)
     assert uppers[-1] == math.inf
 

@@ -5,21 +5,36 @@ Two numbers that were not measured the same way are not compared: the first diff
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from components.artifacts import Scores, TaskScore, Weights
+from components.gate import answers as items
+from components.gate.answers import Answers
+
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Metrics of which less is better: they are limited by themselves and belong to no average."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One variant's weights and scores; the scores hold tasks, or a failure."""
+    """One variant's weights, scores and answers; the scores hold tasks, or a failure."""
 
     weights: Weights
     scores: Scores
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+    """Per task; empty where per-item results do not exist."""
+    again: Mapping[str, Answers] = field(default_factory=dict)
+    """Those of a second pass, where there was one."""
 
     @property
     def name(self) -> str:
         return self.weights.variant
+
+    @property
+    def averaged(self) -> dict[str, float]:
+        """Each task's score, of those that an average is taken of."""
+        return {each.task: each.score for each in self.scores.tasks if each.metric not in PERPLEXITIES}
 
     @property
     def failure(self) -> str:
@@ -27,13 +42,22 @@ class Candidate:
         return self.weights.failure or self.scores.failure
 
 
-def candidate(weights: Weights, scores: Scores | None, suite: str) -> Candidate:
-    """The two as one, with a failure in place of scores that are missing or are no scores."""
+def candidate(
+    weights: Weights,
+    scores: Scores | None,
+    suite: str,
+    answers: Mapping[str, Answers] | None = None,
+    again: Mapping[str, Answers] | None = None,
+) -> Candidate:
+    """All of it as one, with a failure in place of scores that are missing or are no scores."""
     if scores is None:
         reason = weights.failure or f"No scores of {weights.variant} reached the gate."
         return Candidate(weights, Scores(variant=weights.variant, suite=suite, stage="", failure=reason))
-    reason = scores.failure or _fault(scores, suite) or weights.failure
-    return Candidate(weights, scores.model_copy(update={"tasks": (), "failure": reason}) if reason else scores)
+    found = answers or {}
+    reason = scores.failure or _fault(scores, suite) or weights.failure or _unlike(scores, found)
+    if reason:
+        return Candidate(weights, scores.model_copy(update={"tasks": (), "failure": reason}))
+    return Candidate(weights, scores, found, again or {})
 
 
 def first_difference(baseline: Candidate, variant: Candidate) -> str:
@@ -41,7 +65,8 @@ def first_difference(baseline: Candidate, variant: Candidate) -> str:
     if baseline.weights.baseline_digest != variant.weights.baseline_digest:
         return "its weights were made from another model than the baseline's"
     ours, theirs = variant.scores, baseline.scores
-    if ours.stage != theirs.stage:
+    stopped = ours.look < ours.looks
+    if ours.stage != theirs.stage and not stopped:
         return f"it was scored in stage {ours.stage}, the baseline in stage {theirs.stage}"
     if ours.rows_source != theirs.rows_source:
         return f"its items came from {ours.rows_source!r}, the baseline's from {theirs.rows_source!r}"
@@ -52,15 +77,23 @@ def first_difference(baseline: Candidate, variant: Candidate) -> str:
         if task not in theirs.by_task():
             return f"it has a score for {task}, the baseline has none"
     expected = {each.task: each for each in theirs.tasks}
-    return next((found for each in ours.tasks if (found := _task_difference(expected[each.task], each))), "")
+    for each in ours.tasks:
+        found = _task_difference(expected[each.task], each, partly=stopped and bool(variant.answers))
+        if not found and each.task in variant.answers and each.task in baseline.answers:
+            pair = baseline.answers[each.task], variant.answers[each.task]
+            found = items.first_difference(*pair, partly=stopped)
+        if found:
+            return found
+    return ""
 
 
-def _task_difference(baseline: TaskScore, variant: TaskScore) -> str:
+def _task_difference(baseline: TaskScore, variant: TaskScore, *, partly: bool) -> str:
     for what, theirs, ours in (
         ("metric", baseline.metric, variant.metric),
         ("task version", baseline.version, variant.version),
         ("number of shots", baseline.shots, variant.shots),
-        ("number of items", baseline.items, variant.items),
+        ("generation setting", baseline.settings or "none", variant.settings or "none"),
+        ("number of items", baseline.items, baseline.items if partly else variant.items),
     ):
         if ours != theirs:
             return f"on {variant.task} its {what} is {ours}, the baseline's is {theirs}"
@@ -81,4 +114,22 @@ def _fault(scores: Scores, suite: str) -> str:
             return f"{scores.variant} scored {each.score} on {each.task}: that is no score."
         if each.items < 1:
             return f"{scores.variant} has a score for {each.task} over {each.items} items: nothing was measured."
+    return ""
+
+
+def _unlike(scores: Scores, found: Mapping[str, Answers]) -> str:
+    """Why the answers are not those that were scored, in a sentence; empty when they are, or there are none."""
+    if not found:
+        return ""
+    for each in scores.tasks:
+        if each.task not in found:
+            return f"{scores.variant} has a score for {each.task}, but no answers to its items."
+        if reason := items.fault(found[each.task]):
+            return f"{scores.variant} cannot be judged: {reason}."
+        answered = found[each.task]
+        if answered.units is None and not math.isclose(float(answered.scores.mean()), each.score, abs_tol=1e-9):
+            return (
+                f"{scores.variant} scored {each.score:.6f} on {each.task}, its answers {answered.scores.mean():.6f}:"
+                " they are not from one evaluation."
+            )
     return ""

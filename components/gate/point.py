@@ -4,15 +4,13 @@ It does not ask how sure the measurement is. Every metric is read as "higher is 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from components.artifacts import Scores, Verdict
 from components.gate.candidate import Candidate
 from components.gate.change import Change
-from components.gate.policy import BANDS, UseCase, band_of, limit_in_words, next_step, side
-
-BAND_EDGES = tuple(band.upper for band in BANDS if math.isfinite(band.upper))
+from components.gate.policy import UseCase, next_step, side
 
 
 def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict:
@@ -21,10 +19,15 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
     `reject` when a limit of the use case is exceeded or the average lies in that band; otherwise `not_comparable` when
     a drop that the policy asks about does not exist because the baseline scores 0; otherwise the average's band.
     """
-    before, after = baseline.scores.by_task(), variant.scores.by_task()
-    tasks = {task: Change(task, before[task], after[task]) for task in before if before[task] > 0}
-    average = Change("the average", mean(before.values()), mean(after.values())) if tasks else None
-    ruling = _ruling(use_case, tasks, average)
+    before, after = baseline.averaged, variant.averaged
+    tasks = {
+        task: Change(task, before[task], after[task], use_case.relative)
+        for task in before
+        if before[task] > 0 or not use_case.relative
+    }
+    averages = mean(before.values()), mean(after.values())
+    average = Change("the average", *averages, use_case.relative) if tasks else None
+    ruling = _ruling(use_case, before, tasks, average)
     measured = ruling.verdict != "not_comparable"
     return Verdict(
         variant=variant.name,
@@ -32,7 +35,7 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
         sentence="; ".join([ruling.reason, *_reservations(baseline.scores)]) + ".",
         next_step=ruling.next_step or next_step(ruling.verdict, variant.name),
         size_bytes=variant.weights.size_bytes,
-        scores=after,
+        scores=variant.scores.by_task(),
         drops={task: change.drop for task, change in tasks.items()} if measured else {},
         average_drop=average.drop if average and measured else None,
     )
@@ -52,24 +55,25 @@ class _Ruling:
     """Empty: the verdict's usual one."""
 
 
-def _ruling(use_case: UseCase, tasks: dict[str, Change], average: Change | None) -> _Ruling:
+def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change], average: Change | None) -> _Ruling:
     """What follows from the drops; `tasks` and `average` hold those that exist, none where the baseline scores 0."""
     if average is None:
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on every task")
+    in_words = use_case.in_words_of
     limits = [(tasks[task], limit) for task, limit in use_case.max_drop.items() if task in tasks]
     if use_case.max_average_drop is not None:
         limits.append((average, use_case.max_average_drop))
     over = [(change, limit) for change, limit in limits if side(change.drop, limit) > 0]
     if over:
         return _Ruling("reject", _over_its_limits(use_case, average, over))
-    band = band_of(average.drop)
-    unmeasured = [task for task in use_case.max_drop if task not in tasks]
+    band = use_case.band_of(average.drop)
+    unmeasured = [task for task in use_case.max_drop if task in before and task not in tasks]
     if unmeasured and band.verdict != "reject":
         limited = f"{', '.join(unmeasured)}, which {use_case.name} limits"
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on {limited}")
-    by_band = f"{band.opening} for {use_case.name}: {average.told(*BAND_EDGES)}, in the band {band.range_in_words}"
+    by_band = f"{band.opening} for {use_case.name}: {average.told(*use_case.edges)}, in the band {band.range_in_words}"
     kept = [
-        f"{'the limit on it' if change == average else f'{change.told(limit)}, the limit'} is {limit_in_words(limit)}"
+        f"{'the limit on it' if change == average else f'{change.told(limit)}, the limit'} is {in_words(limit)}"
         for change, limit in limits
     ]
     return _Ruling(band.verdict, "; ".join([by_band, *kept]))
@@ -81,10 +85,12 @@ def _unmeasurable(reason: str) -> _Ruling:
 
 
 def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change, float]]) -> str:
-    band = band_of(average.drop)
-    broken = ", and ".join(f"{change.told(limit)}, the limit is {limit_in_words(limit)}" for change, limit in over)
+    band = use_case.band_of(average.drop)
+    broken = ", and ".join(
+        f"{change.told(limit)}, the limit is {use_case.in_words_of(limit)}" for change, limit in over
+    )
     told_already = average in [change for change, _ in over]
-    by_band = "the bands" if told_already else f"the average {average.named(*BAND_EDGES)}"
+    by_band = "the bands" if told_already else f"the average {average.named(*use_case.edges)}"
     would_say = "would say reject too" if band.verdict == "reject" else f"alone would say {band.verdict_in_words}"
     return f"Rejected for {use_case.name}: {broken}; {by_band} {would_say}"
 

@@ -1,0 +1,294 @@
+"""How sure a paired drop is: p-values and one-sided bounds that keep their promise on few items as on many.
+
+Both models answered the same items, with scores x (baseline) and y (variant) between 0 and 1. The drop is at most m
+when the mean of w is at most 0, with w = (1 - m) x - y for a drop relative to the baseline's score, and w = x - y - m
+for an absolute one: a relative margin is tested without a ratio.
+
+*Item by item*, Gaffke's test of the mean of a bounded variable: one more item is added, the worst that could have
+been drawn (right before, wrong now), every item gets a random weight (exponential, as in the Bayesian bootstrap), and
+p is the probability that the weighted sum is still on the wrong side. For scores of 0 and 1 it becomes Clopper and
+Pearson's exact test; it needs no normal approximation and takes fractional scores. `benchmarks/gate_errors.py` counts
+its errors. Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467; E. Learned-Miller and P. Thomas, A New
+Confidence Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). Several tasks are averaged by
+melding their distributions: M. Fay, M. Proschan and E. Brittain, Biometrics 71 (2015) 146-156.
+
+*Cluster by cluster*, where items belong together: a t-test on the clusters' sums with the variance of the jackknife
+that leaves out a cluster at a time (CR3 in J. MacKinnon, M. Nielsen and M. Webb, J. of Econometrics 232 (2023)
+272-299), its degrees of freedom from Kish's effective number of clusters. Where there are clusters, the larger of both
+p-values counts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import stdtr
+
+Numbers = NDArray[np.float64]
+
+INTEGRALS = ((32, 5.0), (96, 6.0), (300, 7.5), (1000, 9.0), (4000, 11.0))
+"""Points of the integral of a tail, and how far it reaches: until two ways to it agree."""
+AGREEMENT, TINIEST = 1e-6, 1e-13
+MOST_PAIRS = 2000
+DROPS, SCORES = 64, 4
+"""More distinct pairs of scores than that are put on a grid of so many drops and baseline scores from 0 to 1."""
+LARGEST_GAIN = 1000.0
+"""Lower bounds of relative drops end here: a gain of so many times the baseline's score is as good as any."""
+CLOSE = 1e-10
+
+Excess = Callable[[Numbers, Numbers, Numbers | float], Numbers]
+"""w, of scores x and y summed over a number of items."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A task's sums over its clusters, one entry a cluster."""
+
+    items: Numbers
+    before: Numbers
+    after: Numbers
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How two models scored on one task's items: each distinct pair of scores, and how many items had it."""
+
+    before: Numbers
+    after: Numbers
+    counts: Numbers
+    clusters: Clusters | None = None
+    """None where each item stands for itself."""
+
+    @property
+    def items(self) -> float:
+        """The number of items."""
+        return float(self.counts.sum())
+
+    def swapped(self) -> "Pairs":
+        """The same items with baseline and variant exchanged."""
+        clusters = self.clusters and Clusters(self.clusters.items, self.clusters.after, self.clusters.before)
+        return Pairs(self.after, self.before, self.counts, clusters)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a drop is measured in: shares of the baseline's score, or points."""
+
+    relative: bool
+
+    def excess(self, before: Numbers, after: Numbers, items: Numbers | float, margin: float) -> Numbers:
+        """w of the module's docstring, of single items (`items` = 1) or summed over as many."""
+        return (1 - margin) * before - after if self.relative else before - after - margin * items
+
+    @property
+    def largest(self) -> float:
+        """The largest drop there is."""
+        return 1.0
+
+    @property
+    def smallest(self) -> float:
+        """The smallest, a gain, that is looked for."""
+        return -LARGEST_GAIN if self.relative else -1.0
+
+
+RELATIVE, ABSOLUTE = Scale(relative=True), Scale(relative=False)
+
+
+def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = None) -> Pairs:
+    """The pairs of two score arrays (n,), each from 0 to 1, in any order; `clusters` (n,) says who belongs together.
+
+    One cluster alone says nothing about how clusters differ: its items stand for themselves.
+    """
+    values, counts = np.unique(before + 1j * after, return_counts=True)
+    summed = None
+    if clusters is not None and (clusters != clusters[0]).any():
+        _, place = np.unique(clusters, return_inverse=True)
+        summed = Clusters(*(summed_by(place, each) for each in (np.ones(len(before)), before, after)))
+    if len(values) > MOST_PAIRS:
+        return Pairs(*_on_grid(before, after), summed)
+    return Pairs(values.real.copy(), values.imag.copy(), counts.astype(float), summed)
+
+
+def _on_grid(before: Numbers, after: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Baseline's and variant's scores and counts, each item shared by the four grid points around it.
+
+    Means stay as they are, and what an item's share adds to the variance (5e-5) can only widen a bound.
+    """
+    across, along = before * SCORES, (before - after + 1) * DROPS
+    x, drop = np.floor(across), np.floor(along)
+    rows = 2 * DROPS + 2
+    counts = np.zeros((SCORES + 2) * rows)
+    for right in (0, 1):
+        for up in (0, 1):
+            share = np.abs(1 - right - (across - x)) * np.abs(1 - up - (along - drop))
+            counts += np.bincount(((x + right) * rows + drop + up).astype(np.int64), share, len(counts))
+    (used,) = np.nonzero(counts)
+    scores = (used // rows) / SCORES
+    return scores, scores - ((used % rows) / DROPS - 1), counts[used]
+
+
+def summed_by(place: NDArray[np.int64], values: Numbers) -> Numbers:
+    """The sums (G,) of values (n,) that stand in places (n,) from 0 to G - 1."""
+    return np.asarray(np.bincount(place, values), dtype=np.float64)
+
+
+def drop(tasks: Sequence[Pairs], scale: Scale) -> float | None:
+    """The drop of the mean of the tasks' mean scores; None for a relative one where the baseline scores 0."""
+    before = float(np.mean([each.counts @ each.before / each.items for each in tasks]))
+    after = float(np.mean([each.counts @ each.after / each.items for each in tasks]))
+    if not scale.relative:
+        return before - after
+    return (before - after) / before if before > 0 else None
+
+
+def p_within(tasks: Sequence[Pairs], scale: Scale, margin: float) -> float:
+    """The p-value against "the drop is `margin` or more": small when the drop is surely less.
+
+    Of several tasks it is the drop of the mean of their mean scores.
+    """
+    return _p(tasks, lambda before, after, items: scale.excess(before, after, items, margin), (1.0, 0.0))
+
+
+def p_beyond(tasks: Sequence[Pairs], scale: Scale, margin: float) -> float:
+    """The p-value against "the drop is `margin` or less": small when the drop is surely more."""
+    return _p(tasks, lambda before, after, items: -scale.excess(before, after, items, margin), (0.0, 1.0))
+
+
+def upper(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
+    """The one-sided upper bound of the drop: it is more with a probability of at most `alpha`."""
+    start = _start(tasks, scale)
+    if p_within(tasks, scale, start) <= alpha:  # by float error only: half of the weight lies above the estimate
+        return start
+    if p_within(tasks, scale, scale.largest - CLOSE) > alpha:
+        return scale.largest
+    return _root(lambda margin: p_within(tasks, scale, margin) - alpha, start, scale.largest - CLOSE)
+
+
+def lower(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
+    """The one-sided lower bound of the drop, -inf where the baseline's score is too small for any."""
+    start = _start(tasks, scale)
+    if p_beyond(tasks, scale, start) <= alpha:
+        return start
+    step = 0.05
+    while p_beyond(tasks, scale, max(start - step, scale.smallest + CLOSE)) > alpha:
+        if start - step < scale.smallest:
+            return -np.inf if scale.relative else scale.smallest
+        step *= 2
+    below = max(start - step, scale.smallest + CLOSE)
+    return _root(lambda margin: p_beyond(tasks, scale, margin) - alpha, below, start)
+
+
+def spread(tasks: Sequence[Pairs], scale: Scale, margin: float) -> tuple[float, float]:
+    """Mean and standard error of w at the margin, clusters respected where they widen it."""
+    found = [_mean_and_error(each, scale, margin) for each in tasks]
+    return float(np.mean([mean for mean, _ in found])), float(np.sqrt(sum(e**2 for _, e in found))) / len(found)
+
+
+def _mean_and_error(task: Pairs, scale: Scale, margin: float) -> tuple[float, float]:
+    def excess(before: Numbers, after: Numbers, items: Numbers | float) -> Numbers:
+        return scale.excess(before, after, items, margin)
+
+    mean, error, _ = jackknife(excess(task.before, task.after, 1.0), np.ones(len(task.counts)), task.counts)
+    if task.clusters is not None:
+        error = max(error, jackknife(*_grouped(task, excess))[1])
+    return mean, error
+
+
+def _p(tasks: Sequence[Pairs], excess: Excess, worst: tuple[float, float]) -> float:
+    """The p-value against "the mean of the excess is 0 or more"."""
+    values, counts = [], []
+    for task in tasks:
+        before, after = np.append(task.before, worst[0]), np.append(task.after, worst[1])
+        values.append(excess(before, after, 1.0) / (task.items + 1))
+        counts.append(np.append(task.counts, 1.0))
+    p = tail(np.concatenate(values), np.concatenate(counts))
+    return max(p, _p_of_clusters(tasks, excess)) if any(task.clusters is not None for task in tasks) else p
+
+
+def tail(values: Numbers, counts: Numbers) -> float:
+    """P(sum of values_j G_j >= 0) for independent gamma variables G_j of shapes counts_j (scale 1)."""
+    matters = (values != 0) & (counts > 0)
+    values, counts = values[matters], counts[matters]
+    if not len(values) or values.min() > 0:
+        return 1.0
+    if values.max() < 0:
+        return 0.0
+    return 1 - _upper_tail(-values, counts) if values @ counts > 0 else _upper_tail(values, counts)
+
+
+def _upper_tail(values: Numbers, counts: Numbers) -> float:
+    """The tail for terms of both signs with a mean of at most 0.
+
+    The moment generating function is inverted along a path through its saddlepoint (S. Rice's method, as in
+    C. Helstrom, IEEE Trans. AES 32 (1996) 1180-1184): straight up, where it falls like a normal distribution's unless a
+    few terms hold most of the variance, and bent like the steepest descent, where it falls then. Either may fail; both
+    are taken, with more points until they agree or one agrees with itself.
+    """
+    end = 1 / values.max()
+
+    def slope(s: float) -> float:
+        return float(counts @ (values / (1 - s * values)) - 1 / s)
+
+    point = brentq(slope, 1e-12 * end, end * (1 - 1e-13), xtol=1e-9 * end)
+    rates = values / (1 - point * values)
+    second = float(counts @ rates**2) + 1 / point**2
+    steepest = (float(counts @ rates**3) - 1 / point**3) / (3 * second)
+    found: list[float] = []
+    for nodes, reach in INTEGRALS:
+        steps = (np.arange(nodes) + 0.5) * (reach / nodes)
+        height, widths = np.sinh(steps) / np.sqrt(second), np.cosh(steps) / np.sqrt(second) * (reach / nodes)
+        for bend in (0.0, steepest):
+            slack = 1 + 2 * abs(bend) * height  # the path never leans over by more than one in two
+            path = point + bend * height**2 / slack + 1j * height
+            direction = 2 * bend * height * (slack - abs(bend) * height) / slack**2 + 1j
+            with np.errstate(over="ignore", invalid="ignore"):
+                transform = np.exp(-(counts @ np.log(1 - np.outer(values, path)))) / path
+                p = float((transform * direction * widths).sum().imag / np.pi)
+            if any(abs(p - other) <= AGREEMENT * abs(p) + TINIEST for other in found[-2:]):
+                return min(max(p, 0.0), 1.0)
+            found.append(p)
+    return min(max(found[-2], 0.0), 1.0)
+
+
+def _p_of_clusters(tasks: Sequence[Pairs], excess: Excess) -> float:
+    mean = variance = shrinking = 0.0
+    for task in tasks:
+        sums, items, counts = _grouped(task, excess)
+        found, error, freedom = jackknife(sums, items, counts)
+        mean += found / len(tasks)
+        variance += (error / len(tasks)) ** 2
+        shrinking += (error / len(tasks)) ** 4 / freedom
+    if variance == 0:
+        return float(mean >= 0)
+    return float(stdtr(variance**2 / shrinking, mean / np.sqrt(variance)))
+
+
+def _grouped(task: Pairs, excess: Excess) -> tuple[Numbers, Numbers, Numbers]:
+    """The excess summed over each cluster, the items in it, and how many clusters are like it."""
+    if task.clusters is None:
+        return excess(task.before, task.after, 1.0), np.ones(len(task.counts)), task.counts
+    sums = excess(task.clusters.before, task.clusters.after, task.clusters.items)
+    return sums, task.clusters.items, np.ones(len(sums))
+
+
+def jackknife(sums: Numbers, items: Numbers, counts: Numbers) -> tuple[float, float, float]:
+    """The mean over the items, its jackknife standard error, and the degrees of freedom of its t."""
+    total, groups = counts @ items, counts.sum()
+    mean = float(counts @ sums / total)
+    left_out = (sums - items * mean) / np.maximum(1 - items / total, CLOSE)
+    error = float(np.sqrt(counts @ left_out**2 * (groups - 1) / groups) / total)
+    effective = total**2 / (counts @ items**2)
+    return mean, error, max(float(effective) - 1, 1.0)
+
+
+def _start(tasks: Sequence[Pairs], scale: Scale) -> float:
+    found = drop(tasks, scale)
+    if found is None:
+        raise ValueError("A relative drop has no bounds where the baseline scores 0.")
+    return max(found, 1 - LARGEST_GAIN) if scale.relative else found
+
+
+def _root(f: Callable[[float], float], low: float, high: float) -> float:
+    return float(brentq(f, low, high, xtol=1e-9))

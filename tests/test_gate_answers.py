@@ -1,0 +1,108 @@
+"""What must hold before any number: the same items, asked alike, all of them whole."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.artifacts import Model
+from components.gate.answers import fault
+from components.gate.decision import decide_candidates
+from components.gate.policy import use_case_named
+from tests.answered import answers_of, candidate_of, pair_of
+
+NAMES = [str(place) for place in range(100)]
+SCORES = pair_of(5, 5, 60, 30)
+MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)
+
+
+def sentence(baseline: dict[str, Any] | None = None, **variant: Any) -> str:
+    """What the gate says of a variant whose records differ in these columns; "" when it judges it."""
+    pair = [
+        candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0], **(baseline or {}))}),
+        candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1], **variant)}),
+    ]
+    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
+    return found.sentence if found.verdict in ("not_comparable", "failed") else ""
+
+
+def changed(values: list[str], *places: int) -> list[str]:
+    return [f"{value}!" if place in places else value for place, value in enumerate(values)]
+
+
+def test_answers_to_the_same_questions_are_judged_in_whatever_order_they_came() -> None:
+    mixed = np.random.default_rng(0).permutation(100)
+    columns = {name: [NAMES[place] for place in mixed] for name in ("item_hash", "prompt_hash")}
+    pair = [
+        candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])}),
+        candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1][mixed], item_id=list(mixed), **columns)}),
+    ]
+    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
+    assert (found.tasks[0].lost, found.tasks[0].gained) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"item_id": [0, 1, *range(3, 100), 500]}, "it answered items that the baseline did not: 500"),
+        ({"item_hash": changed(NAMES, 7)}, "it was asked items of another content than the baseline's: 7"),
+        (
+            {"prompt_hash": changed(NAMES, *range(40, 60))},
+            "it was asked prompts of other tokens than the baseline's: 40, 41, 42 (20 in all)",
+        ),
+        ({"truncated": [place == 9 for place in range(100)]}, "its prompts were truncated: 9"),
+    ],
+)
+def test_a_mismatch_is_not_comparable_and_names_the_first_items(columns: dict[str, Any], said: str) -> None:
+    assert sentence(**columns) == f"Not comparable with the baseline: on mmlu {said}."
+
+
+def test_a_truncated_baseline_is_not_comparable() -> None:
+    cut = {"truncated": [place in (3, 4) for place in range(100)]}
+    assert sentence(cut).endswith("on mmlu the baseline's prompts were truncated: 3, 4.")
+
+
+def test_missing_items_are_named() -> None:
+    baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
+    fewer = candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1][:96])})
+    same_count = fewer.scores.model_copy(
+        update={"tasks": tuple(each.model_copy(update={"items": 100}) for each in fewer.scores.tasks)}
+    )
+    variant = type(fewer)(fewer.weights, same_count, fewer.answers)
+    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [baseline, variant]).verdicts[1]
+    assert found.verdict == "not_comparable"
+    assert found.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
+
+
+def test_items_of_two_clusters_may_have_the_same_number() -> None:
+    clusters = ["algebra"] * 50 + ["law"] * 50
+    ids = [*range(50), *range(50)]
+    assert fault(answers_of("mmlu", SCORES[0], clusters, item_id=ids)) == ""
+    assert fault(answers_of("mmlu", SCORES[0], item_id=ids)) == "mmlu has items twice: 0, 1, 10 (50 in all)"
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -0.5, 1.5])
+def test_a_score_that_is_none_is_a_fault(score: float) -> None:
+    scores = SCORES[0].copy()
+    scores[[3, 8]] = score
+    assert fault(answers_of("mmlu", scores)) == "mmlu has scores that are not from 0 to 1: 3, 8"
+
+
+def test_scores_that_are_not_of_these_answers_are_refused() -> None:
+    baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
+    other = answers_of("mmlu", 1 - SCORES[0])
+    from components.gate.candidate import candidate
+
+    found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
+    assert found.failure == ("bf16 scored 0.650000 on mmlu, its answers 0.350000: they are not from one evaluation.")
+
+
+def test_generation_settings_that_differ_are_not_comparable() -> None:
+    pair = [
+        candidate_of(name, {"mmlu": answers_of("mmlu", scores)})
+        for name, scores in zip(("bf16", "int8"), SCORES, strict=True)
+    ]
+    tasks = tuple(each.model_copy(update={"settings": '{"temperature": 1}'}) for each in pair[1].scores.tasks)
+    warm = type(pair[1])(pair[1].weights, pair[1].scores.model_copy(update={"tasks": tasks}), pair[1].answers)
+    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
+    assert found.sentence.endswith('on mmlu its generation setting is {"temperature": 1}, the baseline\'s is none.')

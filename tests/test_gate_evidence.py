@@ -1,0 +1,304 @@
+"""The evidence form of the gate: what each verdict needs, what it says, and what it never does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.artifacts import Decision, Model, Verdict
+from components.gate.answers import Answers
+from components.gate.candidate import Candidate
+from components.gate.decision import decide_candidates
+from components.gate.evidence import holm_adjusted, holm_divisors
+from components.gate.margin import RELATIVE, p_within, pairs
+from components.gate.policy import UseCase, use_case_named
+from tests.answered import answers_of, candidate_of, pair_of
+
+Moved = tuple[int, int, int, int]
+"""Items lost, gained, right both times, wrong both times."""
+MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)
+CHAT, TUTOR = use_case_named("general-chat"), use_case_named("math-tutoring")
+
+
+def decided(use_case: UseCase, *variants: Mapping[str, Moved], chance: float = 0.0, **columns: Any) -> Decision:
+    """The decision on variants whose answers moved like that, task by task, from one baseline's."""
+    names = ("int8", "int4-g64", "int4-g128")[: len(variants)]
+    before: dict[str, Answers] = {}
+    found: list[Candidate] = []
+    for name, tasks in zip(names, variants, strict=True):
+        after = {}
+        for task, moved in tasks.items():
+            scores = pair_of(*moved)
+            before[task] = answers_of(task, scores[0])
+            after[task] = answers_of(task, scores[1], **columns)
+        found.append(candidate_of(name, after, chance=chance))
+    return decide_candidates(MODEL, "drawn", use_case, [candidate_of("bf16", before, chance=chance), *found])
+
+
+def verdict(use_case: UseCase, tasks: Mapping[str, Moved], chance: float = 0.0) -> Verdict:
+    return decided(use_case, tasks, chance=chance).verdicts[1]
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [
+        ((10, 10, 9000, 5000), "ship"),
+        ((120, 40, 9000, 5000), "monitor"),
+        ((340, 20, 9000, 5000), "ab_test"),
+        ((700, 100, 9000, 5000), "reject"),
+        ((500, 60, 9000, 5000), "inconclusive"),
+        ((3, 0, 70, 30), "inconclusive"),
+    ],
+)
+def test_the_verdict_is_what_the_bounds_of_the_average_show(moved: Moved, expected: str) -> None:
+    found = verdict(CHAT, {"mmlu": moved})
+    (row,) = found.limits
+    assert found.verdict == expected
+    assert found.form == "evidence"
+    assert found.confidence == pytest.approx(0.95)
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.estimate is not None
+    assert row.lower < row.estimate < row.upper
+    shown = {"ship": row.upper < 0.01, "monitor": row.upper < 0.03, "ab_test": row.upper <= 0.05}
+    assert shown.get(expected, row.lower > 0.05 if expected == "reject" else row.lower < 0.05 < row.upper)
+
+
+def test_a_drop_under_the_limit_on_a_hundred_questions_is_not_shown_to_be_under_it() -> None:
+    """The point form ships it: 1 lost of 60 right is 1.7 %."""
+    found = verdict(TUTOR, {"gsm8k": (1, 0, 59, 40)})
+    assert found.verdict == "inconclusive"
+    assert found.drops == {"gsm8k": pytest.approx(1 / 60)}
+    assert found.sentence.startswith(
+        "Inconclusive for math-tutoring: gsm8k fell 1.7 % (0.600 → 0.590), with 95 % confidence a drop of at most"
+        " 7.7 %, which does not settle the limit of 2 %; the average fell 1.7 % (0.600 → 0.590)"
+    )
+    assert found.sentence.endswith(" further questions would settle it, at 80 % power.")
+    assert "more questions, or A/B test it; until then keep what serves today." in found.next_step
+
+
+def test_the_further_questions_do_settle_it() -> None:
+    found = verdict(TUTOR, {"gsm8k": (30, 10, 1170, 790)})
+    (needed,) = [row.further_items for row in found.limits if row.outcome == "open"]
+    assert needed is not None
+    times = 1 + needed / 2000
+    more = tuple(round(each * times) for each in (30, 10, 1170, 790))
+    enough = p_within([pairs(*pair_of(*more))], RELATIVE, 0.02)
+    assert enough < 0.02, "at 80 % power the middle draw lies well within"
+
+
+def test_a_limit_that_is_exceeded_rejects_whatever_the_average_says() -> None:
+    found = verdict(TUTOR, {"gsm8k": (140, 20, 900, 259), "mmlu": (10, 1300, 9000, 3000)})
+    assert found.verdict == "reject"
+    assert found.sentence.startswith("Rejected for math-tutoring: gsm8k fell 11.5 % (0.788 → 0.697), with 95 % confid")
+    assert "a drop of at least 9.6 %, the limit is 2 %" in found.sentence
+    assert {row.what: row.outcome for row in found.limits} == {"gsm8k": "exceeded", "average": "passed"}
+
+
+def test_every_limit_must_pass_for_a_variant_to_ship() -> None:
+    kept = {"gsm8k": (5, 5, 9000, 900), "mmlu": (5, 5, 9000, 900)}
+    both = UseCase(name="both", max_drop={"gsm8k": 0.02, "mmlu": 0.02})
+    assert verdict(both, kept).verdict == "ship"
+    for task in kept:
+        assert verdict(both, kept | {task: (2, 0, 90, 10)}).verdict == "inconclusive"
+
+
+def test_a_variant_that_ships_says_by_which_bounds() -> None:
+    assert verdict(TUTOR, {"gsm8k": (10, 10, 9000, 900)}).sentence == (
+        "Ships for math-tutoring: the average stayed at 0.908, with 95 % confidence a drop of at most 0.1 %, which is"
+        " under 1 %; gsm8k stayed at 0.908, a drop of at most 0.1 %, the limit is 2 %."
+    )
+
+
+def test_a_sure_gain_is_called_a_gain() -> None:
+    sentence = verdict(TUTOR, {"gsm8k": (5, 300, 9000, 900)}).sentence
+    assert "gsm8k rose 3.3 % (0.882 → 0.911), a gain of at least 2.9 %, the limit is 2 %" in sentence
+
+
+@pytest.mark.parametrize(("nudge", "expected"), [(1e-9, "inconclusive"), (-1e-9, "monitor")])
+def test_no_bound_is_rounded_before_it_is_compared(nudge: float, expected: str) -> None:
+    """A bound just over a limit does not pass it, like 94.6 % recovery a gate of 95 %, nor does one just under fail."""
+    moved = (40, 20, 900, 300)
+    p = p_within([pairs(*pair_of(*moved))], RELATIVE, 0.03)
+    strict = CHAT.model_copy(
+        update={
+            "confidence": 1 - p + nudge,
+            "bands": CHAT.bands.model_copy(update={"ab_test": 0.0300001}),
+            "max_average_drop": 0.03,
+        }
+    )
+    assert verdict(strict, {"mmlu": moved}).verdict == expected
+
+
+def test_a_task_on_which_the_baseline_guesses_supports_no_pass() -> None:
+    found = verdict(TUTOR, {"gsm8k": (0, 0, 2500, 7500)}, chance=0.25)
+    assert found.verdict == "inconclusive"
+    assert not found.tasks[0].informative
+    assert {row.outcome for row in found.limits} == {"uninformative"}
+    assert "the baseline is not surely above chance on gsm8k, so that no drop can show" in found.sentence
+    assert "gsm8k (0.250, chance 0.250), which supports no pass" in found.sentence
+    assert found.next_step == "A/B test it; until then keep what serves today."
+
+
+def test_a_task_on_which_the_baseline_guesses_can_still_reject() -> None:
+    assert verdict(TUTOR, {"gsm8k": (2000, 0, 500, 7500)}, chance=0.25).verdict == "reject"
+
+
+def test_a_task_that_can_lose_nothing_does_not_water_the_average_down() -> None:
+    dropping = (130, 20, 2020, 500)
+    assert verdict(CHAT, {"mmlu": dropping}, chance=0.25).verdict == "inconclusive"
+    beside = {"mmlu": dropping, "guessed": (0, 0, 2500, 7500)}
+    found = verdict(CHAT, beside, chance=0.25)
+    assert found.average_drop is not None
+    assert found.average_drop < 0.05
+    assert found.verdict == "inconclusive"
+    assert verdict(CHAT, beside, chance=0.0).verdict == "ab_test", "above chance it would have counted"
+
+
+@pytest.mark.parametrize(("flipped", "expected"), [(0, "ship"), (50, "inconclusive")])
+def test_a_limit_below_the_noise_floor_is_undecidable(flipped: int, expected: str) -> None:
+    scores = pair_of(5, 5, 900, 90)
+    again = scores[0].copy()
+    again[10 : 10 + flipped] = 1 - again[10 : 10 + flipped]
+    baseline = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", scores[0])})
+    noisy = Candidate(baseline.weights, baseline.scores, baseline.answers, {"gsm8k": answers_of("gsm8k", again)})
+    variant = candidate_of("int8", {"gsm8k": answers_of("gsm8k", scores[1])})
+    loose = TUTOR.model_copy(
+        update={"bands": TUTOR.bands.model_copy(update={"ship": 0.029}), "max_drop": {"gsm8k": 0.025}}
+    )
+    found = decide_candidates(MODEL, "drawn", loose, [noisy, variant]).verdicts[1]
+    assert found.tasks[0].noise_floor == flipped / 1000
+    assert found.verdict == expected
+    if flipped:
+        assert {row.what: row.outcome for row in found.limits}["gsm8k"] == "undecidable"
+        assert "the limit of 2.5 % on gsm8k is undecidable here, as two passes of the baseline itself" in found.sentence
+
+
+def test_absolute_drops_are_points() -> None:
+    absolute = UseCase(name="points", drop="absolute", max_drop={"gsm8k": 0.02})
+    found = verdict(absolute, {"gsm8k": (50, 10, 450, 490)})
+    assert found.drops == {"gsm8k": pytest.approx(0.04)}
+    assert "gsm8k fell 4.0 points (0.500 → 0.460), with 95 % confidence a drop of at least 2.7 points" in found.sentence
+    assert "the limit is 2 points" in found.sentence
+
+
+def test_a_choice_that_moves_is_a_divergence_and_may_be_limited() -> None:
+    scores = pair_of(10, 10, 900, 80)
+    moved = [[-1.0 - each, -2.0 + each * 1.5] for each in scores[1]]
+    use_case = UseCase(name="close", max_divergence={"mmlu": 0.01})
+    baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", scores[0])})
+    variant = candidate_of("int8", {"mmlu": answers_of("mmlu", scores[1], logliks=moved)})
+    found = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
+    assert found.verdict == "reject"
+    assert "the choices on mmlu moved by 0.0" in found.sentence
+    assert "nats, the limit is 0.01 nats" in found.sentence
+
+
+def test_a_limit_on_a_divergence_that_cannot_be_measured_is_not_comparable() -> None:
+    use_case = UseCase(name="close", max_divergence={"gsm8k": 0.01})
+    scores = pair_of(10, 10, 900, 80)
+    none: list[list[float]] = [[]] * 1000
+    pair = [
+        candidate_of(n, {"gsm8k": answers_of("gsm8k", s, logliks=none)})
+        for n, s in zip(("bf16", "int8"), scores, strict=True)
+    ]
+    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    assert found.verdict == "not_comparable"
+    assert "its limit on the divergence on gsm8k needs the log-likelihoods of choices" in found.sentence
+
+
+@pytest.mark.parametrize(("worse", "expected"), [(0.01, "ship"), (0.2, "reject"), (0.0495, "inconclusive")])
+def test_a_perplexity_ratio_may_be_limited(worse: float, expected: str) -> None:
+    source = np.random.default_rng(0)
+    words = source.integers(100, 900, 60).astype(float)
+    before = -3.0 * words + source.normal(0, 20, 60)
+    after = before - worse * words + source.normal(0, 2, 60)
+    use_case = UseCase(name="fluent", max_perplexity_ratio={"wikitext": 1.05}, max_drop={"mmlu": 0.02})
+    scores = pair_of(5, 5, 9000, 900)
+    pair = [
+        candidate_of(name, {"mmlu": answers_of("mmlu", s), "wikitext": answers_of("wikitext", logliks, units=words)})
+        for name, s, logliks in (("bf16", scores[0], before), ("int8", scores[1], after))
+    ]
+    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    (row,) = [row for row in found.limits if row.kind == "perplexity"]
+    assert found.verdict == expected
+    assert row.estimate == pytest.approx(np.exp(worse), abs=0.005)
+    assert row.limit == pytest.approx(1.05)
+
+
+def test_several_variants_share_the_error_by_holm() -> None:
+    good, fair = (5, 5, 9000, 900), (45, 25, 8960, 880)
+    alone = verdict(TUTOR, {"gsm8k": fair})
+    together = decided(TUTOR, {"gsm8k": good}, {"gsm8k": fair}, {"gsm8k": good}).verdicts
+    assert alone.confidence == pytest.approx(0.95)
+    assert sorted(1 - (row.confidence or 0) for row in together[1:]) == [
+        pytest.approx(0.05 / 3),
+        pytest.approx(0.05 / 2),
+        pytest.approx(0.05),
+    ], "each that ships leaves its share to the next"
+
+
+def test_holm_stops_at_the_first_that_fails() -> None:
+    assert holm_divisors([0.001, 0.2, 0.02], 0.05) == [3, 1, 2]
+    assert holm_divisors([0.001, 0.2, 0.03], 0.05) == [3, 2, 2]
+    assert holm_divisors([0.02, 0.2, 0.03], 0.05) == [3, 3, 3]
+    assert holm_divisors([], 0.05) == []
+    assert holm_adjusted([0.01, 0.04, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06)]
+
+
+def test_variants_are_compared_with_one_another_on_the_same_items() -> None:
+    better, worse = (10, 10, 900, 80), (120, 10, 790, 80)
+    (found,) = decided(CHAT, {"mmlu": better}, {"mmlu": worse}).comparisons
+    assert (found.better, found.worse) == ("int8", "int4-g64")
+    assert found.difference == pytest.approx(0.11)
+    assert found.p < 0.001
+
+
+def test_without_answers_item_by_item_the_measured_drop_decides() -> None:
+    with_answers = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", pair_of(1, 0, 59, 40)[0])})
+    without = candidate_of("int8", {"gsm8k": answers_of("gsm8k", pair_of(1, 0, 59, 40)[1])})
+    bare = Candidate(without.weights, without.scores)
+    found = decide_candidates(MODEL, "drawn", TUTOR, [with_answers, bare]).verdicts[1]
+    assert (found.form, found.verdict) == ("point", "monitor")
+    assert found.limits == ()
+
+
+def test_a_stopped_variant_is_held_to_its_looks_share_of_the_error_and_says_what_was_saved() -> None:
+    before, after = pair_of(0, 0, 4000, 6000)
+    baseline = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", before)})
+    some = np.arange(2000) + 2500
+    asked = answers_of(
+        "gsm8k", after[some], item_id=list(some), item_hash=[str(e) for e in some], prompt_hash=[str(e) for e in some]
+    )
+    variant = candidate_of("int8", {"gsm8k": asked}, look=3, looks=5)
+    found = decide_candidates(MODEL, "drawn", TUTOR, [baseline, variant]).verdicts[1]
+    assert found.verdict == "ship"
+    assert found.confidence == pytest.approx(1 - 0.05 * 0.25 / 4)
+    assert (found.items, found.planned_items) == (2000, 10_000)
+    assert found.sentence.endswith("; stopped after 2,000 of 10,000 questions, as more could not change it.")
+
+
+def test_swapping_baseline_and_variant_mirrors_every_bound() -> None:
+    absolute = UseCase(name="points", drop="absolute", max_average_drop=0.02)
+    one, other = verdict(absolute, {"mmlu": (40, 10, 700, 250)}), verdict(absolute, {"mmlu": (10, 40, 700, 250)})
+    (ahead,), (behind,) = one.tasks, other.tasks
+    assert (ahead.lost, ahead.gained, ahead.mcnemar_p) == (behind.gained, behind.lost, behind.mcnemar_p)
+    assert ahead.drop_upper == pytest.approx(-(behind.drop_lower or 0))
+    assert ahead.drop_lower == pytest.approx(-(behind.drop_upper or 0))
+
+
+def test_clusters_widen_what_items_alone_would_show() -> None:
+    scores = pair_of(60, 20, 1900, 1020)
+    subjects = [f"subject {place // 60}" for place in range(3000)]
+    rows = []
+    for clusters in (None, subjects):
+        pair = [
+            candidate_of(n, {"mmlu": answers_of("mmlu", s, clusters)})
+            for n, s in zip(("bf16", "int8"), scores, strict=True)
+        ]
+        rows.append(decide_candidates(MODEL, "drawn", CHAT, pair).verdicts[1])
+    plain, clustered = rows
+    assert (plain.tasks[0].clusters, clustered.tasks[0].clusters) == (0, 50)
+    assert (plain.verdict, clustered.verdict) == ("monitor", "inconclusive")
+    assert (clustered.limits[0].upper or 0) > (plain.limits[0].upper or 0) + 0.01

@@ -1,0 +1,81 @@
+"""Looks before the end: their shares of the items and of the error, and what stops a variant."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from components.artifacts import Weights
+from components.evaluate.suites import FULL, TINY, suite_named
+from components.gate.looks import error_share, look_shares
+from components.gate.policy import use_case_named
+from components.gate.stopping import Stopping
+from tests.answered import answers_of, candidate_of, pair_of
+
+
+@pytest.mark.parametrize(("tiny", "full"), [(100, 14_042), (100, 1319), (100, 560), (100, 164), (100, 120), (100, 100)])
+def test_each_look_has_twice_the_items_of_the_one_before_and_the_last_has_all(tiny: int, full: int) -> None:
+    shares = look_shares(tiny, full)
+    assert shares[-1] == 1.0
+    assert all(later == pytest.approx(2 * earlier) for earlier, later in pairwise(shares[:-1]))
+    assert len(shares) == 1 or shares[0] == tiny / full
+
+
+@pytest.mark.parametrize("looks", range(1, 10))
+def test_the_looks_together_err_no_more_than_promised(looks: int) -> None:
+    shares = [error_share(look, looks) for look in range(1, looks + 1)]
+    assert sum(shares) == pytest.approx(1.0)
+    assert min(shares) > 0
+    assert looks == 1 or shares[-1] == 0.75
+
+
+def test_the_suites_looks_begin_with_the_tiny_stage_and_end_with_the_full_one() -> None:
+    suite = suite_named("demo")
+    for task in suite.tasks:
+        asked = [task.items(FULL, share) for share in suite.looks]
+        assert asked[0] >= task.items(TINY)
+        assert asked == sorted(asked)
+        assert asked[-1] == task.full
+
+
+def stopping(variants: int = 1, use_case: str = "general-chat") -> Stopping:
+    baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", pair_of(0, 0, 6000, 4000)[0])})
+    weights = Weights(variant="int8", baseline_digest="d0")
+    return Stopping(use_case_named(use_case), baseline, weights, variants)
+
+
+def enough(lost: int, gained: int, look: int, items: int = 4000, variants: int = 1, prompt: str = "") -> bool:
+    """Whether `items` answers, half of them to questions that the baseline got right, stop the variant there."""
+    places = np.concatenate([np.arange(items // 2), 6000 + np.arange(items // 2)])
+    after = np.repeat([0.0, 1.0, 1.0, 0.0], [lost, items // 2 - lost, gained, items // 2 - gained])
+    names = [str(place) for place in places]
+    found = answers_of(
+        "mmlu", after, item_id=list(places), item_hash=names, prompt_hash=[prompt or each for each in names]
+    )
+    return stopping(variants).enough(candidate_of("int8", {"mmlu": found}, look=look, looks=5).scores, {"mmlu": found})
+
+
+def test_after_the_tiny_stage_a_variant_is_stopped_only_to_reject_it() -> None:
+    assert enough(300, 20, look=1)
+    assert not enough(0, 0, look=1)
+    assert enough(0, 0, look=2)
+
+
+def test_a_variant_goes_on_while_its_limits_are_open() -> None:
+    assert not enough(110, 10, look=3)
+    assert not enough(30, 20, look=3, items=200)
+
+
+def test_a_variant_goes_on_while_a_better_band_is_possible() -> None:
+    assert not enough(15, 5, look=3), "surely under 3 %, but under 1 % may still be shown"
+    assert enough(38, 0, look=4), "surely under 3 % and surely not under 1 %"
+
+
+def test_several_variants_must_be_surer() -> None:
+    fates = [[enough(lost, 0, look=2, variants=many) for many in (1, 50)] for lost in range(40)]
+    assert any(alone and not together for alone, together in fates)
+    assert not any(together and not alone for alone, together in fates)
+
+
+def test_answers_that_cannot_be_compared_never_stop_a_variant() -> None:
+    assert not enough(300, 20, look=1, prompt="another")

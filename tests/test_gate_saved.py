@@ -1,0 +1,230 @@
+"""Results on a disk: a run's, lm-eval's own, and what is neither; and `quantgate gate` on them, by its exit status."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.errors import PrerequisiteError
+from components.gate.policy import UseCase
+from components.gate.saved import decide_saved, read_candidate
+from pipelines.cli import answer
+from tests.answered import answers_of, candidate_of, pair_of, write_results
+
+Gate = Callable[..., tuple[int, str, str]]
+EXAM = """task: exam_{subject}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+metadata: {{version: 1.0}}
+"""
+SUMS = """task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["\\n"], do_sample: false}}
+metric_list: [{{metric: exact_match}}]
+metadata: {{version: 1.0}}
+"""
+PROSE = """task: prose
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{question}}}}"
+metric_list: [{{metric: word_perplexity}}]
+metadata: {{version: 2.0}}
+"""
+
+
+@pytest.fixture
+def gate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Callable[..., tuple[int, str, str]]":
+    """Types `quantgate gate …`: exit status, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            answer(["gate", *map(str, arguments)])
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def results(folder: Path, *moved: tuple[int, int, int, int], **columns: Any) -> list[Path]:
+    """The folders of a baseline and of variants whose answers to one task moved like that."""
+    found = []
+    for name, each in zip(("int8", "int4-g64", "int4-g128"), moved, strict=False):
+        before, after = pair_of(*each)
+        write_results(folder / "bf16", candidate_of("bf16", {"mmlu": answers_of("mmlu", before)}))
+        found.append(write_results(folder / name, candidate_of(name, {"mmlu": answers_of("mmlu", after, **columns)})))
+    return [folder / "bf16", *found]
+
+
+@pytest.mark.parametrize(
+    ("moved", "columns", "status", "verdict"),
+    [
+        ((10, 10, 9000, 5000), {}, 0, "ship"),
+        ((120, 40, 9000, 5000), {}, 0, "monitor"),
+        ((340, 20, 9000, 5000), {}, 1, "ab_test"),
+        ((700, 100, 9000, 5000), {}, 1, "reject"),
+        ((3, 0, 70, 30), {}, 3, "inconclusive"),
+        ((3, 0, 70, 30), {"prompt_hash": ["another"] * 103}, 4, "not_comparable"),
+    ],
+)
+def test_the_exit_status_is_the_verdict(
+    tmp_path: Path, gate: Gate, moved: tuple[int, int, int, int], columns: dict[str, Any], status: int, verdict: str
+) -> None:
+    baseline, variant = results(tmp_path, moved, **columns)
+    found, out, err = gate("--baseline", baseline, "--variant", variant, "--json")
+    assert (found, err) == (status, "")
+    assert [row["verdict"] for row in json.loads(out)] == ["reference", verdict]
+
+
+def test_of_several_variants_the_worst_decides_the_exit_status(tmp_path: Path, gate: Gate) -> None:
+    baseline, *variants = results(tmp_path, (10, 10, 9000, 5000), (700, 100, 8310, 4910))
+    named = [part for each in variants for part in ("--variant", each)]
+    status, out, _ = gate("--baseline", baseline, *named)
+    assert status == 1
+    for told in ("✓ ship", "✗ reject", "Limits", "Flips", "int8: Ships for general-chat", "int4-g64: Rejected for"):
+        assert told in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--baseline", "/nowhere", "--variant", "/nowhere"), "/nowhere is no folder"),
+        (("--baseline", ".", "--variant", "."), "holds no results: neither full.json beside full.parquet"),
+        (
+            ("--baseline", "{bf16}", "--variant", "{int8}", "--policy", "math-tutoring"),
+            "limits gsm8k, which this suite",
+        ),
+        (("--baseline", "{bf16}", "--variant", "{int8}", "--policy", "/no.yaml"), "The policy /no.yaml cannot be read"),
+        (("--baseline", "{bf16}", "--variant", "{int8}", "--policy", "{wrong}"), "line 2: unknown key max_drops"),
+        (("--variant", "{int8}"), "Missing option '--baseline'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_status_2(
+    tmp_path: Path, gate: Gate, arguments: tuple[str, ...], what: str
+) -> None:
+    bf16, int8 = results(tmp_path, (3, 0, 70, 30))
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("name: wrong\nmax_drops: {mmlu: 1 %}\n", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    filled = [each.format(bf16=bf16, int8=int8, wrong=wrong) for each in arguments]
+    status, out, err = gate(*(str(tmp_path / "empty") if each == "." else each for each in filled))
+    assert (status, out) == (2, "")
+    assert what in " ".join(err.split())
+
+
+def test_a_damaged_file_is_told_and_never_read_as_whole(tmp_path: Path) -> None:
+    bf16, int8 = results(tmp_path, (3, 0, 70, 30))
+    file = int8 / "full.parquet"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(PrerequisiteError, match=r"full\.parquet is no file of per-item records that can be read"):
+        decide_saved(UseCase(name="any", max_average_drop=0.05), [bf16, int8])
+    file.unlink()
+    with pytest.raises(PrerequisiteError, match="is missing: the gate compares item by item"):
+        read_candidate(int8)
+    (int8 / "full.json").write_text("{")
+    with pytest.raises(PrerequisiteError, match="results that this version cannot read"):
+        read_candidate(int8)
+
+
+def test_two_folders_of_the_same_variant_are_told_apart_by_their_place(tmp_path: Path) -> None:
+    bf16, _ = results(tmp_path, (3, 0, 70, 30))
+    rows = decide_saved(UseCase(name="any", max_average_drop=0.05), [bf16, bf16]).verdicts
+    assert [row.variant for row in rows] == [str(bf16), f"{bf16} (1)"]
+    assert rows[1].average_drop == 0.0
+
+
+@pytest.fixture
+def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs the real lm-eval on tasks from files, with its model that answers at random, and logs the samples."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    tasks = tmp_path_factory.mktemp("tasks")
+    for subject, items in (("algebra", 40), ("law", 25)):
+        file = tasks / f"{subject}.jsonl"
+        rows = [{"question": f"{subject} {n}?", "choices": list("abcd"), "answer": n % 4} for n in range(items)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (tasks / f"{subject}.yaml").write_text(EXAM.format(subject=subject, file=file), encoding="utf-8")
+    for name, text in (("sums", SUMS), ("prose", PROSE)):
+        (tasks / f"{name}.yaml").write_text(text.format(file=tasks / "law.jsonl"), encoding="utf-8")
+    group = "group: exam\ntask: [exam_algebra, exam_law]\naggregate_metric_list: [{metric: acc}]\n"
+    (tasks / "exam.yaml").write_text(group, encoding="utf-8")
+    for module in ("huggingface_hub.constants", "datasets.config"):  # nothing is fetched, and trying takes a minute
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+
+    def evaluate(name: str, seed: int, **settings: Any) -> Path:
+        folder = tmp_path_factory.mktemp("outputs") / name
+        tracker = EvaluationTracker(output_path=str(folder))
+        found = simple_evaluate(
+            model="dummy",
+            tasks=["exam", "sums", "prose"],
+            task_manager=manager,
+            random_seed=seed,
+            log_samples=True,
+            bootstrap_iters=0,
+            evaluation_tracker=tracker,
+            **settings,
+        )
+        samples = found.pop("samples")
+        tracker.save_results_aggregated(results=found, samples=samples)
+        for task, each in samples.items():
+            tracker.save_results_samples(task_name=task, samples=each)
+        return folder
+
+    return evaluate
+
+
+@pytest.mark.slow
+def test_lm_evals_own_results_are_judged_with_a_groups_tasks_as_clusters(harness: Callable[..., Path]) -> None:
+    one, other = harness("one", 1), harness("other", 2)
+    found = read_candidate(one)
+    assert {each.task: (each.metric, each.items, each.chance) for each in found.scores.tasks} == {
+        "exam": ("acc_norm", 65, 0.25),
+        "sums": ("exact_match", 25, 0.0),
+        "prose": ("word_perplexity", 25, 0.0),
+    }
+    (written,) = one.rglob("results_*.json")
+    said = json.loads(written.read_text())["results"]
+    by_task = found.scores.by_task()
+    assert by_task["exam"] == pytest.approx(
+        np.average([said[f"exam_{each}"]["acc_norm,none"] for each in ("algebra", "law")], weights=[40, 25])
+    )
+    assert by_task["prose"] == pytest.approx(said["prose"]["word_perplexity,none"])
+    use_case = UseCase(name="any", max_drop={"exam": 0.02}, max_perplexity_ratio={"prose": 1.05})
+    rows = decide_saved(use_case, [one, other]).verdicts
+    assert [row.variant for row in rows] == ["one", "other"]
+    assert rows[1].form == "evidence"
+    assert rows[1].verdict in ("inconclusive", "reject")
+    exam = next(each for each in rows[1].tasks if each.task == "exam")
+    assert (exam.items, exam.clusters, exam.kl is not None) == (65, 2, True)
+
+
+@pytest.mark.slow
+def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable[..., Path]) -> None:
+    one, other = harness("one", 1), harness("other", 1, gen_kwargs="temperature=1")
+    row = decide_saved(UseCase(name="any", max_average_drop=0.05), [one, other]).verdicts[1]
+    assert row.verdict == "not_comparable"
+    assert "temperature" in row.sentence
+    for samples in other.rglob("samples_sums_*.jsonl"):
+        lines = samples.read_text(encoding="utf-8").splitlines()
+        samples.write_text("\n".join(lines)[:-40], encoding="utf-8")
+    with pytest.raises(PrerequisiteError, match=r"samples_sums_.* is not whole"):
+        read_candidate(other)
