@@ -31,6 +31,7 @@ def resolve(
     variants: List[str],
     suite: str,
     use_case: str,
+    policy: str,
     store: str,
     results: str,
     baseline: dsl.Output[dsl.Model],
@@ -38,7 +39,7 @@ def resolve(
     """Check the parameters, bring the model into the store, and name the variants to run."""
     from components import steps
 
-    return steps.resolve(model, variants, suite, use_case, store, results, baseline.path)
+    return steps.resolve(model, variants, suite, use_case, policy, store, results, baseline.path)
 
 
 @shell
@@ -80,24 +81,36 @@ def evaluate_tiny(
     """Test the served variant on the suite's few items."""
     from components import steps
 
-    steps.evaluate(server.path, suite, "tiny", ledger, store, results, scores.path, records.path)
+    steps.evaluate_tiny(server.path, steps.Asking(suite, ledger, store, results), scores.path, records.path)
 
 
 @shell
 def evaluate_full(
     server: dsl.Input[dsl.Artifact],
     tiny: dsl.Input[dsl.Artifact],
+    variants: List[str],
     suite: str,
+    use_case: str,
+    policy: str,
+    stop_early: bool,
+    noise_floor: bool,
     ledger: bool,
     store: str,
     results: str,
     scores: dsl.Output[dsl.Artifact],
     records: dsl.Output[dsl.Dataset],
 ):
-    """Test the served variant on all the suite's items."""
+    """Test the served variant on the suite's items, until more answers could not change its verdict."""
     from components import steps
 
-    steps.evaluate(server.path, suite, "full", ledger, store, results, scores.path, records.path, tiny.path)
+    steps.evaluate_full(
+        server.path,
+        tiny.path,
+        steps.Asking(suite, ledger, store, results),
+        steps.staging(use_case, policy, variants, stop_early, noise_floor),
+        scores.path,
+        records.path,
+    )
 
 
 @shell
@@ -115,15 +128,15 @@ def gate(
     scores: dsl.Input[List[dsl.Artifact]],
     suite: str,
     use_case: str,
+    policy: str,
     results: str,
     decision: dsl.Output[dsl.Artifact],
 ):
     """Decide on every variant."""
     from components import steps
 
-    steps.gate(
-        baseline.path, [w.path for w in weights], [s.path for s in scores], suite, use_case, results, decision.path
-    )
+    made, scored = [each.path for each in weights], [each.path for each in scores]
+    steps.gate(baseline.path, made, scored, suite, use_case, policy, results, decision.path)
 
 
 @shell

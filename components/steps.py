@@ -7,26 +7,33 @@ the folder of the same name and knows nothing of files handed over or of kfp.
 import os
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components import progress
 from components.artifacts import Decision, Model, Scores, Server, Weights
 from components.errors import PrerequisiteError
 from components.evaluate import suites
-from components.gate import policy
+from components.gate.policy import UseCase, check_use_case, chosen
 from components.models import cache_dir
 from components.store import fetch, open_store
-from components.variants import variant_named, with_baseline
+from components.variants import BASELINE, variant_named, with_baseline
+
+if TYPE_CHECKING:
+    from components.evaluate import Enough
+    from components.gate.answers import Answers
+    from components.gate.candidate import Candidate
 
 
-def check(model: str, variants: list[str], suite: str, use_case: str) -> list[str]:
+def check(model: str, variants: list[str], suite: str, use_case: str, policy: str) -> list[str]:
     """The variants to run, the baseline first; raises PrerequisiteError before anything is started."""
     from components.models import check_source
 
-    chosen = with_baseline(variants)
-    policy.check_use_case(use_case, [each.task for each in suites.suite_named(suite).tasks])
+    named = with_baseline(variants)
+    check_use_case(chosen(use_case, policy), [each.task for each in suites.suite_named(suite).tasks])
     check_source(model)
-    return chosen
+    return named
 
 
 def check_places(store: str, tracking_uri: str) -> None:
@@ -40,7 +47,7 @@ def check_places(store: str, tracking_uri: str) -> None:
 
 
 def resolve(
-    model: str, variants: list[str], suite: str, use_case: str, store: str, results: str, baseline: str
+    model: str, variants: list[str], suite: str, use_case: str, policy: str, store: str, results: str, baseline: str
 ) -> list[str]:
     """Check the parameters, bring the model into the store, and name the variants to run."""
     from components import models
@@ -48,13 +55,13 @@ def resolve(
     from components.quantize import Calibration
 
     with progress.step(results, "resolve") as step:
-        chosen = check(model, variants, suite, use_case)
+        named = check(model, variants, suite, use_case, policy)
         for benchmark in (Calibration().benchmark, *(each.task for each in suites.suite_named(suite).tasks)):
             embedded(benchmark)  # what cannot be had is said here, before anything expensive
         found = models.resolve(model, open_store(store), cache_dir())
         found.write(baseline)
         step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB")
-    return chosen
+    return named
 
 
 def quantize(variant: str, baseline: str, store: str, results: str, samples: int, tokens: int, weights: str) -> None:
@@ -89,40 +96,151 @@ def deploy(weights: str, results: str, server: str) -> None:
         step.end(started.failure, skipped=bool(made.failure), note=f"{started.url} after {started.startup_s:.0f} s")
 
 
-def evaluate(
-    server: str,
-    suite: str,
-    stage: str,
-    use_ledger: bool,
-    store: str,
-    results: str,
-    scores: str,
-    records: str,
-    before: str = "",
-) -> None:
-    """Score one stage of the suite; `before` are the scores of the stage before."""
+@dataclass(frozen=True)
+class Asking:
+    """What is asked, and where answers and results are kept."""
+
+    suite: str
+    use_ledger: bool
+    store: str
+    results: str
+
+
+@dataclass(frozen=True)
+class Staging:
+    """How much is asked: whether a variant may be stopped early, and whether the baseline is asked twice."""
+
+    policy: UseCase
+    variants: int
+    """How many share the error promise."""
+    stop_early: bool
+    noise_floor: bool
+
+
+def staging(use_case: str, policy: str, variants: list[str], stop_early: bool, noise_floor: bool) -> Staging:
+    """The Staging of a run of these variants; raises PrerequisiteError for a use case or a policy that is none."""
+    others = [each for each in with_baseline(variants) if each != BASELINE]
+    return Staging(chosen(use_case, policy), len(others), stop_early, noise_floor)
+
+
+def evaluate_tiny(server: str, asking: Asking, scores: str, records: str) -> None:
+    """Score the tiny stage of the suite."""
+    serving = Server.read(server)
+    with progress.step(asking.results, suites.TINY, serving.variant) as step:
+        found = answered(serving, asking, suites.TINY, step, Path(records))
+        keep(found, step, asking.results, scores, skipped=bool(serving.failure))
+
+
+def evaluate_full(server: str, tiny: str, asking: Asking, staging: Staging, scores: str, records: str) -> None:
+    """Score all of the suite, for a variant until more answers could not change its verdict."""
+    serving, before = Server.read(server), Scores.read(tiny)
+    with progress.step(asking.results, suites.FULL, serving.variant) as step:
+        enough = stopping(before, staging, asking.results)
+        stopped = before.model_copy(update={"stage": suites.FULL}) if before.failure else None
+        if enough and not stopped:
+            stopped = stopped_after_tiny(before, asking, enough)
+        if stopped:
+            keep(stopped, step, asking.results, scores, skipped=True)
+            return
+        found = answered(serving, asking, suites.FULL, step, Path(records), enough)
+        if staging.noise_floor and serving.variant == BASELINE and not found.failure:
+            found = asked_again(found, serving, asking, step)
+        keep(found, step, asking.results, scores)
+
+
+def answered(
+    serving: Server, asking: Asking, stage: str, step: progress.Step, records: Path, enough: "Enough | None" = None
+) -> Scores:
+    """The scores of what the server answers; its per-item records go to the file."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
-    from components.evaluate import evaluate as evaluate_server
+    from components.evaluate import evaluate
     from components.evaluate.ledger import ledger_file, shared
 
-    serving = Server.read(server)
-    earlier = Scores.read(before) if before else None
-    with progress.step(results, stage, serving.variant) as step:
-        if earlier and earlier.failure:
-            found = earlier.model_copy(update={"stage": stage})
-        else:
-            known = use_ledger and not serving.failure
-            with shared(ledger_file(), serving.identity, open_store(store)) if known else nullcontext() as ledger:
-                found = evaluate_server(serving, suites.suite_named(suite), stage, step, Path(records), ledger)
-        if not found.failure:
-            uri = open_store(results).put_file(Path(records), f"variants/{serving.variant}/{stage}.parquet")
-            found = found.model_copy(update={"records": uri})
-        found.write(scores)
-        open_store(results).put_file(Path(scores), f"variants/{serving.variant}/{stage}.json")
-        skipped = bool(serving.failure or (earlier and earlier.failure))
-        note = ", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items())
-        reused = f"; {found.reused} of {found.requests} answers were known" if found.reused else ""
-        step.end(found.failure, skipped=skipped, note=note + reused)
+    known = asking.use_ledger and not serving.failure
+    with shared(ledger_file(), serving.identity, open_store(asking.store)) if known else nullcontext() as ledger:
+        return evaluate(serving, suites.suite_named(asking.suite), stage, step, records, ledger, enough)
+
+
+def asked_again(found: Scores, serving: Server, asking: Asking, step: progress.Step) -> Scores:
+    """The baseline's scores with the answers of a second pass, from which the gate takes the noise floor.
+
+    When that pass fails, the failure takes their place: limits would be judged that the floor may forbid.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "again.parquet"
+        again = answered(serving, replace(asking, use_ledger=False), suites.FULL, step, file)
+        if again.failure:
+            return again
+        return found.model_copy(
+            update={"again": open_store(asking.results).put_file(file, f"variants/{BASELINE}/again.parquet")}
+        )
+
+
+def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:
+    """Hand the scores on, with their records where there are new ones, and tell them."""
+    kept = open_store(results)
+    if found.records and not skipped:
+        uri = kept.put_file(Path(found.records), f"variants/{found.variant}/{found.stage}.parquet")
+        found = found.model_copy(update={"records": uri})
+    found.write(scores)
+    kept.put_file(Path(scores), f"variants/{found.variant}/{step.step}.json")
+    note = ", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items())
+    if found.reused and not skipped:
+        note += f"; {found.reused} of {found.requests} answers were known"
+    if found.look < found.looks:
+        note += f"; {sum(each.items for each in found.tasks)} of {found.planned_items} questions settle it"
+    step.end(found.failure, skipped=skipped, note=note)
+
+
+def stopping(tiny: Scores, staging: Staging, results: str) -> "Enough | None":
+    """Whether a variant's answers are enough, told with the baseline's; None where that is not to be asked.
+
+    The baseline is always asked everything, and a variant too whose baseline has not been (on a cluster that serves
+    them side by side).
+    """
+    from components.evaluate import records
+    from components.gate import saved
+    from components.gate.stopping import Stopping
+
+    if not staging.stop_early or tiny.failure or tiny.variant == BASELINE:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        baseline = kept_candidate(BASELINE, results, Path(scratch))
+    weights = kept_weights(tiny.variant, results)
+    if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
+        return None
+    rule = Stopping(staging.policy, baseline, weights, staging.variants)
+    return lambda scores, found: rule.enough(scores, saved.by_task(records.table(found)))
+
+
+def stopped_after_tiny(tiny: Scores, asking: Asking, enough: "Enough") -> Scores | None:
+    """The tiny stage's scores as the last of a variant that they reject; None where it goes on."""
+    from components.evaluate import records
+
+    suite = suites.suite_named(asking.suite)
+    planned = sum(task.items(suites.FULL) for task in suite.tasks)
+    looked = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "tiny.parquet"
+        found = open_store(asking.results).get_file(f"variants/{tiny.variant}/{suites.TINY}.parquet", file)
+        return looked if found and looked.looks > 1 and enough(looked, records.read(file)) else None
+
+
+def kept_weights(variant: str, results: str) -> Weights | None:
+    """The variant's weights as the results keep them."""
+    text = open_store(results).get_text(f"variants/{variant}/weights.json")
+    return Weights.model_validate_json(text) if text else None
+
+
+def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | None":
+    """A variant with all its answers as the results keep them; None before its full stage has ended."""
+    from components.gate import saved
+
+    store = open_store(results)
+    for name in ("weights.json", "full.json", "full.parquet"):
+        if not store.get_file(f"variants/{variant}/{name}", scratch / name):
+            return None
+    return saved.read_ours(scratch)
 
 
 def undeploy(variant: str, results: str) -> None:
@@ -140,22 +258,46 @@ def server_name(variant: str) -> str:
 
 
 def gate(
-    baseline: str, weights: list[str], scores: list[str], suite: str, use_case: str, results: str, decision: str
+    baseline: str,
+    weights: list[str],
+    scores: list[str],
+    suite: str,
+    use_case: str,
+    policy: str,
+    results: str,
+    decision: str,
 ) -> None:
     """Decide on every variant."""
-    from components.gate import decide
+    from components.gate.decision import decide
 
     with progress.step(results, "gate") as step:
-        answer = decide(
-            Model.read(baseline),
-            suite,
-            use_case,
-            [Weights.read(each) for each in weights],
-            [Scores.read(each) for each in scores],
-        )
+        reached = [Scores.read(each) for each in scores]
+        answers, again = kept_answers(reached, results)
+        limits, made = chosen(use_case, policy), [Weights.read(each) for each in weights]
+        answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
         answer.write(decision)
         open_store(results).put_file(Path(decision), "decision.json")
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
+
+
+def kept_answers(
+    reached: list[Scores], results: str
+) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
+    """Each variant's answers item by item, and those of the baseline's second pass."""
+    from components.gate import saved
+
+    store = open_store(results)
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def kept(variant: str, stage: str) -> "dict[str, Answers]":
+            name = f"variants/{variant}/{stage}.parquet"
+            if not store.get_file(name, Path(scratch) / "records.parquet"):
+                raise PrerequisiteError(f"{name} is missing from {results}: evaluate {variant} again.")
+            return saved.read_records(Path(scratch) / "records.parquet")
+
+        answers = {each.variant: kept(each.variant, each.stage) for each in reached if each.records}
+        again = next((kept(each.variant, "again") for each in reached if each.again), None)
+    return answers, again
 
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:

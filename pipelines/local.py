@@ -43,6 +43,9 @@ class Arguments:
     calibration_samples: int
     calibration_tokens: int
     ledger: bool = True
+    policy: str = ""
+    stop_early: bool = True
+    noise_floor: bool = False
 
 
 class RunState(Artifact):

@@ -20,6 +20,9 @@ def ship(
     variants: List[str] = ["int8", "int4-g128", "int4-g64"],  # noqa: B006 - kfp copies it into the YAML
     suite: str = "demo",
     use_case: str = "general-chat",
+    policy: str = "",
+    stop_early: bool = True,
+    noise_floor: bool = False,
     store: str = "s3://mlpipeline/quantgate/store",
     results: str = "s3://mlpipeline/quantgate/results",
     tracking_uri: str = "",
@@ -34,6 +37,9 @@ def ship(
         variants: What to make of it, of int8, int4-g128, int4-g64; the baseline bf16 is always there.
         suite: The benchmarks.
         use_case: Whose limits decide: general-chat, math-tutoring, code, summarization.
+        policy: The text of a policy file, in place of the use case's.
+        stop_early: Whether a variant is asked no more once no answer could change its verdict.
+        noise_floor: Whether the baseline is asked twice, to learn how many answers differ by chance alone.
         store: Where weights are kept: a folder or s3://BUCKET/PREFIX.
         results: Where reports, scores and records go: a folder or s3://BUCKET/PREFIX.
         tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder.
@@ -41,7 +47,15 @@ def ship(
         calibration_tokens: To how many tokens each of them is cut.
         ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again.
     """
-    resolved = ops.resolve(model=model, variants=variants, suite=suite, use_case=use_case, store=store, results=results)
+    resolved = ops.resolve(
+        model=model,
+        variants=variants,
+        suite=suite,
+        use_case=use_case,
+        policy=policy,
+        store=store,
+        results=results,
+    )
 
     with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
         quantized = ops.quantize(
@@ -56,7 +70,17 @@ def ship(
         server = deployed.outputs["server"]
         tiny = ops.evaluate_tiny(server=server, suite=suite, ledger=ledger, store=store, results=results)
         full = ops.evaluate_full(
-            server=server, tiny=tiny.outputs["scores"], suite=suite, ledger=ledger, store=store, results=results
+            server=server,
+            tiny=tiny.outputs["scores"],
+            variants=variants,
+            suite=suite,
+            use_case=use_case,
+            policy=policy,
+            stop_early=stop_early,
+            noise_floor=noise_floor,
+            ledger=ledger,
+            store=store,
+            results=results,
         )
         ops.undeploy(variant=variant, results=results).after(full).ignore_upstream_failure()
 
@@ -66,6 +90,7 @@ def ship(
         scores=dsl.Collected(full.outputs["scores"]),
         suite=suite,
         use_case=use_case,
+        policy=policy,
         results=results,
     )
     reported = ops.report(decision=decided.outputs["decision"], results=results)

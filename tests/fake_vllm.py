@@ -3,7 +3,7 @@
 
 FAKE_VLLM says how it behaves, FAKE_VLLM_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
 `deaf` (never answers); `stranger` (another's server on the port); `echo-only` (an older server);
-`unmarked` (vLLM without our plugin); `flaky` (every third
+`unmarked` (vLLM without our plugin); `contrary` (thinks otherwise of every token); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
 what the server can do, which carry no more than FAKE_VLLM_PROBES calls, are always answered; GET /asked tells how many
 prompts were scored after them. FAKE_VLLM_DELAY_S is how long each call takes.
@@ -33,7 +33,7 @@ LOCK = threading.Lock()
 
 def loglik(token: int, position: int) -> float:
     """What this model thinks of a token: fixed, negative, different for different tokens."""
-    return -0.1 - ((token * 7 + position) % 13) / 10
+    return -0.1 - ((token * (11 if MODE == "contrary" else 7) + position) % 13) / 10
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

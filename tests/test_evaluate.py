@@ -118,6 +118,34 @@ def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monk
 
 
 @pytest.mark.slow
+def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=3, full=24),))
+    assert suite.looks == (0.125, 0.25, 0.5, 1.0)
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    step = Step(None, "full", "int8")
+    seen: list[tuple[int, int, int]] = []
+
+    def run(stop_at: int) -> Scores:
+        def enough(scores: Scores, found: list[records.Record]) -> bool:
+            seen.append((scores.look, scores.tasks[0].items, len({each.item_id for each in found})))
+            return scores.look == stop_at
+
+        return evaluate(server, suite, "full", step, folder / f"{stop_at}.parquet", enough=enough)
+
+    stopped, all_of_it = run(3), run(9)
+    at_once = evaluate(server, suite, "full", step, folder / "once.parquet")
+    local.undeploy(server)
+    assert seen == [(2, 6, 6), (3, 12, 12), (2, 6, 6), (3, 12, 12)], (
+        "the first look is the tiny stage's, the last the end"
+    )
+    assert (stopped.look, stopped.looks, stopped.planned_items, stopped.tasks[0].items) == (3, 4, 24, 12)
+    assert (all_of_it.look, all_of_it.looks, all_of_it.tasks) == (4, 4, at_once.tasks)
+    assert (at_once.look, at_once.looks) == (1, 1)
+    assert records.read(folder / "9.parquet") == records.read(folder / "once.parquet"), "whatever order they were asked"
+
+
 @pytest.mark.parametrize(
     ("mode", "what"),
     [("mortal", "stopped answering"), ("500", "500"), ("garbage", "cannot be read"), ("short", "where")],

@@ -58,8 +58,10 @@ def test_a_variant_whose_server_dies_is_a_row_with_the_reason(finished: "tuple[P
 def test_the_other_variants_are_still_judged(finished: "tuple[Path, str]") -> None:
     rows = verdicts(finished[0])
     assert rows["bf16"]["verdict"] == "reference"
-    assert rows["int4-g64"]["verdict"] == "ship"  # the fake thinks the same of every variant
-    assert rows["int4-g64"]["average_drop"] == 0.0
+    same = rows["int4-g64"]  # the fake thinks the same of every variant, and guesses
+    assert (same["verdict"], same["form"], same["average_drop"]) == ("inconclusive", "evidence", 0.0)
+    assert "the baseline is not surely above chance on arc_easy, hellaswag, piqa" in same["sentence"]
+    assert [(task["lost"], task["gained"], task["kl"]) for task in same["tasks"]] == [(0, 0, 0.0)] * 3
 
 
 def test_a_run_tells_its_steps_in_plain_lines_where_there_is_no_terminal(finished: "tuple[Path, str]") -> None:
@@ -68,24 +70,50 @@ def test_a_run_tells_its_steps_in_plain_lines_where_there_is_no_terminal(finishe
         assert any(each.startswith(line) for each in lines), line
 
 
-def test_a_second_run_in_the_same_folder_reuses_the_weights_and_replaces_the_outcome(
-    finished: "tuple[Path, str]", tiny_model: Path
-) -> None:
+@pytest.fixture(scope="module")
+def repeated(finished: "tuple[Path, str]", tiny_model: Path) -> "tuple[Path, str]":
+    """A second run in the same folder, by another policy, with a variant that answers otherwise."""
     out, _ = finished
-    answer = quantgate(out, tiny_model, "--variants", "int8", "--quiet")
+    policy = out.with_suffix(".yaml")
+    policy.write_text("name: close\nmax_divergence: {arc_easy: 0.001}\n", encoding="utf-8")
+    options = ("--variants", "int8", "--policy", str(policy), "--noise-floor", "--quiet")
+    answer = quantgate(out, tiny_model, *options, FAKE_VLLM="contrary", FAKE_VLLM_ONLY="quantgate-int8")
     assert answer.returncode == 0, answer.stdout + answer.stderr
+    return out, answer.stdout
+
+
+def test_a_second_run_in_the_same_folder_reuses_the_weights_and_replaces_the_outcome(
+    repeated: "tuple[Path, str]",
+) -> None:
+    out, printed = repeated
     assert list(verdicts(out)) == ["bf16", "int8"]
-    assert verdicts(out)["int8"]["verdict"] == "ship"
     weights = json.loads((out / "variants" / "int8" / "weights.json").read_text())
     assert weights["reused"] is True
     assert not (out / "variants" / "int4-g64").exists()  # the first run's
-    assert "running" not in answer.stdout
+    assert "running" not in printed
+
+
+def test_a_variant_that_surely_breaks_a_limit_is_asked_no_more_after_the_tiny_stage(
+    repeated: "tuple[Path, str]",
+) -> None:
+    out, _ = repeated
+    row = verdicts(out)["int8"]
+    assert (row["verdict"], row["items"], row["planned_items"]) == ("reject", 100, 560)
+    assert row["sentence"].startswith("Rejected for close: the choices on arc_easy moved by ")
+    assert "; stopped after 100 of 560 questions, as more could not change it." in row["sentence"]
+    assert "int8 was asked 100 of 560 questions" in (out / "report.md").read_text()
+
+
+def test_asking_the_baseline_twice_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:
+    out, _ = repeated
+    assert {task["noise_floor"] for task in verdicts(out)["int8"]["tasks"]} == {0.0}  # the fake has no noise
+    assert (out / "variants" / "bf16" / "again.parquet").exists()
 
 
 def test_weights_can_be_kept_in_s3(tmp_path: Path, tiny_model: Path, s3_location: str) -> None:
     answer = quantgate(tmp_path / "run", tiny_model, "--store", s3_location, "--variants", "int8", "--quiet")
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert verdicts(tmp_path / "run")["int8"]["verdict"] == "ship"
+    assert verdicts(tmp_path / "run")["int8"]["verdict"] == "inconclusive"
     weights = json.loads((tmp_path / "run" / "variants" / "int8" / "weights.json").read_text())
     assert weights["uri"] == f"{s3_location}/models/{weights['digest']}"
     assert not (tmp_path / "run" / "store").exists()

@@ -1,5 +1,6 @@
 """Ask a served variant the items of one task, with lm-eval's own task definition, prompts and metrics."""
 
+import json
 import logging
 import random
 import re
@@ -32,9 +33,9 @@ def item_order(rows: int) -> list[int]:
     return order
 
 
-def items_of(task: SuiteTask, rows: int, stage: str) -> list[int]:
-    """Positions, ascending, of the items that the stage asks."""
-    return sorted(item_order(rows)[: task.items(stage)])
+def items_of(task: SuiteTask, rows: int, stage: str, share: float = 1.0) -> list[int]:
+    """Positions, ascending, of the items that the stage has asked when that share of all is answered."""
+    return sorted(item_order(rows)[: task.items(stage, share)])
 
 
 @cache
@@ -53,6 +54,12 @@ def task_version(task: str) -> str:
     """lm-eval's version of the task, with its own version number."""
     metadata = load_yaml(task_file(task), resolve_func=False).get("metadata") or {}
     return f"{metadata.get('version', 'none')} of lm-eval {lm_eval.__version__}"
+
+
+def task_settings(task: str) -> str:
+    """How the task's texts are generated, as JSON; empty where nothing is."""
+    found = load_yaml(task_file(task), resolve_func=False).get("generation_kwargs")
+    return json.dumps(found, sort_keys=True, default=str) if found else ""
 
 
 def ask(task: SuiteTask, items: list[int], rows: Rows, endpoint: Endpoint, variant: str) -> list[Record]:

@@ -70,8 +70,13 @@ def write(records: list[Record], file: Path) -> None:
     """Write the records to `file` in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([asdict(each) for each in records]), partial)
+    pyarrow.parquet.write_table(table(records), partial)
     partial.replace(file)
+
+
+def table(records: list[Record]) -> pyarrow.Table:
+    """The records as a table, a column a field."""
+    return pyarrow.Table.from_pylist([asdict(each) for each in records])
 
 
 def read(file: Path) -> list[Record]:

@@ -1,8 +1,10 @@
 """The suites: which tasks, with how many shots, on how many items; one row each."""
 
+import math
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
+from components.gate.looks import look_shares
 
 TINY, FULL = "tiny", "full"
 STAGES = (TINY, FULL)
@@ -24,9 +26,9 @@ class SuiteTask:
     full: int
     """Items of the full stage, those of the tiny stage among them."""
 
-    def items(self, stage: str) -> int:
-        """How many items the stage asks."""
-        return self.tiny if stage == TINY else self.full
+    def items(self, stage: str, share: float = 1.0) -> int:
+        """How many items the stage has asked when that share of all is answered: never fewer than the tiny stage's."""
+        return self.tiny if stage == TINY else max(self.tiny, math.ceil(self.full * share))
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Suite:
     name: str
     description: str
     tasks: tuple[SuiteTask, ...]
+
+    @property
+    def looks(self) -> tuple[float, ...]:
+        """The share of the full stage's items at each look, the tiny stage's first."""
+        return look_shares(*(sum(task.items(stage) for task in self.tasks) for stage in STAGES))
 
 
 SUITES = {
