@@ -1,7 +1,7 @@
-"""The command line: `quantgate run`, `quantgate compile`, `quantgate doctor`, `quantgate lm-eval`.
+"""The command line: `quantgate run`, `gate`, `compile`, `doctor`, `lm-eval`.
 
 What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
-verdicts are; one whose pipeline failed exits 1; an interrupted one 130.
+verdicts are; one whose pipeline failed exits 1; an interrupted one 130. `gate` exits by its verdict.
 """
 
 import errno
@@ -20,7 +20,7 @@ from components import steps
 from components.artifacts import Decision
 from components.errors import PrerequisiteError
 from components.evaluate.suites import SUITES
-from components.gate.policy import use_case_names
+from components.gate.policy import read_use_case, use_case_named, use_case_names
 from components.progress import FAILED, Event
 from components.serving.local import find_engine
 from components.variants import BASELINE, VARIANTS
@@ -36,6 +36,8 @@ ADVICE = {
     "read": "read after long contexts, echo (if it works) after short ones.",
     "echo": "echo, which computes every prompt anew: slow for many shots.",
 }
+EXITS = {"ship": 0, "monitor": 0, "inconclusive": 3, "reject": 1, "ab_test": 1, "not_comparable": 4, "failed": 4}
+WORST_LAST = (0, 3, 1, 4)
 QUANTIZED = ",".join(name for name in VARIANTS if name != BASELINE)
 
 app = typer.Typer(
@@ -62,6 +64,19 @@ def run(
     variants: Variants = QUANTIZED,
     suite: Suite = "demo",
     use_case: UseCase = "general-chat",
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy of your own, as a YAML file, in place of the use case's.")
+    ] = None,
+    stop_early: Annotated[
+        bool,
+        typer.Option(
+            "--stop-early/--no-stop-early", help="Ask a variant no more once no answer could change its verdict."
+        ),
+    ] = True,
+    noise_floor: Annotated[
+        bool,
+        typer.Option("--noise-floor", help="Ask the baseline twice, to learn how many answers differ by chance alone."),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for everything that the run leaves.")] = Path("runs/latest"),
     store: Annotated[
         str, typer.Option(help="Where weights are kept: a folder or s3://BUCKET/PREFIX [OUT/store].")
@@ -76,9 +91,10 @@ def run(
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
     folder = out.absolute()
+    written = policy_text(policy) if policy else ""
     arguments = local.Arguments(
         model=model,
-        variants=steps.check(model, names(variants), suite, use_case),
+        variants=steps.check(model, names(variants), suite, use_case, written),
         suite=suite,
         use_case=use_case,
         store=store or str(folder / "store"),
@@ -87,6 +103,9 @@ def run(
         calibration_samples=calibration_samples,
         calibration_tokens=calibration_tokens,
         ledger=ledger,
+        policy=written,
+        stop_early=stop_early,
+        noise_floor=noise_floor,
     )
     steps.check_places(arguments.store, arguments.tracking_uri)
     check_machine(folder)
@@ -106,6 +125,12 @@ def run(
         log = shown(folder / "logs" / "pipeline.log")
         fail(f"quantgate: The run failed. {why(failures, folder)}\nIts log: {log}", 1)
     conclude(folder, tracking_uri, console)
+
+
+def policy_text(file: Path) -> str:
+    """The text of a policy file that holds; raises PrerequisiteError for another."""
+    read_use_case(file)
+    return file.read_text(encoding="utf-8")
 
 
 def told(events: list[Event]) -> list[str]:
@@ -144,6 +169,40 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
         ("", f"then the variants side by side: {compare}"),
     ):
         console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def gate(
+    baseline: Annotated[Path, typer.Option(help="Folder of the baseline's results.", show_default=False)],
+    variant: Annotated[
+        list[Path], typer.Option(help="Folder of a variant's results; may be given again.", show_default=False)
+    ],
+    policy: Annotated[
+        str, typer.Option(help=f"A policy file, or a use case: {', '.join(use_case_names())}.")
+    ] = "general-chat",
+    metric: Annotated[
+        list[str] | None, typer.Option(help="The metric to compare in lm-eval's samples [the field's usual one].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts for a script.")] = False,
+) -> None:
+    """Decide on results that were saved: those of a run, or lm-eval's own.
+
+    A folder is runs/NAME/variants/VARIANT, or what lm-eval wrote with --output_path and --log_samples. The exit status
+    is that of the worst verdict: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
+    tells of a mistake in the arguments.
+    """
+    from components.gate.saved import METRICS, decide_saved
+    from components.report import terminal_evidence, terminal_matrix, verdicts_json
+
+    use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
+    decision = decide_saved(use_case, [baseline, *variant], (*(metric or ()), *METRICS))
+    if as_json:
+        print(verdicts_json(decision))
+    else:
+        console = Console(highlight=False)
+        for each in (terminal_matrix(decision), *terminal_evidence(decision)):
+            console.print(each)
+    raise typer.Exit(max((EXITS[row.verdict] for row in decision.verdicts[1:]), key=WORST_LAST.index))
 
 
 @app.command("compile")
@@ -244,8 +303,13 @@ def main() -> None:
     """The console script `quantgate`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background job ignores SIGINT otherwise
         signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C: every server stopped, the run says so
+    answer(sys.argv[1:])
+
+
+def answer(arguments: list[str]) -> None:
+    """Do what the arguments say and leave with an exit status."""
     try:
-        app(standalone_mode=True)
+        app(arguments, standalone_mode=True)
     except PrerequisiteError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

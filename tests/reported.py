@@ -3,7 +3,8 @@
 from html.parser import HTMLParser
 
 from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.gate import decide
+from components.gate.decision import decide
+from components.gate.policy import use_case_named
 
 DIGEST = "4f9a" * 16
 MODEL = Model(
@@ -42,7 +43,7 @@ def make_decision(measured: dict[str, dict[str, float]] | None = None, failed: s
     scores = [scores_of(variant, by_task) for variant, by_task in measured.items()]
     if failed:
         scores.append(Scores(variant=failed, suite="demo", stage="tiny", failure=FAILURE))
-    return decide(MODEL, "demo", "general-chat", [weights_of(name) for name in names], scores)
+    return decide(MODEL, "demo", use_case_named("general-chat"), [weights_of(name) for name in names], scores)
 
 
 def scores_of(variant: str, by_task: dict[str, float]) -> Scores:

@@ -32,7 +32,7 @@ def test_the_two_commands_come_first() -> None:
     assert "make test" in first
 
 
-@pytest.mark.parametrize("command", ["run", "compile"])
+@pytest.mark.parametrize("command", ["run", "gate", "compile"])
 def test_the_help_is_what_the_program_prints(command: str) -> None:
     environment = os.environ | {"COLUMNS": "100", "TERM": "dumb"}
     answer = subprocess.run(

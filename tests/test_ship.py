@@ -68,6 +68,7 @@ def test_a_shell_is_its_step(tmp_path: Path) -> None:
             variants=["int3"],
             suite="demo",
             use_case="general-chat",
+            policy="",
             store=str(tmp_path / "store"),
             results=str(tmp_path / "results"),
             baseline=type("Output", (), {"path": str(tmp_path / "baseline.json")})(),

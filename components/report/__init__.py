@@ -7,6 +7,6 @@ Numbers stay exact up to `formats`, the only place that rounds.
 
 from components.report.matrix import matrix, verdicts_json
 from components.report.pages import write_report
-from components.report.terminal import terminal_matrix
+from components.report.terminal import terminal_evidence, terminal_matrix
 
-__all__ = ["matrix", "terminal_matrix", "verdicts_json", "write_report"]
+__all__ = ["matrix", "terminal_evidence", "terminal_matrix", "verdicts_json", "write_report"]

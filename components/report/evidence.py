@@ -59,6 +59,43 @@ def stories(decision: Decision) -> tuple[Story, ...]:
     return tuple(told)
 
 
+@dataclass(frozen=True)
+class Certainty:
+    """How sure the verdicts are, in words for the page."""
+
+    by_evidence: bool
+    """Whether every judged variant has confidence bounds; False where measured drops were taken at their word."""
+    promise: str
+    saved: tuple[str, ...]
+    """What was not asked, a sentence a variant."""
+    twice: bool
+    """Whether the baseline was asked twice, so that the noise floor is known."""
+
+
+def certainty(decision: Decision) -> Certainty:
+    """What the bounds of the run promise, and what they cost."""
+    judged = [each for each in decision.verdicts if each.form == "evidence"]
+    point = [each for each in decision.verdicts if each.form == "point" and each.average_drop is not None]
+    sure = max((each.confidence or 0.0 for each in judged), default=0.0)
+    least = min((each.confidence or 0.0 for each in judged), default=0.0)
+    spread = f"{100 * least:.4g} %" + (f" to {100 * sure:.4g} %" if sure > least else "")
+    promise = (
+        f"The bounds against letting a variant through hold with {spread} confidence each: the variants of a run share"
+        " the error that the policy allows (Holm), and so do the looks at one that may be stopped early."
+    )
+    return Certainty(
+        by_evidence=bool(judged) and not point,
+        promise=promise,
+        saved=tuple(
+            f"{each.variant} was asked {each.items:,} of {each.planned_items:,} questions: no further answer could"
+            " have changed its verdict."
+            for each in judged
+            if each.items < each.planned_items
+        ),
+        twice=any(task.noise_floor is not None for each in judged for task in each.tasks),
+    )
+
+
 def sources(decision: Decision) -> tuple[str, ...]:
     """Where the benchmark rows came from, each place once."""
     return tuple(dict.fromkeys(each.rows_source for each in decision.scores if each.rows_source))

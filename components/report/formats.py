@@ -1,6 +1,8 @@
 """How numbers are printed; what was not measured is a dash, never a zero."""
 
-from components.gate.change import percent
+import math
+
+from components.gate.change import about, percent
 
 MISSING = "—"
 MINUS = "−"
@@ -54,3 +56,27 @@ def duration_text(duration_s: float) -> str:
 def short_digest(digest: str) -> str:
     """The first twelve digits, enough to recognise one."""
     return digest.removeprefix("sha256:")[:12] or MISSING
+
+
+def p_text(p: float) -> str:
+    """`0.034`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = ()) -> str:
+    """A limit or what is held against it: a drop as a percentage, a divergence in nats, a perplexity as a ratio."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if kind == "drop":
+        return percent_text(value, bounds)
+    return f"{value:.3g} nats".replace("-", MINUS) if kind == "divergence" else f"{value:.4g}×"
+
+
+def count_text(count: int | None) -> str:
+    """`1,900`, or a dash."""
+    return MISSING if count is None else f"{count:,}"
+
+
+def about_text(count: int | None) -> str:
+    """`about 1,400` for 1,422, or a dash."""
+    return MISSING if count is None else f"about {about(count)}"

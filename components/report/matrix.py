@@ -39,6 +39,13 @@ MARKS = {
             "#E69F00",
             "Not yet: {variants} must pass an A/B test against {baseline} before it may replace it for {use_case}.",
         ),
+        Mark(
+            "inconclusive",
+            "inconclusive",
+            "?",
+            "#CCBB44",
+            "Not shown: the answers do not settle whether {variants} may replace {baseline} for {use_case}.",
+        ),
         Mark("reject", "reject", "✗", "#D55E00", "No: no variant may replace {baseline} for {use_case}."),
         Mark(
             "not_comparable",

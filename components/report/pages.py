@@ -8,10 +8,19 @@ from markupsafe import Markup
 
 from components.artifacts import Decision, write_text
 from components.report import formats
-from components.report.evidence import command, measured, noisiest, sources, stories
+from components.report.evidence import certainty, command, measured, noisiest, sources, stories
 from components.report.limits import bounds, limits
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
+
+OUTCOMES = {
+    "passed": "✓ within it",
+    "exceeded": "✗ over it",
+    "open": "? open",
+    "undecidable": "? below the noise floor",
+    "uninformative": "? the baseline guesses",
+}
+"""How a limit ended, for readers."""
 
 
 def write_report(
@@ -74,6 +83,8 @@ def _facts(decision: Decision) -> dict[str, object]:
         "noisiest": noisiest(decision),
         "sources": sources(decision),
         "command": command(decision),
+        "certainty": certainty(decision),
+        "judged": [each for each in decision.verdicts if each.form == "evidence"],
         "size_plot": size_plot(rows),
         "drop_plot": drop_plot(rows, limits(decision.policy)),
     }
@@ -95,6 +106,11 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "share": formats.percent_text,
         "score": formats.score_text,
         "stderr": formats.stderr_text,
+        "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,)),
+        "p": formats.p_text,
+        "count": formats.count_text,
+        "about": formats.about_text,
+        "outcome": OUTCOMES.__getitem__,
         "size": formats.size_text,
         "ratio": formats.ratio_text,
         "short": formats.short_digest,

@@ -1,0 +1,126 @@
+"""How long the gate takes to decide, and how much memory: variants with tasks as large as MMLU, each with its items.
+
+    python benchmarks/gate_speed.py [--variants 3] [--tasks 10] [--items 14042]
+
+The answers lie in Parquet files as a run leaves them; "read" is from there to numbers, "decide" from numbers to the
+decision matrix with bounds, flips and divergence of every task. Scores are 0 or 1; with --fractional they are not, as
+those of TruthfulQA's mc2, and take longer.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from multiprocessing import Process
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from rich.console import Console
+from rich.table import Table
+
+from components.artifacts import Model, Scores, TaskScore, Weights
+from components.gate.decision import decide
+from components.gate.policy import use_case_named
+from components.gate.saved import read_records
+from components.variants import BASELINE, VARIANTS
+
+SEED = 20261121
+CHOICES, SUBJECTS = 4, 57
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=10)
+    parser.add_argument("--items", type=int, default=14_042)
+    parser.add_argument("--fractional", action="store_true")
+    arguments = parser.parse_args()
+    names = [BASELINE, *(name for name in VARIANTS if name != BASELINE)][: arguments.variants + 1]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name in names:
+            files[name] = Path(folder) / f"{name}.parquet"
+            drawing = Process(target=write, args=(name, arguments, files[name]))  # its memory goes with it
+            drawing.start()
+            drawing.join()
+        before = peak_mb()
+        started = time.perf_counter()
+        answers = {name: read_records(file) for name, file in files.items()}
+        read_s, started = time.perf_counter() - started, time.perf_counter()
+        weights = [Weights(variant=name, baseline_digest="d") for name in names]
+        scores = [scores_of(name, answers[name]) for name in names]
+        model = Model(source="drawn", digest="d", uri="", size_bytes=0)
+        decision = decide(model, "drawn", use_case_named("general-chat"), weights, scores, answers)
+        decide_s = time.perf_counter() - started
+    shown = Table("variants", "tasks", "items", "read", "decide", "both", "peak before", "peak")
+    counts = (str(len(names) - 1), str(arguments.tasks), f"{arguments.items:,}")
+    times = (f"{each:.2f} s" for each in (read_s, decide_s, read_s + decide_s))
+    shown.add_row(*counts, *times, f"{before:.0f} MB", f"{peak_mb():.0f} MB")
+    console = Console(width=110)
+    console.print(shown)
+    for row in decision.verdicts:
+        console.print(f"{row.variant}: {row.verdict}")
+
+
+def write(variant: str, arguments: argparse.Namespace, file: Path) -> None:
+    """Leave one variant's records in the file."""
+    pyarrow.parquet.write_table(table(variant, arguments), file)
+
+
+def table(variant: str, arguments: argparse.Namespace) -> pyarrow.Table:
+    """One variant's records: the baseline's answers, a tenth of them drawn anew."""
+    found = []
+    for task in range(arguments.tasks):
+        source = np.random.default_rng([SEED, task])
+        own = np.random.default_rng([SEED, task, *variant.encode()])
+        again = own.random(arguments.items) < 0.1 * (variant != BASELINE)
+        scores = np.where(again, own.random(arguments.items), source.random(arguments.items))
+        logliks = source.normal(-20, 3, arguments.items * CHOICES) + own.normal(0, 0.1, arguments.items * CHOICES)
+        offsets = np.arange(arguments.items + 1, dtype=np.int32) * CHOICES
+        hashes = [f"{task:032d}{item:032d}" for item in range(arguments.items)]
+        found.append(
+            pyarrow.table(
+                {
+                    "variant": [variant] * arguments.items,
+                    "task": [f"task_{task}"] * arguments.items,
+                    "item_id": np.arange(arguments.items),
+                    "item_hash": hashes,
+                    "prompt_hash": hashes,
+                    "score": scores if arguments.fractional else (scores < 0.65).astype(float),
+                    "cluster": [f"subject_{item % SUBJECTS}" for item in range(arguments.items)],
+                    "truncated": np.zeros(arguments.items, dtype=bool),
+                    "logliks": pyarrow.ListArray.from_arrays(offsets, logliks),
+                }
+            )
+        )
+    return pyarrow.concat_tables(found)
+
+
+def scores_of(variant: str, answers: dict) -> Scores:
+    """The scores of these answers."""
+    tasks = tuple(
+        TaskScore(
+            task=task,
+            metric="acc",
+            score=float(each.scores.mean()),
+            stderr=0.0,
+            items=each.items,
+            shots=0,
+            chance=0.25,
+            version="1",
+        )
+        for task, each in answers.items()
+    )
+    return Scores(variant=variant, suite="drawn", stage="full", tasks=tasks, records="drawn", rows_source="drawn")
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
