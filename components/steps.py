@@ -240,6 +240,7 @@ def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | No
     for name in ("weights.json", "full.json", "full.parquet"):
         if not store.get_file(f"variants/{variant}/{name}", scratch / name):
             return None
+    store.get_file(f"variants/{variant}/again.parquet", scratch / "again.parquet")  # where a second pass was asked for
     return saved.read_ours(scratch)
 
 

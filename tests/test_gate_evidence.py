@@ -227,6 +227,17 @@ def test_a_perplexity_ratio_may_be_limited(worse: float, expected: str) -> None:
     assert row.limit == pytest.approx(1.05)
 
 
+def test_a_run_without_scores_has_no_drop_to_judge() -> None:
+    words = np.full(30, 100.0)
+    use_case = UseCase(name="fluent", max_perplexity_ratio={"wikitext": 1.05})
+    pair = [
+        candidate_of(name, {"wikitext": answers_of("wikitext", -3.0 * words, units=words)}) for name in ("bf16", "int8")
+    ]
+    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    assert (found.verdict, found.average_drop) == ("not_comparable", None)
+    assert "none of its tasks has scores that a drop could be measured on" in found.sentence
+
+
 def test_several_variants_share_the_error_by_holm() -> None:
     good, fair = (5, 5, 9000, 900), (45, 25, 8960, 880)
     alone = verdict(TUTOR, {"gsm8k": fair})

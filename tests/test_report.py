@@ -1,21 +1,27 @@
+import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
 from components.artifacts import Decision, Verdict
 from components.errors import PrerequisiteError
-from components.report import matrix, terminal_matrix, verdicts_json, write_report
+from components.gate.decision import decide_candidates
+from components.gate.policy import use_case_named
+from components.report import matrix, terminal_evidence, terminal_matrix, verdicts_json, write_report
 from components.report.evidence import command, measured
 from components.report.matrix import MARKS, headline
+from tests.answered import answers_of, candidate_of, pair_of
 from tests.reported import (
     DIGEST,
     FAILURE,
     LAYOUT,
     MEASURED,
+    MODEL,
     SEVEN_LONG_NAMES,
     Page,
     make_decision,
@@ -271,3 +277,52 @@ def test_the_command_asks_the_same_question_again() -> None:
     )
     spaced = decision.model.model_copy(update={"source": "file:my models/a"})
     assert "--model 'file:my models/a' " in command(decision.model_copy(update={"model": spaced}))
+
+
+def judged() -> Decision:
+    """A decision by evidence: one variant ships early, one is settled by nothing."""
+    before, after = pair_of(5, 5, 4000, 990)
+    some = np.arange(2000) + 2500
+    names = [str(place) for place in some]
+    asked = answers_of("mmlu", after[some], item_id=list(some), item_hash=names, prompt_hash=names)
+    candidates = [
+        candidate_of("bf16", {"mmlu": answers_of("mmlu", before)}),
+        candidate_of("int8", {"mmlu": asked}, look=3, looks=5),
+        candidate_of("int4-g64", {"mmlu": answers_of("mmlu", pair_of(300, 90, 3705, 905)[1])}),
+    ]
+    return decide_candidates(MODEL, "drawn", use_case_named("general-chat"), candidates)
+
+
+def test_a_decision_by_evidence_shows_its_bounds_flips_and_what_was_saved(tmp_path: Path) -> None:
+    page, markdown = page_of(judged(), tmp_path), markdown_of(judged(), tmp_path)
+    limits = {row[0]: row for row in page.tables["limits"][1:]}
+    assert limits["int8"][1:4] == ["average", "5.0 %", "−0.3 %"]
+    assert limits["int8"][6] == "✓ within it"
+    assert limits["int4-g64"][6] == "? open"
+    assert limits["int4-g64"][7].startswith("about ")
+    flips = {row[0]: row for row in page.tables["flips"][1:]}
+    assert flips["int4-g64"][4:6] == ["300", "90"]
+    assert page.matrix[2][0] == "int8 stage full, 2,000 of 10,000 questions only"
+    for text in ("How sure it is", "int8 was asked 2,000 of 10,000 questions: no further answer"):
+        assert text in markdown
+    assert "point form" not in markdown
+    assert "taken at their word" not in markdown
+    (pair,) = page.tables["pairs"][1:]
+    assert set(pair[:2]) == {"int8", "int4-g64"}
+    assert "about " in markdown_cells(markdown.split("## How sure")[1], "int4-g64")[7]
+
+
+def test_the_terminal_shows_the_same_bounds() -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    for each in terminal_evidence(judged()):
+        console.print(each)
+    told = console.export_text()
+    for words in (
+        "Limits",
+        "passed",
+        "open",
+        "Flips",
+        "int8: Ships",
+        "int4-g64: Inconclusive for general-chat: the average",
+    ):
+        assert words in told

@@ -79,9 +79,10 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
 def _reference(baseline: Candidate) -> Verdict:
     if baseline.failure:
         return _without_drops(baseline, "failed", baseline.failure)
-    measured = baseline.averaged
-    sentence = f"The reference that every drop is relative to: {mean(measured.values()):.3f} on average"
-    return _without_drops(baseline, "reference", f"{sentence} over {', '.join(measured)}.")
+    sentence = "The reference that every drop is relative to"
+    if measured := baseline.averaged:
+        sentence += f": {mean(measured.values()):.3f} on average over {', '.join(measured)}"
+    return _without_drops(baseline, "reference", f"{sentence}.")
 
 
 def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict | None:
@@ -99,7 +100,7 @@ def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Ver
     if reason := unmeasurable(use_case, baseline.answers, variant.answers):
         sentence = f"Not comparable for {use_case.name}: {reason}."
         return _without_drops(
-            variant, "not_comparable", sentence, "Take that limit out of the policy and decide again."
+            variant, "not_comparable", sentence, "Choose a policy without it, or a suite that has what it needs."
         )
     return None
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from scipy.special import ndtri
 
 from components.gate import flips, margin
@@ -174,24 +175,25 @@ def tasks_of(
     chance: Mapping[str, float],
     alpha: float,
 ) -> dict[str, Task]:
-    """Each task with scores, paired on the items of the variant."""
+    """Each task with scores, paired on the items of the variant; the baseline's whole tells whether it is a guess."""
     return {
-        name: _task(name, baseline[name].only(found.table["id"]), found, again.get(name), chance[name], alpha)
+        name: _task(name, baseline[name], found, again.get(name), chance[name], alpha)
         for name, found in variant.items()
         if found.units is None
     }
 
 
 def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None, chance: float, alpha: float) -> Task:
-    before, after, clusters = baseline.scores, variant.scores, baseline.clusters
-    guess = margin.pairs(before, before * 0, clusters)
+    paired = baseline.only(variant.table["id"])
+    before, after = paired.scores, variant.scores
+    alone = margin.pairs(baseline.scores, np.zeros(baseline.items), baseline.clusters)
     return Task(
         name=name,
-        pairs=margin.pairs(before, after, clusters),
+        pairs=margin.pairs(before, after, paired.clusters),
         before=float(before.mean()),
         after=float(after.mean()),
-        informative=margin.p_beyond([guess], ABSOLUTE, chance) <= alpha,
-        floor=_floor(baseline, again),
+        informative=margin.p_beyond([alone], ABSOLUTE, chance) <= alpha,
+        floor=_floor(paired, again),
     )
 
 
@@ -221,6 +223,8 @@ def limits_of(
 
 def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
     """The first limit that these answers cannot be held against, and why; empty when there is none."""
+    if variant and all(each.units is not None for each in variant.values()):
+        return "none of its tasks has scores that a drop could be measured on"
     for kind, name, _ in _mean_limits(use_case):
         if not variant or not baseline:
             return f"its limit on the {kind} on {name} needs answers item by item"

@@ -14,8 +14,8 @@ melding their distributions: M. Fay, M. Proschan and E. Brittain, Biometrics 71 
 
 *Cluster by cluster*, where items belong together: a t-test on the clusters' sums with the variance of the jackknife
 that leaves out a cluster at a time (CR3 in J. MacKinnon, M. Nielsen and M. Webb, J. of Econometrics 232 (2023)
-272-299), its degrees of freedom from Kish's effective number of clusters. Where there are clusters, the larger of both
-p-values counts.
+272-299), and Satterthwaite's degrees of freedom for clusters whose items move together, so that a few large ones count
+as the few that they are. Where there are clusters, the larger of both p-values counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -279,8 +279,8 @@ def jackknife(sums: Numbers, items: Numbers, counts: Numbers) -> tuple[float, fl
     mean = float(counts @ sums / total)
     left_out = (sums - items * mean) / np.maximum(1 - items / total, CLOSE)
     error = float(np.sqrt(counts @ left_out**2 * (groups - 1) / groups) / total)
-    effective = total**2 / (counts @ items**2)
-    return mean, error, max(float(effective) - 1, 1.0)
+    effective = float(counts @ items**2) ** 2 / float(counts @ items**4)
+    return mean, error, max(effective - 1, 1.0)
 
 
 def _start(tasks: Sequence[Pairs], scale: Scale) -> float:

@@ -25,8 +25,9 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
         for task in before
         if before[task] > 0 or not use_case.relative
     }
-    averages = mean(before.values()), mean(after.values())
-    average = Change("the average", *averages, use_case.relative) if tasks else None
+    average = None
+    if tasks:
+        average = Change("the average", mean(before.values()), mean(after.values()), use_case.relative)
     ruling = _ruling(use_case, before, tasks, average)
     measured = ruling.verdict != "not_comparable"
     return Verdict(

@@ -78,7 +78,7 @@ class Row:
     variant: str
     mark: Mark
     stage: str
-    """The last stage it was scored in, `tiny` or `full`; empty where it has no scores."""
+    """The last stage it was scored in and, if it was stopped early, what it was asked; empty where it has no scores."""
     size_bytes: int | None
     size_ratio: float | None
     """Of the baseline's size."""
@@ -158,7 +158,7 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
     return Row(
         variant=verdict.variant,
         mark=mark_of(verdict),
-        stage=scores.stage if scores and scores.tasks else "",
+        stage=_stage(scores) if scores and scores.tasks else "",
         size_bytes=verdict.size_bytes or None,
         size_ratio=verdict.size_bytes / baseline_bytes if verdict.size_bytes and baseline_bytes else None,
         cells=cells,
@@ -167,6 +167,16 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
         average_drop=None if failed else verdict.average_drop,
         sentence=verdict.sentence,
         next_step=verdict.next_step,
+    )
+
+
+def _stage(scores: Scores) -> str:
+    """Its name, with what was asked of it where that was not all."""
+    asked = sum(each.items for each in scores.tasks)
+    return (
+        f"{scores.stage}, {asked:,} of {scores.planned_items:,} questions"
+        if scores.look < scores.looks
+        else scores.stage
     )
 
 
