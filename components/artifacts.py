@@ -245,6 +245,10 @@ class Decision(Artifact):
     weights: tuple[Weights, ...]
     scores: tuple[Scores, ...]
     """The last stage that each variant reached."""
+    relative: bool = True
+    """Whether drops are shares of the baseline's score; in points where not."""
+    policy_text: str = ""
+    """The policy file that was given in place of a use case; empty where none was."""
     comparisons: tuple[Comparison, ...] = ()
     """Of the variants that were judged by evidence, each pair once."""
 

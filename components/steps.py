@@ -276,6 +276,7 @@ def gate(
         answers, again = kept_answers(reached, results)
         limits, made = chosen(use_case, policy), [Weights.read(each) for each in weights]
         answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
+        answer = answer.model_copy(update={"policy_text": policy})
         answer.write(decision)
         open_store(results).put_file(Path(decision), "decision.json")
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))

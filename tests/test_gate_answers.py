@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 
 from components.artifacts import Model
 from components.gate.answers import fault
+from components.gate.candidate import candidate
 from components.gate.decision import decide_candidates
 from components.gate.policy import use_case_named
 from tests.answered import answers_of, candidate_of, pair_of
@@ -91,8 +93,6 @@ def test_a_score_that_is_none_is_a_fault(score: float) -> None:
 def test_scores_that_are_not_of_these_answers_are_refused() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     other = answers_of("mmlu", 1 - SCORES[0])
-    from components.gate.candidate import candidate
-
     found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
     assert found.failure == ("bf16 scored 0.650000 on mmlu, its answers 0.350000: they are not from one evaluation.")
 
@@ -106,3 +106,17 @@ def test_generation_settings_that_differ_are_not_comparable() -> None:
     warm = type(pair[1])(pair[1].weights, pair[1].scores.model_copy(update={"tasks": tasks}), pair[1].answers)
     found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
     assert found.sentence.endswith('on mmlu its generation setting is {"temperature": 1}, the baseline\'s is none.')
+
+
+@pytest.mark.parametrize("column", ["item_hash", "prompt_hash", "truncated"])
+def test_a_column_with_holes_is_a_fault(column: str) -> None:
+    holes = answers_of("mmlu", SCORES[0], **{column: pyarrow.array([None] * 100, pyarrow.string())})
+    assert fault(holes) == f"mmlu has items without {column}"
+
+
+def test_scores_without_answers_or_answers_without_scores_are_no_results() -> None:
+    found = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
+    none = candidate(found.weights, found.scores, "drawn", {})
+    assert none.failure == "bf16 has a score for mmlu, but no answers to its items."
+    more = candidate(found.weights, found.scores, "drawn", {**found.answers, "law": found.answers["mmlu"]})
+    assert more.failure == "bf16 has answers to law, but no score for it."

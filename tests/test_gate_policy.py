@@ -97,6 +97,8 @@ KEYS = "name, drop, confidence, missing_tasks, bands, max_drop, max_average_drop
         ("name: mine\nmax_average_drop: 5 %\nname: yours\n", "line 3: name stands there twice"),
         ("name: mine\nmax_drop:\n  gsm8k: 1 %\n  gsm8k: 9 %\n", "line 4: gsm8k stands there twice"),
         ("name: [mine\n", "line 2: this is not YAML: expected"),
+        ("name: 2024-13-45\n", "this is not YAML: month must be in 1..12"),
+        ("name: mine\nmax_drop: &x {gsm8k: *x}\n", "aliases (*name) are not read here"),
         ("- name\n", "line 1: a list of keys is expected, of name"),
         ("", "line 1: a list of keys is expected, of name"),
     ],
@@ -108,7 +110,7 @@ def test_a_policy_that_says_something_else_is_refused_with_file_line_and_what_is
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PrerequisiteError) as refusal:
         read_use_case(path)
-    assert str(refusal.value).startswith(f"{path}, line ")
+    assert str(refusal.value).startswith(str(path))
     assert complaint in str(refusal.value)
     assert str(refusal.value).endswith("Correct the file.")
 
@@ -125,7 +127,7 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
     assert found.alpha == pytest.approx(0.01)
     assert (found.relative, found.required()) == (False, ())
     assert found.policy_in_words() == (
-        "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 points, A/B test from 1 points to"
+        "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 point, A/B test from 1 point to"
         " 2 points, reject over 2 points; ours: mmlu at most 1.5 points, divergence on mmlu at most 0.05 nats,"
         " perplexity on wikitext at most 1.05 times, else reject; drops are in points of 100"
     )

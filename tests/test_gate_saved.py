@@ -1,7 +1,7 @@
 """Results on a disk: a run's, lm-eval's own, and what is neither; and `quantgate gate` on them, by its exit status."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +170,12 @@ def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
 
-    def evaluate(name: str, seed: int, **settings: Any) -> Path:
+    def evaluate(name: str, seed: int, tasks: Sequence[str] = ("exam", "sums", "prose"), **settings: Any) -> Path:
         folder = tmp_path_factory.mktemp("outputs") / name
         tracker = EvaluationTracker(output_path=str(folder))
         found = simple_evaluate(
             model="dummy",
-            tasks=["exam", "sums", "prose"],
+            tasks=list(tasks),
             task_manager=manager,
             random_seed=seed,
             log_samples=True,
@@ -228,3 +228,41 @@ def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable
         samples.write_text("\n".join(lines)[:-40], encoding="utf-8")
     with pytest.raises(PrerequisiteError, match=r"samples_sums_.* is not whole"):
         read_candidate(other)
+
+
+@pytest.mark.slow
+def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_are_refused(
+    harness: Callable[..., Path],
+) -> None:
+    folder = harness("both", 1, tasks=["exam"])
+    place = next(folder.rglob("results_*.json")).parent
+    for file in harness("later", 2, tasks=["sums"]).rglob("*_2*"):
+        file.rename(place / file.name)
+    assert list(read_candidate(folder).scores.by_task()) == ["sums", "exam"]
+    (folder / "another").mkdir()
+    (folder / "another" / "results_2026-01-01.json").write_text("{}")
+    with pytest.raises(PrerequisiteError, match="holds the results of several models"):
+        read_candidate(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"acc_norm": "N/A"}, "not as lm-eval writes them"),
+        ({"acc_norm": 0.7}, "and no mean of its items'"),
+        ({"arguments": None, "doc_id": None}, ""),
+    ],
+)
+def test_samples_that_are_odd_are_told_without_a_traceback(
+    harness: Callable[..., Path], changes: dict[str, Any], what: str
+) -> None:
+    folder = harness("odd", 1, tasks=["exam"])
+    (file,) = folder.rglob("samples_exam_law_*.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    file.write_text("".join(json.dumps({**row, **changes}) + "\n" for row in rows), encoding="utf-8")
+    if what:
+        with pytest.raises(PrerequisiteError, match=what):
+            read_candidate(folder)
+    else:
+        assert "items twice" in read_candidate(folder).failure

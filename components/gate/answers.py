@@ -82,6 +82,9 @@ def fault(found: Answers) -> str:
     """Why these are no answers that anything can be computed from; empty when they are."""
     if not found.items:
         return f"there is no item of {found.task}"
+    for column in ("id", "item_hash", "prompt_hash", "score", "truncated"):
+        if found.table[column].null_count:
+            return f"{found.task} has items without {column}"
     ids = found.table["id"]
     if pc.count_distinct(ids).as_py() < found.items:
         twice = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1]))

@@ -12,6 +12,8 @@ from components.artifacts import Scores, TaskScore, Weights
 from components.gate import answers as items
 from components.gate.answers import Answers
 
+HARNESS = "lm-eval's samples"
+"""Where the rows came from that another program asked; they tell less of how."""
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics of which less is better: they are limited by themselves and belong to no average."""
 
@@ -53,11 +55,10 @@ def candidate(
     if scores is None:
         reason = weights.failure or f"No scores of {weights.variant} reached the gate."
         return Candidate(weights, Scores(variant=weights.variant, suite=suite, stage="", failure=reason))
-    found = answers or {}
-    reason = scores.failure or _fault(scores, suite) or weights.failure or _unlike(scores, found)
+    reason = scores.failure or _fault(scores, suite) or weights.failure or _unlike(scores, answers)
     if reason:
         return Candidate(weights, scores.model_copy(update={"tasks": (), "failure": reason}))
-    return Candidate(weights, scores, found, again or {})
+    return Candidate(weights, scores, answers or {}, again or {})
 
 
 def first_difference(baseline: Candidate, variant: Candidate) -> str:
@@ -117,10 +118,12 @@ def _fault(scores: Scores, suite: str) -> str:
     return ""
 
 
-def _unlike(scores: Scores, found: Mapping[str, Answers]) -> str:
-    """Why the answers are not those that were scored, in a sentence; empty when they are, or there are none."""
-    if not found:
+def _unlike(scores: Scores, found: Mapping[str, Answers] | None) -> str:
+    """Why the answers are not those that were scored, in a sentence; empty when they are, or None are to be had."""
+    if found is None:
         return ""
+    if unscored := [task for task in found if task not in scores.by_task()]:
+        return f"{scores.variant} has answers to {', '.join(unscored)}, but no score for it."
     for each in scores.tasks:
         if each.task not in found:
             return f"{scores.variant} has a score for {each.task}, but no answers to its items."

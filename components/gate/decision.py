@@ -72,6 +72,7 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
         verdicts=(_reference(baseline), *(verdicts[each.name] for each in variants)),
         weights=tuple(each.weights for each in candidates),
         scores=tuple(each.scores for each in candidates),
+        relative=use_case.relative,
         comparisons=evidence.compare(paired),
     )
 

@@ -24,6 +24,8 @@ from components.gate.limits import DropTest, Limit, Task
 from components.gate.margin import ABSOLUTE
 from components.gate.policy import UseCase, next_step
 
+LARGEST_LOGARITHM = 700.0
+
 
 def settled(found: Case, variants: int, *, only_reject: bool = False) -> bool:
     """Whether no further answer could change the verdict, in a run of so many variants; at any look but the last.
@@ -36,7 +38,7 @@ def settled(found: Case, variants: int, *, only_reject: bool = False) -> bool:
     band = found.band(alpha)
     if only_reject or band is None or found.unproven(alpha):
         return False
-    better = [edge for edge in found.use_case.edges if edge < band.upper]
+    better = [edge for edge in found.use_case.edges if edge < band.upper and found.average.decidable(edge)]
     return not better or found.average.p_beyond(better[-1]) <= found.rejecting
 
 
@@ -112,7 +114,7 @@ def _judge(found: Case, baseline: Candidate, alpha: float) -> Verdict:
     return Verdict(
         variant=name,
         verdict=verdict,
-        sentence="; ".join([reason, *sentences.reservations(found)]) + ".",
+        sentence="; ".join([reason, *sentences.reservations(found, settled=verdict != "inconclusive")]) + ".",
         next_step=_ask_more(rows) if verdict == "inconclusive" else next_step(verdict, name),
         size_bytes=found.variant.weights.size_bytes,
         scores=scores.by_task(),
@@ -138,7 +140,9 @@ def _ask_more(rows: tuple[LimitEvidence, ...]) -> str:
     known = [each for each in needed if each is not None]
     if not known or len(known) < len(needed):
         return usual.replace("Ask it and the baseline more questions, or A/B test it", "A/B test it")
-    return usual.replace("more questions", f"about {about(max(known))} more questions")
+    return usual.replace(
+        "more questions", f"about {about(max(known))} more questions" if max(known) > 1 else "one more"
+    )
 
 
 def _row(limit: Limit, found: Case, alpha: float) -> LimitEvidence:
@@ -151,19 +155,24 @@ def _row(limit: Limit, found: Case, alpha: float) -> LimitEvidence:
         outcome = "uninformative"
     else:
         outcome = "open" if test.decidable(limit.limit) else "undecidable"
-    unlogged = math.exp if limit.kind == "perplexity" else float
+    unlogged = _unlogged if limit.kind == "perplexity" else float
     bounds = (test.estimate, test.lower(rejecting), test.upper(alpha))
     estimate, lower, upper = (None if each is None else unlogged(each) for each in bounds)
     return LimitEvidence(
         what=limit.what,
         kind=limit.kind,
-        limit=unlogged(limit.limit),
+        limit=unlogged(limit.limit) or limit.limit,
         estimate=estimate,
         lower=lower,
         upper=upper,
         outcome=outcome,
         further_items=test.further_items(limit.limit, alpha) if outcome == "open" else None,
     )
+
+
+def _unlogged(value: float) -> float | None:
+    """The ratio whose logarithm it is; None for one that no number holds."""
+    return math.exp(value) if value < LARGEST_LOGARITHM else None
 
 
 def _task_evidence(found: Case, baseline: Candidate, task: Task, alpha: float) -> TaskEvidence:

@@ -70,8 +70,8 @@ class Mean:
         return self.mean - self.error * float(stdtrit(self.freedom, 1 - alpha))
 
     def _cdf(self, distance: float) -> float:
-        if self.error == 0:
-            return float(distance >= 0)
+        if self.error == 0 or not np.isfinite(self.error):  # documents that do not differ say nothing of others
+            return 0.5
         return float(stdtr(self.freedom, distance / self.error))
 
 
@@ -81,8 +81,8 @@ def flips(before: Numbers, after: Numbers) -> Flips:
     return Flips(len(before), int((right & ~now).sum()), int((now & ~right).sum()))
 
 
-def divergence(baseline: Answers, variant: Answers) -> Mean | None:
-    """The mean KL divergence KL(baseline ‖ variant) of the choices' distributions, in nats an item.
+def divergences(baseline: Answers, variant: Answers) -> Numbers | None:
+    """Each item's KL divergence KL(baseline ‖ variant) of the choices' distributions, in nats (n,).
 
     A distribution is the softmax of the choices' log-likelihoods. None for tasks without two choices or more.
     """
@@ -93,8 +93,13 @@ def divergence(baseline: Answers, variant: Answers) -> Mean | None:
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return None
     log_p, log_q = (_log_softmax(each, starts, lengths) for each in (before, after))
-    found = np.maximum(np.add.reduceat(np.exp(log_p) * (log_p - log_q), starts), 0.0)
-    return mean_of(found, np.ones(len(found)), baseline.clusters)
+    return np.maximum(np.add.reduceat(np.exp(log_p) * (log_p - log_q), starts), 0.0)
+
+
+def divergence(baseline: Answers, variant: Answers) -> Mean | None:
+    """The mean of `divergences`; None where there are none."""
+    found = divergences(baseline, variant)
+    return None if found is None else mean_of(found, np.ones(len(found)), baseline.clusters)
 
 
 def perplexity_ratio(baseline: Answers, variant: Answers) -> Mean | None:

@@ -9,8 +9,8 @@ been drawn (right before, wrong now), every item gets a random weight (exponenti
 p is the probability that the weighted sum is still on the wrong side. For scores of 0 and 1 it becomes Clopper and
 Pearson's exact test; it needs no normal approximation and takes fractional scores. `benchmarks/gate_errors.py` counts
 its errors. Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467; E. Learned-Miller and P. Thomas, A New
-Confidence Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). Several tasks are averaged by
-melding their distributions: M. Fay, M. Proschan and E. Brittain, Biometrics 71 (2015) 146-156.
+Confidence Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). In the average of several tasks each
+adds a worst item of its own, which errs on the safe side: a few small tasks show less together than they could.
 
 *Cluster by cluster*, where items belong together: a t-test on the clusters' sums with the variance of the jackknife
 that leaves out a cluster at a time (CR3 in J. MacKinnon, M. Nielsen and M. Webb, J. of Econometrics 232 (2023)
@@ -19,7 +19,7 @@ as the few that they are. Where there are clusters, the larger of both p-values 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ AGREEMENT, TINIEST = 1e-6, 1e-13
 MOST_PAIRS = 2000
 DROPS, SCORES = 64, 4
 """More distinct pairs of scores than that are put on a grid of so many drops and baseline scores from 0 to 1."""
+LARGEST_DROP = 1.0
 LARGEST_GAIN = 1000.0
 """Lower bounds of relative drops end here: a gain of so many times the baseline's score is as good as any."""
 CLOSE = 1e-10
@@ -49,6 +50,8 @@ class Clusters:
     items: Numbers
     before: Numbers
     after: Numbers
+    times: float = 1.0
+    """How many clusters are like each of these."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,14 @@ class Pairs:
         """The number of items."""
         return float(self.counts.sum())
 
+    def times(self, factor: float) -> "Pairs":
+        """So many times as many items, answered alike, in as many more clusters."""
+        clusters = self.clusters and replace(self.clusters, times=self.clusters.times * factor)
+        return Pairs(self.before, self.after, self.counts * factor, clusters)
+
     def swapped(self) -> "Pairs":
         """The same items with baseline and variant exchanged."""
-        clusters = self.clusters and Clusters(self.clusters.items, self.clusters.after, self.clusters.before)
+        clusters = self.clusters and replace(self.clusters, before=self.clusters.after, after=self.clusters.before)
         return Pairs(self.after, self.before, self.counts, clusters)
 
 
@@ -81,11 +89,6 @@ class Scale:
     def excess(self, before: Numbers, after: Numbers, items: Numbers | float, margin: float) -> Numbers:
         """w of the module's docstring, of single items (`items` = 1) or summed over as many."""
         return (1 - margin) * before - after if self.relative else before - after - margin * items
-
-    @property
-    def largest(self) -> float:
-        """The largest drop there is."""
-        return 1.0
 
     @property
     def smallest(self) -> float:
@@ -105,7 +108,8 @@ def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = 
     summed = None
     if clusters is not None and (clusters != clusters[0]).any():
         _, place = np.unique(clusters, return_inverse=True)
-        summed = Clusters(*(summed_by(place, each) for each in (np.ones(len(before)), before, after)))
+        ones = np.ones(len(before))
+        summed = Clusters(summed_by(place, ones), summed_by(place, before), summed_by(place, after))
     if len(values) > MOST_PAIRS:
         return Pairs(*_on_grid(before, after), summed)
     return Pairs(values.real.copy(), values.imag.copy(), counts.astype(float), summed)
@@ -161,9 +165,9 @@ def upper(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
     start = _start(tasks, scale)
     if p_within(tasks, scale, start) <= alpha:  # by float error only: half of the weight lies above the estimate
         return start
-    if p_within(tasks, scale, scale.largest - CLOSE) > alpha:
-        return scale.largest
-    return _root(lambda margin: p_within(tasks, scale, margin) - alpha, start, scale.largest - CLOSE)
+    if p_within(tasks, scale, LARGEST_DROP - CLOSE) > alpha:
+        return LARGEST_DROP
+    return _root(lambda margin: p_within(tasks, scale, margin) - alpha, start, LARGEST_DROP - CLOSE)
 
 
 def lower(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
@@ -180,20 +184,9 @@ def lower(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
     return _root(lambda margin: p_beyond(tasks, scale, margin) - alpha, below, start)
 
 
-def spread(tasks: Sequence[Pairs], scale: Scale, margin: float) -> tuple[float, float]:
-    """Mean and standard error of w at the margin, clusters respected where they widen it."""
-    found = [_mean_and_error(each, scale, margin) for each in tasks]
-    return float(np.mean([mean for mean, _ in found])), float(np.sqrt(sum(e**2 for _, e in found))) / len(found)
-
-
-def _mean_and_error(task: Pairs, scale: Scale, margin: float) -> tuple[float, float]:
-    def excess(before: Numbers, after: Numbers, items: Numbers | float) -> Numbers:
-        return scale.excess(before, after, items, margin)
-
-    mean, error, _ = jackknife(excess(task.before, task.after, 1.0), np.ones(len(task.counts)), task.counts)
-    if task.clusters is not None:
-        error = max(error, jackknife(*_grouped(task, excess))[1])
-    return mean, error
+def p_above(task: Pairs, level: float) -> float:
+    """The p-value against "the baseline's mean score is `level` or less"; the variant's scores do not matter."""
+    return _p([task], lambda before, _after, items: level * items - before, (0.0, 0.0))
 
 
 def _p(tasks: Sequence[Pairs], excess: Excess, worst: tuple[float, float]) -> float:
@@ -270,7 +263,7 @@ def _grouped(task: Pairs, excess: Excess) -> tuple[Numbers, Numbers, Numbers]:
     if task.clusters is None:
         return excess(task.before, task.after, 1.0), np.ones(len(task.counts)), task.counts
     sums = excess(task.clusters.before, task.clusters.after, task.clusters.items)
-    return sums, task.clusters.items, np.ones(len(sums))
+    return sums, task.clusters.items, np.full(len(sums), task.clusters.times)
 
 
 def jackknife(sums: Numbers, items: Numbers, counts: Numbers) -> tuple[float, float, float]:

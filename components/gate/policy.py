@@ -183,7 +183,8 @@ class UseCase(BaseModel):
 
     def in_words_of(self, limit: float) -> str:
         """`2 %` for 0.02, or `2 points`: a limit as its author wrote it."""
-        return f"{limit * 100:g} {'%' if self.relative else 'points'}"
+        unit = "%" if self.relative else "point" if limit == 0.01 else "points"
+        return f"{limit * 100:g} {unit}"
 
     def in_words(self) -> str:
         """Its limits, e.g. `gsm8k at most 2 %`."""

@@ -22,11 +22,13 @@ def parse(kind: type[Read], text: str, source: str) -> Read:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise PrerequisiteError(f"{source}, line {line}: this is not YAML: {error.problem}. {CORRECT}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PrerequisiteError(f"{source}: this is not YAML: {error}. {CORRECT}") from error
     if not isinstance(node, yaml.MappingNode):
         allowed = ", ".join(kind.model_fields)
         raise PrerequisiteError(f"{source}, line 1: a list of keys is expected, of {allowed}. {CORRECT}")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise PrerequisiteError(f"{source}: aliases (*name) are not read here, write the values out. {CORRECT}")
     faults = [f"line {line}: {what}" for line, what in duplicates(node)]
     try:
         found = kind.model_validate(content)

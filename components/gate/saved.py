@@ -8,7 +8,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from components.artifacts import Decision, Model, Scores, TaskScore, Weights
 from components.errors import PrerequisiteError
 from components.gate.answers import Answers, answers
-from components.gate.candidate import Candidate, candidate
+from components.gate.candidate import HARNESS, Candidate, candidate
 from components.gate.decision import decide_candidates
 from components.gate.policy import UseCase, check_use_case
 
@@ -33,16 +34,25 @@ METRICS = (
     "pass@1",
     "pass_at_1",
     "prompt_level_strict_acc",
-    "f1",
     "word_perplexity",
 )
 """Of the metrics that a task of lm-eval's logs, the first of these is compared; all but perplexity rise to 1."""
 PERPLEXITY = "word_perplexity"
 GUESSED = ("acc", "acc_norm")
 """Metrics on which guessing scores one in so many choices."""
-CHOSEN = (*GUESSED, "mc2")
-"""Metrics of choices, whose log-likelihoods are logged."""
 SUITE = "saved"
+RECORDS = {
+    "task": pyarrow.string(),
+    "item_id": pyarrow.int64(),
+    "item_hash": pyarrow.string(),
+    "prompt_hash": pyarrow.string(),
+    "score": pyarrow.float64(),
+    "cluster": pyarrow.string(),
+    "truncated": pyarrow.bool_(),
+    "logliks": pyarrow.list_(pyarrow.float64()),
+    "units": pyarrow.float64(),
+}
+"""The columns of per-item records that the gate reads."""
 
 
 def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = METRICS) -> Decision:
@@ -89,7 +99,7 @@ def read_ours(folder: Path) -> Candidate:
         scores = Scores.read(folder / f"{stage}.json")
         made = folder / "weights.json"
         weights = Weights.read(made) if made.exists() else Weights(variant=scores.variant, baseline_digest="")
-    except (ValidationError, UnicodeDecodeError) as error:
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
         raise PrerequisiteError(f"{folder} holds results that this version cannot read: {error}") from error
     if scores.failure:
         return candidate(weights, scores, scores.suite)
@@ -102,16 +112,22 @@ def read_ours(folder: Path) -> Candidate:
         scores,
         scores.suite,
         answers=read_records(records),
-        again=read_records(again) if again.exists() else {},
+        again=read_records(again) if scores.again and again.exists() else {},
     )
 
 
 def read_records(file: Path) -> dict[str, Answers]:
     """Each task's answers in a Parquet file of per-item records; raises PrerequisiteError when it is damaged."""
     try:
-        return by_task(pyarrow.parquet.read_table(file))
+        table = pyarrow.parquet.read_table(file)
+        return by_task(table.select([name for name in table.column_names if name in RECORDS]).cast(schema_of(table)))
     except (pyarrow.ArrowException, KeyError, OSError) as error:
         raise PrerequisiteError(f"{file} is no file of per-item records that can be read: {error}") from error
+
+
+def schema_of(table: pyarrow.Table) -> pyarrow.Schema:
+    """What the columns of records must be."""
+    return pyarrow.schema([(name, RECORDS[name]) for name in table.column_names if name in RECORDS])
 
 
 def by_task(records: pyarrow.Table) -> dict[str, Answers]:
@@ -125,60 +141,74 @@ def by_task(records: pyarrow.Table) -> dict[str, Answers]:
 
 
 def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
-    """A folder that lm-eval wrote; of several runs in it the newest of each task."""
-    summary = _newest(folder.rglob("results_*.json"))
-    if summary is None:
+    """A folder that lm-eval wrote; of several runs in it each task's newest that has samples."""
+    written = sorted(folder.rglob("results_*.json"), key=lambda each: each.name, reverse=True)
+    if not written:
         raise PrerequisiteError(f"{folder} has samples but no results_*.json, which says how they were asked.")
-    results = _json(summary.read_text(encoding="utf-8"), summary)
-    rows = {task: _rows(file, metrics) for task, file in sorted(_samples(folder, results).items())}
-    grouped = dict(_grouped(results, rows))
-    found = {task: answers(task, pyarrow.Table.from_pylist(each)) for task, each in grouped.items()}
-    name = folder.name
-    scores = Scores(
-        variant=name,
-        suite=SUITE,
-        stage="full",
-        tasks=tuple(_task_score(task, each, grouped[task], results) for task, each in found.items()),
-        records=str(folder),
-        rows_source="lm-eval",
-    )
-    weights = Weights(variant=name, baseline_digest="")
-    return candidate(weights, scores, SUITE, answers=found)
-
-
-def _samples(folder: Path, results: Mapping[str, Any]) -> dict[str, Path]:
-    """The newest samples of each task of the results."""
-    found: dict[str, Path] = {}
-    for task in results.get("configs", {}):
-        # `mmlu_*` finds `mmlu_anatomy_*` too: a date must follow
-        newest = _newest(folder.rglob(f"samples_{task}_[0-9][0-9][0-9][0-9]-*.jsonl"))
-        if newest:
-            found[task] = newest
+    if len(places := {each.parent for each in written}) > 1:
+        names = ", ".join(sorted(str(each) for each in places))
+        raise PrerequisiteError(f"{folder} holds the results of several models. Give the folder of one: {names}.")
+    found: dict[str, Answers] = {}
+    scores: list[TaskScore] = []
+    for summary in written:
+        results = _json(summary.read_bytes(), summary)
+        date = summary.stem.removeprefix("results_")
+        with _told(summary):
+            files = {task: summary.with_name(f"samples_{task}_{date}.jsonl") for task in results["configs"]}
+            asked = {task: _rows(file, metrics, results) for task, file in sorted(files.items()) if file.exists()}
+            for task, rows in _grouped(results, asked):
+                if task not in found:
+                    found[task] = answers(task, pyarrow.Table.from_pylist(rows))
+                    scores.append(_task_score(task, found[task], rows, results))
     if not found:
         raise PrerequisiteError(f"{folder} has no samples of the tasks in its results_*.json: run lm-eval again.")
-    return found
+    name = folder.name
+    told = Scores(
+        variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), rows_source=HARNESS
+    )
+    return candidate(Weights(variant=name, baseline_digest=""), told, SUITE, answers=found)
 
 
-def _rows(file: Path, metrics: Sequence[str]) -> list[dict[str, Any]]:
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Whatever is not as lm-eval writes it, as a PrerequisiteError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, pyarrow.ArrowException) as error:
+        raise PrerequisiteError(
+            f"{file} and its samples are not as lm-eval writes them ({type(error).__name__}: {error}). Run it again."
+        ) from error
+
+
+def _rows(file: Path, metrics: Sequence[str], results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One record an item of lm-eval's samples, of the first metric and the first filter."""
-    with file.open(encoding="utf-8") as lines:
-        samples = [_json(line, file) for line in lines if line.strip()]
+    samples = [_json(line, file) for line in file.read_bytes().split(b"\n") if line.strip()]
     if not samples:
         raise PrerequisiteError(f"{file} is empty: run lm-eval again.")
     metric = next((each for each in metrics if each in samples[0]), None)
     if metric is None:
         raise PrerequisiteError(f"{file} has none of the metrics {', '.join(metrics)}: name its own with --metric.")
+    task = next(each for each in results["configs"] if file.name.startswith(f"samples_{each}_2"))
+    rises = (results.get("higher_is_better") or {}).get(task) or {}
+    if rises.get(metric) is False and metric != PERPLEXITY:
+        raise PrerequisiteError(
+            f"{file}: less is better of {metric}, which the gate cannot limit. Choose another metric."
+        )
+    chosen = results["configs"][task].get("output_type") == "multiple_choice"
     kept = samples[0].get("filter", "none")
-    return [_row(each, metric) for each in samples if each.get("filter", "none") == kept]
+    rows = [_row(each, metric, chosen) for each in samples if each.get("filter", "none") == kept]
+    said = (results.get("results") or {}).get(task, {}).get(f"{metric},{kept}")
+    mean = float(np.mean([row["score"] for row in rows]))
+    if metric != PERPLEXITY and isinstance(said, float) and abs(said - mean) > 1e-6:
+        raise PrerequisiteError(
+            f"{file}: {metric} is {said:.6f} and no mean of its items' ({mean:.6f}), so that they cannot be paired."
+            " Choose another metric with --metric."
+        )
+    return rows
 
 
-def _row(sample: dict[str, Any], metric: str) -> dict[str, Any]:
-    value, units = sample[metric], None
-    if metric == PERPLEXITY:
-        value, units = value
-    elif isinstance(value, list):
-        value = sum(value) / len(value)
-    choices = [float(loglik) for loglik, _ in sample["filtered_resps"]] if metric in CHOSEN else []
+def _row(sample: dict[str, Any], metric: str, chosen: bool) -> dict[str, Any]:
+    value, units = (sample[metric], None) if metric != PERPLEXITY else sample[metric]
     return {
         "item_id": str(sample["doc_id"]),
         "item_hash": f"{sample.get('doc_hash', '')} {sample.get('target_hash', '')}",
@@ -186,7 +216,7 @@ def _row(sample: dict[str, Any], metric: str) -> dict[str, Any]:
         "score": float(value),
         "units": None if units is None else float(units),
         "truncated": False,
-        "logliks": choices,
+        "logliks": [float(loglik) for loglik, _ in sample["filtered_resps"]] if chosen else [],
         "metric": metric,
         "cluster": "",
     }
@@ -195,17 +225,22 @@ def _row(sample: dict[str, Any], metric: str) -> dict[str, Any]:
 def _grouped(
     results: Mapping[str, Any], rows: dict[str, list[dict[str, Any]]]
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The tasks' rows, those of a group together with the task as their cluster."""
-    subtasks = {name: list(each) for name, each in results.get("group_subtasks", {}).items() if each}
+    """The tasks' rows, those of a group that lm-eval gives a score of its own together, the task as their cluster."""
+    subtasks = {name: list(each) for name, each in (results.get("group_subtasks") or {}).items() if each}
 
     def leaves(name: str) -> list[str]:
         return [leaf for each in subtasks[name] for leaf in leaves(each)] if name in subtasks else [name]
 
-    inner = {each for members in subtasks.values() for each in members}
     taken: set[str] = set()
-    for group in (name for name in subtasks if name not in inner):
-        members = [each for each in leaves(group) if each in rows]
-        if len({row["metric"] for each in members for row in rows[each]}) == 1:
+    aggregated = [
+        name
+        for name, found in (results.get("groups") or {}).items()
+        if name in subtasks and any("," in key for key in found)
+    ]
+    for group in sorted(aggregated, key=lambda each: -len(leaves(each))):  # MMLU before its fields of study
+        members = [each for each in dict.fromkeys(leaves(group)) if each in rows]
+        metrics = {row["metric"] for each in members for row in rows[each]}
+        if members and len(metrics) == 1 and not taken & set(members):
             taken.update(members)
             yield group, [{**row, "cluster": each} for each in members for row in rows[each]]
     yield from ((task, each) for task, each in rows.items() if task not in taken)
@@ -226,29 +261,24 @@ def _task_score(task: str, found: Answers, rows: list[dict[str, Any]], results: 
         score = float(scores.mean())
         error = float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0
     choices = [len(row["logliks"]) for row in rows]
-    versions = sorted({str(results.get("versions", {}).get(each, "unknown")) for each in members})
+    versions = sorted({str((results.get("versions") or {}).get(each, "unknown")) for each in members})
     return TaskScore(
         task=task,
         metric=metric,
         score=score,
         stderr=error,
         items=found.items,
-        shots=max(int(results.get("n-shot", {}).get(each, 0) or 0) for each in members),
-        chance=float(np.mean([1 / each for each in choices])) if metric in GUESSED and all(choices) else 0.0,
+        shots=max(int((results.get("n-shot") or {}).get(each) or 0) for each in members),
+        chance=float(np.mean([1 / each for each in choices])) if metric in GUESSED and min(choices) > 1 else 0.0,
         version=f"{', '.join(versions)} of lm-eval {results.get('lm_eval_version', 'unknown')}",
         settings=json.dumps({name: value for name, value in settings.items() if value}, sort_keys=True),
     )
 
 
-def _newest(files: Iterable[Path]) -> Path | None:
-    """The last by name, which ends with lm-eval's date."""
-    return max(files, key=lambda each: (each.stem.rsplit("_", 1)[-1], each.stat().st_mtime), default=None)
-
-
-def _json(text: str, file: Path) -> dict[str, Any]:
+def _json(text: bytes, file: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise PrerequisiteError(f"{file} is not whole: {error}. Run lm-eval again.") from error
     if not isinstance(found, dict):
         raise PrerequisiteError(f"{file} is not what lm-eval writes.")

@@ -2,6 +2,7 @@
 
 import math
 
+from components.gate.candidate import HARNESS
 from components.gate.case import Case
 from components.gate.change import Change, about, percent
 from components.gate.limits import DropTest, Limit
@@ -12,7 +13,9 @@ def passed(found: Case, band: Band, alpha: float) -> str:
     """Why a variant gets the band that it gets."""
     average = Limit("average", "drop", band.upper, found.average)
     end = f"{'not over' if band.upper_belongs else 'under'} {found.use_case.in_words_of(band.upper)}"
-    shown = f"{_moved(average, found)}, {_sure(alpha)} {_at_most(average, found, alpha)}, which is {end}"
+    bound = found.average.upper(alpha)
+    which = "so that the drop" if bound is not None and bound < 0 else "which"
+    shown = f"{_moved(average, found)}, {_sure(alpha)} {_at_most(average, found, alpha)}, {which} is {end}"
     parts = [f"{band.opening} for {found.use_case.name}: {shown}"]
     for each in found.limits:
         moved = "" if each.what == "average" else f"{_moved(each, found)}, {_at_most(each, found, alpha)}, "
@@ -31,17 +34,19 @@ def rejected(found: Case, exceeded: list[Limit]) -> str:
 
 def inconclusive(found: Case, unproven: list[Limit], alpha: float) -> str:
     """What is not settled, and what would settle it."""
-    parts = [_open(each, found, alpha) for each in unproven]
+    parts = list(dict.fromkeys(_open(each, found, alpha) for each in unproven))
     needed = [each.test.further_items(each.limit, alpha) for each in unproven]
     known = [each for each in needed if each is not None]
     if len(known) == len(needed):
-        parts.append(f"about {about(max(known))} further questions would settle it, at 80 % power")
-    else:
+        many = max(known) > 1
+        count = f"about {about(max(known))} further questions" if many else "one further question"
+        parts.append(f"{count} would settle it, at 80 % power")
+    elif all(each.test.informative for each in unproven):
         parts.append("more of these questions are not likely to settle it")
     return f"Inconclusive for {found.use_case.name}: {'; '.join(parts)}"
 
 
-def reservations(found: Case) -> list[str]:
+def reservations(found: Case, *, settled: bool) -> list[str]:
     """What a reader must know beside it: tasks that can show nothing, limits left out, questions not asked."""
     scores = found.variant.scores
     told = []
@@ -52,20 +57,30 @@ def reservations(found: Case) -> list[str]:
     )
     if guessed:
         told.append(f"the baseline is not surely above chance on {guessed}, which supports no pass")
+    if undecidable := [edge for edge in found.use_case.edges if not found.average.decidable(edge)]:
+        told.append(
+            f"two passes of the baseline itself differ by more than {found.use_case.in_words_of(max(undecidable))}, so"
+            " that no smaller drop can be told"
+        )
     missing = [name for name in found.use_case.tasks if name not in found.variant.answers]
     if missing:
         told.append(f"nothing is known of {', '.join(missing)}, which the policy skips where it is missing")
     if scores.look < scores.looks:
         asked = sum(each.items for each in found.variant.answers.values())
-        told.append(f"stopped after {asked:,} of {scores.planned_items:,} questions, as more could not change it")
+        why = "as more could not change it" if settled else "for a policy that they settled: ask it the rest"
+        told.append(f"stopped after {asked:,} of {scores.planned_items:,} questions, {why}")
+    if scores.rows_source == HARNESS:
+        told.append(
+            "token ids and truncation are not in lm-eval's samples, so that only the prompts' texts were compared"
+        )
     return told
 
 
 def _open(limit: Limit, found: Case, alpha: float) -> str:
     test = limit.test
     if not test.informative and isinstance(test, DropTest):
-        names = ", ".join(each.name for each in test.tasks)
-        return f"the baseline is not surely above chance on {names}, so that no drop can show"
+        what = "any task" if limit.what == "average" else limit.what
+        return f"no drop on {what} can show, as the baseline may be guessing"
     if not test.decidable(limit.limit):
         return (
             f"the limit of {_limit(limit, found)} on {limit.what} is undecidable here, as two passes of the baseline"

@@ -64,7 +64,7 @@ class Certainty:
     """How sure the verdicts are, in words for the page."""
 
     by_evidence: bool
-    """Whether every judged variant has confidence bounds; False where measured drops were taken at their word."""
+    """False where measured drops were taken at their word."""
     promise: str
     saved: tuple[str, ...]
     """What was not asked, a sentence a variant."""
@@ -84,7 +84,7 @@ def certainty(decision: Decision) -> Certainty:
         " the error that the policy allows (Holm), and so do the looks at one that may be stopped early."
     )
     return Certainty(
-        by_evidence=bool(judged) and not point,
+        by_evidence=not point,
         promise=promise,
         saved=tuple(
             f"{each.variant} was asked {each.items:,} of {each.planned_items:,} questions: no further answer could"
@@ -102,10 +102,11 @@ def sources(decision: Decision) -> tuple[str, ...]:
 
 
 def command(decision: Decision) -> str:
-    """The command line that asks the same question again."""
+    """The command line that asks the same question again; a policy's own text stands beside it."""
     names = [verdict.variant for verdict in decision.verdicts]
     words = ["quantgate", "run", "--model", decision.model.source, "--suite", decision.suite]
-    words += ["--use-case", decision.use_case, "--variants", ",".join(names[1:] or names)]
+    words += ["--policy", "policy.yaml"] if decision.policy_text else ["--use-case", decision.use_case]
+    words += ["--variants", ",".join(names[1:] or names)]
     return shlex.join(words)
 
 

@@ -18,15 +18,20 @@ def stderr_text(stderr: float | None) -> str:
     return "" if stderr is None else f"± {stderr:.3f}"
 
 
-def percent_text(share: float | None, bounds: tuple[float, ...] = ()) -> str:
-    """`2.6 %` for 0.026; a gain, which is a negative drop, is `−0.4 %`.
+def percent_text(share: float | None, bounds: tuple[float, ...] = (), unit: str = "%") -> str:
+    """`2.6 %` for 0.026; a gain, which is a negative drop, is `−0.4 %`. Or `2.6 points`.
 
     As in the gate's sentences, more digits where one would show the share on, or across, 0 or a bound that it is not.
     """
     if share is None:
         return MISSING
-    magnitude = percent(abs(share), *bounds)
-    return f"{MINUS if share < 0 and magnitude != '0.0 %' else ''}{magnitude}"
+    magnitude = percent(abs(share), *bounds, unit=unit)
+    return f"{MINUS if share < 0 and not magnitude.startswith('0.0 ') else ''}{magnitude}"
+
+
+def unit_of(relative: bool) -> str:
+    """What a drop is in."""
+    return "%" if relative else "points"
 
 
 def size_text(size_bytes: int | None) -> str:
@@ -63,12 +68,12 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = ()) -> str:
+def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = (), unit: str = "%") -> str:
     """A limit or what is held against it: a drop as a percentage, a divergence in nats, a perplexity as a ratio."""
     if value is None or not math.isfinite(value):
         return MISSING
     if kind == "drop":
-        return percent_text(value, bounds)
+        return percent_text(value, bounds, unit)
     return f"{value:.3g} nats".replace("-", MINUS) if kind == "divergence" else f"{value:.4g}×"
 
 

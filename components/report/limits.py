@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 AVERAGE = "average"
-_UPPER = re.compile(r"(?:under|at most|to|<=?|≤)\s*(?P<percent>\d+(?:\.\d+)?)\s*%")
+_UPPER = re.compile(r"(?:under|at most|to|<=?|≤)\s*(?P<percent>\d+(?:\.\d+)?)\s*(?:%|points?\b)")
 _RANGE = re.compile(r"\s*(?:\bunder\b|\bat most\b|\bfrom\b|\bto\b|<|≤).*")
 
 

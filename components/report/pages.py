@@ -100,13 +100,14 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    edges = bounds(decision.policy, tasks_of(decision))
+    edges, unit = bounds(decision.policy, tasks_of(decision)), formats.unit_of(decision.relative)
     environment.filters |= {
-        "percent": lambda drop, subject: formats.percent_text(drop, edges[subject]),
+        "percent": lambda drop, subject: formats.percent_text(drop, edges[subject], unit),
+        "drop": lambda drop: formats.percent_text(drop, unit=unit),
         "share": formats.percent_text,
         "score": formats.score_text,
         "stderr": formats.stderr_text,
-        "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,)),
+        "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,), unit),
         "p": formats.p_text,
         "count": formats.count_text,
         "about": formats.about_text,

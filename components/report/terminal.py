@@ -17,6 +17,7 @@ from components.report.formats import (
     score_text,
     size_text,
     stderr_text,
+    unit_of,
 )
 from components.report.limits import AVERAGE, bounds
 from components.report.matrix import Row, headline, matrix, tasks_of
@@ -41,7 +42,7 @@ def terminal_matrix(decision: Decision) -> Table:
     for task in tasks_of(decision):
         table.add_column(Text(task), justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*_texts(row, edges))
+        table.add_row(*_texts(row, edges, unit_of(decision.relative)))
     return table
 
 
@@ -51,6 +52,7 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
     sentences = [Text(f"{each.variant}: {each.sentence}") for each in decision.verdicts[1:]]
     if not judged:
         return [*sentences]
+    unit = unit_of(decision.relative)
     limits = _table("Limits", ["Variant", "Limit on"], ["Limit", "Measured", "At least", "At most"], ["Outcome"])
     limits.add_column("Questions\nto settle", justify="right")
     for row in judged:
@@ -59,7 +61,7 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
             limits.add_row(
                 row.variant,
                 each.what if each.kind == "drop" else f"{each.what} {each.kind}",
-                *(amount_text(number, each.kind, (each.limit,)) for number in numbers),
+                *(amount_text(number, each.kind, (each.limit,), unit) for number in numbers),
                 each.outcome,
                 about_text(each.further_items),
             )
@@ -86,11 +88,11 @@ def _table(title: str, left: list[str], right: list[str], after: list[str]) -> T
     return table
 
 
-def _texts(row: Row, edges: tuple[float, ...]) -> list[Text]:
+def _texts(row: Row, edges: tuple[float, ...], unit: str) -> list[Text]:
     return [
         Text(row.variant),
         Text(f"{row.mark.symbol} {row.mark.label}", style=Style(color=row.mark.colour, bold=True)),
-        Text(percent_text(row.average_drop, edges)),
+        Text(percent_text(row.average_drop, edges, unit)),
         Text(f"{size_text(row.size_bytes)}\n{ratio_text(row.size_ratio)}".rstrip()),
         *(
             Text(f"{score_text(cell.score)}\n{stderr_text(cell.stderr)}".replace(" ", "").rstrip())
