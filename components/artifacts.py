@@ -216,6 +216,8 @@ class Verdict(Artifact):
     """Of each one-sided bound against letting it through, corrected for its number of variants and looks."""
     limits: tuple[LimitEvidence, ...] = ()
     tasks: tuple[TaskEvidence, ...] = ()
+    perplexity_ratios: dict[str, float] = {}
+    """Per perplexity task: the variant's perplexity over the baseline's."""
     items: int = 0
     planned_items: int = 0
     """More than `items` where the variant was stopped early."""

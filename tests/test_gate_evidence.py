@@ -302,6 +302,7 @@ def test_a_perplexity_ratio_may_be_limited(worse: float, expected: str) -> None:
     assert found.verdict == expected
     assert row.estimate == pytest.approx(np.exp(worse), abs=0.005)
     assert row.limit == pytest.approx(1.05)
+    assert found.perplexity_ratios == {"wikitext": row.estimate}
 
 
 def test_a_run_without_scores_has_no_drop_to_judge() -> None:

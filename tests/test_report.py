@@ -265,7 +265,7 @@ def test_the_verdicts_in_json_read_back_as_they_were() -> None:
     assert (rows[0]["variant"], rows[0]["verdict"], rows[0]["average_drop"]) == ("bf16", "reference", None)
     assert list(rows[1]) == [
         *("variant", "verdict", "sentence", "next_step", "size_bytes", "scores", "drops", "average_drop"),
-        *("form", "confidence", "limits", "tasks", "items", "planned_items"),
+        *("form", "confidence", "limits", "tasks", "perplexity_ratios", "items", "planned_items"),
     ]
     assert rows[1]["drops"]["hellaswag"] == (0.41 - 0.405) / 0.41
 

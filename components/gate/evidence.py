@@ -128,6 +128,7 @@ def _judge(found: Case, baseline: Candidate, alpha: float) -> Verdict:
         confidence=1 - alpha,
         limits=rows,
         tasks=tuple(_task_evidence(found, baseline, each, alpha) for each in found.tasks.values()),
+        perplexity_ratios=_perplexity_ratios(found.variant.answers, baseline.answers),
         items=sum(each.items for each in found.variant.answers.values()),
         planned_items=scores.planned_items or sum(each.items for each in scores.tasks),
     )
@@ -168,6 +169,13 @@ def _row(limit: Limit, found: Case, alpha: float) -> LimitEvidence:
         outcome=outcome,
         further_items=test.further_items(limit.limit, alpha) if outcome == "open" else None,
     )
+
+
+def _perplexity_ratios(ours: Mapping[str, Answers], theirs: Mapping[str, Answers]) -> dict[str, float]:
+    """Of each task that has one; none for a ratio that no number holds."""
+    measured = {name: flips.perplexity_ratio(theirs[name].only(each.table["id"]), each) for name, each in ours.items()}
+    ratios = {name: _unlogged(each.mean) for name, each in measured.items() if each}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
 def _unlogged(value: float) -> float | None:
