@@ -21,7 +21,7 @@ def quantgate(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[
     ("option", "value", "names"),
     [
         ("--variants", "int8,int3", "bf16, int8, int4-g128, int4-g64"),
-        ("--suite", "mmlu", "demo"),
+        ("--suite", "mmlu", "demo, quick"),
         ("--use-case", "poetry", "code, general-chat, math-tutoring, summarization"),
     ],
 )

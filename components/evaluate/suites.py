@@ -57,6 +57,15 @@ SUITES = {
                 SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=40, full=260),
             ),
         ),
+        Suite(
+            "quick",
+            "The demo's tasks on a few items: whether every part works, not whether a model is good.",
+            (
+                SuiteTask("arc_easy", "acc", shots=0, chance=0.25, tiny=4, full=16),
+                SuiteTask("hellaswag", "acc_norm", shots=0, chance=0.25, tiny=3, full=12),
+                SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=16),
+            ),
+        ),
     )
 }
 

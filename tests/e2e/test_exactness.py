@@ -19,7 +19,7 @@ from components.store import fetch, open_store
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
 ]
 TASKS = [  # few-shot and zero-shot, choices in the context (WinoGrande), long ones (HellaSwag)
