@@ -23,12 +23,24 @@ pytestmark = [
     pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
 ]
 VARIANTS = ["bf16", "int8", "int4-g128", "int4-g64"]
+CALIBRATION = ("--calibration-samples", "8", "--calibration-tokens", "128")
 TASKS = {"arc_easy": 0.25, "hellaswag": 0.25, "piqa": 0.5}
 
 
 def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
     """`quantgate run` as a person would start it, output in OUT.txt; a few questions, as some CPUs answer slowly."""
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--suite", "quick", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        "--out",
+        str(out),
+        "--suite",
+        "quick",
+        *CALIBRATION,
+        *options,
+    ]
     environment = os.environ | {"QUANTGATE_LEDGER": str(out.parents[1] / "ledger.sqlite")}
     with out.with_suffix(".txt").open("w") as output:
         return subprocess.Popen(
