@@ -64,8 +64,8 @@ def test_a_bound_is_where_the_p_value_is_alpha(scale: Scale, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_swapping_baseline_and_variant_mirrors_the_bounds(seed: int) -> None:
-    task = margin.pairs(*drawn(300, 0.08, 0.04, 0.5, seed))
-    swapped = [task.swapped()]
+    before, after = drawn(300, 0.08, 0.04, 0.5, seed)
+    task, swapped = margin.pairs(before, after), [margin.pairs(after, before)]
     assert margin.drop(swapped, ABSOLUTE) == pytest.approx(-(margin.drop([task], ABSOLUTE) or 0.0), abs=1e-12)
     assert margin.upper(swapped, ABSOLUTE, ALPHA) == pytest.approx(-margin.lower([task], ABSOLUTE, ALPHA), abs=1e-8)
     assert margin.p_beyond(swapped, ABSOLUTE, -0.02) == pytest.approx(margin.p_within([task], ABSOLUTE, 0.02), rel=1e-9)

@@ -15,37 +15,30 @@ from pipelines.cli import answer
 from tests.answered import answers_of, candidate_of, pair_of, write_results
 
 Gate = Callable[..., tuple[int, str, str]]
-EXAM = """task: exam_{subject}
+TASK = """task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
 test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
+{kind}"""
+EXAM = """output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
 doc_to_target: answer
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
-metadata: {{version: 1.0}}
+metric_list: [{metric: acc}, {metric: acc_norm}]
+metadata: {version: 1.0}
 """
-SUMS = """task: sums
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {file}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: ["\\n"], do_sample: false}}
-metric_list: [{{metric: exact_match}}]
-metadata: {{version: 1.0}}
+SUMS = """output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"], do_sample: false}
+metric_list: [{metric: exact_match}]
+metadata: {version: 1.0}
 """
-PROSE = """task: prose
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {file}}}}}
-test_split: test
-output_type: loglikelihood_rolling
+PROSE = """output_type: loglikelihood_rolling
 doc_to_text: ""
-doc_to_target: "{{{{question}}}}"
-metric_list: [{{metric: word_perplexity}}]
-metadata: {{version: 2.0}}
+doc_to_target: "{{question}}"
+metric_list: [{metric: word_perplexity}]
+metadata: {version: 2.0}
 """
 
 
@@ -161,9 +154,10 @@ def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         file = tasks / f"{subject}.jsonl"
         rows = [{"question": f"{subject} {n}?", "choices": list("abcd"), "answer": n % 4} for n in range(items)]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        (tasks / f"{subject}.yaml").write_text(EXAM.format(subject=subject, file=file), encoding="utf-8")
-    for name, text in (("sums", SUMS), ("prose", PROSE)):
-        (tasks / f"{name}.yaml").write_text(text.format(file=tasks / "law.jsonl"), encoding="utf-8")
+    law, algebra = tasks / "law.jsonl", tasks / "algebra.jsonl"
+    kinds = {"exam_algebra": (algebra, EXAM), "exam_law": (law, EXAM), "sums": (law, SUMS), "prose": (law, PROSE)}
+    for name, (file, kind) in kinds.items():
+        (tasks / f"{name}.yaml").write_text(TASK.format(name=name, file=file, kind=kind), encoding="utf-8")
     group = "group: exam\ntask: [exam_algebra, exam_law]\naggregate_metric_list: [{metric: acc}]\n"
     (tasks / "exam.yaml").write_text(group, encoding="utf-8")
     for module in ("huggingface_hub.constants", "datasets.config"):  # nothing is fetched, and trying takes a minute

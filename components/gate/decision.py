@@ -6,7 +6,7 @@ from components.artifacts import Decision, Model, Scores, Verdict, Weights
 from components.gate import evidence
 from components.gate.answers import Answers
 from components.gate.candidate import Candidate, candidate, first_difference
-from components.gate.limits import unmeasurable
+from components.gate.case import unmeasurable
 from components.gate.point import judge, mean
 from components.gate.policy import UseCase, next_step
 from components.variants import BASELINE, variant_named

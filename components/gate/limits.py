@@ -1,16 +1,13 @@
 """The limits of a policy as tests on one variant's answers beside the baseline's."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from scipy.special import ndtr, ndtri
 
 from components.gate import flips, margin
-from components.gate.answers import Answers
-from components.gate.margin import ABSOLUTE, RELATIVE, Pairs, Scale
-from components.gate.policy import UseCase
+from components.gate.margin import ABSOLUTE, Pairs, Scale
 
 POWER = 0.8
 MOST_NATS = 2.0
@@ -74,19 +71,14 @@ class DropTest:
         """The p-value against "the drop is the limit or more"; 1 where that cannot be told."""
         if not self.informative or not self.decidable(limit):
             return 1.0
-        if ("within", limit) not in self.known:
-            found = max(margin.p_within(each, self.scale, limit) for each in self._supports)
-            self.known["within", limit] = found
-        return self.known["within", limit]
+        return self._once("within", limit, lambda: max(margin.p_within(e, self.scale, limit) for e in self._supports))
 
     def p_beyond(self, limit: float) -> float:
         """The p-value against "the drop is the limit, or the noise floor above it, or less"."""
         edge = max(limit, self.floor)
         if edge >= margin.LARGEST_DROP:
             return 1.0
-        if ("beyond", edge) not in self.known:
-            self.known["beyond", edge] = margin.p_beyond(self._all, self.scale, edge)
-        return self.known["beyond", edge]
+        return self._once("beyond", edge, lambda: margin.p_beyond(self._all, self.scale, edge))
 
     def upper(self, alpha: float) -> float | None:
         """The bound that belongs to `p_within`; None where there is none."""
@@ -115,6 +107,11 @@ class DropTest:
             return all(p([task.times(times) for task in each], self.scale, limit) <= enough for each in self._supports)
 
         return further(settles, sum(each.pairs.items for each in self.tasks))
+
+    def _once(self, side: str, limit: float, find: Callable[[], float]) -> float:
+        if (side, limit) not in self.known:
+            self.known[side, limit] = find()
+        return self.known[side, limit]
 
     @property
     def _all(self) -> list[Pairs]:
@@ -161,12 +158,12 @@ class MeanTest:
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """As of a drop."""
+        return further(lambda times: _settles(self.times(times), limit, alpha), self.items)
 
-        def settles(times: float) -> bool:
-            found = replace(self.found, error=self.found.error / math.sqrt(times), freedom=self.found.freedom * times)
-            return min(found.p_within(limit), found.p_beyond(limit)) <= _with_power(alpha)
-
-        return further(settles, self.items)
+    def times(self, factor: float) -> "MeanTest":
+        """So many times as many documents like these."""
+        found = replace(self.found, error=self.found.error / math.sqrt(factor), freedom=self.found.freedom * factor)
+        return replace(self, found=found)
 
 
 @dataclass(frozen=True)
@@ -207,12 +204,9 @@ class ClippedTest:
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """As of a drop."""
-
-        def settles(times: float) -> bool:
-            found = replace(self, shares=self.shares.times(times))
-            return min(found.p_within(limit), found.p_beyond(limit)) <= _with_power(alpha)
-
-        return further(settles, self.shares.items)
+        return further(
+            lambda times: _settles(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
+        )
 
 
 @dataclass(frozen=True)
@@ -240,97 +234,13 @@ def further(settles: Callable[[float], bool], items: float) -> int | None:
     return max(math.ceil((most - 1) * items), 1)
 
 
+def _settles(test: "ClippedTest | MeanTest", limit: float, alpha: float) -> bool:
+    return min(test.p_within(limit), test.p_beyond(limit)) <= _with_power(alpha)
+
+
 def _with_power(alpha: float) -> float:
     """The p-value that the middle of all draws must have for four of five to have `alpha`."""
     return float(ndtr(-(ndtri(1 - alpha) + ndtri(POWER))))
-
-
-def tasks_of(
-    baseline: Mapping[str, Answers],
-    variant: Mapping[str, Answers],
-    again: Mapping[str, Answers],
-    chance: Mapping[str, float],
-    alpha: float,
-) -> dict[str, Task]:
-    """Each task with scores, paired on the items of the variant; the baseline's whole tells whether it is a guess."""
-    return {
-        name: _task(name, baseline[name], found, again.get(name), chance[name], alpha)
-        for name, found in variant.items()
-        if found.units is None
-    }
-
-
-def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None, chance: float, alpha: float) -> Task:
-    paired = baseline.only(variant.table["id"])
-    before, after = paired.scores, variant.scores
-    alone = margin.pairs(baseline.scores, np.zeros(baseline.items), baseline.clusters)
-    return Task(
-        name=name,
-        pairs=margin.pairs(before, after, paired.clusters),
-        before=float(before.mean()),
-        after=float(after.mean()),
-        informative=margin.p_above(alone, chance) <= alpha,
-        floor=_floor(baseline, again),
-    )
-
-
-def _floor(baseline: Answers, again: Answers | None) -> float | None:
-    """The share of answers that flip when the baseline is asked again."""
-    if again is None:
-        return None
-    twice = baseline.only(again.table["id"])
-    return flips.flips(twice.scores, again.only(twice.table["id"]).scores).rate if twice.items else None
-
-
-def limits_of(
-    use_case: UseCase, tasks: Mapping[str, Task], baseline: Mapping[str, Answers], variant: Mapping[str, Answers]
-) -> Iterator[Limit]:
-    """The use case's limits whose tasks were answered; those on tasks that the run lacks are left out."""
-    scale = RELATIVE if use_case.relative else ABSOLUTE
-    for name, limit in use_case.max_drop.items():
-        if name in tasks:
-            yield Limit(name, "drop", limit, DropTest((tasks[name],), scale))
-    if use_case.max_average_drop is not None and tasks:
-        yield Limit("average", "drop", use_case.max_average_drop, DropTest(tuple(tasks.values()), scale))
-    for name, limit in use_case.max_divergence.items():
-        if name in variant:
-            yield Limit(name, "divergence", limit, _divergence_test(baseline[name], variant[name]))
-    for name, ratio in use_case.max_perplexity_ratio.items():
-        if name in variant and (found := flips.perplexity_ratio(*_paired(baseline[name], variant[name]))):
-            yield Limit(name, "perplexity", math.log(ratio), MeanTest(found, variant[name].items))
-
-
-def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
-    """The first limit that these answers cannot be held against, and why; empty when there is none."""
-    if variant and all(each.units is not None for each in variant.values()):
-        return "none of its tasks has scores that a drop could be measured on"
-    for name in use_case.max_drop:
-        if name in variant and variant[name].units is not None:
-            return f"its limit on the drop of {name} needs scores and {name} has a perplexity: max_perplexity_ratio"
-    limited = (
-        (flips.divergences, use_case.max_divergence, "choices"),
-        (flips.perplexity_ratio, use_case.max_perplexity_ratio, "documents"),
-    )
-    for measure, limits, needed in limited:
-        for name in limits:
-            if not variant or not baseline:
-                return f"its limit on {name} needs answers item by item"
-            if name in variant and measure(*_paired(baseline[name], variant[name])) is None:
-                return f"its limit on {name} needs the log-likelihoods of {needed}, which that task does not have"
-    return ""
-
-
-def _paired(baseline: Answers, variant: Answers) -> tuple[Answers, Answers]:
-    return baseline.only(variant.table["id"]), variant
-
-
-def _divergence_test(baseline: Answers, variant: Answers) -> ClippedTest:
-    paired = baseline.only(variant.table["id"])
-    found = flips.divergences(paired, variant)
-    if found is None:
-        raise ValueError(f"{variant.task} has no choices: `unmeasurable` comes first")
-    shares = np.minimum(found, MOST_NATS) / MOST_NATS
-    return ClippedTest(margin.pairs(shares, np.zeros(len(shares)), paired.clusters))
 
 
 def _finite(value: float) -> float | None:

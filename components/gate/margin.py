@@ -74,11 +74,6 @@ class Pairs:
         clusters = self.clusters and replace(self.clusters, times=self.clusters.times * factor)
         return Pairs(self.before, self.after, self.counts * factor, clusters)
 
-    def swapped(self) -> "Pairs":
-        """The same items with baseline and variant exchanged."""
-        clusters = self.clusters and replace(self.clusters, before=self.clusters.after, after=self.clusters.before)
-        return Pairs(self.after, self.before, self.counts, clusters)
-
 
 @dataclass(frozen=True)
 class Scale:

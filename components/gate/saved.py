@@ -120,14 +120,10 @@ def read_records(file: Path) -> dict[str, Answers]:
     """Each task's answers in a Parquet file of per-item records; raises PrerequisiteError when it is damaged."""
     try:
         table = pyarrow.parquet.read_table(file)
-        return by_task(table.select([name for name in table.column_names if name in RECORDS]).cast(schema_of(table)))
+        columns = {name: table[name].cast(kind) for name, kind in RECORDS.items() if name in table.column_names}
+        return by_task(pyarrow.table(columns))
     except (pyarrow.ArrowException, KeyError, OSError) as error:
         raise PrerequisiteError(f"{file} is no file of per-item records that can be read: {error}") from error
-
-
-def schema_of(table: pyarrow.Table) -> pyarrow.Schema:
-    """What the columns of records must be."""
-    return pyarrow.schema([(name, RECORDS[name]) for name in table.column_names if name in RECORDS])
 
 
 def by_task(records: pyarrow.Table) -> dict[str, Answers]:
@@ -155,7 +151,7 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
         date = summary.stem.removeprefix("results_")
         with _told(summary):
             files = {task: summary.with_name(f"samples_{task}_{date}.jsonl") for task in results["configs"]}
-            asked = {task: _rows(file, metrics, results) for task, file in sorted(files.items()) if file.exists()}
+            asked = {task: _rows(task, file, metrics, results) for task, file in sorted(files.items()) if file.exists()}
             for task, rows in _grouped(results, asked):
                 if task not in found:
                     found[task] = answers(task, pyarrow.Table.from_pylist(rows))
@@ -180,7 +176,7 @@ def _told(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _rows(file: Path, metrics: Sequence[str], results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One record an item of lm-eval's samples, of the first metric and the first filter."""
     samples = [_json(line, file) for line in file.read_bytes().split(b"\n") if line.strip()]
     if not samples:
@@ -188,7 +184,6 @@ def _rows(file: Path, metrics: Sequence[str], results: Mapping[str, Any]) -> lis
     metric = next((each for each in metrics if each in samples[0]), None)
     if metric is None:
         raise PrerequisiteError(f"{file} has none of the metrics {', '.join(metrics)}: name its own with --metric.")
-    task = next(each for each in results["configs"] if file.name.startswith(f"samples_{each}_2"))
     rises = (results.get("higher_is_better") or {}).get(task) or {}
     if rises.get(metric) is False and metric != PERPLEXITY:
         raise PrerequisiteError(

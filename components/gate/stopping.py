@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from components.artifacts import Scores, Weights
 from components.gate.answers import Answers
 from components.gate.candidate import Candidate, candidate, first_difference
-from components.gate.case import case
+from components.gate.case import case, unmeasurable
 from components.gate.evidence import settled
-from components.gate.limits import unmeasurable
 from components.gate.policy import UseCase
 
 
