@@ -155,10 +155,13 @@ def answered(
     os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
     from components.evaluate import evaluate
     from components.evaluate.ledger import ledger_file, shared
+    from components.serving import local
 
     known = asking.use_ledger and not serving.failure
     with shared(ledger_file(), serving.identity, open_store(asking.store)) if known else nullcontext() as ledger:
-        return evaluate(serving, suites.suite_named(asking.suite), stage, step, records, ledger, enough)
+        found = evaluate(serving, suites.suite_named(asking.suite), stage, step, records, ledger, enough)
+    ended = local.why_it_ended(serving) if found.failure and not serving.failure else ""
+    return found.model_copy(update={"failure": f"{ended} {found.failure}"}) if ended else found
 
 
 def asked_again(found: Scores, serving: Server, asking: Asking, step: progress.Step) -> Scores:

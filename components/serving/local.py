@@ -7,6 +7,7 @@ when the run that started it is gone, see `guard.py`.
 import json
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -28,6 +29,9 @@ PORTS_TRIED = 3
 MAX_MODEL_LEN = 2048
 CONCURRENT_SEQUENCES = 16
 LAST_LINES = 12
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+ERROR_TOLD = re.compile(r"\b\w+(?:Error|Exception): .*\S")
+"""The first such line of vLLM's log is the cause, the ones after it are what came of that."""
 PORT_TAKEN = "address already in use"
 
 
@@ -100,7 +104,7 @@ def deploy(
             max_model_len=max_model_len(model_path),
             log=str(log),
             command=by_hand,
-            engine=f"{engine.package} {engine.version}",
+            engine=f"{engine.package} {engine.version}{' in float32' if 'float32' in answering else ''}",
             identity=f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answering)}",
         )
         log.unlink(missing_ok=True)
@@ -168,7 +172,10 @@ def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = (
         # eager: compiling takes a minute more than it gains here; small blocks (multiples of 32 on CPU) make the prefix
         # cache fine-grained; small batches bound the memory that the logits of a whole prompt take
         chosen += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
-        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path))
+        wide = not multiplies_16_bits(Path("/proc/cpuinfo"))
+        if wide:  # prompts are read six times as fast as in emulated 16 bits, see benchmarks/RESULTS.md
+            chosen += ["--dtype", "float32"]
+        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, value_bytes=4 if wide else 2))
         settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # else vLLM keeps a whole core free of computing
     return [*chosen, *options], settings
 
@@ -178,13 +185,22 @@ def max_model_len(model_path: Path) -> int:
     return min(MAX_MODEL_LEN, int(model_config(model_path).get("max_position_embeddings", MAX_MODEL_LEN)))
 
 
-def kv_cache_gib(model_path: Path) -> int:
-    """GiB of key-value cache for CONCURRENT_SEQUENCES full prompts in 16 bits, at least 1."""
+def multiplies_16_bits(cpuinfo: Path) -> bool:
+    """Whether the CPU multiplies bfloat16 itself; True where it does not tell (macOS)."""
+    if not cpuinfo.exists():
+        return True
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
+    return told is None or not BF16_FLAGS.isdisjoint(told)
+
+
+def kv_cache_gib(model_path: Path, value_bytes: int = 2) -> int:
+    """GiB of key-value cache for CONCURRENT_SEQUENCES full prompts, at least 1."""
     config = model_config(model_path)
     heads = int(config.get("num_attention_heads", 32))
     head_dim = int(config.get("head_dim") or int(config.get("hidden_size", 4096)) // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)
-    per_token_bytes = 2 * int(config.get("num_hidden_layers", 32)) * kv_heads * head_dim * 2
+    per_token_bytes = 2 * int(config.get("num_hidden_layers", 32)) * kv_heads * head_dim * value_bytes
     return max(1, -(-per_token_bytes * max_model_len(model_path) * CONCURRENT_SEQUENCES // 2**30))
 
 
@@ -230,6 +246,16 @@ def lists_our_model(server: Server) -> bool:
         return answer.status_code == 200 and server.served_name in (each["id"] for each in answer.json()["data"])
     except (httpx.TransportError, ValueError, KeyError, TypeError):
         return False
+
+
+def why_it_ended(server: Server) -> str:
+    """What a server that had been ready says of its end; "" while it lives, or when it was started elsewhere."""
+    if not server.pid or find_guard(server) is not None:
+        return ""
+    log = Path(server.log)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    first = next((found[0] for line in lines if (found := ERROR_TOLD.search(line))), "its log does not say why")
+    return f"vLLM ended: {first}."
 
 
 def explain(server: Server, what: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from components.artifacts import Scores, Weights
 from components.evaluate import records
+from components.evaluate.rows import embedded
 from components.serving.local import serving_python
 
 pytestmark = [
@@ -99,6 +100,29 @@ def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
     assert formats == {"int8": "int-quantized", "int4-g128": "pack-quantized", "int4-g64": "pack-quantized"}
     assert weights["int4-g128"].layout == "g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128"
     assert len({each.digest for each in weights.values()}) == 4
+
+
+def test_int4_answers_are_those_of_the_weights(demo: Path) -> None:
+    """Some CPUs have no kernel of vLLM's for 4 bits: what stands in for it is held against transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Weights.read(demo / "variants" / "int4-g64" / "weights.json").uri
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = records.read(demo / "variants" / "int4-g64" / "tiny.parquet")
+    asked = [each for each in found if each.task == "piqa"]
+    assert asked
+    for each in asked:
+        row = embedded("piqa").dataset()[each.item_id]
+        context = f"Question: {row['goal']}\nAnswer:"
+        for choice, answered in zip((row["sol1"], row["sol2"]), each.logliks, strict=True):
+            whole = tokenizer(f"{context} {choice}", return_tensors="pt").input_ids
+            start = len(tokenizer(context).input_ids)
+            with torch.no_grad():
+                logprobs = model(whole).logits[0, :-1].float().log_softmax(-1)
+            expected = logprobs.gather(1, whole[0, 1:, None])[start - 1 :].sum().item()
+            assert answered == pytest.approx(expected, rel=0.02, abs=0.3)
 
 
 def test_every_variant_answered_the_same_questions(demo: Path) -> None:

@@ -1,10 +1,19 @@
 """A plugin of vLLM (entry point group `vllm.general_plugins`), found on the server's PYTHONPATH; not for import here.
 
-vLLM 0.32 reserves the rows of a prompt's log-probabilities without filling them, and computes those of the tokens that
-did not come from the prefix cache. The others hold whatever lay in the memory: it looks like an answer, or it is no
-number and the response cannot be sent. Here such rows are marked: their token id is -1.
+It mends two things of vLLM 0.32:
+
+- Log-probabilities of a prompt: vLLM reserves the rows without filling them, and computes those of the tokens that did
+  not come from the prefix cache. The others hold whatever lay in the memory: it looks like an answer, or it is no
+  number and the response cannot be sent. Here such rows are marked: their token id is -1.
+- INT4 on a CPU without AVX-512: vLLM chooses its kernel for 4-bit weights, which its build for AVX2 does not have, and
+  dies at the first prompt. There the weights are unpacked once, when they are loaded, and multiplied by PyTorch: the
+  numbers that the checkpoint stands for, in as much memory as the baseline's.
 """
 
+from typing import Any
+
+import torch
+from vllm.platforms import current_platform
 from vllm.v1.outputs import LogprobsTensors
 
 NOT_COMPUTED = -1
@@ -12,6 +21,13 @@ NOT_COMPUTED = -1
 
 def register() -> None:
     """Called by vLLM in each of its processes."""
+    mark_rows_not_computed()
+    if current_platform.is_cpu():
+        unpack_int4_without_avx512()
+
+
+def mark_rows_not_computed() -> None:
+    """Give the rows of a prompt's log-probabilities a mark that only a computed one loses."""
     reserve = LogprobsTensors.empty_cpu
 
     def marked(num_positions: int, num_tokens_per_position: int) -> LogprobsTensors:
@@ -22,3 +38,34 @@ def register() -> None:
         return tensors
 
     LogprobsTensors.empty_cpu = staticmethod(marked)
+
+
+def unpack_int4_without_avx512() -> None:
+    """Have PyTorch multiply INT4 weights where vLLM's kernel for them is missing."""
+    from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel as kernel  # noqa: N813
+    from vllm.model_executor.layers.quantization.utils.quant_utils import unpack_quantized_values_into_int32
+
+    prepare, multiply = kernel.process_weights_after_loading, kernel.apply_weights
+
+    def prepare_or_unpack(self: Any, layer: torch.nn.Module) -> None:
+        if hasattr(torch.ops._C, "cpu_gemm_wna16") or self.config.zero_points:
+            prepare(self, layer)
+            return
+        packed, scales = getattr(layer, self.w_q_name), getattr(layer, self.w_s_name)
+        steps = unpack_quantized_values_into_int32(packed.data, self.config.weight_type, packed.packed_dim)
+        steps = steps if packed.output_dim == 0 else steps.t()
+        scale = scales.data if scales.output_dim == 0 else scales.data.t()
+        grouped = (steps - self.config.weight_type.bias).view(scale.shape[0], scale.shape[1], -1)
+        weight = (grouped.to(scale.dtype) * scale.unsqueeze(-1)).flatten(1)
+        layer.unpacked = torch.nn.Parameter(weight.contiguous(), requires_grad=False)
+        for name in (self.w_q_name, self.w_s_name):
+            getattr(layer, name).data = torch.empty(0)
+
+    def multiply_as_prepared(
+        self: Any, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        unpacked = getattr(layer, "unpacked", None)
+        return multiply(self, layer, x, bias) if unpacked is None else torch.nn.functional.linear(x, unpacked, bias)
+
+    kernel.process_weights_after_loading = prepare_or_unpack
+    kernel.apply_weights = multiply_as_prepared
