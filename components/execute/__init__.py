@@ -1,0 +1,89 @@
+"""Run programs that a language model wrote, as pass@1 of HumanEval and MBPP needs it, and never in the open."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from components.errors import PrerequisiteError
+from components.execute.run import run_contained
+from components.execute.sandbox import Containment, Limits, chosen_containment
+
+__all__ = ["Containment", "Limits", "Outcome", "check_sandbox", "run_programs"]
+
+PAUSES_S = (1.0, 5.0)
+"""Before a program that was killed from outside runs again; one that is killed each time has itself killed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one program ended."""
+
+    passed: bool
+    """Its last statement was reached: what it asserts held."""
+    reason: str
+    """Empty when it passed, else the name of what it raised or the limit that it went over."""
+
+
+def ignore(_done: int) -> None:
+    """Tell nobody."""
+
+
+def run_programs(
+    programs: Sequence[str],
+    on_done: Callable[[int], None] = ignore,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    workers: int | None = None,
+    containment: Containment | None = None,
+) -> list[Outcome]:
+    """Each program's outcome, in the order given; `on_done` hears how many have ended.
+
+    A program is Python source that uses nothing but the standard library and asserts what it should do. `workers` run
+    side by side, by default one a processor. `containment` is what `QUANTGATE_CONTAINMENT` says unless given. Raises
+    PrerequisiteError where there is no sandbox: a program that was not run has no outcome.
+    """
+    held_by = containment or chosen_containment()
+    if not programs:
+        return []
+    check_sandbox(held_by, limits)
+
+    def outcome(program: str) -> Outcome:
+        run = run_contained(program, limits, held_by)
+        for pause_s in PAUSES_S if run.killed else ():
+            time.sleep(pause_s)
+            run = run_contained(program, limits, held_by)
+            if not run.killed:
+                break
+        reason = run.reason()
+        return Outcome(passed=not reason, reason=reason)
+
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="execute")
+    try:
+        running = [pool.submit(outcome, program) for program in programs]
+        for done, each in enumerate(as_completed(running), 1):
+            each.result()
+            on_done(done)
+        return [each.result() for each in running]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_sandbox(containment: Containment | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    """Run a trivial program; raises PrerequisiteError saying what to install or to allow where that does not work."""
+    held_by = containment or chosen_containment()
+    try:
+        reason = run_contained("assert 1 + 1 == 2", limits, held_by).reason()
+    except PrerequisiteError as error:
+        if held_by is Containment.POD or "not installed" in str(error):
+            raise
+        raise PrerequisiteError(
+            f"{error}\nPrograms that a model wrote are only run in a sandbox, which needs bubblewrap 0.7 or newer and"
+            " user namespaces. To allow these: `sysctl -w kernel.unprivileged_userns_clone=1` (Debian), `sysctl -w"
+            " kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), `sysctl -w user.max_user_namespaces=10000`"
+            " (Red Hat); a container must be started with them allowed."
+        ) from error
+    if reason:
+        raise PrerequisiteError(
+            f"A program that does nothing fails in the sandbox: {reason}. Are the limits too small? {limits}"
+        )

@@ -1,0 +1,196 @@
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.errors import PrerequisiteError
+from components.execute import Containment, Limits, Outcome, check_sandbox, run_programs
+from components.execute.inside import REFUSED, instructions
+from components.execute.sandbox import chosen_containment
+
+HONEST = "def add(a, b):\n    return a + b\n\nassert add(2, 3) == 5\n"
+WRONG = "def add(a, b):\n    return a * b\n\nassert add(2, 3) == 5\n"
+PASSED = Outcome(passed=True, reason="")
+
+
+def failed(reason: str) -> Outcome:
+    return Outcome(passed=False, reason=reason)
+
+
+@pytest.fixture
+def sandbox() -> None:
+    try:
+        check_sandbox()
+    except PrerequisiteError as missing:
+        pytest.skip(str(missing))
+
+
+def test_outcomes_come_in_the_order_of_the_programs_and_are_counted(sandbox: None) -> None:
+    heard: list[int] = []
+    programs = ["import time; time.sleep(0.5)", WRONG, HONEST, "import missing"]
+    assert run_programs(programs, heard.append, workers=4) == [
+        PASSED,
+        failed("AssertionError"),
+        PASSED,
+        failed("ModuleNotFoundError"),
+    ]
+    assert heard == [1, 2, 3, 4]
+
+
+def test_no_program_needs_no_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_programs([]) == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import dataclasses, enum, typing, json, re, decimal, collections, asyncio, hashlib, datetime, statistics",
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nA(1)",
+        "import asyncio\nasync def f(): return 1\nassert asyncio.run(f()) == 1",
+        "from concurrent.futures import ThreadPoolExecutor as T\nassert list(T(4).map(abs, [-1])) == [1]",
+        "open('notes', 'w').write('x' * 1000)\nassert len(open('notes').read()) == 1000",
+        "if __name__ == '__main__':\n    raise SystemExit(1)",
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()",
+        "assert 'ä€😀'.encode() == b'\\xc3\\xa4\\xe2\\x82\\xac\\xf0\\x9f\\x98\\x80'; print('ä€😀')",
+        "import pickle, program\nclass A: pass\nassert type(pickle.loads(pickle.dumps(A()))) is A",
+    ],
+)
+def test_an_honest_program_passes(sandbox: None, program: str) -> None:
+    assert run_programs([program]) == [PASSED]
+
+
+def test_a_program_may_take_what_its_limits_allow_and_no_more(sandbox: None) -> None:
+    limits = Limits(seconds=2, memory_bytes=200 << 20, threads=4, output_bytes=1 << 17, scratch_bytes=1 << 20)
+    sleep, held = "import time; time.sleep({})", "held = bytearray({} << 20)"
+    output = "print('x' * {}, flush=True)"
+    threads = "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=(9,)).start()\n"
+    file = "with open('full', 'wb') as full: full.write(bytes({}))"
+    within = [sleep.format(1.0), held.format(100), output.format((1 << 17) - 1), file.format(1 << 20)]
+    within.append(threads.format(3) + sleep.format(0.5))
+    over = [sleep.format(2.5), held.format(200), output.format(1 << 18), file.format((1 << 20) + 1)]
+    over.append(threads.format(4) + sleep.format(0.5))
+    assert run_programs(within, limits=limits) == [PASSED] * 5
+    assert [each.reason for each in run_programs(over, limits=limits)] == [
+        "timed out after 2 s",
+        "over 200 MiB of memory",
+        "over 128 KiB of output",
+        "OSError",
+        "over 4 threads",
+    ]
+
+
+def test_a_program_that_depends_on_the_order_of_a_set_ends_the_same_each_time(sandbox: None) -> None:
+    program = "assert next(iter({'a', 'b', 'c', 'd', 'e'})) in 'ab'"
+    assert len(set(run_programs([program] * 8))) == 1
+
+
+def test_one_program_does_not_see_the_files_of_the_one_before(sandbox: None) -> None:
+    program = "import os\nassert os.listdir('/tmp') == []\nopen('/tmp/left', 'w').close()"
+    assert run_programs([program] * 2, workers=1) == [PASSED] * 2
+
+
+def test_where_no_sandbox_is_installed_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PrerequisiteError, match="`apt-get install bubblewrap` or `dnf install bubblewrap`"):
+        run_programs([f"open({str(trace)!r}, 'w')"])
+    assert not trace.exists()
+
+
+def test_where_the_sandbox_does_not_work_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(PrerequisiteError) as refusal:
+        run_programs([HONEST])
+    assert "bwrap: No permissions to create new namespace" in str(refusal.value)
+    assert "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in str(refusal.value)
+
+
+def test_limits_that_not_even_an_empty_program_keeps_are_no_verdict(sandbox: None) -> None:
+    with pytest.raises(PrerequisiteError, match="over 1 MiB of memory. Are the limits too small"):
+        run_programs([HONEST], limits=Limits(memory_bytes=1 << 20))
+
+
+def test_a_pod_holds_programs_only_when_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("QUANTGATE_CONTAINMENT", raising=False)
+    assert chosen_containment() is Containment.BUBBLEWRAP
+    monkeypatch.setenv("QUANTGATE_CONTAINMENT", "pod")
+    assert chosen_containment() is Containment.POD
+    monkeypatch.setenv("QUANTGATE_CONTAINMENT", "none")
+    with pytest.raises(PrerequisiteError, match="'none'. Set it to pod"):
+        run_programs([HONEST])
+
+
+def test_in_a_pod_the_limits_hold_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUANTGATE_CONTAINMENT", "pod")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    programs = [
+        HONEST,
+        WRONG,
+        "import os; os.fork()",
+        "import socket; socket.socket()",
+        "import os; os.kill(-1, 0)",
+        "import time; time.sleep(60)",
+        "held = bytearray(2 << 30)",
+        "import os\nassert list(os.environ) in ([], ['PYTHONHASHSEED'], ['PYTHONHASHSEED', 'LC_CTYPE']), os.environ",
+        "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')",
+    ]
+    assert [each.reason for each in run_programs(programs, limits=Limits(seconds=2))] == [
+        "",
+        "AssertionError",
+        "PermissionError",
+        "PermissionError",
+        "PermissionError",
+        "timed out after 2 s",
+        "over 1024 MiB of memory",
+        "",
+        "",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_die_with_their_owner(sandbox: None, tmp_path: Path) -> None:
+    code = "from components.execute import *; run_programs(['import time; time.sleep(60)'], limits=Limits(seconds=60))"
+    owner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    watched = psutil.Process(owner.pid)
+    try:
+        deadline = time.monotonic() + 30
+        while len(family := watched.children(recursive=True)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(family) == 3
+    finally:
+        owner.kill()
+        owner.wait()
+    while any(alive(each) for each in family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [each for each in family if alive(each)] == []
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_fits_each_machine(machine: str) -> None:
+    found = instructions(machine)
+    assert all(0 <= place + 1 + max(yes, no) < len(found) for place, (_, yes, no, _) in enumerate(found[:-1]))
+    assert len(found) < 4096
+
+
+@pytest.mark.skipif(shutil.which("ausyscall") is None, reason="ausyscall (auditd) is not installed")
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_numbers_of_the_refused_calls_are_the_kernel_s(machine: str) -> None:
+    column = ["x86_64", "aarch64"].index(machine)
+    listed = subprocess.run(["ausyscall", machine, "--dump"], capture_output=True, text=True, check=True).stdout
+    numbers = {name: int(number) for number, name in (line.split() for line in listed.splitlines()[1:])}
+    assert {name: each[column] for name, each in REFUSED.items() if name in numbers} == {
+        name: numbers[name] for name in REFUSED if name in numbers
+    }
