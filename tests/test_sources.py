@@ -1,0 +1,309 @@
+"""Plain files as data sets, and the hub: a small server of the hub's protocol stands for it, asked by a real client."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import datasets
+import pytest
+
+from components.errors import PrerequisiteError
+from components.evaluate.sources import Folder, Split
+from tests.benchmark_data import laid_out, lines_of, pages_of
+from tests.seaweed import free_ports
+
+COMMIT = "a" * 40
+CARD = """---
+configs:
+- config_name: main
+  data_files:
+  - split: test
+    path: main/test.jsonl
+- config_name: other
+  data_files:
+  - split: test
+    path: main/test.jsonl
+dataset_info:
+- config_name: main
+  features:
+  - name: question
+    dtype: string
+  - name: answer
+    dtype:
+      class_label:
+        names:
+          '0': 'no'
+          '1': 'yes'
+- config_name: other
+  features:
+  - name: question
+    dtype: string
+  - name: answer
+    dtype: int64
+---
+"""
+FILES = {
+    "README.md": CARD.encode(),
+    "main/test.jsonl": b'{"question": "1+1=2", "answer": 1}\n{"question": "1+1=3", "answer": 0}\n',
+}
+INFO = {"_id": "1", "private": False, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": name} for name in FILES]}
+PROBE = """
+import json, sys
+from pathlib import Path
+from components.errors import PrerequisiteError
+from components.evaluate.mirror import make
+from components.evaluate.sources import Hub, Mirror, Split
+hub = Hub(Path(sys.argv[1]) / "cache")
+answers = {"told": hub.told}
+for wanted in sys.argv[2:]:
+    split = Split(*wanted.split(","))
+    try:
+        rows = hub.split(split)
+        answers[wanted] = rows and [rows.dataset.to_list(), rows.of]
+        if rows:
+            place = str(Path(sys.argv[1]) / "mirror")
+            make([split], hub, place, lambda *_: None)
+            mirrored = Mirror(place, Path()).split(split)
+            assert mirrored.dataset.features == rows.dataset.features
+            assert (mirrored.sha256, mirrored.of) == (rows.sha256, rows.of)
+    except PrerequisiteError as error:
+        answers[wanted] = str(error)
+print(json.dumps(answers))
+"""
+
+
+@dataclass
+class Hub:
+    """Where the server answers, and the paths that it was asked for."""
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+
+def answer(path: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers: `org/set` is open, `org/gated` shows its card alone, `org/down` is in trouble."""
+    name = "/".join(path.removeprefix("/api").split("/")[2:4])
+    file = path.partition(f"/resolve/{COMMIT}/")[2]
+    tree, _, below = path.partition(f"/tree/{COMMIT}")
+    if name == "org/down":
+        return 503, b"", {}
+    if name not in ("org/set", "org/gated"):
+        return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+    if file and name == "org/gated":
+        return 403, b"{}", {"X-Error-Code": "GatedRepo"}
+    if file:
+        tag = hashlib.sha1(FILES.get(file, b"")).hexdigest()
+        found = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
+        return (200, FILES[file], found) if file in FILES else (404, b"{}", {"X-Error-Code": "EntryNotFound"})
+    if tree != path:
+        held = {each: data for each, data in FILES.items() if each.startswith(below.strip("/"))}
+        listing = [{"type": "file", "path": each, "size": len(data), "oid": "0"} for each, data in held.items()]
+        return 200, json.dumps(listing).encode(), {}
+    return 200, json.dumps({**INFO, "id": name, "gated": name == "org/gated" and "auto"}).encode(), {}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub on loopback."""
+    running = Hub()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            running.asked.append(path)
+            status, body, headers = answer(path)
+            self.send_response(status)
+            for key, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        running.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield running
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def asked_of(folder: Path, wanted: list[str], **environment: str) -> dict[str, object]:
+    """What a process of its own gets for these splits: huggingface_hub reads its variables when it is imported."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "PROXY" not in name.upper()
+    }
+    variables = {**kept, "HF_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore", **environment}
+    command = [sys.executable, "-c", PROBE, str(folder), *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unknown(hub: Hub, tmp_path: Path) -> None:
+    wanted = ["org/set,main,test", "org/set,main,train", "org/set,,test", "org/set,mian,test"]
+    wanted += ["org/gated,main,test", "org/none,,test", "org/down,,test", "a/b/c,,test"]
+    found = asked_of(tmp_path, wanted, HF_ENDPOINT=hub.url)
+    rows = [{"question": "1+1=2", "answer": 1}, {"question": "1+1=3", "answer": 0}]
+    assert found["told"] == f"hub {hub.url}"
+    assert found["org/set,main,test"] == [rows, COMMIT]
+    assert found["org/set,main,train"] is None
+    assert found["org/set,,test"] == "org/set has no default configuration. Name one of main, other."
+    assert found["org/set,mian,test"] == "org/set has no configuration 'mian'. Name one of main, other."
+    assert str(found["org/gated,main,test"]).startswith("The data set org/gated is gated. Accept its licence")
+    assert str(found["org/none,,test"]).startswith("The hub knows no data set org/none, or it is private.")
+    assert str(found["org/down,,test"]).startswith(f"The hub {hub.url} is not reachable (Server error '503")
+    assert str(found["a/b/c,,test"]).startswith("a/b/c is no data set's name")
+    assert hub.asked.count("/api/datasets/org/set") == 1, "the commit is asked for once"
+    assert all(COMMIT in path for path in hub.asked if path.startswith("/datasets/"))
+
+
+def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    message = str(asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=url)["org/set,main,test"])
+    assert message.startswith(f"The hub {url} is not reachable (")
+    assert message.endswith("). Make a mirror where it is: quantgate mirror SUITE DIR, and run here with --data DIR")
+
+
+def test_the_offline_flag_keeps_every_request_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    found = asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
+    assert "is not reachable (" in str(found["org/set,main,test"])
+    assert "HF_HUB_OFFLINE" in str(found["org/set,main,test"])
+    assert hub.asked == []
+
+
+def plain(folder: Path, name: str, text: str) -> Folder:
+    path = folder / "org/set/default" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return Folder(folder)
+
+
+def rows_in(folder: Folder) -> list[dict[str, object]]:
+    found = folder.split(Split("org/set", "", "test"))
+    assert found is not None
+    rows: list[dict[str, object]] = found.dataset.to_list()
+    return rows
+
+
+def test_a_split_is_a_file_and_default_stands_for_no_configuration() -> None:
+    assert Split("openai/gsm8k", "main", "test").file == "openai/gsm8k/main/test.parquet"
+    assert Split("google/IFEval", "", "train").file == "google/IFEval/default/train.parquet"
+
+
+def test_types_are_those_of_all_rows_and_absent_keys_are_none(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "score": None, "arguments": [{}]},
+        {"id": 2, "score": 1, "arguments": [{"words": 3}, {"text": "a"}], "late": "x\u2028y"},
+        {"id": 3, "score": 0.5, "arguments": []},
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    expected = [
+        {"id": 1, "score": None, "arguments": [{"words": None, "text": None}], "late": None},
+        {
+            "id": 2,
+            "score": 1.0,
+            "arguments": [{"words": 3, "text": None}, {"words": None, "text": "a"}],
+            "late": "x\u2028y",
+        },
+        {"id": 3, "score": 0.5, "arguments": [], "late": None},
+    ]
+    assert rows_in(plain(tmp_path / "lines", "test.jsonl", text)) == expected
+    assert rows_in(plain(tmp_path / "list", "test.json", json.dumps(rows))) == expected
+    target = tmp_path / "parquet/org/set/default/test.parquet"
+    target.parent.mkdir(parents=True)
+    datasets.Dataset.from_list(expected).to_parquet(target)
+    assert rows_in(Folder(tmp_path / "parquet")) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("test.jsonl", '{"a": 1}\n{"a": \n', r"test\.jsonl, line 2: this is not JSON"),
+        ("test.jsonl", "", "has no rows"),
+        ("test.jsonl", "[1]\n", "no objects"),
+        ("test.json", '{"a": 1}', "no objects"),
+        ("test.json", "", r"test\.json: this is not JSON"),
+        ("test.jsonl", '{"a": 1}\n{"a": "b"}\n', "its rows make no table"),
+        ("test.jsonl", '{"a": 99999999999999999999999}\n', "its rows make no table"),
+        ("test.parquet", "PAR1 but not really PAR1", "its rows make no table"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named_with_what_is_wrong(tmp_path: Path, name: str, text: str, what: str) -> None:
+    with pytest.raises(PrerequisiteError, match=what):
+        rows_in(plain(tmp_path, name, text))
+
+
+def test_a_split_without_a_file_is_none_and_a_data_set_without_a_folder_is_a_mistake(tmp_path: Path) -> None:
+    folder = plain(tmp_path, "test.jsonl", '{"a": 1}\n')
+    assert folder.split(Split("org/set", "default", "train")) is None
+    with pytest.raises(PrerequisiteError, match=rf"{tmp_path}/org/set/main is no folder"):
+        folder.split(Split("org/set", "main", "test"))
+
+
+def test_a_split_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    plain(tmp_path, "test.json", '[{"a": 1}]')
+    with pytest.raises(PrerequisiteError, match=r"twice, as test\.jsonl and test\.json"):
+        rows_in(plain(tmp_path, "test.jsonl", '{"a": 1}\n'))
+
+
+def test_the_rows_say_their_file_and_its_sha256(tmp_path: Path) -> None:
+    rows = plain(tmp_path, "test.jsonl", '{"a": 1}\n').split(Split("org/set", "", "test"))
+    assert rows is not None
+    assert rows.sha256 == hashlib.sha256(b'{"a": 1}\n').hexdigest()
+    assert rows.of == str(tmp_path / "org/set/default/test.jsonl")
+
+
+def test_the_shared_data_is_laid_out_as_the_published_splits(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = Folder(laid_out(tmp_path_factory))
+
+    def count(path: str, name: str, split: str) -> int:
+        found = folder.split(Split(path, name, split))
+        return len(found.dataset) if found else -1
+
+    mbpp = "google-research-datasets/mbpp"
+    assert [count(mbpp, "full", split) for split in ("prompt", "test", "validation", "train")] == [10, 500, 90, 374]
+    assert count("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test") == 62
+    assert [count("openai/gsm8k", "main", split) for split in ("test", "train")] == [1319, 7473]
+    assert count("openai/openai_humaneval", "", "test") == 164
+    assert count("tinyBenchmarks/tinyGSM8k", "main", "train") == 7473
+    assert count("tinyBenchmarks/tinyAI2_arc", "ARC-Challenge", "train") == -1
+    subjects = sorted(path.name for path in (folder.path / "cais/mmlu").iterdir())
+    assert len(subjects) == 57
+    assert sum(count("cais/mmlu", subject, "test") for subject in subjects) == 14042
+    assert {count("cais/mmlu", subject, "dev") for subject in subjects} == {5}
+
+
+def test_pages_are_cut_at_headings_of_the_first_level_and_lose_no_line() -> None:
+    text = " \n = One = \n \n a \n = = Part = = \n b \n = Two = \n c \n"
+    assert pages_of(text) == [" = One = \n \n a \n = = Part = = \n b ", " = Two = \n c \n"]
+
+
+def test_a_tiny_mmlu_row_has_its_subjects_five_examples_before_the_question(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    row = json.loads(lines_of(laid_out(tmp_path_factory) / "tinyBenchmarks/tinyMMLU/all/test.jsonl")[0])
+    text = row["input_formatted"]
+    head = "The following are multiple choice questions (with answers) about high school statistics.\n\n"
+    assert text.startswith(head)
+    *shots, question = text.removeprefix(head).split("\n\n")
+    assert len(shots) == 5
+    assert all(shot[-len("Answer: X") : -1] == "Answer: " for shot in shots)
+    assert question.startswith("The number of days it takes to build a new house")
+    assert question.endswith("\nA. 15.4%\nB. 17.8%\nC. 20.0%\nD. 82.1%\nAnswer:")
