@@ -1,0 +1,299 @@
+"""The summary of one tested model as one JSON file, and two of them side by side.
+
+    Scores -> summary_of -> 2026-11-21_ORG_MODEL_BENCHMARKS.json;  two of those -> compare -> a table, or JSON
+
+A summary tells scores and how they were asked. It holds no per-item results, so that two of them make no verdict.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from statistics import fmean
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from components.artifacts import Artifact, Scores, TaskScore
+from components.errors import PrerequisiteError
+from components.gate.change import percent
+from components.gate.policy import side
+from components.report.formats import MINUS, MISSING
+
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Metrics of which less is better. The gate's own list (gate/candidate.py) cannot be had without pyarrow."""
+MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
+"""Benchmarks in a file's name, and characters of its parts: under 255 in all, even with what `write_text` adds."""
+SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+ADVICE = "Give a summary that `quantgate eval` wrote."
+READING = "Score ± standard error. B less A: in points of 100, and relative to A. Only of a perplexity less is better."
+NO_VERDICT = "This table is no verdict: it has no paired test. `quantgate gate` decides, from the per-item results."
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+
+
+class Gpu(Artifact):
+    """GPUs of one kind in one machine."""
+
+    name: str
+    memory_bytes: int | None
+    """Of each; None where the driver does not tell, as of memory that is the CPU's too."""
+    driver: str
+    count: Count
+
+
+class Benchmark(Artifact):
+    """One benchmark's score, and how it was asked."""
+
+    questions: Count
+    score: Amount
+    """The mean of `metric`: a share from 0 to 1, or a perplexity."""
+    metric: str
+    stderr: Amount | None
+    """Standard error of the mean; None for a perplexity and for a single question."""
+    shots: int
+    cut: int
+    """How many answers the limit of tokens ended."""
+    version: str
+    """lm-eval's version of the task."""
+    generation: str
+    """How texts were generated, as JSON; empty where there is nothing to tell."""
+    rows: str
+    """Where the rows came from, with digest."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether more is better, and 1 is all."""
+        return self.metric not in PERPLEXITIES
+
+    @model_validator(mode="after")
+    def _measures(self) -> Self:
+        if self.is_share and self.score > 1:
+            raise ValueError(f"{self.metric} is {self.score}, which is no share from 0 to 1")
+        return self
+
+
+class Summary(Artifact):
+    """One tested model: what it is, what it was asked, what it scored."""
+
+    timestamp: Instant
+    """In UTC."""
+    repository: Name
+    """`ORG/MODEL`, or the name alone of a model without an organisation."""
+    model_format: Name
+    """E.g. `bf16 safetensors`, `compressed-tensors int-quantized`, `unknown`."""
+    gpus: tuple[Gpu, ...]
+    """Of the machine that ran the command, not of an endpoint elsewhere; empty where it has none."""
+    engine: str
+    """Package and version that answered, e.g. `vllm 0.32.0`; empty when it did not tell."""
+    suite: str
+    chat_template: bool
+    """Whether prompts were put into the model's chat template."""
+    rows_source: str
+    benchmarks: Annotated[dict[str, Benchmark], Field(min_length=1)]
+    """In the suite's order."""
+    overall: Amount | None
+    """The plain mean over the benchmarks whose metric is a share; None where there is none."""
+
+    @property
+    def told(self) -> str:
+        """What it is, in one line for people."""
+        what = (self.repository, self.model_format, self.engine, f"{self.timestamp:%Y-%m-%d %H:%M} UTC")
+        return ", ".join(filter(None, what))
+
+
+class Difference(Artifact):
+    """How B's score, on a benchmark or overall, differs from A's."""
+
+    difference: float | None = None
+    """B's score less A's: 0.01 is a point of a share. None where nothing can be compared."""
+    relative: float | None = None
+    """The same over A's score; None also where that is 0."""
+    not_comparable: tuple[str, ...] = ()
+    """Why there is no difference, e.g. `shots 5 and 0`."""
+
+
+class Compared(Artifact):
+    """Two summaries side by side, with every benchmark that either has."""
+
+    a: Summary
+    b: Summary
+    benchmarks: dict[str, Difference]
+    overall: Difference
+    notes: tuple[str, ...]
+
+
+def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequence[Gpu], at: datetime) -> Summary:
+    """What a model scored, as a summary; `at` must know its time zone.
+
+    Raises PrerequisiteError for scores that failed, ValueError for numbers that are no scores.
+    """
+    if scores.failure or not scores.tasks:
+        reason = scores.failure or "it was evaluated on no benchmark."
+        raise PrerequisiteError(f"{repository} has no scores to sum up: {reason} Remove the cause and test it again.")
+    benchmarks = {each.task: _benchmark(each, scores.rows_source) for each in scores.tasks}
+    if len(benchmarks) < len(scores.tasks):
+        raise ValueError(f"two scores for one benchmark: {', '.join(each.task for each in scores.tasks)}")
+    shares = [each.score for each in benchmarks.values() if each.is_share]
+    return Summary(
+        timestamp=at,
+        repository=repository,
+        model_format=model_format,
+        gpus=tuple(gpus),
+        engine=scores.engine,
+        suite=scores.suite,
+        chat_template=any(json.loads(each.settings or "{}").get("chat_template") for each in scores.tasks),
+        rows_source=scores.rows_source,
+        benchmarks=benchmarks,
+        overall=fmean(shares) if shares else None,
+    )
+
+
+def _benchmark(found: TaskScore, rows_source: str) -> Benchmark:
+    generation = json.loads(found.settings or "{}")
+    generation.pop("chat_template", None)
+    parts = re.split(r"(?:^|; )([\w-]+): ", rows_source)  # evaluate() leaves `TASK: ROWS; TASK: ROWS`
+    return Benchmark(
+        questions=found.items,
+        score=found.score,
+        metric=found.metric,
+        stderr=None if found.metric in PERPLEXITIES or found.items == 1 else found.stderr,
+        shots=found.shots,
+        cut=found.cut,
+        version=found.version,
+        generation=json.dumps(generation, sort_keys=True) if generation else "",
+        rows=dict(zip(parts[1::2], parts[2::2], strict=True)).get(found.task, rows_source),
+    )
+
+
+def file_name(summary: Summary) -> str:
+    """`2026-11-21_HuggingFaceTB_SmolLM2-135M-Instruct_arc_easy-hellaswag-piqa.json`, safe on every file system.
+
+    Without an organisation, as of a model served from a path, it is `local`.
+    """
+    org, _, model = summary.repository.rstrip("/").rpartition("/")
+    org = "" if summary.repository.startswith(("/", ".", "~")) else org
+    named = "-".join(summary.benchmarks)
+    if len(summary.benchmarks) > MOST_NAMED or len(named) > LONGEST_NAMED:
+        named = summary.suite
+    org, model, named = (re.sub(r"[^A-Za-z0-9._-]+", "-", each) for each in (org, model, named))
+    parts = (org[:LONGEST_ORG] or "local", model[:LONGEST_MODEL] or "model", named[:LONGEST_NAMED])
+    return f"{summary.timestamp:%Y-%m-%d}_{'_'.join(parts)}.json"
+
+
+def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
+    """This machine's NVIDIA GPUs, each kind once; none where nvidia-smi is missing, fails or hangs."""
+    try:
+        answer = subprocess.run(SMI, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    kinds = Counter(tuple(part.strip() for part in line.rsplit(",", 2)) for line in lines)
+    return [
+        Gpu(name=kind[0], memory_bytes=int(kind[1]) * 2**20 if kind[1].isdecimal() else None, driver=kind[2], count=n)
+        for kind, n in kinds.items()
+        if len(kind) == 3  # old drivers say "No devices were found" and exit with 0
+    ]
+
+
+def read_summary(path: str | os.PathLike[str]) -> Summary:
+    """The summary in the file; raises PrerequisiteError that names the file and what is wrong with it."""
+    try:
+        return Summary.read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrerequisiteError(f"{path} cannot be read: {error}. {ADVICE}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        told = ": ".join((*map(str, first["loc"]), first["msg"]))
+        raise PrerequisiteError(f"{path} is no summary that this version knows: {told}. {ADVICE}") from error
+
+
+def compared(one: Summary, other: Summary) -> Compared:
+    """One as A beside the other as B: how their scores differ, and why some cannot be compared."""
+    found = {name: _of_benchmark(name, one, other) for name in {**one.benchmarks, **other.benchmarks}}
+    averaged, also = ({name for name, each in of.benchmarks.items() if each.is_share} for of in (one, other))
+    why = [f"{name} is not" for name in found if name in averaged and found[name].not_comparable]
+    overall = _difference(one.overall, other.overall, why if averaged == also else ["means of other benchmarks"])
+    return Compared(a=one, b=other, benchmarks=found, overall=overall, notes=tuple(_notes(one, other)))
+
+
+def compared_json(one: Summary, other: Summary) -> str:
+    """Both summaries, their differences and the notes as JSON for scripts, numbers unrounded."""
+    return compared(one, other).model_dump_json(indent=2)
+
+
+def _of_benchmark(name: str, one: Summary, other: Summary) -> Difference:
+    a, b = one.benchmarks.get(name), other.benchmarks.get(name)
+    if a is None or b is None:
+        return Difference(not_comparable=(f"only {'B' if a is None else 'A'} has it",))
+    asked = (
+        ("metric", a.metric, b.metric),
+        ("shots", a.shots, b.shots),
+        ("questions", a.questions, b.questions),
+        ("chat template", *("yes" if each.chat_template else "no" for each in (one, other))),
+        ("task version", a.version, b.version),
+    )
+    why = [f"{what} {ours} and {theirs}" for what, ours, theirs in asked if ours != theirs]
+    why += ["other rows"] if a.rows != b.rows else []
+    why += ["other generation settings"] if a.generation != b.generation else []
+    return _difference(a.score, b.score, why)
+
+
+def _difference(a: float | None, b: float | None, why: Sequence[str]) -> Difference:
+    if why or a is None or b is None:
+        return Difference(not_comparable=tuple(why))
+    return Difference(difference=b - a, relative=(b - a) / a if a else None)
+
+
+def _notes(one: Summary, other: Summary) -> Iterator[str]:
+    for label, summary in (("A", one), ("B", other)):
+        for name, each in summary.benchmarks.items():
+            if each.cut:
+                yield f"The limit of tokens ended {each.cut:,} of {label}'s {each.questions:,} answers to {name}."
+    if one.engine != other.engine:
+        yield f"Two engines answered: A's is {one.engine or 'unknown'}, B's {other.engine or 'unknown'}."
+    yield NO_VERDICT
+
+
+def compare(one: Summary, other: Summary) -> Group:
+    """A and B in a table with a row a benchmark, between what they are and what to know; print it with rich."""
+    found = compared(one, other)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("Benchmark", overflow="fold")
+    for label in ("A", "B"):
+        table.add_column(label, justify="right", overflow="fold")
+    table.add_column("B less A", overflow="fold")
+    for name, each in found.benchmarks.items():
+        halves = [half.benchmarks.get(name) for half in (one, other)]
+        metrics = dict.fromkeys(half.metric for half in halves if half)
+        told = _told(each, points=not set(metrics) & set(PERPLEXITIES))
+        table.add_row(*map(Text, (f"{name}\n{' and '.join(metrics)}", *map(_cell, halves), told)))
+    means = (MISSING if each.overall is None else f"{each.overall:.4f}" for each in (one, other))
+    table.add_row(*map(Text, ("overall", *means, _told(found.overall, points=True))))
+    return Group(Text(f"A  {one.told}\nB  {other.told}"), table, Text("\n".join((READING, *found.notes))))
+
+
+def _cell(found: Benchmark | None) -> str:
+    if found is None:
+        return MISSING
+    error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
+    return f"{found.score:.4f}{error}\n{found.questions:,} questions"
+
+
+def _told(found: Difference, *, points: bool) -> str:
+    if found.difference is None:
+        return f"not comparable: {'; '.join(found.not_comparable)}" if found.not_comparable else MISSING
+    sign = ("", "+", MINUS)[side(found.difference, 0)]
+    amount = percent(abs(found.difference), unit="points") if points else f"{abs(found.difference):.4g}"
+    relative = "" if found.relative is None else f" ({sign}{percent(abs(found.relative))})"
+    return f"{sign}{amount}{relative}"
