@@ -1,6 +1,6 @@
 """The nouns of a run: what one step hands to the next, each a frozen value that is one JSON file.
 
-    resolve -> Model -> quantize -> Weights -> deploy -> Server -> evaluate -> Scores -> gate -> Decision
+    resolve -> Model, plan -> quantize -> Weights -> deploy -> Server -> evaluate -> Scores -> gate -> Decision
 
 A variant that cannot go on carries the reason in `failure`: the steps after it return early and the gate reports
 it. An empty `failure` means that the step did its work.
@@ -52,6 +52,33 @@ class Model(Artifact):
     """Size of the weight files."""
     note: str = ""
     """What a reader of the results must know of this model's origin."""
+
+
+class EvaluationPlan(Artifact):
+    """What a run asks of every variant, and how it is judged: decided once, before anything is started."""
+
+    variants: tuple[str, ...]
+    """The baseline first."""
+    suite: str
+    """A suite's name, or several: `openllm,code`."""
+    custom: tuple[str, ...] = ()
+    """Folders or s3:// prefixes of test sets of one's own."""
+    limit: int = 0
+    """Items that a task may have at most; 0 is no limit."""
+    data: str = ""
+    """Where rows come from: `embedded`, or a mirror."""
+    chat_template: bool = False
+    """Whether prompts are put into the model's chat template."""
+    irt_parameters: str = ""
+    """tinyBenchmarks' published parameters, a file or s3:// address; empty: the scores of its tasks are plain means."""
+    use_case: str = ""
+    policy: str = ""
+    """The text of a policy file, in place of the use case's."""
+    stop_early: bool = True
+    noise_floor: bool = False
+    ledger: bool = True
+    store: str
+    results: str
 
 
 class Weights(Artifact):
@@ -115,7 +142,11 @@ class TaskScore(Artifact):
     version: str
     """lm-eval's version of the task."""
     settings: str = ""
-    """How texts were generated, as JSON; empty where nothing was."""
+    """How prompts were wrapped and texts generated, as JSON; empty where there is nothing to tell."""
+    estimates: dict[str, float] = {}
+    """Of one of tinyBenchmarks' tasks: what the IRT models expect on all of the benchmark's items."""
+    cut: int = 0
+    """How many answers the limit of tokens ended."""
 
 
 class Scores(Artifact):

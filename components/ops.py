@@ -30,16 +30,42 @@ def resolve(
     model: str,
     variants: List[str],
     suite: str,
+    custom: List[str],
+    limit: int,
+    data: str,
+    chat_template: bool,
+    irt_parameters: str,
     use_case: str,
     policy: str,
+    stop_early: bool,
+    noise_floor: bool,
+    ledger: bool,
     store: str,
     results: str,
     baseline: dsl.Output[dsl.Model],
+    plan: dsl.Output[dsl.Artifact],
 ) -> List[str]:
-    """Check the parameters, bring the model into the store, and name the variants to run."""
+    """Check the parameters, bring model and rows to where the run finds them, and name the variants to run."""
     from components import steps
+    from components.artifacts import EvaluationPlan
 
-    return steps.resolve(model, variants, suite, use_case, policy, store, results, baseline.path)
+    asked = EvaluationPlan(
+        variants=tuple(variants),
+        suite=suite,
+        custom=tuple(custom),
+        limit=int(limit),
+        data=data,
+        chat_template=chat_template,
+        irt_parameters=irt_parameters,
+        use_case=use_case,
+        policy=policy,
+        stop_early=stop_early,
+        noise_floor=noise_floor,
+        ledger=ledger,
+        store=store,
+        results=results,
+    )
+    return steps.resolve(model, asked, baseline.path, plan.path)
 
 
 @shell
@@ -71,46 +97,36 @@ def deploy(weights: dsl.Input[dsl.Model], results: str, server: dsl.Output[dsl.A
 @shell
 def evaluate_tiny(
     server: dsl.Input[dsl.Artifact],
-    suite: str,
-    ledger: bool,
-    store: str,
-    results: str,
+    plan: dsl.Input[dsl.Artifact],
     scores: dsl.Output[dsl.Artifact],
     records: dsl.Output[dsl.Dataset],
 ):
     """Test the served variant on the suite's few items."""
     from components import steps
 
-    steps.evaluate_tiny(server.path, steps.Asking(suite, ledger, store, results), scores.path, records.path)
+    steps.evaluate_tiny(server.path, plan.path, scores.path, records.path)
 
 
 @shell
 def evaluate_full(
     server: dsl.Input[dsl.Artifact],
     tiny: dsl.Input[dsl.Artifact],
-    variants: List[str],
-    suite: str,
-    use_case: str,
-    policy: str,
-    stop_early: bool,
-    noise_floor: bool,
-    ledger: bool,
-    store: str,
-    results: str,
+    plan: dsl.Input[dsl.Artifact],
     scores: dsl.Output[dsl.Artifact],
     records: dsl.Output[dsl.Dataset],
 ):
     """Test the served variant on the suite's items, until more answers could not change its verdict."""
     from components import steps
 
-    steps.evaluate_full(
-        server.path,
-        tiny.path,
-        steps.Asking(suite, ledger, store, results),
-        steps.staging(use_case, policy, variants, stop_early, noise_floor),
-        scores.path,
-        records.path,
-    )
+    steps.evaluate_full(server.path, tiny.path, plan.path, scores.path, records.path)
+
+
+@shell
+def execute(full: dsl.Input[dsl.Artifact], plan: dsl.Input[dsl.Artifact], scores: dsl.Output[dsl.Artifact]):
+    """Run the programs that the variant wrote, in a sandbox."""
+    from components import steps
+
+    steps.execute(full.path, plan.path, scores.path)
 
 
 @shell
@@ -124,19 +140,16 @@ def undeploy(results: str, variant: str = ""):  # kfp wants a default where upst
 @shell
 def gate(
     baseline: dsl.Input[dsl.Model],
+    plan: dsl.Input[dsl.Artifact],
     weights: dsl.Input[List[dsl.Model]],
     scores: dsl.Input[List[dsl.Artifact]],
-    suite: str,
-    use_case: str,
-    policy: str,
-    results: str,
     decision: dsl.Output[dsl.Artifact],
 ):
     """Decide on every variant."""
     from components import steps
 
     made, scored = [each.path for each in weights], [each.path for each in scores]
-    steps.gate(baseline.path, made, scored, suite, use_case, policy, results, decision.path)
+    steps.gate(baseline.path, plan.path, made, scored, decision.path)
 
 
 @shell

@@ -7,33 +7,49 @@ the folder of the same name and knows nothing of files handed over or of kfp.
 import os
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from components import progress
-from components.artifacts import Decision, Model, Scores, Server, Weights
+from components import progress, stages
+from components.artifacts import Decision, EvaluationPlan, Model, Scores, Server, Weights
 from components.errors import PrerequisiteError
 from components.evaluate import suites
-from components.gate.policy import UseCase, check_use_case, chosen
+from components.gate.policy import check_use_case, chosen
 from components.models import cache_dir
 from components.store import fetch, open_store
 from components.variants import BASELINE, variant_named, with_baseline
 
-if TYPE_CHECKING:
-    from components.evaluate import Enough
-    from components.gate.answers import Answers
-    from components.gate.candidate import Candidate
 
-
-def check(model: str, variants: list[str], suite: str, use_case: str, policy: str) -> list[str]:
-    """The variants to run, the baseline first; raises PrerequisiteError before anything is started."""
+def check(model: str, asked: EvaluationPlan) -> EvaluationPlan:
+    """What is asked, the baseline with it; raises PrerequisiteError before anything is started."""
     from components.models import check_source
 
-    named = with_baseline(variants)
-    check_use_case(chosen(use_case, policy), [each.task for each in suites.suite_named(suite).tasks])
+    variants = with_baseline(list(asked.variants))
+    suite = stages.suite_of(asked)
+    check_use_case(chosen(asked.use_case, asked.policy), [each.task for each in suite.tasks])
+    check_sandbox_for(suite)
     check_source(model)
-    return named
+    data = asked.data or (stages.EMBEDDED if suite.embedded else stages.HUB)
+    if data == stages.HUB:
+        check_hub(suite)
+    return asked.model_copy(update={"variants": tuple(variants), "data": data})
+
+
+def check_sandbox_for(suite: suites.Suite) -> None:
+    """Raises PrerequisiteError when the suite asks for programs and nothing here can contain them."""
+    if any(each.programs for each in suite.tasks):
+        from components.execute import check_sandbox
+
+        check_sandbox()
+
+
+def check_hub(suite: suites.Suite) -> None:
+    """Raises PrerequisiteError when the hub is not reachable, or does not let this user have the suite's first rows."""
+    from components.evaluate.harness import splits_wanted
+    from components.evaluate.sources import hub_info
+
+    first = next((split for task in suite.tasks for split in splits_wanted(task)), None)
+    if first:
+        hub_info(first.path)
 
 
 def check_places(store: str, tracking_uri: str) -> None:
@@ -46,22 +62,57 @@ def check_places(store: str, tracking_uri: str) -> None:
             return
 
 
-def resolve(
-    model: str, variants: list[str], suite: str, use_case: str, policy: str, store: str, results: str, baseline: str
-) -> list[str]:
-    """Check the parameters, bring the model into the store, and name the variants to run."""
+def resolve(model: str, asked: EvaluationPlan, baseline: str, plan: str) -> list[str]:
+    """Check the parameters, bring the model and the rows to where the run finds them, and name the variants to run."""
     from components import models
     from components.evaluate.rows import embedded
     from components.quantize import Calibration
 
-    with progress.step(results, "resolve") as step:
-        named = check(model, variants, suite, use_case, policy)
-        for benchmark in (Calibration().benchmark, *(each.task for each in suites.suite_named(suite).tasks)):
-            embedded(benchmark)  # what cannot be had is said here, before anything expensive
-        found = models.resolve(model, open_store(store), cache_dir())
+    with progress.step(asked.results, "resolve") as step:
+        checked = check(model, asked)
+        embedded(Calibration().benchmark)  # what cannot be had is said here, before anything expensive
+        planned = rows_at_hand(checked, step)
+        found = models.resolve(model, open_store(asked.store), cache_dir())
+        if planned.chat_template:
+            check_chat_template(found)
         found.write(baseline)
+        planned.write(plan)
+        open_store(asked.results).put_file(Path(plan), "plan.json")
         step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB")
-    return named
+    return list(planned.variants)
+
+
+def check_chat_template(model: Model) -> None:
+    """Raises PrerequisiteError when the model has no chat template."""
+    from transformers import AutoTokenizer
+
+    if not AutoTokenizer.from_pretrained(fetch(model.uri, cache_dir())).chat_template:
+        raise PrerequisiteError(f"{model.source} has no chat template. Run it without one (--no-chat-template).")
+
+
+def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
+    """The plan with a place that has all its rows: what comes from the hub is kept as a mirror in the store."""
+    from components.evaluate.harness import prepare, splits_wanted
+
+    suite = stages.suite_of(plan)
+    if plan.data == stages.HUB:
+        from components.evaluate import mirror
+        from components.evaluate.ifeval import WithPunkt
+        from components.evaluate.sources import Hub
+
+        kept = f"{plan.store}/rows"
+        wanted = [split for task in suite.tasks for split in splits_wanted(task)]
+        mirror.make(wanted, WithPunkt(Hub(cache_dir())), kept, lambda name, done, of: step.advance(done, of, name))
+        plan = plan.model_copy(update={"data": kept})
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
+    if plan.irt_parameters:
+        from components.evaluate.irt import read_parameters
+
+        with tempfile.TemporaryDirectory() as scratch:
+            read_parameters(stages.local_file(plan.irt_parameters, Path(scratch)))
+    for task in suite.tasks:
+        prepare(task, stages.source_of(plan), plan.chat_template)
+    return plan
 
 
 def quantize(variant: str, baseline: str, store: str, results: str, samples: int, tokens: int, weights: str) -> None:
@@ -96,155 +147,49 @@ def deploy(weights: str, results: str, server: str) -> None:
         step.end(started.failure, skipped=bool(made.failure), note=f"{started.url} after {started.startup_s:.0f} s")
 
 
-@dataclass(frozen=True)
-class Asking:
-    """What is asked, and where answers and results are kept."""
-
-    suite: str
-    use_ledger: bool
-    store: str
-    results: str
-
-
-@dataclass(frozen=True)
-class Staging:
-    """How much is asked: whether a variant may be stopped early, and whether the baseline is asked twice."""
-
-    policy: UseCase
-    variants: int
-    """How many share the error promise."""
-    stop_early: bool
-    noise_floor: bool
-
-
-def staging(use_case: str, policy: str, variants: list[str], stop_early: bool, noise_floor: bool) -> Staging:
-    """The Staging of a run of these variants; raises PrerequisiteError for a use case or a policy that is none."""
-    others = [each for each in with_baseline(variants) if each != BASELINE]
-    return Staging(chosen(use_case, policy), len(others), stop_early, noise_floor)
-
-
-def evaluate_tiny(server: str, asking: Asking, scores: str, records: str) -> None:
+def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
     """Score the tiny stage of the suite."""
-    serving = Server.read(server)
-    with progress.step(asking.results, suites.TINY, serving.variant) as step:
-        found = answered(serving, asking, suites.TINY, step, Path(records))
-        keep(found, step, asking.results, scores, skipped=bool(serving.failure))
+    serving, planned = Server.read(server), EvaluationPlan.read(plan)
+    with progress.step(planned.results, suites.TINY, serving.variant) as step:
+        found = stages.answered(serving, planned, suites.TINY, step, Path(records))
+        stages.keep(found, step, planned.results, scores, skipped=bool(serving.failure))
 
 
-def evaluate_full(server: str, tiny: str, asking: Asking, staging: Staging, scores: str, records: str) -> None:
+def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) -> None:
     """Score all of the suite, for a variant until more answers could not change its verdict."""
-    serving, before = Server.read(server), Scores.read(tiny)
-    with progress.step(asking.results, suites.FULL, serving.variant) as step:
-        enough = stopping(before, staging, asking.results)
+    serving, before, planned = Server.read(server), Scores.read(tiny), EvaluationPlan.read(plan)
+    with progress.step(planned.results, suites.FULL, serving.variant) as step:
+        enough = stages.stopping(before, planned)
         stopped = before.model_copy(update={"stage": suites.FULL}) if before.failure else None
         if enough and not stopped:
-            stopped = stopped_after_tiny(before, asking, enough)
+            stopped = stages.stopped_after_tiny(before, planned, enough)
         if stopped:
-            keep(stopped, step, asking.results, scores, skipped=True)
+            stages.keep(stopped, step, planned.results, scores, skipped=True)
             return
-        found = answered(serving, asking, suites.FULL, step, Path(records), enough)
-        if staging.noise_floor and serving.variant == BASELINE and not found.failure:
-            found = asked_again(found, serving, asking, step)
-        keep(found, step, asking.results, scores)
+        found = stages.answered(serving, planned, suites.FULL, step, Path(records), enough)
+        if planned.noise_floor and serving.variant == BASELINE and not found.failure:
+            found = stages.asked_again(found, serving, planned, step)
+        stages.keep(found, step, planned.results, scores)
 
 
-def answered(
-    serving: Server, asking: Asking, stage: str, step: progress.Step, records: Path, enough: "Enough | None" = None
-) -> Scores:
-    """The scores of what the server answers; its per-item records go to the file."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
-    from components.evaluate import evaluate
-    from components.evaluate.ledger import ledger_file, shared
-    from components.serving import local
+def execute(full: str, plan: str, scores: str) -> None:
+    """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is."""
+    answered, planned = Scores.read(full), EvaluationPlan.read(plan)
+    if answered.failure or not any(each.programs for each in stages.suite_of(planned).tasks):
+        answered.write(scores)
+        return
+    from components.execute.scores import scored
 
-    known = asking.use_ledger and not serving.failure
-    with shared(ledger_file(), serving.identity, open_store(asking.store)) if known else nullcontext() as ledger:
-        found = evaluate(serving, suites.suite_named(asking.suite), stage, step, records, ledger, enough)
-    ended = local.why_it_ended(serving) if found.failure and not serving.failure else ""
-    return found.model_copy(update={"failure": f"{ended} {found.failure}"}) if ended else found
-
-
-def asked_again(found: Scores, serving: Server, asking: Asking, step: progress.Step) -> Scores:
-    """The baseline's scores with the answers of a second pass, from which the gate takes the noise floor.
-
-    When that pass fails, the failure takes their place: limits would be judged that the floor may forbid.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "again.parquet"
-        again = answered(serving, replace(asking, use_ledger=False), suites.FULL, step, file)
-        if again.failure:
-            return again
-        return found.model_copy(
-            update={"again": open_store(asking.results).put_file(file, f"variants/{BASELINE}/again.parquet")}
-        )
-
-
-def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:
-    """Hand the scores on, with their records where there are new ones, and tell them."""
-    kept = open_store(results)
-    if found.records and not skipped:
-        uri = kept.put_file(Path(found.records), f"variants/{found.variant}/{found.stage}.parquet")
-        found = found.model_copy(update={"records": uri})
-    found.write(scores)
-    kept.put_file(Path(scores), f"variants/{found.variant}/{step.step}.json")
-    note = ", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items())
-    if found.reused and not skipped:
-        note += f"; {found.reused} of {found.requests} answers were known"
-    if found.look < found.looks:
-        note += f"; {sum(each.items for each in found.tasks)} of {found.planned_items} questions settle it"
-    step.end(found.failure, skipped=skipped, note=note)
-
-
-def stopping(tiny: Scores, staging: Staging, results: str) -> "Enough | None":
-    """Whether a variant's answers are enough, told with the baseline's; None where that is not to be asked.
-
-    The baseline is always asked everything, and a variant too whose baseline has not been (on a cluster that serves
-    them side by side).
-    """
-    from components.evaluate import records
-    from components.gate import saved
-    from components.gate.stopping import Stopping
-
-    if not staging.stop_early or tiny.failure or tiny.variant == BASELINE:
-        return None
-    with tempfile.TemporaryDirectory() as scratch:
-        baseline = kept_candidate(BASELINE, results, Path(scratch))
-    weights = kept_weights(tiny.variant, results)
-    if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
-        return None
-    rule = Stopping(staging.policy, baseline, weights, staging.variants)
-    return lambda scores, found: rule.enough(scores, saved.by_task(records.table(found)))
-
-
-def stopped_after_tiny(tiny: Scores, asking: Asking, enough: "Enough") -> Scores | None:
-    """The tiny stage's scores as the last of a variant that they reject; None where it goes on."""
-    from components.evaluate import records
-
-    suite = suites.suite_named(asking.suite)
-    planned = sum(task.items(suites.FULL) for task in suite.tasks)
-    looked = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "tiny.parquet"
-        found = open_store(asking.results).get_file(f"variants/{tiny.variant}/{suites.TINY}.parquet", file)
-        return looked if found and looked.looks > 1 and enough(looked, records.read(file)) else None
-
-
-def kept_weights(variant: str, results: str) -> Weights | None:
-    """The variant's weights as the results keep them."""
-    text = open_store(results).get_text(f"variants/{variant}/weights.json")
-    return Weights.model_validate_json(text) if text else None
-
-
-def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | None":
-    """A variant with all its answers as the results keep them; None before its full stage has ended."""
-    from components.gate import saved
-
-    store = open_store(results)
-    for name in ("weights.json", "full.json", "full.parquet"):
-        if not store.get_file(f"variants/{variant}/{name}", scratch / name):
-            return None
-    store.get_file(f"variants/{variant}/again.parquet", scratch / "again.parquet")  # where a second pass was asked for
-    return saved.read_ours(scratch)
+    with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
+        suite, store = stages.suite_of(planned), open_store(planned.results)
+        for name, file in ((name, Path(scratch) / f"{name}.parquet") for name in (answered.stage, "again")):
+            if store.get_file(f"variants/{answered.variant}/{name}.parquet", file):
+                ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
+                store.put_file(file, f"variants/{answered.variant}/{name}.parquet")
+                answered = ran if name == answered.stage else answered
+        answered.write(scores)
+        store.put_file(Path(scores), f"variants/{answered.variant}/{answered.stage}.json")
+        step.end(note=", ".join(f"{k} {v:.3f}" for k, v in answered.by_task().items()))
 
 
 def undeploy(variant: str, results: str) -> None:
@@ -261,48 +206,21 @@ def server_name(variant: str) -> str:
     return f"variants/{variant}/server.json"
 
 
-def gate(
-    baseline: str,
-    weights: list[str],
-    scores: list[str],
-    suite: str,
-    use_case: str,
-    policy: str,
-    results: str,
-    decision: str,
-) -> None:
+def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> None:
     """Decide on every variant."""
     from components.gate.decision import decide
 
-    with progress.step(results, "gate") as step:
+    planned = EvaluationPlan.read(plan)
+    with progress.step(planned.results, "gate") as step:
         reached = [Scores.read(each) for each in scores]
-        answers, again = kept_answers(reached, results)
-        limits, made = chosen(use_case, policy), [Weights.read(each) for each in weights]
+        answers, again = stages.kept_answers(reached, planned.results)
+        limits, made = chosen(planned.use_case, planned.policy), [Weights.read(each) for each in weights]
+        suite = stages.suite_of(planned).name
         answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
-        answer = answer.model_copy(update={"policy_text": policy})
+        answer = answer.model_copy(update={"policy_text": planned.policy})
         answer.write(decision)
-        open_store(results).put_file(Path(decision), "decision.json")
+        open_store(planned.results).put_file(Path(decision), "decision.json")
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
-
-
-def kept_answers(
-    reached: list[Scores], results: str
-) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
-    """Each variant's answers item by item, and those of the baseline's second pass."""
-    from components.gate import saved
-
-    store = open_store(results)
-    with tempfile.TemporaryDirectory() as scratch:
-
-        def kept(variant: str, stage: str) -> "dict[str, Answers]":
-            name = f"variants/{variant}/{stage}.parquet"
-            if not store.get_file(name, Path(scratch) / "records.parquet"):
-                raise PrerequisiteError(f"{name} is missing from {results}: evaluate {variant} again.")
-            return saved.read_records(Path(scratch) / "records.parquet")
-
-        answers = {each.variant: kept(each.variant, each.stage) for each in reached if each.records}
-        again = next((kept(each.variant, "again") for each in reached if each.again), None)
-    return answers, again
 
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:

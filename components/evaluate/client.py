@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ CONCURRENT_CALLS = 16
 ATTEMPTS = 6
 TIMEOUT_S = 300
 LONGEST_WAIT_S = 20
+STOPS_SENT = 4
+"""Stop sequences that OpenAI's API allows; vLLM keeps to it. HumanEval has five."""
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that another try may change."""
 
@@ -35,6 +38,15 @@ class RefusedError(Exception):
     def __init__(self, status: int, what: str) -> None:
         super().__init__(f"HTTP {status}: {what[:500]}")
         self.status = status
+
+
+@dataclass(frozen=True)
+class Text:
+    """A generated text."""
+
+    text: str
+    cut: bool
+    """Whether the limit of tokens ended it."""
 
 
 class Client:
@@ -106,12 +118,14 @@ class Client:
 
             await self.side_by_side(one, calls(asks))
 
-    async def generate_all(self, payloads: list[dict[str, Any]], on_text: Callable[[int, str], None]) -> None:
+    async def generate_all(self, payloads: list[dict[str, Any]], on_text: Callable[[int, Text], None]) -> None:
         """Complete one prompt a payload; `on_text` is called with its number and text as it arrives."""
         async with self.session() as session:
 
-            async def complete(payload: dict[str, Any]) -> str:
-                return text_of(await self.post(session, "/v1/completions", payload))
+            async def complete(payload: dict[str, Any]) -> Text:
+                stops = list(payload.get("stop") or ())
+                sent = payload | {"stop": stops[:STOPS_SENT]}
+                return ended(text_of(await self.post(session, "/v1/completions", sent)), stops[STOPS_SENT:])
 
             async def one(numbered: tuple[int, dict[str, Any]]) -> None:
                 number, payload = numbered
@@ -140,15 +154,22 @@ def fresh_salt() -> str:
     return secrets.token_hex(8)
 
 
-def text_of(answer: Any) -> str:
+def text_of(answer: Any) -> Text:
     """The text of a completion; raises BadAnswerError where there is none."""
     try:
         (choice,) = answer["choices"]
         if isinstance(choice["text"], str):
-            return str(choice["text"])
+            whole = choice["text"].encode(errors="replace").decode()  # a cut may leave half a surrogate pair
+            return Text(whole, choice.get("finish_reason") == "length")
     except (KeyError, TypeError, ValueError):
         pass
     raise BadAnswerError(f"The server's answer has no text: {str(answer)[:300]}")
+
+
+def ended(text: Text, stops: list[str]) -> Text:
+    """The text up to the first of the stop sequences that the server was not told."""
+    places = [place for stop in stops if (place := text.text.find(stop)) >= 0]
+    return Text(text.text[: min(places)], cut=False) if places else text
 
 
 def may_pass(error: BaseException) -> bool:

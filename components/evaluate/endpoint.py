@@ -8,8 +8,10 @@ travels to the server, and in which order, is decided here. It works in lm-eval 
 
 import asyncio
 import copy
+import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from components.evaluate import ledger
 from components.evaluate.abilities import Abilities, abilities
-from components.evaluate.client import CONCURRENT_CALLS, TIMEOUT_S, Client
+from components.evaluate.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
 from components.evaluate.ledger import Ledger
 from components.evaluate.plan import Ask, Kind, Loglik, Question, Scored, Tally, plan
 
@@ -33,6 +35,17 @@ OnAnswer = Callable[[int, int], None]
 
 class UnscorableError(ValueError):
     """A question that the model's window cannot hold."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """How a text was generated: the prompt's tokens as they were sent, and what the window cut."""
+
+    tokens: tuple[int, ...]
+    truncated: bool
+    """Whether the prompt lost its beginning."""
+    cut: bool
+    """Whether the answer was ended by the limit of tokens."""
 
 
 @register_model(NAME)
@@ -65,7 +78,7 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
             raise ValueError("A ledger needs model_digest=…: whose answers it keeps.")
         self.client = Client(base_url, model, int(num_concurrent), float(timeout))
         self.server: Abilities = abilities(self.client)
-        self.kinds = frozenset({Kind(way)}) if way else self.server.kinds
+        self.way = way
         super().__init__(
             base_url=base_url,
             model=self.client.model,
@@ -83,10 +96,25 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         self.ledger = ledger
         self.on_answer: OnAnswer = lambda _answered, _asked: None
         self.requests = self.reused = self.truncated = 0
+        self.generations: dict[tuple[str, str], Generated] = {}
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The ways in which it is asked for scores; raises PrerequisiteError where the server offers none."""
+        return frozenset({Kind(self.way)}) if self.way else self.server.kinds
 
     def watch(self, on_answer: OnAnswer) -> None:
         """After each answer of a task call `on_answer` with the answers that arrived and those that were asked for."""
         self.on_answer = on_answer
+
+    def tok_encode(self, string: Any, *arguments: Any, **settings: Any) -> Any:
+        """As lm-eval's, without a second BOS where a chat template has put one."""
+        if self.add_bos_token:
+            bos = str(self.tokenizer.bos_token)
+            string = (
+                string.removeprefix(bos) if isinstance(string, str) else [each.removeprefix(bos) for each in string]
+            )
+        return super().tok_encode(string, *arguments, **settings)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As lm-eval's."""
@@ -170,27 +198,44 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         order = sorted(range(len(payloads)), key=lambda each: payloads[each]["prompt"][0])
         keys = [self.generation_key(each) for each in payloads]
         kept = self.ledger.get(keys) if self.ledger else {}
-        texts = {each: kept[keys[each]].decode() for each in order if keys[each] in kept}
+        texts = {each: ledger.unpack_text(kept[keys[each]]) for each in order if keys[each] in kept}
         self.requests += len(requests)
         self.reused += len(texts)
         progress = Progress(self.on_answer, len(requests), answered=len(texts))
         rest = [each for each in order if each not in texts]
 
-        def take(number: int, text: str) -> None:
+        def take(number: int, text: Text) -> None:
             texts[rest[number]] = text
             if self.ledger:
-                self.ledger.put([(keys[rest[number]], text.encode())])
-            self.cache_hook.add_partial("generate_until", requests[rest[number]].args, text)
+                self.ledger.put([(keys[rest[number]], ledger.pack_text(text))])
+            self.cache_hook.add_partial("generate_until", requests[rest[number]].args, text.text)
             progress.advance(1)
 
         if rest:
             asyncio.run(self.client.generate_all([payloads[each] for each in rest], take))
-        return [texts[each] for each in range(len(requests))]
+        for each in order:
+            room = self.room(requests[each].args[1])
+            found = Generated(tuple(prompts[each][-room:]), len(prompts[each]) > room, texts[each].cut)
+            self.truncated += found.truncated
+            self.generations[generation_name(*requests[each].args)] = found
+        return [texts[each].text for each in range(len(requests))]
+
+    def generated(self, context: str, settings: dict[str, Any]) -> "Generated":
+        """How the text after a prompt was generated in this process."""
+        return self.generations[generation_name(context, settings)]
+
+    def room(self, settings: dict[str, Any]) -> int:
+        """Tokens that a prompt may have before its answer."""
+        return int(self.max_length) - int(settings.get("max_gen_toks") or self._max_gen_toks)
 
     def generation(self, tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
         """The body that lm-eval sends for one prompt."""
-        room = self.max_length - int(settings.get("max_gen_toks") or self._max_gen_toks)
-        self.truncated += len(tokens) > room
+        room = self.room(settings)
+        if room < 1:
+            raise UnscorableError(
+                f"An answer may have {self.max_length - room} tokens, the server's window has {self.max_length}. "
+                "Serve the model with a larger --max-model-len."
+            )
         return dict(
             self._create_payload(
                 [tokens[-room:]],
@@ -205,6 +250,11 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         """The ledger's key of one prompt's generation."""
         settings = {name: value for name, value in payload.items() if name not in ("prompt", "model")}
         return ledger.generation_key(tuple(payload["prompt"][0]), settings)
+
+
+def generation_name(context: str, settings: dict[str, Any]) -> tuple[str, str]:
+    """By which the generation after a prompt is found again."""
+    return context, json.dumps(settings, sort_keys=True, default=str)
 
 
 class Progress:

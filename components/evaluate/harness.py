@@ -1,29 +1,32 @@
 """Ask a served variant the items of one task, with lm-eval's own task definition, prompts and metrics."""
 
-import json
+import contextlib
+import hashlib
+import io
 import logging
 import random
-import re
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import datasets
-import lm_eval
+from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.evaluator import simple_evaluate
-from lm_eval.tasks import TaskManager
+from lm_eval.evaluator import evaluate
 
-# the public way to a task's definition goes through a TaskManager that has read all of them
-from lm_eval.tasks._yaml_loader import load_yaml
-
+from components.errors import PrerequisiteError
+from components.evaluate import custom, ifeval, records, tasks
 from components.evaluate.endpoint import Endpoint
-from components.evaluate.records import Record, from_sample
-from components.evaluate.rows import Rows
+from components.evaluate.records import Record
+from components.evaluate.sources import Rows, Source, Split
 from components.evaluate.suites import SuiteTask
 
 ORDER_SEED = 20260101
-SPARE_ROWS = 100
+SHOTS_SEED = 1234
+"""lm-eval's own."""
+utils.env.from_string = cache(utils.env.from_string)  # lm-eval compiles a template anew for each text that it makes
 
 
 def item_order(rows: int) -> list[int]:
@@ -33,65 +36,248 @@ def item_order(rows: int) -> list[int]:
     return order
 
 
-def items_of(task: SuiteTask, rows: int, stage: str, share: float = 1.0) -> list[int]:
-    """Positions, ascending, of the items that the stage has asked when that share of all is answered."""
-    return sorted(item_order(rows)[: task.items(stage, share)])
+class Unasked(dict[str, Any]):
+    """An item that is not asked: it only takes its turn when shots are drawn."""
 
 
-@cache
-def task_file(task: str) -> Path:
-    """Where lm-eval defines the task, by most files' names and by what stands in them."""
-    folder = Path(lm_eval.__file__).parent / "tasks"
-    line = re.compile(rf"^\"?task\"?: \"?{re.escape(task)}\"?$", re.MULTILINE)
-    for name in (f"{task}.yaml", "*.yaml"):
-        for file in sorted(folder.glob(f"**/{name}")):
-            if line.search(file.read_text(encoding="utf-8")):
-                return file
-    raise ValueError(f"lm-eval {lm_eval.__version__} has no task {task!r}")
+class Picked(ConfigurableTask):  # type: ignore[misc]  # lm-eval is untyped
+    """A task of lm-eval's of which only some items are asked, each with the shots that it has when all are asked.
+
+    lm-eval draws the shots of one item after another from one random source; asked by itself an item would get others,
+    and neither its answer in the ledger nor anyone's score would be comparable.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.pick(())
+        self.building = False
+        self.kept: dict[tuple[int, ...], Any] = {}
+        super().__init__(config=config)
+
+    def pick(self, items: Sequence[int]) -> None:
+        """Ask these positions from now on."""
+        self.items = tuple(sorted(items))
+        self.asked = frozenset(items)
+
+    @property
+    def rows(self) -> datasets.Dataset:
+        """What is scored, as the source has it."""
+        return self.dataset[self.config.test_split]
+
+    @property
+    def eval_docs(self) -> Any:
+        """The items as lm-eval prepares them: all of them where shots are drawn, else those that are asked."""
+        wanted = () if self.config.num_fewshot else self.items or (0,)
+        if wanted not in self.kept:
+            chosen = self.rows.select(wanted) if wanted else self.rows
+            prepared = self.config.process_docs(chosen) if self.config.process_docs else chosen
+            if len(prepared) != len(chosen):
+                raise ValueError(f"lm-eval keeps {len(prepared)} of {len(chosen)} rows of {self.config.task}")
+            self.kept = {wanted: prepared}
+        return self.kept[wanted]
+
+    def fewshot_docs(self) -> Any:
+        """What shots are drawn from; None where there are none, as lm-eval would prepare a list of all items."""
+        if not self.config.num_fewshot:
+            return None
+        return self.eval_docs if self.config.fewshot_split == self.config.test_split else super().fewshot_docs()
+
+    def doc_iterator(self, **_settings: Any) -> Iterator[tuple[int, Any]]:
+        """The items to ask, by their positions; while their shots are drawn those before them, too."""
+        if not self.config.num_fewshot:
+            yield from zip(self.items, self.eval_docs, strict=True)
+            return
+        for at, doc in enumerate(islice(self.eval_docs, self.items[-1] + 1)):
+            if at in self.asked:
+                yield at, doc
+            elif self.building:
+                yield at, Unasked(doc)
+
+    def build_all_requests(self, **settings: Any) -> None:
+        """As lm-eval's, with the shots drawn for all items, and without its bar."""
+        self.building = True
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                super().build_all_requests(**settings)
+        finally:
+            self.building = False
+
+    def fewshot_context(self, doc: Any, num_fewshot: int, **settings: Any) -> Any:
+        """As lm-eval's; for an item that is not asked the shots are only drawn."""
+        if not isinstance(doc, Unasked):
+            return super().fewshot_context(doc, num_fewshot, **settings)
+        excluded = doc if self.fewshot_cfg.split == self.config.test_split else None
+        return self.sampler.sample(n=num_fewshot, eval_doc=excluded)
+
+    def construct_requests(self, doc: Any, ctx: Any, **settings: Any) -> Any:
+        """As lm-eval's, none for an item that is not asked."""
+        return [] if isinstance(doc, Unasked) else super().construct_requests(doc, ctx, **settings)
 
 
-def task_version(task: str) -> str:
-    """lm-eval's version of the task, with its own version number."""
-    metadata = load_yaml(task_file(task), resolve_func=False).get("metadata") or {}
-    return f"{metadata.get('version', 'none')} of lm-eval {lm_eval.__version__}"
+@dataclass(frozen=True)
+class Leaf:
+    """One task of a group, or a task by itself."""
+
+    name: str
+    cluster: str
+    """What its items belong to together, as MMLU's subjects; empty where it stands alone."""
+    task: Picked
+    source: str
+
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return len(self.task.rows)
 
 
-def task_settings(task: str) -> str:
-    """How the task's texts are generated, as JSON; empty where nothing is."""
-    found = load_yaml(task_file(task), resolve_func=False).get("generation_kwargs")
-    return json.dumps(found, sort_keys=True, default=str) if found else ""
+@dataclass(frozen=True)
+class Prepared:
+    """A suite's task with its rows, ready to be asked."""
+
+    row: SuiteTask
+    leaves: tuple[Leaf, ...]
+    version: str
+    settings: str
+    """How prompts are wrapped and texts generated, as JSON."""
+    source: str
+    """Which rows, with their digest."""
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it asks for log-likelihoods; for texts where not."""
+        return any(leaf.task.OUTPUT_TYPE != "generate_until" for leaf in self.leaves)
+
+    def chosen(self, stage: str, share: float = 1.0) -> list[tuple[int, int]]:
+        """Leaf and position, ascending, of the items that the stage has asked when that share of all is answered."""
+        places = [(number, item) for number, leaf in enumerate(self.leaves) for item in range(leaf.items)]
+        return sorted(places[each] for each in item_order(len(places))[: self.row.items(stage, share)])
 
 
-def ask(task: SuiteTask, items: list[int], rows: Rows, endpoint: Endpoint, variant: str) -> list[Record]:
-    """Answer the items at these positions of the rows; one record an item, in ascending order."""
-    definition = dict(load_yaml(task_file(task.task), resolve_func=True))
-    definition.pop("tag", None)
-    spare = item_order(len(rows.dataset()))[task.full :][:SPARE_ROWS]
-    definition["custom_dataset"] = partial(splits_of, rows=rows, items=items, spare=spare)
-    quiet("lm_eval", "datasets", "httpx")
-    outcome = simple_evaluate(
-        model=endpoint,
-        tasks=[ConfigurableTask(config=definition)],
-        num_fewshot=task.shots,
-        task_manager=TaskManager(include_defaults=False),  # the default reads thousands of task files, for seconds
-        bootstrap_iters=0,
-        log_samples=True,
-    )
-    samples = sorted(outcome["samples"][task.task], key=lambda sample: int(sample["doc_id"]))
-    positioned = ({**sample, "doc_id": item} for item, sample in zip(items, samples, strict=True))
-    return [from_sample(sample, variant, task.task, task.metric, endpoint) for sample in positioned]
+def splits_wanted(row: SuiteTask) -> list[Split]:
+    """The files that the task asks for: what it scores, and where its shots come from."""
+    if row.custom:
+        return []
+    wanted = []
+    for found in map(tasks.raw_definition, tasks.leaf_files(row.task)):
+        wanted += [
+            named(found, scored_split(found)),
+            *([named(found, pool)] if (pool := shots_split(row, found)) else []),
+        ]
+    if row.task == ifeval.TASK:
+        wanted.append(ifeval.PUNKT)
+    return list(dict.fromkeys(wanted))
 
 
-def splits_of(rows: Rows, items: list[int], spare: list[int], **_metadata: Any) -> dict[str, datasets.Dataset]:
-    """The chosen rows under each name by which a task may ask for what it scores; the spare ones are for its shots."""
+def scored_split(found: dict[str, Any]) -> str:
+    """The split that a task scores."""
+    return str(found.get("test_split") or found["validation_split"])
+
+
+def shots_split(row: SuiteTask, found: dict[str, Any]) -> str:
+    """The split from which a task draws its shots; "" where it draws none, or brings its own."""
+    if not row.shots or (found.get("fewshot_config") or {}).get("samples"):
+        return ""
+    return str(found.get("fewshot_split") or found.get("training_split") or scored_split(found))
+
+
+def named(found: dict[str, Any], split: str) -> Split:
+    """A split of a task's data set."""
+    return Split(str(found["dataset_path"]), str(found.get("dataset_name") or ""), split)
+
+
+def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prepared:
+    """The task with its rows; raises PrerequisiteError when the source has not all that it scores."""
     datasets.disable_caching()
     datasets.disable_progress_bars()
-    dataset = rows.dataset()
-    chosen = dataset.select(items)
-    return {"validation": chosen, "test": chosen, "train": dataset.select(spare)}
+    quiet(logging.WARNING, "datasets", "httpx")
+    quiet(logging.ERROR, "lm_eval")  # it warns of each task whose definition leaves something to its defaults
+    if row.task == ifeval.TASK:
+        ifeval.make_ready(source)
+    if row.custom:
+        leaves = [custom_leaf(row.custom)]
+        version, config = f"sha256 {row.custom.digest[:12]}", leaves[0].task.config.to_dict()
+    else:
+        files = tasks.leaf_files(row.task)
+        leaves = [leaf(row, tasks.definition(file), source, grouped=len(files) > 1) for file in files]
+        version, config = tasks.task_version(row.task), tasks.definition(files[0])
+    items = sum(each.items for each in leaves)
+    if items < row.full:
+        raise PrerequisiteError(f"{source.told} has {items} items of {row.task}; {row.full} are asked.")
+    told = sorted({each.source for each in leaves})
+    if len(told) > 1:
+        digest = hashlib.sha256("\n".join(told).encode()).hexdigest()
+        told = [f"{len(told)} files of {config['dataset_path']}, sha256 {digest[:16]}"]
+    return Prepared(row, tuple(leaves), version, tasks.settings_text(config, chat_template), f"{row.task}: {told[0]}")
 
 
-def quiet(*names: str) -> None:
-    """Let these loggers speak up only for warnings."""
+def leaf(row: SuiteTask, found: dict[str, Any], source: Source, *, grouped: bool) -> Leaf:
+    """One task with its rows. Where the source lacks the split of its shots, they come from what is scored."""
+    name, scored = str(found["task"]), scored_split(found)
+    rows = source.split(named(found, scored))
+    if rows is None:
+        raise PrerequisiteError(f"{source.told} has no {named(found, scored).file}, which {row.task} scores.")
+    told = f"{named(found, scored).stem} from {rows.of}, sha256 {rows.sha256[:16]}"
+    splits = {scored: rows.dataset}
+    config = {
+        **found,
+        "num_fewshot": row.shots,
+        "test_split": scored,
+        "validation_split": None,
+        "training_split": None,
+        "fewshot_split": None,
+    }
+    if pool := shots_split(row, found):
+        shots: Rows | None = source.split(named(found, pool)) if pool != scored else rows
+        if shots is None or shots.sha256 == rows.sha256:
+            config["fewshot_split"] = scored  # the item itself is never among its shots: lm-eval sees that it is there
+            told += ", shots from the same" if pool != scored else ""
+        else:
+            config["fewshot_split"], splits[pool] = pool, shots.dataset
+            told += f", shots from {pool}, sha256 {shots.sha256[:16]}"
+    config["custom_dataset"] = lambda **_metadata: splits
+    return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), told)
+
+
+def custom_leaf(found: custom.CustomSet) -> Leaf:
+    """A set of one's own as a task."""
+    splits = {"test": custom.rows(found)}
+    config = {**custom.task_config(found), "custom_dataset": lambda **_metadata: splits}
+    return Leaf(found.name, "", Picked(config), f"own set {found.name}, sha256 {found.digest[:16]}")
+
+
+def ask(
+    prepared: Prepared,
+    items: Sequence[tuple[int, int]],
+    endpoint: Endpoint,
+    variant: str,
+    *,
+    chat_template: bool = False,
+) -> list[Record]:
+    """Answer these items, leaf and position of each; one record an item, in ascending order."""
+    asked = []
+    for number, each in enumerate(prepared.leaves):
+        each.task.pick([item for leaf_number, item in items if leaf_number == number])
+        if each.task.items:
+            asked.append(each)
+            each.task.set_fewshot_seed(SHOTS_SEED)
+    random.seed(0)  # as lm-eval's own runs are
+    outcome = evaluate(
+        lm=endpoint,
+        task_dict={"tasks": {each.name: each.task for each in asked}, "groups": {}},
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=chat_template,
+        fewshot_as_multiturn=chat_template,
+    )
+    found = []
+    for each in asked:
+        samples = [one for one in outcome["samples"][each.name] if one["filter"] == prepared.row.filter]
+        for sample in sorted(samples, key=lambda one: int(one["doc_id"])):
+            cluster = str(sample["doc"].get("cluster") or "") if prepared.row.custom else each.cluster
+            found.append(records.from_sample(sample, prepared.row, each.task.OUTPUT_TYPE, endpoint, (variant, cluster)))
+    return found
+
+
+def quiet(level: int, *names: str) -> None:
+    """Let these loggers speak up only from that level on."""
     for name in names:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(level)

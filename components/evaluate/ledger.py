@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import PrerequisiteError
+from components.evaluate.client import Text
 from components.evaluate.plan import Loglik, Question, Tokens
 from components.models import cache_dir
 
@@ -63,7 +64,18 @@ def question_keys(questions: Sequence[Question]) -> list[Key]:
 def generation_key(tokens: Tokens, settings: dict[str, Any]) -> Key:
     """The key of a generation from these tokens with these settings."""
     told = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(b"generate" + packed(tokens) + b"|" + told).digest()
+    return hashlib.sha256(b"text and its end" + packed(tokens) + b"|" + told).digest()
+
+
+def pack_text(text: Text) -> bytes:
+    """A generated text for the ledger."""
+    return json.dumps([text.text, text.cut]).encode()
+
+
+def unpack_text(answer: bytes) -> Text:
+    """The text that `pack_text` packed."""
+    text, cut = json.loads(answer)
+    return Text(text, cut)
 
 
 def packed(tokens: Tokens) -> bytes:

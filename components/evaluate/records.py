@@ -1,65 +1,164 @@
 """Per-item records: one row for every item that a variant answered, kept as Parquet.
 
-Columns: variant, task, item_id (the row's position in the benchmark), item_hash (of the row's content), metric, score
-(of that item, the unit of the task's metric), target (index of the right choice; -1 where lm-eval does not tell it, as
-the choices stand in the prompt), logliks (natural log, per choice), greedy (per choice), prompt_hash (sha256 over the
-token ids of every prompt of the item), tokens (their number) and truncated (whether a prompt was cut).
+variant, task, metric
+cluster, item_id    what the item belongs to (MMLU's subject; empty where it stands alone), and its position there
+item_hash           of the row's content
+score               of that item, in the metric's unit; of a perplexity task the document's log-likelihood; null while a
+                    program is not run
+units               words of a perplexity task's document; null elsewhere
+target              index of the right choice; -1 where there is none, or lm-eval does not tell it
+logliks, greedy     natural log and greediness of each choice
+answer              the generated text
+cut                 whether the limit of tokens ended it
+program, outcome    what is to be run, of a task of programs, and why it did not pass
+prompt_hash         sha256 over the token ids of every prompt of the item
+tokens              their number
+truncated           whether a prompt was cut to fit the window
 """
 
 import hashlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow
 import pyarrow.parquet
 
+if TYPE_CHECKING:
+    from components.evaluate.endpoint import Endpoint
+    from components.evaluate.suites import SuiteTask
+
+SCHEMA = pyarrow.schema(
+    {
+        "variant": pyarrow.string(),
+        "task": pyarrow.string(),
+        "cluster": pyarrow.string(),
+        "item_id": pyarrow.int64(),
+        "item_hash": pyarrow.string(),
+        "metric": pyarrow.string(),
+        "score": pyarrow.float64(),
+        "units": pyarrow.float64(),
+        "target": pyarrow.int64(),
+        "logliks": pyarrow.list_(pyarrow.float64()),
+        "greedy": pyarrow.list_(pyarrow.bool_()),
+        "answer": pyarrow.string(),
+        "cut": pyarrow.bool_(),
+        "program": pyarrow.string(),
+        "outcome": pyarrow.string(),
+        "prompt_hash": pyarrow.string(),
+        "tokens": pyarrow.int64(),
+        "truncated": pyarrow.bool_(),
+    }
+)
+
 
 @dataclass(frozen=True)
 class Record:
-    """What one variant answered to one item."""
+    """What one variant answered to one item; the fields are the columns above."""
 
     variant: str
     task: str
     item_id: int
     item_hash: str
     metric: str
-    score: float
+    score: float | None
     target: int
     logliks: list[float]
     greedy: list[bool]
     prompt_hash: str
     tokens: int
     truncated: bool
+    cluster: str = ""
+    units: float | None = None
+    answer: str = ""
+    cut: bool = False
+    program: str = ""
+    outcome: str = ""
 
 
-def from_sample(sample: dict[str, Any], variant: str, task: str, metric: str, model: Any) -> Record:
-    """The record of one of lm-eval's logged samples of a multiple-choice task; `model` tokenizes as it did."""
+def from_sample(
+    sample: dict[str, Any], row: "SuiteTask", output_type: str, model: "Endpoint", whose: tuple[str, str]
+) -> Record:
+    """The record of one of lm-eval's logged samples; `model` tokenizes as it did, `whose` is variant and cluster."""
+    kind = {"multiple_choice": of_choices, "generate_until": of_text, "loglikelihood_rolling": of_document}[output_type]
+    common = {
+        "variant": whose[0],
+        "cluster": whose[1],
+        "task": row.task,
+        "metric": row.metric,
+        "item_id": int(sample["doc_id"]),
+        "item_hash": str(sample["doc_hash"]),
+    }
+    return kind(sample, row, model, common)
+
+
+def of_choices(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
+    """Of a task whose choices' log-likelihoods are compared."""
     prompts = [model._encode_pair(*(str(each) for each in pair)) for pair in sample_pairs(sample)]
-    digest = hashlib.sha256()
-    for context, continuation in prompts:
-        digest.update(array("q", [len(context), *context, *continuation]).tobytes())
     lengths = [len(context) + len(continuation) for context, continuation in prompts]
     answers = [each[0] if isinstance(each[0], (tuple, list)) else each for each in sample["resps"]]
     return Record(
-        variant=variant,
-        task=task,
-        item_id=int(sample["doc_id"]),
-        item_hash=str(sample["doc_hash"]),
-        metric=metric,
-        score=float(sample[metric]),
+        **common,
+        score=float(sample[row.metric]),
         target=int(sample["target"]) if str(sample["target"]).isdecimal() else -1,
         logliks=[float(loglik) for loglik, _ in answers],
         greedy=[str(greedy) == "True" for _, greedy in answers],
-        prompt_hash=digest.hexdigest(),
+        prompt_hash=hash_of([[len(context), *context, *continuation] for context, continuation in prompts]),
         tokens=sum(lengths),
         truncated=max(lengths) > model.max_length,
     )
 
 
-def sample_pairs(sample: dict[str, Any]) -> list[tuple[str, str]]:
-    """Context and continuation of each request of the item."""
+def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
+    """Of a task whose answer is generated; a program has no score yet."""
+    ((context, settings),) = sample_pairs(sample)
+    found = model.generated(str(context), settings)
+    (taken,) = sample["filtered_resps"]
+    program = f"{taken[0] if isinstance(taken, list) else taken}\n{sample['target']}" if row.programs else ""
+    return Record(
+        **common,
+        score=None if row.programs else float(sample[row.metric]),
+        target=-1,
+        logliks=[],
+        greedy=[],
+        answer=str(sample["resps"][0][0]),
+        cut=found.cut,
+        program=program,
+        prompt_hash=hash_of([found.tokens]),
+        tokens=len(found.tokens),
+        truncated=found.truncated,
+    )
+
+
+def of_document(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
+    """Of a task that predicts whole documents; they are read in windows, so that none is cut."""
+    loglik, units = sample[row.metric]
+    tokens = model.tok_encode(str(sample["target"]))
+    return Record(
+        **common,
+        score=float(loglik),
+        units=float(units),
+        target=-1,
+        logliks=[],
+        greedy=[],
+        prompt_hash=hash_of([tokens]),
+        tokens=len(tokens),
+        truncated=False,
+    )
+
+
+def hash_of(prompts: Sequence[Sequence[int]]) -> str:
+    """sha256 over token ids."""
+    digest = hashlib.sha256()
+    for each in prompts:
+        digest.update(array("q", each).tobytes())
+    return digest.hexdigest()
+
+
+def sample_pairs(sample: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Context and continuation, or generation settings, of each request of the item."""
     arguments = sample["arguments"]
     if isinstance(arguments, dict):
         return [(each["arg_0"], each["arg_1"]) for each in arguments.values()]
@@ -76,7 +175,7 @@ def write(records: list[Record], file: Path) -> None:
 
 def table(records: list[Record]) -> pyarrow.Table:
     """The records as a table, a column a field."""
-    return pyarrow.Table.from_pylist([asdict(each) for each in records])
+    return pyarrow.Table.from_pylist([asdict(each) for each in records], schema=SCHEMA)
 
 
 def read(file: Path) -> list[Record]:

@@ -117,6 +117,8 @@ class UseCase(BaseModel):
     """To the baseline's score, or in points."""
     confidence: Confidence = 0.95
     """With which no variant is let through that is over a limit: one-sided."""
+    suites: list[str] = []
+    """The suites that score what it limits."""
     missing_tasks: Literal["refuse", "skip"] = "refuse"
     """What becomes of a run without a limited task."""
     bands: Edges = Field(default_factory=shipped_edges)
@@ -237,11 +239,12 @@ def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
     scored = list(tasks)
     lacking = [task for task in use_case.required() if task not in scored]
     if lacking:
+        suites = f" ({', '.join(use_case.suites)})" if use_case.suites else ""
         possible = [name for name in use_case_names() if set(use_case_named(name).required()) <= set(scored)]
         raise PrerequisiteError(
             f"The use case {use_case.name} limits {', '.join(lacking)}, which this suite does not score: it"
-            f" scores {', '.join(scored) or 'no task'}. Choose a suite with {', '.join(lacking)}, or a use case that"
-            f" this suite can answer for: {', '.join(possible) or 'none'}."
+            f" scores {', '.join(scored) or 'no task'}. Choose a suite with {', '.join(lacking)}{suites}, or a use case"
+            f" that this suite can answer for: {', '.join(possible) or 'none'}."
         )
 
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from components.artifacts import Server
-from components.evaluate import harness, rows
+from components.evaluate import harness
 from components.evaluate.endpoint import Endpoint
 from components.evaluate.plan import Kind
 from components.evaluate.records import Record
+from components.evaluate.rows import Embedded
 from components.evaluate.suites import SuiteTask
 from components.models import cache_dir, resolve
 from components.serving import lease, local
@@ -48,9 +49,8 @@ def scored(server: Server, way: str) -> list[Record]:
     endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
     found = []
     for task in TASKS:
-        embedded = rows.embedded(task.task)
-        items = harness.items_of(task, len(embedded.dataset()), "full")
-        found += harness.ask(task, items, embedded, endpoint, "bf16")
+        prepared = harness.prepare(task, Embedded())
+        found += harness.ask(prepared, prepared.chosen("full"), endpoint, "bf16")
     return found
 
 

