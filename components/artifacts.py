@@ -282,6 +282,8 @@ class Decision(Artifact):
     """Whether drops are shares of the baseline's score; in points where not."""
     policy_text: str = ""
     """The policy file that was given in place of a use case; empty where none was."""
+    plan: EvaluationPlan | None = None
+    """What was asked; None where saved results were judged."""
     comparisons: tuple[Comparison, ...] = ()
     """Of the variants that were judged by evidence, each pair once."""
 

@@ -2,75 +2,23 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import progress
+from components import progress, questions
 from components.artifacts import EvaluationPlan, Scores, Server, Weights
 from components.errors import PrerequisiteError
 from components.evaluate import suites
-from components.evaluate.custom import ITEMS_FILE, SET_FILE, SETS, read_set
 from components.gate.policy import chosen
-from components.models import cache_dir
 from components.store import open_store
 from components.variants import BASELINE
 
 if TYPE_CHECKING:
-    from components.evaluate import Enough, Questions
-    from components.evaluate.custom import CustomSet
+    from components.evaluate import Enough
     from components.evaluate.ledger import Ledger
-    from components.evaluate.sources import Source
     from components.gate.answers import Answers
     from components.gate.candidate import Candidate
-
-EMBEDDED, HUB = "embedded", "hub"
-
-
-def suite_of(plan: EvaluationPlan) -> suites.Suite:
-    """The suite that the plan names, with its sets of one's own."""
-    return suites.suite_named(plan.suite, custom_sets(plan.custom), plan.limit)
-
-
-def shipped_sets() -> list[str]:
-    """The names of the sets that come with the project."""
-    return sorted(each.name for each in SETS.iterdir() if each.is_dir())
-
-
-def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":
-    """The test sets of one's own that lie in these folders or s3:// prefixes, or have the names of shipped ones."""
-    if not locations:
-        return []
-    found = []
-    for location in locations:
-        if "://" not in location:
-            found.append(read_set(SETS / location if location in shipped_sets() else Path(location)))
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / location.rstrip("/").rpartition("/")[2]
-            for name in (SET_FILE, ITEMS_FILE):
-                if not open_store(location).get_file(name, folder / name):
-                    raise PrerequisiteError(
-                        f"{location} has no {name}. A set of one's own is {SET_FILE} and {ITEMS_FILE}."
-                    )
-            found.append(read_set(folder))
-    return found
-
-
-def source_of(plan: EvaluationPlan) -> "Source":
-    """Where the plan's rows come from."""
-    from components.evaluate.rows import Embedded
-    from components.evaluate.sources import Mirror
-
-    return Embedded() if plan.data == EMBEDDED else Mirror(plan.data, cache_dir())
-
-
-def questions_of(plan: EvaluationPlan) -> "Questions":
-    """What the plan asks."""
-    from components.evaluate import Questions
-
-    return Questions(suite_of(plan), source_of(plan), plan.chat_template)
 
 
 def answers_kept(serving: Server, plan: EvaluationPlan) -> "AbstractContextManager[Ledger | None]":
@@ -96,7 +44,7 @@ def answered(
     from components.serving import local
 
     with answers_kept(serving, plan) as ledger:
-        found = evaluate(serving, questions_of(plan), stage, step, records, ledger, enough)
+        found = evaluate(serving, questions.questions_of(plan), stage, step, records, ledger, enough)
     ended = local.why_it_ended(serving) if found.failure and not serving.failure else ""
     if ended:
         return found.model_copy(update={"failure": f"{ended} {found.failure}"})
@@ -112,7 +60,7 @@ def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores
     from components.evaluate import irt, records
 
     with tempfile.TemporaryDirectory() as scratch:
-        parameters = irt.read_parameters(local_file(plan.irt_parameters, Path(scratch)))
+        parameters = irt.read_parameters(questions.local_file(plan.irt_parameters, Path(scratch)))
     rows = sorted(records.read(records_file), key=lambda each: each.item_id)
     tasks = []
     for each in found.tasks:
@@ -123,16 +71,6 @@ def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores
             each = each.model_copy(update={"estimates": told})
         tasks.append(each)
     return found.model_copy(update={"tasks": tuple(tasks)})
-
-
-def local_file(location: str, scratch: Path) -> Path:
-    """The file as a local one: itself, or its copy in `scratch`."""
-    if "://" not in location:
-        return Path(location)
-    prefix, _, name = location.rpartition("/")
-    if not open_store(prefix).get_file(name, scratch / name):
-        raise PrerequisiteError(f"There is no {location}.")
-    return scratch / name
 
 
 def asked_again(found: Scores, serving: Server, plan: EvaluationPlan, step: progress.Step) -> Scores:
@@ -191,7 +129,7 @@ def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, enough: "Enough") -> 
     """The tiny stage's scores as the last of a variant that they reject; None where it goes on."""
     from components.evaluate import records
 
-    suite = suite_of(plan)
+    suite = questions.suite_of(plan)
     planned = sum(task.items(suites.FULL) for task in suite.tasks)
     looked = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
     with tempfile.TemporaryDirectory() as scratch:

@@ -4,12 +4,11 @@ Each function here has the name of its step. Parameters are names, locations and
 the folder of the same name and knows nothing of files handed over or of kfp.
 """
 
-import os
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from components import progress, stages
+from components import progress, questions, stages
 from components.artifacts import Decision, EvaluationPlan, Model, Scores, Server, Weights
 from components.errors import PrerequisiteError
 from components.evaluate import suites
@@ -24,32 +23,10 @@ def check(model: str, asked: EvaluationPlan) -> EvaluationPlan:
     from components.models import check_source
 
     variants = with_baseline(list(asked.variants))
-    suite = stages.suite_of(asked)
-    check_use_case(chosen(asked.use_case, asked.policy), [each.task for each in suite.tasks])
-    check_sandbox_for(suite)
+    tasks = [each.task for each in questions.suite_of(asked).tasks]
+    check_use_case(chosen(asked.use_case, asked.policy), tasks)
     check_source(model)
-    data = asked.data or (stages.EMBEDDED if suite.embedded else stages.HUB)
-    if data == stages.HUB:
-        check_hub(suite)
-    return asked.model_copy(update={"variants": tuple(variants), "data": data})
-
-
-def check_sandbox_for(suite: suites.Suite) -> None:
-    """Raises PrerequisiteError when the suite asks for programs and nothing here can contain them."""
-    if any(each.programs for each in suite.tasks):
-        from components.execute import check_sandbox
-
-        check_sandbox()
-
-
-def check_hub(suite: suites.Suite) -> None:
-    """Raises PrerequisiteError when the hub is not reachable, or does not let this user have the suite's first rows."""
-    from components.evaluate.harness import splits_wanted
-    from components.evaluate.sources import hub_info
-
-    first = next((split for task in suite.tasks for split in splits_wanted(task)), None)
-    if first:
-        hub_info(first.path)
+    return questions.check_questions(asked.model_copy(update={"variants": tuple(variants)}))
 
 
 def check_places(store: str, tracking_uri: str) -> None:
@@ -71,48 +48,15 @@ def resolve(model: str, asked: EvaluationPlan, baseline: str, plan: str) -> list
     with progress.step(asked.results, "resolve") as step:
         checked = check(model, asked)
         embedded(Calibration().benchmark)  # what cannot be had is said here, before anything expensive
-        planned = rows_at_hand(checked, step)
+        planned = questions.rows_at_hand(checked, step)
         found = models.resolve(model, open_store(asked.store), cache_dir())
         if planned.chat_template:
-            check_chat_template(found)
+            questions.check_chat_template(str(fetch(found.uri, cache_dir())))
         found.write(baseline)
         planned.write(plan)
         open_store(asked.results).put_file(Path(plan), "plan.json")
         step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB")
     return list(planned.variants)
-
-
-def check_chat_template(model: Model) -> None:
-    """Raises PrerequisiteError when the model has no chat template."""
-    from transformers import AutoTokenizer
-
-    if not AutoTokenizer.from_pretrained(fetch(model.uri, cache_dir())).chat_template:
-        raise PrerequisiteError(f"{model.source} has no chat template. Run it without one (--no-chat-template).")
-
-
-def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
-    """The plan with a place that has all its rows: what comes from the hub is kept as a mirror in the store."""
-    from components.evaluate.harness import prepare, splits_wanted
-
-    suite = stages.suite_of(plan)
-    if plan.data == stages.HUB:
-        from components.evaluate import mirror
-        from components.evaluate.ifeval import WithPunkt
-        from components.evaluate.sources import Hub
-
-        kept = f"{plan.store}/rows"
-        wanted = [split for task in suite.tasks for split in splits_wanted(task)]
-        mirror.make(wanted, WithPunkt(Hub(cache_dir())), kept, lambda name, done, of: step.advance(done, of, name))
-        plan = plan.model_copy(update={"data": kept})
-    os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
-    if plan.irt_parameters:
-        from components.evaluate.irt import read_parameters
-
-        with tempfile.TemporaryDirectory() as scratch:
-            read_parameters(stages.local_file(plan.irt_parameters, Path(scratch)))
-    for task in suite.tasks:
-        prepare(task, stages.source_of(plan), plan.chat_template)
-    return plan
 
 
 def quantize(variant: str, baseline: str, store: str, results: str, samples: int, tokens: int, weights: str) -> None:
@@ -175,13 +119,13 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
 def execute(full: str, plan: str, scores: str) -> None:
     """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is."""
     answered, planned = Scores.read(full), EvaluationPlan.read(plan)
-    if answered.failure or not any(each.programs for each in stages.suite_of(planned).tasks):
+    if answered.failure or not any(each.programs for each in questions.suite_of(planned).tasks):
         answered.write(scores)
         return
     from components.execute.scores import scored
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
-        suite, store = stages.suite_of(planned), open_store(planned.results)
+        suite, store = questions.suite_of(planned), open_store(planned.results)
         for name, file in ((name, Path(scratch) / f"{name}.parquet") for name in (answered.stage, "again")):
             if store.get_file(f"variants/{answered.variant}/{name}.parquet", file):
                 ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
@@ -215,9 +159,9 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         reached = [Scores.read(each) for each in scores]
         answers, again = stages.kept_answers(reached, planned.results)
         limits, made = chosen(planned.use_case, planned.policy), [Weights.read(each) for each in weights]
-        suite = stages.suite_of(planned).name
+        suite = questions.suite_of(planned).name
         answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
-        answer = answer.model_copy(update={"policy_text": planned.policy})
+        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned})
         answer.write(decision)
         open_store(planned.results).put_file(Path(decision), "decision.json")
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from components import stages, steps
+from components import questions, stages
 from components.artifacts import EvaluationPlan, Scores, Server
 from components.errors import PrerequisiteError
-from components.evaluate.suites import FULL, SUITES, Suite, suite_named
+from components.evaluate.suites import FULL, SUITES, suite_named
 from components.gate.policy import use_case_named, use_case_names
 from components.models import cache_dir
 from components.progress import Step
@@ -23,6 +23,7 @@ from pipelines import options
 if TYPE_CHECKING:
     from components.evaluate.sources import Source
 
+RECORDS = "full.parquet"
 MODEL = "model"
 """The variant's name in the results of `eval`."""
 
@@ -50,7 +51,7 @@ def mirror(
     location: Annotated[str, typer.Argument(help="A folder, or s3://BUCKET/PREFIX.", show_default=False)],
     origin: Annotated[
         str, typer.Option("--from", help="Where rows come from: hub, or a folder of PATH/NAME/SPLIT.jsonl.")
-    ] = stages.HUB,
+    ] = questions.HUB,
     check: Annotated[bool, typer.Option("--check", help="Make nothing: read every file of a mirror again.")] = False,
 ) -> None:
     """Keep the rows of a suite where runs without a hub find them: quantgate run --data LOCATION."""
@@ -69,7 +70,7 @@ def mirror(
             raise PrerequisiteError(f"{location} is no whole mirror of {suite}: {'; '.join(faults)}. Make it again.")
         console.print(f"{location} is whole: {len(known.files)} files.")
         return
-    rows: Source = Hub(cache_dir()) if origin == stages.HUB else Folder(Path(origin))
+    rows: Source = Hub(cache_dir()) if origin == questions.HUB else Folder(Path(origin))
     with bar(console) as step:
         made = mirrors.make(wanted, WithPunkt(rows), place, lambda name, done, of: step.advance(done, of, name))
     console.print(f"{location} has {len(made.files)} files, {sum(each.rows for each in made.files.values()):,} rows.")
@@ -97,47 +98,51 @@ def evaluate(
     ),
 ) -> None:
     """Test a model that is already served: scores, per-item records, and a summary."""
-    from components.evaluate import Questions
-    from components.evaluate import evaluate as ask
-    from components.evaluate.ledger import Ledger, ledger_file
     from components.report.summary import file_name, gpus_here, summary_of
 
     folder, console = out.absolute(), Console(highlight=False)
-    records = folder / "full.parquet"
     plan = EvaluationPlan(
         variants=(MODEL,),
         suite=suite,
-        custom=tuple(options.placed(each, *stages.shipped_sets()) for each in custom or ()),
+        custom=tuple(options.placed(each, *questions.shipped_sets()) for each in custom or ()),
         limit=limit,
-        data=options.placed(data, stages.HUB, stages.EMBEDDED),
+        data=options.placed(data, questions.HUB, questions.EMBEDDED),
         chat_template=chat_template,
         irt_parameters=options.placed(irt_parameters),
+        ledger=bool(digest),
         store=str(cache_dir()),
         results=str(folder),
     )
-    chosen = stages.suite_of(plan)
-    steps.check_sandbox_for(chosen)
+    plan = questions.check_questions(plan)
     served = server(endpoint, model, tokenizer, digest)
-    plan = plan.model_copy(update={"data": plan.data or (stages.EMBEDDED if chosen.embedded else stages.HUB)})
+    if chat_template:
+        questions.check_chat_template(served.model_path)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "full.json").unlink(missing_ok=True)  # an earlier evaluation's
     with bar(console) as step:
-        plan = steps.rows_at_hand(plan, step)
-        questions = Questions(chosen, stages.source_of(plan), chat_template)
-        with closing(Ledger(ledger_file(), served.identity)) if digest else nullcontext() as ledger:
-            found = ask(served, questions, FULL, step, records, ledger)
-        if not found.failure and any(each.programs for each in chosen.tasks):
-            from components.execute.scores import scored
-
-            found = scored(found, chosen, records, step, chat_template=chat_template)
-        found = stages.estimated(found, plan, records)
-    if found.failure:
-        raise PrerequisiteError(found.failure)
-    found.model_copy(update={"records": "full.parquet"}).write(folder / "full.json")
+        found = tested(served, questions.rows_at_hand(plan, step), step)
+    found.model_copy(update={"records": RECORDS}).write(folder / "full.json")
     summary = summary_of(found, repository or served.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))
-    show(found, chosen, console)
+    show(found, console)
     console.print(f"Results  {folder / 'full.json'}", soft_wrap=True)
     console.print(f"Summary  {folder / file_name(summary)}", soft_wrap=True)
+
+
+def tested(served: Server, plan: EvaluationPlan, step: Step) -> Scores:
+    """What the server scores; raises PrerequisiteError with the reason when it fails."""
+    from components.evaluate import evaluate as ask
+    from components.evaluate.ledger import Ledger, ledger_file
+    from components.execute.scores import scored
+
+    asked, records = questions.questions_of(plan), Path(plan.results) / RECORDS
+    with closing(Ledger(ledger_file(), served.identity)) if plan.ledger else nullcontext() as ledger:
+        found = ask(served, asked, FULL, step, records, ledger)
+    if found.failure:
+        raise PrerequisiteError(found.failure)
+    if any(each.programs for each in asked.suite.tasks):
+        found = scored(found, asked.suite, records, step, chat_template=plan.chat_template)
+    return stages.estimated(found, plan, records)
 
 
 def server(endpoint: str, model: str, tokenizer: str, digest: str) -> Server:
@@ -172,7 +177,7 @@ def tokenizer_of(name: str) -> str:
     return name
 
 
-def show(found: Scores, suite: Suite, console: Console) -> None:
+def show(found: Scores, console: Console) -> None:
     """Print the scores."""
     table = Table(box=None)
     for name in ("task", "metric"):
@@ -185,7 +190,7 @@ def show(found: Scores, suite: Suite, console: Console) -> None:
         table.add_row(each.task, each.metric, *row)
         for name, value in each.estimates.items():
             table.add_row("", f"  {name}", f"{value:.4f}")
-    console.print(f"{suite.name}, rows: {found.rows_source}", soft_wrap=True)
+    console.print(f"{found.suite}, rows: {found.rows_source}", soft_wrap=True)
     console.print(table)
 
 

