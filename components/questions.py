@@ -1,6 +1,5 @@
 """What a run asks, and where the rows come from: decided and checked before anything is started."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +28,15 @@ def check_questions(asked: EvaluationPlan) -> EvaluationPlan:
 
         check_sandbox()
     if asked.irt_parameters:
-        from components.evaluate.irt import read_parameters
+        from components.evaluate.irt import ANCHORS, read_parameters
 
         with tempfile.TemporaryDirectory() as scratch:
-            read_parameters(local_file(asked.irt_parameters, Path(scratch)))
+            known = read_parameters(local_file(asked.irt_parameters, Path(scratch)))
+        if not any(each.task in known and each.full == ANCHORS for each in suite.tasks):
+            raise PrerequisiteError(
+                f"The parameters {asked.irt_parameters} are for tinyBenchmarks' tasks on all of their {ANCHORS} items;"
+                f" {suite.name} asks none so. Choose --suite tiny without a limit, or leave them out."
+            )
     data = asked.data or (EMBEDDED if suite.embedded else HUB)
     if data == HUB:
         if not are_kept(wanted_splits(suite), kept_rows(asked)):
@@ -56,7 +60,8 @@ def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":
     found = []
     for location in locations:
         if "://" not in location:
-            found.append(read_set(SETS / location if location in shipped_sets() else Path(location)))
+            plain = location.removeprefix("file:")
+            found.append(read_set(SETS / plain if plain in shipped_sets() else Path(plain)))
             continue
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / location.rstrip("/").rpartition("/")[2]
@@ -103,7 +108,6 @@ def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
         if not are_kept(wanted, kept):
             mirror.make(wanted, WithPunkt(Hub(cache_dir())), kept, lambda name, done, of: step.advance(done, of, name))
         plan = plan.model_copy(update={"data": kept})
-    os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
     for task in suite.tasks:
         prepare(task, source_of(plan), plan.chat_template)
     return plan
@@ -152,7 +156,7 @@ def check_chat_template(tokenizer: str) -> None:
 def local_file(location: str, scratch: Path) -> Path:
     """The file as a local one: itself, or its copy in `scratch`."""
     if "://" not in location:
-        return Path(location)
+        return Path(location.removeprefix("file:"))
     prefix, _, name = location.rpartition("/")
     if not open_store(prefix).get_file(name, scratch / name):
         raise PrerequisiteError(f"There is no {location}.")

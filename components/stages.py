@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,9 +66,10 @@ def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores
     for each in found.tasks:
         scores = [row.score for row in rows if row.task == each.task and row.score is not None]
         if each.task in parameters and len(scores) == irt.ANCHORS:
-            values = irt.estimate(np.array(scores), parameters[each.task])
-            told = {"irt": values.irt, "p_irt": values.p_irt, "gp_irt": values.gp_irt}
-            each = each.model_copy(update={"estimates": told})
+            with suppress(ArithmeticError):  # no ability explains the answers: there is no estimate then
+                values = irt.estimate(np.array(scores), parameters[each.task])
+                told = {"irt": values.irt, "p_irt": values.p_irt, "gp_irt": values.gp_irt}
+                each = each.model_copy(update={"estimates": told})
         tasks.append(each)
     return found.model_copy(update={"tasks": tuple(tasks)})
 

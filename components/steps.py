@@ -48,8 +48,8 @@ def resolve(model: str, asked: EvaluationPlan, baseline: str, plan: str) -> list
     with progress.step(asked.results, "resolve") as step:
         checked = check(model, asked)
         embedded(Calibration().benchmark)  # what cannot be had is said here, before anything expensive
-        planned = questions.rows_at_hand(checked, step)
         found = models.resolve(model, open_store(asked.store), cache_dir())
+        planned = questions.rows_at_hand(checked, step)
         if planned.chat_template:
             questions.check_chat_template(str(fetch(found.uri, cache_dir())))
         found.write(baseline)
@@ -126,11 +126,13 @@ def execute(full: str, plan: str, scores: str) -> None:
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
         suite, store = questions.suite_of(planned), open_store(planned.results)
-        for name, file in ((name, Path(scratch) / f"{name}.parquet") for name in (answered.stage, "again")):
-            if store.get_file(f"variants/{answered.variant}/{name}.parquet", file):
-                ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
-                store.put_file(file, f"variants/{answered.variant}/{name}.parquet")
-                answered = ran if name == answered.stage else answered
+        for name in (answered.stage, *(["again"] if answered.again else [])):
+            file, kept = Path(scratch) / f"{name}.parquet", f"variants/{answered.variant}/{name}.parquet"
+            if not store.get_file(kept, file):
+                raise PrerequisiteError(f"{kept} is missing from {planned.results}: evaluate {answered.variant} again.")
+            ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
+            store.put_file(file, kept)
+            answered = ran if name == answered.stage else answered
         answered.write(scores)
         store.put_file(Path(scores), f"variants/{answered.variant}/{answered.stage}.json")
         step.end(note=", ".join(f"{k} {v:.3f}" for k, v in answered.by_task().items()))

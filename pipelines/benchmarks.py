@@ -117,8 +117,13 @@ def evaluate(
     served = server(endpoint, model, tokenizer, digest)
     if chat_template:
         questions.check_chat_template(served.model_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "full.json").unlink(missing_ok=True)  # an earlier evaluation's
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "full.json").unlink(missing_ok=True)  # an earlier evaluation's
+        (folder / RECORDS).touch()
+    except OSError as error:
+        what = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
+        raise PrerequisiteError(what) from None
     with bar(console) as step:
         found = tested(served, questions.rows_at_hand(plan, step), step)
     found.model_copy(update={"records": RECORDS}).write(folder / "full.json")

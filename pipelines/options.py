@@ -27,4 +27,5 @@ IrtParameters = Annotated[
 
 def placed(location: str, *names: str) -> str:
     """The location as it is found from anywhere: a folder by its whole path; one of the names as it is."""
+    location = location.removeprefix("file:")
     return location if not location or "://" in location or location in names else str(Path(location).absolute())

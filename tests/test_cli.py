@@ -155,6 +155,7 @@ def test_a_server_that_lacks_what_a_task_needs_is_refused_with_the_reason(served
     ("arguments", "what"),
     [
         (("eval", "--endpoint", "http://127.0.0.1:9"), "No OpenAI-compatible server answers"),
+        (("eval", "--endpoint", "http://127.0.0.1:9", "--irt-parameters", "/nowhere"), "/nowhere"),
         (("mirror", "demmo", "/nowhere"), "Unknown suite 'demmo'"),
         (("mirror", "openllm", "OUT"), "is not reachable"),
         (("mirror", "openllm", "OUT", "--from", "/nowhere"), "/nowhere"),

@@ -326,6 +326,30 @@ def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
         ours.loglikelihood(requests(PAIRS))
 
 
+def test_a_template_that_knows_no_system_message_is_used_without_it(serve: Any) -> None:
+    ours = endpoint(serve("ok"))
+    ours.tokenizer.chat_template = (
+        "{% for each in messages %}{% if each.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ each.content }}>{% endfor %}"
+    )
+    said = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hello"}]
+    assert ours.apply_chat_template(said) == "<Hello>"
+    ours.tokenizer.chat_template = "{{ raise_exception('nothing at all') }}"
+    with pytest.raises(PrerequisiteError, match="refuses a prompt: nothing at all. Run it with --no-chat-template"):
+        ours.apply_chat_template(said)
+
+
+def test_a_second_bos_is_not_put_where_a_template_has_put_one(serve: Any) -> None:
+    ours = endpoint(serve("ok"))
+    ours.tokenizer.bos_token = "<eos>"
+    ours.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", ours.tokenizer.eos_token_id)]
+    )
+    ours.add_bos_token = True
+    assert ours.tok_encode("<eos>Hello") == ours.tok_encode("Hello")
+    assert ours.tok_encode(["<eos>Hello", "Hello"]) == [ours.tok_encode("Hello")] * 2
+
+
 def test_a_token_that_reaches_over_the_boundary_is_split_as_lm_eval_splits_it(serve: Any, tmp_path: Path) -> None:
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from components.artifacts import Scores, Server
 from components.errors import PrerequisiteError
-from components.evaluate import Questions, evaluate, harness, records, suites
+from components.evaluate import NoScoreError, Questions, evaluate, harness, records, score_of, suites
 from components.evaluate.endpoint import puts_bos
 from components.evaluate.ledger import shared
 from components.evaluate.sources import Rows, Split
@@ -168,6 +168,20 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
     assert server.log in found.failure
     assert (found.tasks, found.records) == ((), "")
     assert not (folder / "tiny.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("score", "kept"), [(1.0000000000000002, 1.0), (-1e-12, 0.0), (0.5, 0.5), (1.001, 1.001), (1.0, 1.0)]
+)
+def test_a_share_that_rounding_took_beyond_its_ends_lies_on_them(score: float, kept: float) -> None:
+    assert records.as_share(score) == kept
+
+
+def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
+    row = SUITE.tasks[0]
+    record = records.Record("int8", "piqa", 0, "", "acc", float("nan"), 0, [], [], "", 1, False)
+    with pytest.raises(NoScoreError, match="acc cannot be computed"):
+        score_of(row, [record], "1", "")
 
 
 def test_a_server_that_never_came_up_is_not_asked(tmp_path: Path) -> None:

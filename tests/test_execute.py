@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from components.errors import PrerequisiteError
-from components.execute import Containment, Limits, Outcome, check_sandbox, run_programs
+from components.execute import Containment, Limits, Outcome, check_sandbox, processors, run_programs
 from components.execute.inside import REFUSED, instructions
 from components.execute.sandbox import chosen_containment
 
@@ -73,16 +73,28 @@ def test_a_program_may_take_what_its_limits_allow_and_no_more(sandbox: None) -> 
     file = "with open('full', 'wb') as full: full.write(bytes({}))"
     within = [sleep.format(1.0), held.format(100), output.format((1 << 17) - 1), file.format(1 << 20)]
     within.append(threads.format(3) + sleep.format(0.5))
-    over = [sleep.format(2.5), held.format(200), output.format(1 << 18), file.format((1 << 20) + 1)]
+    over = [sleep.format(6.5), held.format(200), output.format(1 << 18), file.format((1 << 20) + 1)]
     over.append(threads.format(4) + sleep.format(0.5))
     assert run_programs(within, limits=limits) == [PASSED] * 5
     assert [each.reason for each in run_programs(over, limits=limits)] == [
-        "timed out after 2 s",
+        "timed out after 6 s",
         "over 200 MiB of memory",
         "over 128 KiB of output",
         "OSError",
         "over 4 threads",
     ]
+
+
+def test_programs_beside_many_others_have_their_whole_processor_time(sandbox: None) -> None:
+    program = "import time\nwhile time.process_time() < 0.6: pass"
+    assert run_programs([program] * 4, limits=Limits(seconds=1), workers=4) == [PASSED] * 4
+
+
+@pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 999), ("", 999)])
+def test_a_containers_quota_bounds_how_many_run_side_by_side(tmp_path: Path, quota: str, most: int) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    assert 1 <= processors(tmp_path / "cpu.max") <= most
+    assert processors(tmp_path / "none") == processors(tmp_path / "cpu.max") or most == 1
 
 
 def test_a_program_that_depends_on_the_order_of_a_set_ends_the_same_each_time(sandbox: None) -> None:
@@ -149,7 +161,7 @@ def test_in_a_pod_the_limits_hold_and_nothing_is_left(monkeypatch: pytest.Monkey
         "PermissionError",
         "PermissionError",
         "PermissionError",
-        "timed out after 2 s",
+        "timed out after 6 s",
         "over 1024 MiB of memory",
         "",
         "",

@@ -81,6 +81,21 @@ def test_the_gate_reads_programs_that_were_run_and_none_that_were_not(tmp_path: 
     assert scores.by_task() == {"humaneval": 1.0, "mbpp": 1.0}
 
 
+@pytest.mark.usefixtures("sandbox")
+def test_a_second_pass_that_an_earlier_run_left_is_not_run(tmp_path: Path) -> None:
+    found = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
+    records.write([record("arc_easy", 0, "", 0.5)], tmp_path / "variants" / "int8" / "again.parquet")
+    assert run(tmp_path, "code", found).by_task() == {"humaneval": 1.0, "mbpp": 1.0}
+
+
+def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
+    plan = EvaluationPlan(variants=("int8",), suite="code", store=str(tmp_path), results=str(tmp_path))
+    plan.write(tmp_path / "plan.json")
+    Scores(variant="int8", suite="code", stage="full").write(tmp_path / "full.json")
+    with pytest.raises(PrerequisiteError, match="full.parquet is missing from .*: evaluate int8 again"):
+        steps.execute(str(tmp_path / "full.json"), str(tmp_path / "plan.json"), str(tmp_path / "scores.json"))
+
+
 def test_scores_without_programs_go_on_as_they_are(tmp_path: Path) -> None:
     task = TaskScore(
         task="arc_easy",

@@ -76,6 +76,14 @@ def test_missing_items_are_named() -> None:
     assert found.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
 
 
+def test_an_item_without_a_cluster_stands_for_itself_among_those_that_have_one() -> None:
+    clusters = answers_of("mine", SCORES[0], ["unit 1"] * 40 + [""] * 60).clusters
+    assert clusters is not None
+    assert len(set(clusters)) == 1 + 60
+    assert len(set(clusters[:40])) in (1, 40), "the clustered ones are sorted by their ids"
+    assert answers_of("mine", SCORES[0], [""] * 100).clusters is None
+
+
 def test_items_of_two_clusters_may_have_the_same_number() -> None:
     clusters = ["algebra"] * 50 + ["law"] * 50
     ids = [*range(50), *range(50)]

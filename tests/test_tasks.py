@@ -1,6 +1,7 @@
 """lm-eval's definitions as they are used here, and the shots of the items that are picked out of a benchmark."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,6 +10,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from components.errors import PrerequisiteError
 from components.evaluate import harness, tasks
+from components.evaluate.custom import read_set
 from components.evaluate.harness import Picked, prepare, splits_wanted
 from components.evaluate.sources import Rows, Split
 from components.evaluate.suites import SUITES, SuiteTask, suite_named
@@ -117,6 +119,18 @@ def test_a_limit_is_the_most_that_a_task_may_have() -> None:
     limited = suite_named("openllm", limit=150)
     assert [(task.tiny, task.full) for task in limited.tasks][:2] == [(150, 150), (100, 150)]
     assert [(task.tiny, task.full) for task in suite_named("code", limit=7).tasks] == [(0, 7), (0, 7)]
+
+
+def test_a_limit_below_nothing_is_refused() -> None:
+    with pytest.raises(PrerequisiteError, match="limit of items is -5"):
+        suite_named("demo", limit=-5)
+
+
+def test_a_set_of_ones_own_may_not_stand_in_for_a_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "set.yaml").write_text("name: gsm8k\ndescription: easy\nanswer: exact\n")
+    (tmp_path / "items.jsonl").write_text('{"id": 1, "question": "1 + 1?", "answer": "2"}\n')
+    with pytest.raises(PrerequisiteError, match="has the name of a benchmark, gsm8k"):
+        suite_named("demo", [read_set(tmp_path)])
 
 
 def test_a_suite_with_programs_is_looked_at_once() -> None:

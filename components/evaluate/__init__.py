@@ -22,6 +22,10 @@ Enough = Callable[[Scores, "list[Record]"], bool]
 """Whether the answers of a look at them, told with their scores, are enough."""
 
 
+class NoScoreError(ValueError):
+    """An answer from which no score comes: every choice was impossible to the model, say."""
+
+
 @dataclass(frozen=True)
 class Questions:
     """What is asked: a suite, its rows, and whether prompts are put into the model's chat template."""
@@ -99,7 +103,7 @@ def evaluate(
     except ServerFailedError as error:
         what = f"The server stopped answering during {stage}: {error} Its log: {server.log}"
         return nothing.model_copy(update={"failure": what})
-    except (UnscorableError, PrerequisiteError) as error:
+    except (UnscorableError, NoScoreError, PrerequisiteError) as error:
         return nothing.model_copy(update={"failure": f"{error} The server's log: {server.log}"})
     step.advance(total, total)
     order = {task.task: place for place, task in enumerate(suite.tasks)}
@@ -124,7 +128,7 @@ def score_of(row: SuiteTask, found: "Sequence[Record]", version: str, settings: 
     answered = [each for each in found if each.task == row.task]
     scores = [each.score for each in answered if each.score is not None and math.isfinite(each.score)]
     if len(scores) < len(answered):
-        raise ValueError(f"{row.task} has an item whose score is not a number")
+        raise NoScoreError(f"{row.task} has an item whose score is not a number: {row.metric} cannot be computed.")
     words = sum(each.units or 0.0 for each in answered)
     return TaskScore(
         task=row.task,

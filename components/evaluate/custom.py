@@ -12,7 +12,6 @@
 
 import hashlib
 import json
-import re
 import unicodedata
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+import regex
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -44,6 +44,7 @@ SPLIT = "test"
 
 ANSWER_CHARACTERS = 4096
 """How much of an answer a regular expression is searched in."""
+SEARCH_S = 5.0
 FAULTS_TOLD = 5
 
 
@@ -77,8 +78,8 @@ def as_pattern(value: Any) -> Any:
     """The regular expression, as the only text of a tuple; one that is found in an empty answer is refused."""
     check(isinstance(value, str), "it must be the text of a regular expression")
     try:
-        pattern = re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
+        pattern = regex.compile(value)
+    except (regex.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{value!r} is no regular expression: {error}") from error
     check(not pattern.search(""), f"{value!r} is found in an empty answer, which would be scored as right")
     return (value,)
@@ -311,5 +312,12 @@ def compared(text: str, ignore_case: bool) -> str:
 
 def regex_score(row: dict[str, Any], answers: list[str], ignore_case: bool) -> dict[str, float]:
     """1 for an answer in whose first ANSWER_CHARACTERS the expression is found, the white space around it left out."""
-    pattern = re.compile(row["answer"][0], re.IGNORECASE if ignore_case else 0)
-    return {"exact_match": float(pattern.search(answers[0].strip()[:ANSWER_CHARACTERS]) is not None)}
+    pattern = regex.compile(row["answer"][0], regex.IGNORECASE if ignore_case else 0)
+    try:
+        found = pattern.search(answers[0].strip()[:ANSWER_CHARACTERS], timeout=SEARCH_S)
+    except TimeoutError as error:
+        raise PrerequisiteError(
+            f"The regular expression of item {row['id']} is not done with an answer after {SEARCH_S:.0f} s. Write it so"
+            " that there is one way only to read a text: (a+)+ has many."
+        ) from error
+    return {"exact_match": float(found is not None)}

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.registry import register_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
+from components.errors import PrerequisiteError
 from components.evaluate import ledger
 from components.evaluate.abilities import Abilities, abilities
 from components.evaluate.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
@@ -97,6 +99,19 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         self.on_answer: OnAnswer = lambda _answered, _asked: None
         self.requests = self.reused = self.truncated = 0
         self.generations: dict[tuple[str, str], Generated] = {}
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], *arguments: Any, **settings: Any) -> Any:
+        """As lm-eval's; without the system message where the template knows none, as lm-eval's other models do it."""
+        try:
+            return super().apply_chat_template(chat_history, *arguments, **settings)
+        except TemplateError:
+            known = [each for each in chat_history if each["role"] != "system"]
+        try:
+            return super().apply_chat_template(known, *arguments, **settings)
+        except TemplateError as error:
+            raise PrerequisiteError(
+                f"The model's chat template refuses a prompt: {error}. Run it with --no-chat-template."
+            ) from error
 
     @property
     def kinds(self) -> frozenset[Kind]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from components.evaluate.endpoint import Endpoint
     from components.evaluate.suites import SuiteTask
 
+ROUNDING = 1e-9
 SCHEMA = pyarrow.schema(
     {
         "variant": pyarrow.string(),
@@ -101,7 +102,7 @@ def of_choices(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", comm
     answers = [each[0] if isinstance(each[0], (tuple, list)) else each for each in sample["resps"]]
     return Record(
         **common,
-        score=float(sample[row.metric]),
+        score=as_share(float(sample[row.metric])),
         target=int(sample["target"]) if str(sample["target"]).isdecimal() else -1,
         logliks=[float(loglik) for loglik, _ in answers],
         greedy=[str(greedy) == "True" for _, greedy in answers],
@@ -119,7 +120,7 @@ def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common:
     program = f"{taken[0] if isinstance(taken, list) else taken}\n{sample['target']}" if row.programs else ""
     return Record(
         **common,
-        score=None if row.programs else float(sample[row.metric]),
+        score=None if row.programs else as_share(float(sample[row.metric])),
         target=-1,
         logliks=[],
         greedy=[],
@@ -147,6 +148,12 @@ def of_document(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", com
         tokens=len(tokens),
         truncated=False,
     )
+
+
+def as_share(score: float) -> float:
+    """The score, 0 or 1 where only rounding took it beyond, as a sum of normalized probabilities may be."""
+    nearest = min(max(score, 0.0), 1.0)
+    return nearest if abs(score - nearest) < ROUNDING else score
 
 
 def hash_of(prompts: Sequence[Sequence[int]]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
 from components.models import cache_dir
+from components.store import partial_of
 from components.wheels import wheel
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def embedded(benchmark: str) -> EmbeddedRows:
     file = cache_dir() / "rows" / f"{benchmark}-{digest[:16]}.arrow"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
+        partial = partial_of(file)
         partial.write_bytes(data)
         partial.replace(file)
     return EmbeddedRows(file, f"{PACKAGE} {VERSION}, {FOLDERS[benchmark]} validation, sha256 {digest[:16]}", digest)

@@ -142,6 +142,13 @@ def suite_named(names: str, custom: "Sequence[CustomSet]" = (), limit: int = 0) 
 
     `limit` is the most items that a task may have; 0 is no limit. Raises PrerequisiteError with the valid names.
     """
+    if limit < 0:
+        raise PrerequisiteError(f"The limit of items is {limit}. Give 1 or more, or 0 for no limit.")
+    known = {task.task for suite in SUITES.values() for task in suite.tasks}
+    if taken := [each for each in custom if each.name in known]:
+        raise PrerequisiteError(
+            f"{taken[0].folder} has the name of a benchmark, {taken[0].name}. Give it another name."
+        )
     chosen = [each.strip() for each in names.split(",") if each.strip()]
     for name in chosen:
         if name not in SUITES:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.execute.run import run_contained
@@ -58,7 +59,7 @@ def run_programs(
         reason = run.reason()
         return Outcome(passed=not reason, reason=reason)
 
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="execute")
+    pool = ThreadPoolExecutor(workers or processors(), thread_name_prefix="execute")
     try:
         running = [pool.submit(outcome, program) for program in programs]
         for done, each in enumerate(as_completed(running), 1):
@@ -67,6 +68,16 @@ def run_programs(
         return [each.result() for each in running]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def processors(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors this process may use: of the machine's those that it is bound to, or a container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text(encoding="ascii").split()
+        return max(1, min(bound, int(most) // int(period)))
+    except (OSError, ValueError):  # no container, or "max"
+        return bound
 
 
 def check_sandbox(containment: Containment | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen

@@ -23,7 +23,7 @@ import psutil
 
 from components.errors import PrerequisiteError
 from components.execute.inside import RAISED, READY, SECRET_BYTES
-from components.execute.sandbox import ENVIRONMENT, Containment, Limits, command
+from components.execute.sandbox import ENVIRONMENT, PATIENCE, Containment, Limits, command
 
 POLL_S = 0.05
 START_S = 60.0
@@ -92,8 +92,8 @@ class Run:
             return "wrote to the result's channel"
         if self.verdict == self.answer:
             return ""
-        if time.monotonic() > self.ready + self.limits.seconds:
-            return timed_out(self.limits)
+        if time.monotonic() > self.ready + PATIENCE * self.limits.seconds:
+            return timed_out(PATIENCE * self.limits.seconds)
         return self.crowd()
 
     def crowd(self) -> str:
@@ -143,15 +143,15 @@ def ended(status: int, limits: Limits) -> str:
     """How a program that told nothing came to its end; bubblewrap's exit status for a signal is 128 + it."""
     number = -status if status < 0 else status - 128
     if number == signal.SIGXCPU:
-        return timed_out(limits)
+        return timed_out(limits.seconds)
     if number in list(signal.Signals):
         return f"killed by {signal.Signals(number).name}"
     return f"exit status {status} before its last statement"
 
 
-def timed_out(limits: Limits) -> str:
+def timed_out(seconds: float) -> str:
     """That it took too long."""
-    return f"timed out after {limits.seconds:g} s"
+    return f"timed out after {seconds:g} s"
 
 
 def size(count: int) -> str:

@@ -23,6 +23,7 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SYSTEM = ("/lib", "/lib32", "/lib64", "/bin")
 VARIABLE = "QUANTGATE_CONTAINMENT"
+PATIENCE = 3
 
 
 class Containment(StrEnum):
@@ -50,7 +51,7 @@ class Limits:
     """What one program may take; it is one process, and starting another is refused."""
 
     seconds: float = 10.0
-    """That pass, from the program's first statement on, and of processor time, rounded up."""
+    """Of processor time, rounded up; on the clock PATIENCE times as long, as others may be computing beside it."""
     memory_bytes: int = 1 << 30
     """Of address space, some 50 MB for the interpreter itself included."""
     threads: int = 16

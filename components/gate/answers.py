@@ -37,9 +37,13 @@ class Answers:
 
     @property
     def clusters(self) -> NDArray[np.int64] | None:
-        """A number for each item's cluster (n,); None where each item stands for itself."""
+        """A number for each item's cluster (n,), one of its own for an item without; None where none has one."""
         encoded = self.table["cluster"].combine_chunks().dictionary_encode()
-        return np.asarray(encoded.indices.to_numpy()) if len(encoded.dictionary) > 1 else None
+        if len(encoded.dictionary) < 2:
+            return None
+        names, numbers = encoded.dictionary.to_pylist(), np.asarray(encoded.indices.to_numpy())
+        alone = numbers == names.index("") if "" in names else np.zeros(self.items, bool)
+        return np.where(alone, len(names) + np.arange(self.items), numbers)
 
     @property
     def units(self) -> NDArray[np.float64] | None:
