@@ -127,8 +127,12 @@ class Server(Artifact):
     failure: str = ""
 
 
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Metrics of which less is better: they are limited by themselves and belong to no average."""
+
+
 class TaskScore(Artifact):
-    """One task's score: the mean of `metric` over `items` items."""
+    """One task's score: the mean of `metric` over `items` items, or their perplexity."""
 
     task: str
     metric: str
@@ -147,6 +151,11 @@ class TaskScore(Artifact):
     """Of one of tinyBenchmarks' tasks: what the IRT models expect on all of the benchmark's items."""
     cut: int = 0
     """How many answers the limit of tokens ended."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share from 0 to 1 that belongs to an average; a perplexity is none."""
+        return self.metric not in PERPLEXITIES
 
 
 class Scores(Artifact):

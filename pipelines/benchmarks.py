@@ -71,7 +71,7 @@ def mirror(
         console.print(f"{location} is whole: {len(known.files)} files.")
         return
     rows: Source = Hub(cache_dir()) if origin == questions.HUB else Folder(Path(origin))
-    with bar(console) as step:
+    with bar(console, "mirror") as step:
         made = mirrors.make(wanted, WithPunkt(rows), place, lambda name, done, of: step.advance(done, of, name))
     console.print(f"{location} has {len(made.files)} files, {sum(each.rows for each in made.files.values()):,} rows.")
     for name in (split.file for split in wanted if split.file in made.missing):
@@ -124,7 +124,7 @@ def evaluate(
     except OSError as error:
         what = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(what) from None
-    with bar(console) as step:
+    with bar(console, "eval") as step:
         found = tested(served, questions.rows_at_hand(plan, step), step)
     found.model_copy(update={"records": RECORDS}).write(folder / "full.json")
     summary = summary_of(found, repository or served.served_name, model_format, gpus_here(), datetime.now(UTC))
@@ -228,10 +228,10 @@ class Bar(Step):
 
 
 @contextmanager
-def bar(console: Console) -> Iterator[Step]:
+def bar(console: Console, name: str) -> Iterator[Step]:
     """A bar for the time of the block in a terminal, plain lines elsewhere."""
     if not console.is_terminal:
-        yield Step(None, "", "")
+        yield Step(None, name, "")
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:

@@ -8,12 +8,12 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from components.artifacts import Decision, EvaluationPlan, Verdict
+from components.artifacts import Decision, EvaluationPlan, TaskScore, Verdict
 from components.errors import PrerequisiteError
 from components.gate.decision import decide_candidates
 from components.gate.policy import use_case_named
 from components.report import matrix, terminal_evidence, terminal_matrix, verdicts_json, write_report
-from components.report.evidence import certainty, command, measured
+from components.report.evidence import certainty, command, measured, noisiest
 from components.report.matrix import MARKS, headline
 from tests.answered import answers_of, candidate_of, pair_of
 from tests.reported import (
@@ -351,3 +351,39 @@ def test_the_terminal_shows_the_same_bounds() -> None:
         "int4-g64: Inconclusive for general-chat: the average",
     ):
         assert words in told
+
+
+def test_a_perplexity_belongs_to_no_mean_and_has_no_standard_error(tmp_path: Path) -> None:
+    decision = make_decision()
+    worse = TaskScore(
+        task="wikitext", metric="word_perplexity", score=31.5, stderr=0.0, items=62, shots=0, chance=0.0, version="2"
+    )
+    with_it = decision.model_copy(
+        update={
+            "verdicts": tuple(
+                row.model_copy(update={"scores": {**row.scores, "wikitext": 31.5}}) if row.scores else row
+                for row in decision.verdicts
+            ),
+            "scores": tuple(
+                each.model_copy(update={"tasks": (*each.tasks, worse)}) if each.tasks else each
+                for each in decision.scores
+            ),
+        }
+    )
+    for row, without in zip(matrix(with_it), matrix(decision), strict=True):
+        assert row.mean_score == without.mean_score
+        assert row.mean_stderr == without.mean_stderr
+        assert row.cells[-1].stderr is None
+    assert noisiest(with_it) == noisiest(decision)
+    assert "| 31.500 |" in markdown_of(with_it, tmp_path)
+
+
+def test_many_tasks_stand_one_below_the_other_in_a_terminal() -> None:
+    five, six = ({"bf16": {f"task_{n}": 0.5 for n in range(count)}} for count in (5, 6))
+    printed = []
+    for measured_ in (five, six):
+        console = Console(width=80, file=io.StringIO())
+        console.print(terminal_matrix(make_decision(measured_, failed="")))
+        printed.append(console.file.getvalue())  # type: ignore[attr-defined]
+    assert "task_0  task_1" in printed[0]
+    assert [line.split() for line in printed[1].splitlines() if "task_5" in line] == [["task_5", "0.500", "±", "0.035"]]

@@ -54,7 +54,13 @@ FILES = {
     "README.md": CARD.encode(),
     "main/test.jsonl": b'{"question": "1+1=2", "answer": 1}\n{"question": "1+1=3", "answer": 0}\n',
 }
-INFO = {"_id": "1", "private": False, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": name} for name in FILES]}
+WIKITEXT = "EleutherAI/wikitext_document_level"
+PAGES = {
+    "README.md": b"---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n  - split: test\n"
+    b"    path: w/test.jsonl\n---\n",
+    "w/test.jsonl": b'{"page": " = One = \\n Text . "}\n{"page": " = Two = \\n More text . "}\n',
+}
+HELD = {"org/set": FILES, "org/gated": FILES, WIKITEXT: PAGES}
 PROBE = """
 import json, sys
 from pathlib import Path
@@ -95,19 +101,22 @@ def answer(path: str) -> tuple[int, bytes, dict[str, str]]:
     tree, _, below = path.partition(f"/tree/{COMMIT}")
     if name == "org/down":
         return 503, b"", {}
-    if name not in ("org/set", "org/gated"):
+    if name not in HELD:
         return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
     if file and name == "org/gated":
         return 403, b"{}", {"X-Error-Code": "GatedRepo"}
+    files = HELD[name]
     if file:
-        tag = hashlib.sha1(FILES.get(file, b"")).hexdigest()
+        tag = hashlib.sha1(files.get(file, b"")).hexdigest()
         found = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
-        return (200, FILES[file], found) if file in FILES else (404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        return (200, files[file], found) if file in files else (404, b"{}", {"X-Error-Code": "EntryNotFound"})
     if tree != path:
-        held = {each: data for each, data in FILES.items() if each.startswith(below.strip("/"))}
+        held = {each: data for each, data in files.items() if each.startswith(below.strip("/"))}
         listing = [{"type": "file", "path": each, "size": len(data), "oid": "0"} for each, data in held.items()]
         return 200, json.dumps(listing).encode(), {}
-    return 200, json.dumps({**INFO, "id": name, "gated": name == "org/gated" and "auto"}).encode(), {}
+    siblings = [{"rfilename": each} for each in files]
+    info = {"_id": "1", "id": name, "private": False, "sha": COMMIT, "tags": [], "siblings": siblings}
+    return 200, json.dumps({**info, "gated": name == "org/gated" and "auto"}).encode(), {}
 
 
 @pytest.fixture
@@ -143,13 +152,13 @@ def hub() -> Iterator[Hub]:
             thread.join()
 
 
-def asked_of(folder: Path, wanted: list[str], **environment: str) -> dict[str, object]:
+def asked_of(folder: Path, wanted: list[str], *, probe: str = PROBE, **environment: str) -> dict[str, object]:
     """What a process of its own gets for these splits: huggingface_hub reads its variables when it is imported."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("HF_") and "PROXY" not in name.upper()
     }
     variables = {**kept, "HF_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore", **environment}
-    command = [sys.executable, "-c", PROBE, str(folder), *wanted]
+    command = [sys.executable, "-c", probe, str(folder), *wanted]
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
@@ -172,6 +181,32 @@ def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unkn
     assert str(found["a/b/c,,test"]).startswith("a/b/c is no data set's name")
     assert hub.asked.count("/api/datasets/org/set") == 1, "the commit is asked for once"
     assert all(COMMIT in path for path in hub.asked if path.startswith("/datasets/"))
+
+
+RUN = """
+import io, json, sys
+sys.stdout = io.StringIO()  # a step tells how far it is
+from components import questions
+from components.artifacts import EvaluationPlan
+from components.progress import Step
+store, results = sys.argv[1] + "/store", sys.argv[1]
+plan = EvaluationPlan(variants=("bf16",), suite="perplexity", limit=2, store=store, results=results)
+planned = questions.check_questions(plan)
+found = questions.rows_at_hand(planned, Step(None, "resolve", ""))
+source = questions.source_of(found).split(questions.wanted_splits(questions.suite_of(found))[0])
+sys.stdout = sys.__stdout__
+print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": len(source.dataset)}))
+"""
+
+
+def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(hub: Hub, tmp_path: Path) -> None:
+    quiet = RUN.replace("import json, sys\n", "import io, json, sys\nsys.stdout = io.StringIO()\n")
+    first = asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url)
+    assert first == {"data": ["hub", f"{tmp_path}/store/rows"], "of": COMMIT, "rows": 2}
+    asked = len(hub.asked)
+    assert asked > 0
+    assert asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url) == first
+    assert len(hub.asked) == asked
 
 
 def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from components.artifacts import Scores, TaskScore
 from components.errors import PrerequisiteError
-from components.gate import candidate
 from components.report import summary
 from components.report.summary import Gpu, Summary, compare, compared, compared_json, file_name, gpus_here, summary_of
 
@@ -83,10 +82,6 @@ def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_perplexities_alone_have_no_overall_score() -> None:
     assert made(perplexity(17.3)).overall is None
     assert made(task("arc_easy", 0.0), perplexity(17.3)).overall == 0.0
-
-
-def test_the_perplexities_are_the_gates() -> None:
-    assert summary.PERPLEXITIES == candidate.PERPLEXITIES
 
 
 def test_one_question_has_no_standard_error() -> None:

@@ -132,7 +132,11 @@ SUITES = {
             "WikiText-2, whole documents: how well the model predicts text; less is better.",
             (SuiteTask("wikitext", "word_perplexity", 0, 0.0, 4, 62, "everything a little: the finest measure"),),
         ),
-        Suite("arm", "MMLU and HellaSwag as in Arm's guide to quantized models on vLLM.", (MMLU, HELLASWAG)),
+        Suite(
+            "arm",
+            "MMLU and HellaSwag as in Arm's guide to quantized models on vLLM: lm-eval's own numbers of shots.",
+            (replace(MMLU, shots=0), replace(HELLASWAG, shots=0)),
+        ),
     )
 }
 
@@ -149,7 +153,7 @@ def suite_named(names: str, custom: "Sequence[CustomSet]" = (), limit: int = 0) 
         raise PrerequisiteError(
             f"{taken[0].folder} has the name of a benchmark, {taken[0].name}. Give it another name."
         )
-    chosen = [each.strip() for each in names.split(",") if each.strip()]
+    chosen = list(dict.fromkeys(each.strip() for each in names.split(",") if each.strip()))
     for name in chosen:
         if name not in SUITES:
             raise PrerequisiteError(f"Unknown suite {name!r}. Choose from: {', '.join(SUITES)}.")

@@ -14,8 +14,6 @@ from components.gate.answers import Answers
 
 HARNESS = "lm-eval's samples"
 """Where the rows came from that another program asked; they tell less of how."""
-PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-"""Metrics of which less is better: they are limited by themselves and belong to no average."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Candidate:
     @property
     def averaged(self) -> dict[str, float]:
         """Each task's score, of those that an average is taken of."""
-        return {each.task: each.score for each in self.scores.tasks if each.metric not in PERPLEXITIES}
+        return {each.task: each.score for each in self.scores.tasks if each.is_share}
 
     @property
     def failure(self) -> str:

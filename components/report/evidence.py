@@ -17,7 +17,8 @@ class Measured:
     task: TaskScore
     """As the first of the variants scored it; what the variants share, their scores aside."""
     variants: tuple[str, ...]
-    largest_stderr: float
+    largest_stderr: float | None
+    """None of a perplexity, as are the next two."""
     stderr_as_drop: float | None
     """The largest standard error as a share of the baseline's score: the scale of a drop that may be noise."""
     above_chance: bool | None
@@ -152,15 +153,15 @@ def noisiest(decision: Decision) -> Measured | None:
 
 
 def _measured(stage: str, found: list[tuple[str, TaskScore]], baseline: str) -> Measured:
-    largest = max(task.stderr for _, task in found)
+    largest, share = max(task.stderr for _, task in found), found[0][1].is_share
     reference = next((task for variant, task in found if variant == baseline), None)
     return Measured(
         stage=stage,
         task=found[0][1],
         variants=tuple(variant for variant, _ in found),
-        largest_stderr=largest,
-        stderr_as_drop=largest / reference.score if reference and reference.score > 0 else None,
-        above_chance=reference.score > reference.chance if reference else None,
+        largest_stderr=largest if share else None,
+        stderr_as_drop=largest / reference.score if reference and reference.score > 0 and share else None,
+        above_chance=reference.score > reference.chance if reference and share else None,
     )
 
 

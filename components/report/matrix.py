@@ -85,7 +85,7 @@ class Row:
     cells: tuple[Cell, ...]
     """One a task, in the same order in every row."""
     mean_score: float | None
-    """None unless every task has a score."""
+    """Over all tasks but perplexities; None unless each of them has a score."""
     mean_stderr: float | None
     """Of the mean score, the tasks taken as independent."""
     average_drop: float | None
@@ -145,16 +145,18 @@ def mark_of(verdict: Verdict) -> Mark:
 
 def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseline_bytes: int) -> Row:
     failed = verdict.verdict == "failed"
-    errors = {each.task: each.stderr for each in scores.tasks} if scores else {}
+    perplexities = {each.task for each in scores.tasks if not each.is_share} if scores else set()
+    errors = {each.task: each.stderr for each in scores.tasks if each.is_share} if scores else {}
     cells = tuple(
         Cell(task, None, None, None)
         if failed or task not in verdict.scores
         else Cell(task, verdict.scores[task], errors.get(task), verdict.drops.get(task))
         for task in tasks
     )
-    values = [cell.score for cell in cells if cell.score is not None]
-    known_errors = [cell.stderr for cell in cells if cell.stderr is not None]
-    complete = bool(cells) and len(values) == len(cells)
+    averaged = [cell for cell in cells if cell.task not in perplexities]
+    values = [cell.score for cell in averaged if cell.score is not None]
+    known_errors = [cell.stderr for cell in averaged if cell.stderr is not None]
+    complete = bool(averaged) and len(values) == len(averaged)
     return Row(
         variant=verdict.variant,
         mark=mark_of(verdict),
@@ -163,7 +165,7 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
         size_ratio=verdict.size_bytes / baseline_bytes if verdict.size_bytes and baseline_bytes else None,
         cells=cells,
         mean_score=sum(values) / len(values) if complete else None,
-        mean_stderr=_stderr_of_mean(known_errors) if complete and len(known_errors) == len(cells) else None,
+        mean_stderr=_stderr_of_mean(known_errors) if complete and len(known_errors) == len(averaged) else None,
         average_drop=None if failed else verdict.average_drop,
         sentence=verdict.sentence,
         next_step=verdict.next_step,

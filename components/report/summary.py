@@ -21,14 +21,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from components.artifacts import Artifact, Scores, TaskScore
+from components.artifacts import PERPLEXITIES, Artifact, Scores, TaskScore
 from components.errors import PrerequisiteError
 from components.gate.change import percent
 from components.gate.policy import side
 from components.report.formats import MINUS, MISSING
 
-PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-"""Metrics of which less is better. The gate's own list (gate/candidate.py) cannot be had without pyarrow."""
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
 """Benchmarks in a file's name, and characters of its parts: under 255 in all, even with what `write_text` adds."""
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
@@ -167,7 +165,7 @@ def _benchmark(found: TaskScore, rows_source: str) -> Benchmark:
         questions=found.items,
         score=found.score,
         metric=found.metric,
-        stderr=None if found.metric in PERPLEXITIES or found.items == 1 else found.stderr,
+        stderr=None if not found.is_share or found.items == 1 else found.stderr,
         shots=found.shots,
         cut=found.cut,
         version=found.version,

@@ -1,6 +1,7 @@
 """The decision matrix in a terminal."""
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -20,29 +21,44 @@ from components.report.formats import (
     unit_of,
 )
 from components.report.limits import AVERAGE, bounds
-from components.report.matrix import Row, headline, matrix, tasks_of
+from components.report.matrix import Cell, Row, headline, matrix, tasks_of
+
+TASKS_ACROSS = 5
 
 
-def terminal_matrix(decision: Decision) -> Table:
-    """The same matrix as in the report, its next steps below it; print it with rich, 80 columns take five tasks."""
-    rows, edges = matrix(decision), bounds(decision.policy, tasks_of(decision))[AVERAGE]
-    table = Table(
-        title=Text(headline(decision), style="bold"),
-        title_justify="left",
-        caption=_next_steps(rows),
-        caption_style="not italic",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("Variant", no_wrap=True)
-    table.add_column("Verdict", no_wrap=True)
+def terminal_matrix(decision: Decision) -> RenderableType:
+    """The same matrix as in the report, its next steps below it; print it with rich.
+
+    80 columns take TASKS_ACROSS tasks; where there are more they stand in a table of their own, one below the other.
+    """
+    rows, edges, tasks = matrix(decision), bounds(decision.policy, tasks_of(decision))[AVERAGE], tasks_of(decision)
+    across = tasks if len(tasks) <= TASKS_ACROSS else ()
+    table = _plain(Text(headline(decision), style="bold"), "Variant", "Verdict")
     table.add_column("Average\ndrop", justify="right", no_wrap=True)
     table.add_column("Size", justify="right", no_wrap=True)
-    for task in tasks_of(decision):
+    for task in across:
         table.add_column(Text(task), justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*_texts(row, edges, unit_of(decision.relative)))
+        table.add_row(*_texts(row, edges, unit_of(decision.relative)), *map(_score, row.cells if across else ()))
+    if across or not tasks:
+        last = table
+    else:
+        last = _plain(None, "Task")
+        for row in rows:
+            last.add_column(row.variant, justify="right", no_wrap=True)
+        for number, task in enumerate(tasks):
+            cells = (row.cells[number] for row in rows)
+            last.add_row(
+                Text(task), *(f"{score_text(each.score)} {stderr_text(each.stderr)}".rstrip() for each in cells)
+            )
+    last.caption, last.caption_style, last.caption_justify = _next_steps(rows), "not italic", "left"
+    return table if last is table else Group(table, last)
+
+
+def _plain(title: Text | None, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, no_wrap=True)
     return table
 
 
@@ -94,11 +110,11 @@ def _texts(row: Row, edges: tuple[float, ...], unit: str) -> list[Text]:
         Text(f"{row.mark.symbol} {row.mark.label}", style=Style(color=row.mark.colour, bold=True)),
         Text(percent_text(row.average_drop, edges, unit)),
         Text(f"{size_text(row.size_bytes)}\n{ratio_text(row.size_ratio)}".rstrip()),
-        *(
-            Text(f"{score_text(cell.score)}\n{stderr_text(cell.stderr)}".replace(" ", "").rstrip())
-            for cell in row.cells
-        ),
     ]
+
+
+def _score(cell: Cell) -> Text:
+    return Text(f"{score_text(cell.score)}\n{stderr_text(cell.stderr)}".replace(" ", "").rstrip())
 
 
 def _next_steps(rows: tuple[Row, ...]) -> Text:

@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
 ]
-OFFLINE = ("tiny", "openllm", "code", "instructions", "perplexity")
+OFFLINE = ("tiny", "openllm", "code", "instructions", "perplexity", "arm")
 CHOICES = [row for name in ("tiny", "openllm") for row in SUITES[name].tasks if "gsm8k" not in row.task.lower()]
 ITEMS = int(os.environ.get("QUANTGATE_OWN_RUN_ITEMS", "6"))
 """Of each task; lm-eval's client computes every prompt anew, so that 40 take a quarter of an hour on two cores."""
