@@ -200,7 +200,6 @@ print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": l
 
 
 def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(hub: Hub, tmp_path: Path) -> None:
-    quiet = RUN.replace("import json, sys\n", "import io, json, sys\nsys.stdout = io.StringIO()\n")
     first = asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url)
     assert first == {"data": ["hub", f"{tmp_path}/store/rows"], "of": COMMIT, "rows": 2}
     asked = len(hub.asked)
