@@ -14,6 +14,7 @@ from components.artifacts import Scores
 from components.errors import PrerequisiteError
 from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
 from components.track.facts import git_commit
+from components.track.rows import variant_rows
 from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 
 
@@ -126,6 +127,21 @@ def test_all_variants_line_up_and_the_baseline_drops_by_nothing(local: str, tmp_
     assert baseline.metrics["size_ratio"] == 1.0
     youngest_first = client.search_runs([tracked.experiment_id], "tags.verdict != ''")
     assert [run.info.run_name for run in youngest_first] == ["bf16", "int8", "int4-g128", "int4-g64"]
+
+
+def test_a_perplexity_is_in_no_mean(tmp_path: Path) -> None:
+    decision = make_decision(tmp_path)
+    task = (
+        decision.scores[0].tasks[0].model_copy(update={"task": "wikitext", "metric": "word_perplexity", "score": 31.5})
+    )
+    scores = decision.scores[0].model_copy(update={"tasks": (*decision.scores[0].tasks, task)})
+    verdict = decision.verdicts[0].model_copy(update={"scores": scores.by_task()})
+    changed = decision.model_copy(
+        update={"scores": (scores, *decision.scores[1:]), "verdicts": (verdict, *decision.verdicts[1:])}
+    )
+    with_it, without = (variant_rows(each, FACTS, RunFiles())[0] for each in (changed, decision))
+    assert with_it.metrics["wikitext.score"] == 31.5
+    assert with_it.metrics["mean_score"] == without.metrics["mean_score"]
 
 
 def test_a_failed_variant_is_a_failed_child_without_scores(local: str, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Row
         made, measured = weights.get(verdict.variant), scores.get(verdict.variant)
         # MLflow's pages keep this order: what decides comes first.
         metrics = {
-            **_mean_metrics(verdict),
+            **_mean_metrics(verdict, measured),
             **_cost_metrics(verdict, made, measured, baseline_bytes),
             **_task_metrics(verdict, measured, tasks),
         }
@@ -138,10 +138,12 @@ def _tags(verdict: Verdict, made: Weights | None, measured: Scores | None, run_i
     }
 
 
-def _mean_metrics(verdict: Verdict) -> dict[str, float]:
-    if not verdict.scores:
+def _mean_metrics(verdict: Verdict, measured: Scores | None) -> dict[str, float]:
+    perplexities = {each.task for each in measured.tasks if not each.is_share} if measured else set()
+    shares = [score for task, score in verdict.scores.items() if task not in perplexities]
+    if not shares:
         return {}
-    metrics = {"mean_score": sum(verdict.scores.values()) / len(verdict.scores)}
+    metrics = {"mean_score": sum(shares) / len(shares)}
     if verdict.average_drop is not None:
         metrics["average_drop"] = verdict.average_drop
     elif verdict.verdict == "reference":
