@@ -46,7 +46,9 @@ def test_an_unknown_name_is_answered_with_the_valid_ones_before_anything_starts(
         (("--variants", " , "), "--variants names no variant"),
         (("--use-case", "math-tutoring"), "Choose a suite with gsm8k (openllm)"),
         (("--custom", "/nowhere/set"), "/nowhere/set"),
-        (("--suite", "openllm"), "Make a mirror where it is: quantgate mirror SUITE DIR"),
+        pytest.param(
+            ("--suite", "openllm"), "Make a mirror where it is: quantgate mirror SUITE DIR", marks=pytest.mark.slow
+        ),
         (("--model", "file:/nowhere"), "/nowhere"),
         (("--model", "ftp://x"), "ftp"),
         (("--tracking-uri", "http://127.0.0.1:9"), "http://127.0.0.1:9"),
@@ -151,6 +153,7 @@ def test_a_server_that_lacks_what_a_task_needs_is_refused_with_the_reason(served
     assert not (tmp_path / "out" / "full.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

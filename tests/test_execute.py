@@ -65,6 +65,7 @@ def test_an_honest_program_passes(sandbox: None, program: str) -> None:
     assert run_programs([program]) == [PASSED]
 
 
+@pytest.mark.slow
 def test_a_program_may_take_what_its_limits_allow_and_no_more(sandbox: None) -> None:
     limits = Limits(seconds=2, memory_bytes=200 << 20, threads=4, output_bytes=1 << 17, scratch_bytes=1 << 20)
     sleep, held = "import time; time.sleep({})", "held = bytearray({} << 20)"
@@ -85,6 +86,7 @@ def test_a_program_may_take_what_its_limits_allow_and_no_more(sandbox: None) -> 
     ]
 
 
+@pytest.mark.slow
 def test_programs_beside_many_others_have_their_whole_processor_time(sandbox: None) -> None:
     program = "import time\nwhile time.process_time() < 0.6: pass"
     assert run_programs([program] * 4, limits=Limits(seconds=1), workers=4) == [PASSED] * 4
@@ -141,6 +143,7 @@ def test_a_pod_holds_programs_only_when_it_is_named(monkeypatch: pytest.MonkeyPa
         run_programs([HONEST])
 
 
+@pytest.mark.slow
 def test_in_a_pod_the_limits_hold_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "pod")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

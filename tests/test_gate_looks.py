@@ -71,6 +71,7 @@ def test_a_variant_goes_on_while_a_better_band_is_possible() -> None:
     assert enough(38, 0, look=4), "surely under 3 % and surely not under 1 %"
 
 
+@pytest.mark.slow
 def test_several_variants_must_be_surer() -> None:
     fates = [[enough(lost, 0, look=2, variants=many) for many in (1, 50)] for lost in range(40)]
     assert any(alone and not together for alone, together in fates)

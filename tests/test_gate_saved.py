@@ -65,6 +65,7 @@ def results(folder: Path, *moved: tuple[int, int, int, int], **columns: Any) -> 
     return [folder / "bf16", *found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moved", "columns", "status", "verdict"),
     [
@@ -85,6 +86,7 @@ def test_the_exit_status_is_the_verdict(
     assert [row["verdict"] for row in json.loads(out)] == ["reference", verdict]
 
 
+@pytest.mark.slow
 def test_of_several_variants_the_worst_decides_the_exit_status(tmp_path: Path, gate: Gate) -> None:
     baseline, *variants = results(tmp_path, (10, 10, 9000, 5000), (700, 100, 8310, 4910))
     named = [part for each in variants for part in ("--variant", each)]

@@ -165,6 +165,7 @@ def asked_of(folder: Path, wanted: list[str], *, probe: str = PROBE, **environme
     return found
 
 
+@pytest.mark.slow
 def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unknown(hub: Hub, tmp_path: Path) -> None:
     wanted = ["org/set,main,test", "org/set,main,train", "org/set,,test", "org/set,mian,test"]
     wanted += ["org/gated,main,test", "org/none,,test", "org/down,,test", "a/b/c,,test"]
@@ -199,6 +200,7 @@ print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": l
 """
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(hub: Hub, tmp_path: Path) -> None:
     first = asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url)
     assert first == {"data": ["hub", f"{tmp_path}/store/rows"], "of": COMMIT, "rows": 2}
@@ -208,6 +210,7 @@ def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(
     assert len(hub.asked) == asked
 
 
+@pytest.mark.slow
 def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     message = str(asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=url)["org/set,main,test"])
@@ -215,6 +218,7 @@ def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(
     assert message.endswith("). Make a mirror where it is: quantgate mirror SUITE DIR, and run here with --data DIR")
 
 
+@pytest.mark.slow
 def test_the_offline_flag_keeps_every_request_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     found = asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
     assert "is not reachable (" in str(found["org/set,main,test"])
