@@ -10,8 +10,8 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.execute import Containment, Limits, check_sandbox
+from components.execute.inside import PATIENCE
 from components.execute.run import run_contained
-from components.execute.sandbox import PATIENCE
 from tests.hostile import ATTEMPT, HOSTILE, UNSOLVED
 
 SECRET = "the-secret-of-this-machine"
@@ -83,10 +83,10 @@ def test_a_hostile_program_neither_passes_nor_gets_anything(name: str, seen: dic
     [
         ("leaves with 0", "exit status 0 before its last statement"),
         ("leaves with sys.exit", "SystemExit"),
-        ("catches what stops it", "timed out after 6 s"),
-        ("loops", "timed out after 2 s"),
+        ("catches what stops it", "timed out after "),
+        ("loops", "timed out after "),
         ("sleeps", "timed out after 6 s"),
-        ("closes every file", "timed out after 6 s"),
+        ("closes every file", "timed out after "),
         ("takes all memory", "over 256 MiB of memory"),
         ("threads without end", "over 16 threads"),
         ("takes all files", "over 1000 files"),
@@ -99,7 +99,9 @@ def test_a_hostile_program_neither_passes_nor_gets_anything(name: str, seen: dic
     ],
 )
 def test_the_reason_names_what_ended_it(name: str, reason: str, seen: dict[str, Seen]) -> None:
-    assert seen[name].reason == reason
+    """By processor time or by the clock, whichever a busy machine reaches first."""
+    found = seen[name].reason
+    assert found.startswith(reason) if reason.endswith(" ") else found == reason
 
 
 def test_nothing_outside_was_changed(secrets_around: tuple[Path, Path], seen: dict[str, Seen]) -> None:

@@ -26,6 +26,8 @@ import types
 READY = b"ready\n"
 RAISED = b"raised "
 SECRET_BYTES = 32
+PATIENCE = 3
+"""How many times as long as its processor time a program has on its owner's clock."""
 OPEN_FILES = 64
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
@@ -119,7 +121,7 @@ def run(text: str) -> None:
 def limit(seconds: int, memory_bytes: int, file_bytes: int) -> None:
     """Set this process's limits, which it cannot raise again."""
     # SIGXCPU comes first; a program that ignores it is left to its owner's clock, so that SIGKILL means something else.
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds * (os.cpu_count() or 1) + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, PATIENCE * seconds * (os.cpu_count() or 1) + 1))
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),

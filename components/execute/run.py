@@ -22,8 +22,8 @@ from typing import IO
 import psutil
 
 from components.errors import PrerequisiteError
-from components.execute.inside import RAISED, READY, SECRET_BYTES
-from components.execute.sandbox import ENVIRONMENT, PATIENCE, Containment, Limits, command
+from components.execute.inside import PATIENCE, RAISED, READY, SECRET_BYTES
+from components.execute.sandbox import ENVIRONMENT, Containment, Limits, command
 
 POLL_S = 0.05
 START_S = 60.0

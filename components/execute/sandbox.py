@@ -23,7 +23,6 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SYSTEM = ("/lib", "/lib32", "/lib64", "/bin")
 VARIABLE = "QUANTGATE_CONTAINMENT"
-PATIENCE = 3
 
 
 class Containment(StrEnum):
