@@ -23,7 +23,7 @@ EMBEDDED, HUB = "embedded", "hub"
 def check_questions(asked: EvaluationPlan) -> EvaluationPlan:
     """The plan with the place of its rows; raises PrerequisiteError for what cannot be asked or scored here."""
     suite = suite_of(asked)
-    if any(each.programs for each in suite.tasks):
+    if suite.programs:
         from components.execute import check_sandbox
 
         check_sandbox()
@@ -108,8 +108,9 @@ def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
         if not are_kept(wanted, kept):
             mirror.make(wanted, WithPunkt(Hub(cache_dir())), kept, lambda name, done, of: step.advance(done, of, name))
         plan = plan.model_copy(update={"data": kept})
+    source = source_of(plan)
     for task in suite.tasks:
-        prepare(task, source_of(plan), plan.chat_template)
+        prepare(task, source, plan.chat_template)
     return plan
 
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,18 +16,8 @@ from components.variants import BASELINE
 
 if TYPE_CHECKING:
     from components.evaluate import Enough
-    from components.evaluate.ledger import Ledger
     from components.gate.answers import Answers
     from components.gate.candidate import Candidate
-
-
-def answers_kept(serving: Server, plan: EvaluationPlan) -> "AbstractContextManager[Ledger | None]":
-    """The ledger of the server's answers for the time of a block; None where the plan wants none."""
-    from components.evaluate.ledger import ledger_file, shared
-
-    if not plan.ledger or serving.failure:
-        return nullcontext()
-    return shared(ledger_file(), serving.identity, open_store(plan.store))
 
 
 def answered(
@@ -41,14 +31,14 @@ def answered(
     """The scores of what the server answers; its per-item records go to the file."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
     from components.evaluate import evaluate
+    from components.evaluate.ledger import ledger_file, shared
     from components.serving import local
 
-    with answers_kept(serving, plan) as ledger:
+    known = plan.ledger and not serving.failure
+    with shared(ledger_file(), serving.identity, open_store(plan.store)) if known else nullcontext() as ledger:
         found = evaluate(serving, questions.questions_of(plan), stage, step, records, ledger, enough)
     ended = local.why_it_ended(serving) if found.failure and not serving.failure else ""
-    if ended:
-        return found.model_copy(update={"failure": f"{ended} {found.failure}"})
-    return estimated(found, plan, records)
+    return found.model_copy(update={"failure": f"{ended} {found.failure}"}) if ended else found
 
 
 def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:
@@ -97,12 +87,17 @@ def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipp
         found = found.model_copy(update={"records": uri})
     found.write(scores)
     kept.put_file(Path(scores), f"variants/{found.variant}/{step.step}.json")
-    note = ", ".join(f"{k} {v:.3f}" for k, v in found.by_task().items())
+    note = in_words(found)
     if found.reused and not skipped:
         note += f"; {found.reused} of {found.requests} answers were known"
     if found.look < found.looks:
         note += f"; {sum(each.items for each in found.tasks)} of {found.planned_items} questions settle it"
     step.end(found.failure, skipped=skipped, note=note)
+
+
+def in_words(scores: Scores) -> str:
+    """Each task's score, for a step's note."""
+    return ", ".join(f"{task} {score:.3f}" for task, score in scores.by_task().items())
 
 
 def stopping(tiny: Scores, plan: EvaluationPlan) -> "Enough | None":
@@ -157,20 +152,24 @@ def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | No
     return saved.read_ours(scratch)
 
 
+def kept_records(variant: str, stage: str, results: str, scratch: Path) -> Path:
+    """The file of a stage's records, in `scratch`; raises PrerequisiteError when the results have none."""
+    name, file = f"variants/{variant}/{stage}.parquet", scratch / f"{stage}.parquet"
+    if not open_store(results).get_file(name, file):
+        raise PrerequisiteError(f"{name} is missing from {results}: evaluate {variant} again.")
+    return file
+
+
 def kept_answers(
     reached: list[Scores], results: str
 ) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
     """Each variant's answers item by item, and those of the baseline's second pass."""
     from components.gate import saved
 
-    store = open_store(results)
     with tempfile.TemporaryDirectory() as scratch:
 
         def kept(variant: str, stage: str) -> "dict[str, Answers]":
-            name = f"variants/{variant}/{stage}.parquet"
-            if not store.get_file(name, Path(scratch) / "records.parquet"):
-                raise PrerequisiteError(f"{name} is missing from {results}: evaluate {variant} again.")
-            return saved.read_records(Path(scratch) / "records.parquet")
+            return saved.read_records(kept_records(variant, stage, results, Path(scratch)))
 
         answers = {each.variant: kept(each.variant, each.stage) for each in reached if each.records}
         again = next((kept(each.variant, "again") for each in reached if each.again), None)

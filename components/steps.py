@@ -111,6 +111,7 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
             stages.keep(stopped, step, planned.results, scores, skipped=True)
             return
         found = stages.answered(serving, planned, suites.FULL, step, Path(records), enough)
+        found = stages.estimated(found, planned, Path(records))
         if planned.noise_floor and serving.variant == BASELINE and not found.failure:
             found = stages.asked_again(found, serving, planned, step)
         stages.keep(found, step, planned.results, scores)
@@ -119,23 +120,22 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
 def execute(full: str, plan: str, scores: str) -> None:
     """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is."""
     answered, planned = Scores.read(full), EvaluationPlan.read(plan)
-    if answered.failure or not any(each.programs for each in questions.suite_of(planned).tasks):
+    suite = questions.suite_of(planned)
+    if answered.failure or not suite.programs:
         answered.write(scores)
         return
     from components.execute.scores import scored
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
-        suite, store = questions.suite_of(planned), open_store(planned.results)
+        store = open_store(planned.results)
         for name in (answered.stage, *(["again"] if answered.again else [])):
-            file, kept = Path(scratch) / f"{name}.parquet", f"variants/{answered.variant}/{name}.parquet"
-            if not store.get_file(kept, file):
-                raise PrerequisiteError(f"{kept} is missing from {planned.results}: evaluate {answered.variant} again.")
+            file = stages.kept_records(answered.variant, name, planned.results, Path(scratch))
             ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
-            store.put_file(file, kept)
+            store.put_file(file, f"variants/{answered.variant}/{name}.parquet")
             answered = ran if name == answered.stage else answered
         answered.write(scores)
         store.put_file(Path(scores), f"variants/{answered.variant}/{answered.stage}.json")
-        step.end(note=", ".join(f"{k} {v:.3f}" for k, v in answered.by_task().items()))
+        step.end(note=stages.in_words(answered))
 
 
 def undeploy(variant: str, results: str) -> None:

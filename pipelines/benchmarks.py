@@ -104,9 +104,9 @@ def evaluate(
     plan = EvaluationPlan(
         variants=(MODEL,),
         suite=suite,
-        custom=tuple(options.placed(each, *questions.shipped_sets()) for each in custom or ()),
+        custom=options.sets(custom),
         limit=limit,
-        data=options.placed(data, questions.HUB, questions.EMBEDDED),
+        data=options.rows(data),
         chat_template=chat_template,
         irt_parameters=options.placed(irt_parameters),
         ledger=bool(digest),
@@ -145,7 +145,7 @@ def tested(served: Server, plan: EvaluationPlan, step: Step) -> Scores:
         found = ask(served, asked, FULL, step, records, ledger)
     if found.failure:
         raise PrerequisiteError(found.failure)
-    if any(each.programs for each in asked.suite.tasks):
+    if asked.suite.programs:
         found = scored(found, asked.suite, records, step, chat_template=plan.chat_template)
     return stages.estimated(found, plan, records)
 

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from components import questions, steps
+from components import steps
 from components.artifacts import Decision, EvaluationPlan
 from components.errors import PrerequisiteError
 from components.gate.policy import read_use_case, use_case_named, use_case_names
@@ -98,9 +98,9 @@ def run(
     asked = EvaluationPlan(
         variants=tuple(names(variants)),
         suite=suite,
-        custom=tuple(options.placed(each, *questions.shipped_sets()) for each in custom or ()),
+        custom=options.sets(custom),
         limit=limit,
-        data=options.placed(data, questions.HUB, questions.EMBEDDED),
+        data=options.rows(data),
         chat_template=chat_template,
         irt_parameters=options.placed(irt_parameters),
         use_case=use_case,

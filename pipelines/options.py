@@ -1,10 +1,12 @@
 """Options that several commands have."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from components import questions
 from components.evaluate.suites import SUITES
 
 Suite = Annotated[str, typer.Option(help=f"The benchmarks, one suite or several: {', '.join(SUITES)}.")]
@@ -29,3 +31,13 @@ def placed(location: str, *names: str) -> str:
     """The location as it is found from anywhere: a folder by its whole path; one of the names as it is."""
     location = location.removeprefix("file:")
     return location if not location or "://" in location or location in names else str(Path(location).absolute())
+
+
+def sets(custom: Sequence[str] | None) -> tuple[str, ...]:
+    """Where the test sets of one's own lie; the shipped ones by their names."""
+    return tuple(placed(each, *questions.shipped_sets()) for each in custom or ())
+
+
+def rows(data: str) -> str:
+    """Where rows come from: a mirror's place, or one of the names."""
+    return placed(data, questions.HUB, questions.EMBEDDED)

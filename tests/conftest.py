@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.contained import sandbox
 from tests.seaweed import s3_location, s3_server
 from tests.tiny_model import tiny_model
 
-__all__ = ["s3_location", "s3_server", "tiny_model"]
+__all__ = ["s3_location", "s3_server", "sandbox", "tiny_model"]
 
 
 @pytest.fixture(autouse=True)

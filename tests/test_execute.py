@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from components.errors import PrerequisiteError
-from components.execute import Containment, Limits, Outcome, check_sandbox, processors, run_programs
+from components.execute import Containment, Limits, Outcome, processors, run_programs
 from components.execute.inside import REFUSED, instructions
 from components.execute.sandbox import chosen_containment
 
@@ -20,14 +20,6 @@ PASSED = Outcome(passed=True, reason="")
 
 def failed(reason: str) -> Outcome:
     return Outcome(passed=False, reason=reason)
-
-
-@pytest.fixture
-def sandbox() -> None:
-    try:
-        check_sandbox()
-    except PrerequisiteError as missing:
-        pytest.skip(str(missing))
 
 
 def test_outcomes_come_in_the_order_of_the_programs_and_are_counted(sandbox: None) -> None:

@@ -1,16 +1,13 @@
 """The reference solutions of HumanEval and MBPP pass: what fails in the sandbox is the model's fault."""
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.execute import Limits, check_sandbox, run_programs
-
-DATA = Path(os.environ.get("QUANTGATE_BENCHMARK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from components.execute import Limits, run_programs
+from tests.benchmark_data import shared_data
+from tests.contained import require_sandbox
 
 PATIENT = Limits(seconds=60)
 """MBPP's task 123, the amicable numbers below 9999 by trial, takes about 5 s of processor time, more where that is
@@ -20,13 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    file = DATA / name
-    if not file.exists():
-        pytest.skip(f"{file} is not there: set QUANTGATE_BENCHMARK_DATA to the folder with {name}")
-    try:
-        check_sandbox()
-    except PrerequisiteError as missing:
-        pytest.skip(str(missing))
+    file = shared_data() / name
+    require_sandbox()
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

@@ -9,18 +9,8 @@ from components.artifacts import EvaluationPlan, Scores, TaskScore
 from components.errors import PrerequisiteError
 from components.evaluate import records
 from components.evaluate.records import Record
-from components.execute import check_sandbox
 from components.gate.saved import read_ours
 from components.store import open_store
-
-
-@pytest.fixture
-def sandbox() -> None:
-    """Skips where no program can be contained."""
-    try:
-        check_sandbox()
-    except PrerequisiteError as error:
-        pytest.skip(str(error))
 
 
 def record(task: str, item: int, program: str, score: float | None = None) -> Record:

@@ -16,6 +16,7 @@ from components.quantize import Calibration, quantize, recipe_key
 from components.quantize.check import check_compressed
 from components.store import open_store
 from components.variants import VARIANTS
+from tests.tiny_model import small_llama
 
 CALIBRATION = Calibration(samples=4, tokens=32)
 
@@ -55,17 +56,10 @@ def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_width_that_no_group_fits_is_the_variants_failure(tmp_path: Path, tiny_model: Path) -> None:
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     odd = tmp_path / "odd"
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=72,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
+    config = small_llama(vocab_size=300, hidden_size=72, num_hidden_layers=1)
     LlamaForCausalLM(config).save_pretrained(odd)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(odd)
     model = resolve(f"file:{odd}", open_store(str(tmp_path / "store")), cache_dir())

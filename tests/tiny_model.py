@@ -1,11 +1,18 @@
 """A very small language model, made on the spot: real files, random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def small_llama(**settings: Any) -> LlamaConfig:
+    """Two layers of 64, unless the settings say otherwise."""
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    return LlamaConfig(**{**sizes, "num_attention_heads": 2, "num_key_value_heads": 2, **settings})
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +24,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(alphabet) + 1,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        eos_token_id=0,
-    )
+    config = small_llama(vocab_size=len(alphabet) + 1, eos_token_id=0)
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     return folder

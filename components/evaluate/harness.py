@@ -198,7 +198,7 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
     else:
         files = tasks.leaf_files(row.task)
         leaves = [leaf(row, tasks.definition(file), source, grouped=len(files) > 1) for file in files]
-        version, config = tasks.task_version(row.task), tasks.definition(files[0])
+        version, config = tasks.task_version(row.task), tasks.raw_definition(files[0])
     items = sum(each.items for each in leaves)
     if items < row.full:
         raise PrerequisiteError(f"{source.told} has {items} items of {row.task}; {row.full} are asked.")

@@ -59,12 +59,17 @@ class Suite:
     """Whether the embedded package has its rows."""
 
     @property
+    def programs(self) -> bool:
+        """Whether a task of it asks for programs."""
+        return any(task.programs for task in self.tasks)
+
+    @property
     def looks(self) -> tuple[float, ...]:
         """The share of the full stage's items at each look, the tiny stage's first.
 
         One look where programs are asked for: they have no score before all of them are run.
         """
-        if any(task.programs for task in self.tasks):
+        if self.programs:
             return (1.0,)
         return look_shares(*(sum(task.items(stage) for task in self.tasks) for stage in STAGES))
 

