@@ -176,3 +176,18 @@ def track(
     from components import steps
 
     steps.track(decision.path, run_id, results, tracking_uri, html.path, markdown.path, tracked.path)
+
+
+@shell
+def promote(
+    decision: dsl.Input[dsl.Artifact],
+    tracked: dsl.Input[dsl.Artifact],
+    results: str,
+    tracking_uri: str,
+    move: bool,
+    promoted: dsl.Output[dsl.Artifact],
+):
+    """Register the variants, and let the candidate become champion where its verdict allows it."""
+    from components import steps
+
+    steps.promote(decision.path, tracked.path, results, tracking_uri, promoted.path, move=move)

@@ -205,6 +205,32 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         step.end(note=found.page)
 
 
+def promote(decision: str, tracked: str, results: str, tracking_uri: str, promoted: str, *, move: bool) -> None:
+    """Register the variants in MLflow, and let the candidate become champion where that is wished and allowed.
+
+    A candidate that its verdict does not let through is no failure of the run: the step says why it stays one.
+    """
+    from components.promote import promote as promote_model
+    from components.promote import register
+    from components.track import TrackedRun, local_tracking_uri
+
+    with progress.step(results, "promote") as step:
+        answer, uri = Decision.read(decision), tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
+        registered = register(answer, TrackedRun.read(tracked), uri)
+        registered.write(promoted)
+        open_store(results).put_file(Path(promoted), "registered.json")
+        note = f"{registered.model}: candidate {registered.candidate or 'none'}"
+        if move and registered.candidate:
+            allowed = chosen(answer.use_case, answer.policy_text).promotes
+            try:
+                done = promote_model(uri, registered.model, registered.versions[registered.candidate], allowed=allowed)
+                note += f", champion {done.variant}"
+                open_store(results).put_text(done.model_dump_json(indent=2) + "\n", "promotion.json")
+            except PrerequisiteError as refusal:
+                note += f"; {refusal}"
+        step.end(note=note)
+
+
 def local_folder(results: str) -> Path:
     """The results' folder on this machine; raises PrerequisiteError when they are not on it."""
     if "://" in results:

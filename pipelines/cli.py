@@ -1,4 +1,4 @@
-"""The command line: `quantgate run`, `gate`, `eval`, `compare`, `suites`, `mirror`, `compile`, `doctor`, `lm-eval`.
+"""The command line: `quantgate run` and the commands around it.
 
 What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
 verdicts are; one whose pipeline failed exits 1; an interrupted one 130. `gate` exits by its verdict.
@@ -23,7 +23,7 @@ from components.gate.policy import read_use_case, use_case_named, use_case_names
 from components.progress import FAILED, Event
 from components.serving.local import find_engine
 from components.variants import BASELINE, VARIANTS
-from pipelines import benchmarks, local, options, watch
+from pipelines import benchmarks, local, options, registry, watch
 
 USER_ERROR, INTERRUPTED = 2, 130
 NEEDED_BYTES = 2_000_000_000
@@ -90,6 +90,9 @@ def run(
     ledger: Annotated[
         bool, typer.Option("--ledger/--no-ledger", help="Reuse what a model answered in an earlier run or stage.")
     ] = True,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make the best variant champion in MLflow where its verdict allows it.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures, and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
@@ -116,6 +119,7 @@ def run(
         tracking_uri=tracking_uri,
         calibration_samples=calibration_samples,
         calibration_tokens=calibration_tokens,
+        promote=promote,
         **steps.check(model, asked).model_dump(mode="json"),
     )
     steps.check_places(arguments.store, arguments.tracking_uri)
@@ -216,6 +220,8 @@ def gate(
     raise typer.Exit(max((EXITS[row.verdict] for row in decision.verdicts[1:]), key=WORST_LAST.index))
 
 
+app.command("promote")(registry.promote)
+app.command("rollback")(registry.rollback)
 app.command("eval")(benchmarks.evaluate)
 app.command("compare")(benchmarks.compare)
 app.command("suites")(benchmarks.suites)

@@ -51,6 +51,7 @@ class Arguments:
     data: str = ""
     chat_template: bool = False
     irt_parameters: str = ""
+    promote: bool = False
 
 
 class RunState(Artifact):

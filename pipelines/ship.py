@@ -34,6 +34,7 @@ def ship(
     calibration_samples: int = 32,
     calibration_tokens: int = 256,
     ledger: bool = True,
+    promote: bool = False,
 ):
     """May a quantized variant replace the model that serves today?
 
@@ -56,6 +57,7 @@ def ship(
         tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder.
         calibration_samples: How many texts the quantization sees.
         calibration_tokens: To how many tokens each of them is cut.
+        promote: Whether the best variant becomes champion in MLflow's registry where its verdict allows it.
         ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again.
     """
     resolved = ops.resolve(
@@ -100,11 +102,18 @@ def ship(
         scores=dsl.Collected(executed.outputs["scores"]),
     )
     reported = ops.report(decision=decided.outputs["decision"], results=results)
-    ops.track(
+    tracked = ops.track(
         decision=decided.outputs["decision"],
         html=reported.outputs["html"],
         markdown=reported.outputs["markdown"],
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         results=results,
         tracking_uri=tracking_uri,
+    )
+    ops.promote(
+        decision=decided.outputs["decision"],
+        tracked=tracked.outputs["tracked"],
+        results=results,
+        tracking_uri=tracking_uri,
+        move=promote,
     )

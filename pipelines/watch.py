@@ -16,7 +16,7 @@ from components.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
 EXECUTE = "execute"
 """A step only of suites with programs."""
-PER_RUN = ("resolve", "gate", "report", "track")
+PER_RUN = ("resolve", "gate", "report", "track", "promote")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}
 Watch = Callable[[list[Event]], None]

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from components.artifacts import Decision
@@ -11,6 +12,7 @@ from components.errors import PrerequisiteError
 from components.promote import Registered, model_name, promote, register, rollback
 from components.promote.registry import DIGEST, RUN
 from components.track import local_tracking_uri, track
+from pipelines.cli import answer
 from tests.decided import FACTS, make_decision, report_files
 
 
@@ -42,6 +44,13 @@ def registered(tmp_path: Path, local: str, failed: str = "", run: str = "run-1")
 
 def aliases(local: str, model: str) -> dict[str, str]:
     return {name: str(version) for name, version in MlflowClient(local).get_registered_model(model).aliases.items()}
+
+
+def run(*arguments: str) -> int:
+    """The exit status of `quantgate` with these arguments."""
+    with pytest.raises(SystemExit) as end:
+        answer(list(arguments))
+    return int(end.value.code or 0)
 
 
 def test_a_models_name_has_no_character_that_mlflow_refuses() -> None:
@@ -137,6 +146,48 @@ def test_what_the_champion_replaced_is_kept_and_rolled_back_to(tmp_path: Path, l
     back = rollback(local, found.model)
     assert (back.champion, back.previous) == (found.versions["bf16"], found.versions["int8"])
     assert rollback(local, found.model).champion == found.versions["int8"]
+
+
+def test_the_command_promotes_writes_the_patch_and_rolls_back(
+    tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = registered(tmp_path, local)
+    at = (found.model, "--tracking-uri", local)
+    patch = ("--kserve", str(tmp_path / "patch.yaml"), "--service", "tutor")
+    assert run("promote", *at, "--version", found.versions["bf16"]) == 0
+    assert run("promote", *at, *patch) == 0
+    told = yaml.safe_load((tmp_path / "patch.yaml").read_text())
+    assert told["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/int8"
+    assert told["metadata"]["name"] == "tutor"
+    assert run("rollback", *at, *patch) == 0
+    assert "s3://bucket/bf16" in (tmp_path / "patch.yaml").read_text()
+    assert f"champion is version {found.versions['bf16']}, bf16 (reference)" in capsys.readouterr().out
+
+
+def test_no_option_of_the_command_lets_a_rejected_variant_through_without_a_reason(
+    tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = registered(tmp_path, local)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("name: mine\nmax_average_drop: 99 %\npromotes: [ship, monitor]\n")
+    at = ("promote", found.model, "--tracking-uri", local, "--version", found.versions["int4-g64"])
+    for options in ((), ("--policy", str(policy)), ("--force", ""), ("--policy", "code", "--force", " ")):
+        assert run(*at, *options) == 2
+    policy.write_text("name: mine\nmax_average_drop: 99 %\npromotes: [ship, reject]\n")
+    assert run(*at, "--policy", str(policy)) == 2
+    assert "champion" not in aliases(local, found.model)
+    assert "its verdict is reject" in capsys.readouterr().err
+
+
+def test_weights_that_no_cluster_reaches_are_refused_before_anything_is_moved(tmp_path: Path, local: str) -> None:
+    decision = placed(make_decision(tmp_path))
+    weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
+    decision = decision.model_copy(update={"weights": weights})
+    found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    patch = ("--kserve", str(tmp_path / "patch.yaml"), "--service", "tutor")
+    assert run("promote", found.model, "--tracking-uri", local, *patch) == 2
+    assert "champion" not in aliases(local, found.model)
+    assert run("promote", found.model, "--tracking-uri", local) == 0
 
 
 def test_a_model_or_a_version_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, local: str) -> None:

@@ -1,5 +1,6 @@
 """What MLflow holds after `track`, in a SQLite file."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.artifacts import Scores
+from components.artifacts import LimitEvidence, Scores, TaskEvidence
 from components.errors import PrerequisiteError
 from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
 from components.track.facts import git_commit
@@ -144,6 +145,64 @@ def test_a_perplexity_is_in_no_mean(tmp_path: Path) -> None:
     assert with_it.metrics["mean_score"] == without.metrics["mean_score"]
 
 
+def test_bounds_flips_and_divergences_have_stable_names(tmp_path: Path, local: str) -> None:
+    limit = LimitEvidence(
+        what="average", kind="drop", limit=0.05, estimate=0.01, lower=-0.01, upper=0.03, outcome="passed"
+    )
+    task = TaskEvidence(
+        task="piqa",
+        items=200,
+        informative=True,
+        drop_lower=-0.02,
+        drop_upper=0.04,
+        lost=6,
+        gained=4,
+        flip_rate=0.05,
+        flip_rate_lower=0.02,
+        flip_rate_upper=0.09,
+        mcnemar_p=0.7,
+        kl=0.003,
+    )
+    decision = make_decision(tmp_path)
+    verdicts = [
+        each.model_copy(update={"limits": (limit,), "tasks": (task,)}) if each.variant == "int8" else each
+        for each in decision.verdicts
+    ]
+    found = track(decision.model_copy(update={"verdicts": tuple(verdicts)}), FACTS, report_files(tmp_path), local)
+    metrics = MlflowClient(local).get_run(found.children["int8"]).data.metrics
+    expected = {
+        "average_drop_upper": 0.03,
+        "average_drop_lower": -0.01,
+        "piqa.drop_upper": 0.04,
+        "piqa.flips": 0.05,
+        "piqa.kl": 0.003,
+        "flips": 0.05,
+        "kl": 0.003,
+    }
+    assert {name: metrics[name] for name in expected} == expected
+
+
+def test_the_rows_are_data_sets_and_the_matrix_a_table_once(tmp_path: Path, local: str) -> None:
+    decision = make_decision(tmp_path)
+    source = "piqa: baber/piqa from hub, sha256 0123456789abcdef; own: own set own, sha256 fedcba9876543210"
+    scores = tuple(each.model_copy(update={"rows_source": source}) for each in decision.scores)
+    decision = decision.model_copy(update={"scores": scores})
+    for _ in range(2):
+        found = track(decision, FACTS, report_files(tmp_path), local)
+    client = MlflowClient(local)
+    run = client.get_run(found.run_id)
+    assert run.inputs
+    assert [(each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs] == [
+        ("piqa", "0123456789abcdef"),
+        ("own", "fedcba9876543210"),
+    ]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "decision_matrix.json", "type": "table"}]
+    table = json.loads(Path(client.download_artifacts(found.run_id, "decision_matrix.json")).read_text())
+    columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+    assert columns["variant"] == ("bf16", "int8", "int4-g128", "int4-g64")
+    assert columns["piqa.score"] == (0.60, 0.60, 0.58, 0.55)
+
+
 def test_a_failed_variant_is_a_failed_child_without_scores(local: str, tmp_path: Path) -> None:
     tracked = track(make_decision(tmp_path, failed="int4-g128"), FACTS, RunFiles(), local)
     client = MlflowClient(local)
@@ -204,7 +263,10 @@ def test_local_files_lie_beside_the_database(local: str, tmp_path: Path) -> None
     tracked = track(make_decision(tmp_path), FACTS, files, local)
     client = MlflowClient(local)
 
-    assert artifact_names(client, tracked.run_id) == {"report.html", "report.md", "verdicts.json"}
+    assert artifact_names(client, tracked.run_id) == {
+        *("report.html", "report.md", "verdicts.json"),
+        "decision_matrix.json",
+    }
     assert artifact_names(client, tracked.children["int8"]) == {
         "records.parquet",
         "scores.json",

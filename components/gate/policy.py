@@ -117,6 +117,8 @@ class UseCase(BaseModel):
     """To the baseline's score, or in points."""
     confidence: Confidence = 0.95
     """With which no variant is let through that is over a limit: one-sided."""
+    promotes: list[Literal["ship", "monitor"]] = ["ship"]
+    """The verdicts with which a variant may become champion in the registry."""
     suites: list[str] = []
     """The suites that score what it limits."""
     missing_tasks: Literal["refuse", "skip"] = "refuse"

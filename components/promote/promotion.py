@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from components.artifacts import Artifact, Verdict, Weights
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+Check = Callable[[str], None]
 REFERENCE = "reference"
 FORCED = "quantgate.forced"
 
@@ -35,12 +37,19 @@ class Promotion(Artifact):
 
 
 def promote(
-    tracking_uri: str, model: str, version: str = "", *, allowed: tuple[str, ...] = ("ship",), force: str = ""
+    tracking_uri: str,
+    model: str,
+    version: str = "",
+    *,
+    allowed: Sequence[str] = ("ship",),
+    force: str = "",
+    check: Check = lambda _weights: None,
 ) -> Promotion:
     """Make a version the champion, the candidate where none is named; what it replaces becomes `previous`.
 
     Refused with PrerequisiteError unless the verdict in the version's own run is one of `allowed` and its digests are
     the version's; `force` is a reason to do it all the same, which is recorded. The champion again stays as it is.
+    `check` may refuse the place of the weights before anything is moved.
     """
     with connected(tracking_uri) as client:
         chosen = version_of(client, model, version)
@@ -51,6 +60,7 @@ def promote(
                 f"Version {chosen.version} of {model} may not become champion: {refusal} Nothing was changed."
                 " To do it all the same, give --force with the reason; it is recorded."
             )
+        check(weights.uri)
         serving = aliased(client, model, CHAMPION)
         before = serving if serving and serving.version != chosen.version else aliased(client, model, PREVIOUS)
         if before:
@@ -70,14 +80,15 @@ def promote(
     )
 
 
-def rollback(tracking_uri: str, model: str) -> Promotion:
-    """Swap champion and previous; raises PrerequisiteError when nothing served before."""
+def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None) -> Promotion:
+    """Swap champion and previous; raises PrerequisiteError when nothing served before. `check` is as in `promote`."""
     with connected(tracking_uri) as client:
         serving, before = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
         if not serving or not before:
             lacking = PREVIOUS if serving else CHAMPION
             raise PrerequisiteError(f"{model} has no {lacking}: there is nothing to roll back to.")
         judged, weights = evidence(client, before)
+        check(weights.uri)
         # the champion first: a crash in between leaves it named twice and never unnamed
         client.set_registered_model_alias(model, CHAMPION, before.version)
         client.set_registered_model_alias(model, PREVIOUS, serving.version)
@@ -91,7 +102,7 @@ def rollback(tracking_uri: str, model: str) -> Promotion:
     )
 
 
-def why_not(version: "ModelVersion", judged: Verdict, weights: Weights, allowed: tuple[str, ...]) -> str:
+def why_not(version: "ModelVersion", judged: Verdict, weights: Weights, allowed: Sequence[str]) -> str:
     """Why the verdict does not let the version serve; empty when it does."""
     if judged.verdict not in (*allowed, REFERENCE):
         return f"its verdict is {judged.verdict}: {judged.sentence}"

@@ -1,5 +1,6 @@
 """What MLflow is told of a pipeline run beside the gate's decision: its identity, its versions and its files."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ class RunFacts(Artifact):
     """Unix time in seconds; 0: the moment of recording."""
     commit: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, str] = Field(default_factory=dict)
+    """Where it was recorded: cpu, gpu, and the image where one is known."""
     settings: dict[str, str] = Field(default_factory=dict)
     """Further parameters of the run that a reader compares, e.g. the serving engine."""
 
@@ -64,7 +67,23 @@ def facts_here(run_id: str, name: str) -> RunFacts:
             packages[name_of_package] = version(name_of_package)
         except PackageNotFoundError:
             continue
-    return RunFacts(run_id=run_id, name=name, commit=git_commit(Path(__file__).parents[2]), packages=packages)
+    commit = git_commit(Path(__file__).parents[2])
+    return RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
+
+
+def machine_here() -> dict[str, str]:
+    """What this machine computes with, and the container image that QUANTGATE_IMAGE names."""
+    from components.report.summary import gpus_here
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    found = {
+        "cpu": f"{os.cpu_count()} x {model or platform.processor() or platform.machine()}",
+        "gpu": ", ".join(f"{each.count} x {each.name}" for each in gpus_here()) or "none",
+    }
+    image = os.environ.get("QUANTGATE_IMAGE", "")
+    return {**found, "image": image} if image else found
 
 
 def git_commit(checkout: Path) -> str:

@@ -5,9 +5,11 @@ them up. A number that was not measured is missing: never a zero.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import Decision, Scores, Verdict, Weights
 from components.track.facts import RunFacts, RunFiles
@@ -22,6 +24,16 @@ _NOTHING = "none"
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """The rows of one task, as MLflow names what a run was given."""
+
+    name: str
+    digest: str
+    """sha256, its beginning."""
+    source: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One MLflow run as it should be when it has been written."""
 
@@ -32,6 +44,9 @@ class Row:
     texts: Mapping[str, str]
     """Artifacts by file name."""
     files: tuple[Path, ...]
+    tables: Mapping[str, Mapping[str, list[Any]]]
+    """Columns by file name."""
+    datasets: tuple[DataSet, ...]
     status: str
     """MLflow's FINISHED or FAILED."""
 
@@ -56,6 +71,7 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> Row:
         "use_case": decision.use_case,
         "variants": ", ".join(each.variant for each in decision.verdicts),
         "policy": decision.policy,
+        **_asked(decision),
     }
     tags = {
         RUN_ID_TAG: run.run_id,
@@ -63,11 +79,21 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> Row:
         "mlflow.note.content": _summary(decision),
         "mlflow.source.name": "quantgate",
         **{f"package.{name}": number for name, number in run.packages.items()},
+        **{f"machine.{name}": words for name, words in run.machine.items()},
     }
     if run.commit:
         tags["mlflow.source.git.commit"] = run.commit
+    texts = {"policy.yaml": decision.policy_text} if decision.policy_text else {}
     return Row(
-        run.name, {**run.settings, **asked}, metrics={}, tags=tags, texts={}, files=files.report, status="FINISHED"
+        run.name,
+        {**run.settings, **asked},
+        metrics={},
+        tags=tags,
+        texts=texts,
+        files=files.report,
+        tables={"decision_matrix.json": _matrix(decision)},
+        datasets=tuple(dict.fromkeys(each for scores in decision.scores for each in _datasets(scores))),
+        status="FINISHED",
     )
 
 
@@ -84,6 +110,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Row
         metrics = {
             **_mean_metrics(verdict, measured),
             **_cost_metrics(verdict, made, measured, baseline_bytes),
+            **_evidence_metrics(verdict),
             **_task_metrics(verdict, measured, tasks),
         }
         rows.append(
@@ -94,6 +121,8 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Row
                 tags=_tags(verdict, made, measured, run.run_id),
                 texts=_texts(verdict, made, measured),
                 files=(*_records(measured), *files.variants.get(verdict.variant, ())),
+                tables={},
+                datasets=_datasets(measured) if measured else (),
                 status="FAILED" if verdict.verdict == "failed" else "FINISHED",
             )
         )
@@ -149,6 +178,61 @@ def _mean_metrics(verdict: Verdict, measured: Scores | None) -> dict[str, float]
     elif verdict.verdict == "reference":
         metrics["average_drop"] = 0.0
     return metrics
+
+
+def _asked(decision: Decision) -> dict[str, str]:
+    """What the plan of the run says beside the suite."""
+    plan = decision.plan
+    if plan is None:
+        return {}
+    return {
+        "custom": ", ".join(plan.custom) or _NOTHING,
+        "limit": str(plan.limit or _NOTHING),
+        "data": plan.data or _NOTHING,
+        "chat_template": str(plan.chat_template).lower(),
+        "stop_early": str(plan.stop_early).lower(),
+        "noise_floor": str(plan.noise_floor).lower(),
+    }
+
+
+def _datasets(scores: Scores) -> tuple[DataSet, ...]:
+    """The rows that were asked, a data set a task: `TASK: WHERE, sha256 DIGEST…` as the evaluation tells them."""
+    told = re.findall(r"(?:^|; )([\w.-]+): (.+?), sha256 ([0-9a-f]{12,64})", scores.rows_source)
+    return tuple(DataSet(task, digest[:36], where) for task, where, digest in told)
+
+
+def _matrix(decision: Decision) -> dict[str, list[Any]]:
+    """The decision matrix, a row a variant; a number that was not measured is None."""
+    tasks = dict.fromkeys(task for each in decision.verdicts for task in each.scores)
+    rows = decision.verdicts
+    return {
+        "variant": [each.variant for each in rows],
+        "verdict": [each.verdict for each in rows],
+        "average_drop": [each.average_drop for each in rows],
+        "size_bytes": [each.size_bytes or None for each in rows],
+        **{f"{task}.score": [each.scores.get(task) for each in rows] for task in tasks},
+        "sentence": [each.sentence for each in rows],
+        "next_step": [each.next_step for each in rows],
+    }
+
+
+def _evidence_metrics(verdict: Verdict) -> dict[str, float]:
+    """The bounds of what limits the variant, and how its answers moved."""
+    metrics: dict[str, float | None] = {}
+    for limit in verdict.limits:
+        name = f"{limit.what}_drop" if limit.what == "average" else f"{limit.what}.{limit.kind}"
+        metrics |= {f"{name}_lower": limit.lower, f"{name}_upper": limit.upper}
+    for task in verdict.tasks:
+        metrics |= {f"{task.task}.drop_lower": task.drop_lower, f"{task.task}.drop_upper": task.drop_upper}
+        metrics |= {f"{task.task}.flips": task.flip_rate, f"{task.task}.kl": task.kl}
+        metrics |= {f"{task.task}.lost": task.lost, f"{task.task}.gained": task.gained}
+    if verdict.tasks:
+        items = sum(task.items for task in verdict.tasks)
+        metrics["flips"] = sum(task.lost + task.gained for task in verdict.tasks) / items
+        told = [(task.kl, task.items) for task in verdict.tasks if task.kl is not None]
+        metrics["kl"] = sum(kl * count for kl, count in told) / sum(count for _, count in told) if told else None
+    metrics |= {f"{task}.perplexity_ratio": ratio for task, ratio in verdict.perplexity_ratios.items()}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _task_metrics(verdict: Verdict, measured: Scores | None, tasks: Iterable[str]) -> dict[str, float]:

@@ -14,11 +14,11 @@ from components.artifacts import Artifact, Decision
 from components.errors import PrerequisiteError
 from components.track.connect import connected
 from components.track.facts import RunFacts, RunFiles
-from components.track.rows import RUN_ID_TAG, VARIANT_TAG, Row, experiment_name, run_row, variant_rows
+from components.track.rows import RUN_ID_TAG, VARIANT_TAG, DataSet, Row, experiment_name, run_row, variant_rows
 from components.track.uris import artifact_location, is_server, without_password
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
 _VIEW = "workflowType=machine_learning"
@@ -106,6 +106,8 @@ class _Writer:
             params=[Param(k, v) for k, v in row.params.items() if k not in run.data.params],
             tags=[RunTag(k, v) for k, v in tags.items()],
         )
+        if row.datasets and not (run.inputs and run.inputs.dataset_inputs):
+            self.client.log_inputs(run.info.run_id, datasets=[_input(each) for each in row.datasets])
         run_id: str = run.info.run_id
         return run_id
 
@@ -113,9 +115,22 @@ class _Writer:
         """Keep the row's files, then end its run."""
         for name, text in row.texts.items():
             self.client.log_text(run_id, text, name)
+        for name, columns in row.tables.items():
+            # log_table would add the rows to those of an earlier tracking
+            table = {"columns": list(columns), "data": [list(each) for each in zip(*columns.values(), strict=True)]}
+            self.client.log_text(run_id, json.dumps(table), name)
+            self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
         for path in row.files:
             self.client.log_artifact(run_id, str(path))
         self.client.set_terminated(run_id, status=row.status)
+
+
+def _input(each: DataSet) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"where": each.source})
+    found = Dataset(name=each.name, digest=each.digest, source_type="benchmark", source=source)
+    return DatasetInput(found, tags=[InputTag("mlflow.data.context", "evaluation")])
 
 
 def _contradicts(run: "Run", row: Row) -> bool:

@@ -1,0 +1,65 @@
+"""The commands about MLflow's registry: `quantgate promote`, `rollback`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from components.errors import PrerequisiteError
+from components.gate.policy import read_use_case, use_case_named, use_case_names
+from components.promote import Promotion
+from components.promote import promote as promote_model
+from components.promote import rollback as roll_back
+from components.promote.kserve import check_reachable, write_patch
+
+Model = Annotated[str, typer.Argument(help="The registered model, as a run's last step names it.", show_default=False)]
+TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
+Kserve = Annotated[Path | None, typer.Option(help="Write the patch of a KServe InferenceService there.")]
+Service = Annotated[str, typer.Option(help="The InferenceService's name, for --kserve.")]
+
+
+def promote(
+    model: Model,
+    tracking_uri: TrackingUri,
+    version: Annotated[str, typer.Option(help="The version [the candidate].")] = "",
+    policy: Annotated[
+        str, typer.Option(help=f"Whose verdicts may serve: a policy file, or of {', '.join(use_case_names())}.")
+    ] = "general-chat",
+    force: Annotated[str, typer.Option(help="The reason to do it against the verdict; it is recorded.")] = "",
+    kserve: Kserve = None,
+    service: Service = "",
+) -> None:
+    """Make a version champion: only by a verdict that the policy lets serve, on exactly these weights."""
+    use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
+    check = check_patch(kserve, service)
+    done = promote_model(tracking_uri, model, version, allowed=use_case.promotes, force=force, check=check)
+    tell(done, kserve, service)
+
+
+def rollback(model: Model, tracking_uri: TrackingUri, kserve: Kserve = None, service: Service = "") -> None:
+    """Swap champion and previous."""
+    tell(roll_back(tracking_uri, model, check_patch(kserve, service)), kserve, service)
+
+
+def check_patch(kserve: Path | None, service: str) -> Callable[[str], None]:
+    """What the weights must be; raises PrerequisiteError before anything is moved when the patch cannot be written."""
+    if kserve and not service:
+        raise PrerequisiteError("--kserve needs the name of the InferenceService: --service NAME.")
+    if kserve and kserve.is_dir():
+        raise PrerequisiteError(f"{kserve} is a folder. Name a file with --kserve.")
+    return check_reachable if kserve else lambda _weights: None
+
+
+def tell(done: Promotion, kserve: Path | None, service: str) -> None:
+    """Say what serves now, and write the patch."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{done.model}: champion is version {done.champion}, {done.variant} ({done.verdict})", markup=False)
+    if done.forced:
+        console.print(f"Forced: {done.forced}", markup=False)
+    if done.previous:
+        console.print(f"Before it: version {done.previous}; quantgate rollback swaps them.", markup=False)
+    if kserve:
+        write_patch(done, service, kserve)
+        console.print(f"Wrote {kserve}", markup=False)
