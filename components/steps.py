@@ -185,10 +185,15 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
 
 
 def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str, markdown: str, tracked: str) -> None:
-    """Record the run in MLflow: in the run's folder unless a tracking URI says where."""
+    """Record the run in MLflow: in the run's folder unless a tracking URI says where.
+
+    A server that does not take it is no failure of the run: what it was to get stays in the results for `quantgate
+    track`, and the step says so.
+    """
     from components.report import verdicts_json
     from components.track import RunFiles, facts_here, local_tracking_uri
     from components.track import track as track_run
+    from components.track.spool import FACTS, spooled
 
     with progress.step(results, "track") as step, tempfile.TemporaryDirectory() as scratch:
         answer = Decision.read(decision)
@@ -199,10 +204,14 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         uri = tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
         name = f"{answer.suite} {run_id[:8]}"
         facts = facts_here(run_id, name).model_copy(update={"settings": {"engine": answer.engine or "none"}})
-        found = track_run(answer, facts, RunFiles(report=tuple(files)), uri)
+        open_store(results).put_text(facts.model_dump_json(indent=2) + "\n", FACTS)
+        try:
+            found = track_run(answer, facts, RunFiles(report=tuple(files)), uri)
+        except PrerequisiteError as error:
+            found = spooled(answer, uri, str(error))
         found.write(tracked)
         open_store(results).put_file(Path(tracked), "tracked.json")
-        step.end(note=found.page)
+        step.end(note=found.page or f"Not in MLflow: {found.spooled} To send it later: quantgate track {results}")
 
 
 def promote(decision: str, tracked: str, results: str, tracking_uri: str, promoted: str, *, move: bool) -> None:
@@ -210,13 +219,18 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
 
     A candidate that its verdict does not let through is no failure of the run: the step says why it stays one.
     """
+    from components.promote import Registered, register
     from components.promote import promote as promote_model
-    from components.promote import register
     from components.track import TrackedRun, local_tracking_uri
 
     with progress.step(results, "promote") as step:
-        answer, uri = Decision.read(decision), tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
-        registered = register(answer, TrackedRun.read(tracked), uri)
+        answer, recorded = Decision.read(decision), TrackedRun.read(tracked)
+        uri = tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
+        if recorded.spooled:
+            Registered(model="", versions={}).write(promoted)
+            step.end(skipped=True, note="MLflow does not have the run")
+            return
+        registered = register(answer, recorded, uri)
         registered.write(promoted)
         open_store(results).put_file(Path(promoted), "registered.json")
         note = f"{registered.model}: candidate {registered.candidate or 'none'}"

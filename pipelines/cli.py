@@ -177,6 +177,9 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
     uri = tracking_uri or local_tracking_uri(folder / "mlflow")
     tracked = TrackedRun.read(folder / "tracked.json")
     compare = tracked.compare_page if tracked.compare_page.startswith("http") else MLFLOW_HERE + tracked.compare_page
+    if tracked.spooled:
+        console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"To send it later: quantgate track {shown(folder)}", markup=False, highlight=False)
     for title, what in (
         ("Report", str(shown(folder / "report.html"))),
         ("Scripts", str(shown(folder / "verdicts.json"))),
@@ -220,6 +223,7 @@ def gate(
     raise typer.Exit(max((EXITS[row.verdict] for row in decision.verdicts[1:]), key=WORST_LAST.index))
 
 
+app.command("track")(registry.track)
 app.command("promote")(registry.promote)
 app.command("rollback")(registry.rollback)
 app.command("eval")(benchmarks.evaluate)

@@ -1,4 +1,4 @@
-"""The commands about MLflow's registry: `quantgate promote`, `rollback`."""
+"""The commands about MLflow: `quantgate track`, `promote`, `rollback`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,21 @@ from components.promote import Promotion
 from components.promote import promote as promote_model
 from components.promote import rollback as roll_back
 from components.promote.kserve import check_reachable, write_patch
+from components.track.spool import send
 
 Model = Annotated[str, typer.Argument(help="The registered model, as a run's last step names it.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
 Kserve = Annotated[Path | None, typer.Option(help="Write the patch of a KServe InferenceService there.")]
 Service = Annotated[str, typer.Option(help="The InferenceService's name, for --kserve.")]
+
+
+def track(
+    run: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/demo.", show_default=False)],
+    tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [where it was to be recorded].")] = "",
+) -> None:
+    """Record a run in MLflow that it did not take when it ran; again it updates what is there."""
+    found = send(run, tracking_uri)
+    Console(highlight=False, soft_wrap=True).print(f"{found.tracking_uri}: {found.page}", markup=False)
 
 
 def promote(

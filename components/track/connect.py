@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from components.errors import PrerequisiteError
-from components.track.uris import SQLITE, is_database, sqlite_file, without_password
+from components.track.uris import SQLITE, is_database, is_server, sqlite_file, without_password
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -23,6 +25,9 @@ _QUIET = {
 _FIRST_ANSWER = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _WRITING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """MLflow's own limits, 120 s and 7 retries, would wait a quarter of an hour for a server that is not there."""
+
+HOSTS = "QUANTGATE_TRACKING_HOSTS"
+"""Names of the servers that may be sent credentials, separated by commas; `*` stands for any characters."""
 
 _OUR_FAULTS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
@@ -51,11 +56,25 @@ def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
         raise _not_written(tracking_uri, refusal) from refusal
 
 
+def check_host(tracking_uri: str) -> None:
+    """Raise PrerequisiteError for a server that $QUANTGATE_TRACKING_HOSTS, where it is set, does not name.
+
+    It is called before anything is sent: MLflow sends its credentials with the first request.
+    """
+    allowed = os.environ.get(HOSTS, "")
+    host = urlsplit(tracking_uri).hostname or ""
+    if allowed and is_server(tracking_uri) and not any(fnmatch(host, each.strip()) for each in allowed.split(",")):
+        raise PrerequisiteError(
+            f"The tracking server {host} is not among those that ${HOSTS} allows ({allowed}). Nothing was sent to it."
+        )
+
+
 def _answering_client(tracking_uri: str) -> "MlflowClient":
     if not tracking_uri:  # MLflow would take an empty one for mlflow.db in the current folder
         raise PrerequisiteError(
             "No MLflow tracking URI was given. Give http://<server>, or sqlite:///<folder>/mlflow.db."
         )
+    check_host(tracking_uri)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError

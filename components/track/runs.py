@@ -40,6 +40,8 @@ class TrackedRun(Artifact):
     """The run's page: a URL of the tracking server, or the part behind the address that `open_command` serves."""
     compare_page: str
     """The page that shows the variants side by side."""
+    spooled: str = ""
+    """Why MLflow does not have the run yet: it lies in the results' folder until `quantgate track` sends it."""
 
 
 def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str) -> TrackedRun:

@@ -1,0 +1,46 @@
+"""A run that MLflow did not take lies in its results' folder, from where it is sent later."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from components.artifacts import Decision
+from components.errors import PrerequisiteError
+from components.track.facts import RunFacts, RunFiles
+from components.track.runs import TrackedRun, track
+
+DECISION, FACTS, TRACKED = "decision.json", "facts.json", "tracked.json"
+REPORT = ("report.html", "report.md", "verdicts.json")
+
+
+def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
+    """What is known of a run that MLflow does not have."""
+    return TrackedRun(
+        tracking_uri=tracking_uri,
+        experiment="",
+        experiment_id="",
+        run_id="",
+        children={each.variant: "" for each in decision.verdicts},
+        page="",
+        compare_page="",
+        spooled=reason,
+    )
+
+
+def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
+    """Record the run in this folder, where it was to be recorded unless a tracking URI is given.
+
+    Sent again it updates what MLflow has. Raises PrerequisiteError when the folder holds no run that came to its
+    decision, or when MLflow does not take it now either.
+    """
+    try:
+        decision, facts = Decision.read(folder / DECISION), RunFacts.read(folder / FACTS)
+        before = TrackedRun.read(folder / TRACKED)
+    except (OSError, ValidationError) as error:
+        raise PrerequisiteError(
+            f"{folder} holds no run that came to its decision ({error}). Give the folder of one, e.g. runs/demo."
+        ) from error
+    report = tuple(folder / name for name in REPORT if (folder / name).is_file())
+    found = track(decision, facts, RunFiles(report=report), tracking_uri or before.tracking_uri)
+    found.write(folder / TRACKED)
+    return found

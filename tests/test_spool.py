@@ -1,0 +1,67 @@
+"""A run that MLflow did not take: it stays, says so, and is sent later."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from components import steps
+from components.artifacts import Decision
+from components.errors import PrerequisiteError
+from components.promote import Registered
+from components.track import TrackedRun, local_tracking_uri, track
+from components.track.connect import HOSTS
+from components.track.spool import send
+from tests.decided import FACTS, make_decision, report_files
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
+    """What the step leaves in a run's folder, and the step after it."""
+    decision = make_decision(folder)
+    decision.write(folder / "decision.json")
+    files = report_files(folder)
+    for each in files.report:
+        if each.parent != folder:
+            shutil.copy(each, folder)
+    page, text = str(folder / "report.html"), str(folder / "report.md")
+    found = str(folder / "tracked-by-the-step.json")
+    steps.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, found)
+    steps.promote(str(folder / "decision.json"), found, str(folder), tracking_uri, str(folder / "r.json"), move=True)
+    return TrackedRun.read(found)
+
+
+def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = recorded(tmp_path, NOBODY)
+    assert "MLflow cannot be reached at http://127.0.0.1:9" in found.spooled
+    assert f"To send it later: quantgate track {tmp_path}" in capsys.readouterr().out
+    assert Registered.read(tmp_path / "r.json").versions == {}
+    with pytest.raises(PrerequisiteError, match="cannot be reached"):
+        send(tmp_path)
+    assert TrackedRun.read(tmp_path / "tracked.json").spooled
+
+    uri = local_tracking_uri(tmp_path / "mlflow")
+    sent, again = send(tmp_path, uri), send(tmp_path, uri)
+    assert (sent.run_id, sent.spooled) == (again.run_id, "")
+    assert len(MlflowClient(uri).search_runs([sent.experiment_id])) == 1 + 4
+    assert send(tmp_path).run_id == sent.run_id, "where it is now"
+
+
+def test_a_folder_without_a_decided_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrerequisiteError, match="holds no run that came to its decision"):
+        send(tmp_path)
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [("mlflow.example", True), ("a.b, 127.0.0.*", False), ("", False)])
+def test_a_server_outside_the_allow_list_is_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str, refused: bool
+) -> None:
+    monkeypatch.setenv(HOSTS, allowed)
+    what = "is not among those" if refused else "cannot be reached"
+    decision: Decision = make_decision(tmp_path)
+    with pytest.raises(PrerequisiteError, match=what):
+        track(decision, FACTS, report_files(tmp_path), NOBODY)
