@@ -17,6 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
+from components.promote import promote, register
 from components.track import RunFiles, local_tracking_uri, track
 from tests.decided import FACTS, make_decision, report_files
 
@@ -154,3 +155,21 @@ def test_tracking_again_on_a_server_doubles_nothing(server: str, tmp_path: Path)
     mine = client.search_runs([first.experiment_id], "tags.`quantgate.run_id` = 'run-2'")
     assert len(mine) == 5
     assert len(client.get_metric_history(first.children["int8"], "hellaswag.score")) == 1
+
+
+def test_a_server_keeps_versions_aliases_and_what_they_rest_on(server: str, tmp_path: Path) -> None:
+    """A server takes no folder of this machine for a version's source: the version points at its run."""
+    decision = make_decision(tmp_path)
+    weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
+    decision = decision.model_copy(update={"weights": weights, "use_case": "registry"})
+    found = register(decision, track(decision, FACTS, report_files(tmp_path), server), server)
+    done = promote(server, found.model)
+    assert (done.variant, done.weights) == ("int8", str(tmp_path / "int8"))
+    client = MlflowClient(server)
+    assert client.get_model_version(found.model, done.champion).source.startswith("runs:/")
+    aliases = client.get_registered_model(found.model).aliases
+    assert {name: str(each) for name, each in aliases.items()} == dict.fromkeys(
+        ("candidate", "champion"), done.champion
+    )
+    with pytest.raises(PrerequisiteError, match="its verdict is reject"):
+        promote(server, found.model, found.versions["int4-g64"])
