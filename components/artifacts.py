@@ -235,6 +235,26 @@ class TaskEvidence(Artifact):
     """The share of answers that flip between two passes of the baseline; None where that was not measured."""
 
 
+class Flip(Artifact):
+    """One question that a variant answers otherwise than the baseline, as a person reads it."""
+
+    variant: str
+    task: str
+    cluster: str
+    item_id: int
+    lost: bool
+    """Right before, wrong now; the other way where False."""
+    question: str
+    """Without shots; its beginning."""
+    right: str
+    """The right choice; empty where there are none, or lm-eval does not tell it."""
+    before: str
+    """The baseline's answer."""
+    after: str
+    moved: float
+    """By how much the right choice's share of the probability changed."""
+
+
 class Verdict(Artifact):
     """One row of the decision matrix."""
 
@@ -293,6 +313,8 @@ class Decision(Artifact):
     """The policy file that was given in place of a use case; empty where none was."""
     plan: EvaluationPlan | None = None
     """What was asked; None where saved results were judged."""
+    examples: tuple[Flip, ...] = ()
+    """Of each variant the most telling questions that it lost."""
     comparisons: tuple[Comparison, ...] = ()
     """Of the variants that were judged by evidence, each pair once."""
 

@@ -1,10 +1,12 @@
 """The two stages of an evaluation: ask what the plan says, keep what came of it, and stop where nothing can change."""
 
+import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components import progress, questions
 from components.artifacts import EvaluationPlan, Scores, Server, Weights
@@ -12,10 +14,12 @@ from components.errors import PrerequisiteError
 from components.evaluate import suites
 from components.gate.policy import chosen
 from components.store import open_store
-from components.variants import BASELINE
+from components.variants import BASELINE, VARIANTS
 
 if TYPE_CHECKING:
+    from components.artifacts import Flip
     from components.evaluate import Enough
+    from components.evaluate.records import Record
     from components.gate.answers import Answers
     from components.gate.candidate import Candidate
 
@@ -158,6 +162,35 @@ def kept_records(variant: str, stage: str, results: str, scratch: Path) -> Path:
     if not open_store(results).get_file(name, file):
         raise PrerequisiteError(f"{name} is missing from {results}: evaluate {variant} again.")
     return file
+
+
+def kept_flips(reached: Sequence[Scores], results: str) -> "dict[str, list[Flip]]":
+    """Of each variant the questions that it answers otherwise than the baseline; all of them stay in the results."""
+    from components.evaluate import records
+    from components.gate import moved
+
+    store, found = open_store(results), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "records.parquet"
+
+        def read(scores: Scores) -> "list[Record]":
+            known = scores.records and store.get_file(f"variants/{scores.variant}/{scores.stage}.parquet", file)
+            return records.read(file) if known else []
+
+        baseline = next((read(each) for each in reached if each.variant == BASELINE), [])
+        for each in reached:
+            if each.variant != BASELINE and each.records:
+                found[each.variant] = moved.flips(baseline, read(each))
+                table = json.dumps(moved.columns(found[each.variant]), ensure_ascii=False)
+                store.put_text(table + "\n", f"variants/{each.variant}/flips.json")
+    return found
+
+
+def tables_of_flips(results: str) -> dict[str, dict[str, list[Any]]]:
+    """What `kept_flips` left in the results, by variant."""
+    store = open_store(results)
+    texts = {name: store.get_text(f"variants/{name}/flips.json") for name in VARIANTS}
+    return {name: json.loads(text) for name, text in texts.items() if text}
 
 
 def kept_answers(

@@ -155,6 +155,7 @@ def server_name(variant: str) -> str:
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> None:
     """Decide on every variant."""
     from components.gate.decision import decide
+    from components.gate.moved import examples
 
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:
@@ -163,7 +164,9 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         limits, made = chosen(planned.use_case, planned.policy), [Weights.read(each) for each in weights]
         suite = questions.suite_of(planned).name
         answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
-        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned})
+        told = stages.kept_flips(reached, planned.results)
+        shown = tuple(flip for row in answer.verdicts for flip in examples(told.get(row.variant, ())))
+        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned, "examples": shown})
         answer.write(decision)
         open_store(planned.results).put_file(Path(decision), "decision.json")
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
@@ -206,7 +209,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         facts = facts_here(run_id, name).model_copy(update={"settings": {"engine": answer.engine or "none"}})
         open_store(results).put_text(facts.model_dump_json(indent=2) + "\n", FACTS)
         try:
-            found = track_run(answer, facts, RunFiles(report=tuple(files)), uri)
+            found = track_run(answer, facts, RunFiles(tuple(files), flips=stages.tables_of_flips(results)), uri)
         except PrerequisiteError as error:
             found = spooled(answer, uri, str(error))
         found.write(tracked)

@@ -166,7 +166,7 @@ def test_a_server_keeps_versions_aliases_and_what_they_rest_on(server: str, tmp_
     done = promote(server, found.model)
     assert (done.variant, done.weights) == ("int8", str(tmp_path / "int8"))
     client = MlflowClient(server)
-    assert client.get_model_version(found.model, done.champion).source.startswith("runs:/")
+    assert str(client.get_model_version(found.model, done.champion).source).startswith("runs:/")
     aliases = client.get_registered_model(found.model).aliases
     assert {name: str(each) for name, each in aliases.items()} == dict.fromkeys(
         ("candidate", "champion"), done.champion

@@ -24,6 +24,8 @@ from components.evaluate.sources import Rows, Source, Split
 from components.evaluate.suites import SuiteTask
 
 ORDER_SEED = 20260101
+SHOWN = 2000
+"""Characters of a question that are kept for people to read."""
 SHOTS_SEED = 1234
 """lm-eval's own."""
 utils.env.from_string = cache(utils.env.from_string)  # lm-eval compiles a template anew for each text that it makes
@@ -127,6 +129,14 @@ class Leaf:
     def items(self) -> int:
         """How many there are."""
         return len(self.task.rows)
+
+    def shown(self, doc: Any) -> tuple[str, tuple[str, ...]]:
+        """An item as a person reads it: the question without shots, and its choices."""
+        text = self.task.doc_to_text(doc)
+        choices = tuple(self.task.doc_to_choice(doc)) if self.task.config.doc_to_choice is not None else ()
+        if isinstance(text, int):  # the choices are what differs in the question, as WinoGrande's
+            text = f"… {self.task.doc_to_target(doc)}"
+        return str(text)[:SHOWN], tuple(str(each)[:SHOWN] for each in choices)
 
 
 @dataclass(frozen=True)
@@ -272,8 +282,11 @@ def ask(
     for each in asked:
         samples = [one for one in outcome["samples"][each.name] if one["filter"] == prepared.row.filter]
         for sample in sorted(samples, key=lambda one: int(one["doc_id"])):
-            cluster = str(sample["doc"].get("cluster") or "") if prepared.row.custom else each.cluster
-            found.append(records.from_sample(sample, prepared.row, each.task.OUTPUT_TYPE, endpoint, (variant, cluster)))
+            question, choices = each.shown(sample["doc"])
+            told = {"variant": variant, "question": question, "choices": choices, "cluster": each.cluster}
+            if prepared.row.custom:
+                told["cluster"] = str(sample["doc"].get("cluster") or "")
+            found.append(records.from_sample(sample, prepared.row, each.task.OUTPUT_TYPE, endpoint, told))
     return found
 
 

@@ -8,7 +8,8 @@ score               of that item, in the metric's unit; of a perplexity task the
 units               words of a perplexity task's document; null elsewhere
 target              index of the right choice; -1 where there is none, or lm-eval does not tell it
 logliks, greedy     natural log and greediness of each choice
-answer              the generated text
+question, choices   the item as a person reads it, without shots, its beginning
+answer              the choice that it took, or the generated text; empty where several choices are right
 cut                 whether the limit of tokens ended it
 program, outcome    what is to be run, of a task of programs, and why it did not pass
 prompt_hash         sha256 over the token ids of every prompt of the item
@@ -18,7 +19,7 @@ truncated           whether a prompt was cut to fit the window
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ SCHEMA = pyarrow.schema(
         "target": pyarrow.int64(),
         "logliks": pyarrow.list_(pyarrow.float64()),
         "greedy": pyarrow.list_(pyarrow.bool_()),
+        "question": pyarrow.string(),
+        "choices": pyarrow.list_(pyarrow.string()),
         "answer": pyarrow.string(),
         "cut": pyarrow.bool_(),
         "program": pyarrow.string(),
@@ -73,6 +76,8 @@ class Record:
     truncated: bool
     cluster: str = ""
     units: float | None = None
+    question: str = ""
+    choices: tuple[str, ...] = ()
     answer: str = ""
     cut: bool = False
     program: str = ""
@@ -80,13 +85,12 @@ class Record:
 
 
 def from_sample(
-    sample: dict[str, Any], row: "SuiteTask", output_type: str, model: "Endpoint", whose: tuple[str, str]
+    sample: dict[str, Any], row: "SuiteTask", output_type: str, model: "Endpoint", told: Mapping[str, Any]
 ) -> Record:
-    """The record of one of lm-eval's logged samples; `model` tokenizes as it did, `whose` is variant and cluster."""
+    """The record of one of lm-eval's logged samples; `model` tokenizes as it did, `told` are further fields."""
     kind = {"multiple_choice": of_choices, "generate_until": of_text, "loglikelihood_rolling": of_document}[output_type]
     common = {
-        "variant": whose[0],
-        "cluster": whose[1],
+        **told,
         "task": row.task,
         "metric": row.metric,
         "item_id": int(sample["doc_id"]),
@@ -100,16 +104,26 @@ def of_choices(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", comm
     prompts = [model._encode_pair(*(str(each) for each in pair)) for pair in sample_pairs(sample)]
     lengths = [len(context) + len(continuation) for context, continuation in prompts]
     answers = [each[0] if isinstance(each[0], (tuple, list)) else each for each in sample["resps"]]
+    logliks = [float(loglik) for loglik, _ in answers]
     return Record(
         **common,
         score=as_share(float(sample[row.metric])),
         target=int(sample["target"]) if str(sample["target"]).isdecimal() else -1,
-        logliks=[float(loglik) for loglik, _ in answers],
+        logliks=logliks,
+        answer=taken(logliks, common["choices"], row.metric),
         greedy=[str(greedy) == "True" for _, greedy in answers],
         prompt_hash=hash_of([[len(context), *context, *continuation] for context, continuation in prompts]),
         tokens=sum(lengths),
         truncated=max(lengths) > model.max_length,
     )
+
+
+def taken(logliks: Sequence[float], choices: Sequence[str], metric: str) -> str:
+    """The choice that the metric takes for the answer; "" where it takes none, or the choices are not known."""
+    if metric not in ("acc", "acc_norm") or len(choices) != len(logliks):
+        return ""
+    lengths = [len(each) if metric == "acc_norm" else 1 for each in choices]
+    return choices[max(range(len(choices)), key=lambda each: logliks[each] / max(lengths[each], 1))]
 
 
 def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
@@ -187,4 +201,5 @@ def table(records: list[Record]) -> pyarrow.Table:
 
 def read(file: Path) -> list[Record]:
     """The records that `write` left in `file`."""
-    return [Record(**row) for row in pyarrow.parquet.read_table(file).to_pylist()]
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    return [Record(**{**row, "choices": tuple(row.get("choices") or ())}) for row in rows]

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from components.artifacts import Decision, write_text
 from components.report import formats
 from components.report.evidence import certainty, command, measured, noisiest, sources, stories
+from components.report.forest import forest_plot
 from components.report.limits import bounds, limits
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
@@ -86,6 +87,7 @@ def _facts(decision: Decision) -> dict[str, object]:
         "certainty": certainty(decision),
         "judged": [each for each in decision.verdicts if each.form == "evidence"],
         "size_plot": size_plot(rows),
+        "forest_plot": forest_plot(decision),
         "drop_plot": drop_plot(rows, limits(decision.policy)),
     }
 

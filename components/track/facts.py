@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -51,6 +52,9 @@ class RunFiles:
     """The pipeline run's own: report.html, report.md, verdicts.json."""
     variants: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """Further files of a variant. Its records, where they are a local file, are kept without being named here."""
+
+    flips: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    """Of a variant the questions that it answers otherwise than the baseline: a table, columns by name."""
 
     def check(self) -> None:
         """Raise FileNotFoundError for the first file that is not there."""

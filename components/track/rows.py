@@ -121,7 +121,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Row
                 tags=_tags(verdict, made, measured, run.run_id),
                 texts=_texts(verdict, made, measured),
                 files=(*_records(measured), *files.variants.get(verdict.variant, ())),
-                tables={},
+                tables={"flips.json": flips} if (flips := files.flips.get(verdict.variant)) else {},
                 datasets=_datasets(measured) if measured else (),
                 status="FAILED" if verdict.verdict == "failed" else "FINISHED",
             )

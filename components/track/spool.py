@@ -1,5 +1,6 @@
 """A run that MLflow did not take lies in its results' folder, from where it is sent later."""
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -40,7 +41,9 @@ def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
         raise PrerequisiteError(
             f"{folder} holds no run that came to its decision ({error}). Give the folder of one, e.g. runs/demo."
         ) from error
+    kept = {each.parent.name: each for each in folder.glob("variants/*/flips.json")}
+    flips = {name: json.loads(each.read_text(encoding="utf-8")) for name, each in kept.items()}
     report = tuple(folder / name for name in REPORT if (folder / name).is_file())
-    found = track(decision, facts, RunFiles(report=report), tracking_uri or before.tracking_uri)
+    found = track(decision, facts, RunFiles(report, flips=flips), tracking_uri or before.tracking_uri)
     found.write(folder / TRACKED)
     return found
