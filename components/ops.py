@@ -40,8 +40,12 @@ def resolve(
     stop_early: bool,
     noise_floor: bool,
     ledger: bool,
+    skip_judged: bool,
+    calibration_samples: int,
+    calibration_tokens: int,
     store: str,
     results: str,
+    tracking_uri: str,
     baseline: dsl.Output[dsl.Model],
     plan: dsl.Output[dsl.Artifact],
 ) -> List[str]:
@@ -62,36 +66,39 @@ def resolve(
         stop_early=stop_early,
         noise_floor=noise_floor,
         ledger=ledger,
+        skip_judged=skip_judged,
+        calibration_samples=int(calibration_samples),
+        calibration_tokens=int(calibration_tokens),
         store=store,
         results=results,
     )
-    return steps.resolve(model, asked, baseline.path, plan.path)
+    return steps.resolve(model, asked, tracking_uri, baseline.path, plan.path)
 
 
 @shell
 def quantize(
     variant: str,
     baseline: dsl.Input[dsl.Model],
-    store: str,
-    results: str,
-    calibration_samples: int,
-    calibration_tokens: int,
+    plan: dsl.Input[dsl.Artifact],
     weights: dsl.Output[dsl.Model],
 ):
     """Make the variant's weights with llm-compressor."""
     from components import steps
 
-    steps.quantize(
-        variant, baseline.path, store, results, int(calibration_samples), int(calibration_tokens), weights.path
-    )
+    steps.quantize(variant, baseline.path, plan.path, weights.path)
 
 
 @shell
-def deploy(weights: dsl.Input[dsl.Model], results: str, server: dsl.Output[dsl.Artifact]):
+def deploy(
+    weights: dsl.Input[dsl.Model],
+    plan: dsl.Input[dsl.Artifact],
+    tracking_uri: str,
+    server: dsl.Output[dsl.Artifact],
+):
     """Serve the variant's weights with vLLM."""
     from components import steps
 
-    steps.deploy(weights.path, results, server.path)
+    steps.deploy(weights.path, plan.path, tracking_uri, server.path)
 
 
 @shell

@@ -1,7 +1,10 @@
 """What a run asks, and where the rows come from: decided and checked before anything is started."""
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ from components.store import open_store
 
 if TYPE_CHECKING:
     from components.evaluate import Questions
+    from components.evaluate.harness import Prepared
     from components.evaluate.sources import Source, Split
 
 EMBEDDED, HUB = "embedded", "hub"
@@ -109,9 +113,18 @@ def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
             mirror.make(wanted, WithPunkt(Hub(cache_dir())), kept, lambda name, done, of: step.advance(done, of, name))
         plan = plan.model_copy(update={"data": kept})
     source = source_of(plan)
-    for task in suite.tasks:
-        prepare(task, source, plan.chat_template)
-    return plan
+    prepared = [prepare(task, source, plan.chat_template) for task in suite.tasks]
+    return plan.model_copy(update={"asked": digest_of(prepared)})
+
+
+def digest_of(prepared: "Sequence[Prepared]") -> str:
+    """sha256 of all that is asked: tasks, how many items, lm-eval's definitions and settings, and the rows."""
+    asked = [
+        (each.row.task, each.row.metric, each.row.shots, each.row.tiny, each.row.full, each.version, each.settings)
+        for each in prepared
+    ]
+    told = json.dumps([version("lm_eval"), asked, [each.source for each in prepared]])
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def kept_rows(plan: EvaluationPlan) -> str:

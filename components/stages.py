@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import progress, questions
-from components.artifacts import EvaluationPlan, Scores, Server, Weights
+from components.artifacts import EvaluationPlan, Model, Scores, Server, Weights
 from components.errors import PrerequisiteError
 from components.evaluate import suites
 from components.gate.policy import chosen
@@ -22,6 +22,64 @@ if TYPE_CHECKING:
     from components.evaluate.records import Record
     from components.gate.answers import Answers
     from components.gate.candidate import Candidate
+
+
+def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
+    """The plan with the MLflow run that judged this model by it, whose decision stays in the results.
+
+    The plan as it is where there is no such run, or MLflow does not answer: the model is judged then.
+    """
+    from components.track.earlier import judged
+
+    try:
+        found = judged(model, plan, chosen(plan.use_case, plan.policy), tracking_uri)
+    except PrerequisiteError:
+        return plan
+    if not found:
+        return plan
+    decision, tracked = found
+    store, told = open_store(plan.results), {"judged_in": tracked.link}
+    store.put_text(decision.model_copy(update=told).model_dump_json(indent=2) + "\n", "judged/decision.json")
+    store.put_text(tracked.model_dump_json(indent=2) + "\n", "judged/tracked.json")
+    return plan.model_copy(update=told)
+
+
+def hand_on_judged(name: str, results: str, to: str) -> None:
+    """Hand on what `judged_before` left in the results: decision.json, or tracked.json."""
+    store = open_store(results)
+    if not store.get_file(f"judged/{name}", Path(to)):
+        raise PrerequisiteError(f"The earlier {name} is missing from {results}: run it again.")
+    store.put_file(Path(to), name)
+
+
+def scored_before(made: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str) -> Server | None:
+    """A server that need not be started: MLflow has the baseline's scores, which are in the results now. Else None."""
+    if made.variant != BASELINE or not plan.ledger or not tracking_uri:
+        return None
+    from components.track.earlier import scored
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            held = scored(made, plan, identity, tracking_uri, Path(scratch))
+        except PrerequisiteError:  # it is asked then
+            return None
+        if not held:
+            return None
+        store = open_store(plan.results)
+        places = {
+            name: store.put_file(Path(scratch) / f"{name}.parquet", f"variants/{BASELINE}/{name}.parquet")
+            for name in ("full", *(("again",) if plan.noise_floor else ()))
+        }
+        told = held.model_copy(update={"records": places["full"], "again": places.get("again", "")})
+        store.put_text(told.model_dump_json(indent=2) + "\n", f"variants/{BASELINE}/full.json")
+    return Server(variant=BASELINE, engine=held.engine, identity=identity, scored_in=held.scored_in)
+
+
+def hand_on(serving: Server, step: progress.Step, results: str, scores: str) -> None:
+    """Hand on the scores that `scored_before` left in the results: all of them, whatever the stage."""
+    if not open_store(results).get_file(f"variants/{serving.variant}/full.json", Path(scores)):
+        raise PrerequisiteError(f"The scores of {serving.variant} are missing from {results}: run it again.")
+    step.end(skipped=True, note=f"{in_words(Scores.read(scores))}; scored before in {serving.scored_in}")
 
 
 def answered(

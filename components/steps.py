@@ -39,8 +39,12 @@ def check_places(store: str, tracking_uri: str) -> None:
             return
 
 
-def resolve(model: str, asked: EvaluationPlan, baseline: str, plan: str) -> list[str]:
-    """Check the parameters, bring the model and the rows to where the run finds them, and name the variants to run."""
+def resolve(model: str, asked: EvaluationPlan, tracking_uri: str, baseline: str, plan: str) -> list[str]:
+    """Check the parameters, bring the model and the rows to where the run finds them, and name the variants to run.
+
+    Of a base model that is judged already, where such a one is to be skipped, only the baseline is named: its steps
+    return early, and the gate hands on the earlier decision.
+    """
     from components import models
     from components.evaluate.rows import embedded
     from components.quantize import Calibration
@@ -52,49 +56,68 @@ def resolve(model: str, asked: EvaluationPlan, baseline: str, plan: str) -> list
         planned = questions.rows_at_hand(checked, step)
         if planned.chat_template:
             questions.check_chat_template(str(fetch(found.uri, cache_dir())))
+        if planned.skip_judged and tracking_uri:
+            planned = stages.judged_before(found, planned, tracking_uri)
         found.write(baseline)
         planned.write(plan)
         open_store(asked.results).put_file(Path(plan), "plan.json")
-        step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB")
-    return list(planned.variants)
+        judged = f"; judged before in {planned.judged_in}" if planned.judged_in else ""
+        step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB{judged}")
+    return [BASELINE] if planned.judged_in else list(planned.variants)
 
 
-def quantize(variant: str, baseline: str, store: str, results: str, samples: int, tokens: int, weights: str) -> None:
+def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     """Make the variant's weights."""
     from components.quantize import Calibration
     from components.quantize import quantize as quantize_model
 
+    model, planned = Model.read(baseline), EvaluationPlan.read(plan)
+    results, known = planned.results, planned.judged_in
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
-        calibration = Calibration(samples=samples, tokens=tokens)
-        made = quantize_model(
-            variant_named(variant), Model.read(baseline), open_store(store), Path(folder), step, calibration
-        )
+        calibration = Calibration(samples=planned.calibration_samples, tokens=planned.calibration_tokens)
+        made = Weights(variant=variant, baseline_digest=model.digest, failure=f"Judged before in {known}.")
+        if not known:
+            store = open_store(planned.store)
+            made = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
         made.write(weights)
         open_store(results).put_file(Path(weights), f"variants/{variant}/weights.json")
-        step.end(made.failure, note="reused from an earlier run" if made.reused else made.layout)
+        note = "reused from an earlier run" if made.reused else made.layout
+        step.end(made.failure, skipped=bool(known), note=note)
 
 
-def deploy(weights: str, results: str, server: str) -> None:
-    """Serve the variant's weights."""
+def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
+    """Serve the variant's weights; not the baseline's where MLflow holds its answers to just these questions."""
     from components.serving import local
 
-    made = Weights.read(weights)
+    made, planned = Weights.read(weights), EvaluationPlan.read(plan)
+    results = planned.results
     with progress.step(results, "deploy", made.variant) as step:
         started = Server(variant=made.variant, failure=made.failure)
         if not made.failure:
             try:
-                started = local.deploy(made.variant, fetch(made.uri, cache_dir()), local_folder(results), made.digest)
+                folder = fetch(made.uri, cache_dir())
+                held = stages.scored_before(made, planned, local.identity_here(folder, made.digest), tracking_uri)
+                started = held or local.deploy(made.variant, folder, local_folder(results), made.digest)
             except PrerequisiteError as error:
                 started = Server(variant=made.variant, failure=str(error))
         started.write(server)
         open_store(results).put_file(Path(server), server_name(made.variant))
-        step.end(started.failure, skipped=bool(made.failure), note=f"{started.url} after {started.startup_s:.0f} s")
+        note = f"scored before in {started.scored_in}" if started.scored_in else in_words(started)
+        step.end(started.failure, skipped=bool(made.failure or started.scored_in), note=note)
+
+
+def in_words(started: Server) -> str:
+    """Where a server answers, for a step's note."""
+    return f"{started.url} after {started.startup_s:.0f} s"
 
 
 def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
     """Score the tiny stage of the suite."""
     serving, planned = Server.read(server), EvaluationPlan.read(plan)
     with progress.step(planned.results, suites.TINY, serving.variant) as step:
+        if serving.scored_in:
+            stages.hand_on(serving, step, planned.results, scores)
+            return
         found = stages.answered(serving, planned, suites.TINY, step, Path(records))
         stages.keep(found, step, planned.results, scores, skipped=bool(serving.failure))
 
@@ -103,6 +126,9 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
     """Score all of the suite, for a variant until more answers could not change its verdict."""
     serving, before, planned = Server.read(server), Scores.read(tiny), EvaluationPlan.read(plan)
     with progress.step(planned.results, suites.FULL, serving.variant) as step:
+        if serving.scored_in:
+            stages.hand_on(serving, step, planned.results, scores)
+            return
         enough = stages.stopping(before, planned)
         stopped = before.model_copy(update={"stage": suites.FULL}) if before.failure else None
         if enough and not stopped:
@@ -121,7 +147,7 @@ def execute(full: str, plan: str, scores: str) -> None:
     """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is."""
     answered, planned = Scores.read(full), EvaluationPlan.read(plan)
     suite = questions.suite_of(planned)
-    if answered.failure or not suite.programs:
+    if answered.failure or answered.scored_in or not suite.programs:
         answered.write(scores)
         return
     from components.execute.scores import scored
@@ -159,6 +185,10 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
 
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:
+        if planned.judged_in:
+            stages.hand_on_judged("decision.json", planned.results, decision)
+            step.end(skipped=True, note=f"judged before in {planned.judged_in}")
+            return
         reached = [Scores.read(each) for each in scores]
         answers, again = stages.kept_answers(reached, planned.results)
         limits, made = chosen(planned.use_case, planned.policy), [Weights.read(each) for each in weights]
@@ -196,17 +226,24 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
     from components.report import verdicts_json
     from components.track import RunFiles, facts_here, local_tracking_uri
     from components.track import track as track_run
+    from components.track.earlier import judged_by
     from components.track.spool import FACTS, spooled
 
     with progress.step(results, "track") as step, tempfile.TemporaryDirectory() as scratch:
         answer = Decision.read(decision)
+        if answer.judged_in:
+            stages.hand_on_judged("tracked.json", results, tracked)
+            step.end(skipped=True, note=f"it is {answer.judged_in}")
+            return
         files = [Path(scratch) / name for name in ("report.html", "report.md", "verdicts.json")]
         files[0].write_bytes(Path(html).read_bytes())
         files[1].write_bytes(Path(markdown).read_bytes())
         files[2].write_text(verdicts_json(answer), encoding="utf-8")
         uri = tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
         name = f"{answer.suite} {run_id[:8]}"
-        facts = facts_here(run_id, name).model_copy(update={"settings": {"engine": answer.engine or "none"}})
+        by = judged_by(answer.plan, chosen(answer.use_case, answer.policy_text)) if answer.plan else ""
+        told = {"settings": {"engine": answer.engine or "none"}, "judged_by": by}
+        facts = facts_here(run_id, name).model_copy(update=told)
         open_store(results).put_text(facts.model_dump_json(indent=2) + "\n", FACTS)
         try:
             found = track_run(answer, facts, RunFiles(tuple(files), flips=stages.tables_of_flips(results)), uri)

@@ -90,6 +90,10 @@ def run(
     ledger: Annotated[
         bool, typer.Option("--ledger/--no-ledger", help="Reuse what a model answered in an earlier run or stage.")
     ] = True,
+    skip_judged: Annotated[
+        bool,
+        typer.Option("--skip-judged", help="End early where MLflow has this model's verdict by this very plan."),
+    ] = False,
     promote: Annotated[
         bool, typer.Option("--promote", help="Make the best variant champion in MLflow where its verdict allows it.")
     ] = False,
@@ -111,16 +115,17 @@ def run(
         stop_early=stop_early,
         noise_floor=noise_floor,
         ledger=ledger,
+        skip_judged=skip_judged,
+        calibration_samples=calibration_samples,
+        calibration_tokens=calibration_tokens,
         store=store or str(folder / "store"),
         results=str(folder),
     )
     arguments = local.Arguments(
         model=model,
         tracking_uri=tracking_uri,
-        calibration_samples=calibration_samples,
-        calibration_tokens=calibration_tokens,
         promote=promote,
-        **steps.check(model, asked).model_dump(mode="json"),
+        **steps.check(model, asked).model_dump(mode="json", exclude=local.DECIDED_IN_THE_RUN),
     )
     steps.check_places(arguments.store, arguments.tracking_uri)
     check_machine(folder)
@@ -168,14 +173,18 @@ def watcher(variants: list[str], console: Console, quiet: bool) -> AbstractConte
 
 
 def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
-    """Print the decision matrix, where the report lies, and how to open MLflow."""
+    """Print the decision matrix, where the report lies, how to open MLflow, and what may be promoted."""
+    from components.promote import Registered
     from components.report import terminal_matrix
-    from components.track import TrackedRun, local_tracking_uri, open_command
+    from components.track import TrackedRun, local_tracking_uri, open_command, shown_uri
 
     console.print()
-    console.print(terminal_matrix(Decision.read(folder / "decision.json")))
+    decision = Decision.read(folder / "decision.json")
+    console.print(terminal_matrix(decision))
     uri = tracking_uri or local_tracking_uri(folder / "mlflow")
     tracked = TrackedRun.read(folder / "tracked.json")
+    if decision.judged_in:
+        console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
     compare = tracked.compare_page if tracked.compare_page.startswith("http") else MLFLOW_HERE + tracked.compare_page
     if tracked.spooled:
         console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
@@ -187,6 +196,13 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
         ("", f"then the variants side by side: {compare}"),
     ):
         console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
+    registered = Registered.read(folder / "registered.json") if not tracked.spooled else None
+    if registered and registered.candidate:
+        version = registered.versions[registered.candidate]
+        told = f"{registered.model}: {registered.candidate} is version {version} and candidate; to promote it:"
+        console.print(f"Registry {told}", markup=False, highlight=False, soft_wrap=True)
+        command = f"quantgate promote {registered.model} --tracking-uri {shown_uri(uri)}"
+        console.print(f"         {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

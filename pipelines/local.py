@@ -25,8 +25,15 @@ from components.serving import local as serving
 
 POLL_S = 0.2
 STOPPED_WITHIN_S = 20.0
-OUTCOMES = ("report.html", "report.md", "verdicts.json", "decision.json", "tracked.json", "progress.jsonl")
-OUTCOME_FOLDERS = ("variants", "logs", "steps")
+OUTCOMES = (
+    *(f"{each}.json" for each in ("plan", "decision", "verdicts", "facts", "tracked", "registered", "promotion")),
+    "report.html",
+    "report.md",
+    "progress.jsonl",
+)
+OUTCOME_FOLDERS = ("variants", "judged", "logs", "steps")
+DECIDED_IN_THE_RUN = {"asked", "judged_in"}
+"""What a plan has only once the run has resolved it, and is no parameter of the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Arguments:
     calibration_samples: int
     calibration_tokens: int
     ledger: bool = True
+    skip_judged: bool = False
     policy: str = ""
     stop_early: bool = True
     noise_floor: bool = False

@@ -34,6 +34,7 @@ def ship(
     calibration_samples: int = 32,
     calibration_tokens: int = 256,
     ledger: bool = True,
+    skip_judged: bool = False,
     promote: bool = False,
 ):
     """May a quantized variant replace the model that serves today?
@@ -57,8 +58,10 @@ def ship(
         tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder.
         calibration_samples: How many texts the quantization sees.
         calibration_tokens: To how many tokens each of them is cut.
+        ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again, and the
+            baseline's scores where MLflow has them.
+        skip_judged: Whether a base model that has a verdict in MLflow by just this plan is not judged again.
         promote: Whether the best variant becomes champion in MLflow's registry where its verdict allows it.
-        ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again.
     """
     resolved = ops.resolve(
         model=model,
@@ -74,21 +77,18 @@ def ship(
         stop_early=stop_early,
         noise_floor=noise_floor,
         ledger=ledger,
+        skip_judged=skip_judged,
+        calibration_samples=calibration_samples,
+        calibration_tokens=calibration_tokens,
         store=store,
         results=results,
+        tracking_uri=tracking_uri,
     )
     baseline, plan = resolved.outputs["baseline"], resolved.outputs["plan"]
 
     with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
-        quantized = ops.quantize(
-            variant=variant,
-            baseline=baseline,
-            store=store,
-            results=results,
-            calibration_samples=calibration_samples,
-            calibration_tokens=calibration_tokens,
-        )
-        deployed = ops.deploy(weights=quantized.outputs["weights"], results=results)
+        quantized = ops.quantize(variant=variant, baseline=baseline, plan=plan)
+        deployed = ops.deploy(weights=quantized.outputs["weights"], plan=plan, tracking_uri=tracking_uri)
         server = deployed.outputs["server"]
         tiny = ops.evaluate_tiny(server=server, plan=plan)
         full = ops.evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)

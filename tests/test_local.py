@@ -156,3 +156,37 @@ def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: P
     finally:
         subprocess.run(["umount", str(small)], check=True)
     assert not (tmp_path / "run" / "verdicts.json").exists()
+
+
+@pytest.fixture(scope="module")
+def known(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, tuple[str, ...]]":
+    """A folder with a run that an MLflow store outside of it holds, and the options of that run."""
+    folder = tmp_path_factory.mktemp("known")
+    options = ("--suite", "quick", "--variants", "int8", "--quiet", "--store", str(folder / "store"))
+    options += ("--tracking-uri", f"sqlite:///{folder}/mlflow/mlflow.db")
+    answer = quantgate(folder / "first", tiny_model, *options)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return folder, options
+
+
+def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(
+    known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
+) -> None:
+    folder, options = known
+    dies = {"FAKE_VLLM": "dies", "FAKE_VLLM_ONLY": "quantgate-bf16"}
+    answer = quantgate(folder / "second", tiny_model, *options, **dies)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    first, second = verdicts(folder / "first"), verdicts(folder / "second")
+    assert second == first
+    assert "bf16 was not asked again: its scores are those of run " in (folder / "second" / "report.md").read_text()
+
+
+def test_a_model_that_mlflow_has_a_verdict_on_is_not_judged_again_where_that_is_wished(
+    known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
+) -> None:
+    folder, options = known
+    answer = quantgate(folder / "third", tiny_model, *options, "--skip-judged", FAKE_VLLM="dies")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "Nothing was run: this model was judged before by the same plan" in answer.stdout
+    assert verdicts(folder / "third") == verdicts(folder / "first")
+    assert not (folder / "third" / "variants" / "int8").exists()

@@ -196,3 +196,24 @@ def test_a_model_or_a_version_that_is_not_there_is_told_with_those_that_are(tmp_
         promote(local, "nobody")
     with pytest.raises(PrerequisiteError, match="no version 99"):
         promote(local, found.model, "99")
+
+
+def test_nothing_rolls_back_to_a_version_that_no_verdict_let_serve(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    promote(local, found.model)
+    MlflowClient(local).set_registered_model_alias(found.model, "previous", found.versions["int4-g64"])
+    with pytest.raises(PrerequisiteError, match="may not become champion again: its verdict is reject"):
+        rollback(local, found.model)
+    assert aliases(local, found.model)["champion"] == found.versions["int8"]
+
+
+def test_a_version_that_points_at_its_run_cannot_borrow_anothers_verdict(tmp_path: Path, local: str) -> None:
+    """A server takes no folder of another machine for a source, so that such a version points at its run."""
+    found = registered(tmp_path, local)
+    client = MlflowClient(local)
+    good, bad = (client.get_model_version(found.model, found.versions[name]) for name in ("int8", "int4-g64"))
+    made = client.create_model_version(
+        found.model, f"runs:/{bad.run_id}/weights.json", run_id=bad.run_id, tags=dict(good.tags)
+    )
+    with pytest.raises(PrerequisiteError, match="has the digest digest of int4-g64"):
+        promote(local, found.model, str(made.version))

@@ -265,7 +265,8 @@ def test_local_files_lie_beside_the_database(local: str, tmp_path: Path) -> None
 
     assert artifact_names(client, tracked.run_id) == {
         *("report.html", "report.md", "verdicts.json"),
-        "decision_matrix.json",
+        "decision.json",
+            "decision_matrix.json",
     }
     assert artifact_names(client, tracked.children["int8"]) == {
         "records.parquet",

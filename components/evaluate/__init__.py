@@ -61,6 +61,7 @@ def evaluate(
     from components.evaluate.client import ServerFailedError
     from components.evaluate.endpoint import Endpoint, UnscorableError
     from components.evaluate.harness import ask, prepare
+    from components.evaluate.speed import Speed
 
     started = time.monotonic()
     prepared = [prepare(task, questions.source, questions.chat_template) for task in suite.tasks if task.items(stage)]
@@ -73,6 +74,7 @@ def evaluate(
         if any(each.reads_scores for each in prepared):
             endpoint.kinds  # noqa: B018 - says here, before anything is asked, that the server offers none
         answered: set[tuple[str, tuple[int, int]]] = set()
+        speed = Speed(server.url)
         for look, share in looks:
             for each in prepared:
                 task = each.row.task
@@ -89,6 +91,8 @@ def evaluate(
                     ),
                     "records": str(records_file),
                     "engine": server.engine,
+                    "identity": server.identity,
+                    "tokens_per_s": speed.tokens_per_s() if endpoint.requests > endpoint.reused else 0.0,
                     "rows_source": "; ".join(each.source for each in prepared),
                     "duration_s": time.monotonic() - started,
                     "requests": endpoint.requests,

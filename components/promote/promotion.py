@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from components.artifacts import Artifact, Verdict, Weights
 from components.errors import PrerequisiteError
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+A = TypeVar("A", bound=Artifact)
 Check = Callable[[str], None]
 REFERENCE = "reference"
 FORCED = "quantgate.forced"
+SERVED = ("ship", "monitor")
+"""What some policy lets serve."""
 
 
 class Promotion(Artifact):
@@ -54,7 +57,7 @@ def promote(
     with connected(tracking_uri) as client:
         chosen = version_of(client, model, version)
         judged, weights = evidence(client, chosen)
-        refusal = why_not(chosen, judged, weights, allowed)
+        refusal = why_not(chosen, judged, weights, allowed) or why_not_these(client, chosen, weights)
         if refusal and not force.strip():
             raise PrerequisiteError(
                 f"Version {chosen.version} of {model} may not become champion: {refusal} Nothing was changed."
@@ -81,13 +84,19 @@ def promote(
 
 
 def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None) -> Promotion:
-    """Swap champion and previous; raises PrerequisiteError when nothing served before. `check` is as in `promote`."""
+    """Swap champion and previous; raises PrerequisiteError when nothing served before, or nothing that may have.
+
+    `check` is as in `promote`.
+    """
     with connected(tracking_uri) as client:
         serving, before = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
         if not serving or not before:
             lacking = PREVIOUS if serving else CHAMPION
             raise PrerequisiteError(f"{model} has no {lacking}: there is nothing to roll back to.")
         judged, weights = evidence(client, before)
+        refusal = why_not(before, judged, weights, SERVED) or why_not_these(client, before, weights)
+        if refusal and FORCED not in before.tags:
+            raise PrerequisiteError(f"Version {before.version} of {model} may not become champion again: {refusal}")
         check(weights.uri)
         # the champion first: a crash in between leaves it named twice and never unnamed
         client.set_registered_model_alias(model, CHAMPION, before.version)
@@ -114,6 +123,19 @@ def why_not(version: "ModelVersion", judged: Verdict, weights: Weights, allowed:
     if version.source not in sources_of(weights, version):
         return f"it points at {version.source}, the weights that were judged lie at {weights.uri}."
     return ""
+
+
+def why_not_these(client: "MlflowClient", version: "ModelVersion", weights: Weights) -> str:
+    """Why the run that made the version made other weights than those that were judged; empty where it did not.
+
+    A version that points at its run is as good as what that run made, whatever its tags say.
+    """
+    if version.source == as_source(weights):
+        return ""
+    made = artifact_of(client, version, str(version.run_id or ""), "weights", Weights)
+    if made.digest == weights.digest:
+        return ""
+    return f"its source {version.source} has the digest {made.digest}, the weights that were judged {weights.digest}."
 
 
 def sources_of(weights: Weights, version: "ModelVersion") -> tuple[str, ...]:
@@ -150,15 +172,20 @@ def aliased(client: "MlflowClient", model: str, alias: str) -> "ModelVersion | N
 
 def evidence(client: "MlflowClient", version: "ModelVersion") -> tuple[Verdict, Weights]:
     """The verdict and the weights in the artifacts of the run that judged the version; raises PrerequisiteError."""
+    run_id = str(version.tags.get(RUN) or version.run_id or "")
+    return (
+        artifact_of(client, version, run_id, "verdict", Verdict),
+        artifact_of(client, version, run_id, "weights", Weights),
+    )
+
+
+def artifact_of(client: "MlflowClient", version: "ModelVersion", run_id: str, name: str, kind: type[A]) -> A:
+    """What a run's artifact says of the version; raises PrerequisiteError where it cannot be read."""
     from mlflow.exceptions import MlflowException
 
-    run_id = str(version.tags.get(RUN) or version.run_id or "")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            verdict, weights = (
-                client.download_artifacts(run_id, f"{each}.json", scratch) for each in ("verdict", "weights")
-            )
-            return Verdict.read(verdict), Weights.read(weights)
+            return kind.read(client.download_artifacts(run_id, f"{name}.json", scratch))
     except (MlflowException, OSError, ValueError) as error:
         raise PrerequisiteError(
             f"Version {version.version} of {version.name} has no verdict that can be read: its run {run_id or '(none)'}"

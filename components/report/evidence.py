@@ -90,7 +90,8 @@ def certainty(decision: Decision) -> Certainty:
     return Certainty(
         by_evidence=not point,
         promise=promise,
-        saved=tuple(
+        saved=taken(decision)
+        + tuple(
             f"{each.variant} was asked {each.items:,} of {each.planned_items:,} questions: no further answer could"
             " have changed its verdict."
             for each in judged
@@ -100,6 +101,15 @@ def certainty(decision: Decision) -> Certainty:
             note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
         ),
         twice=any(task.noise_floor is not None for each in judged for task in each.tasks),
+    )
+
+
+def taken(decision: Decision) -> tuple[str, ...]:
+    """What an earlier run had done already."""
+    return tuple(
+        f"{each.variant} was not asked again: its scores are those of {each.scored_in}."
+        for each in decision.scores
+        if each.scored_in
     )
 
 
@@ -137,10 +147,15 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--data", plan.data)
     if plan.irt_parameters:
         yield from ("--irt-parameters", plan.irt_parameters)
+    usual = EvaluationPlan.model_fields
+    for name in ("calibration_samples", "calibration_tokens"):
+        if getattr(plan, name) != usual[name].default:
+            yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for wanted, option in (
         (plan.chat_template, "--chat-template"),
         (not plan.stop_early, "--no-stop-early"),
         (plan.noise_floor, "--noise-floor"),
+        (not plan.ledger, "--no-ledger"),
     ):
         if wanted:
             yield option

@@ -105,7 +105,7 @@ def deploy(
             log=str(log),
             command=by_hand,
             engine=f"{engine.package} {engine.version}{' in float32' if 'float32' in answering else ''}",
-            identity=f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answering)}",
+            identity=identity(engine, digest, answering),
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
@@ -119,6 +119,17 @@ def deploy(
     if server.failure:
         undeploy(server)
     return server
+
+
+def identity(engine: Engine, digest: str, answering: list[str]) -> str:
+    """Whose answers a server's are: the weights', the engine's, and those of all options that can change an answer."""
+    return f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answering)}"
+
+
+def identity_here(model_path: Path, digest: str) -> str:
+    """The identity of the server that `deploy` would start on the model."""
+    engine = find_engine()
+    return identity(engine, digest, vllm_settings(engine, model_path)[0])
 
 
 def undeploy(server: Server) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from components.errors import PrerequisiteError
 from components.track.uris import SQLITE, is_database, is_server, sqlite_file, without_password
@@ -28,8 +27,15 @@ _WRITING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIE
 
 HOSTS = "QUANTGATE_TRACKING_HOSTS"
 """Names of the servers that may be sent credentials, separated by commas; `*` stands for any characters."""
+_STAY = {"MLFLOW_ALLOW_HTTP_REDIRECTS": "false"}
+"""A server of the list could send us on to one that is not."""
+
+TOKEN = "MLFLOW_TRACKING_TOKEN"
+_LONGEST_WORDS = 500
+"""Characters of what a server said: a page for browsers is long."""
 
 _OUR_FAULTS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+_NOT_LET_IN = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 
 
 @contextmanager
@@ -46,7 +52,7 @@ def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
     from mlflow.exceptions import MlflowException
 
     try:
-        with _environment(_WRITING):
+        with _environment(_WRITING | _redirects()):
             yield client
     except MlflowException as refusal:
         if refusal.error_code in _OUR_FAULTS:
@@ -56,16 +62,40 @@ def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
         raise _not_written(tracking_uri, refusal) from refusal
 
 
-def check_host(tracking_uri: str) -> None:
-    """Raise PrerequisiteError for a server that $QUANTGATE_TRACKING_HOSTS, where it is set, does not name.
+def check_host(uri: str, what: str = "tracking server") -> None:
+    """Raise PrerequisiteError for a place that $QUANTGATE_TRACKING_HOSTS, where it is set, does not name.
 
-    It is called before anything is sent: MLflow sends its credentials with the first request.
+    It is called before anything is sent: MLflow sends its credentials with the first request. A list lets in SQLite
+    files, and servers by their names; of a database on a server only `*` does.
     """
     allowed = os.environ.get(HOSTS, "")
-    host = urlsplit(tracking_uri).hostname or ""
-    if allowed and is_server(tracking_uri) and not any(fnmatch(host, each.strip()) for each in allowed.split(",")):
+    if not allowed or uri.startswith(SQLITE):
+        return
+    host = _host(uri)
+    if not any(fnmatch(host, each.strip().lower()) for each in allowed.split(",")):
         raise PrerequisiteError(
-            f"The tracking server {host} is not among those that ${HOSTS} allows ({allowed}). Nothing was sent to it."
+            f"The {what} {host or without_password(uri)} is not among those that ${HOSTS} allows ({allowed}). "
+            "Nothing was sent to it."
+        )
+
+
+def _host(uri: str) -> str:
+    """Where MLflow's client would connect to, read with the parser that it uses; empty for what is no server's URI."""
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    try:
+        return (parse_url(uri).host or "").strip("[]") if is_server(uri) else ""
+    except LocationParseError:
+        return ""
+
+
+def _check_token() -> None:
+    """HTTP's libraries tell what they cannot send, and a token is to be told nobody."""
+    if any(each.isspace() for each in os.environ.get(TOKEN, "")):
+        raise PrerequisiteError(
+            f"${TOKEN} holds a space or a line break, which no token does. Set it without: a secret made from a file "
+            "keeps the file's last line break."
         )
 
 
@@ -75,6 +105,7 @@ def _answering_client(tracking_uri: str) -> "MlflowClient":
             "No MLflow tracking URI was given. Give http://<server>, or sqlite:///<folder>/mlflow.db."
         )
     check_host(tracking_uri)
+    _check_token()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
@@ -82,16 +113,11 @@ def _answering_client(tracking_uri: str) -> "MlflowClient":
     try:
         if is_database(tracking_uri):
             _check_database(tracking_uri)
-        with _environment(_FIRST_ANSWER):
+        with _environment(_FIRST_ANSWER | _redirects()):
             client = MlflowClient(tracking_uri=tracking_uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as cause:
-        raise PrerequisiteError(
-            f"MLflow cannot be reached at {without_password(tracking_uri)}: {_words(cause)}\n"
-            "Check the tracking URI, that the MLflow server runs, and that MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN are set if it asks for them. "
-            "Without a server, use a local file: sqlite:///<folder>/mlflow.db."
-        ) from cause
+        raise _not_reached(tracking_uri, cause) from cause
     return client
 
 
@@ -117,6 +143,28 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def _redirects() -> dict[str, str]:
+    return _STAY if os.environ.get(HOSTS) else {}
+
+
+def _not_reached(tracking_uri: str, cause: Exception) -> PrerequisiteError:
+    place, words = without_password(tracking_uri), _words(cause)
+    if getattr(cause, "error_code", "") in _NOT_LET_IN:
+        return PrerequisiteError(
+            f"MLflow at {place} does not let this run in: {words}\n"
+            f"Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or {TOKEN}, to what it knows."
+        )
+    certificates = (
+        " MLFLOW_TRACKING_SERVER_CERT_PATH names the file of the authority that signed its certificate, and "
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH that of your own certificate and its key, where it asks for one."
+    )
+    return PrerequisiteError(
+        f"MLflow cannot be reached at {place}: {words}\nCheck the tracking URI and that the MLflow server runs."
+        f"{certificates if tracking_uri.startswith('https:') else ''} "
+        "Without a server, use a local file: sqlite:///<folder>/mlflow.db."
+    )
+
+
 def _not_written(tracking_uri: str, cause: Exception) -> PrerequisiteError:
     return PrerequisiteError(
         f"MLflow at {without_password(tracking_uri)} did not take the run: {_words(cause)}\n"
@@ -125,4 +173,5 @@ def _not_written(tracking_uri: str, cause: Exception) -> PrerequisiteError:
 
 
 def _words(cause: Exception) -> str:
-    return without_password(" ".join(str(cause).split()) or type(cause).__name__).rstrip(".") + "."
+    words = without_password(" ".join(str(cause).split()) or type(cause).__name__).rstrip(".")
+    return f"{words[:_LONGEST_WORDS]} …" if len(words) > _LONGEST_WORDS else f"{words}."

@@ -42,6 +42,8 @@ class RunFacts(Artifact):
     """Where it was recorded: cpu, gpu, and the image where one is known."""
     settings: dict[str, str] = Field(default_factory=dict)
     """Further parameters of the run that a reader compares, e.g. the serving engine."""
+    judged_by: str = ""
+    """By what a later run finds this one's verdict, see earlier.py; empty where it shall not."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import Decision, Scores, Verdict, Weights
+from components.artifacts import Artifact, Decision, Scores, Verdict, Weights
 from components.track.facts import RunFacts, RunFiles
 from components.variants import VARIANTS
 
 RUN_ID_TAG = "quantgate.run_id"
 VARIANT_TAG = "quantgate.variant"
 """Missing on the pipeline run's own row."""
+
+JUDGED_BY = "quantgate.judged_by"
+"""sha256 of all that a verdict depends on beside the base model, see earlier.py."""
+EXPERIMENTS = "quantgate/"
 
 _NOTHING = "none"
 """A parameter that does not apply; MLflow's pages show an empty value like one that was forgotten."""
@@ -56,9 +60,9 @@ class Row:
         return self.tags.get(VARIANT_TAG, "")
 
 
-def experiment_name(decision: Decision) -> str:
+def experiment_name(source: str, use_case: str) -> str:
     """One experiment per base model and use case, so that a retrained model's runs stand beside the earlier ones."""
-    return f"quantgate/{decision.model.source}/{decision.use_case}"
+    return f"{EXPERIMENTS}{source}/{use_case}"
 
 
 def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> Row:
@@ -83,7 +87,11 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> Row:
     }
     if run.commit:
         tags["mlflow.source.git.commit"] = run.commit
-    texts = {"policy.yaml": decision.policy_text} if decision.policy_text else {}
+    if run.judged_by:
+        tags[JUDGED_BY] = run.judged_by
+    texts = {"decision.json": _json(decision)}
+    if decision.policy_text:
+        texts["policy.yaml"] = decision.policy_text
     return Row(
         run.name,
         {**run.settings, **asked},
@@ -141,6 +149,7 @@ def _params(decision: Decision, verdict: Verdict, made: Weights | None, measured
         "digest": made.digest if made else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,
+        "asked": decision.plan.asked if decision.plan else "",
         "stage": measured.stage if measured else "",
         "tasks": "; ".join(
             f"{each.task} {each.metric}, {each.shots}-shot, {each.items} items" for each in measured.tasks
@@ -161,6 +170,7 @@ def _tags(verdict: Verdict, made: Weights | None, measured: Scores | None, run_i
         "next_step": verdict.next_step or _NOTHING,
         # Tags, because both change when the same run is resumed, and MLflow never changes a parameter.
         "reused": str(made.reused).lower() if made else "false",
+        "scored_in": (measured.scored_in if measured else "") or _NOTHING,
         "failure": failures[0] if failures else _NOTHING,
         "mlflow.note.content": f"**{verdict.verdict}** — {verdict.sentence}\n\n{verdict.next_step}".strip(),
         "mlflow.source.name": "quantgate",
@@ -262,14 +272,20 @@ def _cost_metrics(
             metrics["size_ratio"] = verdict.size_bytes / baseline_bytes
     if made and not made.failure:
         metrics["quantize_s"] = made.duration_s
-    if measured and not measured.failure:
+    if measured and not measured.failure and not measured.scored_in:
         metrics["evaluate_s"] = measured.duration_s
+        if measured.tokens_per_s:
+            metrics["tokens_per_s"] = measured.tokens_per_s
     return metrics
 
 
 def _texts(verdict: Verdict, made: Weights | None, measured: Scores | None) -> dict[str, str]:
     artifacts = {"verdict.json": verdict, "weights.json": made, "scores.json": measured}
-    return {name: each.model_dump_json(indent=2) + "\n" for name, each in artifacts.items() if each}
+    return {name: _json(each) for name, each in artifacts.items() if each}
+
+
+def _json(each: Artifact) -> str:
+    return each.model_dump_json(indent=2) + "\n"
 
 
 def _records(measured: Scores | None) -> tuple[Path, ...]:

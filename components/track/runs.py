@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 from components.artifacts import Artifact, Decision
 from components.errors import PrerequisiteError
-from components.track.connect import connected
+from components.track.connect import check_host, connected
 from components.track.facts import RunFacts, RunFiles
 from components.track.rows import RUN_ID_TAG, VARIANT_TAG, DataSet, Row, experiment_name, run_row, variant_rows
-from components.track.uris import artifact_location, is_server, without_password
+from components.track.uris import artifact_location, file_server, is_server, without_password
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput, Experiment, Run
     from mlflow.tracking import MlflowClient
 
 _VIEW = "workflowType=machine_learning"
@@ -43,6 +43,11 @@ class TrackedRun(Artifact):
     spooled: str = ""
     """Why MLflow does not have the run yet: it lies in the results' folder until `quantgate track` sends it."""
 
+    @property
+    def link(self) -> str:
+        """The run in words that lead there: its page, or its id where no server serves one."""
+        return self.page if is_server(self.tracking_uri) else f"run {self.run_id} of {self.tracking_uri}"
+
 
 def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str) -> TrackedRun:
     """Record the decision in MLflow, a parent run and a child for each variant, and say where they are.
@@ -51,28 +56,36 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
     reached or refuses, and FileNotFoundError when one of the files is missing.
     """
     files.check()
-    experiment = experiment_name(decision)
+    name = experiment_name(decision.model.source, decision.use_case)
     parent, children = run_row(decision, run, files), variant_rows(decision, run, files)
     with connected(tracking_uri) as client:
-        experiment_id = _experiment(client, experiment, tracking_uri)
-        earlier = _earlier(client, experiment_id, run.run_id)
-        writer = _Writer(client, experiment_id, earlier)
+        experiment = _experiment(client, name, tracking_uri)
+        earlier = _earlier(client, experiment.experiment_id, run.run_id)
+        writer = _Writer(client, experiment.experiment_id, earlier)
         parent_id = writer.open(parent, started_at=run.started_at)
         written = {}
         for row in reversed(children):  # MLflow lists the youngest run first: written last, the baseline is on top
             written[row.variant] = writer.open(row, parent_id)
             writer.finish(written[row.variant], row)
+        _delete_doubles(client, experiment.experiment_id, run.run_id, {parent_id, *written.values()})
         writer.finish(parent_id, parent)
-    ids = {row.variant: written[row.variant] for row in children}
+    return where(tracking_uri, experiment, parent_id, {row.variant: written[row.variant] for row in children})
+
+
+def where(tracking_uri: str, experiment: "Experiment", run_id: str, children: dict[str, str]) -> TrackedRun:
+    """The pages of a run that MLflow holds; `children` are its variants' runs."""
+    experiment_id = experiment.experiment_id
     base = without_password(tracking_uri).rstrip("/") + "/" if is_server(tracking_uri) else ""
     return TrackedRun(
         tracking_uri=without_password(tracking_uri),
-        experiment=experiment,
+        experiment=experiment.name,
         experiment_id=experiment_id,
-        run_id=parent_id,
-        children=ids,
-        page=f"{base}#/experiments/{experiment_id}/runs/{parent_id}?{_VIEW}",
-        compare_page=f"{base}#/compare-runs?runs={_json(list(ids.values()))}&experiments={_json([experiment_id])}&{_VIEW}",
+        run_id=run_id,
+        children=children,
+        page=f"{base}#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}",
+        compare_page=(
+            f"{base}#/compare-runs?runs={_json(list(children.values()))}&experiments={_json([experiment_id])}&{_VIEW}"
+        ),
     )
 
 
@@ -144,18 +157,28 @@ def _contradicts(run: "Run", row: Row) -> bool:
 
 
 def _earlier(client: "MlflowClient", experiment_id: str, run_id: str) -> "dict[str, Run]":
-    found = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'")
-    return {run.data.tags.get(VARIANT_TAG, ""): run for run in found}
+    return {run.data.tags.get(VARIANT_TAG, ""): run for run in _runs_of(client, experiment_id, run_id)}
 
 
-def _experiment(client: "MlflowClient", name: str, tracking_uri: str) -> str:
-    """The id of the experiment of that name, made when it is missing."""
+def _delete_doubles(client: "MlflowClient", experiment_id: str, run_id: str, kept: set[str]) -> None:
+    """Keep no other run of this pipeline run: MLflow's client makes one twice when the first answer is lost."""
+    for run in _runs_of(client, experiment_id, run_id):
+        if run.info.run_id not in kept:
+            client.delete_run(run.info.run_id)
+
+
+def _runs_of(client: "MlflowClient", experiment_id: str, run_id: str) -> "list[Run]":
+    return list(client.search_runs([experiment_id], filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'"))
+
+
+def _experiment(client: "MlflowClient", name: str, tracking_uri: str) -> "Experiment":
+    """The experiment of that name, made when it is missing."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if not found:
         try:
-            return client.create_experiment(name, artifact_location(tracking_uri))
+            return client.get_experiment(client.create_experiment(name, artifact_location(tracking_uri)))
         except MlflowException as refusal:
             if refusal.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -168,7 +191,9 @@ def _experiment(client: "MlflowClient", name: str, tracking_uri: str) -> str:
             f"MLFLOW_TRACKING_URI={without_password(tracking_uri)} "
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
-    return found.experiment_id
+    if elsewhere := file_server(found.artifact_location):  # which gets the tracking server's credentials
+        check_host(elsewhere, "server of the experiment's files")
+    return found
 
 
 def _json(ids: list[str]) -> str:

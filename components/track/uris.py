@@ -5,7 +5,10 @@ import shlex
 import sys
 from pathlib import Path
 
+from components.errors import PrerequisiteError
+
 SQLITE = "sqlite:///"
+_FILE_SERVERS = ("http", "https", "mlflow-artifacts")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -17,12 +20,19 @@ def local_tracking_uri(folder: Path) -> str:
 def artifact_location(tracking_uri: str) -> str | None:
     """Where a new experiment's files go: beside a SQLite database; None where the server decides.
 
-    Without it MLflow would put them in `mlruns` under whatever folder the process runs in. MLflow stores the location
-    as an absolute URI: a folder of results that is moved keeps its numbers, but loses its files in MLflow's page.
+    Without it MLflow would put them in `mlruns` under whatever folder the process runs in: raises PrerequisiteError for
+    any other database. MLflow stores the location as an absolute URI: a folder of results that is moved keeps its
+    numbers, but loses its files in MLflow's page.
     """
-    if not tracking_uri.startswith(SQLITE):
-        return None
-    return (sqlite_file(tracking_uri).parent / "artifacts").as_uri()
+    if tracking_uri.startswith(SQLITE):
+        return (sqlite_file(tracking_uri).parent / "artifacts").as_uri()
+    if is_database(tracking_uri):
+        raise PrerequisiteError(
+            f"{without_password(tracking_uri)} is a database and keeps no files: MLflow would leave the run's under "
+            f"{Path.cwd() / 'mlruns'}. Track to an MLflow server on that database, http://<server>, or make the "
+            "experiment before: mlflow experiments create --experiment-name NAME --artifact-location s3://BUCKET/PREFIX"
+        )
+    return None
 
 
 def is_database(tracking_uri: str) -> bool:
@@ -35,9 +45,22 @@ def is_server(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http://", "https://"))
 
 
+def file_server(artifact_location: str) -> str:
+    """The address of the server, beside the tracking server, that an experiment's files go to; empty where none is."""
+    scheme, _, rest = artifact_location.strip().partition(":")
+    return f"http:{rest}" if scheme.lower() in _FILE_SERVERS and rest.startswith("//") else ""
+
+
 def without_password(tracking_uri: str) -> str:
     """The URI as it may be shown and stored: a user name and a password in it become `***`."""
     return re.sub(r"//[^/@\s]*@", "//***@", tracking_uri)
+
+
+def shown_uri(tracking_uri: str) -> str:
+    """The URI for a command to type: without a password, a file by its short path from the current folder."""
+    if tracking_uri.startswith(SQLITE):
+        return f"{SQLITE}{_from_here(sqlite_file(tracking_uri))}"
+    return without_password(tracking_uri)
 
 
 def open_command(tracking_uri: str, port: int = 5000) -> str:
@@ -47,9 +70,7 @@ def open_command(tracking_uri: str, port: int = 5000) -> str:
     """
     if is_server(tracking_uri):
         return f"python3 -m webbrowser {shlex.quote(without_password(tracking_uri))}"
-    store = without_password(tracking_uri)
-    if tracking_uri.startswith(SQLITE):
-        store = f"{SQLITE}{_from_here(sqlite_file(tracking_uri))}"
+    store = shown_uri(tracking_uri)
     mlflow = _from_here(Path(sys.executable).with_name("mlflow"))
     return (
         f"MLFLOW_DISABLE_TELEMETRY=true {shlex.quote(str(mlflow))} ui --workers 1"

@@ -1,0 +1,244 @@
+"""What MLflow holds already is taken from there, and what another model or other questions brought is not."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from components import stages, steps
+from components.artifacts import Decision, EvaluationPlan, Model, Scores, Server, Weights
+from components.gate.decision import decide
+from components.gate.policy import use_case_named
+from components.track import RunFacts, RunFiles, TrackedRun, local_tracking_uri, track
+from components.track.earlier import judged, judged_by, scored
+from tests.answered import answers_of, candidate_of, pair_of, write_results
+
+LIMITS = use_case_named("general-chat")
+MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=100)
+SERVER = "d0 on vllm 1.0"
+
+
+def plan_of(folder: Path, **changes: Any) -> EvaluationPlan:
+    known = {"variants": ("bf16", "int8"), "suite": "demo", "use_case": "general-chat", "asked": "these questions"}
+    return EvaluationPlan(**(known | {"store": str(folder / "store"), "results": str(folder / "results")} | changes))
+
+
+def decided(folder: Path, plan: EvaluationPlan, failed: bool = False) -> Decision:
+    """A baseline and a variant, whose records lie in the folder."""
+    before, after = pair_of(lost=3, gained=2, right=600, wrong=395)
+    found = [
+        candidate_of("bf16", {"arc": answers_of("arc", before)}),
+        candidate_of("int8", {"arc": answers_of("arc", after)}),
+    ]
+    weights, scores = [], []
+    for each in found:
+        written = write_results(folder / each.name, each)
+        weights.append(each.weights.model_copy(update={"digest": "d0" if each.name == "bf16" else "d8"}))
+        told = {"identity": SERVER, "records": str(written / "full.parquet"), "duration_s": 60.0}
+        scores.append(each.scores.model_copy(update=told))
+    if failed:
+        scores[1] = Scores(variant="int8", suite="drawn", stage="full", failure="The server died.")
+    answers = {each.name: dict(each.answers) for each in found[: 1 if failed else 2]}
+    answer = decide(MODEL, "drawn", LIMITS, weights, scores, answers)
+    return answer.model_copy(update={"plan": plan})
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take a second and a half to make."""
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(local_tracking_uri(folder)).search_experiments()
+    return folder
+
+
+@pytest.fixture
+def local(tmp_path: Path, empty_store: Path) -> str:
+    shutil.copytree(empty_store, tmp_path / "mlflow")
+    return local_tracking_uri(tmp_path / "mlflow")
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, local: str) -> Callable[..., TrackedRun]:
+    """Tracks a run of that plan."""
+
+    def one(run_id: str = "run-1", failed: bool = False, **changes: Any) -> TrackedRun:
+        plan = plan_of(tmp_path, **changes)
+        facts = RunFacts(run_id=run_id, name=run_id, judged_by=judged_by(plan, LIMITS))
+        return track(decided(tmp_path / run_id, plan, failed), facts, RunFiles(), local)
+
+    return one
+
+
+def test_the_scores_of_the_same_baseline_are_found_with_their_records(
+    tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    tracked = earlier()
+    found = scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    assert found is not None
+    assert found.by_task() == {"arc": 0.603}
+    assert tracked.children["bf16"] in found.scored_in
+    assert (tmp_path / "full.parquet").read_bytes() == (tmp_path / "run-1" / "bf16" / "full.parquet").read_bytes()
+
+
+def weights(digest: str = "d0", variant: str = "bf16") -> Weights:
+    return Weights(variant=variant, baseline_digest="d0", digest=digest)
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "server"),
+    [
+        (weights("d1"), "these questions", SERVER),
+        (weights(), "other questions", SERVER),
+        (weights(), "these questions", "d0 on vllm 2.0"),
+        (weights("d0", variant="int8"), "these questions", SERVER),
+    ],
+    ids=["another model", "other questions", "another engine", "no baseline"],
+)
+def test_scores_of_anything_else_are_not_taken(
+    made: Weights, asked: str, server: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    assert scored(made, plan_of(tmp_path, asked=asked), server, local, tmp_path) is None
+
+
+def test_scores_without_the_second_pass_that_is_wished_are_not_taken(
+    tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    assert scored(weights(), plan_of(tmp_path, noise_floor=True), SERVER, local, tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", ["other answers", "half a file", "no file"])
+def test_scores_whose_records_are_not_those_that_were_scored_are_not_taken(
+    damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    kept = next(each for each in (tmp_path / "mlflow").rglob("artifacts/full.parquet") if is_baselines(each))
+    if damage == "other answers":
+        shutil.copy(tmp_path / "run-1" / "int8" / "full.parquet", kept)
+    elif damage == "half a file":
+        kept.write_bytes(kept.read_bytes()[:200])
+    else:
+        kept.unlink()
+    assert scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path) is None
+
+
+def is_baselines(records: Path) -> bool:
+    return Scores.read(records.with_name("scores.json")).variant == "bf16"
+
+
+def test_scores_taken_twice_name_the_run_that_asked(
+    tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    found = scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    assert found is not None
+    decision = decided(tmp_path / "second", plan_of(tmp_path))
+    handed = found.model_copy(update={"records": decision.scores[0].records})
+    decision = decision.model_copy(update={"scores": (handed, decision.scores[1])})
+    tracked = track(decision, RunFacts(run_id="run-2", name="second"), RunFiles(), local)
+    kept = MlflowClient(local).get_run(tracked.children["bf16"]).data
+    assert "evaluate_s" not in kept.metrics, "nothing was asked in that run"
+    assert kept.tags["scored_in"] == found.scored_in
+    again = scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    assert again is not None
+    assert again.scored_in == found.scored_in
+
+
+def test_the_baselines_server_is_not_started_where_its_scores_are_held(
+    tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    plan = plan_of(tmp_path)
+    held = stages.scored_before(weights(), plan, SERVER, local)
+    assert held is not None
+    assert held.pid == 0
+    places = {name: str(tmp_path / f"{name}.json") for name in ("server", "plan", "tiny", "full", "executed")}
+    held.write(places["server"])
+    plan.write(places["plan"])
+    steps.evaluate_tiny(places["server"], places["plan"], places["tiny"], "")
+    steps.evaluate_full(places["server"], places["tiny"], places["plan"], places["full"], "")
+    steps.execute(places["full"], places["plan"], places["executed"])
+    told = Scores.read(places["executed"])
+    assert (told.by_task(), told.scored_in) == ({"arc": 0.603}, held.scored_in)
+    assert Path(told.records) == tmp_path / "results" / "variants" / "bf16" / "full.parquet"
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [({"ledger": False}, "local"), ({}, ""), ({}, "http://127.0.0.1:9")],
+    ids=["no reuse wished", "no MLflow", "MLflow does not answer"],
+)
+def test_the_baseline_is_asked_where_its_scores_cannot_be_had(
+    changes: dict[str, Any], at: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    uri = local if at == "local" else at
+    assert stages.scored_before(weights(), plan_of(tmp_path, **changes), SERVER, uri) is None
+
+
+def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
+    tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    tracked = earlier()
+    plan = stages.judged_before(MODEL, plan_of(tmp_path), local)
+    assert plan.judged_in == tracked.link
+    plan.write(tmp_path / "plan.json")
+    MODEL.write(tmp_path / "model.json")
+    steps.quantize("bf16", str(tmp_path / "model.json"), str(tmp_path / "plan.json"), str(tmp_path / "weights.json"))
+    assert Weights.read(tmp_path / "weights.json").failure == f"Judged before in {tracked.link}."
+    steps.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), local, str(tmp_path / "server.json"))
+    assert Server.read(tmp_path / "server.json").pid == 0
+    decision, at = str(tmp_path / "decision.json"), str(tmp_path / "tracked.json")
+    steps.gate("", str(tmp_path / "plan.json"), [], [], decision)
+    html, markdown = str(tmp_path / "report.html"), str(tmp_path / "report.md")
+    steps.report(decision, plan.results, html, markdown)
+    steps.track(decision, "run-2", plan.results, local, html, markdown, at)
+    assert TrackedRun.read(at) == tracked
+    answer = Decision.read(decision)
+    assert [each.verdict for each in answer.verdicts] == ["reference", "monitor"]
+    assert answer.judged_in == tracked.link
+    for page in (html, markdown):
+        assert f"Nothing was run: this model was judged before by the same plan, in {tracked.link}" in (
+            Path(page).read_text(encoding="utf-8")
+        )
+    client = MlflowClient(local)
+    assert len(client.search_runs([tracked.experiment_id])) == 3, "a run that ran nothing is no run in MLflow"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"asked": "other questions"},
+        {"variants": ("bf16", "int4-g64")},
+        {"calibration_samples": 64},
+        {"noise_floor": True},
+        {"use_case": "code"},
+        {"policy": "name: mine\nmax_average_drop: 1 %\n"},
+    ],
+    ids=str,
+)
+def test_a_verdict_by_another_plan_is_not_taken(
+    changes: dict[str, Any], tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier()
+    plan = plan_of(tmp_path, **changes)
+    assert stages.judged_before(MODEL, plan, local) == plan
+
+
+def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_verdict(
+    tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+) -> None:
+    earlier(failed=True)
+    assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None
+    tracked = earlier("run-2")
+    assert judged(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), LIMITS, local) is None
+    found = judged(MODEL, plan_of(tmp_path), LIMITS, local)
+    assert found is not None
+    assert found[1] == tracked
+    for kept in (tmp_path / "mlflow").rglob("artifacts/decision.json"):
+        kept.write_text("{", encoding="utf-8")
+    assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None
