@@ -204,7 +204,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:
     """Write the decision matrix for people and for scripts."""
-    from components.report import verdicts_json, write_report
+    from components.report import plots, verdicts_json, write_report
 
     with progress.step(results, "report") as step, tempfile.TemporaryDirectory() as scratch:
         answer = Decision.read(decision)
@@ -213,6 +213,8 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
         step.end(note=store.put_file(page, "report.html"))
         store.put_file(text, "report.md")
         store.put_text(verdicts_json(answer), "verdicts.json")
+        for name, drawing in plots(answer).items():
+            store.put_text(drawing, f"plots/{name}")
         Path(html).write_bytes(page.read_bytes())
         Path(markdown).write_bytes(text.read_bytes())
 
@@ -223,7 +225,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
     A server that does not take it is no failure of the run: what it was to get stays in the results for `quantgate
     track`, and the step says so.
     """
-    from components.report import verdicts_json
+    from components.report import plots, verdicts_json
     from components.track import RunFiles, facts_here, local_tracking_uri
     from components.track import track as track_run
     from components.track.earlier import judged_by
@@ -235,10 +237,11 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
             stages.hand_on_judged("tracked.json", results, tracked)
             step.end(skipped=True, note=f"it is {answer.judged_in}")
             return
-        files = [Path(scratch) / name for name in ("report.html", "report.md", "verdicts.json")]
-        files[0].write_bytes(Path(html).read_bytes())
-        files[1].write_bytes(Path(markdown).read_bytes())
-        files[2].write_text(verdicts_json(answer), encoding="utf-8")
+        pages = {"report.html": Path(html).read_text("utf-8"), "report.md": Path(markdown).read_text("utf-8")}
+        texts = {**pages, "verdicts.json": verdicts_json(answer), **plots(answer)}
+        for name, text in texts.items():
+            (Path(scratch) / name).write_text(text, encoding="utf-8")
+        files = tuple(Path(scratch) / name for name in texts)
         uri = tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
         name = f"{answer.suite} {run_id[:8]}"
         by = judged_by(answer.plan, chosen(answer.use_case, answer.policy_text)) if answer.plan else ""
@@ -246,7 +249,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         facts = facts_here(run_id, name).model_copy(update=told)
         open_store(results).put_text(facts.model_dump_json(indent=2) + "\n", FACTS)
         try:
-            found = track_run(answer, facts, RunFiles(tuple(files), flips=stages.tables_of_flips(results)), uri)
+            found = track_run(answer, facts, RunFiles(files, flips=stages.tables_of_flips(results)), uri)
         except PrerequisiteError as error:
             found = spooled(answer, uri, str(error))
         found.write(tracked)

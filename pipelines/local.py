@@ -31,7 +31,7 @@ OUTCOMES = (
     "report.md",
     "progress.jsonl",
 )
-OUTCOME_FOLDERS = ("variants", "judged", "logs", "steps")
+OUTCOME_FOLDERS = ("variants", "plots", "judged", "logs", "steps")
 DECIDED_IN_THE_RUN = {"asked", "judged_in"}
 """What a plan has only once the run has resolved it, and is no parameter of the pipeline."""
 

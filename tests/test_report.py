@@ -2,6 +2,7 @@ import io
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from components.artifacts import Decision, EvaluationPlan, TaskScore, Verdict
 from components.errors import PrerequisiteError
 from components.gate.decision import decide_candidates
 from components.gate.policy import use_case_named
-from components.report import matrix, terminal_evidence, terminal_matrix, verdicts_json, write_report
+from components.report import matrix, plots, terminal_evidence, terminal_matrix, verdicts_json, write_report
 from components.report.evidence import certainty, command, measured, noisiest
 from components.report.matrix import MARKS, headline
 from tests.answered import answers_of, candidate_of, pair_of
@@ -387,3 +388,12 @@ def test_many_tasks_stand_one_below_the_other_in_a_terminal() -> None:
         printed.append(console.file.getvalue())  # type: ignore[attr-defined]
     assert "task_0  task_1" in printed[0]
     assert [line.split() for line in printed[1].splitlines() if "task_5" in line] == [["task_5", "0.500", "±", "0.035"]]
+
+
+def test_each_plot_stands_alone_as_an_svg_file() -> None:
+    found = plots(judged())
+    assert list(found) == ["size.svg", "drops.svg", "limits.svg"]
+    for drawing in found.values():
+        root = ElementTree.fromstring(drawing)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "--soft: #5b626b" in drawing, "it brings the colours that the page has"

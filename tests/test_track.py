@@ -264,9 +264,7 @@ def test_local_files_lie_beside_the_database(local: str, tmp_path: Path) -> None
     client = MlflowClient(local)
 
     assert artifact_names(client, tracked.run_id) == {
-        *("report.html", "report.md", "verdicts.json"),
-        "decision.json",
-            "decision_matrix.json",
+        *("report.html", "report.md", "verdicts.json", "decision.json", "decision_matrix.json", "policy.yaml"),
     }
     assert artifact_names(client, tracked.children["int8"]) == {
         "records.parquet",

@@ -236,6 +236,12 @@ def chosen(use_case: str, policy: str = "") -> UseCase:
     return parse_use_case(policy, "The policy") if policy else use_case_named(use_case)
 
 
+def text_of(use_case: str) -> str:
+    """The file of the shipped use case of that name; empty where none has it."""
+    file = POLICIES / f"{use_case}.yaml"
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
 def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
     """Raise PrerequisiteError when a suite of these tasks cannot answer for the use case: call it before a run."""
     scored = list(tasks)

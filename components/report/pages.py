@@ -13,6 +13,7 @@ from components.report.forest import forest_plot
 from components.report.limits import bounds, limits
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
+from components.report.svg import standing_alone
 
 OUTCOMES = {
     "passed": "✓ within it",
@@ -37,6 +38,18 @@ def write_report(
     write_text(html, _environment(decision, autoescape=True).get_template("report.html.j2").render(facts))
     write_text(markdown, _environment(decision, autoescape=False).get_template("report.md.j2").render(facts))
     return html, markdown
+
+
+def plots(decision: Decision) -> dict[str, str]:
+    """The report's plots as SVG files of their own, by file name; those that it has."""
+    rows = matrix(decision)
+    drawn = {
+        "size.svg": size_plot(rows),
+        "drops.svg": drop_plot(rows, limits(decision.policy)),
+        "limits.svg": forest_plot(decision),
+    }
+    style = _environment(decision, autoescape=False).get_template("plot.css.j2").render()
+    return {name: standing_alone(each, style) for name, each in drawn.items() if each}
 
 
 def in_markdown(value: object) -> object:

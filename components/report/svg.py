@@ -49,6 +49,15 @@ def svg(height: float, title: str, drawn: Iterable[Markup]) -> Markup:
     )
 
 
+def standing_alone(drawn: Markup, style: str) -> str:
+    """An SVG of the page as a file: with the page's light colours, on white."""
+    colours = ":root { --card: #ffffff; --ink: #1b1e22; --soft: #5b626b; --line: #d9dcdf; color: #1b1e22; }"
+    opening, _, rest = str(drawn).partition(">")
+    opening = opening.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" ', 1)
+    ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return f"{opening}><style>{colours}\n{style}</style>{ground}{rest}\n"
+
+
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "axis") -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, words)
 

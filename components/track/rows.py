@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import Artifact, Decision, Scores, Verdict, Weights
+from components.gate.policy import text_of
 from components.track.facts import RunFacts, RunFiles
 from components.variants import VARIANTS
 
@@ -90,8 +91,8 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> Row:
     if run.judged_by:
         tags[JUDGED_BY] = run.judged_by
     texts = {"decision.json": _json(decision)}
-    if decision.policy_text:
-        texts["policy.yaml"] = decision.policy_text
+    if policy := decision.policy_text or text_of(decision.use_case):
+        texts["policy.yaml"] = policy
     return Row(
         run.name,
         {**run.settings, **asked},

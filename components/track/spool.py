@@ -11,7 +11,7 @@ from components.track.facts import RunFacts, RunFiles
 from components.track.runs import TrackedRun, track
 
 DECISION, FACTS, TRACKED = "decision.json", "facts.json", "tracked.json"
-REPORT = ("report.html", "report.md", "verdicts.json")
+REPORT = ("report.html", "report.md", "verdicts.json", "plots/*.svg")
 
 
 def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
@@ -43,7 +43,7 @@ def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
         ) from error
     kept = {each.parent.name: each for each in folder.glob("variants/*/flips.json")}
     flips = {name: json.loads(each.read_text(encoding="utf-8")) for name, each in kept.items()}
-    report = tuple(folder / name for name in REPORT if (folder / name).is_file())
+    report = tuple(file for name in REPORT for file in sorted(folder.glob(name)))
     found = track(decision, facts, RunFiles(report, flips=flips), tracking_uri or before.tracking_uri)
     found.write(folder / TRACKED)
     return found
