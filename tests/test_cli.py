@@ -14,6 +14,8 @@ from components.artifacts import Scores, Server
 from components.serving import lease, local
 from tests.fake_vllm import serving_python
 
+pytestmark = pytest.mark.slow
+
 
 def quantgate(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     own = {"COLUMNS": "100", "QUANTGATE_SERVING_PYTHON": "/nowhere/python", "HF_HUB_OFFLINE": "1"}

@@ -16,6 +16,8 @@ from components.track import RunFacts, RunFiles, TrackedRun, local_tracking_uri,
 from components.track.earlier import judged, judged_by, scored
 from tests.answered import answers_of, candidate_of, pair_of, write_results
 
+pytestmark = pytest.mark.slow
+
 LIMITS = use_case_named("general-chat")
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=100)
 SERVER = "d0 on vllm 1.0"

@@ -222,6 +222,7 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
     assert "wikitext has a perplexity: max_perplexity_ratio" in found.sentence
 
 
+@pytest.mark.slow
 def test_the_bound_on_a_skewed_divergence_keeps_its_promise() -> None:
     """A t-test would pass three times as many at the limit."""
     from components.gate.limits import MOST_NATS, ClippedTest

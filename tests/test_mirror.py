@@ -18,6 +18,8 @@ from components.evaluate.sources import Folder, Mirror, Rows, Split
 from tests.benchmark_data import laid_out, lines_of
 from tests.seaweed import S3Server
 
+pytestmark = pytest.mark.slow
+
 A, B, C = (Split("org/set", name, "test") for name in ("", "b", "c"))
 TRAIN = Split("org/set", "b", "train")
 ROOT = Path(__file__).parents[1]

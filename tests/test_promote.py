@@ -15,6 +15,8 @@ from components.track import local_tracking_uri, track
 from pipelines.cli import answer
 from tests.decided import FACTS, make_decision, report_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -32,6 +32,7 @@ def test_the_two_commands_come_first() -> None:
     assert "make test" in first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     ["suites"]

@@ -15,6 +15,8 @@ from components.errors import PrerequisiteError
 from components.serving import lease, local
 from tests.fake_vllm import serving_python
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

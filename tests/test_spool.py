@@ -15,6 +15,8 @@ from components.track.connect import HOSTS
 from components.track.spool import send
 from tests.decided import FACTS, make_decision, report_files
 
+pytestmark = pytest.mark.slow
+
 NOBODY = "http://127.0.0.1:9"
 
 

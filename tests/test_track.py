@@ -18,6 +18,8 @@ from components.track.facts import git_commit
 from components.track.rows import variant_rows
 from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 
+pytestmark = pytest.mark.slow
+
 
 def runs_by_name(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
     runs = client.search_runs([experiment_id])
