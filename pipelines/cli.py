@@ -28,8 +28,6 @@ from pipelines import benchmarks, local, options, registry, watch
 USER_ERROR, INTERRUPTED = 2, 130
 NEEDED_BYTES = 2_000_000_000
 FULL_BELOW_BYTES = 1_000_000
-MLFLOW_PORT = 5000
-MLFLOW_HERE = f"http://127.0.0.1:{MLFLOW_PORT}/"
 ADVICE = {
     "suffix": "suffix, and read where all choices are one token.",
     "read": "read after long contexts, echo (if it works) after short ones.",
@@ -177,6 +175,7 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
     from components.promote import Registered
     from components.report import terminal_matrix
     from components.track import TrackedRun, local_tracking_uri, open_command, shown_uri
+    from components.track.pages import opened
 
     console.print()
     decision = Decision.read(folder / "decision.json")
@@ -185,15 +184,14 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
     tracked = TrackedRun.read(folder / "tracked.json")
     if decision.judged_in:
         console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
-    compare = tracked.compare_page if tracked.compare_page.startswith("http") else MLFLOW_HERE + tracked.compare_page
     if tracked.spooled:
         console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"To send it later: quantgate track {shown(folder)}", markup=False, highlight=False)
     for title, what in (
         ("Report", str(shown(folder / "report.html"))),
         ("Scripts", str(shown(folder / "verdicts.json"))),
-        ("MLflow", open_command(uri, MLFLOW_PORT)),
-        ("", f"then the variants side by side: {compare}"),
+        ("MLflow", open_command(uri)),
+        ("", f"then the variants side by side: {opened(tracked.compare_page)}"),
     ):
         console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
     registered = Registered.read(folder / "registered.json") if not tracked.spooled else None

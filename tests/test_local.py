@@ -162,7 +162,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: P
 def known(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, tuple[str, ...]]":
     """A folder with a run that an MLflow store outside of it holds, and the options of that run."""
     folder = tmp_path_factory.mktemp("known")
-    options = ("--suite", "quick", "--variants", "int8", "--quiet", "--store", str(folder / "store"))
+    options: tuple[str, ...] = ("--suite", "quick", "--variants", "int8", "--quiet", "--store", str(folder / "store"))
     options += ("--tracking-uri", f"sqlite:///{folder}/mlflow/mlflow.db")
     answer = quantgate(folder / "first", tiny_model, *options)
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -62,30 +62,30 @@ def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
         raise _not_written(tracking_uri, refusal) from refusal
 
 
-def check_host(uri: str, what: str = "tracking server") -> None:
-    """Raise PrerequisiteError for a place that $QUANTGATE_TRACKING_HOSTS, where it is set, does not name.
+def check_host(tracking_uri: str) -> None:
+    """Raise PrerequisiteError for a server that $QUANTGATE_TRACKING_HOSTS, where it is set, does not name.
 
     It is called before anything is sent: MLflow sends its credentials with the first request. A list lets in SQLite
     files, and servers by their names; of a database on a server only `*` does.
     """
     allowed = os.environ.get(HOSTS, "")
-    if not allowed or uri.startswith(SQLITE):
+    if not allowed or tracking_uri.startswith(SQLITE):
         return
-    host = _host(uri)
+    host = _host(tracking_uri)
     if not any(fnmatch(host, each.strip().lower()) for each in allowed.split(",")):
         raise PrerequisiteError(
-            f"The {what} {host or without_password(uri)} is not among those that ${HOSTS} allows ({allowed}). "
-            "Nothing was sent to it."
+            f"The tracking server {host or without_password(tracking_uri)} is not among those that ${HOSTS} allows "
+            f"({allowed}). Nothing was sent to it."
         )
 
 
-def _host(uri: str) -> str:
+def _host(tracking_uri: str) -> str:
     """Where MLflow's client would connect to, read with the parser that it uses; empty for what is no server's URI."""
     from urllib3.exceptions import LocationParseError
     from urllib3.util import parse_url
 
     try:
-        return (parse_url(uri).host or "").strip("[]") if is_server(uri) else ""
+        return (parse_url(tracking_uri).host or "").strip("[]") if is_server(tracking_uri) else ""
     except LocationParseError:
         return ""
 

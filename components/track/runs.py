@@ -8,21 +8,18 @@ import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from components.artifacts import Artifact, Decision
 from components.errors import PrerequisiteError
-from components.track.connect import check_host, connected
+from components.track.connect import connected
 from components.track.facts import RunFacts, RunFiles
+from components.track.pages import compare_page, run_page
 from components.track.rows import RUN_ID_TAG, VARIANT_TAG, DataSet, Row, experiment_name, run_row, variant_rows
-from components.track.uris import artifact_location, file_server, is_server, without_password
+from components.track.uris import artifact_location, is_server, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Experiment, Run
     from mlflow.tracking import MlflowClient
-
-_VIEW = "workflowType=machine_learning"
-"""Makes the page's menu that of runs and their metrics; MLflow takes every newcomer for a tracer of chats."""
 
 
 class TrackedRun(Artifact):
@@ -75,17 +72,14 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
 def where(tracking_uri: str, experiment: "Experiment", run_id: str, children: dict[str, str]) -> TrackedRun:
     """The pages of a run that MLflow holds; `children` are its variants' runs."""
     experiment_id = experiment.experiment_id
-    base = without_password(tracking_uri).rstrip("/") + "/" if is_server(tracking_uri) else ""
     return TrackedRun(
         tracking_uri=without_password(tracking_uri),
         experiment=experiment.name,
         experiment_id=experiment_id,
         run_id=run_id,
         children=children,
-        page=f"{base}#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}",
-        compare_page=(
-            f"{base}#/compare-runs?runs={_json(list(children.values()))}&experiments={_json([experiment_id])}&{_VIEW}"
-        ),
+        page=run_page(tracking_uri, experiment_id, run_id),
+        compare_page=compare_page(tracking_uri, [experiment_id], children.values()),
     )
 
 
@@ -103,6 +97,8 @@ class _Writer:
         from mlflow.entities import Metric, Param, RunTag
 
         tags = {**row.tags, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
+        if row.tables:
+            tags["mlflow.loggedArtifacts"] = json.dumps([{"path": name, "type": "table"} for name in row.tables])
         run = self.earlier.get(row.variant)
         if run and _contradicts(run, row):
             self.client.delete_run(run.info.run_id)
@@ -134,7 +130,6 @@ class _Writer:
             # log_table would add the rows to those of an earlier tracking
             table = {"columns": list(columns), "data": [list(each) for each in zip(*columns.values(), strict=True)]}
             self.client.log_text(run_id, json.dumps(table), name)
-            self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
         for path in row.files:
             self.client.log_artifact(run_id, str(path))
         self.client.set_terminated(run_id, status=row.status)
@@ -191,10 +186,4 @@ def _experiment(client: "MlflowClient", name: str, tracking_uri: str) -> "Experi
             f"MLFLOW_TRACKING_URI={without_password(tracking_uri)} "
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
-    if elsewhere := file_server(found.artifact_location):  # which gets the tracking server's credentials
-        check_host(elsewhere, "server of the experiment's files")
     return found
-
-
-def _json(ids: list[str]) -> str:
-    return quote(json.dumps(ids, separators=(",", ":")))

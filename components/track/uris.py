@@ -8,7 +8,8 @@ from pathlib import Path
 from components.errors import PrerequisiteError
 
 SQLITE = "sqlite:///"
-_FILE_SERVERS = ("http", "https", "mlflow-artifacts")
+PORT = 5000
+"""On which `open_command` serves a store that is a file."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -45,12 +46,6 @@ def is_server(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http://", "https://"))
 
 
-def file_server(artifact_location: str) -> str:
-    """The address of the server, beside the tracking server, that an experiment's files go to; empty where none is."""
-    scheme, _, rest = artifact_location.strip().partition(":")
-    return f"http:{rest}" if scheme.lower() in _FILE_SERVERS and rest.startswith("//") else ""
-
-
 def without_password(tracking_uri: str) -> str:
     """The URI as it may be shown and stored: a user name and a password in it become `***`."""
     return re.sub(r"//[^/@\s]*@", "//***@", tracking_uri)
@@ -63,7 +58,7 @@ def shown_uri(tracking_uri: str) -> str:
     return without_password(tracking_uri)
 
 
-def open_command(tracking_uri: str, port: int = 5000) -> str:
+def open_command(tracking_uri: str, port: int = PORT) -> str:
     """The command that opens MLflow on the results, with paths short for a terminal in the current folder.
 
     The command for a database serves `http://127.0.0.1:<port>` until Ctrl-C; an MLflow server is opened in the browser.

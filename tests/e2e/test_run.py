@@ -1,21 +1,20 @@
 """The main job on its real parts: llm-compressor, vLLM, lm-eval, MLflow, real questions. Nothing here is a fake."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from nbformat import NotebookNode
 
 from components.artifacts import Scores, Weights
 from components.evaluate import records
 from components.evaluate.rows import embedded
 from components.serving.local import serving_python
+from tests.e2e.started import processes_of, start
 
 pytestmark = [
     pytest.mark.e2e,
@@ -24,52 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
 ]
 VARIANTS = ["bf16", "int8", "int4-g128", "int4-g64"]
-CALIBRATION = ("--calibration-samples", "8", "--calibration-tokens", "128")
 TASKS = {"arc_easy": 0.25, "hellaswag": 0.25, "piqa": 0.5}
-
-
-def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """`quantgate run` as a person would start it, output in OUT.txt; a few questions, as some CPUs answer slowly."""
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "run",
-        "--out",
-        str(out),
-        "--suite",
-        "quick",
-        *CALIBRATION,
-        *options,
-    ]
-    environment = os.environ | {"QUANTGATE_LEDGER": str(out.parents[1] / "ledger.sqlite")}
-    with out.with_suffix(".txt").open("w") as output:
-        return subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-        )
-
-
-def processes_of(out: Path) -> list[str]:
-    """The command lines of all living processes that belong to the run in that folder, its vLLM workers included."""
-    found: dict[int, str] = {}
-    for process in psutil.process_iter():
-        try:
-            line = " ".join(process.cmdline())
-            if str(out) in line and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                family = [process, *process.children(recursive=True)]
-                found |= {each.pid: " ".join(each.cmdline())[:120] for each in family}
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return list(found.values())
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with the embedded model and all variants."""
-    out = tmp_path_factory.mktemp("runs") / "demo"
-    status = start(out).wait()
-    assert status == 0, out.with_suffix(".txt").read_text()[-3000:]
-    return out
 
 
 def test_it_ends_in_a_decision_matrix_of_four_rows(demo: Path) -> None:
@@ -174,18 +128,16 @@ def test_mlflow_has_a_parent_run_with_four_children(demo: Path) -> None:
         assert each.data.metrics["piqa.score"] == rows[each.data.params["variant"]]["scores"]["piqa"]
 
 
-def test_tiny_is_not_asked_again_and_a_second_run_asks_nothing(demo: Path) -> None:
+def test_tiny_is_not_asked_again_and_a_second_run_asks_nothing(demo: Path, second: "tuple[Path, NotebookNode]") -> None:
     def scores(run: Path, stage: str) -> Scores:
         return Scores.read(run / "variants" / "int8" / f"{stage}.json")
 
     tiny, full = scores(demo, "tiny"), scores(demo, "full")
     assert (tiny.reused, full.reused) == (0, tiny.requests)
-    second = demo.with_name("second")
-    assert start(second, "--store", str(demo / "store"), "--variants", "int8").wait() == 0
     for variant in ("bf16", "int8"):
         name = f"variants/{variant}/full.parquet"
-        assert records.read(second / name) == records.read(demo / name)
-    again = scores(second, "full")
+        assert records.read(second[0] / name) == records.read(demo / name)
+    again = scores(second[0], "full")
     assert (again.requests, again.reused) == (full.requests, full.requests)
     assert again.by_task() == full.by_task()
 

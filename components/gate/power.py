@@ -1,0 +1,96 @@
+"""What a limit costs in questions, before anything is asked: the gate's own test on answers as they are expected.
+
+The gate settles a limit with a probability of `power` when the answers that are exactly as expected lie z(1 - alpha) +
+z(power) standard errors away from it: the usual reckoning of sample sizes (R. Connor, Sample Size for Testing
+Differences in Proportions for the Paired-Sample Design, Biometrics 43 (1987) 207-211; J. Nam, Establishing Equivalence
+of Two Treatments and Sample Size Requirements in Matched-Pairs Design, Biometrics 53 (1997) 1422-1430; of language
+models E. Miller, Adding Error Bars to Evals, arXiv 2411.00640). How far they lie is told by the p-values of `margin`,
+so that few questions, and clusters, cost here what they cost in a verdict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from components.errors import PrerequisiteError
+from components.gate import margin
+from components.gate.limits import POWER, further
+from components.gate.margin import RELATIVE, Clusters, Pairs, Scale
+
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a variant is expected to answer a task beside the baseline; all in shares of 1."""
+
+    differing: float
+    """Of the questions, those that one of the two answers right and the other wrong."""
+    drop: float = 0.0
+    """The true drop, in what the limit is in: shares of the baseline's score, or points."""
+    baseline: float = 0.6
+    """The baseline's score."""
+    clusters: tuple[int, ...] = ()
+    """How large the clusters are, relative to one another; empty where each question stands for itself."""
+    spread: float = 0.0
+    """The standard deviation of the clusters' true drops, in points."""
+
+    def pairs(self, items: float, scale: Scale = RELATIVE) -> Pairs:
+        """So many answers that are exactly as expected; raises PrerequisiteError where no answers could be."""
+        fewer = self.drop * self.baseline if scale.relative else self.drop
+        lost, gained = (self.differing + fewer) / 2, (self.differing - fewer) / 2
+        shares = np.array([lost, gained, self.baseline - lost, 1 - self.baseline - gained])
+        if shares.min() < -ROUNDING:
+            raise PrerequisiteError(
+                f"No answers have a baseline of {self.baseline:g}, a drop of {self.drop:g} and a share of "
+                f"{self.differing:g} that differ. A share that differs is no less than the drop in points, and no more "
+                "than the right and the wrong answers can hold."
+            )
+        before, after = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0])
+        return Pairs(before, after, items * np.maximum(shares, 0.0), self._clustered(items, fewer))
+
+    def _clustered(self, items: float, fewer: float) -> Clusters | None:
+        """The clusters' sums: half of each cluster with a drop of one standard deviation more, half with one less."""
+        if len(self.clusters) < 2:
+            return None
+        sizes = items * np.repeat(self.clusters, 2) / sum(self.clusters)
+        by_chance = (self.differing - fewer**2) / sizes
+        shifts = np.tile([1.0, -1.0], len(self.clusters)) * np.sqrt(self.spread**2 + by_chance)
+        return Clusters(sizes, self.baseline * sizes, (self.baseline - fewer - shifts) * sizes, times=0.5)
+
+
+def questions(
+    expected: Expected, limit: float, alpha: float, *, power: float = POWER, scale: Scale = RELATIVE
+) -> int | None:
+    """How many questions settle a limit on one task: that it is kept, or broken where the drop is expected beyond it.
+
+    `alpha` is what that may err by, after Holm's division by variants and with the looks' share. None where no number
+    is known to do: the drop lies on the limit, or the clusters differ too much.
+    """
+    p = margin.p_within if expected.drop < limit else margin.p_beyond
+    shown = _shown(expected, alpha, power)
+    more = further(lambda items: all(p([each.pairs(items, scale)], scale, limit) <= low for each, low in shown), 1)
+    return None if more is None else more + 1
+
+
+def smallest_limit(
+    expected: Expected, items: Sequence[int], alpha: float, *, power: float = POWER, scale: Scale = RELATIVE
+) -> float:
+    """The smallest limit that so many questions show to be kept: of one task, or of the average of several like it.
+
+    It is 1 where they show none.
+    """
+    shown = _shown(expected, alpha, power)
+    return max(margin.upper([each.pairs(count, scale) for count in items], scale, low) for each, low in shown)
+
+
+def _shown(expected: Expected, alpha: float, power: float) -> list[tuple[Expected, float]]:
+    """What must be shown, item by item and by clusters, each with the p-value that the expected answers must have."""
+    alone = (replace(expected, clusters=()), float(ndtr(-(ndtri(1 - alpha) + ndtri(power)))))
+    if len(expected.clusters) < 2:
+        return [alone]
+    sizes = np.array(expected.clusters, dtype=np.float64)
+    freedom = max(float((sizes @ sizes) ** 2 / np.sum(sizes**4)) - 1, 1.0)  # of the t-test in `margin.jackknife`
+    return [alone, (expected, float(stdtr(freedom, -(stdtrit(freedom, 1 - alpha) + ndtri(power)))))]

@@ -1,0 +1,143 @@
+"""Figures for notebooks, made with matplotlib: months of runs, and what a limit costs in questions.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; whatever has a colour has a shape of its own too. A
+notebook shows them with `%matplotlib inline`. matplotlib takes long to import and is there for notebooks only, so that
+each function imports it.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from components.errors import PrerequisiteError
+from components.report.formats import MINUS, count_text, percent_text
+from components.report.matrix import MARKS
+from components.report.plots import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame  # type: ignore[import-untyped]
+
+SHAPES = {"ship": "o", "monitor": "s", "ab_test": "^", "inconclusive": "D", "reject": "X"}
+"""Of the verdicts that rest on a drop."""
+DROP = "average drop (below 0: better)"
+LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "v"), ("--", "P"))
+APART, BESIDE = 1.25, 0.06
+"""How far labels are from one another: as a ratio on a scale of logarithms, as a share of the greatest size."""
+ROUND = (0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2)
+
+
+def drop_against_size(rows: "DataFrame", limit: float | None = None) -> "Figure":
+    """Each variant of a history by its size and its average drop, a sign for its verdict; a limit as a line."""
+    from matplotlib.figure import Figure
+
+    shown = measured(rows, "size_bytes")
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Drop against size, one sign a variant of a run", loc="left", pad=48)
+    signs(axes, shown, "size_bytes")
+    axes.set_xlim(0, 1.05 * shown["size_bytes"].max())
+    unit, name = (1e9, "GB") if shown["size_bytes"].max() >= 1e9 else (1e6, "MB")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
+    axes.set_xlabel(f"size of the weights in {name}")
+    place, after = axes.get_xaxis_transform(), 0.0
+    for each in shown.drop_duplicates(["model", "variant"], keep="last").sort_values("size_bytes").itertuples():
+        after = max(each.size_bytes, after + BESIDE * shown["size_bytes"].max())
+        axes.text(after, 1.02, each.variant, transform=place, rotation=40, fontsize=8)
+    drops(axes, limit)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", title="verdict", frameon=False)
+    return figure
+
+
+def drop_over_time(rows: "DataFrame", limit: float | None = None) -> "Figure":
+    """Each variant's average drop from run to run, a panel a variant, with the bounds that each verdict rests on."""
+    from matplotlib.figure import Figure
+
+    shown = measured(rows, "time")
+    names = list(dict.fromkeys(shown["variant"]))
+    figure = Figure(figsize=(9, 1.2 + 2.0 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), sharex=True, sharey=True, squeeze=False)[:, 0]
+    labelled: dict[str, Artist] = {}
+    for axes, name in zip(panels, names, strict=True):
+        own = shown[shown["variant"] == name].dropna(subset=["average_drop_lower", "average_drop_upper"])
+        axes.vlines(own["time"], own["average_drop_lower"], own["average_drop_upper"], color="0.6", linewidth=1.5)
+        signs(axes, shown[shown["variant"] == name], "time")
+        axes.set_title(name, loc="left")
+        drops(axes, limit, label="")
+        handles, labels = axes.get_legend_handles_labels()
+        labelled |= dict(zip(labels, handles, strict=True))
+    figure.supylabel(DROP, fontsize="medium")
+    ordered = {mark.label: labelled[mark.label] for mark in MARKS.values() if mark.label in labelled}
+    figure.legend(ordered.values(), ordered.keys(), loc="outside right upper", title="verdict", frameon=False)
+    return figure
+
+
+def questions_against_limit(costs: "DataFrame", sizes: Mapping[str, int]) -> "Figure":
+    """The questions that each limit (index) costs at each share of differing answers (columns), beside benchmarks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Questions that show a limit to be kept", loc="left")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for (share, column), colour, (line, shape) in zip(costs.items(), COLOURS[1:], LINES, strict=False):
+        axes.plot(
+            costs.index, column.astype(float), line, marker=shape, color=colour, label=f"{percent_text(share)} differ"
+        )
+    place, below = axes.get_yaxis_transform(), 0.0
+    for name, items in sorted(sizes.items(), key=lambda each: each[1]):
+        axes.axhline(items, color="0.75", linewidth=0.8, zorder=0)
+        below = max(items, APART * below)
+        axes.text(1.01, below, f"{name} {count_text(items)}", transform=place, va="center", fontsize=8)
+    ticks = [each for each in ROUND if costs.index.min() <= each <= costs.index.max()]
+    axes.set_xticks(ticks, [percent_text(each) for each in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter(lambda value, _: count_text(round(value)))
+    axes.set_xlabel("limit on the drop")
+    axes.set_ylabel("questions")
+    axes.legend(title="answers", frameon=False)
+    return figure
+
+
+def measured(rows: "DataFrame", column: str) -> "DataFrame":
+    """The variants that have a drop and this; raises PrerequisiteError when there is none."""
+    shown = rows[rows["verdict"].isin(SHAPES.keys())].dropna(subset=["average_drop", column])
+    if shown.empty:
+        raise PrerequisiteError(
+            "No variant in this table has a drop to be drawn: the search found none, or none was compared. "
+            "Search for less."
+        )
+    return shown
+
+
+def signs(axes: "Axes", rows: "DataFrame", across: str) -> None:
+    """Each row's sign at its drop, by its verdict."""
+    for verdict, shape in SHAPES.items():
+        some, mark = rows[rows["verdict"] == verdict], MARKS[verdict]
+        if len(some):
+            axes.scatter(
+                some[across],
+                some["average_drop"],
+                s=46,
+                marker=shape,
+                color=mark.colour,
+                edgecolors="black",
+                linewidths=0.6,
+                label=mark.label,
+                zorder=3,
+            )
+
+
+def drops(axes: "Axes", limit: float | None, label: str = DROP) -> None:
+    """An axis of drops up, with no drop and the limit as lines."""
+    axes.axhline(0, color="black", linewidth=0.9, zorder=1)
+    if limit is not None:
+        axes.axhline(limit, color="black", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        place, words = axes.get_yaxis_transform(), f"limit {percent_text(limit)}"
+        axes.text(1.005, limit, words, transform=place, va="center", fontsize=8)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %".replace("-", MINUS))
+    axes.set_ylabel(label)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)

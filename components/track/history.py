@@ -1,0 +1,139 @@
+"""Months of runs as one table: what MLflow holds of every variant that was judged, a row each."""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from components.errors import PrerequisiteError
+from components.track.connect import connected
+from components.track.pages import compare_page, opened, run_page
+from components.track.rows import EXPERIMENTS
+from components.track.uris import SQLITE, sqlite_file
+from components.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
+    from mlflow.tracking import MlflowClient
+    from pandas import DataFrame  # type: ignore[import-untyped]
+
+Found = TypeVar("Found")
+
+PAGE = 1000
+"""How much MLflow is asked for at a time."""
+FIRST = (
+    "run",
+    "time",
+    "model",
+    "suite",
+    "use_case",
+    "variant",
+    "verdict",
+    "size_bytes",
+    "mean_score",
+    "average_drop",
+    "average_drop_lower",
+    "average_drop_upper",
+)
+IN_ORDER = ("time", "model", "use_case", "run")
+LAST = ("link", "run_id", "experiment_id")
+_RUNS, _VARIANTS = "tags.verdicts != ''", "tags.verdict != ''"
+
+
+def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENTS}%") -> "DataFrame":
+    """A row for each variant of each run, the oldest run first and the baseline first in each.
+
+    The columns are FIRST (times in UTC; drops and bounds as shares), MLflow's other metrics by their names
+    (`gsm8k.score`, `gsm8k.drop_upper`), and LAST; a number that was not measured is missing. `where` is a search in
+    MLflow's own words about the variants, `metrics.average_drop_upper < 0.02 and params.variant = 'int8'`;
+    `experiments` is a pattern for their names, `quantgate/%/math-tutoring`. Variants of a deleted run are left out.
+
+    Raises PrerequisiteError when MLflow cannot be reached or does not understand the search.
+    """
+    check_store(tracking_uri)
+    with warnings.catch_warnings():  # MLflow brings tqdm, which warns in a notebook where ipywidgets is missing
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from mlflow.exceptions import MlflowException
+    from pandas import DataFrame
+
+    with connected(tracking_uri) as client:
+        try:
+            ids = experiment_ids(client, experiments)
+            runs = {each.info.run_id: each for each in found(client, ids, _RUNS)}
+            variants = found(client, ids, f"{_VARIANTS} and {where}" if where.strip() else _VARIANTS)
+        except MlflowException as refusal:
+            if refusal.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise PrerequisiteError(
+                f"MLflow does not understand the search {where or experiments!r}: {refusal.message}\n"
+                "Write it as metrics.average_drop_upper < 0.02 and params.variant = 'int8'; there is no OR."
+            ) from refusal
+    rows = [
+        row_of(each, run, tracking_uri)
+        for each in variants
+        if (run := runs.get(each.data.tags.get("mlflow.parentRunId", "")))
+    ]
+    metrics = sorted({name for row in rows for name in row} - {*FIRST, *LAST})
+    places = {name: place for place, name in enumerate(VARIANTS)}
+    rows.sort(key=lambda row: (*(row[name] for name in IN_ORDER), places.get(str(row["variant"]), len(places))))
+    return DataFrame(rows, columns=[*FIRST, *metrics, *LAST])
+
+
+def newest(rows: "DataFrame") -> "DataFrame":
+    """Of such a table the last row of each variant."""
+    return rows.groupby(["model", "use_case", "variant"], sort=False).tail(1)
+
+
+def check_store(tracking_uri: str) -> None:
+    """Raise PrerequisiteError for a file that is not there: MLflow would make it."""
+    if tracking_uri.startswith(SQLITE) and not sqlite_file(tracking_uri).exists():
+        raise PrerequisiteError(
+            f"There is no {sqlite_file(tracking_uri)}. Name the store of a run, e.g. that of `make demo`: "
+            "sqlite:///runs/demo/mlflow/mlflow.db, or an MLflow server."
+        )
+
+
+def pages(search: "Callable[[str | None], PagedList[Found]]") -> list[Found]:
+    """All that a search finds, asked for page by page."""
+    page = search(None)
+    result = list(page)
+    while page.token:
+        page = search(page.token)
+        result += page
+    return result
+
+
+def experiment_ids(client: "MlflowClient", pattern: str) -> list[str]:
+    """The experiments with such a name."""
+    words = f"name LIKE '{pattern}'"
+    experiments = pages(lambda page: client.search_experiments(filter_string=words, max_results=PAGE, page_token=page))
+    return [each.experiment_id for each in experiments]
+
+
+def found(client: "MlflowClient", experiment_ids: list[str], words: str) -> "list[Run]":
+    """The runs that MLflow finds by these words; none where there is no experiment."""
+    if not experiment_ids:
+        return []
+    return pages(lambda page: client.search_runs(experiment_ids, words, max_results=PAGE, page_token=page))
+
+
+def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
+    """One variant's row."""
+    from pandas import Timestamp
+
+    return {
+        "run": run.info.run_name,
+        "time": Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+        **{name: run.data.params.get(name, "") for name in ("model", "suite", "use_case")},
+        "variant": variant.data.params.get("variant", ""),
+        "verdict": variant.data.tags.get("verdict", ""),
+        **variant.data.metrics,
+        "link": opened(run_page(tracking_uri, variant.info.experiment_id, variant.info.run_id)),
+        "run_id": variant.info.run_id,
+        "experiment_id": variant.info.experiment_id,
+    }
+
+
+def comparison(tracking_uri: str, rows: "DataFrame") -> str:
+    """The address of MLflow's page that shows these rows of a history side by side."""
+    return opened(compare_page(tracking_uri, rows["experiment_id"], rows["run_id"]))
