@@ -5,10 +5,20 @@ from pathlib import Path
 import pytest
 
 from tests.contained import sandbox
+from tests.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
 from tests.seaweed import s3_location, s3_server
 from tests.tiny_model import tiny_model
 
-__all__ = ["s3_location", "s3_server", "sandbox", "tiny_model"]
+__all__ = [
+    "mlflow_backend",
+    "mlflow_on_postgres",
+    "mlflow_server",
+    "postgres",
+    "s3_location",
+    "s3_server",
+    "sandbox",
+    "tiny_model",
+]
 
 
 @pytest.fixture(autouse=True)

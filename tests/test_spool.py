@@ -12,7 +12,7 @@ from components.errors import PrerequisiteError
 from components.promote import Registered
 from components.track import TrackedRun, local_tracking_uri, track
 from components.track.connect import HOSTS
-from components.track.spool import send
+from components.track.spool import send, spooled
 from tests.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -67,3 +67,14 @@ def test_a_server_outside_the_allow_list_is_refused_before_anything_is_sent(
     decision: Decision = make_decision(tmp_path)
     with pytest.raises(PrerequisiteError, match=what):
         track(decision, FACTS, report_files(tmp_path), NOBODY)
+
+
+def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path) -> None:
+    decision = make_decision(tmp_path)
+    told = spooled(decision, "http://me:secret@127.0.0.1:9", "It is down.")
+    assert "secret" not in told.model_dump_json()
+    told.write(tmp_path / "tracked.json")
+    decision.write(tmp_path / "decision.json")
+    FACTS.write(tmp_path / "facts.json")
+    with pytest.raises(PrerequisiteError, match="its password is kept nowhere. Give the address with --tracking-uri"):
+        send(tmp_path)

@@ -97,7 +97,9 @@ def make_version(client: "MlflowClient", name: str, weights: Weights, run_id: st
     source = as_source(weights)
     if source.startswith("file:") and is_server(tracking_uri):
         source = f"runs:/{run_id}/weights.json"
-    made = client.create_model_version(name, source=source, run_id=run_id, tags={DIGEST: weights.digest})
+    made = client.create_model_version(
+        name, source=source, run_id=run_id, tags={DIGEST: weights.digest}, await_creation_for=0
+    )
     return str(made.version)
 
 

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from components.artifacts import Artifact, Decision, EvaluationPlan, Model, Scores, Weights
 from components.errors import PrerequisiteError
 from components.gate.policy import UseCase
-from components.gate.saved import read_ours
 from components.store import open_store
 from components.track.connect import connected
 from components.track.rows import EXPERIMENTS, JUDGED_BY, VARIANT_TAG, experiment_name
@@ -122,6 +121,8 @@ def brought(client: "MlflowClient", run: "Run", name: str, place: str, folder: P
 
 def whole(scores: Scores, folder: Path) -> bool:
     """Whether the records in the folder are those that were scored."""
+    from components.gate.saved import read_ours  # with numpy and pyarrow: a second that the track step does not need
+
     scores.write(folder / "full.json")
     try:
         return not read_ours(folder).failure

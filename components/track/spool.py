@@ -9,6 +9,7 @@ from components.artifacts import Decision
 from components.errors import PrerequisiteError
 from components.track.facts import RunFacts, RunFiles
 from components.track.runs import TrackedRun, track
+from components.track.uris import without_password
 
 DECISION, FACTS, TRACKED = "decision.json", "facts.json", "tracked.json"
 REPORT = ("report.html", "report.md", "verdicts.json", "plots/*.svg")
@@ -17,7 +18,7 @@ REPORT = ("report.html", "report.md", "verdicts.json", "plots/*.svg")
 def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
     """What is known of a run that MLflow does not have."""
     return TrackedRun(
-        tracking_uri=tracking_uri,
+        tracking_uri=without_password(tracking_uri),
         experiment="",
         experiment_id="",
         run_id="",
@@ -41,6 +42,11 @@ def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
         raise PrerequisiteError(
             f"{folder} holds no run that came to its decision ({error}). Give the folder of one, e.g. runs/demo."
         ) from error
+    if not tracking_uri and "//***@" in before.tracking_uri:
+        raise PrerequisiteError(
+            f"{folder} was to be recorded at {before.tracking_uri}, and its password is kept nowhere. Give the address"
+            " with --tracking-uri, and name and password as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
     kept = {each.parent.name: each for each in folder.glob("variants/*/flips.json")}
     flips = {name: json.loads(each.read_text(encoding="utf-8")) for name, each in kept.items()}
     report = tuple(file for name in REPORT for file in sorted(folder.glob(name)))

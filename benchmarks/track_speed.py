@@ -1,0 +1,195 @@
+"""How long MLflow takes to record a run: 4 variants, 10 tasks, with everything that the track step gives it.
+
+    python -m benchmarks.track_speed [--items 1000] [--rounds 3]
+
+Each variant has the records of its answers (Parquet), its data sets and a table of a few hundred flips; the run has the
+report. The servers are MLflow's own on this machine: on a SQLite file and a folder, and, where PostgreSQL is installed,
+on it and a SeaweedFS. One recording goes before, through a proxy that counts its requests; then the median of the
+rounds. Last the step in a process of its own, as a pipeline runs it, importing MLflow included.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from components import steps
+from components.artifacts import Decision, LimitEvidence, TaskEvidence
+from components.evaluate import records
+from components.gate import moved
+from components.report import write_report
+from tests.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
+from tests.reported import make_decision
+from tests.seaweed import running_server, weed_binary
+
+TASKS = tuple(f"task_{number}" for number in range(10))
+VARIANTS = ("bf16", "int8", "int4-g128", "int4-g64")
+WORDS = ("which", "of", "these", "is", "what", "a", "person", "would", "say", "after", "that", "question")
+FLIPPED = 0.03
+"""Of the answers: a few hundred."""
+LIMIT_S = 5.0
+STEP = "import sys; from components import steps; steps.track(*sys.argv[1:])"
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1000, help="of each task")
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+    table = Table("server", "requests", "recording, s", "again, s", "process of its own, s")
+    with contextlib.ExitStack() as stack:
+        results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        size = make_results(results, asked.items)
+        for name, server in servers(stack, results):
+            table.add_row(name, *measured(results, server, asked.rounds))
+    console = Console()
+    console.print(table)
+    console.print(f"4 variants, {len(TASKS)} tasks of {asked.items:,} items, {size / 1e6:.1f} MB of files a run.")
+
+
+def servers(stack: contextlib.ExitStack, folder: Path) -> list[tuple[str, str]]:
+    """The name and the address of each, kept running by the stack."""
+    address = stack.enter_context(running_mlflow(f"sqlite:///{folder}/server.db", f"{folder}/files"))
+    found = [("SQLite, folder", address)]
+    binaries, weed = postgres_binaries(), weed_binary()
+    if binaries and weed:
+        database, bucket = stack.enter_context(running_postgres(binaries)), stack.enter_context(running_server(weed))
+        mlflow = running_mlflow(database, f"s3://{bucket.bucket}/mlflow", bucket.environment())
+        found.append(("PostgreSQL, S3", stack.enter_context(mlflow)))
+    return found
+
+
+def measured(results: Path, server: str, rounds: int) -> tuple[str, str, str, str]:
+    """The row: requests, and seconds."""
+    with Proxy(server) as proxy, quiet():
+        steps.track(*arguments(results, uuid.uuid4().hex, proxy.address))
+    first, again, apart = [], [], []
+    for _ in range(rounds):
+        step = partial(steps.track, *arguments(results, uuid.uuid4().hex, server))
+        with quiet():
+            first.append(seconds(step))
+            again.append(seconds(step))
+        command = [sys.executable, "-c", STEP, *arguments(results, uuid.uuid4().hex, server)]
+        apart.append(seconds(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)))
+    recording = statistics.median(first)
+    told = f"{recording:.2f}" + ("" if recording < LIMIT_S else f", over {LIMIT_S:.0f}")
+    return str(len(proxy.requests)), told, f"{statistics.median(again):.2f}", f"{statistics.median(apart):.2f}"
+
+
+def make_results(results: Path, items: int) -> int:
+    """What the steps before `track` leave in the results' folder; bytes of the files that a run keeps."""
+    source = random.Random(0)
+    asked = {task: made_up_records(source, task, items) for task in TASKS}
+    baseline = [record for task in TASKS for record in asked[task]]
+    files = []
+    for variant in VARIANTS:
+        folder = results / "variants" / variant
+        folder.mkdir(parents=True)
+        answered = baseline if variant == VARIANTS[0] else [changed(source, each, variant) for each in baseline]
+        records.write(answered, folder / "full.parquet")
+        files.append(folder / "full.parquet")
+        if variant != VARIANTS[0]:
+            (folder / "flips.json").write_text(json.dumps(moved.columns(moved.flips(baseline, answered))))
+            files.append(folder / "flips.json")
+    decision = made_up_decision(results, items)
+    decision.write(results / "decision.json")
+    return sum(each.stat().st_size for each in (*files, *write_report(decision, results, run="run", engine="vLLM")))
+
+
+def made_up_records(source: random.Random, task: str, items: int) -> list[records.Record]:
+    """The baseline's records of a task: four choices, a question of fifty words."""
+    return [
+        records.Record(
+            variant=VARIANTS[0],
+            task=task,
+            item_id=item,
+            item_hash=source.randbytes(32).hex(),
+            metric="acc",
+            score=float(source.random() < 0.6),
+            target=0,
+            logliks=[-source.expovariate(0.1) for _ in range(4)],
+            greedy=[False] * 4,
+            prompt_hash=source.randbytes(32).hex(),
+            tokens=source.randrange(100, 2000),
+            truncated=False,
+            question=" ".join(source.choices(WORDS, k=50)),
+            choices=tuple(" ".join(source.choices(WORDS, k=8)) for _ in range(4)),
+            answer=" ".join(source.choices(WORDS, k=8)),
+        )
+        for item in range(items)
+    ]
+
+
+def changed(source: random.Random, record: records.Record, variant: str) -> records.Record:
+    """What the variant answered: other log-likelihoods, and now and then another score."""
+    score = 1 - (record.score or 0.0) if source.random() < FLIPPED else record.score
+    logliks = [each + source.gauss(0, 0.1) for each in record.logliks]
+    return dataclasses.replace(record, variant=variant, score=score, logliks=logliks)
+
+
+def made_up_decision(results: Path, items: int) -> Decision:
+    """The gate's decision with the evidence of every task."""
+    decision = make_decision({name: dict.fromkeys(TASKS, 0.6) for name in VARIANTS}, failed="")
+    limit = {"kind": "drop", "estimate": 0.0, "lower": -0.01, "upper": 0.01, "outcome": "passed"}
+    limits = tuple(LimitEvidence(what=each, limit=0.05, **limit) for each in ("average", *TASKS))
+    bounds = {"flip_rate": 0.03, "flip_rate_lower": 0.02, "flip_rate_upper": 0.04, "mcnemar_p": 0.5, "kl": 0.01}
+    counts = {"items": items, "informative": True, "lost": 15, "gained": 15, "drop_lower": -0.01, "drop_upper": 0.01}
+    tasks = tuple(TaskEvidence(task=each, **counts, **bounds) for each in TASKS)
+    rows = "; ".join(f"{task}: a hub, sha256 {number:032x}" for number, task in enumerate(TASKS))
+    return decision.model_copy(
+        update={
+            "verdicts": tuple(
+                each if each.verdict == "reference" else each.model_copy(update={"limits": limits, "tasks": tasks})
+                for each in decision.verdicts
+            ),
+            "scores": tuple(
+                each.model_copy(
+                    update={"rows_source": rows, "records": str(results / "variants" / each.variant / "full.parquet")}
+                )
+                for each in decision.scores
+            ),
+        }
+    )
+
+
+def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
+    """Those of `steps.track`."""
+    decision, page, text, tracked = (
+        str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
+    )
+    return decision, run_id, str(results), server, page, text, tracked
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long the work takes."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what a step says on the standard output."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""What MLflow holds on SQLite and a folder, and on PostgreSQL and S3: tracked, promoted, and killed on the way."""
+
+import json
+import random
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from components import steps
+from components.artifacts import Decision
+from components.errors import PrerequisiteError
+from components.promote import Registered, promote, register, rollback
+from components.track import RunFiles, TrackedRun, track
+from components.track.rows import RUN_ID_TAG, VARIANT_TAG
+from pipelines.cli import answer
+from tests.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
+from tests.mlflow_server import Proxy
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROWS = (
+    "hellaswag: Rowan/hellaswag from hub, sha256 0123456789abcdef; piqa: baber/piqa from hub, sha256 fedcba9876543210"
+)
+FLIPS: dict[str, list[Any]] = {"task": ["piqa", "piqa"], "item_id": [3, 7], "lost": [True, False]}
+CALLS = ("runs/create", "runs/log-batch", "runs/log-inputs", "mlflow-artifacts/", "runs/update")
+"""What a tracking asks of a server: at each of them it is killed."""
+STEP = "import sys; from components import steps; steps.track(*sys.argv[1:])"
+
+
+def decision_on(folder: Path, model: str) -> Decision:
+    """A decision on a model of that name, with a place for each variant's weights and a name for the rows asked."""
+    decision = make_decision(folder)
+    weights = tuple(each.model_copy(update={"uri": f"s3://bucket/{each.variant}"}) for each in decision.weights)
+    scores = tuple(each.model_copy(update={"rows_source": ROWS}) for each in decision.scores)
+    of_model = decision.model.model_copy(update={"source": f"hf:org/{model}"})
+    return decision.model_copy(update={"model": of_model, "weights": weights, "scores": scores})
+
+
+def tracked(folder: Path, server: str, model: str, run_id: str = "run-1") -> TrackedRun:
+    files = RunFiles(report_files(folder).report, flips={"int8": FLIPS})
+    return track(decision_on(folder, model), FACTS.model_copy(update={"run_id": run_id}), files, server)
+
+
+def registered(folder: Path, server: str, model: str) -> Registered:
+    return register(decision_on(folder, model), tracked(folder, server, model), server)
+
+
+def runs_of(client: MlflowClient, found: TrackedRun, run_id: str = "run-1") -> dict[str, Run]:
+    """The pipeline run's runs by variant, the parent under the empty name; each once."""
+    runs = client.search_runs([found.experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'")
+    by_variant = {run.data.tags.get(VARIANT_TAG, ""): run for run in runs}
+    assert len(by_variant) == len(runs)
+    return by_variant
+
+
+def artifacts_of(client: MlflowClient, run: Run, folder: Path) -> dict[str, bytes]:
+    names = [each.path for each in client.list_artifacts(run.info.run_id)]
+    folder = folder / run.info.run_id
+    folder.mkdir(exist_ok=True)
+    return {name: Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes() for name in names}
+
+
+def data_sets_of(run: Run) -> list[tuple[str, str]]:
+    """Names and digests, sorted: PostgreSQL gives them in any order."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return sorted((each.dataset.name, each.dataset.digest) for each in inputs)
+
+
+def champion_of(client: MlflowClient, model: str) -> str:
+    return str(client.get_registered_model(model).aliases.get("champion", "none"))
+
+
+def quantgate(*arguments: str) -> int:
+    """The exit status of the command."""
+    with pytest.raises(SystemExit) as end:
+        answer(list(arguments))
+    return int(end.value.code or 0)
+
+
+@pytest.fixture
+def model() -> str:
+    """The name of a model that no other test tracks."""
+    return uuid.uuid4().hex
+
+
+def test_a_parent_and_its_children_hold_numbers_words_tables_data_sets_and_files(
+    mlflow_backend: str, model: str, tmp_path: Path
+) -> None:
+    found = tracked(tmp_path, mlflow_backend, model)
+    client = MlflowClient(mlflow_backend)
+    runs = runs_of(client, found)
+    parent, int8 = runs[""], runs["int8"]
+
+    assert {name: run.info.run_id for name, run in runs.items()} == {"": found.run_id, **found.children}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in found.children} == {found.run_id}
+    assert parent.data.params["model"] == f"hf:org/{model}"
+    assert {name: runs[name].data.tags["verdict"] for name in found.children} == VERDICTS
+    for name, scores in SCORES.items():
+        assert runs[name].data.metrics["hellaswag.score"] == scores["hellaswag"]
+        assert runs[name].data.metrics["mean_score"] == sum(scores.values()) / 2
+    assert int8.data.metrics["hellaswag.drop"] == 1 - 0.39 / 0.40
+    assert int8.data.params["scheme"] == "W4A16"
+    assert data_sets_of(int8) == [("hellaswag", "0123456789abcdef"), ("piqa", "fedcba9876543210")]
+
+    files = artifacts_of(client, parent, tmp_path)
+    assert files["report.html"] == b"This is report.html."
+    matrix = json.loads(files["decision_matrix.json"])
+    assert dict(zip(matrix["columns"], zip(*matrix["data"], strict=True), strict=True))["verdict"] == tuple(
+        VERDICTS.values()
+    )
+    files = artifacts_of(client, int8, tmp_path)
+    assert files["records.parquet"] == b"rows of int8"
+    assert json.loads(files["flips.json"]) == {
+        "columns": ["task", "item_id", "lost"],
+        "data": [["piqa", 3, True], ["piqa", 7, False]],
+    }
+    assert json.loads(files["verdict.json"])["verdict"] == "ship"
+
+
+def test_tracking_again_doubles_nothing(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+    first, again = (tracked(tmp_path, mlflow_backend, model) for _ in range(2))
+    client = MlflowClient(mlflow_backend)
+    runs = runs_of(client, first)
+    assert again == first
+    assert len(runs) == 1 + 4
+    assert len(client.get_metric_history(first.children["int8"], "hellaswag.score")) == 1
+    assert [len(data_sets_of(run)) for run in runs.values()] == [2] * 5
+
+
+def test_an_answer_that_is_lost_on_its_way_doubles_nothing(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+    """MLflow's client asks again, although the server has done what it was asked."""
+    lost: set[str] = set()
+
+    def lose_the_first(number: int) -> None:
+        call = proxy.requests[number - 1].split("?")[0]
+        if "/runs/" in call and call not in lost:
+            lost.add(call)
+            raise ConnectionAbortedError
+
+    with Proxy(mlflow_backend, after=lose_the_first) as proxy:
+        found = tracked(tmp_path, proxy.address, model)
+    assert {call.rpartition("/")[2] for call in lost} >= {"create", "log-batch", "log-inputs", "update"}
+    runs = runs_of(MlflowClient(mlflow_backend), found)
+    assert {name: run.info.run_id for name, run in runs.items()} == {"": found.run_id, **found.children}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_a_database_without_a_server_is_refused_as_it_keeps_no_files(
+    postgres: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        PrerequisiteError, match=f"keeps no files: MLflow would leave the run's under {tmp_path}/mlruns"
+    ):
+        tracked(tmp_path, postgres, model)
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_three_runs_of_a_model_are_three_parents_with_four_children_each(
+    mlflow_backend: str, model: str, tmp_path: Path
+) -> None:
+    found = [tracked(tmp_path, mlflow_backend, model, run_id) for run_id in ("run-1", "run-2", "run-3")]
+    client = MlflowClient(mlflow_backend)
+    assert len({each.experiment_id for each in found}) == 1
+    parents = client.search_runs([found[0].experiment_id], "tags.verdicts != ''")
+    assert {run.info.run_id for run in parents} == {each.run_id for each in found}
+    for each in found:
+        children = client.search_runs([each.experiment_id], f"tags.`mlflow.parentRunId` = '{each.run_id}'")
+        assert {run.info.run_name: run.info.run_id for run in children} == each.children
+        assert len(children) == 4
+    assert len(client.search_runs([found[0].experiment_id])) == 3 * (1 + 4)
+
+
+def test_what_ships_becomes_champion_and_is_rolled_back(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+    found = registered(tmp_path, mlflow_backend, model)
+    client = MlflowClient(mlflow_backend)
+    assert registered(tmp_path, mlflow_backend, model) == found
+    assert len(client.search_model_versions(f"name='{found.model}'")) == 4
+    promote(mlflow_backend, found.model, found.versions["bf16"])
+    done = promote(mlflow_backend, found.model)
+    assert (done.variant, done.verdict, done.weights) == ("int8", "ship", "s3://bucket/int8")
+    assert champion_of(client, found.model) == found.versions["int8"]
+    back = rollback(mlflow_backend, found.model)
+    assert (back.variant, champion_of(client, found.model)) == ("bf16", found.versions["bf16"])
+
+
+def test_what_was_rejected_is_refused_by_every_way_and_every_time_whatever_its_tags_say(
+    mlflow_backend: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = registered(tmp_path, mlflow_backend, model)
+    client = MlflowClient(mlflow_backend)
+    rejected = found.versions["int4-g64"]
+    run_id = str(client.get_model_version(found.model, rejected).run_id)
+    command = ("promote", found.model, "--tracking-uri", mlflow_backend, "--version", rejected)
+    for edited in (False, True):
+        if edited:
+            client.set_model_version_tag(found.model, rejected, "quantgate.verdict", "ship")
+            client.set_tag(run_id, "verdict", "ship")
+            client.set_registered_model_alias(found.model, "candidate", rejected)
+        for _ in range(2):
+            with pytest.raises(PrerequisiteError, match="its verdict is reject"):
+                promote(mlflow_backend, found.model, rejected)
+            assert quantgate(*command) == 2
+            assert "its verdict is reject" in capsys.readouterr().err
+    with pytest.raises(PrerequisiteError, match="its verdict is reject"):
+        promote(mlflow_backend, found.model)
+    assert champion_of(client, found.model) == "none"
+
+
+def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
+    """Those of `steps.track`, on what the steps before it left in the results' folder."""
+    decision, page, text, found = (
+        str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
+    )
+    return decision, run_id, str(results), server, page, text, found
+
+
+def kill_at(number: int, results: Path, run_id: str, server: str) -> None:
+    """The step in a process of its own that is killed when its request of that number arrives, which is lost."""
+
+    def kill(arrived: int, _headers: object) -> int:
+        if arrived == number:
+            process.kill()
+        return 503 if arrived >= number else 0
+
+    with Proxy(server, before=kill) as proxy:
+        process = subprocess.Popen([sys.executable, "-c", STEP, *arguments(results, run_id, proxy.address)])
+        assert process.wait(timeout=120) == -SIGKILL
+
+
+def held(client: MlflowClient, found: TrackedRun, run_id: str, folder: Path) -> dict[str, object]:
+    """All that MLflow tells of a pipeline run but its ids and times, and the commit, which may come meanwhile."""
+    named = {RUN_ID_TAG, "mlflow.parentRunId", "mlflow.source.git.commit"}
+    return {
+        variant: (
+            run.info.status,
+            run.data.params,
+            run.data.metrics,
+            {key: value for key, value in run.data.tags.items() if key not in named},
+            data_sets_of(run),
+            artifacts_of(client, run, folder),
+        )
+        for variant, run in runs_of(client, found, run_id).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    decision_on(folder, uuid.uuid4().hex).write(folder / "decision.json")
+    report_files(folder)
+    (folder / "variants" / "int8").mkdir(parents=True)
+    (folder / "variants" / "int8" / "flips.json").write_text(json.dumps(FLIPS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mlflow_backend: str, results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What MLflow holds of a run that nothing went wrong with, and under `requests` those that it took."""
+    steps.track(*arguments(results, "undisturbed-0", mlflow_backend))  # makes the experiment
+    with Proxy(mlflow_backend) as proxy:
+        steps.track(*arguments(results, "undisturbed", proxy.address))
+    found = TrackedRun.read(results / "found.json")
+    told = held(MlflowClient(mlflow_backend), found, "undisturbed", tmp_path_factory.mktemp("undisturbed"))
+    return {**told, "requests": proxy.requests}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_killed_anywhere_and_repeated_each_variant_has_one_whole_run(
+    mlflow_backend: str, undisturbed: dict[str, Any], results: Path, tmp_path: Path, call: str
+) -> None:
+    """It is killed at one of these calls, its repetition is killed anywhere, and then it is left alone."""
+    run_id, source = f"undisturbed {call}", random.Random(call)
+    calls = [number for number, each in enumerate(undisturbed["requests"], start=1) if call in each]
+    for number in (source.choice(calls), source.randint(1, len(undisturbed["requests"]))):
+        kill_at(number, results, run_id, mlflow_backend)
+    steps.track(*arguments(results, run_id, mlflow_backend))
+    found = TrackedRun.read(results / "found.json")
+    client = MlflowClient(mlflow_backend)
+    told = held(client, found, run_id, tmp_path)
+    assert len(told) == 1 + 4
+    for variant, what in told.items():
+        assert what == undisturbed[variant], variant
+    assert {len(client.get_metric_history(each, "piqa.score")) for each in found.children.values()} == {1}
