@@ -7,3 +7,7 @@ traceback, and exits with 2. Any other exception is a fault of ours and keeps it
 
 class PrerequisiteError(Exception):
     """Something outside quantgate is missing or wrong; the message says what happened and what to do."""
+
+
+class ServerGoneError(PrerequisiteError):
+    """A server on a cluster was removed while a step used it, by the reaper, by `undeploy` or by somebody."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from components import progress, questions
 from components.artifacts import EvaluationPlan, Model, Scores, Server, Weights
-from components.errors import PrerequisiteError
+from components.errors import PrerequisiteError, ServerGoneError
 from components.evaluate import suites
 from components.gate.policy import chosen
-from components.store import open_store
+from components.models import cache_dir
+from components.store import fetch, open_store
 from components.variants import BASELINE, VARIANTS
 
 if TYPE_CHECKING:
@@ -94,13 +95,24 @@ def answered(
     os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
     from components.evaluate import evaluate
     from components.evaluate.ledger import ledger_file, shared
-    from components.serving import local
+    from components.serving import local, verbs
 
+    serving = with_tokenizer(serving, plan.results)
     known = plan.ledger and not serving.failure
-    with shared(ledger_file(), serving.identity, open_store(plan.store)) if known else nullcontext() as ledger:
-        found = evaluate(serving, questions.questions_of(plan), stage, step, records, ledger, enough)
+    kept = shared(ledger_file(), serving.identity, open_store(plan.store)) if known else nullcontext()
+    try:
+        with verbs.kept_alive(serving, plan.results), kept as ledger:
+            found = evaluate(serving, questions.questions_of(plan), stage, step, records, ledger, enough)
+    except ServerGoneError as gone:
+        found = Scores(variant=serving.variant, suite=plan.suite, stage=stage, failure=str(gone))
     ended = local.why_it_ended(serving) if found.failure and not serving.failure else ""
     return found.model_copy(update={"failure": f"{ended} {found.failure}"}) if ended else found
+
+
+def with_tokenizer(serving: Server, results: str) -> Server:
+    """The server with its tokenizer on this machine: the step that started it may have run on another."""
+    weights = kept_weights(serving.variant, results) if serving.url and not Path(serving.model_path).exists() else None
+    return serving.model_copy(update={"model_path": str(fetch(weights.uri, cache_dir()))}) if weights else serving
 
 
 def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:

@@ -87,7 +87,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
 
 def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
     """Serve the variant's weights; not the baseline's where MLflow holds its answers to just these questions."""
-    from components.serving import local
+    from components.serving import verbs
 
     made, planned = Weights.read(weights), EvaluationPlan.read(plan)
     results = planned.results
@@ -96,12 +96,12 @@ def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
         if not made.failure:
             try:
                 folder = fetch(made.uri, cache_dir())
-                held = stages.scored_before(made, planned, local.identity_here(folder, made.digest), tracking_uri)
-                started = held or local.deploy(made.variant, folder, local_folder(results), made.digest)
+                held = stages.scored_before(made, planned, verbs.identity_here(folder, made.digest), tracking_uri)
+                started = held or verbs.deploy(made, folder, results)
             except PrerequisiteError as error:
                 started = Server(variant=made.variant, failure=str(error))
         started.write(server)
-        open_store(results).put_file(Path(server), server_name(made.variant))
+        open_store(results).put_file(Path(server), verbs.server_name(made.variant))
         note = f"scored before in {started.scored_in}" if started.scored_in else in_words(started)
         step.end(started.failure, skipped=bool(made.failure or started.scored_in), note=note)
 
@@ -166,20 +166,14 @@ def execute(full: str, plan: str, scores: str) -> None:
 
 def undeploy(variant: str, results: str) -> None:
     """Stop the variant's server, if `deploy` got so far as to start one."""
-    from components.serving import local
+    from components.serving import verbs
 
     with progress.step(results, "undeploy", variant):
-        if (kept := open_store(results).get_text(server_name(variant))) is not None:
-            local.undeploy(Server.model_validate_json(kept))
+        verbs.undeploy(variant, results)
 
 
-def server_name(variant: str) -> str:
-    """Where the results keep the variant's server."""
-    return f"variants/{variant}/server.json"
-
-
-def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> None:
-    """Decide on every variant."""
+def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
+    """Decide on every variant; returns the numbers for the run's page, by what they are of."""
     from components.gate.decision import decide
     from components.gate.moved import examples
 
@@ -188,7 +182,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         if planned.judged_in:
             stages.hand_on_judged("decision.json", planned.results, decision)
             step.end(skipped=True, note=f"judged before in {planned.judged_in}")
-            return
+            return numbers(Decision.read(decision))
         reached = [Scores.read(each) for each in scores]
         answers, again = stages.kept_answers(reached, planned.results)
         limits, made = chosen(planned.use_case, planned.policy), [Weights.read(each) for each in weights]
@@ -200,6 +194,19 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         answer.write(decision)
         open_store(planned.results).put_file(Path(decision), "decision.json")
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
+    return numbers(answer)
+
+
+def numbers(decision: Decision) -> dict[str, float]:
+    """Each variant's drop, size and scores, named as the list of a run's metrics reads well."""
+    found: dict[str, float] = {}
+    for row in decision.verdicts:
+        if row.average_drop is not None:
+            found[f"{row.variant} average drop"] = row.average_drop
+        if row.size_bytes:
+            found[f"{row.variant} size, MB"] = row.size_bytes / 1e6
+        found |= {f"{row.variant} {task}": score for task, score in row.scores.items()}
+    return found
 
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:
@@ -219,14 +226,14 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
         Path(markdown).write_bytes(text.read_bytes())
 
 
-def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str, markdown: str, tracked: str) -> None:
-    """Record the run in MLflow: in the run's folder unless a tracking URI says where.
+def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str, markdown: str, tracked: str) -> str:
+    """Record the run in MLflow, in the run's folder unless a tracking URI says where; returns where it is.
 
     A server that does not take it is no failure of the run: what it was to get stays in the results for `quantgate
     track`, and the step says so.
     """
     from components.report import plots, verdicts_json
-    from components.track import RunFiles, facts_here, local_tracking_uri
+    from components.track import RunFiles, facts_here
     from components.track import track as track_run
     from components.track.earlier import judged_by
     from components.track.spool import FACTS, spooled
@@ -236,13 +243,13 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         if answer.judged_in:
             stages.hand_on_judged("tracked.json", results, tracked)
             step.end(skipped=True, note=f"it is {answer.judged_in}")
-            return
+            return answer.judged_in
         pages = {"report.html": Path(html).read_text("utf-8"), "report.md": Path(markdown).read_text("utf-8")}
         texts = {**pages, "verdicts.json": verdicts_json(answer), **plots(answer)}
         for name, text in texts.items():
             (Path(scratch) / name).write_text(text, encoding="utf-8")
         files = tuple(Path(scratch) / name for name in texts)
-        uri = tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
+        uri = tracking_uri or own_store(results)
         name = f"{answer.suite} {run_id[:8]}"
         by = judged_by(answer.plan, chosen(answer.use_case, answer.policy_text)) if answer.plan else ""
         told = {"settings": {"engine": answer.engine or "none"}, "judged_by": by}
@@ -255,6 +262,14 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         found.write(tracked)
         open_store(results).put_file(Path(tracked), "tracked.json")
         step.end(note=found.page or f"Not in MLflow: {found.spooled} To send it later: quantgate track {results}")
+    return found.page or f"not in MLflow: {found.spooled}"
+
+
+def own_store(results: str) -> str:
+    """The tracking URI of an MLflow store in the results' folder; empty where they are in a bucket."""
+    from components.track import local_tracking_uri
+
+    return "" if "://" in results else local_tracking_uri(Path(results) / "mlflow")
 
 
 def promote(decision: str, tracked: str, results: str, tracking_uri: str, promoted: str, *, move: bool) -> None:
@@ -264,11 +279,11 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
     """
     from components.promote import Registered, register
     from components.promote import promote as promote_model
-    from components.track import TrackedRun, local_tracking_uri
+    from components.track import TrackedRun
 
     with progress.step(results, "promote") as step:
         answer, recorded = Decision.read(decision), TrackedRun.read(tracked)
-        uri = tracking_uri or local_tracking_uri(local_folder(results) / "mlflow")
+        uri = tracking_uri or own_store(results)
         if recorded.spooled:
             Registered(model="", versions={}).write(promoted)
             step.end(skipped=True, note="MLflow does not have the run")
@@ -286,16 +301,6 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
             except PrerequisiteError as refusal:
                 note += f"; {refusal}"
         step.end(note=note)
-
-
-def local_folder(results: str) -> Path:
-    """The results' folder on this machine; raises PrerequisiteError when they are not on it."""
-    if "://" in results:
-        raise PrerequisiteError(
-            f"This step works beside its results and they are at {results}. Give a local folder for `results`, and "
-            "a tracking URI where MLflow is elsewhere."
-        )
-    return Path(results)
 
 
 def work_folder(results: str) -> AbstractContextManager[str]:

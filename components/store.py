@@ -146,6 +146,11 @@ class FolderStore:
         return self.root / checked_name(name)
 
 
+def of_run(results: str, run_id: str) -> str:
+    """Where a run keeps its results: in the folder itself, of a bucket below the prefix under the run's own id."""
+    return f"{results.rstrip('/')}/{run_id}" if "://" in results else results
+
+
 def open_store(location: str) -> Store:
     """The store at a path, `file:path` or `s3://bucket/prefix` (endpoint and credentials from the AWS variables)."""
     if location.startswith("s3://"):

@@ -1,0 +1,140 @@
+"""How variants are served on a cluster: one frozen value, read from QUANTGATE_SERVING and QUANTGATE_SERVING_*."""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from components.errors import PrerequisiteError
+
+LOCAL, KSERVE, DEPLOYMENT = "local", "kserve", "deployment"
+KINDS = (LOCAL, KSERVE, DEPLOYMENT)
+PREFIX = "QUANTGATE_SERVING"
+OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+NAMESPACE = "quantgate"
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True)
+class Toleration:
+    """A taint that the server's pod puts up with."""
+
+    key: str
+    value: str
+    """Empty: whatever the taint's value is."""
+    effect: str
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """Where a variant is served, on what, and how long one waits; each field is QUANTGATE_SERVING_<FIELD>."""
+
+    kind: str = LOCAL
+    """QUANTGATE_SERVING itself: local, kserve (an InferenceService), deployment (a Deployment and a Service)."""
+    namespace: str = NAMESPACE
+    """Of the server [the step's own]."""
+    runtime: str = "quantgate-vllm"
+    """KServe: the ServingRuntime."""
+    image: str = ""
+    """vLLM's image, by digest in production [KServe: the runtime's own; deployment: vLLM's own image]."""
+    weights_image: str = "quantgate:0.1.0"
+    """Deployment: the project image, which fetches the weights before vLLM starts."""
+    service_account: str = "quantgate-serving"
+    run_as_user: int = 1000
+    """Deployment: the user id; 0 where the cluster chooses one (OpenShift)."""
+    storage: str = "quantgate-s3"
+    """Deployment: the Secret with the S3 credentials, and the ConfigMap with endpoint and region."""
+    gpus: int = 1
+    gpu_resource: str = "nvidia.com/gpu"
+    tensor_parallel: int = 0
+    """GPUs that one model is spread over [all of them]."""
+    cpu: str = "4"
+    memory: str = "16Gi"
+    """Main memory: what is asked for, and the limit."""
+    shared_memory: str = "2Gi"
+    """Size of /dev/shm, by which vLLM's processes talk; the container runtime's default of 64 MiB is too small."""
+    scratch: str = "64Gi"
+    """Deployment: the most disk that the fetched weights may take."""
+    node_selector: tuple[tuple[str, str], ...] = ()
+    """Labels that the node must have: `nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3,disk=ssd`."""
+    tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu", "", "NoSchedule"),)
+    """As kubectl writes taints: `nvidia.com/gpu:NoSchedule,team=a:NoExecute`."""
+    options: tuple[str, ...] = ()
+    """More options of vLLM's, as on a command line."""
+    env: tuple[tuple[str, str], ...] = ()
+    """More environment variables of vLLM's: `VLLM_CPU_KVCACHE_SPACE=4`."""
+    ready_within_s: int = 1800
+    lease_s: int = 1800
+    """How long a server outlives the last renewal: longer than a step's pod may wait for its node."""
+    address: str = "http://{service}.{namespace}.svc:{port}"
+    """How a step reaches a server; for another cluster domain or a gateway."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise PrerequisiteError(f"QUANTGATE_SERVING is {self.kind!r}. Valid: {', '.join(KINDS)}.")
+        try:
+            self.address.format(service="", namespace="", port=0)
+        except (KeyError, IndexError, ValueError) as error:
+            example = type(self).address
+            raise PrerequisiteError(f"{PREFIX}_ADDRESS is {self.address!r}. Write it like {example}") from error
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Over how many GPUs vLLM spreads the model; 1 where there are none."""
+        return self.tensor_parallel or max(self.gpus, 1)
+
+
+def from_environment(
+    environment: Mapping[str, str] = os.environ, own_namespace: Path = OWN_NAMESPACE
+) -> ServingSettings:
+    """The settings of this process; raises PrerequisiteError for a value that cannot be."""
+    found: dict[str, object] = {}
+    if own_namespace.exists():
+        found["namespace"] = own_namespace.read_text(encoding="utf-8").strip()
+    for field in fields(ServingSettings):
+        name = PREFIX if field.name == "kind" else f"{PREFIX}_{field.name.upper()}"
+        if text := environment.get(name, "").strip():
+            try:
+                found[field.name] = READERS.get(str(field.type), str)(text)
+            except ValueError as error:
+                raise PrerequisiteError(f"{name} is {text!r}: {error}") from None
+    return ServingSettings(**found)  # type: ignore[arg-type]
+
+
+def whole_number(text: str) -> int:
+    """A number that is not negative."""
+    if not text.isdecimal():
+        raise ValueError("give a whole number")
+    return int(text)
+
+
+def pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """`a=b,c=d` in parts."""
+    found = [each.strip().partition("=") for each in text.split(",") if each.strip()]
+    if any(not name or not equals for name, equals, _ in found):
+        raise ValueError("write it like name=value,other=value")
+    return tuple((name, value) for name, _, value in found)
+
+
+def tolerations(text: str) -> tuple[Toleration, ...]:
+    """`key=value:effect,key:effect` in parts; `none` for no toleration at all."""
+    found = []
+    for each in [] if text == "none" else text.split(","):
+        taint, _, effect = each.strip().rpartition(":")
+        key, _, value = taint.partition("=")
+        if not key or effect not in EFFECTS:
+            raise ValueError(
+                f"write it like nvidia.com/gpu:NoSchedule or team=a:NoExecute; effects: {', '.join(EFFECTS)}"
+            )
+        found.append(Toleration(key, value, effect))
+    return tuple(found)
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    str(int): whole_number,
+    str(tuple[str, ...]): lambda text: tuple(shlex.split(text)),
+    str(tuple[tuple[str, str], ...]): pairs,
+    str(tuple[Toleration, ...]): tolerations,
+}
+"""How a field's text is read, by the field's type."""

@@ -1,0 +1,193 @@
+"""Stands in for a Kubernetes API server: real HTTP in a thread, any resource by its path, state with resourceVersions.
+
+It does what clients have to live with: conflicts, preconditions, finalizers, the garbage collector, watches that end
+or are too old (410), label and field selectors, merge patches. A test plays the controllers: `on` is called after each
+change. `faults` fails requests: with a status, or by a lost connection, before or after the work was done.
+"""
+
+import contextlib
+import copy
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.kubernetes_state import Cluster, Request, StatusError, check_patch, merged, selected
+
+USER = "system:serviceaccount:quantgate:quantgate-pipeline"
+VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+LOST, LOST_AFTER = 0, -1
+"""As a status of a fault: the connection is lost before, or after, the work was done."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Turns HTTP into calls of the cluster."""
+
+    protocol_version = "HTTP/1.1"
+    cluster: Cluster
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def answer(self) -> None:
+        """Answer any method."""
+        cluster = self.cluster
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else {}
+        path, name, part = placed(url.path)
+        plural = path.rsplit("/", 1)[1] + (f"/{part}" if part else "")
+        verb = VERBS.get(self.command) or ("watch" if query.get("watch") else "get" if name else "list")
+        request = Request(verb, plural, name)
+        with cluster.changed:
+            cluster.requests.append(request)
+            number = len(cluster.requests)
+        fault = cluster.faults(number, request)
+        if fault == LOST:
+            self.hang_up()
+            return
+        try:
+            if fault and fault > 0:
+                raise StatusError(fault, "Fault", "the server is in trouble")
+            refuse(cluster, request, path)
+            if verb == "watch":
+                self.watch(path, query)
+                return
+            found = work(cluster, request, path, query, body, self.headers.get("Content-Type", ""))
+        except StatusError as error:
+            told = {"kind": "Status", "status": "Failure", "code": error.code, "reason": error.reason}
+            self.send(error.code, {**told, "message": str(error)})
+            return
+        if fault == LOST_AFTER:
+            self.hang_up()
+        else:
+            self.send(201 if verb == "create" else 200, found)
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
+
+    def hang_up(self) -> None:
+        """Lose the connection without an answer."""
+        self.close_connection = True
+        self.connection.close()
+
+    def send(self, status: int, body: object) -> None:
+        """Send JSON, or text."""
+        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        for header, value in self.cluster.headers.items() if status >= 400 else ():
+            self.send_header(header, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def watch(self, path: str, query: dict[str, str]) -> None:
+        """Stream what changes, until the time is over."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        cluster, since = self.cluster, int(query.get("resourceVersion") or 0)
+        deadline = time.monotonic() + int(query.get("timeoutSeconds", 1))
+        while True:
+            with cluster.changed:
+                if since < cluster.oldest:
+                    events = [{"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}]
+                    deadline = 0.0
+                else:
+                    fresh = [each for each in cluster.history if each[0] > since and each[2] == path]
+                    events = [{"type": e, "object": obj} for _, e, _, obj in fresh if selected(obj, query)]
+                    since = cluster.version
+                if not events and time.monotonic() < deadline and not cluster.stopped:
+                    cluster.changed.wait(max(0.0, deadline - time.monotonic()))
+                    continue
+            for event in events:
+                self.chunk(json.dumps(event).encode() + b"\n")
+            if time.monotonic() >= deadline or cluster.stopped:
+                self.chunk(b"")
+                return
+
+    def chunk(self, data: bytes) -> None:
+        """Send a piece of a stream; the empty one ends it."""
+        with contextlib.suppress(ConnectionError):  # who watches may have seen enough
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            self.wfile.flush()
+
+
+def placed(path: str) -> tuple[str, str, str]:
+    """The collection's path without its namespace, the object's name and its subresource."""
+    parts = path.strip("/").split("/")
+    before = parts.index("namespaces")
+    rest = [*parts[before + 2 :], "", ""]
+    return "/".join([*parts[:before], rest[0]]), rest[1], rest[2]
+
+
+def refuse(cluster: Cluster, request: Request, path: str) -> None:
+    """Raise what this cluster does not know or allow."""
+    if request.plural in cluster.absent:
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
+    if str(request) in cluster.forbidden:
+        group = path.split("/")[1] if path.startswith("apis/") else ""
+        raise StatusError(
+            403,
+            "Forbidden",
+            f'{request.plural} is forbidden: User "{USER}" cannot {request.verb} resource "{request.plural}" in API '
+            f'group "{group}" in the namespace "quantgate"',
+        )
+
+
+def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], body: Any, content_type: str) -> object:
+    """Do what was asked; returns the body of the answer."""
+    if request.plural == "pods/log":
+        key = (request.name, query["container"], query.get("previous", "False").lower() == "true")
+        if key not in cluster.logs:
+            raise StatusError(400, "BadRequest", f"previous terminated container {key[1]} not found")
+        return "".join(cluster.logs[key].splitlines(keepends=True)[-int(query["tailLines"]) :])
+    with cluster.changed:
+        if request.verb == "create":
+            return cluster.create(path, body)
+        if request.verb == "list":
+            found = [obj for (where, _), obj in cluster.objects.items() if where == path and selected(obj, query)]
+            return {"metadata": {"resourceVersion": str(cluster.version)}, "items": copy.deepcopy(found)}
+        found_one = cluster.found(path, request.name)
+        if request.verb == "patch":
+            if content_type != "application/merge-patch+json":
+                raise StatusError(415, "UnsupportedMediaType", f"{content_type} is not for custom resources")
+            check_patch(found_one, body)
+            return cluster.change(request.plural, request.name, lambda obj: merged(obj, body))
+        if request.verb == "delete":
+            return cluster.delete(path, request.name, body.get("preconditions") or {})
+        return copy.deepcopy(found_one)
+
+
+@contextlib.contextmanager
+def running(cluster: Cluster, kubeconfig: Path) -> Iterator[str]:
+    """Serve the cluster for the time of the block, write how to reach it to `kubeconfig`, and give its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    named = {"name": "stand-in"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{**named, "cluster": {"server": address}}],
+        "users": [{**named, "user": {"token": "none"}}],
+        "contexts": [{**named, "context": {"cluster": "stand-in", "user": "stand-in"}}],
+        "current-context": "stand-in",
+    }
+    kubeconfig.write_text(json.dumps(config), encoding="utf-8")
+    try:
+        yield address
+    finally:
+        with cluster.changed:
+            cluster.stopped = True
+            cluster.changed.notify_all()
+        server.shutdown()
+        server.server_close()
+        thread.join()

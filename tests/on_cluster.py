@@ -1,0 +1,148 @@
+"""A cluster to serve on, as fixtures: the API server's stand-in, a server that answers as vLLM, and controllers."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.artifacts import Server, Weights
+from components.serving import kserve
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from tests.kubernetes_server import running
+from tests.kubernetes_state import JSON, Cluster
+
+PLURALS = {KSERVE: "inferenceservices", DEPLOYMENT: "deployments"}
+WORKFLOW = "quantgate-ship-x7k2p"
+RESULTS = "s3://bucket/results"
+WEIGHTS = Weights(
+    variant="int8", baseline_digest="b" * 64, digest="d" * 64, uri="s3://bucket/store/weights/int8", scheme="W8A8"
+)
+RUNTIME: JSON = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ServingRuntime",
+    "metadata": {"name": "quantgate-vllm"},
+    "spec": {
+        "supportedModelFormats": [{"name": "vLLM"}],
+        "containers": [
+            {
+                "name": "kserve-container",
+                "image": "vllm/vllm-openai@sha256:abc",
+                "args": ["--model", "/mnt/models", "--port", "8080"],
+                "env": [{"name": "VLLM_ATTENTION_BACKEND", "value": "FLASH_ATTN"}],
+                "ports": [{"containerPort": 8080}],
+            }
+        ],
+    },
+}
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers as vLLM does, whatever the address before /v1: that of the service it stands for."""
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def do_GET(self) -> None:
+        """The list of models, and the version."""
+        body = {"version": "0.32.0"} if self.path.endswith("/version") else {"data": [{"id": "quantgate-int8"}]}
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def vllm() -> Iterator[str]:
+    """The address at which every service answers."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/{{service}}.{{namespace}}/{{port}}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster with KServe's runtime, in which this process is a pod of a run."""
+    state = Cluster()
+    state.create("apis/serving.kserve.io/v1alpha1/servingruntimes", RUNTIME)
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": WORKFLOW, "uid": "uid-of-the-workflow"}
+    state.uids.add(owner["uid"])
+    labels = {"workflows.argoproj.io/workflow": WORKFLOW}
+    own_pod = {"metadata": {"name": "own-pod", "labels": labels, "ownerReferences": [{**owner, "controller": True}]}}
+    state.create("api/v1/pods", own_pod)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "in-a-pod")
+    monkeypatch.setenv("HOSTNAME", "own-pod")
+    monkeypatch.setattr(kserve, "POLL_S", 0.02)
+    for name in ("QUANTGATE_RUN", "KFP_POD_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    with running(state, tmp_path / "kubeconfig"):
+        yield state
+
+
+@pytest.fixture
+def settings(vllm: str) -> ServingSettings:
+    """KServe, on two GPUs."""
+    return ServingSettings(kind=KSERVE, gpus=2, node_selector=(("gpu", "H100"),), address=vllm, ready_within_s=60)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """What the step has of the model: here its configuration."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"max_position_embeddings": 1024}))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def deployed(cluster: Cluster, settings: ServingSettings, model: Path) -> Callable[..., Server]:
+    """Serve the weights, with other settings where they are named."""
+
+    def deploy(**changed: object) -> Server:
+        return kserve.deploy(WEIGHTS, model, RESULTS, replace(settings, **changed))  # type: ignore[arg-type]
+
+    return deploy
+
+
+def mark_ready(cluster: Cluster, plural: str, name: str) -> None:
+    """Say of the object what its controller says once its pods answer."""
+    condition = {"type": "Ready" if plural == "inferenceservices" else "Available", "status": "True"}
+
+    def how(obj: JSON) -> None:
+        obj["status"] = {"observedGeneration": obj["metadata"]["generation"], "conditions": [condition]}
+
+    cluster.change(plural, name, how)
+
+
+def ready_at_once(cluster: Cluster) -> None:
+    """Let every server be ready as soon as it is made."""
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural in ("inferenceservices", "deployments"):
+            mark_ready(cluster, plural, obj["metadata"]["name"])
+
+    cluster.on = on
+
+
+def left(cluster: Cluster) -> list[str]:
+    """What is there with quantgate's label: plural and name."""
+    return sorted(
+        f"{path.rsplit('/', 1)[1]}/{name}"
+        for (path, name), obj in cluster.objects.items()
+        if obj["metadata"].get("labels", {}).get("app.kubernetes.io/managed-by") == "quantgate"
+    )
+
+
+def the_one(cluster: Cluster, plural: str) -> JSON:
+    """The only object of its kind."""
+    found = cluster.all(plural)
+    assert len(found) == 1
+    return found[0]

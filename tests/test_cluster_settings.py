@@ -1,0 +1,75 @@
+"""How the environment says how to serve on a cluster, and what the pod without KServe does first."""
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import PrerequisiteError
+from components.serving import weights
+from components.serving.cluster_settings import Toleration, from_environment
+from components.store import FolderStore
+
+NOWHERE = Path("/nowhere/namespace")
+
+
+def test_without_any_variable_serving_is_local() -> None:
+    found = from_environment({}, NOWHERE)
+    assert (found.kind, found.namespace, found.gpus, found.tensor_parallel_size) == ("local", "quantgate", 1, 1)
+
+
+def test_each_variable_is_read_as_its_field_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "namespace").write_text("team-a\n")
+    found = from_environment(
+        {
+            "QUANTGATE_SERVING": "kserve",
+            "QUANTGATE_SERVING_GPUS": "4",
+            "QUANTGATE_SERVING_NODE_SELECTOR": "nvidia.com/gpu.product=H100, disk=ssd",
+            "QUANTGATE_SERVING_TOLERATIONS": "nvidia.com/gpu:NoSchedule,team=a:NoExecute",
+            "QUANTGATE_SERVING_OPTIONS": "--dtype float32 --chat-template 'a b'",
+            "QUANTGATE_SERVING_ENV": "VLLM_CPU_KVCACHE_SPACE=4",
+            "QUANTGATE_SERVING_IMAGE": "",
+        },
+        tmp_path / "namespace",
+    )
+    assert (found.kind, found.namespace, found.image) == ("kserve", "team-a", "")
+    assert (found.gpus, found.tensor_parallel_size) == (4, 4)
+    assert found.node_selector == (("nvidia.com/gpu.product", "H100"), ("disk", "ssd"))
+    assert found.tolerations == (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
+    assert found.options == ("--dtype", "float32", "--chat-template", "a b")
+    assert found.env == (("VLLM_CPU_KVCACHE_SPACE", "4"),)
+
+
+def test_no_toleration_and_fewer_gpus_than_the_model_is_spread_over_can_be_said() -> None:
+    found = from_environment({"QUANTGATE_SERVING_TOLERATIONS": "none", "QUANTGATE_SERVING_GPUS": "0"}, NOWHERE)
+    assert (found.tolerations, found.tensor_parallel_size) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("", "knative", "QUANTGATE_SERVING is 'knative'. Valid: local, kserve, deployment"),
+        ("_GPUS", "two", "QUANTGATE_SERVING_GPUS is 'two': give a whole number"),
+        ("_GPUS", "-1", "give a whole number"),
+        ("_NODE_SELECTOR", "gpu", "write it like name=value,other=value"),
+        ("_TOLERATIONS", "team=a", "effects: NoSchedule, PreferNoSchedule, NoExecute"),
+        ("_OPTIONS", "--chat-template 'a", "No closing quotation"),
+        ("_ADDRESS", "http://{pod}", "Write it like http://{service}.{namespace}.svc:{port}"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_what_can(name: str, value: str, told: str) -> None:
+    with pytest.raises(PrerequisiteError) as caught:
+        from_environment({f"QUANTGATE_SERVING{name}": value}, NOWHERE)
+    assert told in str(caught.value)
+
+
+def test_the_weights_are_checked_and_found_at_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "config.json").write_text("{}")
+    uri = FolderStore(tmp_path / "store").put_folder(tmp_path / "made", "weights/int8", "digest")
+    target = tmp_path / "mounted" / "model"
+    target.parent.mkdir()
+    for _ in range(2):  # a pod's init container may run again
+        assert weights.main([uri, str(target)]) == 0
+        assert (target / "config.json").read_text() == "{}"
+    assert weights.main([str(tmp_path / "none"), str(target)]) == 2
+    assert "none" in capsys.readouterr().err

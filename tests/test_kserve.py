@@ -1,0 +1,294 @@
+"""Serving on a cluster: what is made, when it is ready, what is taken over, what is left; the API is a stand-in."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.serving import kserve
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from tests.kubernetes_state import JSON, Cluster, Request
+from tests.on_cluster import (
+    PLURALS,
+    RESULTS,
+    WEIGHTS,
+    WORKFLOW,
+    cluster,
+    deployed,
+    left,
+    mark_ready,
+    model,
+    ready_at_once,
+    settings,
+    the_one,
+    vllm,
+)
+
+__all__ = ["cluster", "deployed", "model", "settings", "vllm"]
+
+Deploy = Callable[..., Server]
+DEPLOYMENTS, LEASES, SERVICES = "apis/apps/v1/deployments", "apis/coordination.k8s.io/v1/leases", "api/v1/services"
+
+
+def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy
+) -> None:
+    ready_at_once(cluster)
+    server = deployed(options=("--enforce-eager",))
+    assert server.failure == ""
+    lease, made = the_one(cluster, "leases"), the_one(cluster, "inferenceservices")
+    name = made["metadata"]["name"]
+    assert server.url.endswith(f"/{name}-predictor.quantgate/8080/v1")
+    assert (server.served_name, server.max_model_len, server.engine) == ("quantgate-int8", 1024, "vllm 0.32.0")
+    predictor = made["spec"]["predictor"]
+    model = predictor["model"]
+    assert (model["storageUri"], model["runtime"]) == (WEIGHTS.uri, "quantgate-vllm")
+    assert model["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert predictor["nodeSelector"] == {"gpu": "H100"}
+    assert predictor["serviceAccountName"] == "quantgate-serving"
+    assert " ".join(model["args"]).startswith(
+        "--served-model-name quantgate-int8 --max-model-len 1024 --tensor-parallel-size 2 --enforce-eager"
+    )
+    assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
+    assert lease["spec"]["leaseDurationSeconds"] == settings.lease_s
+    for each in (made, the_one(cluster, "configmaps")):
+        assert each["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
+        assert (
+            each["metadata"]["labels"].items()
+            >= {"quantgate.dev/run": WORKFLOW, "quantgate.dev/variant": "int8"}.items()
+        )
+    kserve.undeploy("int8", RESULTS, settings)
+    assert left(cluster) == []
+
+
+def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy
+) -> None:
+    ready_at_once(cluster)
+    cluster.absent |= {"inferenceservices", "servingruntimes"}
+    server = deployed(kind=DEPLOYMENT)
+    assert server.failure == ""
+    made, service = the_one(cluster, "deployments"), the_one(cluster, "services")
+    assert server.url.endswith(f"/{service['metadata']['name']}.quantgate/8080/v1")
+    pod = made["spec"]["template"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["initContainers"][0]["command"][-2:] == [WEIGHTS.uri, "/mnt/models/model"]
+    assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models/model"]
+    mounted = {each["name"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounted <= {each["name"] for each in pod["spec"]["volumes"]}
+    keys = {each["key"] for volume in pod["spec"]["volumes"] for each in volume.get("configMap", {}).get("items", ())}
+    assert keys == set(the_one(cluster, "configmaps")["data"])
+    kserve.undeploy("int8", RESULTS, replace(settings, kind=DEPLOYMENT))
+    assert left(cluster) == []
+
+
+def test_the_identity_holds_all_that_can_change_an_answer(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy, model: Path
+) -> None:
+    ready_at_once(cluster)
+    identity = deployed().identity
+    assert identity == kserve.identity_here(model, WEIGHTS.digest, settings)
+    assert WEIGHTS.digest in identity
+    assert "vllm/vllm-openai@sha256:abc" in identity
+    assert "VLLM_ATTENTION_BACKEND=FLASH_ATTN" in identity
+    others = (
+        {"gpus": 1},
+        {"gpu_resource": "amd.com/gpu"},
+        {"tensor_parallel": 1},
+        {"image": "vllm/vllm-openai@sha256:def"},
+        {"node_selector": ()},
+        {"options": ("--dtype", "float32")},
+        {"env": (("VLLM_ATTENTION_BACKEND", "TRITON_ATTN"),)},
+        {"kind": DEPLOYMENT},
+    )
+    found = {kserve.identity_here(model, WEIGHTS.digest, replace(settings, **each)) for each in others}
+    assert len(found | {identity}) == len(others) + 1
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+def test_a_server_becomes_ready_in_several_steps(cluster: Cluster, deployed: Deploy, kind: str) -> None:
+    plural = PLURALS[kind]
+    steps: list[threading.Thread] = []
+
+    def controller(number: int, request: Request) -> None:
+        if request.verb == "watch" and not steps:
+            steps.append(threading.Thread(target=go_on))
+            steps[0].start()
+
+    def go_on() -> None:
+        name = the_one(cluster, plural)["metadata"]["name"]
+        unsure = [{"type": "Ready", "status": "Unknown"}, {"type": "Available", "status": "False"}]
+        for status in (
+            {"observedGeneration": 1, "conditions": []},
+            {"observedGeneration": 1, "conditions": unsure},
+        ):
+            cluster.change(plural, name, lambda obj, status=status: obj.update(status=status))  # type: ignore[misc]
+        mark_ready(cluster, plural, name)
+
+    cluster.faults = controller
+    assert deployed(kind=kind).failure == ""
+    steps[0].join()
+    assert cluster.counted()[f"watch {plural}"] == 1
+
+
+def test_a_status_of_an_earlier_version_of_the_object_does_not_count(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    before = cluster.on
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        before(what, plural, obj)
+        if what == "created" and plural == "inferenceservices":
+            cluster.change(plural, obj["metadata"]["name"], lambda each: each["spec"].update(changed=True))
+
+    cluster.on = on
+    assert "It was not ready after 1 s" in deployed(ready_within_s=1).failure
+
+
+def test_a_watch_that_is_too_old_begins_again_from_a_new_list(cluster: Cluster, deployed: Deploy) -> None:
+    def controller(number: int, request: Request) -> None:
+        watches = cluster.counted()["watch inferenceservices"]
+        if request.verb == "watch" and watches == 1:
+            cluster.forget_versions()
+        if request.verb == "watch" and watches == 2:
+            mark_ready(
+                cluster, "inferenceservices", request.name or the_one(cluster, "inferenceservices")["metadata"]["name"]
+            )
+
+    cluster.faults = controller
+    assert deployed().failure == ""
+    assert cluster.counted()["list inferenceservices"] == 2
+
+
+def test_a_headless_service_is_asked_at_the_containers_port(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    name = deployed().url.split("/")[3].split(".")[0]
+    ports = [{"port": 80, "targetPort": 8081}]
+    cluster.create(SERVICES, {"metadata": {"name": name}, "spec": {"clusterIP": "10.0.0.7", "ports": ports}})
+    assert deployed().url.endswith("/80/v1")
+    cluster.change("services", name, lambda obj: obj["spec"].update(clusterIP="None"))
+    assert deployed().url.endswith("/8081/v1")
+
+
+def test_a_ready_server_that_this_pod_cannot_reach_is_told_and_removed(
+    cluster: Cluster, deployed: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kserve, "REACHED_WITHIN_S", 0.0)
+    ready_at_once(cluster)
+    failure = deployed(address="http://127.0.0.1:1/{service}").failure
+    assert "Check that a network policy lets this pod reach it" in failure
+    assert left(cluster) == []
+
+
+def test_weights_that_a_cluster_cannot_read_are_refused(
+    cluster: Cluster, settings: ServingSettings, model: Path
+) -> None:
+    with pytest.raises(PrerequisiteError, match="A cluster cannot read weights at /here"):
+        kserve.deploy(WEIGHTS.model_copy(update={"uri": "/here"}), model, RESULTS, settings)
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+def test_a_start_that_runs_again_takes_over_what_the_first_one_made(
+    cluster: Cluster, deployed: Deploy, kind: str
+) -> None:
+    ready_at_once(cluster)
+    first = deployed(kind=kind)
+    before = the_one(cluster, PLURALS[kind])["metadata"]["uid"]
+    renewed = the_one(cluster, "leases")["spec"]["renewTime"]
+    assert deployed(kind=kind).url == first.url
+    assert the_one(cluster, PLURALS[kind])["metadata"]["uid"] == before
+    assert the_one(cluster, "leases")["spec"]["renewTime"] > renewed
+
+
+def test_a_start_with_other_settings_replaces_what_the_first_one_made(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    deployed()
+    before = the_one(cluster, "inferenceservices")["metadata"]["uid"]
+    assert deployed(options=("--enforce-eager",)).failure == ""
+    made = the_one(cluster, "inferenceservices")
+    assert made["metadata"]["uid"] != before
+    assert "--enforce-eager" in made["spec"]["predictor"]["model"]["args"]
+
+
+def test_a_server_that_is_still_being_deleted_is_waited_for(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy
+) -> None:
+    ready_at_once(cluster)
+    deployed()
+    made = the_one(cluster, "inferenceservices")["metadata"]
+    held = {"finalizers": ["inferenceservice.finalizers"]}
+    cluster.change("inferenceservices", made["name"], lambda obj: obj["metadata"].update(held))
+    kserve.undeploy("int8", RESULTS, settings)
+    assert "deletionTimestamp" in the_one(cluster, "inferenceservices")["metadata"]
+
+    def controller(number: int, request: Request) -> None:
+        if str(request) == "get inferenceservices" and cluster.counted()[str(request)] == 2:
+            cluster.change("inferenceservices", made["name"], lambda obj: obj["metadata"].update(finalizers=[]))
+
+    cluster.faults = controller
+    assert deployed().failure == ""
+    assert cluster.counted()["create inferenceservices"] > 2
+    assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != made["uid"]
+
+
+def test_a_server_that_the_garbage_collector_has_not_come_to_is_not_taken_over(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy
+) -> None:
+    ready_at_once(cluster)
+    deployed()
+    before = the_one(cluster, "inferenceservices")["metadata"]["uid"]
+    cluster.collects_garbage = False
+    kserve.undeploy("int8", RESULTS, settings)
+    cluster.delete("api/v1/configmaps", the_one(cluster, "configmaps")["metadata"]["name"], {})
+
+    def controller(number: int, request: Request) -> None:
+        if cluster.counted()["get inferenceservices"] == 2:
+            cluster.collect()
+
+    cluster.faults = controller
+    assert deployed().failure == ""
+    assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != before
+
+
+def test_a_server_that_does_not_end_is_told_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    deployed()
+    name = the_one(cluster, "leases")["metadata"]["name"]
+    cluster.change("leases", name, lambda obj: obj["metadata"].update(finalizers=["stuck"]))
+    cluster.delete(LEASES, name, {})
+    assert "of an earlier start is still being deleted after 0 s" in deployed(ready_within_s=0).failure
+
+
+def test_a_name_that_another_one_has_is_left_alone(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    name = deployed(kind=DEPLOYMENT).url.split("/")[3].split(".")[0]
+    cluster.delete(LEASES, name, {})
+    cluster.create(DEPLOYMENTS, {"metadata": {"name": name}, "spec": {}})
+    assert f"deployments.apps {name} in the namespace quantgate is not quantgate's" in deployed(kind=DEPLOYMENT).failure
+    assert left(cluster) == []
+    assert the_one(cluster, "deployments")["metadata"]["name"] == name
+
+
+def test_a_server_that_is_deleted_while_it_starts_is_told(cluster: Cluster, deployed: Deploy) -> None:
+    def controller(number: int, request: Request) -> None:
+        if request.verb == "watch":
+            cluster.delete(LEASES, the_one(cluster, "leases")["metadata"]["name"], {})
+
+    cluster.faults = controller
+    assert "was deleted while it started" in deployed().failure
+
+
+def test_undeploying_twice_or_what_never_started_does_nothing(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy
+) -> None:
+    ready_at_once(cluster)
+    kserve.undeploy("int8", RESULTS, settings)
+    deployed()
+    kserve.undeploy("int4-g64", RESULTS, settings)
+    assert len(cluster.all("inferenceservices")) == 1
+    kserve.undeploy("int8", RESULTS, settings)
+    kserve.undeploy("int8", RESULTS, settings)
+    assert left(cluster) == []

@@ -1,0 +1,262 @@
+"""Why a server on a cluster is not ready: each reason as the cluster's objects, events and logs tell it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from components.artifacts import Server
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE
+from tests.kubernetes_state import JSON, Cluster
+from tests.on_cluster import cluster, deployed, left, model, settings, vllm
+
+__all__ = ["cluster", "deployed", "model", "settings", "vllm"]
+
+Deploy = Callable[..., Server]
+PODS, EVENTS = "api/v1/pods", "api/v1/events"
+UNSCHEDULABLE = "0/3 nodes are available: 1 node(s) had untolerated taint {team: a}, 2 Insufficient nvidia.com/gpu."
+OUT_OF_MEMORY = """INFO 11-21 vLLM API server version 0.32.0
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB
+RuntimeError: Engine core initialization failed.
+"""
+RESOURCES = {"nvidia.com/gpu": "2", "memory": "16Gi"}
+POD_SPEC = {
+    "initContainers": [{"name": "storage-initializer"}],
+    "containers": [{"name": "kserve-container", "resources": {"requests": RESOURCES, "limits": RESOURCES}}],
+}
+
+
+def with_pod(cluster: Cluster, status: JSON, container: str = "kserve-container", log: str = "", **event: str) -> None:
+    """Let the controller make a pod of that status, with a log of that container's and an event about the pod."""
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural in ("inferenceservices", "deployments"):
+            name = obj["metadata"]["name"]
+            labels = {"serving.kserve.io/inferenceservice": name, "app.kubernetes.io/instance": name}
+            pod = f"{name}-predictor-1"
+            metadata = {"name": pod, "labels": labels, "ownerReferences": [{"uid": obj["metadata"]["uid"]}]}
+            cluster.create(PODS, {"metadata": metadata, "spec": POD_SPEC, "status": status})
+            cluster.logs[pod, container, True] = cluster.logs[pod, container, False] = log
+            if event:
+                about = {"name": pod, "kind": "Pod"}
+                cluster.create(EVENTS, {"metadata": {"name": "e"}, "type": "Warning", "involvedObject": about, **event})
+
+    cluster.on = on
+
+
+def waiting(reason: str, message: str, **more: object) -> JSON:
+    """A container that waits."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"name": "kserve-container", "image": "vllm/vllm:no", "state": state, **more}
+
+
+def crashed(container: str, reason: str = "Error", restarts: int = 1) -> JSON:
+    """A container that ended, once or again."""
+    ended = {"terminated": {"reason": reason, "exitCode": 137 if reason == "OOMKilled" else 1}}
+    looping = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+    if not restarts:
+        return {"name": container, "restartCount": 0, "state": ended}
+    return {"name": container, "restartCount": restarts, "state": looping, "lastState": ended}
+
+
+def of(*statuses: JSON, init: bool = False) -> JSON:
+    """A pod's status."""
+    return {"phase": "Pending", "initContainerStatuses" if init else "containerStatuses": list(statuses)}
+
+
+@pytest.mark.parametrize(
+    ("status", "container", "log", "told"),
+    [
+        (
+            of(waiting("ImagePullBackOff", "manifest for vllm/vllm:no not found: manifest unknown")),
+            "kserve-container",
+            "",
+            ["The image vllm/vllm:no cannot be pulled", "manifest unknown", "imagePullSecrets"],
+        ),
+        (
+            of(waiting("InvalidImageName", "couldn't parse image name")),
+            "kserve-container",
+            "",
+            ["The image vllm/vllm:no cannot be pulled: InvalidImageName"],
+        ),
+        (
+            of(waiting("CreateContainerConfigError", 'secret "quantgate-s3" not found')),
+            "kserve-container",
+            "",
+            ['cannot be started: CreateContainerConfigError: secret "quantgate-s3" not found'],
+        ),
+        (
+            of(crashed("kserve-container")),
+            "kserve-container",
+            "INFO starts\nValueError: Unknown quantization method: int3\nINFO bye\n",
+            [
+                "vLLM ended (exit status 1, 1 restarts). ValueError: Unknown quantization method: int3",
+                "Last lines of the container kserve-container:\n  INFO starts",
+                "  INFO bye",
+            ],
+        ),
+        (
+            of(crashed("kserve-container", restarts=0)),
+            "kserve-container",
+            OUT_OF_MEMORY,
+            ["vLLM ran out of GPU memory on 2 nvidia.com/gpu", "CUDA out of memory", "QUANTGATE_SERVING_GPUS"],
+        ),
+        (
+            of(crashed("kserve-container", restarts=0)),
+            "kserve-container",
+            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.\n",
+            ["vLLM ran out of GPU memory", "No available memory for the cache blocks"],
+        ),
+        (
+            of(crashed("kserve-container", "OOMKilled", restarts=0)),
+            "kserve-container",
+            "",
+            ["needs more main memory than 16Gi. Raise QUANTGATE_SERVING_MEMORY", "(it wrote nothing)"],
+        ),
+        (
+            of(crashed("storage-initializer"), init=True),
+            "storage-initializer",
+            "botocore.exceptions.ClientError: An error occurred (403) when calling HeadObject: Forbidden\n",
+            ["The weights could not be fetched (exit status 1, 1 restarts)", "calling HeadObject: Forbidden", "S3"],
+        ),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told_at_once_and_removed(
+    cluster: Cluster, deployed: Deploy, status: JSON, container: str, log: str, told: list[str]
+) -> None:
+    with_pod(cluster, status, container, log)
+    failure = deployed().failure
+    assert [each for each in told if each not in failure] == []
+    assert left(cluster) == []
+    assert "watch inferenceservices" not in cluster.counted()
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": UNSCHEDULABLE}
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "event", "told"),
+    [
+        (
+            {"phase": "Pending", "conditions": [SCHEDULED]},
+            "",
+            {},
+            ["No node can take it: not enough nvidia.com/gpu (it asks for 2)", UNSCHEDULABLE, "QUANTGATE_SERVING_GPUS"],
+        ),
+        (
+            of(waiting("ErrImagePull", "dial tcp: i/o timeout")),
+            "",
+            {},
+            ["The image vllm/vllm:no cannot be pulled: ErrImagePull: dial tcp: i/o timeout"],
+        ),
+        (
+            of(crashed("kserve-container", restarts=0)),
+            "RuntimeError: NCCL error\n",
+            {},
+            ["vLLM ended (exit status 1, 0 restarts). RuntimeError: NCCL error"],
+        ),
+        (
+            of({"name": "kserve-container", "state": {"running": {}}, "ready": False}),
+            "INFO Loading weights took 11 s\n",
+            {},
+            ["vLLM is still starting.", "  INFO Loading weights took 11 s"],
+        ),
+        (
+            {"phase": "Pending"},
+            "",
+            {"reason": "FailedMount", "message": 'configmap "x" not found'},
+            ['A volume of its pod cannot be mounted: configmap "x" not found'],
+        ),
+        (
+            {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."},
+            "",
+            {},
+            ["Its pod was ended: Evicted: The node was low on resource: ephemeral-storage."],
+        ),
+        ({"phase": "Pending"}, "", {}, ["its pod is Pending."]),
+    ],
+)
+def test_what_may_pass_is_waited_for_and_told_at_the_deadline(
+    cluster: Cluster, deployed: Deploy, status: JSON, log: str, event: dict[str, str], told: list[str]
+) -> None:
+    with_pod(cluster, status, log=log, **event)
+    failure = deployed(ready_within_s=1).failure
+    assert failure.startswith("It was not ready after 1 s: ")
+    assert [each for each in told if each not in failure] == []
+    assert left(cluster) == []
+
+
+def test_a_fetch_that_goes_on_is_told_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
+    running = {"name": "storage-initializer", "state": {"running": {}}}
+    with_pod(cluster, of(running, init=True), "storage-initializer", "INFO Copying contents of s3://bucket\n")
+    failure = deployed(ready_within_s=1).failure
+    assert "its weights are still being fetched." in failure
+    assert "INFO Copying contents of s3://bucket" in failure
+
+
+def test_the_newest_pod_counts_and_one_that_goes_does_not(cluster: Cluster, deployed: Deploy) -> None:
+    with_pod(cluster, of(crashed("kserve-container")))
+    before = cluster.on
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        before(what, plural, obj)
+        if what == "created" and plural == "pods" and obj["metadata"]["name"].endswith("-1"):
+            labels = obj["metadata"]["labels"]
+            old = {"labels": labels, "ownerReferences": obj["metadata"]["ownerReferences"], "creationTimestamp": "2000"}
+            gone = {**old, "creationTimestamp": "9999", "deletionTimestamp": "9999"}
+            refused = of(waiting("InvalidImageName", ""))
+            cluster.create(PODS, {"metadata": {**old, "name": "old"}, "status": refused})
+            cluster.create(PODS, {"metadata": {**gone, "name": "gone"}, "status": refused})
+
+    cluster.on = on
+    assert "vLLM ended" in deployed().failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "event", "told"),
+    [
+        (
+            KSERVE,
+            {},
+            "exceeded quota: quantgate, requested: requests.nvidia.com/gpu=2, used: requests.nvidia.com/gpu=4",
+            "No pod could be made for it: exceeded quota: quantgate, requested: requests.nvidia.com/gpu=2",
+        ),
+        (
+            DEPLOYMENT,
+            {"conditions": [{"type": "Progressing", "status": "False", "reason": "Stuck", "message": "no progress"}]},
+            "",
+            "It has no pod: Progressing: Stuck: no progress",
+        ),
+        (KSERVE, {}, "", "no controller has looked at it. Check that the one of its kind (KServe's) runs."),
+        (KSERVE, {"observedGeneration": 1}, "", "it has no pod yet."),
+    ],
+)
+def test_why_there_is_no_pod_is_told(
+    cluster: Cluster, deployed: Deploy, kind: str, status: JSON, event: str, told: str
+) -> None:
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural in ("inferenceservices", "deployments"):
+            name = obj["metadata"]["name"]
+            cluster.change(plural, name, lambda each: each.update(status=status))
+            about = {"name": f"{name}-predictor-5d9", "kind": "ReplicaSet"}
+            for number, (object_of, message) in enumerate(((about, event), ({"name": "another"}, "not ours"))):
+                told = {"type": "Warning", "reason": "FailedCreate", "message": message, "involvedObject": object_of}
+                if message:
+                    cluster.create(EVENTS, {"metadata": {"name": f"e{number}"}, **told})
+
+    cluster.on = on
+    failure = deployed(kind=kind, ready_within_s=1).failure
+    assert told in failure
+    assert "not ours" not in failure
+
+
+def test_what_kserve_refuses_is_told_at_once(cluster: Cluster, deployed: Deploy) -> None:
+    refusal = {"reason": "NoSupportingRuntime", "message": "Specified runtime does not support specified framework"}
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural == "inferenceservices":
+            status = {"modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": refusal}}
+            cluster.change(plural, obj["metadata"]["name"], lambda each: each.update(status=status))
+
+    cluster.on = on
+    told = "KServe refuses it: NoSupportingRuntime: Specified runtime does not support specified framework"
+    assert deployed().failure == told

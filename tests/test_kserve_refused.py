@@ -1,0 +1,143 @@
+"""Serving on a cluster that refuses, is busy or cannot be reached: what is told, and what is simply tried again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+from tenacity import RetryCallState, Retrying
+
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.serving import cluster_api, kserve
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from tests.kubernetes_server import LOST, LOST_AFTER, USER
+from tests.kubernetes_state import Cluster, Request
+from tests.on_cluster import (
+    PLURALS,
+    RESULTS,
+    WORKFLOW,
+    cluster,
+    deployed,
+    left,
+    model,
+    ready_at_once,
+    settings,
+    the_one,
+    vllm,
+)
+
+__all__ = ["cluster", "deployed", "model", "settings", "vllm"]
+
+Deploy = Callable[..., Server]
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+def test_of_a_right_that_is_missing_one_learns_whose_and_which(cluster: Cluster, deployed: Deploy, kind: str) -> None:
+    plural = PLURALS[kind]
+    group = {KSERVE: "serving.kserve.io", DEPLOYMENT: "apps"}[kind]
+    for verb, resource, told in (
+        ("create", "leases", "leases.coordination.k8s.io"),
+        ("create", "configmaps", "configmaps"),
+        ("create", plural, f"{plural}.{group}"),
+        ("list", plural, f"{plural}.{group}"),
+        ("watch", plural, f"{plural}.{group}"),
+        ("list", "pods", "pods"),
+        ("list", "events", "events"),
+    ):
+        cluster.forbidden = {f"{verb} {resource}"}
+        assert f"{USER} may not {verb} {told} in the namespace quantgate" in deployed(kind=kind).failure
+        assert left(cluster) == []
+
+
+def test_who_may_not_delete_leaves_it_to_the_reaper_and_says_so(cluster: Cluster, deployed: Deploy) -> None:
+    cluster.forbidden = {"delete leases", "list pods"}
+    failure = deployed().failure
+    assert "may not list pods" in failure
+    assert f"{USER} may not delete leases.coordination.k8s.io" in failure
+    assert "it goes when its lease ends" in failure
+
+
+def test_a_pod_that_may_not_read_itself_serves_without_an_owner(
+    cluster: Cluster, deployed: Deploy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_at_once(cluster)
+    cluster.forbidden = {"get pods"}
+    monkeypatch.setenv("QUANTGATE_RUN", WORKFLOW)
+    assert deployed().failure == ""
+    lease = the_one(cluster, "leases")["metadata"]
+    assert "ownerReferences" not in lease
+    assert lease["labels"]["quantgate.dev/run"] == WORKFLOW
+    assert "no Workflow owns the server" in capsys.readouterr().out
+
+
+def test_outside_of_a_pod_the_run_is_named_by_its_results(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_at_once(cluster)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    deployed()
+    run = the_one(cluster, "leases")["metadata"]["labels"]["quantgate.dev/run"]
+    assert run.startswith("results-")
+    kserve.undeploy("int8", "s3://bucket/other-results", settings)
+    assert len(cluster.all("leases")) == 1
+    kserve.undeploy("int8", RESULTS, settings)
+    assert left(cluster) == []
+
+
+def test_what_the_cluster_lacks_is_told_with_the_other_way(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    cluster.absent = {"inferenceservices"}
+    failure = deployed().failure
+    assert "The cluster has no inferenceservices.serving.kserve.io" in failure
+    assert "QUANTGATE_SERVING=deployment" in failure
+    with pytest.raises(PrerequisiteError, match="There is no ServingRuntime other in the namespace quantgate"):
+        deployed(runtime="other")
+
+
+def test_a_request_too_many_is_made_again_after_the_time_that_the_server_says(
+    cluster: Cluster, deployed: Deploy
+) -> None:
+    ready_at_once(cluster)
+    cluster.headers = {"Retry-After": "0"}
+    answers = {1: 429, 2: 503, 3: 429}
+
+    def busy(_: int, request: Request) -> int | None:
+        return answers.get(cluster.counted()[str(request)]) if str(request) == "create leases" else None
+
+    cluster.faults = busy
+    assert deployed().failure == ""
+    assert cluster.counted()["create leases"] == 4
+    state = RetryCallState(Retrying(), None, (), {})
+    refusal = ApiException(status=429)
+    refusal.headers = {"Retry-After": "7"}
+    state.set_exception((ApiException, refusal, None))
+    assert cluster_api.pause_s(state) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+@pytest.mark.parametrize("fault", [LOST, LOST_AFTER])
+def test_a_start_survives_that_every_other_connection_is_lost(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings, kind: str, fault: int
+) -> None:
+    ready_at_once(cluster)
+    cluster.faults = lambda number, _: fault if number % 2 else None
+    assert deployed(kind=kind).failure == ""
+    assert len(cluster.all(PLURALS[kind])) == len(cluster.all("leases")) == 1
+    kserve.undeploy("int8", RESULTS, replace(settings, kind=kind))
+    assert left(cluster) == []
+
+
+def test_an_api_that_does_not_answer_is_told(cluster: Cluster) -> None:
+    cluster.faults = lambda *_: LOST
+    with pytest.raises(PrerequisiteError, match="did not answer for 0 s: .*Check that this pod may reach it"):
+        cluster_api.Cluster("quantgate", patience_s=0.0).listed(cluster_api.LEASE)
+
+
+def test_no_way_to_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(PrerequisiteError, match="There is no way to a cluster: .*QUANTGATE_SERVING=local"):
+        cluster_api.Cluster("quantgate")

@@ -1,0 +1,258 @@
+"""What nobody renews is removed, and nothing else: leases, the reaper, and starts that are killed between two calls."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+
+from components.artifacts import Server
+from components.errors import ServerGoneError
+from components.serving import cluster_lease, kserve, reaper
+from components.serving.cluster_api import Cluster as Api
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
+from tests.kubernetes_server import USER
+from tests.kubernetes_state import Cluster, Request
+from tests.on_cluster import (
+    RESULTS,
+    WEIGHTS,
+    cluster,
+    deployed,
+    left,
+    model,
+    ready_at_once,
+    settings,
+    vllm,
+)
+
+__all__ = ["cluster", "deployed", "model", "settings", "vllm"]
+
+Deploy = Callable[..., Server]
+LEASES = "apis/coordination.k8s.io/v1/leases"
+
+
+def later(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def test_the_reaper_removes_what_nobody_renewed_and_all_that_it_owns(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    deployed(lease_s=600)
+    api = Api("quantgate")
+    assert reaper.reap(api, later(590)) == []
+    assert len(left(cluster)) == 3
+    removed = reaper.reap(api, later(601))
+    assert [f"leases/{each}" for each in removed] != []
+    assert left(cluster) == []
+
+
+def test_the_reaper_leaves_alone_what_is_renewed_or_not_ours(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    deployed(lease_s=600)
+    ours, over = cluster.all("leases")[0], cluster_lease.timestamp(later(-7200))
+    spec = {"renewTime": over, "leaseDurationSeconds": 600}
+    cluster.create(LEASES, {"metadata": {"name": "kube-scheduler"}, "spec": spec})
+    labels = dict(ours["metadata"]["labels"])
+    del labels["quantgate.dev/run"]
+    cluster.create(LEASES, {"metadata": {"name": "of-no-run", "labels": labels}, "spec": spec})
+    cluster.change("leases", ours["metadata"]["name"], lambda obj: obj["spec"].update(renewTime=over))
+    kserve.renew("int8", RESULTS, settings)
+    assert reaper.reap(Api("quantgate"), later(0)) == []
+    assert len(cluster.all("leases")) == 3
+    assert len(cluster.all("inferenceservices")) == 1
+
+
+def test_a_lease_that_tells_no_time_is_over(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    deployed()
+    cluster.change("leases", cluster.all("leases")[0]["metadata"]["name"], lambda obj: obj.update(spec={}))
+    assert len(reaper.reap(Api("quantgate"), later(0))) == 1
+
+
+def test_a_lease_that_is_renewed_between_look_and_deletion_stays(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    deployed()
+
+    def renewed_in_between(_: int, request: Request) -> None:
+        if str(request) == "delete leases":
+            now = cluster_lease.timestamp(later(0))
+            cluster.change("leases", request.name, lambda obj: obj["spec"].update(renewTime=now))
+
+    cluster.faults = renewed_in_between
+    assert reaper.reap(Api("quantgate"), later(settings.lease_s + 1)) == []
+    assert cluster.counted()["delete leases"] == 1
+    assert len(cluster.all("inferenceservices")) == 1
+
+
+def test_the_reapers_command_says_what_it_removed_or_what_it_may_not(
+    cluster: Cluster, deployed: Deploy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready_at_once(cluster)
+    deployed(lease_s=0)
+    name = cluster.all("leases")[0]["metadata"]["name"]
+    assert reaper.main(["--namespace", "quantgate"]) == 0
+    assert reaper.main(["--namespace", "quantgate"]) == 0
+    assert capsys.readouterr().out == f"Removed 1 servers in quantgate: {name}.\nRemoved 0 servers in quantgate.\n"
+    cluster.forbidden = {"list leases"}
+    assert reaper.main(["--namespace", "quantgate"]) == 2
+    assert f"{USER} may not list leases.coordination.k8s.io" in capsys.readouterr().err
+
+
+def test_a_step_that_uses_a_server_renews_its_lease(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    server = deployed(lease_s=1)
+    before = cluster.all("leases")[0]["spec"]["renewTime"]
+    renewals = threading.Semaphore(0)
+    cluster.on = lambda what, plural, _: renewals.release() if (what, plural) == ("changed", "leases") else None
+    with kserve.kept_alive(server, RESULTS, settings):
+        for _ in range(3):  # the first when the block begins
+            assert renewals.acquire(timeout=30)
+    assert cluster.all("leases")[0]["spec"]["renewTime"] > before
+    assert not any(each.name.startswith("lease of") for each in threading.enumerate())
+
+
+def test_a_renewal_that_fails_once_ends_no_step(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready_at_once(cluster)
+    server, renewals = deployed(lease_s=1), threading.Semaphore(0)
+
+    def faults(_: int, request: Request) -> None:
+        times = cluster.counted()["patch leases"]
+        cluster.forbidden = {"patch leases"} if times == 2 else set()
+        if times == 4:
+            renewals.release()
+
+    cluster.faults = faults
+    with kserve.kept_alive(server, RESULTS, settings):
+        assert renewals.acquire(timeout=30)
+    assert "may not patch leases" in capsys.readouterr().out
+
+
+def test_a_step_whose_server_is_gone_says_so_before_its_work(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    server = deployed()
+    kserve.undeploy("int8", RESULTS, settings)
+    with (
+        pytest.raises(ServerGoneError, match="was removed while it was needed"),
+        kserve.kept_alive(server, RESULTS, settings),
+    ):
+        pytest.fail("there is no server to work with")
+    with pytest.raises(ServerGoneError, match="QUANTGATE_SERVING_LEASE_S"):
+        kserve.renew("int8", RESULTS, settings)
+
+
+def test_a_step_whose_server_goes_fails_with_that_reason(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    server, noticed = deployed(lease_s=1), threading.Event()
+
+    def faults(_: int, request: Request) -> None:
+        if str(request) == "patch leases" and not cluster.all("leases"):
+            noticed.set()
+
+    def work() -> None:
+        cluster.delete(LEASES, cluster.all("leases")[0]["metadata"]["name"], {})
+        assert noticed.wait(30)
+        raise ConnectionError("the server does not answer")
+
+    cluster.faults = faults
+    with pytest.raises(ServerGoneError, match="was removed while it was needed") as caught:  # noqa: SIM117
+        with kserve.kept_alive(server, RESULTS, settings):
+            work()
+    assert isinstance(caught.value.__context__, ConnectionError)
+
+
+def test_a_server_of_that_name_but_another_start_is_not_kept_alive(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    server, refused = deployed(lease_s=1), threading.Event()
+    cluster.faults = lambda *_: refused.set() if cluster.counted()["patch leases"] == 2 else None
+    with pytest.raises(ServerGoneError), kserve.kept_alive(server, RESULTS, settings):  # noqa: PT012
+        lease = cluster.all("leases")[0]
+        cluster.delete(LEASES, lease["metadata"]["name"], {})
+        lease["metadata"].pop("uid")
+        cluster.create(LEASES, lease)
+        refused.wait(30)
+    assert refused.is_set()
+
+
+def test_what_was_not_started_on_the_cluster_needs_no_lease(cluster: Cluster, settings: ServingSettings) -> None:
+    asked = len(cluster.requests)
+    for server, kind in (
+        (Server(variant="int8", url="http://127.0.0.1:1/v1"), LOCAL),
+        (Server(variant="int8", failure="it was never made"), KSERVE),
+        (Server(variant="int8", scored_in="mlflow run"), KSERVE),
+    ):
+        with kserve.kept_alive(server, RESULTS, replace(settings, kind=kind)):
+            assert len(cluster.requests) == asked
+
+
+def test_a_start_that_waits_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
+    assert "It was not ready after 2 s" in deployed(ready_within_s=2, lease_s=1).failure
+    assert cluster.counted()["patch leases"] >= 1
+
+
+def start_of(model: Path, settings: ServingSettings, environment: dict[str, str]) -> None:
+    """Deploy, in a process that is going to be killed."""
+    os.environ.update(environment)
+    kserve.deploy(WEIGHTS, model, RESULTS, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+def test_whatever_a_start_leaves_that_is_killed_between_two_calls_the_reaper_removes(
+    cluster: Cluster, settings: ServingSettings, deployed: Deploy, model: Path, kind: str, after: bool
+) -> None:
+    ready_at_once(cluster)
+    settings, before = replace(settings, kind=kind), len(cluster.requests)
+    deployed(kind=kind)
+    calls = len(cluster.requests) - before
+    assert calls >= 6
+    kserve.undeploy("int8", RESULTS, settings)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__, "kubernetes"])
+    environment = {name: os.environ[name] for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME")}
+    leftovers = []
+    for last in range(1, calls + 1):
+        process: ForkServerProcess = processes.Process(target=start_of, args=(model, settings, environment))
+        first = len(cluster.requests)
+
+        def kill(number: int, _: Request, process: ForkServerProcess = process, at: int = first + last) -> int | None:
+            if number != at:
+                return None
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            return -1 if after else 0  # what was asked is done, or not, and nobody hears of it
+
+        cluster.faults = kill
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        cluster.faults = lambda *_: None
+        leftovers.append(left(cluster))
+        owners = {each["metadata"]["uid"] for each in cluster.all("leases")}
+        assert len(owners) <= 1
+        reaper.reap(Api("quantgate"), later(settings.lease_s + 1))
+        assert left(cluster) == []
+        process.close()
+    assert leftovers[0] == []
+    assert len(leftovers[-1]) == (3 if kind == KSERVE else 4)

@@ -1,0 +1,86 @@
+"""The steps on a cluster: they serve through KServe, renew the lease, say when a server is gone, and leave nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components import models, stages, steps
+from components.artifacts import EvaluationPlan, Scores, Server, Weights
+from components.models import cache_dir
+from components.serving import verbs
+from components.store import open_store
+from tests.kubernetes_state import Cluster
+from tests.on_cluster import cluster, left, ready_at_once, vllm
+
+__all__ = ["cluster", "vllm"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def plan(s3_location: str) -> EvaluationPlan:
+    return EvaluationPlan(
+        variants=("bf16", "int8"), suite="quick", store=f"{s3_location}/store", results=f"{s3_location}/results"
+    )
+
+
+@pytest.fixture
+def weights(plan: EvaluationPlan, tiny_model: Path) -> Weights:
+    """Weights in a bucket, as quantize leaves them."""
+    made = models.resolve(f"file:{tiny_model}", open_store(plan.store), cache_dir())
+    found = Weights(variant="int8", baseline_digest=made.digest, digest=made.digest, uri=made.uri)
+    open_store(plan.results).put_text(found.model_dump_json(), "variants/int8/weights.json")
+    return found
+
+
+@pytest.fixture
+def deployed(
+    cluster: Cluster, vllm: str, plan: EvaluationPlan, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The folder in which the step that served them has left its server.json, beside the plan."""
+    monkeypatch.setenv("QUANTGATE_SERVING", "kserve")
+    monkeypatch.setenv("QUANTGATE_SERVING_ADDRESS", vllm)
+    ready_at_once(cluster)
+    weights.write(tmp_path / "weights.json")
+    plan.write(tmp_path / "plan.json")
+    steps.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), "", str(tmp_path / "server.json"))
+    return tmp_path
+
+
+def test_a_step_serves_and_a_later_one_stops_it_twice(deployed: Path, cluster: Cluster, plan: EvaluationPlan) -> None:
+    server = Server.read(deployed / "server.json")
+    assert (server.failure, server.pid, server.served_name) == ("", 0, "quantgate-int8")
+    assert [each.partition("/")[0] for each in left(cluster)] == ["configmaps", "inferenceservices", "leases"]
+    assert open_store(plan.results).get_text("variants/int8/server.json")
+    for _ in range(2):
+        steps.undeploy("int8", plan.results)
+        assert left(cluster) == []
+
+
+def test_the_tokenizer_is_fetched_where_the_step_that_served_ran_elsewhere(
+    deployed: Path, plan: EvaluationPlan
+) -> None:
+    server = Server.read(deployed / "server.json")
+    shutil.rmtree(server.model_path)
+    again = stages.with_tokenizer(server, plan.results)
+    assert (Path(again.model_path) / "tokenizer_config.json").is_file()
+
+
+def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:
+    verbs.undeploy("int8", plan.results)  # as the reaper would
+    files = [str(deployed / name) for name in ("server.json", "plan.json", "scores.json", "records.parquet")]
+    steps.evaluate_tiny(*files)
+    scores = Scores.read(deployed / "scores.json")
+    assert scores.tasks == ()
+    assert "quantgate" in scores.failure
+    assert "removed" in scores.failure
+
+
+def test_a_start_that_was_killed_before_it_was_recorded_is_stopped_all_the_same(
+    deployed: Path, cluster: Cluster, plan: EvaluationPlan
+) -> None:
+    store = open_store(plan.results)
+    store.put_text("", "variants/int8/server.json")  # nothing that could be read
+    steps.undeploy("int8", plan.results)
+    assert left(cluster) == []
