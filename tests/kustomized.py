@@ -1,0 +1,91 @@
+"""What kustomize makes of the manifests: the objects of an overlay, as the API server would be given them."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Object = dict[str, Any]
+
+ROOT = Path(__file__).parents[1]
+MANIFESTS = ROOT / "manifests"
+OVERLAYS = tuple(sorted(each.name for each in (MANIFESTS / "overlays").iterdir()))
+
+
+def kustomized(folder: Path) -> tuple[Object, ...]:
+    """The objects that the kustomization in the folder builds; skips the test where there is no kubectl."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed, which builds the manifests")
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, f"kustomize warns: {done.stderr}"
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+@cache
+def built(overlay: str) -> tuple[Object, ...]:
+    """The objects of the overlay of that name."""
+    return kustomized(MANIFESTS / "overlays" / overlay)
+
+
+def of_kind(overlay: str, *kinds: str) -> dict[str, Object]:
+    """The overlay's objects of these kinds, by name."""
+    return {each["metadata"]["name"]: each for each in built(overlay) if each["kind"] in kinds}
+
+
+def pods(overlay: str) -> dict[str, tuple[dict[str, str], Object]]:
+    """Labels and specification of the pods that the overlay starts or has started, by `Kind/name`."""
+    found = {}
+    for each in built(overlay):
+        spec = each.get("spec", {})
+        if each["kind"] == "ServingRuntime":
+            template = {"metadata": {"labels": spec.get("labels", {})}, "spec": spec}
+        else:
+            template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+        if template:
+            labels = template.get("metadata", {}).get("labels", {})
+            found[f"{each['kind']}/{each['metadata']['name']}"] = (labels, template["spec"])
+    return found
+
+
+def containers(overlay: str) -> dict[str, tuple[Object, Object]]:
+    """Each container with its pod's specification, by `Kind/name/container`."""
+    return {
+        f"{name}/{each['name']}": (each, spec)
+        for name, (_, spec) in pods(overlay).items()
+        for each in (*spec.get("initContainers", ()), *spec["containers"])
+    }
+
+
+def variables(overlay: str, container: str) -> dict[str, str]:
+    """The environment variables that a container of `containers` is given as plain values."""
+    return {each["name"]: each["value"] for each in containers(overlay)[container][0].get("env", ()) if "value" in each}
+
+
+def grants(overlay: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """Who may do what: account, API group, resource, the objects' names (empty: all) and verbs."""
+    roles = of_kind(overlay, "Role")
+    for binding in of_kind(overlay, "RoleBinding").values():
+        for subject in binding["subjects"]:
+            for rule in roles[binding["roleRef"]["name"]]["rules"]:
+                for group in rule["apiGroups"]:
+                    for resource in rule["resources"]:
+                        names = ", ".join(rule.get("resourceNames", ()))
+                        yield subject["name"], group, resource, names, ", ".join(rule["verbs"])
+
+
+def table_after(title: str, text: str) -> list[tuple[str, ...]]:
+    """The rows of the first Markdown table after the title, without the backquotes."""
+    _, _, rest = text.partition(title)
+    rows = re.search(r"^\|.*\|$(?:\n^\|.*\|$)*", rest, flags=re.MULTILINE)
+    assert rows, f"there is no table after {title!r}"
+    return [
+        tuple(cell.strip().replace("`", "") for cell in row.strip("|").split("|")) for row in rows[0].splitlines()[2:]
+    ]

@@ -1,0 +1,153 @@
+"""The images: linted, without a user that is root, and with the versions of the locks and no others."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import environments
+from tests.kustomized import MANIFESTS, ROOT
+
+IMAGES = MANIFESTS / "images"
+CONTAINERFILES = sorted(IMAGES.glob("*.Containerfile"))
+HADOLINT = Path(sys.executable).with_name("hadolint")
+HEAVY = {"torch", "llmcompressor", "accelerate", "triton", "compressed-tensors"}
+LOCKED = environments.pins_in(environments.LOCKS / "project.txt")
+
+
+def text_of(name: str) -> str:
+    return (IMAGES / f"{name}.Containerfile").read_text(encoding="utf-8")
+
+
+def extras_of(name: str) -> set[str]:
+    """The extras of the project that an image installs."""
+    match = re.search(r'"\.\[([\w,]+)\]"', text_of(name))
+    assert match
+    return set(match[1].split(","))
+
+
+def closure(*asked: str) -> set[str]:
+    """Every package that pip installs for these requirements, by what the installed ones say that they need."""
+    found: set[str] = set()
+    done: set[tuple[str, str]] = set()
+    waiting = [(Requirement(each), "") for each in asked]
+    while waiting:
+        requirement, _ = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (name, extra) in done:
+                continue
+            done.add((name, extra))
+            found.add(name)
+            waiting += [
+                (each, extra)
+                for each in map(Requirement, needs_of(name))
+                if each.marker is None or each.marker.evaluate({"extra": extra})
+            ]
+    return found
+
+
+def needs_of(package: str) -> list[str]:
+    """What a package says that it needs; of this project, what pyproject.toml says now."""
+    if package == "quantgate":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        optional = project["optional-dependencies"].items()
+        return [*project["dependencies"], *(f"{each}; extra == '{extra}'" for extra, all_ in optional for each in all_)]
+    try:
+        return requires(package) or []
+    except PackageNotFoundError:  # CUDA's libraries, which no machine without a GPU has
+        return []
+
+
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
+def test_hadolint_has_nothing_to_say(file: Path) -> None:
+    done = subprocess.run([HADOLINT, "--no-color", file], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_hadolint_would_say_it(tmp_path: Path) -> None:
+    bad = tmp_path / "Containerfile"
+    bad.write_text("FROM python:latest\nRUN pip install httpx\n")
+    told = subprocess.run([HADOLINT, "--no-color", bad], capture_output=True, text=True, check=False).stdout
+    assert "DL3007" in told
+
+
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
+def test_an_image_is_pinned_and_runs_as_nobody(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    last = re.split(r"^FROM .*$", text, flags=re.MULTILINE)[-1]
+    (base,) = re.findall(r"^ARG PYTHON=(\S+)$", text, flags=re.MULTILINE)
+    assert re.fullmatch(r"docker\.io/library/python:3\.11\.\d+-slim-\w+", base)
+    assert set(re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE)) == {"${PYTHON}"}
+    assert re.findall(r"^USER (\S+)$", text, flags=re.MULTILINE) == ["10001:0"]
+    assert "USER" not in last.partition("USER 10001:0")[2]
+    assert "COPY --from=build" in last
+    assert "RUN" not in last, "what is installed is installed in the first stage"
+
+
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
+def test_nothing_secret_and_nothing_but_what_is_named_gets_into_an_image(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"(?i)token|password|secret|index-url|^ADD ", text, flags=re.MULTILINE)
+    copied = [
+        word for line in re.findall(r"^COPY (?!--from)(.+)$", text, flags=re.MULTILINE) for word in line.split()[:-1]
+    ]
+    assert copied
+    for path in copied:
+        assert path not in (".", "./"), "a copy of everything would take what lies about"
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
+def test_every_installation_is_held_to_the_lock(file: Path) -> None:
+    installed = re.findall(r"pip install((?:.|\\\n)*?)(?:&&|\n(?!\s))", file.read_text(encoding="utf-8"))
+    assert installed
+    for arguments in installed:
+        assert re.search(r"-c (locks/)?project\.txt", arguments), arguments
+
+
+def test_the_lean_image_has_neither_torch_nor_llm_compressor() -> None:
+    packages = closure(f"quantgate[{','.join(extras_of('quantgate'))}]")
+    assert {"lm-eval", "mlflow", "boto3", "kfp", "kubernetes", "scipy"} <= packages
+    assert not packages & HEAVY
+    assert not [name for name in packages if environments.CUDA_PARTS.match(name)]
+
+
+def test_the_quantize_image_has_all_of_the_lean_one_and_what_quantizes() -> None:
+    assert extras_of("quantize") - extras_of("quantgate") == {"quantize"}
+    assert extras_of("quantize") > extras_of("quantgate")
+    packages = closure(f"quantgate[{','.join(extras_of('quantize'))}]")
+    assert {"torch", "llmcompressor", "compressed-tensors"} <= packages
+
+
+@pytest.mark.parametrize("name", ["quantgate", "quantize"])
+def test_the_lock_has_every_package_of_an_image(name: str) -> None:
+    packages = closure(f"quantgate[{','.join(extras_of(name))}]") - {"quantgate"}
+    assert {each for each in packages if not environments.CUDA_PARTS.match(each)} <= LOCKED.keys()
+
+
+def test_the_lock_has_every_package_of_mlflow_s_image() -> None:
+    lines = (IMAGES / "mlflow.txt").read_text(encoding="utf-8").splitlines()
+    asked = [each for each in lines if not each.startswith("#")]
+    assert not [each for each in asked if "==" in each], "take the lock's version"
+    assert closure(*asked) <= LOCKED.keys()
+
+
+def test_the_images_that_the_manifests_name_are_those_that_are_built_here() -> None:
+    for file in CONTAINERFILES:
+        text = file.read_text(encoding="utf-8")
+        (command,) = re.findall(r"^#   docker build (.+)$", text, flags=re.MULTILINE)
+        assert f"-f {file.relative_to(ROOT)} " in command
+        (tag,) = re.findall(r"-t (\S+)", command)
+        job = (MANIFESTS / "recurring" / "job.yaml").read_text(encoding="utf-8")
+        name, _, version = tag.rpartition(":")
+        versions = (IMAGES / "kustomization.yaml").read_text(encoding="utf-8")
+        assert tag in job or re.search(rf"newName: {re.escape(name)}\n    newTag: {re.escape(version)}\n", versions), (
+            tag
+        )

@@ -1,0 +1,220 @@
+"""The manifests: every overlay builds, every object is valid, and nobody may do more than is written down."""
+
+import importlib.util
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+import environments
+from tests.kustomized import (
+    MANIFESTS,
+    OVERLAYS,
+    ROOT,
+    Object,
+    built,
+    containers,
+    grants,
+    of_kind,
+    pods,
+    table_after,
+    variables,
+)
+from tests.schemas import VERSIONS, check
+
+TEXT = {"type": "string", "minLength": 1}
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    """A schema of an object with all of these fields and no others."""
+    return {"type": "object", "additionalProperties": False, "properties": properties, "required": sorted(properties)}
+
+
+# No Python package has these: the few fields that are used, after the projects' own CRDs.
+OTHERS = {
+    ("kubeflow.org/v1", "Profile"): closed(owner=closed(kind={"enum": ["User"]}, name=TEXT)),
+    ("route.openshift.io/v1", "Route"): closed(
+        host=TEXT,
+        to=closed(kind={"enum": ["Service"]}, name=TEXT),
+        port=closed(targetPort=TEXT),
+        tls=closed(termination={"enum": ["edge"]}, insecureEdgeTerminationPolicy={"enum": ["Redirect", "None"]}),
+    ),
+}
+
+
+def title(each: Object) -> str:
+    return f"{each['kind']}/{each['metadata']['name']}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_valid(overlay: str, version: str) -> None:
+    for each in built(overlay):
+        try:
+            if spec := OTHERS.get((each["apiVersion"], each["kind"])):
+                jsonschema.validate(each["spec"], spec)
+            else:
+                check(each, version)
+        except jsonschema.ValidationError as error:
+            pytest.fail(f"{title(each)}: {error.json_path}: {error.message}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda spec: spec["containers"][0].update(command="python"),
+        lambda spec: spec["containers"][0].update(securityContext={"readOnlyRootFileSystem": True}),
+        lambda spec: spec.pop("containers"),
+        lambda spec: spec.update(supportedModelFormat=[]),
+    ],
+    ids=["a text for a list", "a field of Kubernetes' misspelt", "a field missing", "a field of KServe's misspelt"],
+)
+def test_an_invalid_serving_runtime_is_refused(spoil: Any) -> None:
+    runtime = of_kind("kubeflow", "ServingRuntime")["quantgate-vllm"]
+    spec = {**runtime["spec"], "containers": [dict(each) for each in runtime["spec"]["containers"]]}
+    spoil(spec)
+    with pytest.raises(jsonschema.ValidationError):
+        check({**runtime, "spec": spec})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_has_each_object_once_and_all_in_the_namespace_of_the_runs(overlay: str) -> None:
+    names = [title(each) for each in built(overlay)]
+    assert len(names) == len(set(names))
+    everywhere = {"Namespace", "PriorityClass", "Profile"}
+    for each in built(overlay):
+        expected = None if each["kind"] in everywhere else "quantgate"
+        assert each["metadata"].get("namespace") == expected, title(each)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_reaper_cannot_take_an_object_of_the_manifests_for_a_run_s(overlay: str) -> None:
+    for each in built(overlay):
+        labels = each["metadata"].get("labels", {})
+        assert labels["app.kubernetes.io/part-of"] == "quantgate", title(each)
+        assert "app.kubernetes.io/managed-by" not in labels, title(each)
+    for name, (labels, _) in pods(overlay).items():
+        assert "app.kubernetes.io/managed-by" not in labels, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_image_has_a_version_or_a_digest(overlay: str) -> None:
+    for name, (container, _) in containers(overlay).items():
+        image = container["image"]
+        registry, _, rest = image.partition("/")
+        assert "." in registry, f"{name}: {image} names no registry"
+        assert re.search(r"(:v?\d[\w.-]*|@sha256:[0-9a-f]{64})$", rest), f"{name}: {image}"
+
+
+def test_the_images_have_the_versions_of_the_locks() -> None:
+    project = environments.pins_in(environments.LOCKS / "project.txt")
+    tags = {each["image"].partition("/")[2].rpartition(":")[::2] for each, _ in containers("kubeflow").values()}
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert version
+    vllm = f"v{environments.pins_in(environments.LOCKS / 'serving-cuda.txt')['vllm']}"
+    assert {
+        ("quantgate/quantgate", version[1]),
+        ("quantgate/quantgate-mlflow", project["mlflow"]),
+        ("vllm/vllm-openai", vllm),
+    } < tags
+    runtime = of_kind("dev", "ServingRuntime")["quantgate-vllm"]["spec"]["containers"][0]
+    assert runtime["image"].endswith(f"/vllm-cpu-release-repo:{vllm}")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_is_confined(overlay: str) -> None:
+    for name, (container, pod) in containers(overlay).items():
+        own, shared = container["securityContext"], pod.get("securityContext", {})
+        assert own["allowPrivilegeEscalation"] is False, name
+        assert own["readOnlyRootFilesystem"] is True, name
+        assert own["capabilities"] == {"drop": ["ALL"]}, name
+        assert {**shared, **own}["runAsNonRoot"] is True, name
+        assert {**shared, **own}["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+        assert all("hostPath" not in each for each in pod.get("volumes", ())), name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_says_what_it_needs_and_whoever_serves_has_probes(overlay: str) -> None:
+    for name, (container, _) in containers(overlay).items():
+        resources = container["resources"]
+        assert {"cpu", "memory"} <= resources["requests"].keys(), name
+        assert "memory" in resources["limits"], name
+        if "ports" in container:
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_right_is_given_on_everything_or_in_the_whole_cluster(overlay: str) -> None:
+    assert not of_kind(overlay, "ClusterRole", "ClusterRoleBinding")
+    for binding in of_kind(overlay, "RoleBinding").values():
+        assert binding["roleRef"]["kind"] == "Role", title(binding)
+    for role in of_kind(overlay, "Role").values():
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], title(role)
+            if "secrets" in rule["resources"]:
+                assert rule["resourceNames"], title(role)
+
+
+def test_the_readme_says_who_may_do_what_and_nothing_else_is_given() -> None:
+    readme = (MANIFESTS / "README.md").read_text(encoding="utf-8")
+    told = table_after("## Who may do what", readme)
+    given = {
+        (account, group or "core", resource, names or "all", verbs)
+        for overlay in OVERLAYS
+        for account, group, resource, names, verbs in grants(overlay)
+    }
+    assert len(told) == len(set(told))
+    assert set(told) == given
+
+
+def test_the_readme_names_every_account_and_who_has_a_token() -> None:
+    told = table_after("\nThe accounts:", (MANIFESTS / "README.md").read_text(encoding="utf-8"))
+    accounts = {name: each for overlay in OVERLAYS for name, each in of_kind(overlay, "ServiceAccount").items()}
+    asks = {
+        spec["serviceAccountName"]
+        for overlay in OVERLAYS
+        for _, spec in pods(overlay).values()
+        if spec.get("automountServiceAccountToken")
+    }
+    has = {name: each.get("automountServiceAccountToken", True) or name in asks for name, each in accounts.items()}
+    assert {account: token.startswith("yes") for account, _, token in told} == has
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_is_in_git(overlay: str) -> None:
+    assert not of_kind(overlay, "Secret")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_namespace_refuses_privileged_pods_and_warns_of_the_rest(overlay: str) -> None:
+    labels = of_kind(overlay, "Namespace")["quantgate"]["metadata"]["labels"]
+    levels = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")}
+    assert levels == {"enforce": "baseline", "audit": "restricted", "warn": "restricted"}
+
+
+def test_openshift_gets_no_fixed_user_and_no_way_in_but_a_route() -> None:
+    text = str(built("openshift-ai"))
+    for field in ("runAsUser", "runAsGroup", "fsGroup", "'Ingress', 'metadata'", "NodePort", "LoadBalancer'"):
+        assert field not in text
+    (route,) = of_kind("openshift-ai", "Route").values()
+    assert route["spec"]["host"] in variables("openshift-ai", "Deployment/mlflow/mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"]
+
+
+def test_a_cluster_without_gpus_is_asked_for_none() -> None:
+    assert "nvidia.com/gpu" not in str(containers("dev"))
+    assert of_kind("dev", "ResourceQuota")["quantgate"]["spec"]["hard"]["requests.nvidia.com/gpu"] == "0"
+
+
+def test_the_reaper_runs_alone_and_ends() -> None:
+    spec = of_kind("kubeflow", "CronJob")["quantgate-reaper"]["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert 0 < spec["startingDeadlineSeconds"] < 300, "a start that was missed is the next one's"
+    assert 0 < spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 300
+    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    python, option, module, *_ = container["command"]
+    assert (python, option) == ("python", "-m")
+    assert importlib.util.find_spec(module)

@@ -1,0 +1,77 @@
+"""The roles beside what the code asks for: nothing is refused, and nothing is given that is never asked for."""
+
+from collections.abc import Callable
+
+import pytest
+
+from components.artifacts import Server
+from components.serving import kserve, reaper
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from tests.kubernetes_state import JSON, Cluster
+from tests.kustomized import Object, of_kind
+from tests.on_cluster import PLURALS, RESULTS, cluster, deployed, mark_ready, model, ready_at_once, settings, vllm
+
+__all__ = ["cluster", "deployed", "model", "settings", "vllm"]
+
+
+def given(role: Object) -> set[str]:
+    """What a role lets its account do, as `verb resource`."""
+    return {f"{verb} {each}" for rule in role["rules"] for each in rule["resources"] for verb in rule["verbs"]}
+
+
+def crash(cluster: Cluster, plural: str, name: str) -> None:
+    """Give the server a pod whose container has ended twice."""
+    label = "serving.kserve.io/inferenceservice" if plural == "inferenceservices" else "app.kubernetes.io/instance"
+    status = {
+        "name": "vllm",
+        "restartCount": 2,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}},
+    }
+    body: JSON = {"metadata": {"name": f"{name}-x", "labels": {label: name}}, "status": {"containerStatuses": [status]}}
+    cluster.create("api/v1/pods", body)
+
+
+def become_ready(cluster: Cluster) -> None:
+    """Let every server be ready once it is watched."""
+    waiting: list[tuple[str, str]] = []
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural in PLURALS.values():
+            waiting.append((plural, obj["metadata"]["name"]))
+
+    def faults(number: int, request: object) -> None:
+        if str(request).startswith("watch") and waiting:
+            mark_ready(cluster, *waiting.pop())
+
+    cluster.on, cluster.faults = on, faults
+
+
+@pytest.mark.slow
+def test_a_step_may_do_to_servers_what_it_does_and_nothing_else(
+    cluster: Cluster, settings: ServingSettings, deployed: Callable[..., Server]
+) -> None:
+    for kind in (KSERVE, DEPLOYMENT):
+        become_ready(cluster)
+        assert deployed(kind=kind).failure == ""
+        assert deployed(kind=kind).failure == "", "the attempt that finds what the first one made"
+        kserve.renew("int8", RESULTS, settings)
+        kserve.undeploy("int8", RESULTS, settings)
+
+        def on(what: str, plural: str, obj: JSON) -> None:
+            if what == "created" and plural in PLURALS.values():
+                crash(cluster, plural, obj["metadata"]["name"])
+
+        cluster.on = on
+        assert "ended" in deployed(kind=kind).failure
+        cluster.objects = {key: obj for key, obj in cluster.objects.items() if not key[1].endswith("-x")}
+    role = of_kind("kubeflow", "Role")["quantgate-deploy"]
+    assert set(cluster.counted()) == given(role)
+
+
+def test_the_reaper_may_do_what_it_does_and_nothing_else(cluster: Cluster, deployed: Callable[..., Server]) -> None:
+    ready_at_once(cluster)
+    deployed(lease_s=0)
+    cluster.requests.clear()
+    assert reaper.main(["--namespace", "quantgate"]) == 0
+    assert set(cluster.counted()) == given(of_kind("kubeflow", "Role")["quantgate-reaper"])

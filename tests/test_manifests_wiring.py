@@ -1,0 +1,266 @@
+"""Whether the manifests' parts fit each other, and what runs make fits them."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from components.serving import objects
+from components.serving.cluster_settings import ServingSettings, from_environment
+from components.serving.vllm_pod import PORT, Served
+from pipelines import cluster
+from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, Object, containers, kustomized, of_kind, pods
+from tests.network_policies import Peer, connects, pod
+from tests.schemas import check
+
+SECRETS = MANIFESTS / "secrets"
+UNITS: dict[str, int | Decimal] = {"": 1, "m": Decimal("0.001"), "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+RUN = {"workflows.argoproj.io/workflow": "ship-x1"}
+STEP = {**RUN, **cluster.LABELS, cluster.STEP_LABEL: "evaluate-tiny"}
+SANDBOX = {**STEP, cluster.STEP_LABEL: "execute"}
+SERVER = Served("ship-x1", "int8", "s3://bucket/int8", ()).labels
+MLFLOW, POSTGRES = ({"app.kubernetes.io/name": name} for name in ("mlflow", "mlflow-postgres"))
+INTERNET, PRIVATE, METADATA = Peer(address="93.184.216.34"), Peer(address="10.0.0.1"), Peer(address="169.254.169.254")
+
+
+def references(node: object) -> Iterator[tuple[str, str, str]]:
+    """Every reference to a Secret or ConfigMap below the node: kind, name, and the key (empty: all)."""
+    if isinstance(node, dict):
+        for kind, key_ref, all_ref, volume in (
+            ("Secret", "secretKeyRef", "secretRef", "secret"),
+            ("ConfigMap", "configMapKeyRef", "configMapRef", "configMap"),
+        ):
+            if key_ref in node:
+                yield kind, node[key_ref]["name"], node[key_ref]["key"]
+            for each in (all_ref, volume):
+                if isinstance(node.get(each), dict):
+                    yield kind, node[each].get("name") or node[each]["secretName"], ""
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Object]:
+    """The Secrets as they are made of the examples, by name."""
+    folder = shutil.copytree(SECRETS, tmp_path_factory.mktemp("filled") / "secrets")
+    for each in folder.glob("*.env.example"):
+        each.rename(each.with_suffix(""))
+    return {each["metadata"]["name"]: each for each in kustomized(folder)}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_a_pod_refers_to_is_there(overlay: str, secrets: dict[str, Object]) -> None:
+    there = {"Secret": secrets, "ConfigMap": of_kind(overlay, "ConfigMap")}
+    accounts = of_kind(overlay, "ServiceAccount")
+    claims = of_kind(overlay, "PersistentVolumeClaim")
+    for title, (_, spec) in pods(overlay).items():
+        for kind, name, key in references(spec):
+            assert name in there[kind], f"{title} wants the {kind} {name}"
+            assert not key or key in there[kind][name]["data"], f"{title} wants {key} of {name}"
+        assert spec.get("serviceAccountName", "quantgate-serving") in accounts, title
+        for volume in spec.get("volumes", ()):
+            assert volume.get("persistentVolumeClaim", {}).get("claimName") in (None, *claims), title
+        mounted = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())}
+        offered = {each["name"] for each in spec.get("volumes", ())}
+        assert mounted <= offered | {"data"}, title
+
+
+def test_the_secrets_that_steps_name_have_the_keys_that_they_name(secrets: dict[str, Object]) -> None:
+    for wanted in (cluster.S3_KEYS, cluster.HUB, cluster.MLFLOW):
+        assert set(wanted.names) <= secrets[wanted.name]["data"].keys()
+    for overlay in OVERLAYS:
+        settings = of_kind(overlay, "ConfigMap")
+        assert set(cluster.S3_PLACE.names) == settings[cluster.S3_PLACE.name]["data"].keys()
+        assert set(cluster.SERVING.names) >= settings[cluster.SERVING.name]["data"].keys()
+        assert cluster.Cluster().cache_claim in of_kind(overlay, "PersistentVolumeClaim")
+
+
+def test_the_secrets_are_valid_and_carry_what_kserve_wants_to_know_of_s3(secrets: dict[str, Object]) -> None:
+    for each in secrets.values():
+        check(each)
+        assert each["metadata"]["namespace"] == "quantgate"
+    annotations = secrets["quantgate-s3"]["metadata"]["annotations"]
+    place = of_kind("kubeflow", "ConfigMap")["quantgate-s3"]["data"]
+    scheme = "http" if annotations["serving.kserve.io/s3-usehttps"] == "0" else "https"
+    assert f"{scheme}://{annotations['serving.kserve.io/s3-endpoint']}" == place["AWS_ENDPOINT_URL"]
+    assert annotations["serving.kserve.io/s3-region"] == place["AWS_DEFAULT_REGION"]
+    assert {"name": "quantgate-s3"} in of_kind("kubeflow", "ServiceAccount")["quantgate-serving"]["secrets"]
+
+
+def test_git_ignores_the_secrets_and_keeps_only_examples_without_a_password() -> None:
+    for example in SECRETS.glob("*.env.example"):
+        ignored = subprocess.run(["git", "check-ignore", "-q", example.with_suffix("")], cwd=ROOT, check=False)
+        assert ignored.returncode == 0, example
+        for line in example.read_text(encoding="utf-8").splitlines():
+            assert re.fullmatch(r"#.*|\w+=|\w+USERNAME=\w+", line), line
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_service_finds_its_pods_and_their_port(overlay: str) -> None:
+    for name, service in of_kind(overlay, "Service").items():
+        selected = [
+            spec for labels, spec in pods(overlay).values() if service["spec"]["selector"].items() <= labels.items()
+        ]
+        assert len(selected) == 1, name
+        ports = {each["name"]: each["containerPort"] for each in selected[0]["containers"][0]["ports"]}
+        for port in service["spec"]["ports"]:
+            assert ports[port["targetPort"]] == port["port"], name
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "allowed"),
+    [
+        pytest.param(pod(STEP), pod(SERVER), 8080, True, id="a step asks a server"),
+        pytest.param(pod(SANDBOX), pod(SERVER), 8080, False, id="the sandbox asks no server"),
+        pytest.param(pod({}), pod(SERVER), 8080, False, id="another pod of the namespace asks no server"),
+        pytest.param(pod(STEP, "other"), pod(SERVER), 8080, False, id="a pod of another namespace asks no server"),
+        pytest.param(pod(STEP), pod(SERVER), 22, False, id="a server is asked on its port only"),
+        pytest.param(pod(SERVER), pod(SERVER), 8080, False, id="servers do not ask each other"),
+        pytest.param(pod(SERVER), INTERNET, 443, True, id="a server fetches its weights"),
+        pytest.param(pod(SERVER), pod(MLFLOW), 5000, False, id="a server does not write to MLflow"),
+        pytest.param(pod(STEP), pod(MLFLOW), 5000, True, id="a step writes to MLflow"),
+        pytest.param(pod(SANDBOX), pod(MLFLOW), 5000, False, id="the sandbox does not"),
+        pytest.param(pod(STEP), INTERNET, 443, True, id="a step reaches the hub"),
+        pytest.param(pod(SANDBOX), INTERNET, 443, False, id="the sandbox does not reach the internet"),
+        pytest.param(pod(SANDBOX), PRIVATE, 6443, True, id="the sandbox's launcher reaches the API server"),
+        pytest.param(pod(STEP), METADATA, 443, False, id="nobody gets the node's credentials"),
+        pytest.param(pod(STEP), INTERNET, 25, False, id="a step sends no mail"),
+        pytest.param(pod(MLFLOW), pod(POSTGRES), 5432, True, id="MLflow reaches its database"),
+        pytest.param(pod(STEP), pod(POSTGRES), 5432, False, id="a step does not"),
+        pytest.param(pod(POSTGRES), INTERNET, 443, False, id="the database reaches nothing"),
+        pytest.param(pod({"app.kubernetes.io/name": "quantgate-reaper"}), PRIVATE, 6443, True, id="the reaper asks"),
+        pytest.param(pod(RUN), PRIVATE, 6443, True, id="Kubeflow's own pods reach the API server"),
+    ],
+)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_who_reaches_whom(overlay: str, source: Peer, target: Peer, port: int, allowed: bool) -> None:
+    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    assert connects(policies, source, target, port) is allowed
+
+
+@pytest.mark.parametrize(("policy", "target", "port"), [("serving", SERVER, 8080), ("mlflow", MLFLOW, 5000)])
+def test_what_the_sandbox_is_kept_from_refuses_it_by_itself_too(policy: str, target: dict[str, str], port: int) -> None:
+    policies = [of_kind("kubeflow", "NetworkPolicy")[policy]]
+    assert connects(policies, pod(STEP), pod(target), port)
+    assert not connects(policies, pod(SANDBOX), pod(target), port)
+
+
+@pytest.mark.parametrize("labels", [RUN, STEP, SANDBOX], ids=["driver", "step", "sandbox"])
+@pytest.mark.parametrize(
+    ("overlay", "pipelines"),
+    [
+        ("kubeflow", pod({"app": "ml-pipeline"}, "kubeflow")),
+        ("openshift-ai", pod({"component": "data-science-pipelines"})),
+        ("dev", pod({"application-crd-id": "kubeflow-pipelines"})),
+    ],
+)
+def test_every_pod_of_a_run_reaches_kubeflow_pipelines_and_names(
+    overlay: str, pipelines: Peer, labels: dict[str, str]
+) -> None:
+    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    assert connects(policies, pod(labels), pipelines, 8887)
+    assert connects(policies, pod(labels), pod({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP")
+
+
+def test_mlflow_is_reached_from_outside_by_openshift_s_router_alone() -> None:
+    router = pod({}, "openshift-ingress")
+    reached = {
+        overlay: connects(list(of_kind(overlay, "NetworkPolicy").values()), router, pod(MLFLOW), 5000)
+        for overlay in OVERLAYS
+    }
+    assert reached == {"dev": False, "kubeflow": False, "openshift-ai": True}
+
+
+def serving_settings(overlay: str) -> ServingSettings:
+    """How the overlay's steps serve a variant."""
+    told = of_kind(overlay, "ConfigMap")[cluster.SERVING.name]["data"]
+    return from_environment({**told, "QUANTGATE_SERVING": "kserve"}, Path("/of no pod"))
+
+
+def quantity(text: str) -> Decimal:
+    """A quantity as a number: `500m`, `2Gi`."""
+    match = re.fullmatch(r"(\d+)(\w*)", text)
+    assert match
+    return Decimal(match[1]) * UNITS[match[2]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
+    hard = of_kind(overlay, "ResourceQuota")["quantgate"]["spec"]["hard"]
+    step, server = cluster.STEPS["evaluate-full"], serving_settings(overlay)
+    needed = {"cpu": (step.cpu, server.cpu), "memory": (step.memory, server.memory)}
+    for resource, of_a_run in needed.items():
+        asked = [
+            quantity(each["resources"]["requests"][resource])
+            for name, (each, _) in containers(overlay).items()
+            if not name.startswith("ServingRuntime/")
+        ]
+        assert sum(asked) + sum(map(quantity, of_a_run)) <= quantity(hard[f"requests.{resource}"])
+    assert server.gpus <= int(hard["requests.nvidia.com/gpu"])
+    claims = of_kind(overlay, "PersistentVolumeClaim").values()
+    templates = of_kind(overlay, "StatefulSet")["mlflow-postgres"]["spec"]["volumeClaimTemplates"]
+    stored = [quantity(each["spec"]["resources"]["requests"]["storage"]) for each in (*claims, *templates)]
+    assert sum(stored) <= quantity(hard["requests.storage"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_server_of_a_variant_fits_the_runtime_and_the_schemas(overlay: str) -> None:
+    settings = serving_settings(overlay)
+    served = Served("ship-x1", "int8", "s3://bucket/int8", ("--max-model-len", "2048"))
+    runtime = objects.runtime_of(of_kind(overlay, "ServingRuntime")[settings.runtime], settings)
+    for _, body in objects.manifests(served, runtime, settings):
+        check(body)
+        if body["kind"] == "InferenceService":
+            predictor = body["spec"]["predictor"]
+            assert predictor["serviceAccountName"] in of_kind(overlay, "ServiceAccount")
+            # KServe puts both lists into one pod
+            taken = {each["name"] for each in of_kind(overlay, "ServingRuntime")[settings.runtime]["spec"]["volumes"]}
+            assert not taken & {each["name"] for each in predictor["volumes"]}
+    assert runtime.port == PORT
+
+
+def test_the_server_of_a_variant_without_kserve_is_valid() -> None:
+    settings = ServingSettings(kind="deployment")
+    served = Served("ship-x1", "int8", "s3://bucket/int8", ())
+    for _, body in objects.manifests(served, objects.own_runtime(settings), settings):
+        check(body)
+
+
+def test_the_recurring_run_is_scheduled_by_options_that_exist_and_in_the_images_of_its_job() -> None:
+    from pipelines.cli import app
+
+    spec = of_kind("kubeflow", "Job")["quantgate-recurring-run"]["spec"]["template"]["spec"]
+    (compiling,), (scheduling,) = spec["initContainers"], spec["containers"]
+    for container in (compiling, scheduling):
+        command, *options = container["args"]
+        told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+        for option in options:
+            assert re.search(rf"{option.partition('=')[0]}\b", told), f"{command} {option}"
+    images = {each["name"]: each["value"] for each in compiling["env"]}
+    assert images["IMAGE"] == compiling["image"] == scheduling["image"]
+    assert images["QUANTIZE_IMAGE"] == scheduling["image"].replace("/quantgate:", "/quantgate-quantize:")
+    place = next(each for each in scheduling["volumeMounts"] if each["name"] == "kubeflow-token")["mountPath"]
+    from kfp.client import KF_PIPELINES_SA_TOKEN_PATH
+
+    assert Path(KF_PIPELINES_SA_TOKEN_PATH).parent == Path(place)
+
+
+def test_argo_cd_is_pointed_at_an_overlay_and_at_a_version() -> None:
+    # Argo CD's schema is in no Python package: these are the fields that decide what it does.
+    application = yaml.safe_load((MANIFESTS / "gitops" / "application.yaml").read_text(encoding="utf-8"))
+    spec = application["spec"]
+    assert (ROOT / spec["source"]["path"] / "kustomization.yaml").exists()
+    assert re.fullmatch(r"v\d+\.\d+\.\d+", spec["source"]["targetRevision"])
+    assert spec["destination"]["namespace"] == "quantgate"
+    assert not re.search("(?i)password|token|secret(?!s are)", str(application))
