@@ -1,17 +1,16 @@
 """The kfp shells of the steps: kfp's types around one call each. The only file here that imports kfp.
 
 kfp copies a shell's source into the pipeline, so a shell imports inside its body and its signature holds only what kfp
-knows; the image (`QUANTGATE_IMAGE` when compiling) brings the packages.
+knows; the image, which pipelines/cluster.py sets, brings the packages.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from typing import List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
-IMAGE = os.environ.get("QUANTGATE_IMAGE", "quantgate-python:0.1.0")
+IMAGE = "quantgate:0.1.0"
 
 
 def shell(function: Callable[..., object]) -> Callable[..., dsl.PipelineTask]:
@@ -45,6 +44,7 @@ def resolve(
     calibration_tokens: int,
     store: str,
     results: str,
+    run_id: str,
     tracking_uri: str,
     baseline: dsl.Output[dsl.Model],
     plan: dsl.Output[dsl.Artifact],
@@ -52,6 +52,7 @@ def resolve(
     """Check the parameters, bring model and rows to where the run finds them, and name the variants to run."""
     from components import steps
     from components.artifacts import EvaluationPlan
+    from components.store import of_run
 
     asked = EvaluationPlan(
         variants=tuple(variants),
@@ -70,7 +71,7 @@ def resolve(
         calibration_samples=int(calibration_samples),
         calibration_tokens=int(calibration_tokens),
         store=store,
-        results=results,
+        results=of_run(results, run_id),
     )
     return steps.resolve(model, asked, tracking_uri, baseline.path, plan.path)
 
@@ -137,11 +138,12 @@ def execute(full: dsl.Input[dsl.Artifact], plan: dsl.Input[dsl.Artifact], scores
 
 
 @shell
-def undeploy(results: str, variant: str = ""):  # kfp wants a default where upstream failures are ignored
+def undeploy(results: str, run_id: str, variant: str = ""):  # kfp wants a default where upstream failures are ignored
     """Stop the variant's server."""
     from components import steps
+    from components.store import of_run
 
-    steps.undeploy(variant, results)
+    steps.undeploy(variant, of_run(results, run_id))
 
 
 @shell
@@ -151,22 +153,30 @@ def gate(
     weights: dsl.Input[List[dsl.Model]],
     scores: dsl.Input[List[dsl.Artifact]],
     decision: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     """Decide on every variant."""
     from components import steps
 
     made, scored = [each.path for each in weights], [each.path for each in scores]
-    steps.gate(baseline.path, plan.path, made, scored, decision.path)
+    for name, value in steps.gate(baseline.path, plan.path, made, scored, decision.path).items():
+        metrics.log_metric(name, value)
 
 
 @shell
 def report(
-    decision: dsl.Input[dsl.Artifact], results: str, html: dsl.Output[dsl.HTML], markdown: dsl.Output[dsl.Markdown]
+    decision: dsl.Input[dsl.Artifact],
+    results: str,
+    run_id: str,
+    html: dsl.Output[dsl.HTML],
+    markdown: dsl.Output[dsl.Markdown],
 ):
     """Write the decision matrix for people and for scripts."""
     from components import steps
+    from components.store import of_run
 
-    steps.report(decision.path, results, html.path, markdown.path)
+    html.metadata["results"] = of_run(results, run_id)
+    steps.report(decision.path, of_run(results, run_id), html.path, markdown.path)
 
 
 @shell
@@ -181,8 +191,11 @@ def track(
 ):
     """Record the run in MLflow."""
     from components import steps
+    from components.store import of_run
 
-    steps.track(decision.path, run_id, results, tracking_uri, html.path, markdown.path, tracked.path)
+    tracked.metadata["mlflow"] = steps.track(
+        decision.path, run_id, of_run(results, run_id), tracking_uri, html.path, markdown.path, tracked.path
+    )
 
 
 @shell
@@ -190,11 +203,13 @@ def promote(
     decision: dsl.Input[dsl.Artifact],
     tracked: dsl.Input[dsl.Artifact],
     results: str,
+    run_id: str,
     tracking_uri: str,
     move: bool,
     promoted: dsl.Output[dsl.Artifact],
 ):
     """Register the variants, and let the candidate become champion where its verdict allows it."""
     from components import steps
+    from components.store import of_run
 
-    steps.promote(decision.path, tracked.path, results, tracking_uri, promoted.path, move=move)
+    steps.promote(decision.path, tracked.path, of_run(results, run_id), tracking_uri, promoted.path, move=move)

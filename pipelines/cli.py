@@ -5,7 +5,6 @@ verdicts are; one whose pipeline failed exits 1; an interrupted one 130. `gate` 
 """
 
 import errno
-import os
 import shutil
 import signal
 import sys
@@ -23,9 +22,9 @@ from components.gate.policy import read_use_case, use_case_named, use_case_names
 from components.progress import FAILED, Event
 from components.serving.local import find_engine
 from components.variants import BASELINE, VARIANTS
-from pipelines import benchmarks, local, options, registry, watch
+from pipelines import benchmarks, compiled, local, options, registry, schedule, submit, watch
+from pipelines.exits import INTERRUPTED, USER_ERROR, exit_of
 
-USER_ERROR, INTERRUPTED = 2, 130
 NEEDED_BYTES = 2_000_000_000
 FULL_BELOW_BYTES = 1_000_000
 ADVICE = {
@@ -33,8 +32,6 @@ ADVICE = {
     "read": "read after long contexts, echo (if it works) after short ones.",
     "echo": "echo, which computes every prompt anew: slow for many shots.",
 }
-EXITS = {"ship": 0, "monitor": 0, "inconclusive": 3, "reject": 1, "ab_test": 1, "not_comparable": 4, "failed": 4}
-WORST_LAST = (0, 3, 1, 4)
 QUANTIZED = ",".join(name for name in VARIANTS if name != BASELINE)
 
 app = typer.Typer(
@@ -234,7 +231,7 @@ def gate(
         console = Console(highlight=False)
         for each in (terminal_matrix(decision), *terminal_evidence(decision)):
             console.print(each)
-    raise typer.Exit(max((EXITS[row.verdict] for row in decision.verdicts[1:]), key=WORST_LAST.index))
+    raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))
 
 
 app.command("track")(registry.track)
@@ -244,25 +241,10 @@ app.command("eval")(benchmarks.evaluate)
 app.command("compare")(benchmarks.compare)
 app.command("suites")(benchmarks.suites)
 app.command("mirror")(benchmarks.mirror)
-
-
-@app.command("compile")
-def compile_pipeline(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The YAML file to write.")] = Path("pipeline.yaml"),
-    image: Annotated[str, typer.Option(help="Container image of the steps; give an immutable tag or a digest.")] = "",
-) -> None:
-    """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
-    if out.suffix not in (".yaml", ".yml"):
-        raise PrerequisiteError(f"kfp writes YAML: give a file that ends in .yaml, not {out}.")
-    if image:
-        os.environ["QUANTGATE_IMAGE"] = image  # read by components/ops.py, imported below
-    from kfp import compiler
-
-    from pipelines.ship import ship
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(ship, str(out))
-    print(f"Wrote {out}")
+app.command("compile")(compiled.compile_pipeline)
+app.command("submit")(submit.submit)
+app.command("follow")(submit.follow)
+app.command("schedule")(schedule.schedule)
 
 
 @app.command()

@@ -54,8 +54,8 @@ def ship(
         stop_early: Whether a variant is asked no more once no answer could change its verdict.
         noise_floor: Whether the baseline is asked twice, to learn how many answers differ by chance alone.
         store: Where weights are kept: a folder or s3://BUCKET/PREFIX.
-        results: Where reports, scores and records go: a folder or s3://BUCKET/PREFIX.
-        tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder.
+        results: Where reports, scores and records go: a folder, or s3://BUCKET/PREFIX, which has a part for each run.
+        tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder, none for S3.
         calibration_samples: How many texts the quantization sees.
         calibration_tokens: To how many tokens each of them is cut.
         ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again, and the
@@ -63,6 +63,7 @@ def ship(
         skip_judged: Whether a base model that has a verdict in MLflow by just this plan is not judged again.
         promote: Whether the best variant becomes champion in MLflow's registry where its verdict allows it.
     """
+    run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     resolved = ops.resolve(
         model=model,
         variants=variants,
@@ -82,6 +83,7 @@ def ship(
         calibration_tokens=calibration_tokens,
         store=store,
         results=results,
+        run_id=run_id,
         tracking_uri=tracking_uri,
     )
     baseline, plan = resolved.outputs["baseline"], resolved.outputs["plan"]
@@ -92,7 +94,7 @@ def ship(
         server = deployed.outputs["server"]
         tiny = ops.evaluate_tiny(server=server, plan=plan)
         full = ops.evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
-        ops.undeploy(variant=variant, results=results).after(full).ignore_upstream_failure()
+        ops.undeploy(variant=variant, results=results, run_id=run_id).after(full).ignore_upstream_failure()
         executed = ops.execute(full=full.outputs["scores"], plan=plan)
 
     decided = ops.gate(
@@ -101,12 +103,12 @@ def ship(
         weights=dsl.Collected(quantized.outputs["weights"]),
         scores=dsl.Collected(executed.outputs["scores"]),
     )
-    reported = ops.report(decision=decided.outputs["decision"], results=results)
+    reported = ops.report(decision=decided.outputs["decision"], results=results, run_id=run_id)
     tracked = ops.track(
         decision=decided.outputs["decision"],
         html=reported.outputs["html"],
         markdown=reported.outputs["markdown"],
-        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        run_id=run_id,
         results=results,
         tracking_uri=tracking_uri,
     )
@@ -114,6 +116,7 @@ def ship(
         decision=decided.outputs["decision"],
         tracked=tracked.outputs["tracked"],
         results=results,
+        run_id=run_id,
         tracking_uri=tracking_uri,
         move=promote,
     )

@@ -90,11 +90,13 @@ def test_compile_writes_yaml_that_kfp_loads(tmp_path: Path) -> None:
     from kfp import components
 
     file = tmp_path / "new" / "pipeline.yaml"
-    answer = quantgate("compile", "-o", str(file), "--image", "registry.example/quantgate-python:1.2.3")
+    images = ("registry.example/quantgate:1.2.3", "registry.example/quantgate-quantize:1.2.3")
+    answer = quantgate("compile", "-o", str(file), "--image", images[0], "--quantize-image", images[1])
     assert (answer.returncode, answer.stdout) == (0, f"Wrote {file}\n")
     assert components.load_component_from_file(str(file)).name == "quantgate-ship"
-    executors = yaml.safe_load(file.read_text())["deploymentSpec"]["executors"].values()
-    assert {each["container"]["image"] for each in executors} == {"registry.example/quantgate-python:1.2.3"}
+    spec, _ = yaml.safe_load_all(file.read_text())
+    executors = spec["deploymentSpec"]["executors"].values()
+    assert {each["container"]["image"] for each in executors} == set(images)
 
 
 def test_compile_refuses_another_kind_of_file(tmp_path: Path) -> None:

@@ -36,7 +36,22 @@ def test_the_two_commands_come_first() -> None:
 @pytest.mark.parametrize(
     "command",
     ["suites"]
-    + [f"{name} --help" for name in ("run", "promote", "rollback", "track", "gate", "eval", "mirror", "compile")],
+    + [
+        f"{name} --help"
+        for name in (
+            "run",
+            "promote",
+            "rollback",
+            "track",
+            "gate",
+            "eval",
+            "mirror",
+            "compile",
+            "submit",
+            "follow",
+            "schedule",
+        )
+    ],
 )
 def test_a_block_is_what_the_program_prints(command: str) -> None:
     assert block_after(f"`quantgate {command}` prints:").strip() == printed_by(command)

@@ -9,6 +9,7 @@ from kfp import compiler, components
 
 from components import ops
 from components.errors import PrerequisiteError
+from pipelines.cluster import Cluster, fitted
 from pipelines.ship import ship
 
 TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
@@ -81,6 +82,7 @@ def test_a_shell_is_its_step(tmp_path: Path) -> None:
             skip_judged=False,
             calibration_samples=8,
             calibration_tokens=64,
+            run_id="run-1",
             tracking_uri="",
             store=str(tmp_path / "store"),
             results=str(tmp_path / "results"),
@@ -93,6 +95,6 @@ def test_a_shell_is_its_step(tmp_path: Path) -> None:
 def test_the_yaml_to_upload_is_this_pipeline(tmp_path: Path) -> None:
     """After a change: quantgate compile -o manifests/pipeline.yaml"""
     file = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(ship, str(file))
+    compiler.Compiler().compile(fitted(Cluster()), str(file))
     kept = Path(__file__).parents[1] / "manifests" / "pipeline.yaml"
     assert kept.read_text() == file.read_text()

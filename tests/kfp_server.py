@@ -1,0 +1,292 @@
+"""Stands in for Kubeflow Pipelines at the process edge: its v2beta1 REST API, with state, and an S3 beside it.
+
+What a run goes through is a script: the states that one look after another finds. Faults are put on a method and the
+beginning of a path, each for one request: a status, `drop` (the connection ends unanswered), `late` (it ends after the
+request was done) or `blind` (a list is empty).
+"""
+
+import contextlib
+import http.server
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+JSON = dict[str, Any]
+API = "/apis/v2beta1/"
+SUCCEEDS = ("PENDING", "RUNNING", "SUCCEEDED")
+
+
+class RefusedError(Exception):
+    """The request is answered with that status and message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class State:
+    """All that the server knows, and how it behaves."""
+
+    token: str = ""
+    """What a request must bring, where it is not empty."""
+    namespaces: tuple[str, ...] = ()
+    """Where several users share it: those that this one may use."""
+    login_page: bool = False
+    """Whether all is answered by the page of a login."""
+    script: list[tuple[str, dict[str, str]]] = field(default_factory=lambda: [(each, {}) for each in SUCCEEDS])
+    """At each look at a run its state and those of its tasks; the last stays."""
+    page_size: int = 2
+    faults: list[tuple[str, str, int | str]] = field(default_factory=list)
+    objects: dict[str, dict[str, JSON]] = field(
+        default_factory=lambda: {each: {} for each in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
+    )
+    looks: dict[str, int] = field(default_factory=dict)
+    s3: dict[str, str] = field(default_factory=dict)
+    """Text by /bucket/key."""
+    requests: list[str] = field(default_factory=list)
+    """Method and path of each request that was let in."""
+    on_run: Callable[[JSON], None] = lambda _run: None
+    port: int = 0
+    made: int = 0
+
+    @property
+    def host(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def keep(self, kind: str, key: str, body: JSON) -> JSON:
+        """A new object of that kind, with its id under that key."""
+        self.made += 1
+        body = {**body, key: f"{kind[:-1]}-{self.made}", "created_at": "2026-11-21T10:00:00Z"}
+        self.objects[kind][body[key]] = body
+        return body
+
+    def only(self, kind: str) -> JSON:
+        """The one object of that kind."""
+        (found,) = self.objects[kind].values()
+        return found
+
+    def listing(self, kind: str, query: dict[str, str], wanted: Callable[[JSON], bool]) -> tuple[list[JSON], str]:
+        """One page of those that are wanted and that the filter lets through, and the next page's token."""
+        names = [each["stringValue"] for each in json.loads(query.get("filter") or "{}").get("predicates", [])]
+        found = [each for each in self.objects[kind].values() if wanted(each)]
+        found = [each for each in found if not names or each["display_name"] in names]
+        begin = int(query.get("page_token") or 0)
+        more = begin + self.page_size < len(found)
+        return found[begin : begin + self.page_size], str(begin + self.page_size) if more else ""
+
+    def allowed(self, namespace: str) -> None:
+        """Refuse what is not this user's, as a Kubeflow of several users does; one of one user knows no namespaces."""
+        if self.namespaces and namespace not in self.namespaces:
+            raise RefusedError(403, f"User 'anna' is not authorized with reason: (namespace: {namespace})")
+        if not self.namespaces and namespace:
+            raise RefusedError(400, "In single-user mode, the request shouldn't contain a namespace")
+
+
+def answer(state: State, method: str, path: str, query: dict[str, str], body: JSON) -> JSON:
+    """What the API answers; raises RefusedError."""
+    routes: list[tuple[str, str, Callable[..., JSON]]] = [
+        ("GET", "healthz", lambda: {"multi_user": bool(state.namespaces)}),
+        ("GET", "pipelines", lambda: listed(state, "pipelines", "pipelines", query)),
+        ("POST", "pipelines", lambda: new_pipeline(state, body)),
+        ("GET", "pipelines/([^/]+)/versions", lambda which: versions(state, which, query)),
+        ("POST", "pipelines/upload_version", lambda: new_version(state, query, body)),
+        ("GET", "experiments", lambda: listed(state, "experiments", "experiments", query)),
+        ("POST", "experiments", lambda: new_experiment(state, body)),
+        ("GET", "runs", lambda: listed(state, "runs", "runs", query)),
+        ("POST", "runs", lambda: new_run(state, body)),
+        ("GET", "runs/([^/:]+)", lambda which: look(state, which)),
+        ("POST", "runs/([^/:]+):terminate", lambda which: terminate(state, which)),
+        ("GET", "recurringruns", lambda: listed(state, "recurringruns", "recurringRuns", query)),
+        ("POST", "recurringruns", lambda: new_schedule(state, body)),
+        ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which)),
+    ]
+    for verb, pattern, act in routes:
+        if verb == method and (found := re.fullmatch(pattern, path)):
+            return act(*found.groups())
+    raise RefusedError(404, f"Not Found: {path}")
+
+
+def listed(state: State, kind: str, key: str, query: dict[str, str]) -> JSON:
+    """A page of a list; a key without content is left out, as the real one does."""
+    if kind in ("pipelines", "experiments"):
+        state.allowed(query.get("namespace", ""))
+    experiment = query.get("experiment_id")
+    page, token = state.listing(kind, query, lambda each: not experiment or each["experiment_id"] == experiment)
+    return ({key: page} if page else {}) | ({"next_page_token": token} if token else {})
+
+
+def new_pipeline(state: State, body: JSON) -> JSON:
+    state.allowed(body.get("namespace", ""))
+    if any(each["display_name"] == body["display_name"] for each in state.objects["pipelines"].values()):
+        raise RefusedError(409, f"Already exist error: the name {body['display_name']} already exist")
+    return state.keep("pipelines", "pipeline_id", body)
+
+
+def versions(state: State, pipeline: str, query: dict[str, str]) -> JSON:
+    page, _ = state.listing("versions", query, lambda each: each["pipeline_id"] == pipeline)
+    return {"pipeline_versions": page} if page else {}
+
+
+def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
+    found(state, "pipelines", query["pipelineid"])
+    taken = {(each["pipeline_id"], each["display_name"]) for each in state.objects["versions"].values()}
+    if (query["pipelineid"], query["name"]) in taken:
+        raise RefusedError(409, f"Already exist error: the name {query['name']} already exist")
+    wanted = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "content": body["content"]}
+    return state.keep("versions", "pipeline_version_id", wanted)
+
+
+def new_experiment(state: State, body: JSON) -> JSON:
+    state.allowed(body.get("namespace", ""))
+    return state.keep("experiments", "experiment_id", body)
+
+
+def new_run(state: State, body: JSON) -> JSON:
+    found(state, "experiments", body["experiment_id"])
+    found(state, "versions", body["pipeline_version_reference"]["pipeline_version_id"])
+    run = state.keep("runs", "run_id", {**body, "state": "PENDING"})
+    state.on_run(run)
+    return run
+
+
+def look(state: State, which: str) -> JSON:
+    run = found(state, "runs", which)
+    if run["state"] == "CANCELED":
+        return run
+    number = state.looks.get(which, 0)
+    state.looks[which] = number + 1
+    run["state"], tasks = state.script[min(number, len(state.script) - 1)]
+    run["run_details"] = {
+        "task_details": [
+            {"display_name": name.partition(" ")[0], "state": told.partition(": ")[0]}
+            | ({"error": {"message": told.partition(": ")[2]}} if ": " in told else {})
+            for name, told in tasks.items()
+        ]
+    }
+    return run
+
+
+def terminate(state: State, which: str) -> JSON:
+    found(state, "runs", which)["state"] = "CANCELED"
+    return {}
+
+
+def new_schedule(state: State, body: JSON) -> JSON:
+    if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+        raise RefusedError(400, "Schedule cron is not supported. Expected: six fields")
+    return state.keep("recurringruns", "recurring_run_id", {**body, "status": "ENABLED"})
+
+
+def gone(state: State, which: str) -> JSON:
+    found(state, "recurringruns", which)
+    del state.objects["recurringruns"][which]
+    return {}
+
+
+def found(state: State, kind: str, which: str) -> JSON:
+    if which not in state.objects[kind]:
+        raise RefusedError(404, f"ResourceNotFoundError: {kind[:-1]} {which} not found.")
+    return state.objects[kind][which]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request."""
+
+    protocol_version = "HTTP/1.1"
+    state: State
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def handle_any(self) -> None:
+        """Let it in, or fail it as the state says."""
+        length = int(self.headers.get("Content-Length", 0))
+        sent = self.rfile.read(length)
+        url = urllib.parse.urlsplit(self.path)
+        fault = self.fault(url.path)
+        if fault == "drop":
+            self.close_connection = True
+            return
+        if fault == "blind":
+            status, kind, data = 200, "application/json", b"{}"
+        elif isinstance(fault, int):
+            status, kind, data = fault, "text/plain", b"upstream"
+        else:
+            status, kind, data = self.done(url, sent)
+        if fault == "late":
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        """A request."""
+        self.handle_any()
+
+    def do_POST(self) -> None:
+        """A request."""
+        self.handle_any()
+
+    def do_DELETE(self) -> None:
+        """A request."""
+        self.handle_any()
+
+    def fault(self, path: str) -> int | str:
+        """What goes wrong with this request; it goes wrong once."""
+        for each in self.state.faults:
+            if each[0] == self.command and path.removeprefix(API).startswith(each[1]):
+                self.state.faults.remove(each)
+                return each[2]
+        return ""
+
+    def done(self, url: urllib.parse.SplitResult, sent: bytes) -> tuple[int, str, bytes]:
+        """Status, content type and body of the answer."""
+        state = self.state
+        if not url.path.startswith(API):
+            text = state.s3.get(urllib.parse.unquote(url.path))
+            missing = b"<Error><Code>NoSuchKey</Code></Error>"
+            return (404, "application/xml", missing) if text is None else (200, "text/plain", text.encode())
+        if state.login_page:
+            return 200, "text/html", b"<html><body>Log in</body></html>"
+        if state.token and self.headers.get("authorization") != f"Bearer {state.token}":
+            return (
+                401,
+                "application/json",
+                json.dumps({"code": 16, "message": "Request header error: no user"}).encode(),
+            )
+        path = url.path.removeprefix(API)
+        state.requests.append(f"{self.command} {path}")
+        query = dict(urllib.parse.parse_qsl(url.query))
+        multipart = self.headers.get("Content-Type", "").startswith("multipart/")
+        try:
+            body = {"content": sent.decode()} if multipart else json.loads(sent or b"{}")
+            return 200, "application/json", json.dumps(answer(state, self.command, path, query, body)).encode()
+        except RefusedError as refusal:
+            told = {"error": str(refusal), "code": 5, "message": str(refusal)}
+            return refusal.status, "application/json", json.dumps(told).encode()
+
+
+@contextlib.contextmanager
+def kubeflow_pipelines() -> Iterator[State]:
+    """The server, on a port of loopback, for as long as the block lasts."""
+    state = State()
+    handler = type("OwnHandler", (Handler,), {"state": state})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        state.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield state
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,82 @@
+"""What tests of the commands about Kubeflow share: a stand-in, a compiled pipeline, and the commands themselves."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from kfp import compiler
+from typer.testing import CliRunner
+
+from components.errors import PrerequisiteError
+from pipelines import schedule, submit
+from pipelines.cluster import Cluster, fitted
+from pipelines.exits import USER_ERROR
+from tests.kfp_server import JSON, State, kubeflow_pipelines
+
+QUICK = ("--poll", "0.01")
+RESULTS = ("--store", "s3://bucket/store", "--results", "s3://bucket/results")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `quantgate compile` writes."""
+    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compiler.Compiler().compile(fitted(Cluster()), str(file))
+    return file
+
+
+@pytest.fixture
+def kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]:
+    """A Kubeflow Pipelines whose runs ship int8 and have their results in an S3 that this machine reads."""
+    with kubeflow_pipelines() as state:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", state.host)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        decides(state, "ship")
+        yield state
+
+
+def decides(state: State, *verdicts: str) -> None:
+    """Let runs come to these verdicts."""
+    rows = [{"variant": "bf16", "verdict": "reference", "sentence": "It serves."}]
+    rows += [{"variant": f"v{at}", "verdict": each, "sentence": "So it is."} for at, each in enumerate(verdicts)]
+
+    def leave(run: JSON) -> None:
+        place = run["runtime_config"]["parameters"]["results"].removeprefix("s3:/")
+        state.s3[f"{place}/{run['run_id']}/verdicts.json"] = json.dumps(rows)
+
+    state.on_run = leave
+
+
+class Answer:
+    """What a command left: its exit status, and what it wrote to stdout and stderr."""
+
+    def __init__(self, *arguments: str) -> None:
+        app = typer.Typer(pretty_exceptions_enable=False)
+        app.command("submit")(submit.submit)
+        app.command("follow")(submit.follow)
+        app.command("schedule")(schedule.schedule)
+        done = CliRunner().invoke(app, list(arguments))
+        told = isinstance(done.exception, PrerequisiteError)
+        if done.exception and not told and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        self.status = USER_ERROR if told else done.exit_code
+        self.out = done.stdout
+        self.err = str(done.exception) if told else done.stderr
+
+
+def submitted(state: State, pipeline: Path, *more: str) -> Answer:
+    return Answer("submit", "--host", state.host, "--pipeline", str(pipeline), *RESULTS, *QUICK, *more)
+
+
+def scheduled(state: State, pipeline: Path, *more: str) -> Answer:
+    return Answer("schedule", "--host", state.host, "--pipeline", str(pipeline), *RESULTS, *more)
+
+
+def uploads(state: State) -> int:
+    return state.requests.count("POST pipelines/upload_version")

@@ -1,0 +1,267 @@
+"""What the compiled pipeline asks of a cluster, step by step."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from kfp import compiler, components
+from typer.testing import CliRunner, Result
+
+from components.errors import PrerequisiteError
+from pipelines.cluster import STEPS, Cluster, fitted
+from pipelines.compiled import compile_pipeline
+from pipelines.ship import ship
+
+DIGEST = f"@sha256:{'0' * 64}"
+IN_THE_LOOP = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
+PRODUCTION = Cluster(
+    image=f"registry.example/quantgate{DIGEST}",
+    quantize_image=f"registry.example/quantgate-quantize{DIGEST}",
+    parallelism=3,
+    gpus=2,
+    node_selector={"gpu": "h100"},
+    pull_secret="registry",
+)
+
+
+def command(*options: str) -> Result:
+    """What `quantgate compile` leaves."""
+    app = typer.Typer()
+    app.command()(compile_pipeline)
+    return CliRunner().invoke(app, list(options))
+
+
+class Compiled:
+    """The two documents of a compiled pipeline."""
+
+    def __init__(self, cluster: Cluster, file: Path) -> None:
+        compiler.Compiler().compile(fitted(cluster), str(file))
+        self.file = file
+        self.pipeline, self.platform = yaml.safe_load_all(file.read_text())
+
+    def container(self, step: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+        return found
+
+    def pod(self, step: str) -> dict[str, Any]:
+        executors = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        found: dict[str, Any] = executors[f"exec-{step}"]
+        return found
+
+    def environment(self, step: str) -> dict[str, str]:
+        return {each["name"]: each["value"] for each in self.container(step).get("env", [])}
+
+    def references(self, step: str, kind: str) -> dict[str, bool]:
+        """The names of the step's Secrets (or ConfigMaps), and whether each may be absent."""
+        key = "secretName" if kind == "secretAsEnv" else "configMapName"
+        return {each[key]: each.get("optional", False) for each in self.pod(step).get(kind, [])}
+
+    def tasks(self) -> dict[str, Any]:
+        loop = self.pipeline["components"]["comp-for-loop-1"]["dag"]["tasks"]
+        return {**self.pipeline["root"]["dag"]["tasks"], **loop}
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return Compiled(PRODUCTION, tmp_path_factory.mktemp("compiled") / "pipeline.yaml")
+
+
+def test_kfp_loads_the_fitted_pipeline_and_it_is_ship(production: Compiled, tmp_path: Path) -> None:
+    assert components.load_component_from_file(str(production.file)).name == "quantgate-ship"
+    plain = tmp_path / "plain.yaml"
+    compiler.Compiler().compile(ship, str(plain))
+    bare = yaml.safe_load(plain.read_text())
+    assert production.pipeline["root"]["inputDefinitions"] == bare["root"]["inputDefinitions"]
+    assert set(production.pipeline["components"]) == set(bare["components"])
+    graph = {name: task.get("dependentTasks") for name, task in bare["root"]["dag"]["tasks"].items()}
+    assert graph == {n: t.get("dependentTasks") for n, t in production.pipeline["root"]["dag"]["tasks"].items()}
+
+
+def test_every_step_has_its_row_and_every_row_a_step(production: Compiled) -> None:
+    assert set(STEPS) == set(production.tasks()) - {"for-loop-1"}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_has_resources_a_time_limit_and_a_label_and_is_no_root(production: Compiled, step: str) -> None:
+    resources, pod = production.container(step)["resources"], production.pod(step)
+    assert resources["resourceCpuRequest"] == STEPS[step].cpu
+    assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == STEPS[step].memory
+    assert int(pod["activeDeadlineSeconds"]) == STEPS[step].timeout_s > 0
+    labels = {"quantgate.dev/step": step, "app.kubernetes.io/managed-by": "quantgate"}
+    assert pod["podMetadata"]["labels"] == labels
+    assert pod["securityContext"] == {"runAsNonRoot": True}
+    assert pod["imagePullPolicy"] == "IfNotPresent"
+    assert [each["secretName"] for each in pod["imagePullSecret"]] == ["registry"]
+
+
+def test_only_quantize_has_the_gpus_and_their_nodes(production: Compiled) -> None:
+    resources = production.container("quantize")["resources"]
+    assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert resources["accelerator"]["resourceCount"] == "2"
+    assert production.pod("quantize")["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    assert production.pod("quantize")["nodeSelector"] == {"labels": {"gpu": "h100"}}
+    assert production.container("quantize")["image"] == PRODUCTION.quantize_image
+    for step in STEPS.keys() - {"quantize"}:
+        assert "accelerator" not in production.container(step)["resources"]
+        assert not {"tolerations", "nodeSelector"} & production.pod(step).keys()
+
+
+def test_what_reads_and_makes_weights_has_the_image_with_pytorch(production: Compiled) -> None:
+    images = {step: production.container(step)["image"] for step in STEPS}
+    assert images == {
+        **dict.fromkeys(STEPS, PRODUCTION.image),
+        **dict.fromkeys(("resolve", "quantize"), PRODUCTION.quantize_image),
+    }
+
+
+def test_a_cluster_without_gpus_is_asked_for_none(tmp_path: Path) -> None:
+    small = Compiled(Cluster(gpus=0, quantize_memory="6Gi", cache_claim=""), tmp_path / "small.yaml")
+    assert "accelerator" not in small.container("quantize")["resources"]
+    assert "tolerations" not in small.pod("quantize")
+    assert small.container("quantize")["resources"]["resourceMemoryLimit"] == "6Gi"
+    assert "imagePullSecret" not in small.pod("quantize")
+    assert [each["mountPath"] for each in small.pod("quantize")["emptyDirMounts"]] == ["/cache"]
+    assert "pvcMount" not in small.pod("quantize")
+
+
+def test_a_step_names_the_secrets_that_it_needs_and_no_other(production: Compiled) -> None:
+    named = {step: set(production.references(step, "secretAsEnv")) for step in STEPS}
+    assert {step for step, secrets in named.items() if "quantgate-hub" in secrets} == {"resolve"}
+    assert {step for step, secrets in named.items() if "quantgate-mlflow" in secrets} == {
+        "resolve",
+        "deploy",
+        "track",
+        "promote",
+    }
+    assert all("quantgate-s3" in secrets for secrets in named.values())
+    assert production.references("resolve", "secretAsEnv") == {
+        "quantgate-s3": False,
+        "quantgate-hub": True,
+        "quantgate-mlflow": True,
+    }
+    keys = {key["secretKey"]: key["envVar"] for key in production.pod("execute")["secretAsEnv"][0]["keyToEnv"]}
+    assert keys == {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+
+
+def test_the_pipeline_holds_no_value_of_a_secret(production: Compiled) -> None:
+    values = {value for step in STEPS for value in production.environment(step).values()}
+    images = {PRODUCTION.image, PRODUCTION.quantize_image}
+    assert values == {"pod", "/cache", "/cache/huggingface", "kserve", *images}
+
+
+def test_programs_of_a_model_run_held_by_their_pod_which_mounts_nothing_kept(production: Compiled) -> None:
+    contained = {step for step in STEPS if production.environment(step).get("QUANTGATE_CONTAINMENT") == "pod"}
+    assert contained == {"execute", "resolve"}  # resolve refuses a suite of programs where they cannot be run
+    assert not {"pvcMount", "emptyDirMounts", "fieldPathAsEnv"} & production.pod("execute").keys()
+    assert set(production.references("execute", "secretAsEnv")) == {"quantgate-s3"}
+
+
+def test_the_cache_is_mounted_where_models_and_rows_are_fetched(production: Compiled) -> None:
+    mounted = {step for step in STEPS if "pvcMount" in production.pod(step)}
+    assert mounted == {"resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full"}
+    (claim,) = production.pod("quantize")["pvcMount"]
+    assert (claim["constant"], claim["mountPath"]) == ("quantgate-cache", "/cache")
+    assert all(production.environment(step)["QUANTGATE_CACHE"] == "/cache" for step in mounted)
+
+
+def test_steps_that_deal_with_servers_know_how_and_for_which_run(production: Compiled) -> None:
+    serving = {step for step in STEPS if production.environment(step).get("QUANTGATE_SERVING") == "kserve"}
+    assert serving == {"deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
+    for step in STEPS:
+        told = {each["name"]: each["fieldPath"] for each in production.pod(step).get("fieldPathAsEnv", [])}
+        run = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
+        assert told == (run if step in serving else {})
+        assert ("quantgate-serving" in production.references(step, "configMapAsEnv")) == (step in serving)
+
+
+def test_retries_stand_outside_the_loop_only(production: Compiled) -> None:
+    """Inside, kfp's backend ignores them (kubeflow/pipelines #13897), and the steps repeat what is worth it."""
+    retries = {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in production.tasks().items()}
+    assert {name for name, count in retries.items() if count} == {"resolve", "gate", "report", "track", "promote"}
+    assert production.tasks()["resolve"]["retryPolicy"]["backoffDuration"] == "30s"
+    assert not [step for step in IN_THE_LOOP if STEPS[step].retries]
+
+
+def test_as_many_variants_are_under_way_as_asked(production: Compiled, tmp_path: Path) -> None:
+    assert production.pipeline["root"]["dag"]["tasks"]["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] == 3
+    usual = Compiled(Cluster(), tmp_path / "usual.yaml")
+    assert usual.pipeline["root"]["dag"]["tasks"]["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] == 1
+
+
+def test_a_task_has_the_name_by_which_others_find_its_outputs(production: Compiled) -> None:
+    """Where it has another, kfp's backend does not find them (kubeflow/pipelines #11173)."""
+    assert all(task["taskInfo"]["name"] == name for name, task in production.tasks().items())
+
+
+def test_fitting_one_pipeline_leaves_the_next_and_the_local_one_as_they_are(tmp_path: Path) -> None:
+    first = Compiled(Cluster(), tmp_path / "first.yaml").file.read_text()
+    Compiled(PRODUCTION, tmp_path / "other.yaml")
+    assert Compiled(Cluster(), tmp_path / "again.yaml").file.read_text() == first
+    compiler.Compiler().compile(ship, str(tmp_path / "local.yaml"))
+    assert len(list(yaml.safe_load_all((tmp_path / "local.yaml").read_text()))) == 1
+
+
+def test_a_form_in_the_browser_explains_every_parameter_and_has_a_default(production: Compiled) -> None:
+    for name, each in production.pipeline["root"]["inputDefinitions"]["parameters"].items():
+        assert len(each.get("description", "")) > 20, name
+        assert "defaultValue" in each, name
+
+
+@pytest.mark.parametrize("image", ["registry.example/quantgate:latest", "registry.example:5000/quantgate", "quantgate"])
+def test_an_image_that_can_change_is_refused(image: str) -> None:
+    with pytest.raises(PrerequisiteError, match="can become another image"):
+        Cluster(image=image)
+    with pytest.raises(PrerequisiteError, match="--quantize-image"):
+        Cluster(quantize_image=image)
+
+
+@pytest.mark.parametrize("image", ["quantgate:0.1.0", f"quantgate{DIGEST}", f"registry.example:5000/q:1{DIGEST}"])
+def test_an_image_by_digest_or_tag_is_taken(image: str) -> None:
+    assert Cluster(image=image).image == image
+
+
+def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "pipeline.yaml"
+    images = ("--image", "registry.example/quantgate:1.2.3", "--quantize-image", f"registry.example/q{DIGEST}")
+    others = ("--parallelism", "2", "--gpus", "0", "--serving", "deployment", "--node", "disk=ssd", "--cache-claim", "")
+    done = command("-o", str(file), *images, *others)
+    assert (done.exit_code, done.stdout) == (0, f"Wrote {file}\n")
+    spec, platform = yaml.safe_load_all(file.read_text())
+    executors = spec["deploymentSpec"]["executors"]
+    assert {name: each["container"]["image"] for name, each in executors.items()} == {
+        **dict.fromkeys(executors, "registry.example/quantgate:1.2.3"),
+        **dict.fromkeys(("exec-resolve", "exec-quantize"), f"registry.example/q{DIGEST}"),
+    }
+    assert spec["root"]["dag"]["tasks"]["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] == 2
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert pods["exec-quantize"]["nodeSelector"] == {"labels": {"disk": "ssd"}}
+    assert "pvcMount" not in pods["exec-quantize"]
+    assert {"name": "QUANTGATE_SERVING", "value": "deployment"} in executors["exec-deploy"]["container"]["env"]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("-o", "pipeline.json"), "ends in .yaml"),
+        (("--image", "quantgate:latest"), "can become another image"),
+        (("--serving", "bentoml"), "Choose from: kserve, deployment"),
+        (("--node", "h100"), "--node h100 is no label"),
+    ],
+)
+def test_the_command_tells_a_mistake_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command(*options)
+    assert isinstance(done.exception, PrerequisiteError)
+    assert what in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parallelism_of_nothing_is_refused_as_kubeflow_takes_it_for_no_limit() -> None:
+    with pytest.raises(PrerequisiteError, match="--parallelism must be 1 or more"):
+        Cluster(parallelism=0)

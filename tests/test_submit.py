@@ -1,0 +1,234 @@
+"""Runs on Kubeflow Pipelines, with kfp's own client against a stand-in of its REST API."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import compiler
+
+from pipelines import runs
+from pipelines.cluster import Cluster, fitted
+from pipelines.exits import USER_ERROR, exit_of
+from pipelines.kubeflow import Place, connected
+from tests.kfp_server import State
+from tests.on_kubeflow import QUICK, RESULTS, Answer, decides, kubeflow, pipeline, submitted, uploads
+
+__all__ = ["kubeflow", "pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        (("ship",), 0),
+        (("monitor", "ship"), 0),
+        (("ship", "inconclusive"), 3),
+        (("inconclusive", "reject"), 1),
+        (("ab_test",), 1),
+        (("reject", "not_comparable"), 4),
+        (("failed", "ship"), 4),
+        ((), 4),
+    ],
+)
+def test_the_exit_status_is_that_of_the_worst_verdict(verdicts: tuple[str, ...], status: int) -> None:
+    assert exit_of(verdicts) == status
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("ship", 0), ("inconclusive", 3), ("reject", 1), ("failed", 4)])
+def test_a_run_is_uploaded_started_followed_and_ends_with_its_verdict(
+    kubeflow: State, pipeline: Path, verdict: str, status: int
+) -> None:
+    decides(kubeflow, verdict)
+    done = submitted(kubeflow, pipeline, "--variants", "int8", "--suite", "quick", "--limit", "3")
+    assert done.status == status
+    for line in ("run: pending", "run: running", "run: succeeded", f"v0: {verdict}. So it is."):
+        assert line in done.out
+    run = kubeflow.only("runs")
+    assert run["service_account"] == "quantgate-pipeline"
+    given = run["runtime_config"]["parameters"]
+    assert (given["variants"], given["suite"], given["limit"]) == (["bf16", "int8"], "quick", 3)
+    assert f"report s3://bucket/results/{run['run_id']}/report.html" in done.out
+    assert f"{kubeflow.host}/#/runs/details/{run['run_id']}" in done.out
+    assert kubeflow.only("versions")["content"].count("# PIPELINE DEFINITION") == 1
+
+
+def test_every_parameter_of_the_pipeline_is_given(kubeflow: State, pipeline: Path) -> None:
+    assert submitted(kubeflow, pipeline, "--detach").status == 0
+    spec = next(iter(yaml.safe_load_all(pipeline.read_text())))
+    asked = set(spec["root"]["inputDefinitions"]["parameters"])
+    assert set(kubeflow.only("runs")["runtime_config"]["parameters"]) == asked
+
+
+@pytest.mark.slow
+def test_content_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pipeline: Path, tmp_path: Path) -> None:
+    assert "uploaded" in submitted(kubeflow, pipeline, "--detach").out
+    assert "Kubeflow has it already" in submitted(kubeflow, pipeline, "--detach").out
+    assert uploads(kubeflow) == 1
+    other = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(fitted(Cluster(parallelism=2)), str(other))
+    assert "uploaded" in submitted(kubeflow, other, "--detach").out
+    assert uploads(kubeflow) == 2
+    assert len(kubeflow.objects["pipelines"]) == 1
+    used = [each["pipeline_version_reference"]["pipeline_version_id"] for each in kubeflow.objects["runs"].values()]
+    assert used[0] == used[1] != used[2]
+
+
+def test_two_runs_have_names_and_results_of_their_own(kubeflow: State, pipeline: Path) -> None:
+    assert submitted(kubeflow, pipeline).status == 0
+    assert submitted(kubeflow, pipeline).status == 0
+    assert len({each["display_name"] for each in kubeflow.objects["runs"].values()}) == 2
+    assert len(kubeflow.s3) == 2
+
+
+def test_each_change_of_a_step_is_told_once(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.script = [
+        ("RUNNING", {"resolve": "RUNNING", "resolve-driver": "SUCCEEDED"}),
+        ("RUNNING", {"resolve": "RUNNING"}),
+        ("RUNNING", {"resolve": "SUCCEEDED", "quantize 1": "RUNNING", "quantize 2": "PENDING"}),
+        ("RUNNING", {"resolve": "SUCCEEDED", "quantize 1": "SUCCEEDED", "quantize 2": "RUNNING"}),
+        ("SUCCEEDED", {"resolve": "SUCCEEDED"}),
+    ]
+    lines = [line.partition(" ")[2] for line in submitted(kubeflow, pipeline).out.splitlines()]
+    assert [line for line in lines if line.startswith(("run:", "resolve", "quantize"))] == [
+        "run: running",
+        "resolve: running",
+        "resolve: succeeded",
+        "quantize: 1 running, 1 pending",
+        "quantize: 1 succeeded, 1 running",
+        "run: succeeded",
+    ]
+
+
+def test_a_run_that_fails_says_which_step_and_why(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.script = [("FAILED", {"resolve": "SUCCEEDED", "gate": "FAILED: OOMKilled", "root": "FAILED"})]
+    done = submitted(kubeflow, pipeline)
+    assert done.status == 4
+    assert "The run did not come to a verdict: gate: OOMKilled\n" in done.err
+
+
+def test_a_run_can_be_left_followed_later_and_stopped(kubeflow: State, pipeline: Path) -> None:
+    left = submitted(kubeflow, pipeline, "--detach")
+    run_id = kubeflow.only("runs")["run_id"]
+    assert (left.status, f"quantgate follow {run_id}" in left.out) == (0, True)
+    assert "GET runs/" + run_id not in kubeflow.requests
+    assert Answer("follow", run_id, "--host", kubeflow.host, *QUICK).status == 0
+    assert Answer("follow", run_id, "--host", kubeflow.host, "--stop").status == 0
+    after = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
+    assert (after.status, "run: canceled" in after.out) == (4, True)
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_leaves_the_run_going_and_says_what_to_do(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.script = [("RUNNING", {})]
+    code = "import signal, typer; from pipelines import submit; signal.signal(2, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{code}; typer.run(submit.submit)", "--host", kubeflow.host, *RESULTS]
+    with subprocess.Popen(
+        [*command, "--pipeline", str(pipeline)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any("run: running" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    run = kubeflow.only("runs")
+    assert process.returncode == 130
+    assert f"The run goes on.\nTo follow it: quantgate follow {run['run_id']}\n" in err
+    assert f"quantgate follow {run['run_id']} --stop" in err
+    assert "Traceback" not in err
+    assert run["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize("fault", ["drop", 503, 429, 500])
+def test_a_connection_that_is_lost_while_following_is_waited_for(kubeflow: State, pipeline: Path, fault: int) -> None:
+    kubeflow.faults = [("GET", "runs/", fault)] * 6
+    done = submitted(kubeflow, pipeline)
+    assert done.status == 0
+    assert "The run goes on; waiting for an answer." in done.out
+    assert kubeflow.faults == []
+
+
+def test_a_connection_that_stays_lost_ends_with_what_to_do(
+    kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "PATIENCE_S", 0.0)
+    kubeflow.faults = [("GET", "runs/", 503)] * 2
+    done = submitted(kubeflow, pipeline)
+    assert done.status == USER_ERROR
+    assert f"To follow it: quantgate follow {kubeflow.only('runs')['run_id']}" in done.err
+
+
+def test_a_run_whose_answer_was_lost_is_found_and_not_started_twice(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.faults = [("POST", "runs", "late")]
+    assert submitted(kubeflow, pipeline).status == 0
+    assert len(kubeflow.objects["runs"]) == 1
+
+
+def test_a_run_that_was_not_started_is_an_error(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.faults = [("POST", "runs", "drop")]
+    done = submitted(kubeflow, pipeline)
+    assert done.status == USER_ERROR
+    assert "does not answer" in done.err
+    assert kubeflow.objects["runs"] == {}
+
+
+@pytest.mark.parametrize("blind", ["pipelines", "pipelines/pipeline-1/versions"])
+def test_another_who_uploads_the_same_at_the_same_time_is_no_error(kubeflow: State, pipeline: Path, blind: str) -> None:
+    file = runs.read_pipeline(pipeline)
+    with connected(Place(host=kubeflow.host)) as here:
+        first = runs.upload(here, file)
+        kubeflow.faults = [("GET", blind, "blind")]
+        again = runs.upload(here, file)
+    assert kubeflow.faults == []
+    assert (again.pipeline_id, again.version_id, again.uploaded) == (first.pipeline_id, first.version_id, False)
+    assert len(kubeflow.objects["versions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--variants", "int3"), "Unknown variant 'int3'"),
+        (("--suite", "mmlu"), "Unknown suite 'mmlu'"),
+        (("--use-case", "math-tutoring"), "Choose a suite with gsm8k"),
+        (("--model", "file:/models/x"), "The cluster does not see file:/models/x"),
+        (("--results", "runs/here"), "--results is runs/here, and the cluster sees nothing of this machine's disk"),
+        (("--custom", "./ours"), "--custom is ./ours"),
+        (("--data", "/rows"), "--data is /rows"),
+        (("--skip-judged",), "name it with --tracking-uri"),
+        (("--pipeline", "/nowhere/pipeline.yaml"), "quantgate compile --out /nowhere/pipeline.yaml"),
+        (("--pipeline", __file__), "holds no pipeline"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_sent(
+    kubeflow: State, pipeline: Path, options: tuple[str, ...], what: str
+) -> None:
+    done = submitted(kubeflow, pipeline, *options)
+    assert done.status == USER_ERROR
+    assert what in done.err
+    assert kubeflow.requests == []
+
+
+def test_a_pipeline_of_another_version_is_refused(kubeflow: State, pipeline: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    spec = next(iter(yaml.safe_load_all(pipeline.read_text())))
+    del spec["root"]["inputDefinitions"]["parameters"]["promote"]
+    old.write_text(yaml.safe_dump(spec))
+    assert "has no parameter promote" in submitted(kubeflow, old).err
+
+
+def test_where_the_verdict_could_not_be_read_a_run_is_started_only_to_be_left(
+    kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    done = submitted(kubeflow, pipeline)
+    assert "start the run with --detach" in done.err
+    assert kubeflow.requests == []
+    assert submitted(kubeflow, pipeline, "--detach").status == 0
+
+
+def test_a_verdict_that_is_missing_is_told_with_its_place(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.on_run = lambda _run: None
+    done = submitted(kubeflow, pipeline)
+    place = f"s3://bucket/results/{kubeflow.only('runs')['run_id']}"
+    assert f"left no verdicts.json at {place}" in done.err
