@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from components.artifacts import Decision
 from components.errors import PrerequisiteError
 from components.gate.policy import read_use_case, use_case_named, use_case_names
-from components.promote import Promotion
+from components.promote import Promotion, register
 from components.promote import promote as promote_model
 from components.promote import rollback as roll_back
 from components.promote.kserve import check_reachable, write_patch
-from components.track.spool import send
+from components.track.spool import DECISION, at_hand, send
 
 Model = Annotated[str, typer.Argument(help="The registered model, as a run's last step names it.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
@@ -22,12 +23,19 @@ Service = Annotated[str, typer.Option(help="The InferenceService's name, for --k
 
 
 def track(
-    run: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/demo.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="Its results: a folder, e.g. runs/demo, or s3://BUCKET/PREFIX.", show_default=False)
+    ],
     tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [where it was to be recorded].")] = "",
 ) -> None:
     """Record a run in MLflow that it did not take when it ran; again it updates what is there."""
-    found = send(run, tracking_uri)
-    Console(highlight=False, soft_wrap=True).print(f"{found.tracking_uri}: {found.page}", markup=False)
+    with at_hand(run) as folder:
+        found = send(folder, tracking_uri)
+        registered = register(Decision.read(folder / DECISION), found, tracking_uri or found.tracking_uri)
+        registered.write(folder / "registered.json")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{found.tracking_uri}: {found.page}", markup=False)
+    console.print(f"{registered.model}: candidate {registered.candidate or 'none'}", markup=False)
 
 
 def promote(

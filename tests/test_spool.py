@@ -10,9 +10,11 @@ from components import steps
 from components.artifacts import Decision
 from components.errors import PrerequisiteError
 from components.promote import Registered
+from components.store import open_store
 from components.track import TrackedRun, local_tracking_uri, track
 from components.track.connect import HOSTS
 from components.track.spool import send, spooled
+from pipelines.cli import answer
 from tests.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -78,3 +80,33 @@ def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path
     FACTS.write(tmp_path / "facts.json")
     with pytest.raises(PrerequisiteError, match="its password is kept nowhere. Give the address with --tracking-uri"):
         send(tmp_path)
+
+
+def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
+    tmp_path: Path, s3_location: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(tmp_path / "run", NOBODY)
+    store = open_store(s3_location)
+    for name in ("decision.json", "facts.json", "tracked.json", "report.html", "report.md"):
+        store.put_file(tmp_path / "run" / name, name)
+    uri = local_tracking_uri(tmp_path / "mlflow")
+    with pytest.raises(SystemExit) as left:
+        answer(["track", s3_location, "--tracking-uri", uri])
+    assert left.value.code == 0
+    assert "candidate int8" in capsys.readouterr().out
+    sent = TrackedRun.model_validate_json(store.get_text("tracked.json") or "")
+    client = MlflowClient(uri)
+    assert {each.path for each in client.list_artifacts(sent.run_id)} >= {"report.html", "decision.json"}
+    registered = Registered.model_validate_json(store.get_text("registered.json") or "")
+    candidate = client.get_registered_model(registered.model).aliases["candidate"]
+    assert str(candidate) == registered.versions["int8"]
+
+
+def test_a_notebook_shows_what_to_do_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    told = "from pathlib import Path\nfrom components.track.spool import send\nsend(Path('none'))"
+    InteractiveShell().run_cell(told)  # type: ignore[no-untyped-call]
+    shown = capsys.readouterr().out
+    assert "quantgate: none holds no run that came to its decision" in shown
+    assert "Traceback" not in shown

@@ -1,18 +1,27 @@
 """A run that MLflow did not take lies in its results' folder, from where it is sent later."""
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from components.artifacts import Decision
 from components.errors import PrerequisiteError
+from components.store import open_store
 from components.track.facts import RunFacts, RunFiles
 from components.track.runs import TrackedRun, track
 from components.track.uris import without_password
+from components.variants import VARIANTS
 
 DECISION, FACTS, TRACKED = "decision.json", "facts.json", "tracked.json"
-REPORT = ("report.html", "report.md", "verdicts.json", "plots/*.svg")
+SENT = (TRACKED, "registered.json")
+REPORT = (
+    *("report.html", "report.md", "verdicts.json"),
+    *(f"plots/{name}.svg" for name in ("size", "drops", "limits")),
+)
 
 
 def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
@@ -27,6 +36,23 @@ def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
         compare_page="",
         spooled=reason,
     )
+
+
+@contextmanager
+def at_hand(results: str) -> Iterator[Path]:
+    """A run's folder for the block; of results in a bucket a copy, of which goes back what MLflow was sent."""
+    if "://" not in results:
+        yield Path(results)
+        return
+    store = open_store(results)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name in (*SENT, DECISION, FACTS, *REPORT, *(f"variants/{each}/flips.json" for each in VARIANTS)):
+            store.get_file(name, folder / name)
+        yield folder
+        for name in SENT:
+            if (folder / name).exists():
+                store.put_file(folder / name, name)
 
 
 def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
@@ -49,7 +75,7 @@ def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
         )
     kept = {each.parent.name: each for each in folder.glob("variants/*/flips.json")}
     flips = {name: json.loads(each.read_text(encoding="utf-8")) for name, each in kept.items()}
-    report = tuple(file for name in REPORT for file in sorted(folder.glob(name)))
+    report = tuple(folder / name for name in REPORT if (folder / name).exists())
     found = track(decision, facts, RunFiles(report, flips=flips), tracking_uri or before.tracking_uri)
     found.write(folder / TRACKED)
     return found
