@@ -114,16 +114,16 @@ def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
         plan = plan.model_copy(update={"data": kept})
     source = source_of(plan)
     prepared = [prepare(task, source, plan.chat_template) for task in suite.tasks]
-    return plan.model_copy(update={"asked": digest_of(prepared)})
+    return plan.model_copy(update={"asked": digest_of(f"{suite.name} {plan.irt_parameters}", prepared)})
 
 
-def digest_of(prepared: "Sequence[Prepared]") -> str:
-    """sha256 of all that is asked: tasks, how many items, lm-eval's definitions and settings, and the rows."""
+def digest_of(suite: str, prepared: "Sequence[Prepared]") -> str:
+    """sha256 of all that is asked: suite, tasks, how many items, lm-eval's definitions and settings, and the rows."""
     asked = [
         (each.row.task, each.row.metric, each.row.shots, each.row.tiny, each.row.full, each.version, each.settings)
         for each in prepared
     ]
-    told = json.dumps([version("lm_eval"), asked, [each.source for each in prepared]])
+    told = json.dumps([version("lm_eval"), suite, asked, [each.source for each in prepared]])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

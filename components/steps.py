@@ -5,6 +5,7 @@ the folder of the same name and knows nothing of files handed over or of kfp.
 """
 
 import tempfile
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def check_places(store: str, tracking_uri: str) -> None:
     """Raises PrerequisiteError when the store cannot be opened or MLflow does not answer."""
     open_store(store).get_text("recipes/none.json")  # an S3 that refuses or does not answer says so here
     if tracking_uri:
-        from components.track.connect import connected
+        from components.track.connect import check_no_password, connected
 
+        check_no_password(tracking_uri)
         with connected(tracking_uri):
             return
 
@@ -56,8 +58,8 @@ def resolve(model: str, asked: EvaluationPlan, tracking_uri: str, baseline: str,
         planned = questions.rows_at_hand(checked, step)
         if planned.chat_template:
             questions.check_chat_template(str(fetch(found.uri, cache_dir())))
-        if planned.skip_judged and tracking_uri:
-            planned = stages.judged_before(found, planned, tracking_uri)
+        if planned.skip_judged and (uri := tracking_uri or own_store(planned.results)):
+            planned = stages.judged_before(found, planned, uri)
         found.write(baseline)
         planned.write(plan)
         open_store(asked.results).put_file(Path(plan), "plan.json")
@@ -252,7 +254,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         uri = tracking_uri or own_store(results)
         name = f"{answer.suite} {run_id[:8]}"
         by = judged_by(answer.plan, chosen(answer.use_case, answer.policy_text)) if answer.plan else ""
-        told = {"settings": {"engine": answer.engine or "none"}, "judged_by": by}
+        told = {"settings": {"engine": answer.engine or "none"}, "judged_by": by, "started_at": time.time()}
         facts = facts_here(run_id, name).model_copy(update=told)
         open_store(results).put_text(facts.model_dump_json(indent=2) + "\n", FACTS)
         try:
@@ -275,20 +277,30 @@ def own_store(results: str) -> str:
 def promote(decision: str, tracked: str, results: str, tracking_uri: str, promoted: str, *, move: bool) -> None:
     """Register the variants in MLflow, and let the candidate become champion where that is wished and allowed.
 
-    A candidate that its verdict does not let through is no failure of the run: the step says why it stays one.
+    A candidate that its verdict does not let through is no failure of the run: the step says why it stays one. Nor is a
+    registry that refuses. A run that only found an earlier one's verdict moves nothing: what serves may have been
+    rolled back since.
     """
     from components.promote import Registered, register
     from components.promote import promote as promote_model
-    from components.track import TrackedRun
+    from components.track import RunFacts, TrackedRun
+    from components.track.spool import FACTS
 
     with progress.step(results, "promote") as step:
         answer, recorded = Decision.read(decision), TrackedRun.read(tracked)
         uri = tracking_uri or own_store(results)
-        if recorded.spooled:
-            Registered(model="", versions={}).write(promoted)
-            step.end(skipped=True, note="MLflow does not have the run")
+        Registered(model="", versions={}).write(promoted)
+        if recorded.spooled or answer.judged_in:
+            step.end(
+                skipped=True, note="MLflow does not have the run" if recorded.spooled else "nothing was judged anew"
+            )
             return
-        registered = register(answer, recorded, uri)
+        facts = RunFacts.model_validate_json(open_store(results).get_text(FACTS) or "{}")
+        try:
+            registered = register(answer, recorded, uri, judged_at=facts.started_at)
+        except PrerequisiteError as refusal:
+            step.end(note=f"Not in the registry: {refusal} To do it later: quantgate track {results}")
+            return
         registered.write(promoted)
         open_store(results).put_file(Path(promoted), "registered.json")
         note = f"{registered.model}: candidate {registered.candidate or 'none'}"

@@ -18,6 +18,7 @@ from components.artifacts import EvaluationPlan
 from components.errors import PrerequisiteError
 from components.gate.policy import check_use_case, chosen, read_use_case, use_case_names
 from components.models import check_source
+from components.track.connect import check_host, check_no_password
 from components.variants import BASELINE, VARIANTS, with_baseline
 from pipelines import options
 from pipelines.local import DECIDED_IN_THE_RUN, Arguments
@@ -130,6 +131,11 @@ def arguments(
         results=results,
     )
     check(model, plan, tracking_uri)
+    if promote and not tracking_uri:
+        raise PrerequisiteError("Models are promoted in MLflow's registry: name its server with --tracking-uri.")
+    if tracking_uri:
+        check_no_password(tracking_uri)
+        check_host(tracking_uri)
     given = plan.model_dump(mode="json", exclude=DECIDED_IN_THE_RUN)
     return asdict(Arguments(model=model, tracking_uri=tracking_uri, promote=promote, **given))
 

@@ -169,9 +169,8 @@ def watcher(variants: list[str], console: Console, quiet: bool) -> AbstractConte
 
 def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
     """Print the decision matrix, where the report lies, how to open MLflow, and what may be promoted."""
-    from components.promote import Registered
     from components.report import terminal_matrix
-    from components.track import TrackedRun, local_tracking_uri, open_command, shown_uri
+    from components.track import TrackedRun, local_tracking_uri, open_command
     from components.track.pages import opened
 
     console.print()
@@ -184,20 +183,18 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
     if tracked.spooled:
         console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"To send it later: quantgate track {shown(folder)}", markup=False, highlight=False)
-    for title, what in (
-        ("Report", str(shown(folder / "report.html"))),
-        ("Scripts", str(shown(folder / "verdicts.json"))),
-        ("MLflow", open_command(uri)),
-        ("", f"then the variants side by side: {opened(tracked.compare_page)}"),
-    ):
+    lines = [("Report", str(shown(folder / "report.html"))), ("Scripts", str(shown(folder / "verdicts.json")))]
+    if not tracked.spooled:
+        lines += [
+            ("MLflow", open_command(uri)),
+            ("", f"then the variants side by side: {opened(tracked.compare_page)}"),
+            *(
+                ("Registry" if number == 0 else "", line)
+                for number, line in enumerate(registry.told(folder, decision, uri))
+            ),
+        ]
+    for title, what in lines:
         console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
-    registered = Registered.read(folder / "registered.json") if not tracked.spooled else None
-    if registered and registered.candidate:
-        version = registered.versions[registered.candidate]
-        told = f"{registered.model}: {registered.candidate} is version {version} and candidate; to promote it:"
-        console.print(f"Registry {told}", markup=False, highlight=False, soft_wrap=True)
-        command = f"quantgate promote {registered.model} --tracking-uri {shown_uri(uri)}"
-        console.print(f"         {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

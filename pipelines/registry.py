@@ -9,12 +9,13 @@ from rich.console import Console
 
 from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.gate.policy import read_use_case, use_case_named, use_case_names
-from components.promote import Promotion, register
+from components.gate.policy import chosen, read_use_case, use_case_named, use_case_names
+from components.promote import Promotion, Registered, register
 from components.promote import promote as promote_model
 from components.promote import rollback as roll_back
 from components.promote.kserve import check_reachable, write_patch
-from components.track.spool import DECISION, at_hand, send
+from components.track import RunFacts, shown_uri
+from components.track.spool import DECISION, FACTS, at_hand, send
 
 Model = Annotated[str, typer.Argument(help="The registered model, as a run's last step names it.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
@@ -31,7 +32,8 @@ def track(
     """Record a run in MLflow that it did not take when it ran; again it updates what is there."""
     with at_hand(run) as folder:
         found = send(folder, tracking_uri)
-        registered = register(Decision.read(folder / DECISION), found, tracking_uri or found.tracking_uri)
+        at = RunFacts.read(folder / FACTS).started_at
+        registered = register(Decision.read(folder / DECISION), found, tracking_uri or found.tracking_uri, at)
         registered.write(folder / "registered.json")
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{found.tracking_uri}: {found.page}", markup=False)
@@ -59,6 +61,25 @@ def promote(
 def rollback(model: Model, tracking_uri: TrackingUri, kserve: Kserve = None, service: Service = "") -> None:
     """Swap champion and previous."""
     tell(roll_back(tracking_uri, model, check_patch(kserve, service)), kserve, service)
+
+
+def told(run: Path, decision: Decision, tracking_uri: str) -> list[str]:
+    """What a run did to the registry and what may be done next, a line each."""
+    known = Registered.read(run / "registered.json")
+    if (file := run / "promotion.json").exists():
+        done = Promotion.read(file)
+        return [f"{done.model}: champion is version {done.champion}, {done.variant} ({done.verdict})"]
+    if not known.candidate:
+        return []
+    verdict = next(each.verdict for each in decision.verdicts if each.variant == known.candidate)
+    line = f"{known.model}: candidate is version {known.versions[known.candidate]}, {known.candidate} ({verdict})"
+    if verdict not in chosen(decision.use_case, decision.policy_text).promotes:
+        return [f"{line}; the policy does not let it become champion"]
+    policy = " --policy FILE" if decision.policy_text else f" --policy {decision.use_case}"
+    return [
+        f"{line}; to promote it:",
+        f"quantgate promote {known.model} --tracking-uri {shown_uri(tracking_uri)}{policy}",
+    ]
 
 
 def check_patch(kserve: Path | None, service: str) -> Callable[[str], None]:

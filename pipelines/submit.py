@@ -17,7 +17,7 @@ import typer
 
 from components.errors import PrerequisiteError
 from components.store import of_run, open_store
-from pipelines.asked import arguments, place, takes
+from pipelines.asked import RESULTS, arguments, place, takes
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def left_going(run_id: str) -> Iterator[None]:
 
 def verdicts(run: "api.V2beta1Run") -> list[str]:
     """The variants' verdicts, from the run's results; each is told with its reason."""
-    results = run.runtime_config.parameters["results"]
+    results = run.runtime_config.parameters.get("results", RESULTS)
     place = of_run(results, run.run_id)
     try:
         text = open_store(place).get_text(VERDICTS)

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from components import stages, steps
 from components.artifacts import Decision, EvaluationPlan, Model, Scores, Server, Weights
 from components.gate.decision import decide
-from components.gate.policy import use_case_named
+from components.gate.policy import chosen, use_case_named
 from components.track import RunFacts, RunFiles, TrackedRun, local_tracking_uri, track
 from components.track.earlier import judged, judged_by, scored
 from tests.answered import answers_of, candidate_of, pair_of, write_results
@@ -209,6 +209,15 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
         )
     client = MlflowClient(local)
     assert len(client.search_runs([tracked.experiment_id])) == 3, "a run that ran nothing is no run in MLflow"
+
+
+def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) -> None:
+    policy = "name: Bob's\nmax_average_drop: 1 %\n"
+    plan, limits = plan_of(tmp_path, policy=policy), chosen("general-chat", policy)
+    decision = decided(tmp_path / "run-1", plan).model_copy(update={"use_case": limits.name, "policy_text": policy})
+    facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan, limits))
+    tracked = track(decision, facts, RunFiles(), local)
+    assert stages.judged_before(MODEL, plan, local).judged_in == tracked.link
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
+from components import steps
 from components.artifacts import Decision
 from components.errors import PrerequisiteError
 from components.promote import Registered, model_name, promote, register, rollback
 from components.promote.registry import DIGEST, RUN
 from components.track import local_tracking_uri, track
 from pipelines.cli import answer
+from pipelines.registry import told
 from tests.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -38,10 +40,18 @@ def placed(decision: Decision) -> Decision:
     return decision.model_copy(update={"weights": weights})
 
 
-def registered(tmp_path: Path, local: str, failed: str = "", run: str = "run-1") -> Registered:
+def registered(
+    tmp_path: Path, local: str, failed: str = "", run: str = "run-1", judged_at: float = 0.0, **verdicts: str
+) -> Registered:
+    """A run's variants in the registry; its verdicts are those of tests/decided.py where they are not named."""
     decision = placed(make_decision(tmp_path, failed=failed))
+    changed = tuple(
+        each.model_copy(update={"verdict": verdicts.get(each.variant.replace("-", "_"), each.verdict)})
+        for each in decision.verdicts
+    )
+    decision = decision.model_copy(update={"verdicts": changed})
     facts = FACTS.model_copy(update={"run_id": run})
-    return register(decision, track(decision, facts, report_files(tmp_path), local), local)
+    return register(decision, track(decision, facts, report_files(tmp_path), local), local, judged_at)
 
 
 def aliases(local: str, model: str) -> dict[str, str]:
@@ -219,3 +229,117 @@ def test_a_version_that_points_at_its_run_cannot_borrow_anothers_verdict(tmp_pat
     )
     with pytest.raises(PrerequisiteError, match="has the digest digest of int4-g64"):
         promote(local, found.model, str(made.version))
+
+
+REJECTED = dict.fromkeys(("int8", "int4_g128", "int4_g64"), "reject")
+
+
+def test_a_run_of_which_nothing_may_be_candidate_leaves_none(tmp_path: Path, local: str) -> None:
+    registered(tmp_path, local, judged_at=1.0)
+    found = registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
+    assert found.candidate == ""
+    assert "candidate" not in aliases(local, found.model)
+    with pytest.raises(PrerequisiteError, match="has no candidate"):
+        promote(local, found.model)
+
+
+def test_an_older_verdict_that_is_sent_late_replaces_no_newer_one(tmp_path: Path, local: str) -> None:
+    registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
+    late = registered(tmp_path, local, run="run-1", judged_at=1.0)
+    assert late.candidate == ""
+    assert "candidate" not in aliases(local, late.model)
+    with pytest.raises(PrerequisiteError, match="its verdict is reject"):
+        promote(local, late.model, late.versions["int8"])
+
+
+@pytest.mark.parametrize("state", ["deleted", "FAILED"])
+def test_a_verdict_whose_run_was_deleted_or_did_not_end_promotes_nothing(
+    tmp_path: Path, local: str, state: str
+) -> None:
+    found = registered(tmp_path, local)
+    client = MlflowClient(local)
+    run_id = client.get_model_version(found.model, found.versions["int8"]).tags[RUN]
+    if state == "deleted":
+        client.delete_run(run_id)
+    else:
+        client.set_terminated(run_id, status=state)
+    with pytest.raises(PrerequisiteError, match=f"which is {state}"):
+        promote(local, found.model)
+    assert "champion" not in aliases(local, found.model)
+
+
+def test_weights_whose_store_has_moved_are_a_version_of_their_own(tmp_path: Path, local: str) -> None:
+    first = registered(tmp_path, local)
+    decision = make_decision(tmp_path)
+    moved = tuple(each.model_copy(update={"uri": f"s3://other/{each.variant}"}) for each in decision.weights)
+    decision = decision.model_copy(update={"weights": moved})
+    facts = FACTS.model_copy(update={"run_id": "run-2"})
+    found = register(decision, track(decision, facts, report_files(tmp_path), local), local)
+    assert found.versions["int8"] != first.versions["int8"]
+    assert promote(local, found.model).weights == "s3://other/int8"
+
+
+def test_a_name_holds_nothing_that_mlflows_search_trips_over(tmp_path: Path, local: str) -> None:
+    assert model_name("file:/data/bob's model", "Bob's tutor") == "file-data-bob-s-model.Bob-s-tutor"
+    decision = placed(make_decision(tmp_path)).model_copy(update={"use_case": "Bob's tutor"})
+    found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    assert found.candidate == "int8"
+
+
+def test_a_patch_stays_one_object_whatever_the_reason_is(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    patch = tmp_path / "patch.yaml"
+    options = ("--version", found.versions["int4-g64"], "--kserve", str(patch), "--service", "tutor")
+    assert run("promote", found.model, "--tracking-uri", local, *options, "--force", "a\nspec: {}") == 0
+    assert yaml.safe_load(patch.read_text())["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/int4-g64"
+
+
+def test_the_step_moves_nothing_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
+    found = registered(tmp_path, local)
+    promote(local, found.model)
+    promote(local, found.model, found.versions["bf16"])  # somebody went back
+    decision = placed(make_decision(tmp_path))
+    tracked = track(decision, FACTS, report_files(tmp_path), local)
+    places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
+    decision.model_copy(update={"judged_in": tracked.link}).write(places["decision"])
+    tracked.write(places["tracked"])
+    steps.promote(places["decision"], places["tracked"], str(tmp_path), local, places["promoted"], move=True)
+    assert aliases(local, found.model)["champion"] == found.versions["bf16"]
+    assert Registered.read(places["promoted"]).versions == {}
+
+
+def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]) -> None:
+    decision = placed(make_decision(tmp_path))
+    tracked = track(decision, FACTS, report_files(tmp_path), local)
+    places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
+    decision.write(places["decision"])
+    tracked.write(places["tracked"])
+    FACTS.write(tmp_path / "facts.json")
+    steps.promote(
+        places["decision"], places["tracked"], str(tmp_path), "http://127.0.0.1:9", places["promoted"], move=True
+    )
+    assert f"To do it later: quantgate track {tmp_path}" in capsys.readouterr().out
+    assert Registered.read(places["promoted"]).candidate == ""
+
+
+@pytest.mark.parametrize(
+    ("use_case", "verdict", "line"),
+    [
+        ("general-chat", "ship", "to promote it:"),
+        ("general-chat", "monitor", "the policy does not let it become champion"),
+    ],
+)
+def test_a_runs_end_tells_what_may_be_promoted(
+    tmp_path: Path, local: str, use_case: str, verdict: str, line: str
+) -> None:
+    found = registered(tmp_path, local, int8=verdict, int4_g128="reject")
+    found.write(tmp_path / "registered.json")
+    decision = make_decision(tmp_path)
+    rows = tuple(
+        each.model_copy(update={"verdict": verdict}) if each.variant == "int8" else each for each in decision.verdicts
+    )
+    said = told(tmp_path, decision.model_copy(update={"verdicts": rows, "use_case": use_case}), local)
+    assert said[0].endswith(line)
+    assert len(said) == (2 if verdict == "ship" else 1)
+    promote(local, found.model, found.versions["int8"], allowed=["ship", "monitor"]).write(tmp_path / "promotion.json")
+    assert "champion is version" in told(tmp_path, decision, local)[0]

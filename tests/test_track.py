@@ -14,8 +14,10 @@ from mlflow.tracking import MlflowClient
 from components.artifacts import LimitEvidence, Scores, TaskEvidence
 from components.errors import PrerequisiteError
 from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
+from components.track.connect import check_no_password
 from components.track.facts import git_commit
 from components.track.rows import variant_rows
+from components.track.uris import without_password
 from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -346,3 +348,23 @@ def commit_something(folder: Path) -> None:
     author = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
     for arguments in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+
+
+def test_a_servers_log_in_a_sentence_is_shortened_in_the_summary_and_a_tag_is_cut(local: str, tmp_path: Path) -> None:
+    decision = make_decision(tmp_path)
+    log = "vLLM ended.\n" + "  a line of its log\n" * 1000
+    rows = tuple(each.model_copy(update={"sentence": log}) for each in decision.verdicts)
+    tracked = track(decision.model_copy(update={"verdicts": rows}), FACTS, report_files(tmp_path), local)
+    client = MlflowClient(local)
+    summary = client.get_run(tracked.run_id).data.tags["mlflow.note.content"]
+    assert "vLLM ended. |" in summary
+    assert "a line of its log" not in summary
+    assert len(client.get_run(tracked.children["int8"]).data.tags["sentence"]) <= 8000
+
+
+def test_a_password_in_an_address_is_hidden_up_to_its_last_sign_and_refused_for_a_run() -> None:
+    assert without_password("http://u:p@ss@host/x") == "http://***@host/x"
+    with pytest.raises(PrerequisiteError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
+        check_no_password("http://u:p@ss@host/x")
+    assert "p@ss" not in str(refusal.value)
+    check_no_password("http://host/x")

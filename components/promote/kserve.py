@@ -29,4 +29,5 @@ def write_patch(promotion: Promotion, service: str, file: Path) -> None:
         },
         "spec": {"predictor": {"model": {"storageUri": promotion.weights}}},
     }
-    write_text(file, f"# {told}{', forced: ' + promotion.forced if promotion.forced else ''}\n{yaml.safe_dump(patch)}")
+    reason = f", forced: {' '.join(promotion.forced.split())}" if promotion.forced else ""
+    write_text(file, f"# {told}{reason}\n{yaml.safe_dump(patch)}")

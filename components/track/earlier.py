@@ -43,7 +43,7 @@ def judged(
     A run in which a variant failed is none. Raises PrerequisiteError when MLflow cannot be reached.
     """
     with connected(tracking_uri) as client, tempfile.TemporaryDirectory() as scratch:
-        experiment = client.get_experiment_by_name(experiment_name(model.source, plan.use_case))
+        experiment = client.get_experiment_by_name(experiment_name(model.source, limits.name))
         if not experiment:
             return None
         wanted = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{judged_by(plan, limits)}'"

@@ -24,6 +24,8 @@ JUDGED_BY = "quantgate.judged_by"
 """sha256 of all that a verdict depends on beside the base model, see earlier.py."""
 EXPERIMENTS = "quantgate/"
 
+SHOWN = 300
+"""Characters of a sentence in a table."""
 _NOTHING = "none"
 """A parameter that does not apply; MLflow's pages show an empty value like one that was forgotten."""
 
@@ -299,9 +301,15 @@ def _verdicts(decision: Decision) -> str:
     return " · ".join(f"{each.variant}: {each.verdict}" for each in decision.verdicts)
 
 
+def shortened(sentence: str) -> str:
+    """The first line of what may hold a server's log, for a cell of a table."""
+    first = sentence.strip().partition("\n")[0]
+    return first if len(first) <= SHOWN else f"{first[: SHOWN - 1]}…"
+
+
 def _summary(decision: Decision) -> str:
     # MLflow folds a long description: the first line is all that is read without a click.
-    rows = [f"| {each.variant} | **{each.verdict}** | {each.sentence} |" for each in decision.verdicts]
+    rows = [f"| {each.variant} | **{each.verdict}** | {shortened(each.sentence)} |" for each in decision.verdicts]
     asked = f"`{decision.model.source}` for **{decision.use_case}**, suite {decision.suite}: {decision.policy}"
     note = ["", decision.model.note] if decision.model.note else []
     table = ["| variant | verdict | why |", "|---|---|---|", *rows]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
+_LONGEST_TAG = 8000
+"""Characters: a database refuses more, and MLflow cuts them only where a run is there already."""
+
+
 class TrackedRun(Artifact):
     """Where MLflow keeps a pipeline run."""
 
@@ -96,7 +100,9 @@ class _Writer:
         """MLflow's id of the row's run, which now holds the row's numbers and words."""
         from mlflow.entities import Metric, Param, RunTag
 
-        tags = {**row.tags, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
+        tags = {name: value[:_LONGEST_TAG] for name, value in row.tags.items()}
+        if parent_id:
+            tags["mlflow.parentRunId"] = parent_id
         if row.tables:
             tags["mlflow.loggedArtifacts"] = json.dumps([{"path": name, "type": "table"} for name in row.tables])
         run = self.earlier.get(row.variant)

@@ -62,12 +62,14 @@ def send(folder: Path, tracking_uri: str = "") -> TrackedRun:
     decision, or when MLflow does not take it now either.
     """
     try:
-        decision, facts = Decision.read(folder / DECISION), RunFacts.read(folder / FACTS)
-        before = TrackedRun.read(folder / TRACKED)
+        decision, before = Decision.read(folder / DECISION), TrackedRun.read(folder / TRACKED)
+        facts = RunFacts(run_id="", name="") if decision.judged_in else RunFacts.read(folder / FACTS)
     except (OSError, ValidationError) as error:
         raise PrerequisiteError(
             f"{folder} holds no run that came to its decision ({error}). Give the folder of one, e.g. runs/demo."
         ) from error
+    if decision.judged_in:
+        raise PrerequisiteError(f"The run in {folder} judged nothing: its verdict is that of {decision.judged_in}.")
     if not tracking_uri and "//***@" in before.tracking_uri:
         raise PrerequisiteError(
             f"{folder} was to be recorded at {before.tracking_uri}, and its password is kept nowhere. Give the address"

@@ -48,7 +48,7 @@ def is_server(tracking_uri: str) -> bool:
 
 def without_password(tracking_uri: str) -> str:
     """The URI as it may be shown and stored: a user name and a password in it become `***`."""
-    return re.sub(r"//[^/@\s]*@", "//***@", tracking_uri)
+    return re.sub(r"//[^/\s]*@", "//***@", tracking_uri)
 
 
 def shown_uri(tracking_uri: str) -> str:
