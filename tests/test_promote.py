@@ -243,6 +243,14 @@ def test_a_run_of_which_nothing_may_be_candidate_leaves_none(tmp_path: Path, loc
         promote(local, found.model)
 
 
+@pytest.mark.parametrize(("verdict", "candidate"), [("ship", "int4-g64"), ("inconclusive", "int8")])
+def test_of_what_may_serve_the_smallest_is_candidate_and_else_what_lost_least(
+    tmp_path: Path, local: str, verdict: str, candidate: str
+) -> None:
+    found = registered(tmp_path, local, int8=verdict, int4_g128=verdict, int4_g64=verdict)
+    assert found.candidate == candidate
+
+
 def test_an_older_verdict_that_is_sent_late_replaces_no_newer_one(tmp_path: Path, local: str) -> None:
     registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
     late = registered(tmp_path, local, run="run-1", judged_at=1.0)

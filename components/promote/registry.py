@@ -69,9 +69,10 @@ def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_
     return Registered(model=name, versions=versions, candidate=best.variant if best else "")
 
 
-def rank(verdict: Verdict) -> tuple[int, int]:
-    """The better verdict first, then the smaller weights."""
-    return RANKED.index(verdict.verdict), verdict.size_bytes
+def rank(verdict: Verdict) -> tuple[int, float]:
+    """The better verdict first; then the smaller weights, or the smaller measured drop where no small one was shown."""
+    shown = verdict.verdict in ("ship", "monitor")
+    return RANKED.index(verdict.verdict), verdict.size_bytes if shown else verdict.average_drop or 0.0
 
 
 def make_model(client: "MlflowClient", name: str, decision: Decision) -> None:

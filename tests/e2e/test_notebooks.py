@@ -76,7 +76,9 @@ def test_flips_are_counted_and_shown(first: NotebookNode, decision: Decision) ->
     ]
     assert sum(int(each["items"]) for each in shown) == decision.verdicts[1].items
     _, *examples = table(first, "examples")
-    assert [(int(each[3]), each[6]) for each in examples] == [(each.item_id, each.right) for each in decision.examples]
+    assert [(int(each[3]), each[6]) for each in examples] == [
+        (each.item_id, each.right.strip()) for each in decision.examples
+    ]
 
 
 def test_the_report_is_in_the_notebook(first: NotebookNode, out: Path) -> None:
