@@ -46,6 +46,10 @@ S3_PLACE = Keys("quantgate-s3", ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"), opti
 """A ConfigMap: it holds nothing to hide, and AWS's own S3 needs no endpoint."""
 HUB = Keys("quantgate-hub", ("HF_TOKEN",), optional=True)
 MLFLOW = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), optional=True)
+MLFLOW_TOKEN = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_TOKEN",), optional=True)
+"""Of the same Secret, where MLflow takes a token in place of a name and a password."""
+MLFLOW_PLACE = Keys("quantgate-mlflow", ("QUANTGATE_TRACKING_HOSTS",), optional=True)
+"""A ConfigMap: the only servers that the Secret is sent to, whatever address a run is started with."""
 SERVING = Keys(
     "quantgate-serving",
     tuple(
@@ -189,10 +193,11 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
 
 def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
     """The step's secrets as environment variables: the pipeline names them, the kubelet reads them."""
-    for secret in step.secrets:
+    records = MLFLOW in step.secrets
+    for secret in (*step.secrets, *([MLFLOW_TOKEN] if records else [])):
         keys = {key: key for key in secret.names}
         kubernetes.use_secret_as_env(task, secret.name, keys, optional=secret.optional)
-    for place in (S3_PLACE, SERVING) if step.serves else (S3_PLACE,):
+    for place in (S3_PLACE, *([SERVING] if step.serves else []), *([MLFLOW_PLACE] if records else [])):
         keys = {key: key for key in place.names}
         kubernetes.use_config_map_as_env(task, place.name, keys, optional=place.optional)
 
