@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.artifacts import Server
@@ -239,8 +240,11 @@ def test_whatever_a_start_leaves_that_is_killed_between_two_calls_the_reaper_rem
             if number != at:
                 return None
             assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+            killed = psutil.Process(process.pid)
+            killed.kill()
+            killed.wait(
+                20
+            )  # not process.join(): only one thread can read the exit status, and another one waits for it
             return -1 if after else 0  # what was asked is done, or not, and nobody hears of it
 
         cluster.faults = kill
