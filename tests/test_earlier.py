@@ -12,9 +12,12 @@ from components import stages, steps
 from components.artifacts import Decision, EvaluationPlan, Model, Scores, Server, Weights
 from components.gate.decision import decide
 from components.gate.policy import chosen, use_case_named
-from components.track import RunFacts, RunFiles, TrackedRun, local_tracking_uri, track
+from components.track import RunFacts, RunFiles, TrackedRun, track
 from components.track.earlier import judged, judged_by, scored
 from tests.answered import answers_of, candidate_of, pair_of, write_results
+from tests.mlflow_store import empty_store, local
+
+__all__ = ["empty_store", "local"]
 
 pytestmark = pytest.mark.slow
 
@@ -46,20 +49,6 @@ def decided(folder: Path, plan: EvaluationPlan, failed: bool = False) -> Decisio
     answers = {each.name: dict(each.answers) for each in found[: 1 if failed else 2]}
     answer = decide(MODEL, "drawn", LIMITS, weights, scores, answers)
     return answer.model_copy(update={"plan": plan})
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take a second and a half to make."""
-    folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(local_tracking_uri(folder)).search_experiments()
-    return folder
-
-
-@pytest.fixture
-def local(tmp_path: Path, empty_store: Path) -> str:
-    shutil.copytree(empty_store, tmp_path / "mlflow")
-    return local_tracking_uri(tmp_path / "mlflow")
 
 
 @pytest.fixture
@@ -118,7 +107,7 @@ def test_scores_whose_records_are_not_those_that_were_scored_are_not_taken(
     damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    kept = next(each for each in (tmp_path / "mlflow").rglob("artifacts/full.parquet") if is_baselines(each))
+    kept = next(each for each in (tmp_path / "my results").rglob("artifacts/full.parquet") if is_baselines(each))
     if damage == "other answers":
         shutil.copy(tmp_path / "run-1" / "int8" / "full.parquet", kept)
     elif damage == "half a file":
@@ -250,6 +239,6 @@ def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_
     found = judged(MODEL, plan_of(tmp_path), LIMITS, local)
     assert found is not None
     assert found[1] == tracked
-    for kept in (tmp_path / "mlflow").rglob("artifacts/decision.json"):
+    for kept in (tmp_path / "my results").rglob("artifacts/decision.json"):
         kept.write_text("{", encoding="utf-8")
     assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None

@@ -1,6 +1,5 @@
 """The registry: only what a verdict allows becomes champion, by whatever command."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,15 @@ from components.artifacts import Decision
 from components.errors import PrerequisiteError
 from components.promote import Registered, model_name, promote, register, rollback
 from components.promote.registry import DIGEST, RUN
-from components.track import local_tracking_uri, track
+from components.track import track
 from pipelines.cli import answer
 from pipelines.registry import told
 from tests.decided import FACTS, make_decision, report_files
+from tests.mlflow_store import empty_store, local
+
+__all__ = ["empty_store", "local"]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take a second and a half to make."""
-    folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(local_tracking_uri(folder)).search_experiments()
-    return folder
-
-
-@pytest.fixture
-def local(tmp_path: Path, empty_store: Path) -> str:
-    shutil.copytree(empty_store, tmp_path / "mlflow")
-    return local_tracking_uri(tmp_path / "mlflow")
 
 
 def placed(decision: Decision) -> Decision:

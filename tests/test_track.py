@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,9 @@ from components.track.facts import git_commit
 from components.track.rows import variant_rows
 from components.track.uris import without_password
 from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
+from tests.mlflow_store import empty_store, local
+
+__all__ = ["empty_store", "local"]
 
 pytestmark = pytest.mark.slow
 
@@ -32,20 +34,6 @@ def runs_by_name(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
 
 def artifact_names(client: MlflowClient, run_id: str) -> set[str]:
     return {each.path for each in client.list_artifacts(run_id)}
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take a second and a half to make."""
-    folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(local_tracking_uri(folder)).search_experiments()
-    return folder
-
-
-@pytest.fixture
-def local(tmp_path: Path, empty_store: Path) -> str:
-    shutil.copytree(empty_store, tmp_path / "my results")
-    return local_tracking_uri(tmp_path / "my results")
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:

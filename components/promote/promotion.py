@@ -72,15 +72,8 @@ def promote(
             told = json.dumps({"reason": force.strip(), "against": refusal, "at": time.time()})
             client.set_model_version_tag(model, chosen.version, FORCED, told)
         client.set_registered_model_alias(model, CHAMPION, chosen.version)
-    return Promotion(
-        model=model,
-        champion=str(chosen.version),
-        variant=judged.variant,
-        verdict=judged.verdict,
-        weights=weights.uri,
-        previous=str(before.version) if before else "",
-        forced=force.strip() if refusal else "",
-    )
+    done = promotion(model, chosen, judged, weights, before)
+    return done.model_copy(update={"forced": force.strip()}) if refusal else done
 
 
 def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None) -> Promotion:
@@ -101,13 +94,20 @@ def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None
         # the champion first: a crash in between leaves it named twice and never unnamed
         client.set_registered_model_alias(model, CHAMPION, before.version)
         client.set_registered_model_alias(model, PREVIOUS, serving.version)
+    return promotion(model, before, judged, weights, serving)
+
+
+def promotion(
+    model: str, champion: "ModelVersion", judged: Verdict, weights: Weights, previous: "ModelVersion | None"
+) -> Promotion:
+    """What the aliases name, once they are moved."""
     return Promotion(
         model=model,
-        champion=str(before.version),
+        champion=str(champion.version),
         variant=judged.variant,
         verdict=judged.verdict,
         weights=weights.uri,
-        previous=str(serving.version),
+        previous=str(previous.version) if previous else "",
     )
 
 

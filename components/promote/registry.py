@@ -53,12 +53,13 @@ def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_
         for weights in decision.weights:
             if weights.digest and verdicts[weights.variant].verdict != "failed":
                 found = version_of_weights(known, weights)
-                run_id = tracked.children[weights.variant]
-                version = str(found.version) if found else make_version(client, name, weights, run_id, tracking_uri)
-                versions[weights.variant] = version
-                if not found or told_at(found) <= judged_at:
-                    tags = tags_of(weights, verdicts[weights.variant], tracked)
-                    tell(client, (name, version), {**tags, JUDGED_AT: str(judged_at)})
+                tags = {**tags_of(weights, verdicts[weights.variant], tracked), JUDGED_AT: str(judged_at)}
+                if not found:
+                    versions[weights.variant] = make_version(client, name, weights, tags, tracking_uri)
+                    continue
+                versions[weights.variant] = str(found.version)
+                if told_at(found) <= judged_at:
+                    tell(client, found, tags)
         best = min((verdicts[each] for each in versions if verdicts[each].verdict in RANKED), key=rank, default=None)
         if latest > judged_at:  # a later run has named its own
             return Registered(model=name, versions=versions)
@@ -115,18 +116,16 @@ def number(version: "ModelVersion") -> int:
     return int(version.version)
 
 
-def make_version(client: "MlflowClient", name: str, weights: Weights, run_id: str, tracking_uri: str) -> str:
-    """A version that points at the stored weights.
+def make_version(client: "MlflowClient", name: str, weights: Weights, tags: dict[str, str], tracking_uri: str) -> str:
+    """A version that points at the stored weights, with these tags.
 
     A server takes no folder of this machine for a source; there the version points at the run, and its tag says where
     the weights are.
     """
-    source = as_source(weights)
+    source, run_id = as_source(weights), tags[RUN]
     if source.startswith("file:") and is_server(tracking_uri):
         source = f"runs:/{run_id}/weights.json"
-    made = client.create_model_version(
-        name, source=source, run_id=run_id, tags={DIGEST: weights.digest}, await_creation_for=0
-    )
+    made = client.create_model_version(name, source=source, run_id=run_id, tags=tags, await_creation_for=0)
     return str(made.version)
 
 
@@ -149,9 +148,8 @@ def tags_of(weights: Weights, verdict: Verdict, tracked: TrackedRun) -> dict[str
     }
 
 
-def tell(client: "MlflowClient", version: tuple[str, str], tags: Mapping[str, str]) -> None:
+def tell(client: "MlflowClient", version: "ModelVersion", tags: Mapping[str, str]) -> None:
     """Set the tags that are not so already."""
-    known = client.get_model_version(*version).tags
     for key, value in tags.items():
-        if known.get(key) != value:
-            client.set_model_version_tag(*version, key, value)
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
