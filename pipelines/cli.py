@@ -137,7 +137,7 @@ def run(
     except KeyboardInterrupt:  # typer would leave without a word
         fail("quantgate: interrupted; every server of the run is stopped.", INTERRUPTED)
     if not finished:
-        log = shown(folder / "logs" / "pipeline.log")
+        log = options.shown(folder / "logs" / "pipeline.log")
         fail(f"quantgate: The run failed. {why(failures, folder)}\nIts log: {log}", 1)
     conclude(folder, tracking_uri, console)
 
@@ -182,8 +182,11 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
         console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
     if tracked.spooled:
         console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"To send it later: quantgate track {shown(folder)}", markup=False, highlight=False)
-    lines = [("Report", str(shown(folder / "report.html"))), ("Scripts", str(shown(folder / "verdicts.json")))]
+        console.print(f"To send it later: quantgate track {options.shown(folder)}", markup=False, highlight=False)
+    lines = [
+        ("Report", str(options.shown(folder / "report.html"))),
+        ("Scripts", str(options.shown(folder / "verdicts.json"))),
+    ]
     if not tracked.spooled:
         lines += [
             ("MLflow", open_command(uri)),
@@ -306,11 +309,6 @@ def check_machine(folder: Path) -> None:
             f"The disk of {folder} has {free / 1e9:.1f} GB free; a run wants {NEEDED_BYTES / 1e9:.0f} GB or more. "
             "Make room, or choose another folder with --out."
         )
-
-
-def shown(path: Path) -> Path:
-    """The path as short as it can be told from here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -41,3 +41,8 @@ def sets(custom: Sequence[str] | None) -> tuple[str, ...]:
 def rows(data: str) -> str:
     """Where rows come from: a mirror's place, or one of the names."""
     return placed(data, questions.HUB, questions.EMBEDDED)
+
+
+def shown(path: Path) -> Path:
+    """The path as short as it can be told from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

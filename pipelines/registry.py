@@ -16,6 +16,7 @@ from components.promote import rollback as roll_back
 from components.promote.kserve import check_reachable, write_patch
 from components.track import RunFacts, shown_uri
 from components.track.spool import DECISION, FACTS, at_hand, send
+from pipelines import options
 
 Model = Annotated[str, typer.Argument(help="The registered model, as a run's last step names it.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
@@ -65,7 +66,11 @@ def rollback(model: Model, tracking_uri: TrackingUri, kserve: Kserve = None, ser
 
 def told(run: Path, decision: Decision, tracking_uri: str) -> list[str]:
     """What a run did to the registry and what may be done next, a line each."""
-    known = Registered.read(run / "registered.json")
+    if decision.judged_in:
+        return []  # the run that judged it told so, and what it promoted may have been rolled back since
+    if not (file := run / "registered.json").exists():
+        return [f"it did not take the variants; to do it later: quantgate track {options.shown(run)}"]
+    known = Registered.read(file)
     if (file := run / "promotion.json").exists():
         done = Promotion.read(file)
         return [f"{done.model}: champion is version {done.champion}, {done.variant} ({done.verdict})"]

@@ -189,4 +189,5 @@ def test_a_model_that_mlflow_has_a_verdict_on_is_not_judged_again_where_that_is_
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "Nothing was run: this model was judged before by the same plan" in answer.stdout
     assert verdicts(folder / "third") == verdicts(folder / "first")
+    assert "Registry" not in answer.stdout
     assert not (folder / "third" / "variants" / "int8").exists()

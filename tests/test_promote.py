@@ -339,3 +339,15 @@ def test_a_runs_end_tells_what_may_be_promoted(
     assert len(said) == (2 if verdict == "ship" else 1)
     promote(local, found.model, found.versions["int8"], allowed=["ship", "monitor"]).write(tmp_path / "promotion.json")
     assert "champion is version" in told(tmp_path, decision, local)[0]
+
+
+def test_a_runs_end_tells_that_the_registry_did_not_take_it(tmp_path: Path, local: str) -> None:
+    assert told(tmp_path, make_decision(tmp_path), local) == [
+        f"it did not take the variants; to do it later: quantgate track {tmp_path}"
+    ]
+
+
+def test_a_runs_end_tells_of_no_promotion_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
+    assert (
+        told(tmp_path, make_decision(tmp_path).model_copy(update={"judged_in": "sqlite:///mlflow.db: 1"}), local) == []
+    )
