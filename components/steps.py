@@ -146,7 +146,10 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
 
 
 def execute(full: str, plan: str, scores: str) -> None:
-    """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is."""
+    """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is.
+
+    Where the sandbox fails, the variant has no scores and the reason why: a program that was not run failed nothing.
+    """
     answered, planned = Scores.read(full), EvaluationPlan.read(plan)
     suite = questions.suite_of(planned)
     if answered.failure or answered.scored_in or not suite.programs:
@@ -158,12 +161,16 @@ def execute(full: str, plan: str, scores: str) -> None:
         store = open_store(planned.results)
         for name in (answered.stage, *(["again"] if answered.again else [])):
             file = stages.kept_records(answered.variant, name, planned.results, Path(scratch))
-            ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
+            try:
+                ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
+            except PrerequisiteError as error:
+                answered = answered.model_copy(update={"tasks": (), "failure": f"Its programs were not run: {error}"})
+                break
             store.put_file(file, f"variants/{answered.variant}/{name}.parquet")
             answered = ran if name == answered.stage else answered
         answered.write(scores)
         store.put_file(Path(scores), f"variants/{answered.variant}/{answered.stage}.json")
-        step.end(note=stages.in_words(answered))
+        step.end(failure=answered.failure, note=stages.in_words(answered))
 
 
 def undeploy(variant: str, results: str) -> None:

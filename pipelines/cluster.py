@@ -12,8 +12,8 @@ Three things that one would expect here are left out on purpose:
   name and does not find them. The names of the steps are the graph's names.
 - What kfp-kubernetes 2.17 cannot set: a step's service account, whether its pod has a token, a read-only root. A pod
   has the run's account and its token, without which kfp's launcher, which is the first process of every step, does not
-  start: it fetches the inputs and keeps the outputs. So a policy may narrow the pods of a step, which it knows by the
-  label `quantgate.dev/step`, and must leave them the launcher's ways: the API server, S3, kfp's metadata.
+  start: it fetches the inputs and keeps the outputs. So no step runs a model's programs in its own pod: `execute` has
+  a Job do it, whose pod has no rights, no token and no network (components/execute/job.py).
 """
 
 import functools
@@ -59,10 +59,11 @@ SERVING = Keys(
 )
 """A ConfigMap: how this cluster serves models. Its namespace is the step's own."""
 POD_FACTS = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
-"""Whose a served model is: its owner reference and its label name the run's workflow."""
+"""Whose a served model and a Job of programs are: owner reference and label name the run's workflow."""
 
-CONTAINED = {"QUANTGATE_CONTAINMENT": "pod"}
-"""For the step that runs a model's programs, and the one that refuses a suite of them where they cannot be run."""
+CONTAINMENT, SANDBOX_IMAGE = "QUANTGATE_CONTAINMENT", "QUANTGATE_SANDBOX_IMAGE"
+SANDBOX = Keys("quantgate-sandbox", ("QUANTGATE_SANDBOX_RUNTIME_CLASS",), optional=True)
+"""A ConfigMap: the RuntimeClass of the pods in which a model's programs run, where the cluster has a safer one."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,20 @@ class Step:
     cached: bool = False
     serves: bool = False
     """Whether it starts, uses or stops the server of a variant."""
-    environment: dict[str, str] = field(default_factory=dict)
+    runs_programs: bool = False
+    """Whether it has programs of a model's run, by a Job of their own (components/execute/job.py)."""
 
 
 STEPS = {
-    # A GGUF file is made into weights there.
+    # A GGUF file is made into weights there. A suite of programs is refused there where they cannot be run.
     "resolve": Step(
-        "2", "8Gi", 4 * HOUR_S, (S3_KEYS, HUB, MLFLOW), retries=3, torch=True, cached=True, environment=CONTAINED
+        "2", "8Gi", 4 * HOUR_S, (S3_KEYS, HUB, MLFLOW), retries=3, torch=True, cached=True, runs_programs=True
     ),
     "quantize": Step("8", "64Gi", 12 * HOUR_S, accelerated=True, torch=True, cached=True),
     "deploy": Step("1", "2Gi", 3 * HOUR_S, (S3_KEYS, MLFLOW), cached=True, serves=True),
     "evaluate-tiny": Step("2", "8Gi", 4 * HOUR_S, cached=True, serves=True),
     "evaluate-full": Step("2", "8Gi", 48 * HOUR_S, cached=True, serves=True),
-    # The programs that a model wrote see neither this pod's environment nor, for want of sockets, any network: see
-    # components/execute. No cache is mounted, so that what they write dies with the pod.
-    "execute": Step("2", "4Gi", 6 * HOUR_S, environment=CONTAINED),
+    "execute": Step("500m", "2Gi", 6 * HOUR_S, runs_programs=True),
     "undeploy": Step("500m", "1Gi", 15 * MINUTE_S, serves=True),
     "gate": Step("2", "8Gi", 2 * HOUR_S, retries=2),
     "report": Step("1", "2Gi", 30 * MINUTE_S, retries=2),
@@ -167,8 +167,8 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
     task.set_cpu_request(step.cpu).set_memory_request(memory).set_memory_limit(memory)
     if step.retries:
         task.set_retry(step.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
-    for variable, value in step.environment.items():
-        task.set_env_variable(variable, value)
+    if step.runs_programs:
+        task.set_env_variable(CONTAINMENT, "job").set_env_variable(SANDBOX_IMAGE, cluster.image)
     kubernetes.set_timeout(task, step.timeout_s)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     # No user id: OpenShift gives each namespace its own. Capabilities and privilege escalation the backend takes away.
@@ -187,6 +187,7 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
             kubernetes.add_node_selector(task, label, value)
     if step.serves:
         task.set_env_variable(PREFIX, cluster.serving)
+    if step.serves or step.runs_programs:
         for variable, path in POD_FACTS.items():
             kubernetes.use_field_path_as_env(task, variable, path)
 
@@ -197,7 +198,8 @@ def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
     for secret in (*step.secrets, *([MLFLOW_TOKEN] if records else [])):
         keys = {key: key for key in secret.names}
         kubernetes.use_secret_as_env(task, secret.name, keys, optional=secret.optional)
-    for place in (S3_PLACE, *([SERVING] if step.serves else []), *([MLFLOW_PLACE] if records else [])):
+    told = ((True, S3_PLACE), (step.serves, SERVING), (records, MLFLOW_PLACE), (step.runs_programs, SANDBOX))
+    for place in [place for is_told, place in told if is_told]:
         keys = {key: key for key in place.names}
         kubernetes.use_config_map_as_env(task, place.name, keys, optional=place.optional)
 

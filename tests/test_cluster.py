@@ -150,13 +150,15 @@ def test_a_step_names_the_secrets_that_it_needs_and_no_other(production: Compile
 def test_the_pipeline_holds_no_value_of_a_secret(production: Compiled) -> None:
     values = {value for step in STEPS for value in production.environment(step).values()}
     images = {PRODUCTION.image, PRODUCTION.quantize_image}
-    assert values == {"pod", "/cache", "/cache/huggingface", "kserve", *images}
+    assert values == {"job", "/cache", "/cache/huggingface", "kserve", *images}
 
 
-def test_programs_of_a_model_run_held_by_their_pod_which_mounts_nothing_kept(production: Compiled) -> None:
-    contained = {step for step in STEPS if production.environment(step).get("QUANTGATE_CONTAINMENT") == "pod"}
+def test_programs_of_a_model_run_in_a_job_of_the_project_image(production: Compiled) -> None:
+    contained = {step for step in STEPS if production.environment(step).get("QUANTGATE_CONTAINMENT") == "job"}
     assert contained == {"execute", "resolve"}  # resolve refuses a suite of programs where they cannot be run
-    assert not {"pvcMount", "emptyDirMounts", "fieldPathAsEnv"} & production.pod("execute").keys()
+    for step in contained:
+        assert production.environment(step)["QUANTGATE_SANDBOX_IMAGE"] == PRODUCTION.image
+        assert production.references(step, "configMapAsEnv")["quantgate-sandbox"]
     assert set(production.references("execute", "secretAsEnv")) == {"quantgate-s3"}
 
 
@@ -168,13 +170,13 @@ def test_the_cache_is_mounted_where_models_and_rows_are_fetched(production: Comp
     assert all(production.environment(step)["QUANTGATE_CACHE"] == "/cache" for step in mounted)
 
 
-def test_steps_that_deal_with_servers_know_how_and_for_which_run(production: Compiled) -> None:
+def test_steps_that_make_objects_know_how_and_for_which_run(production: Compiled) -> None:
     serving = {step for step in STEPS if production.environment(step).get("QUANTGATE_SERVING") == "kserve"}
     assert serving == {"deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
     for step in STEPS:
         told = {each["name"]: each["fieldPath"] for each in production.pod(step).get("fieldPathAsEnv", [])}
         run = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
-        assert told == (run if step in serving else {})
+        assert told == (run if step in serving | {"execute", "resolve"} else {})
         assert ("quantgate-serving" in production.references(step, "configMapAsEnv")) == (step in serving)
 
 

@@ -22,16 +22,12 @@ def failed(reason: str) -> Outcome:
     return Outcome(passed=False, reason=reason)
 
 
-def test_outcomes_come_in_the_order_of_the_programs_and_are_counted(sandbox: None) -> None:
-    heard: list[int] = []
+def test_outcomes_come_in_the_order_of_the_programs_and_each_is_told(sandbox: None) -> None:
+    heard: dict[int, Outcome] = {}
     programs = ["import time; time.sleep(0.5)", WRONG, HONEST, "import missing"]
-    assert run_programs(programs, heard.append, workers=4) == [
-        PASSED,
-        failed("AssertionError"),
-        PASSED,
-        failed("ModuleNotFoundError"),
-    ]
-    assert heard == [1, 2, 3, 4]
+    outcomes = run_programs(programs, heard.__setitem__, workers=4)
+    assert outcomes == [PASSED, failed("AssertionError"), PASSED, failed("ModuleNotFoundError")]
+    assert heard == dict(enumerate(outcomes))
 
 
 def test_no_program_needs_no_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -131,7 +127,7 @@ def test_a_pod_holds_programs_only_when_it_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "pod")
     assert chosen_containment() is Containment.POD
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "none")
-    with pytest.raises(PrerequisiteError, match="'none'. Set it to pod"):
+    with pytest.raises(PrerequisiteError, match="'none'. Set it to job"):
         run_programs([HONEST])
 
 

@@ -78,6 +78,17 @@ def test_a_second_pass_that_an_earlier_run_left_is_not_run(tmp_path: Path) -> No
     assert run(tmp_path, "code", found).by_task() == {"humaneval": 1.0, "mbpp": 1.0}
 
 
+def test_a_variant_whose_programs_were_not_run_has_the_reason_and_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no bubblewrap is
+    scores = run(tmp_path, "code", [record("humaneval", 0, "assert True"), record("mbpp", 0, "assert True")])
+    assert scores.tasks == ()
+    assert scores.failure.startswith("Its programs were not run: ")
+    assert "bubblewrap is not installed" in scores.failure
+    assert Scores.read(tmp_path / "variants" / "int8" / "full.json") == scores
+
+
 def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
     plan = EvaluationPlan(variants=("int8",), suite="code", store=str(tmp_path), results=str(tmp_path))
     plan.write(tmp_path / "plan.json")

@@ -5,13 +5,15 @@ from collections.abc import Callable
 import pytest
 
 from components.artifacts import Server
+from components.execute import run_programs
 from components.serving import kserve, reaper
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from tests.job_node import Node, node
 from tests.kubernetes_state import JSON, Cluster
 from tests.kustomized import Object, of_kind
 from tests.on_cluster import PLURALS, RESULTS, cluster, deployed, mark_ready, model, ready_at_once, settings, vllm
 
-__all__ = ["cluster", "deployed", "model", "settings", "vllm"]
+__all__ = ["cluster", "deployed", "model", "node", "settings", "vllm"]
 
 
 def given(role: Object) -> set[str]:
@@ -48,9 +50,12 @@ def become_ready(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_may_do_to_servers_what_it_does_and_nothing_else(
-    cluster: Cluster, settings: ServingSettings, deployed: Callable[..., Server]
+def test_steps_may_do_to_servers_and_jobs_what_they_do_and_nothing_else(
+    cluster: Cluster, settings: ServingSettings, deployed: Callable[..., Server], node: Node
 ) -> None:
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+    for _ in range(2):
+        run_programs(["assert True"], purpose="int8")
     for kind in (KSERVE, DEPLOYMENT):
         become_ready(cluster)
         assert deployed(kind=kind).failure == ""

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from components.execute import job
 from components.serving import objects
 from components.serving.cluster_settings import ServingSettings, from_environment
 from components.serving.vllm_pod import PORT, Served
@@ -24,7 +25,8 @@ UNITS: dict[str, int | Decimal] = {"": 1, "m": Decimal("0.001"), "Mi": 2**20, "G
 
 RUN = {"workflows.argoproj.io/workflow": "ship-x1"}
 STEP = {**RUN, **cluster.LABELS, cluster.STEP_LABEL: "evaluate-tiny"}
-SANDBOX = {**STEP, cluster.STEP_LABEL: "execute"}
+EXECUTE = {**STEP, cluster.STEP_LABEL: "execute"}
+SANDBOX = {**job.labels("ship-x1", "int8"), objects.INSTANCE: "qg-x1-int8-run"}
 SERVER = Served("ship-x1", "int8", "s3://bucket/int8", ()).labels
 MLFLOW, POSTGRES = ({"app.kubernetes.io/name": name} for name in ("mlflow", "mlflow-postgres"))
 INTERNET, PRIVATE, METADATA = Peer(address="93.184.216.34"), Peer(address="10.0.0.1"), Peer(address="169.254.169.254")
@@ -133,7 +135,10 @@ def test_a_service_finds_its_pods_and_their_port(overlay: str) -> None:
         pytest.param(pod(SANDBOX), pod(MLFLOW), 5000, False, id="the sandbox does not"),
         pytest.param(pod(STEP), INTERNET, 443, True, id="a step reaches the hub"),
         pytest.param(pod(SANDBOX), INTERNET, 443, False, id="the sandbox does not reach the internet"),
-        pytest.param(pod(SANDBOX), PRIVATE, 6443, True, id="the sandbox's launcher reaches the API server"),
+        pytest.param(pod(SANDBOX), PRIVATE, 6443, False, id="the sandbox does not reach the API server"),
+        pytest.param(pod(SANDBOX), pod(STEP), 8080, False, id="the sandbox reaches no step"),
+        pytest.param(pod(STEP), pod(SANDBOX), 8080, False, id="nobody reaches the sandbox"),
+        pytest.param(pod(EXECUTE), PRIVATE, 6443, True, id="the step that starts it reaches the API server"),
         pytest.param(pod(STEP), METADATA, 443, False, id="nobody gets the node's credentials"),
         pytest.param(pod(STEP), INTERNET, 25, False, id="a step sends no mail"),
         pytest.param(pod(MLFLOW), pod(POSTGRES), 5432, True, id="MLflow reaches its database"),
@@ -156,7 +161,19 @@ def test_what_the_sandbox_is_kept_from_refuses_it_by_itself_too(policy: str, tar
     assert not connects(policies, pod(SANDBOX), pod(target), port)
 
 
-@pytest.mark.parametrize("labels", [RUN, STEP, SANDBOX], ids=["driver", "step", "sandbox"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_models_programs_may_not_even_ask_for_a_name(overlay: str) -> None:
+    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    for peer in (pod({"k8s-app": "kube-dns"}, "kube-system"), pod({"app": "ml-pipeline"}, "kubeflow"), METADATA):
+        for port, protocol in ((53, "UDP"), (53, "TCP"), (8887, "TCP"), (443, "TCP")):
+            assert not connects(policies, pod(SANDBOX), peer, port, protocol)
+    account = of_kind(overlay, "ServiceAccount")[job.ACCOUNT]
+    assert account["automountServiceAccountToken"] is False
+    bound = [each for binding in of_kind(overlay, "RoleBinding").values() for each in binding["subjects"]]
+    assert job.ACCOUNT not in [each["name"] for each in bound]
+
+
+@pytest.mark.parametrize("labels", [RUN, STEP, EXECUTE], ids=["driver", "step", "execute"])
 @pytest.mark.parametrize(
     ("overlay", "pipelines"),
     [

@@ -4,49 +4,45 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.execute.run import run_contained
-from components.execute.sandbox import Containment, Limits, chosen_containment
+from components.execute.sandbox import Containment, Limits, Outcome, chosen_containment
 
 __all__ = ["Containment", "Limits", "Outcome", "check_sandbox", "run_programs"]
 
+TRIVIAL = "assert 1 + 1 == 2"
 PAUSES_S = (1.0, 5.0)
 """Before a program that was killed from outside runs again; one that is killed each time has itself killed."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one program ended."""
-
-    passed: bool
-    """Its last statement was reached: what it asserts held."""
-    reason: str
-    """Empty when it passed, else the name of what it raised or the limit that it went over."""
-
-
-def ignore(_done: int) -> None:
+def ignore(_number: int, _outcome: Outcome) -> None:
     """Tell nobody."""
 
 
 def run_programs(
     programs: Sequence[str],
-    on_done: Callable[[int], None] = ignore,
+    on_done: Callable[[int, Outcome], None] = ignore,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     workers: int | None = None,
     containment: Containment | None = None,
+    purpose: str = "programs",
 ) -> list[Outcome]:
-    """Each program's outcome, in the order given; `on_done` hears how many have ended.
+    """Each program's outcome, in the order given; `on_done` hears each one's number and outcome once it has ended.
 
     A program is Python source that uses nothing but the standard library and asserts what it should do. `workers` run
-    side by side, by default one a processor. `containment` is what `QUANTGATE_CONTAINMENT` says unless given. Raises
-    PrerequisiteError where there is no sandbox: a program that was not run has no outcome.
+    side by side, by default one a processor. `containment` is what `QUANTGATE_CONTAINMENT` says unless given; on a
+    cluster `purpose` (the variant) is a part of the name of what runs them. Raises PrerequisiteError where there is no
+    sandbox: a program that was not run has no outcome.
     """
     held_by = containment or chosen_containment()
     if not programs:
         return []
+    if held_by is Containment.JOB:
+        from components.execute.job import run_in_job
+
+        return run_in_job(programs, on_done, limits, purpose)
     check_sandbox(held_by, limits)
 
     def outcome(program: str) -> Outcome:
@@ -61,10 +57,9 @@ def run_programs(
 
     pool = ThreadPoolExecutor(workers or processors(), thread_name_prefix="execute")
     try:
-        running = [pool.submit(outcome, program) for program in programs]
-        for done, each in enumerate(as_completed(running), 1):
-            each.result()
-            on_done(done)
+        running = {pool.submit(outcome, program): number for number, program in enumerate(programs)}
+        for each in as_completed(running):
+            on_done(running[each], each.result())
         return [each.result() for each in running]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -84,9 +79,12 @@ def check_sandbox(containment: Containment | None = None, limits: Limits = Limit
     """Run a trivial program; raises PrerequisiteError saying what to install or to allow where that does not work."""
     held_by = containment or chosen_containment()
     try:
-        reason = run_contained("assert 1 + 1 == 2", limits, held_by).reason()
+        if held_by is Containment.JOB:
+            reason = run_programs([TRIVIAL], limits=limits, containment=held_by, purpose="check")[0].reason
+        else:
+            reason = run_contained(TRIVIAL, limits, held_by).reason()
     except PrerequisiteError as error:
-        if held_by is Containment.POD or "not installed" in str(error):
+        if held_by is not Containment.BUBBLEWRAP or "not installed" in str(error):
             raise
         raise PrerequisiteError(
             f"{error}\nPrograms that a model wrote are only run in a sandbox, which needs bubblewrap 0.7 or newer and"

@@ -33,6 +33,8 @@ class Containment(StrEnum):
     """The pod that this process runs in: no secret, no network, an ordinary user, nothing of value, limits on memory,
     disk and processes. The limits and refused system calls of inside.py hold as ever, but a program sees this
     process's files and writes what it may write."""
+    JOB = "job"
+    """Such a pod, which this process starts on the cluster that it is on: see job.py."""
 
 
 def chosen_containment() -> Containment:
@@ -40,9 +42,20 @@ def chosen_containment() -> Containment:
     word = os.environ.get(VARIABLE, Containment.BUBBLEWRAP.value)
     if word not in list(Containment):
         raise PrerequisiteError(
-            f"{VARIABLE} is {word!r}. Set it to pod where this process runs in a locked-down pod, else unset it."
+            f"{VARIABLE} is {word!r}. Set it to job on a cluster, to pod where this process runs in a locked-down pod, "
+            "else unset it."
         )
     return Containment(word)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one program ended."""
+
+    passed: bool
+    """Its last statement was reached: what it asserts held."""
+    reason: str
+    """Empty when it passed, else the name of what it raised or the limit that it went over."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from components.artifacts import Scores, TaskScore
 from components.evaluate import records, score_of
 from components.evaluate.suites import Suite
-from components.execute import run_programs
+from components.execute import Outcome, run_programs
 from components.progress import Step
 
 
@@ -15,7 +15,13 @@ def scored(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_templ
     """The scores with those of the programs among the records in `file`, where how each ended is written to."""
     found = records.read(file)
     waiting = [number for number, each in enumerate(found) if each.program]
-    outcomes = run_programs([found[each].program for each in waiting], lambda done: step.advance(done, len(waiting)))
+    ended: set[int] = set()
+
+    def on_done(number: int, _outcome: Outcome) -> None:
+        ended.add(number)
+        step.advance(len(ended), len(waiting))
+
+    outcomes = run_programs([found[each].program for each in waiting], on_done, purpose=answered.variant)
     for number, outcome in zip(waiting, outcomes, strict=True):
         found[number] = replace(found[number], score=float(outcome.passed), outcome=outcome.reason)
     records.write(found, file)

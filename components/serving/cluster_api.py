@@ -48,6 +48,7 @@ class Kind:
 INFERENCE_SERVICE = Kind("serving.kserve.io", "v1beta1", "inferenceservices", "inferenceservice")
 SERVING_RUNTIME = Kind("serving.kserve.io", "v1alpha1", "servingruntimes", "servingruntime")
 DEPLOYMENT = Kind("apps", "v1", "deployments", "deployment")
+JOB = Kind("batch", "v1", "jobs", "job")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "lease")
 SERVICE = Kind("", "v1", "services", "service")
 CONFIG_MAP = Kind("", "v1", "configmaps", "config_map")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from components.errors import PrerequisiteError
 from components.serving.cluster_api import LEASE, Cluster
 from components.serving.cluster_lease import ends
-from components.serving.vllm_pod import MANAGED_BY, MANAGER, RUN, VARIANT
+from components.serving.vllm_pod import MANAGED_BY, MANAGER, RUN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def reap(cluster: Cluster, now: datetime) -> list[str]:
     """Delete the leases that ended before `now`; returns the names of those that it deleted."""
-    found, _ = cluster.listed(LEASE, labels=f"{MANAGED_BY}={MANAGER},{RUN},{VARIANT}")
+    found, _ = cluster.listed(LEASE, labels=f"{MANAGED_BY}={MANAGER},{RUN}")
     removed = []
     for lease in found:
         metadata = lease["metadata"]

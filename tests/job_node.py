@@ -1,0 +1,87 @@
+"""A node of the stand-in cluster on which Jobs of programs run: what the controller and the kubelet would do."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from components.execute import job
+from tests.kubernetes_state import JSON, Cluster
+
+WITHOUT_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+"""As the pod's container has none."""
+
+
+@dataclass
+class Node:
+    """What the Job controller and the kubelet do: a pod for each Job, and the pod's process."""
+
+    cluster: Cluster
+    phases: Sequence[str] = ("Succeeded",)
+    """How the Job's pods end, one after the other."""
+    lines: tuple[str, ...] | None = None
+    """Its log, in place of what the process writes."""
+    status: JSON = field(default_factory=dict)
+    """Of a pod that does not start."""
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def on(self, what: str, plural: str, obj: JSON) -> None:
+        """Look after a Job that was just made."""
+        if (what, plural) != ("created", "jobs"):
+            return
+        name, template = obj["metadata"]["name"], obj["spec"]["template"]
+        packed = self.cluster.found("api/v1/configmaps", name)["binaryData"]["wanted.json.gz"]
+        owner = [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": obj["metadata"]["uid"]}]
+        for number, phase in enumerate(self.phases):
+            pod = f"{name}-{number}"
+            self.cluster.logs.pop((pod, "programs", False), None)
+            metadata = {"name": pod, "labels": template["metadata"]["labels"], "ownerReferences": owner}
+            metadata["creationTimestamp"] = f"2026-01-01T00:00:0{number}Z"
+            body = {"metadata": metadata, "spec": template["spec"], "status": self.status or {"phase": phase}}
+            self.cluster.create("api/v1/pods", body)
+            if self.status:
+                return
+            if phase == "Failed":
+                self.cluster.logs[pod, "programs", False] = json.dumps({"program": 0, "passed": False, "reason": "x"})
+        thread = threading.Thread(target=self.run, args=(name, pod, template["spec"], packed))
+        self.threads.append(thread)
+        thread.start()
+
+    def run(self, name: str, pod: str, spec: JSON, packed: str) -> None:
+        """Write the pod's log, and the Job's end."""
+        if self.lines is None:
+            file = Path(os.environ["KUBECONFIG"]).with_name(f"{pod}.json.gz")
+            file.write_bytes(base64.b64decode(packed))
+            _, *command = spec["containers"][0]["command"]
+            process = [*WITHOUT_CAPABILITIES, sys.executable, *command[:-1], str(file)]
+            ran = subprocess.run(process, capture_output=True, text=True, check=True)
+            text = ran.stdout + ran.stderr
+        else:
+            text = "\n".join(self.lines)
+        end = "Failed" if self.phases[-1] == "Failed" else "Complete"
+        condition = {"type": end, "status": "True", "reason": "DeadlineExceeded", "message": "it was active too long"}
+        with self.cluster.changed:
+            self.cluster.logs[pod, "programs", False] = text
+            if any(each["metadata"]["name"] == name for each in self.cluster.all("jobs")):
+                self.cluster.change("jobs", name, lambda obj: obj.update(status={"conditions": [condition]}))
+
+
+@pytest.fixture
+def node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node that runs what a Job asks for, for steps that are told to have one."""
+    monkeypatch.setattr(job, "POLL_S", 0.02)
+    monkeypatch.setenv("QUANTGATE_CONTAINMENT", "job")
+    monkeypatch.setenv("QUANTGATE_SANDBOX_IMAGE", "quantgate@sha256:abc")
+    monkeypatch.delenv("QUANTGATE_SANDBOX_RUNTIME_CLASS", raising=False)
+    node = Node(cluster)
+    cluster.on = node.on
+    yield node
+    for thread in node.threads:
+        thread.join()

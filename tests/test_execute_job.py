@@ -1,0 +1,336 @@
+"""Programs in a Job of their own: the API server is a stand-in, and its node runs what the pod would run, truly."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+from multiprocessing.context import ForkServerProcess
+
+import psutil
+import pytest
+
+from components.errors import PrerequisiteError
+from components.execute import Containment, Limits, Outcome, check_sandbox, job, run_programs
+from components.execute.pod import heard
+from components.serving import cluster_lease, kserve, reaper
+from components.serving.cluster_api import LEASE
+from components.serving.cluster_api import Cluster as Api
+from components.serving.cluster_settings import KSERVE, ServingSettings
+from components.serving.objects import reference
+from tests import schemas
+from tests.job_node import Node, node
+from tests.kubernetes_server import USER
+from tests.kubernetes_state import JSON, Cluster, Request
+from tests.on_cluster import WORKFLOW, cluster, left
+
+__all__ = ["cluster", "node"]
+
+HONEST, WRONG, LOUD = "assert 1 + 1 == 2", "assert False", "print('{\"program\": 0}')"
+PASSED, FALSE = Outcome(passed=True, reason=""), Outcome(passed=False, reason="AssertionError")
+LIMITS = Limits(seconds=5)
+
+
+@pytest.mark.slow
+def test_programs_run_in_a_job_of_which_nothing_is_left(cluster: Cluster, node: Node) -> None:
+    told: dict[int, Outcome] = {}
+    programs = [HONEST, WRONG, LOUD, "import os; os.fork()"]
+    outcomes = run_programs(programs, told.__setitem__, LIMITS, purpose="int8")
+    assert outcomes == [PASSED, FALSE, PASSED, Outcome(passed=False, reason="PermissionError")]
+    assert told == dict(enumerate(outcomes))
+    assert left(cluster) == []
+
+
+@pytest.mark.slow
+def test_a_program_cannot_write_what_the_pod_tells(node: Node) -> None:
+    forged = '{"program": 1, "passed": true, "reason": ""}'
+    outcomes = run_programs(
+        [f"import os\nopen(f'/proc/{{os.getppid()}}/fd/1', 'w').write({forged!r})", WRONG], limits=LIMITS
+    )
+    assert outcomes == [Outcome(passed=False, reason="PermissionError"), FALSE]
+
+
+def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
+    cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[JSON] = []
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+    monkeypatch.setenv("QUANTGATE_SANDBOX_RUNTIME_CLASS", "gvisor")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    pull = [{"name": "registry"}]
+    cluster.change("pods", "own-pod", lambda pod: pod.update(spec={"imagePullSecrets": pull}))
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural in ("leases", "configmaps", "jobs"):
+            seen.append(obj)
+        node.on(what, plural, obj)
+
+    cluster.on = on
+    assert run_programs([HONEST], limits=LIMITS, purpose="int4-g128") == [PASSED]
+    lease, programs, made = seen
+    for each in seen:
+        schemas.check({**each, "metadata": {k: v for k, v in each["metadata"].items() if k != "resourceVersion"}})
+        assert each["metadata"]["labels"] == {
+            "app.kubernetes.io/managed-by": "quantgate",
+            "quantgate.dev/run": WORKFLOW,
+            "quantgate.dev/sandbox": "int4-g128",
+        }
+    assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
+    owner = lease["metadata"]["uid"]
+    assert [each["metadata"]["ownerReferences"][0]["uid"] for each in (programs, made)] == [owner] * 2
+    pod = made["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("quantgate-sandbox", False)
+    assert (pod["runtimeClassName"], pod["imagePullSecrets"]) == ("gvisor", pull)
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = pod["containers"][0]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"env", "envFrom"} & container.keys()
+    assert {next(iter(set(each) - {"name"})) for each in pod["volumes"]} == {"configMap", "emptyDir"}
+    assert "a-secret" not in json.dumps(seen)
+
+
+def test_undeploy_of_the_variant_leaves_its_programs_alone(cluster: Cluster, node: Node) -> None:
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+    undeployed = []
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if (what, plural) == ("created", "jobs"):
+            cluster.on = node.on
+            thread = threading.Thread(target=undeploy)
+            node.threads.append(thread)
+            thread.start()
+        node.on(what, plural, obj)
+
+    def undeploy() -> None:
+        kserve.undeploy("int8", "", ServingSettings(kind=KSERVE))
+        undeployed.append(True)
+
+    cluster.on = on
+    assert run_programs([HONEST], limits=LIMITS, purpose="int8") == [PASSED]
+    node.threads[0].join()
+    assert undeployed == [True]
+
+
+def test_more_programs_than_a_config_map_holds_run_one_job_after_the_other(
+    cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.lines = tuple(json.dumps({"program": number, "passed": True, "reason": ""}) for number in range(2))
+    monkeypatch.setattr(job, "MOST_BYTES", 12_000)
+    told: list[int] = []
+    programs = [os.urandom(2000).hex() for _ in range(4)]
+    outcomes = run_programs(programs, lambda number, _: told.append(number), LIMITS)
+    assert outcomes == [PASSED] * 4
+    assert told == [0, 1, 2, 3]
+    assert cluster.counted()["create jobs"] >= 2
+    with pytest.raises(PrerequisiteError, match="is more than a ConfigMap can hold"):
+        run_programs([os.urandom(10_000).hex()], limits=LIMITS)
+
+
+def test_a_pod_that_was_replaced_is_heard_anew(node: Node) -> None:
+    node.phases = ("Failed", "Succeeded")
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+    assert run_programs([HONEST], limits=LIMITS) == [PASSED]
+
+
+@pytest.mark.parametrize(
+    ("status", "within_s", "told"),
+    [
+        (
+            {
+                "phase": "Pending",
+                "conditions": [
+                    {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: 3 Insufficient memory."}
+                ],
+            },
+            0,
+            "did not start in 0 s: No node can take it: not enough memory (it asks for 4Gi)",
+        ),
+        (
+            {
+                "phase": "Pending",
+                "containerStatuses": [
+                    {
+                        "name": "programs",
+                        "image": "quantgate@sha256:abc",
+                        "state": {"waiting": {"reason": "ErrImagePull", "message": "manifest unknown"}},
+                    }
+                ],
+            },
+            60,
+            "cannot start: The image quantgate@sha256:abc cannot be pulled",
+        ),
+    ],
+    ids=["no node", "no image"],
+)
+def test_why_the_programs_do_not_start_is_told(
+    cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch, status: JSON, within_s: int, told: str
+) -> None:
+    node.status = status
+    monkeypatch.setattr(job, "START_WITHIN_S", within_s)
+    with pytest.raises(PrerequisiteError, match=re.escape(told)):
+        check_sandbox(Containment.JOB)
+    assert left(cluster) == []
+
+
+def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: Node) -> None:
+    node.phases, node.lines = ("Failed",), ("The sandbox did not start a program",)
+    with pytest.raises(
+        PrerequisiteError, match=r"failed: DeadlineExceeded: it was active too long(.|\n)*did not start"
+    ):
+        run_programs([HONEST], limits=LIMITS)
+    assert left(cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['{"program": 0, "passed": true, "reason": ""}', '{"program": 1, "pas'], "lacks how 1 of them ended"),
+        (['{"program": 7, "passed": true, "reason": ""}'], "told what cannot be"),
+        (
+            ['{"program": 0, "passed": false, "reason": "x"}', '{"program": 0, "passed": true, "reason": ""}'],
+            "told what cannot be",
+        ),
+    ],
+)
+def test_a_log_that_is_cut_or_lies_is_no_score(cluster: Cluster, node: Node, lines: list[str], told: str) -> None:
+    node.lines = tuple(lines)
+    with pytest.raises(PrerequisiteError, match=told):
+        run_programs([HONEST, HONEST], limits=LIMITS)
+    assert left(cluster) == []
+
+
+def test_other_lines_of_the_log_are_not_heard() -> None:
+    lines = ["Warning: slow", "[]", '{"a": 1}', '{"program": 1, "passed": false, "reason": "KeyError"}', "{"]
+    assert heard(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
+
+
+def test_what_an_earlier_attempt_left_is_removed_first(cluster: Cluster, node: Node) -> None:
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+    cluster.faults = lambda _, request: 500 if str(request) == "create jobs" else None
+    api = Api("quantgate", patience_s=0.1)
+    sandbox = job.Sandbox(api, WORKFLOW, "int8")
+    lease = job.create(sandbox, LEASE, job.lease_of(sandbox))
+    cluster.create("api/v1/configmaps", job.config_map(sandbox, b"") | {"metadata": owned(sandbox, lease)})
+    cluster.faults = lambda *_: None
+    cluster.collects_garbage, collected = False, threading.Timer(0.3, cluster.collect)
+    collected.start()
+    assert run_programs([HONEST], limits=LIMITS, purpose="int8") == [PASSED]
+    collected.join()
+    assert left(cluster) == []
+
+
+def owned(sandbox: job.Sandbox, lease: JSON) -> JSON:
+    """Metadata of what the lease owns."""
+    return {"name": sandbox.name, "labels": sandbox.labels, "ownerReferences": [reference(lease)]}
+
+
+def test_what_is_not_ours_is_left_alone(cluster: Cluster, node: Node) -> None:
+    name = job.Sandbox(Api("quantgate"), WORKFLOW, "int8").name
+    cluster.create("api/v1/configmaps", {"metadata": {"name": name}})
+    with pytest.raises(PrerequisiteError, match="is not quantgate's"):
+        run_programs([HONEST], limits=LIMITS, purpose="int8")
+    assert len(cluster.all("configmaps")) == 1
+    assert left(cluster) == []
+
+
+def test_a_job_that_is_removed_while_it_runs_is_told(cluster: Cluster, node: Node) -> None:
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if (what, plural) == ("created", "jobs"):
+            cluster.delete("apis/coordination.k8s.io/v1/leases", obj["metadata"]["name"], {})
+
+    cluster.on = on
+    with pytest.raises(PrerequisiteError, match="was removed while its programs ran"):
+        run_programs([HONEST], limits=LIMITS)
+
+
+def test_a_step_that_may_not_make_jobs_says_so_before_anything_is_made(cluster: Cluster, node: Node) -> None:
+    cluster.forbidden = {"create jobs"}
+    with pytest.raises(PrerequisiteError, match=rf"{USER} may not create jobs\.batch"):
+        check_sandbox()
+    assert left(cluster) == []
+
+
+def test_a_step_that_is_not_told_the_image_says_so(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUANTGATE_SANDBOX_IMAGE")
+    with pytest.raises(PrerequisiteError, match="QUANTGATE_SANDBOX_IMAGE is not set"):
+        check_sandbox()
+
+
+def run_one(environment: dict[str, str]) -> None:
+    """Run a program in a Job, in a process that is going to be killed."""
+    os.environ.update(environment)
+    job.POLL_S = 0.02
+    job.run_in_job([HONEST], lambda *_: None, LIMITS, "int8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_whatever_a_killed_step_leaves_the_reaper_removes(cluster: Cluster, node: Node, after: bool) -> None:
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+    before = len(cluster.requests)
+    run_programs([HONEST], limits=LIMITS, purpose="int8")
+    calls = len(cluster.requests) - before
+    assert calls >= 8
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__, "kubernetes"])
+    names = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE")
+    environment, most = {name: os.environ[name] for name in names}, 0
+    for last in range(1, calls + 1):
+        process: ForkServerProcess = processes.Process(target=run_one, args=(environment,))
+        first = len(cluster.requests)
+
+        def kill(number: int, _: Request, process: ForkServerProcess = process, at: int = first + last) -> int | None:
+            if number != at:
+                return None
+            assert process.pid is not None
+            killed = psutil.Process(process.pid)
+            killed.kill()
+            killed.wait(20)
+            return -1 if after else 0
+
+        cluster.faults = kill
+        process.start()
+        process.join(60)
+        cluster.faults = lambda *_: None
+        if process.exitcode == 0:  # it had less to ask this time
+            break
+        assert process.exitcode == -signal.SIGKILL
+        most = max(most, len(left(cluster)))
+        lapsed = datetime.now(UTC) + timedelta(seconds=job.LEASE_S + 1)
+        reaper.reap(Api("quantgate"), lapsed)
+        assert left(cluster) == []
+        process.close()
+    assert most == 4  # lease, programs, Job, pod
+
+
+def test_the_lease_is_renewed_while_the_programs_run(
+    cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "LEASE_S", 1)
+    renewed = threading.Semaphore(0)
+    made: list[str] = []
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if (what, plural) == ("created", "jobs"):
+            made.append(obj["metadata"]["name"])
+        if (what, plural) == ("changed", "leases") and made:
+            renewed.release()
+
+    cluster.on = on
+
+    def end() -> None:
+        for _ in range(cluster_lease.RENEWALS):
+            assert renewed.acquire(timeout=30)
+        cluster.delete("apis/batch/v1/jobs", made[0], {})
+
+    thread = threading.Thread(target=end)
+    node.threads.append(thread)
+    thread.start()
+    with pytest.raises(PrerequisiteError, match="was removed while"):
+        run_programs([HONEST], limits=LIMITS)
