@@ -6,6 +6,7 @@ PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3; do \
     $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 endif
 OUT ?= runs/demo
+SIDE_BY_SIDE := -n 2 --dist worksteal
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
 
@@ -19,11 +20,12 @@ help: ## Print this list
 demo: environments ## Quantize, serve, evaluate and judge the embedded model; results in runs/demo
 	.venv/bin/quantgate run --out "$(OUT)"
 
+# Most tests wait for servers and processes, so two run at a time; the real runs have all cores for themselves.
 test: environments ## Run every test, the real parts among them
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); rest=$$?; .venv/bin/python -m pytest -m e2e && exit $$rest
 
 check: lint ## Formatting, lint, types and the quick tests: under a minute
-	.venv/bin/python -m pytest -m "not slow and not e2e"
+	.venv/bin/python -m pytest -m "not slow and not e2e" $(SIDE_BY_SIDE)
 
 lint: project-environment ## Formatting, lint and types
 	.venv/bin/ruff format --check .
