@@ -37,7 +37,7 @@ def check_places(store: str, tracking_uri: str) -> None:
         from components.track.connect import check_no_password, connected
 
         check_no_password(tracking_uri)
-        with connected(tracking_uri):
+        with connected(tracking_uri, "answer"):
             return
 
 

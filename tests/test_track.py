@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from components.artifacts import LimitEvidence, Scores, TaskEvidence
 from components.errors import PrerequisiteError
 from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
-from components.track.connect import check_no_password
+from components.track.connect import check_no_password, connected
 from components.track.facts import git_commit
 from components.track.rows import variant_rows
 from components.track.uris import without_password
@@ -311,6 +311,11 @@ def test_artifacts_that_cannot_be_stored_are_a_prerequisite_error(
     MlflowClient(local).create_experiment("quantgate/hf:org/model/general-chat", "s3://bucket/prefix")
     with pytest.raises(PrerequisiteError, match="did not take the run: Unable to locate credentials"):
         track(make_decision(tmp_path), FACTS, RunFiles(), local)
+
+
+def test_a_refusal_tells_what_was_not_done(local: str) -> None:
+    with pytest.raises(PrerequisiteError, match="did not swap them: No space left"), connected(local, "swap them"):
+        raise OSError("No space left on device")
 
 
 def test_the_command_that_opens_mlflow_is_short_in_the_folder_of_the_results(

@@ -54,7 +54,7 @@ def promote(
     the version's; `force` is a reason to do it all the same, which is recorded. The champion again stays as it is.
     `check` may refuse the place of the weights before anything is moved.
     """
-    with connected(tracking_uri) as client:
+    with connected(tracking_uri, "make the version champion") as client:
         chosen = version_of(client, model, version)
         judged, weights = evidence(client, chosen)
         refusal = why_not(chosen, judged, weights, allowed) or why_not_these(client, chosen, weights)
@@ -81,7 +81,7 @@ def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None
 
     `check` is as in `promote`.
     """
-    with connected(tracking_uri) as client:
+    with connected(tracking_uri, "swap champion and previous") as client:
         serving, before = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
         if not serving or not before:
             lacking = PREVIOUS if serving else CHAMPION

@@ -45,7 +45,7 @@ def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_
     """
     name = model_name(decision.model.source, decision.use_case)
     verdicts = {each.variant: each for each in decision.verdicts}
-    with connected(tracking_uri) as client:
+    with connected(tracking_uri, "register the variants") as client:
         make_model(client, name, decision)
         known = versions_of(client, name)
         latest = max((told_at(each) for each in known), default=0.0)

@@ -39,10 +39,11 @@ _NOT_LET_IN = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 
 
 @contextmanager
-def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
-    """A client of the store at `tracking_uri`; raises PrerequisiteError when it cannot be reached or refuses a write.
+def connected(tracking_uri: str, doing: str) -> Iterator["MlflowClient"]:
+    """A client of the store at `tracking_uri`; raises PrerequisiteError when it cannot be reached or refuses a request.
 
-    An MLflow error that says that we asked for nonsense is a fault of ours and passes through.
+    `doing` is what the error says that MLflow did not do. An MLflow error that says that we asked for nonsense is a
+    fault of ours and passes through.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -57,9 +58,9 @@ def connected(tracking_uri: str) -> Iterator["MlflowClient"]:
     except MlflowException as refusal:
         if refusal.error_code in _OUR_FAULTS:
             raise
-        raise _not_written(tracking_uri, refusal) from refusal
+        raise _refused(tracking_uri, doing, refusal) from refusal
     except (OSError, Boto3Error, BotoCoreError, ClientError) as refusal:
-        raise _not_written(tracking_uri, refusal) from refusal
+        raise _refused(tracking_uri, doing, refusal) from refusal
 
 
 def check_no_password(tracking_uri: str) -> None:
@@ -174,10 +175,10 @@ def _not_reached(tracking_uri: str, cause: Exception) -> PrerequisiteError:
     )
 
 
-def _not_written(tracking_uri: str, cause: Exception) -> PrerequisiteError:
+def _refused(tracking_uri: str, doing: str, cause: Exception) -> PrerequisiteError:
     return PrerequisiteError(
-        f"MLflow at {without_password(tracking_uri)} did not take the run: {_words(cause)}\n"
-        "What was written so far stays. Put that right and track the same run again: it is completed, not doubled."
+        f"MLflow at {without_password(tracking_uri)} did not {doing}: {_words(cause)}\n"
+        "Put that right and do the same again: what was written so far stays, and is completed, not doubled."
     )
 
 

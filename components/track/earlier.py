@@ -42,7 +42,7 @@ def judged(
 
     A run in which a variant failed is none. Raises PrerequisiteError when MLflow cannot be reached.
     """
-    with connected(tracking_uri) as client, tempfile.TemporaryDirectory() as scratch:
+    with connected(tracking_uri, "tell what it holds") as client, tempfile.TemporaryDirectory() as scratch:
         experiment = client.get_experiment_by_name(experiment_name(model.source, limits.name))
         if not experiment:
             return None
@@ -66,7 +66,7 @@ def scored(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: 
     Their records are left in `folder` as full.parquet, those of a second pass, where the plan has one, as
     again.parquet. Raises PrerequisiteError when MLflow cannot be reached.
     """
-    with connected(tracking_uri) as client:
+    with connected(tracking_uri, "tell what it holds") as client:
         known = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
         experiments = {each.experiment_id: each for each in known}
         wanted = (

@@ -56,7 +56,7 @@ def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENT
         from mlflow.exceptions import MlflowException
     from pandas import DataFrame
 
-    with connected(tracking_uri) as client:
+    with connected(tracking_uri, "tell what it holds") as client:
         try:
             ids = experiment_ids(client, experiments)
             runs = {each.info.run_id: each for each in found(client, ids, _RUNS)}

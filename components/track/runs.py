@@ -59,7 +59,7 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
     files.check()
     name = experiment_name(decision.model.source, decision.use_case)
     parent, children = run_row(decision, run, files), variant_rows(decision, run, files)
-    with connected(tracking_uri) as client:
+    with connected(tracking_uri, "take the run") as client:
         experiment = _experiment(client, name, tracking_uri)
         earlier = _earlier(client, experiment.experiment_id, run.run_id)
         writer = _Writer(client, experiment.experiment_id, earlier)
