@@ -7,7 +7,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.serving import weights
 from components.serving.cluster_settings import Toleration, from_environment
-from components.store import FolderStore
+from components.store import FolderStore, open_store
 
 NOWHERE = Path("/nowhere/namespace")
 
@@ -44,12 +44,26 @@ def test_no_toleration_and_fewer_gpus_than_the_model_is_spread_over_can_be_said(
     assert (found.tolerations, found.tensor_parallel_size) == ((), 1)
 
 
+def test_the_weights_are_fetched_by_the_steps_own_image_unless_another_is_named() -> None:
+    own = {"QUANTGATE_IMAGE": "registry.example.com/quantgate:0.1.0"}
+    assert from_environment(own, NOWHERE).weights_image == "registry.example.com/quantgate:0.1.0"
+    other = own | {"QUANTGATE_SERVING_WEIGHTS_IMAGE": "mirror.example.com/quantgate:0.1.0"}
+    assert from_environment(other, NOWHERE).weights_image == "mirror.example.com/quantgate:0.1.0"
+
+
+def test_the_priority_class_is_none_unless_one_is_named() -> None:
+    assert from_environment({"QUANTGATE_SERVING_PRIORITY_CLASS": ""}, NOWHERE).priority_class == ""
+    named = from_environment({"QUANTGATE_SERVING_PRIORITY_CLASS": "quantgate-runs"}, NOWHERE)
+    assert named.priority_class == "quantgate-runs"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
         ("", "knative", "QUANTGATE_SERVING is 'knative'. Valid: local, kserve, deployment"),
         ("_GPUS", "two", "QUANTGATE_SERVING_GPUS is 'two': give a whole number"),
         ("_GPUS", "-1", "give a whole number"),
+        ("_LEASE_S", "0", "QUANTGATE_SERVING_LEASE_S is 0: a lease lasts at least a second"),
         ("_NODE_SELECTOR", "gpu", "write it like name=value,other=value"),
         ("_TOLERATIONS", "team=a", "effects: NoSchedule, PreferNoSchedule, NoExecute"),
         ("_OPTIONS", "--chat-template 'a", "No closing quotation"),
@@ -73,3 +87,15 @@ def test_the_weights_are_checked_and_found_at_one_place(tmp_path: Path, capsys: 
         assert (target / "config.json").read_text() == "{}"
     assert weights.main([str(tmp_path / "none"), str(target)]) == 2
     assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_weights_link_may_be_called_as_the_bucket_is(tmp_path: Path, s3_location: str) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "config.json").write_text("{}")
+    uri = open_store(s3_location).put_folder(tmp_path / "made", "weights/int8", "digest")
+    target = tmp_path / "mounted" / uri.split("/")[2]
+    target.parent.mkdir()
+    for _ in range(2):
+        assert weights.main([uri, str(target)]) == 0
+        assert (target / "config.json").read_text() == "{}"

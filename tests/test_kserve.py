@@ -10,7 +10,7 @@ import pytest
 from components.artifacts import Server
 from components.errors import PrerequisiteError
 from components.serving import kserve
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
 from tests.kubernetes_state import JSON, Cluster, Request
 from tests.on_cluster import (
     PLURALS,
@@ -135,17 +135,31 @@ def test_a_server_becomes_ready_in_several_steps(cluster: Cluster, deployed: Dep
     assert cluster.counted()[f"watch {plural}"] == 1
 
 
-def test_a_status_of_an_earlier_version_of_the_object_does_not_count(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_status_of_an_earlier_version_of_a_deployment_does_not_count(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     before = cluster.on
 
     def on(what: str, plural: str, obj: JSON) -> None:
         before(what, plural, obj)
-        if what == "created" and plural == "inferenceservices":
+        if what == "created" and plural == "deployments":
             cluster.change(plural, obj["metadata"]["name"], lambda each: each["spec"].update(changed=True))
 
     cluster.on = on
-    assert "It was not ready after 1 s" in deployed(ready_within_s=1).failure
+    assert "It was not ready after 1 s" in deployed(kind=DEPLOYMENT, ready_within_s=1).failure
+
+
+def test_the_generation_that_kserve_tells_is_of_its_deployment_and_does_not_count(
+    cluster: Cluster, deployed: Deploy
+) -> None:
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural == "inferenceservices":
+            name, condition = obj["metadata"]["name"], {"type": "Ready", "status": "True"}
+            cluster.change(plural, name, lambda each: each["spec"].update(defaulted=True))  # generation 2
+            status = {"observedGeneration": 1, "conditions": [condition]}
+            cluster.change(plural, name, lambda each: each.update(status=status))
+
+    cluster.on = on
+    assert deployed(ready_within_s=5).failure == ""
 
 
 def test_a_watch_that_is_too_old_begins_again_from_a_new_list(cluster: Cluster, deployed: Deploy) -> None:
@@ -272,13 +286,76 @@ def test_a_name_that_another_one_has_is_left_alone(cluster: Cluster, deployed: D
     assert the_one(cluster, "deployments")["metadata"]["name"] == name
 
 
-def test_a_server_that_is_deleted_while_it_starts_is_told(cluster: Cluster, deployed: Deploy) -> None:
+@pytest.mark.parametrize(
+    ("plural", "path", "told"),
+    [
+        ("inferenceservices", "apis/serving.kserve.io/v1beta1/inferenceservices", "was deleted while it started"),
+        (
+            "leases",
+            LEASES,
+            "was removed while it was needed: its lease was not renewed in time, or somebody deleted it",
+        ),
+    ],
+)
+def test_a_server_that_is_deleted_while_it_starts_is_told(
+    cluster: Cluster, deployed: Deploy, plural: str, path: str, told: str
+) -> None:
     def controller(number: int, request: Request) -> None:
         if request.verb == "watch":
-            cluster.delete(LEASES, the_one(cluster, "leases")["metadata"]["name"], {})
+            cluster.delete(path, the_one(cluster, plural)["metadata"]["name"], {})
 
     cluster.faults = controller
-    assert "was deleted while it started" in deployed().failure
+    assert told in deployed().failure
+    assert left(cluster) == []
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+def test_a_servers_pod_gets_the_priority_class_that_is_named(cluster: Cluster, deployed: Deploy, kind: str) -> None:
+    def pod_of(made: JSON) -> JSON:
+        pod: JSON = made["spec"]["predictor"] if kind == KSERVE else made["spec"]["template"]["spec"]
+        return pod
+
+    ready_at_once(cluster)
+    deployed(kind=kind)
+    assert "priorityClassName" not in pod_of(the_one(cluster, PLURALS[kind]))
+    deployed(kind=kind, priority_class="quantgate-runs")
+    assert pod_of(the_one(cluster, PLURALS[kind]))["priorityClassName"] == "quantgate-runs"
+
+
+def test_a_server_asks_for_no_gpu_of_the_runtimes_but_its_own(cluster: Cluster, deployed: Deploy) -> None:
+    devices = {"cpu": "4", "nvidia.com/gpu": "1", "rdma/hca": "1"}
+
+    def asked(**changed: object) -> JSON:
+        deployed(**changed)
+        resources = the_one(cluster, "inferenceservices")["spec"]["predictor"]["model"]["resources"]
+        return {name: value for name, value in resources["limits"].items() if name != "memory"}
+
+    ready_at_once(cluster)
+    assert asked(gpus=0) == {}
+    resources = {"resources": {"limits": devices}}
+    cluster.change("servingruntimes", "quantgate-vllm", lambda obj: obj["spec"]["containers"][0].update(resources))
+    assert asked(gpus=2) == {"nvidia.com/gpu": "2"}
+    assert asked(gpus=0) == {"nvidia.com/gpu": "0"}
+    assert asked(gpu_resource="amd.com/gpu") == {"nvidia.com/gpu": "0", "amd.com/gpu": "2"}
+
+
+def test_without_gpus_a_taint_is_tolerated_that_is_not_of_their_nodes(cluster: Cluster, deployed: Deploy) -> None:
+    def tolerated(gpus: int) -> list[str]:
+        both = (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
+        deployed(gpus=gpus, tolerations=both)
+        return [each["key"] for each in the_one(cluster, "inferenceservices")["spec"]["predictor"]["tolerations"]]
+
+    ready_at_once(cluster)
+    assert tolerated(gpus=1) == ["nvidia.com/gpu", "team"]
+    assert tolerated(gpus=0) == ["team"]
+
+
+def test_the_weights_of_a_deployment_are_fetched_from_aws_own_s3_too(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    deployed(kind=DEPLOYMENT)
+    place, keys = the_one(cluster, "deployments")["spec"]["template"]["spec"]["initContainers"][0]["envFrom"]
+    assert place == {"configMapRef": {"name": "quantgate-s3", "optional": True}}
+    assert keys == {"secretRef": {"name": "quantgate-s3"}}
 
 
 def test_undeploying_twice_or_what_never_started_does_nothing(

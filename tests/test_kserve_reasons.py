@@ -20,7 +20,7 @@ RuntimeError: Engine core initialization failed.
 """
 RESOURCES = {"nvidia.com/gpu": "2", "memory": "16Gi"}
 POD_SPEC = {
-    "initContainers": [{"name": "storage-initializer"}],
+    "initContainers": [{"name": "storage-initializer", "resources": {"limits": {"memory": "1Gi"}}}],
     "containers": [{"name": "kserve-container", "resources": {"requests": RESOURCES, "limits": RESOURCES}}],
 }
 
@@ -51,7 +51,7 @@ def waiting(reason: str, message: str, **more: object) -> JSON:
 
 def crashed(container: str, reason: str = "Error", restarts: int = 1) -> JSON:
     """A container that ended, once or again."""
-    ended = {"terminated": {"reason": reason, "exitCode": 137 if reason == "OOMKilled" else 1}}
+    ended = {"terminated": {"reason": reason, "exitCode": {"OOMKilled": 137, "Completed": 0}.get(reason, 1)}}
     looping = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
     if not restarts:
         return {"name": container, "restartCount": 0, "state": ended}
@@ -113,6 +113,18 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
             ["needs more main memory than 16Gi. Raise QUANTGATE_SERVING_MEMORY", "(it wrote nothing)"],
         ),
         (
+            of(crashed("storage-initializer", "OOMKilled", restarts=0), init=True),
+            "storage-initializer",
+            "",
+            ["storage-initializer was killed: it needs more main memory than 1Gi", "ConfigMap inferenceservice-config"],
+        ),
+        (
+            of(crashed("kserve-container", "Completed", restarts=2)),
+            "kserve-container",
+            "INFO shutting down\n",
+            ["vLLM ended (exit status 0, 2 restarts).", "  INFO shutting down"],
+        ),
+        (
             of(crashed("storage-initializer"), init=True),
             "storage-initializer",
             "botocore.exceptions.ClientError: An error occurred (403) when calling HeadObject: Forbidden\n",
@@ -130,6 +142,7 @@ def test_what_waiting_does_not_mend_is_told_at_once_and_removed(
     assert "watch inferenceservices" not in cluster.counted()
 
 
+EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
 SCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": UNSCHEDULABLE}
 
 
@@ -167,10 +180,44 @@ SCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable
             ['A volume of its pod cannot be mounted: configmap "x" not found'],
         ),
         (
-            {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."},
+            of({"name": "kserve-container", "state": {"running": {}}, "ready": False}),
+            "INFO Loading weights took 11 s\n",
+            {"reason": "FailedMount", "message": "failed to sync configmap cache"},
+            ["vLLM is still starting.", "  INFO Loading weights took 11 s"],
+        ),
+        (
+            {"phase": "Pending"},
+            "",
+            {"reason": "FailedCreatePodSandBox", "message": "failed to assign an IP address"},
+            ["its pod is Pending: FailedCreatePodSandBox: failed to assign an IP address"],
+        ),
+        (
+            of(
+                waiting(
+                    "CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"
+                )
+            ),
+            "",
+            {},
+            ["cannot be started: CreateContainerConfigError: failed to sync secret cache"],
+        ),
+        (
+            of({**crashed("kserve-container"), "state": {"running": {}}}),
+            "RuntimeError: NCCL error\n",
+            {},
+            ["vLLM ended (exit status 1, 1 restarts). RuntimeError: NCCL error"],
+        ),
+        (
+            {**EVICTED, "containerStatuses": [crashed("kserve-container", restarts=0)]},
             "",
             {},
             ["Its pod was ended: Evicted: The node was low on resource: ephemeral-storage."],
+        ),
+        (
+            {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+            "",
+            {},
+            ["its pod is ready, and it is not: its controller does not say why."],
         ),
         ({"phase": "Pending"}, "", {}, ["its pod is Pending."]),
     ],
@@ -211,6 +258,40 @@ def test_the_newest_pod_counts_and_one_that_goes_does_not(cluster: Cluster, depl
     assert "vLLM ended" in deployed().failure
 
 
+def test_what_an_earlier_start_left_is_no_reason(cluster: Cluster, deployed: Deploy) -> None:
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural == "inferenceservices":
+            name = obj["metadata"]["name"]
+            labels = {"serving.kserve.io/inferenceservice": name}
+            old = {"name": "old", "labels": labels, "creationTimestamp": "2026-01-01T12:00:00Z"}
+            cluster.create(PODS, {"metadata": old, "status": of(waiting("InvalidImageName", ""))})
+            event = {"type": "Warning", "reason": "FailedCreate", "involvedObject": {"name": name}}
+            ago = {"message": "an old quota", "eventTime": "2026-01-01T12:00:00.123456Z"}
+            cluster.create(EVENTS, {"metadata": {"name": "e"}, **event, **ago})
+
+    cluster.on = on
+    assert deployed(ready_within_s=1).failure.endswith(
+        ": no controller has looked at it. Check that the one of its kind (KServe's) runs."
+    )
+
+
+def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: Cluster, deployed: Deploy) -> None:
+    running = {"name": "storage-initializer", "state": {"running": {}}}
+    with_pod(cluster, of(running, init=True))
+    before = cluster.on
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        before(what, plural, obj)
+        if what == "created" and plural == "pods" and obj["metadata"]["name"].endswith("-1"):
+            metadata = {"name": f"{obj['metadata']['name']}0", "labels": obj["metadata"]["labels"]}
+            cluster.create(PODS, {"metadata": metadata, "spec": POD_SPEC, "status": EVICTED})
+
+    cluster.on = on
+    failure = deployed(ready_within_s=1).failure
+    assert "its weights are still being fetched." in failure
+    assert "Before: Its pod was ended: Evicted: The node was low on resource: ephemeral-storage." in failure
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "event", "told"),
     [
@@ -247,6 +328,26 @@ def test_why_there_is_no_pod_is_told(
     failure = deployed(kind=kind, ready_within_s=1).failure
     assert told in failure
     assert "not ours" not in failure
+
+
+@pytest.mark.parametrize("has_pod", [False, True])
+def test_what_kserve_tells_by_an_event_alone_is_told(cluster: Cluster, deployed: Deploy, has_pod: bool) -> None:
+    if has_pod:
+        with_pod(cluster, {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
+    before = cluster.on
+
+    def on(what: str, plural: str, obj: JSON) -> None:
+        before(what, plural, obj)
+        if what == "created" and plural == "inferenceservices":
+            about = {"kind": "InferenceService", "name": obj["metadata"]["name"]}
+            told = {"type": "Warning", "reason": "InternalError", "message": "fails to reconcile predictor: no"}
+            told["eventTime"] = obj["metadata"]["creationTimestamp"].replace("Z", ".000001Z")  # within that second
+            cluster.create(EVENTS, {"metadata": {"name": "internal"}, "involvedObject": about, **told})
+
+    cluster.on = on
+    what = "its pod is ready, and it is not" if has_pod else "It has no pod"
+    told = f"It was not ready after 1 s: {what}: InternalError: fails to reconcile predictor: no"
+    assert deployed(ready_within_s=1).failure == told
 
 
 def test_what_kserve_refuses_is_told_at_once(cluster: Cluster, deployed: Deploy) -> None:

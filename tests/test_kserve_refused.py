@@ -1,5 +1,6 @@
 """Serving on a cluster that refuses, is busy or cannot be reached: what is told, and what is simply tried again."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from components.errors import PrerequisiteError
 from components.serving import cluster_api, kserve
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.kubernetes_server import LOST, LOST_AFTER, USER
-from tests.kubernetes_state import Cluster, Request
+from tests.kubernetes_state import JSON, Cluster, Request
 from tests.on_cluster import (
     PLURALS,
     RESULTS,
@@ -21,6 +22,7 @@ from tests.on_cluster import (
     cluster,
     deployed,
     left,
+    mark_ready,
     model,
     ready_at_once,
     settings,
@@ -115,6 +117,36 @@ def test_a_request_too_many_is_made_again_after_the_time_that_the_server_says(
     refusal.headers = {"Retry-After": "7"}
     state.set_exception((ApiException, refusal, None))
     assert cluster_api.pause_s(state) == 7
+    refusal.headers = {"Retry-After": "3600"}
+    assert cluster_api.pause_s(state) == cluster_api.LONGEST_PAUSE_S
+
+
+def test_tls_that_fails_is_an_api_that_does_not_answer_now(cluster: Cluster) -> None:
+    file = Path(os.environ["KUBECONFIG"])
+    file.write_text(file.read_text().replace("http://", "https://"))  # the stand-in speaks no TLS
+    with pytest.raises(PrerequisiteError, match="(?s)did not answer for 0 s: SSLError.*this pod may reach it") as told:
+        cluster_api.Cluster("quantgate", patience_s=0.0).listed(cluster_api.LEASE)
+    assert told.value.__cause__
+    assert cluster_api.passes(told.value.__cause__)
+
+
+@pytest.mark.parametrize("fault", [403, 500, LOST])
+def test_a_log_that_cannot_be_read_ends_no_start(cluster: Cluster, deployed: Deploy, fault: int) -> None:
+    def on(what: str, plural: str, obj: JSON) -> None:
+        if what == "created" and plural == "inferenceservices":
+            name = obj["metadata"]["name"]
+            metadata = {"name": f"{name}-predictor-1", "labels": {"serving.kserve.io/inferenceservice": name}}
+            status = {"containerStatuses": [{"name": "kserve-container", "state": {"running": {}}}]}
+            cluster.create("api/v1/pods", {"metadata": metadata, "status": status})
+
+    def kubelet(_: int, request: Request) -> int | None:
+        if request.verb == "watch":
+            mark_ready(cluster, "inferenceservices", the_one(cluster, "inferenceservices")["metadata"]["name"])
+        return fault if request.plural == "pods/log" else None
+
+    cluster.on, cluster.faults = on, kubelet
+    assert deployed().failure == ""
+    assert cluster.counted()["get pods/log"] == 1
 
 
 @pytest.mark.slow

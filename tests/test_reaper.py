@@ -99,8 +99,9 @@ def test_the_reapers_command_says_what_it_removed_or_what_it_may_not(
     cluster: Cluster, deployed: Deploy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ready_at_once(cluster)
-    deployed(lease_s=0)
-    name = cluster.all("leases")[0]["metadata"]["name"]
+    deployed()
+    name, over = cluster.all("leases")[0]["metadata"]["name"], cluster_lease.timestamp(later(-7200))
+    cluster.change("leases", name, lambda obj: obj["spec"].update(renewTime=over))
     assert reaper.main(["--namespace", "quantgate"]) == 0
     assert reaper.main(["--namespace", "quantgate"]) == 0
     assert capsys.readouterr().out == f"Removed 1 servers in quantgate: {name}.\nRemoved 0 servers in quantgate.\n"
@@ -129,9 +130,10 @@ def test_a_renewal_that_fails_once_ends_no_step(
 ) -> None:
     ready_at_once(cluster)
     server, renewals = deployed(lease_s=1), threading.Semaphore(0)
+    before = cluster.counted()["patch leases"]
 
     def faults(_: int, request: Request) -> None:
-        times = cluster.counted()["patch leases"]
+        times = cluster.counted()["patch leases"] - before
         cluster.forbidden = {"patch leases"} if times == 2 else set()
         if times == 4:
             renewals.release()
@@ -184,7 +186,8 @@ def test_a_server_of_that_name_but_another_start_is_not_kept_alive(
 ) -> None:
     ready_at_once(cluster)
     server, refused = deployed(lease_s=1), threading.Event()
-    cluster.faults = lambda *_: refused.set() if cluster.counted()["patch leases"] == 2 else None
+    second = cluster.counted()["patch leases"] + 2
+    cluster.faults = lambda *_: refused.set() if cluster.counted()["patch leases"] == second else None
     with pytest.raises(ServerGoneError), kserve.kept_alive(server, RESULTS, settings):  # noqa: PT012
         lease = cluster.all("leases")[0]
         cluster.delete(LEASES, lease["metadata"]["name"], {})
@@ -205,9 +208,61 @@ def test_what_was_not_started_on_the_cluster_needs_no_lease(cluster: Cluster, se
             assert len(cluster.requests) == asked
 
 
+def asked_since(cluster: Cluster, what: str, since: str) -> int:
+    """How often something was asked after the first request of another kind."""
+    asked = [str(each) for each in cluster.requests]
+    return asked[asked.index(since) :].count(what)
+
+
 def test_a_start_that_waits_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
     assert "It was not ready after 2 s" in deployed(ready_within_s=2, lease_s=1).failure
-    assert cluster.counted()["patch leases"] >= 1
+    assert asked_since(cluster, "patch leases", "list inferenceservices") >= 2  # while it waits, and at its end
+
+
+def test_a_start_that_waits_for_an_earlier_one_to_end_renews_its_own_lease(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    deployed()
+    name = cluster.all("inferenceservices")[0]["metadata"]["name"]
+    held = {"finalizers": ["inferenceservice.finalizers"]}
+    cluster.change("inferenceservices", name, lambda obj: obj["metadata"].update(held))
+    kserve.undeploy("int8", RESULTS, settings)
+    cluster.requests.clear()
+
+    def ends_late(_: int, request: Request) -> None:
+        waits = "create inferenceservices" in cluster.counted() and cluster.all("inferenceservices")
+        if str(request) == "patch leases" and waits:
+            cluster.change("inferenceservices", name, lambda obj: obj["metadata"].update(finalizers=[]))
+
+    cluster.faults = ends_late
+    assert deployed(lease_s=1).failure == ""
+
+
+def test_a_step_leaves_the_next_one_the_whole_lease(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    def renewed() -> datetime:
+        return datetime.fromisoformat(cluster.all("leases")[0]["spec"]["renewTime"])
+
+    ready_at_once(cluster)
+    server = deployed()
+    with kserve.kept_alive(server, RESULTS, settings):
+        asked = datetime.now(UTC)
+    assert renewed() >= asked
+    assert deployed().failure == ""
+    assert [str(each) for each in cluster.requests][-1] == "patch leases"
+
+
+def test_a_renewal_that_meets_another_change_is_made_again(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings
+) -> None:
+    ready_at_once(cluster)
+    deployed()
+    before = cluster.counted()["patch leases"]
+    cluster.faults = lambda *_: 409 if cluster.counted()["patch leases"] == before + 1 else None
+    kserve.renew("int8", RESULTS, settings)
+    assert cluster.counted()["patch leases"] == before + 2
 
 
 def start_of(model: Path, settings: ServingSettings, environment: dict[str, str]) -> None:

@@ -23,8 +23,12 @@ from components.errors import PrerequisiteError
 JSON = dict[str, Any]
 """An object of the API, as its JSON: its schema is the cluster's and not ours."""
 PATIENCE_S = 60.0
+LONGEST_PAUSE_S = 30.0
+"""Of what a server asks for: some ask for an hour."""
 TIMEOUTS_S = (5, 30)
-PASSING = (429, 500, 502, 503, 504)
+NO_TLS = 0
+"""The status by which the client tells that TLS failed: a load balancer that restarts, or a certificate."""
+PASSING = (NO_TLS, 429, 500, 502, 503, 504)
 WHO = re.compile(r'User "([^"]+)"')
 RBAC = "Give it that right (manifests/base holds the roles), or run the step under an account that has it."
 
@@ -85,9 +89,12 @@ class Cluster:
         return found.get("items", []), found.get("metadata", {}).get("resourceVersion", "")
 
     def patch(self, kind: Kind, name: str, change: JSON) -> JSON | None:
-        """The object after a JSON merge patch (RFC 7386); None when there is none, or not that of the patch's uid."""
+        """The object after a JSON merge patch (RFC 7386); None when there is none, or not that of the patch's uid.
+
+        A patch that names no version conflicts only with one made at the same moment: it is tried again.
+        """
         call = partial(self._method("patch", kind), name=name, body=change)
-        absent = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+        absent = (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
         return self._answer(call, "patch", kind, absent)
 
     def delete(self, kind: Kind, name: str, uid: str = "", version: str = "") -> bool:
@@ -101,7 +108,11 @@ class Cluster:
         return self._answer(call, "delete", kind, absent=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)) is not None
 
     def log(self, pod: str, container: str, lines: int, *, previous: bool) -> list[str]:
-        """The last lines that a container wrote, or its predecessor before a restart; none where there is no log."""
+        """The last lines that a container wrote, or its predecessor before a restart; none where there is no log.
+
+        It is asked for once, and a log that cannot be read says so in its place: it comes from the node's kubelet,
+        which the API server may not reach, and a server that starts well needs no log.
+        """
         call = partial(
             self.core.read_namespaced_pod_log,
             namespace=self.namespace,
@@ -110,8 +121,15 @@ class Cluster:
             previous=previous,
             tail_lines=lines,
         )
-        data = self._data(call, "get", "pods/log", absent=(HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST))
-        return (data or b"").decode("utf-8", errors="replace").splitlines()
+        try:
+            data: bytes = call(_preload_content=False, _request_timeout=TIMEOUTS_S).data
+        except ApiException as error:
+            if error.status in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
+                return []
+            return [f"(the log cannot be read: {refused(error, 'get', 'pods/log', self.namespace)})"]
+        except HTTPError as error:
+            return [f"(the log cannot be read: {error})"]
+        return data.decode("utf-8", errors="replace").splitlines()
 
     def changes(self, kind: Kind, name: str, version: str, within_s: int) -> Iterator[JSON | None]:
         """The object after each change since `version`, None when it is gone, for so many seconds.
@@ -148,10 +166,14 @@ class Cluster:
         answer: JSON | None = None if data is None else json.loads(data)
         return answer
 
-    def _data(self, call: Callable[..., Any], verb: str, kind: Kind | str, absent: tuple[int, ...]) -> bytes | None:
+    def _data(self, call: Callable[..., Any], verb: str, kind: Kind, absent: tuple[int, ...]) -> bytes | None:
         """The bytes of the answer; None for one of the `absent` statuses."""
+        passing = (*PASSING, HTTPStatus.CONFLICT) if verb == "patch" else PASSING
         again = Retrying(
-            retry=retry_if_exception(passes), wait=pause_s, stop=stop_after_delay(self.patience_s), reraise=True
+            retry=retry_if_exception(partial(passes, passing=passing)),
+            wait=pause_s,
+            stop=stop_after_delay(self.patience_s),
+            reraise=True,
         )
         try:
             # undecoded: the client's models refuse answers that the API gives, such as an event without a series
@@ -160,12 +182,17 @@ class Cluster:
         except ApiException as error:
             if error.status in absent and (error.status != HTTPStatus.NOT_FOUND or verb != "create"):
                 return None
+            if error.status == NO_TLS:
+                raise self._unanswered(error.reason) from error
             raise refused(error, verb, kind, self.namespace) from error
         except HTTPError as error:
-            raise PrerequisiteError(
-                f"The Kubernetes API at {self.host} did not answer for {self.patience_s:.0f} s: {error}. Check that "
-                "this pod may reach it (network policies), or the current context of your kubeconfig."
-            ) from error
+            raise self._unanswered(error) from error
+
+    def _unanswered(self, why: object) -> PrerequisiteError:
+        return PrerequisiteError(
+            f"The Kubernetes API at {self.host} did not answer for {self.patience_s:.0f} s: {why}. Check that this pod "
+            "may reach it (network policies), or the current context of your kubeconfig."
+        )
 
 
 def configuration() -> "kubernetes.client.Configuration":
@@ -185,9 +212,9 @@ def configuration() -> "kubernetes.client.Configuration":
     return settings
 
 
-def passes(error: BaseException) -> bool:
+def passes(error: BaseException, passing: tuple[int, ...] = PASSING) -> bool:
     """Whether a failure may be gone the next time."""
-    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in PASSING)
+    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in passing)
 
 
 def pause_s(state: RetryCallState) -> float:
@@ -195,7 +222,7 @@ def pause_s(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
     longer = wait_exponential(multiplier=0.2, max=10) + wait_random(0, 0.2)
-    return float(asked) if asked.isdecimal() else longer(state)
+    return min(float(asked), LONGEST_PAUSE_S) if asked.isdecimal() else longer(state)
 
 
 def refused(error: ApiException, verb: str, kind: Kind | str, namespace: str) -> PrerequisiteError:

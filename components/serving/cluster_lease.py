@@ -5,7 +5,6 @@ The times are those of the machines' clocks; a lease is long (half an hour) besi
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -60,12 +59,14 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more."""
+        """Renew no more but once, now: the next step has the lease's whole length to find its node."""
         self._stopped.set()
         self._thread.join()
 
     def _renew_until_stopped(self) -> None:
-        while not self._stopped.wait(self.every_s):
+        last = False
+        while not last:
+            last = self._stopped.wait(self.every_s)
             try:
                 renew(self.cluster, self.name, self.uid)
             except ServerGoneError as error:
@@ -86,8 +87,3 @@ def keeping(cluster: Cluster, name: str) -> Iterator[None]:
         keeper.stop()
         if keeper.lost:  # of two errors the cause: that a server which is gone does not answer is no news
             raise keeper.lost
-
-
-def elapsed(since: float, length_s: int) -> bool:
-    """Whether it is time to renew a lease that was renewed at `since` (of the monotonic clock)."""
-    return time.monotonic() - since > length_s / RENEWALS

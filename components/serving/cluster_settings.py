@@ -12,6 +12,8 @@ LOCAL, KSERVE, DEPLOYMENT = "local", "kserve", "deployment"
 KINDS = (LOCAL, KSERVE, DEPLOYMENT)
 PREFIX = "QUANTGATE_SERVING"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+OWN_IMAGE = "QUANTGATE_IMAGE"
+"""Which image a step's pod runs; pipelines/cluster.py says it."""
 NAMESPACE = "quantgate"
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
@@ -39,8 +41,10 @@ class ServingSettings:
     image: str = ""
     """vLLM's image, by digest in production [KServe: the runtime's own; deployment: vLLM's own image]."""
     weights_image: str = "quantgate:0.1.0"
-    """Deployment: the project image, which fetches the weights before vLLM starts."""
+    """Deployment: the project image, which fetches the weights before vLLM starts [the step's own image]."""
     service_account: str = "quantgate-serving"
+    priority_class: str = ""
+    """PriorityClass of the server's pod [none]."""
     run_as_user: int = 1000
     """Deployment: the user id; 0 where the cluster chooses one (OpenShift)."""
     storage: str = "quantgate-s3"
@@ -59,7 +63,7 @@ class ServingSettings:
     node_selector: tuple[tuple[str, str], ...] = ()
     """Labels that the node must have: `nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3,disk=ssd`."""
     tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu", "", "NoSchedule"),)
-    """As kubectl writes taints: `nvidia.com/gpu:NoSchedule,team=a:NoExecute`."""
+    """As kubectl writes taints: `nvidia.com/gpu:NoSchedule,team=a:NoExecute`. That of `gpu_resource` only with GPUs."""
     options: tuple[str, ...] = ()
     """More options of vLLM's, as on a command line."""
     env: tuple[tuple[str, str], ...] = ()
@@ -92,6 +96,8 @@ def from_environment(
     found: dict[str, object] = {}
     if own_namespace.exists():
         found["namespace"] = own_namespace.read_text(encoding="utf-8").strip()
+    if own_image := environment.get(OWN_IMAGE):
+        found["weights_image"] = own_image
     for field in fields(ServingSettings):
         name = PREFIX if field.name == "kind" else f"{PREFIX}_{field.name.upper()}"
         if text := environment.get(name, "").strip():
@@ -99,7 +105,10 @@ def from_environment(
                 found[field.name] = READERS.get(str(field.type), str)(text)
             except ValueError as error:
                 raise PrerequisiteError(f"{name} is {text!r}: {error}") from None
-    return ServingSettings(**found)  # type: ignore[arg-type]
+    settings = ServingSettings(**found)  # type: ignore[arg-type]
+    if settings.lease_s < 1:  # the API refuses it, when all else is done
+        raise PrerequisiteError(f"{PREFIX}_LEASE_S is {settings.lease_s}: a lease lasts at least a second.")
+    return settings
 
 
 def whole_number(text: str) -> int:

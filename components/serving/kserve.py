@@ -84,10 +84,12 @@ def deploy(made: Weights, model_path: Path, results: str, settings: ServingSetti
         identity=objects.identity(made.digest, runtime, settings, tokens),
     )
     try:
-        lease = create(start)
-        failure = wait_until_ready(start, lease)
-        server = server if failure else server.model_copy(update={"url": address(start)})
-        failure = failure or wait_until_reached(server, start)
+        lease = create_lease(start)
+        with cluster_lease.keeping(cluster, served.name):  # a start may take longer than a lease
+            create(start, lease)
+            failure = wait_until_ready(start)
+            server = server if failure else server.model_copy(update={"url": address(start)})
+            failure = failure or wait_until_reached(server, start)
     except PrerequisiteError as error:
         failure = str(error)
     if failure:
@@ -152,9 +154,8 @@ def runtime_here(cluster: Cluster, settings: ServingSettings) -> Runtime:
     return objects.runtime_of(found, settings)
 
 
-def create(start: Start) -> JSON:
-    """Create the lease and what it owns, or take over what an attempt before left; returns the lease."""
-    lease = create_lease(start)
+def create(start: Start, lease: JSON) -> None:
+    """Create what the lease owns, or take over what an attempt before left."""
     for kind, body in start.made:
         owned = body | {"metadata": body["metadata"] | {"ownerReferences": [objects.reference(lease)]}}
         while start.cluster.create(kind, owned) is None:
@@ -167,7 +168,6 @@ def create(start: Start) -> JSON:
                     "Delete or rename it."
                 )
             wait_for_the_end(start, kind)
-    return lease
 
 
 def create_lease(start: Start) -> JSON:
@@ -187,8 +187,8 @@ def create_lease(start: Start) -> JSON:
         elif metadata.get("annotations", {}).get(objects.SPEC) == spec:
             try:
                 return cluster_lease.renew(start.cluster, name, metadata["uid"])
-            except ServerGoneError:
-                continue  # the reaper was faster
+            except ServerGoneError:  # the reaper was faster
+                wait_for_the_end(start, LEASE)
         else:  # of an attempt with other settings
             start.cluster.delete(LEASE, name, uid=metadata["uid"])
 
@@ -210,13 +210,10 @@ def is_owned(found: JSON, lease: JSON) -> bool:
     return lease["metadata"]["uid"] in owners and "deletionTimestamp" not in metadata
 
 
-def wait_until_ready(start: Start, lease: JSON) -> str:
+def wait_until_ready(start: Start) -> str:
     """Wait until the cluster calls the server ready; returns why it does not, "" when it does."""
-    reason, renewed = Reason("nothing is known of it yet"), time.monotonic()
+    reason = Reason("nothing is known of it yet")
     while (left_s := start.deadline - time.monotonic()) > 0:
-        if cluster_lease.elapsed(renewed, start.settings.lease_s):
-            cluster_lease.renew(start.cluster, start.served.name, lease["metadata"]["uid"])
-            renewed = time.monotonic()
         found, version = start.cluster.listed(start.kind, fields=f"metadata.name={start.served.name}")
         seen = found[0] if found else None
         if is_ready(start, seen):
@@ -238,14 +235,18 @@ def wait_until_ready(start: Start, lease: JSON) -> str:
 
 
 def is_ready(start: Start, seen: JSON | None) -> bool:
-    """Whether the object is there, its controller has looked at this very version of it, and calls it ready."""
+    """Whether the object is there and its controller calls it ready, of a Deployment this very version of it.
+
+    Which version of an InferenceService was looked at is not told: its `observedGeneration` is its Deployment's.
+    """
     if seen is None:
         return False
     status = seen.get("status", {})
-    name = "Ready" if start.settings.kind == KSERVE else "Available"
     conditions = {each["type"]: each["status"] for each in status.get("conditions", ())}
+    if start.settings.kind == KSERVE:
+        return conditions.get("Ready") == "True"
     looked_at = status.get("observedGeneration", 0) >= seen["metadata"].get("generation", 0)
-    return looked_at and conditions.get(name) == "True"
+    return looked_at and conditions.get("Available") == "True"
 
 
 def address(start: Start) -> str:

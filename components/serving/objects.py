@@ -10,6 +10,7 @@ restart the server that it is to keep alive.
 
 import hashlib
 import json
+import re
 
 from components.serving import cluster_api, vllm_pod
 from components.serving.cluster_api import JSON, Kind
@@ -19,7 +20,9 @@ from components.serving.vllm_pod import KSERVE_CONTAINER, PLUGIN, PORT, Runtime,
 SPEC = "quantgate.dev/spec"
 KSERVE_LABEL = "serving.kserve.io/inferenceservice"
 INSTANCE = "app.kubernetes.io/instance"
-VLLM_IMAGE = "vllm/vllm-openai:v0.32.0"
+VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.32.0"
+GPU = re.compile(r"(nvidia\.com|amd\.com|gpu\.intel\.com|habana\.ai)/")
+"""What GPUs are called as a resource, by their makers' device plugins."""
 
 
 def own_runtime(settings: ServingSettings) -> Runtime:
@@ -42,6 +45,7 @@ def runtime_of(serving_runtime: JSON, settings: ServingSettings) -> Runtime:
         env=tuple((each["name"], each["value"]) for each in container.get("env", ()) if "value" in each),
         port=ports[0]["containerPort"],
         model_format=formats[0]["name"],
+        gpus=tuple(sorted(name for name in container.get("resources", {}).get("limits", {}) if GPU.match(name))),
     )
 
 
@@ -122,7 +126,7 @@ def inference_service(served: Served, runtime: Runtime, settings: ServingSetting
         "modelFormat": {"name": runtime.model_format},
         "runtime": settings.runtime,
         "storageUri": served.uri,
-        **vllm_pod.vllm(served, settings),  # into the runtime's container, `args` after the runtime's own
+        **vllm_pod.vllm(served, runtime, settings),  # into the runtime's container, `args` after the runtime's own
         **({"image": settings.image} if settings.image else {}),
     }
     predictor = {"minReplicas": 1, "maxReplicas": 1, "deploymentStrategy": {"type": "Recreate"}, "model": model}

@@ -34,6 +34,8 @@ class Runtime:
     env: tuple[tuple[str, str], ...]
     port: int
     model_format: str = ""
+    gpus: tuple[str, ...] = ()
+    """The GPU resources that a ServingRuntime itself asks for."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,12 @@ class Served:
         return {MANAGED_BY: MANAGER, RUN: self.run, VARIANT: self.variant}
 
 
-def vllm(served: Served, settings: ServingSettings) -> JSON:
+def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     """What both ways of serving give vLLM's container."""
     # the endpoint that scores a continuation from the prefix cache; the plugin marks what came from there
     options = ["--served-model-name", served.served_name, *served.options, "--enable-scale-out"]
-    gpus = {settings.gpu_resource: str(settings.gpus)} if settings.gpus else {}
+    # KServe adds ours to the runtime's resources by name: what is not said there stays, so none is said by its name
+    gpus = dict.fromkeys(runtime.gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
     variables = {**ENVIRONMENT, **dict(settings.env)}
     return {
         "args": [*options, "--disable-uvicorn-access-log"],
@@ -85,7 +88,7 @@ def vllm(served: Served, settings: ServingSettings) -> JSON:
 
 def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     """vLLM's container where no ServingRuntime has one."""
-    container = vllm(served, settings)
+    container = vllm(served, runtime, settings)
     return container | {
         "name": VLLM_CONTAINER,
         "image": runtime.image,
@@ -108,7 +111,10 @@ def fetcher(served: Served, settings: ServingSettings) -> JSON:
         "name": FETCHER,
         "image": settings.weights_image,
         "command": ["python", "-m", "components.serving.weights", served.uri, FETCHED],
-        "envFrom": [{"configMapRef": {"name": settings.storage}}, {"secretRef": {"name": settings.storage}}],
+        "envFrom": [
+            {"configMapRef": {"name": settings.storage, "optional": True}},  # AWS's own S3 needs no endpoint
+            {"secretRef": {"name": settings.storage}},
+        ],
         "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
         "securityContext": confined(),
         "volumeMounts": [{"name": "weights", "mountPath": MODELS}, {"name": "tmp", "mountPath": "/tmp"}],
@@ -127,15 +133,17 @@ def confined() -> JSON:
 
 
 def placed(settings: ServingSettings) -> JSON:
-    """Under which account and on which nodes a pod runs."""
+    """Under which account, on which nodes and behind whom a pod runs."""
     found: JSON = {"serviceAccountName": settings.service_account}
+    if settings.priority_class:
+        found["priorityClassName"] = settings.priority_class
     if settings.node_selector:
         found["nodeSelector"] = dict(settings.node_selector)
-    if settings.tolerations and settings.gpus:
+    if tolerated := [each for each in settings.tolerations if settings.gpus or each.key != settings.gpu_resource]:
         found["tolerations"] = [
             {"key": each.key, "effect": each.effect}
             | ({"operator": "Equal", "value": each.value} if each.value else {"operator": "Exists"})
-            for each in settings.tolerations
+            for each in tolerated
         ]
     return found
 

@@ -2,7 +2,7 @@
 
     python -m components.serving.weights s3://BUCKET/PREFIX FOLDER
 
-It is checked against its marker on the way, and FOLDER is a link to it.
+It is checked against its marker on the way, and FOLDER is a link to it, in the folder `fetched` beside it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where it is to be found")
     options = parser.parse_args(arguments)
     try:
-        found = fetch(options.uri, options.folder.parent)
+        found = fetch(options.uri, options.folder.parent / "fetched")  # a bucket may be called as the link is
     except PrerequisiteError as error:
         print(error, file=sys.stderr)
         return 2

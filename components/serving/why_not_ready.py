@@ -12,10 +12,13 @@ from components.serving.local import ERROR_TOLD, LAST_LINES
 from components.serving.vllm_pod import FETCHER, KSERVE_FETCHER
 
 LOG_LINES = 200
+SECOND = len("2026-11-21T12:00:00")
 FETCHERS = (KSERVE_FETCHER, FETCHER)
 PULLING = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 NOT_THERE = re.compile(r"not found|manifest unknown|unauthorized|denied|invalid reference|InvalidImageName", re.I)
 NOT_STARTING = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+STARTING_LATER = re.compile(r"timed out|deadline exceeded|is reserved for|nvidia-container-cli", re.I)
+"""What a node says of itself: its caches, its runtime and its GPU driver come up, and then it starts the container."""
 LACKING = re.compile(r"Insufficient ([\w./-]*\w)")
 GPU_MEMORY = re.compile(
     r"OutOfMemoryError|out of memory|No available memory for the cache blocks|desired GPU memory utilization"
@@ -23,6 +26,7 @@ GPU_MEMORY = re.compile(
     re.I,
 )
 SPEC_REFUSED = ("RuntimeNotRecognized", "RuntimeDisabled", "NoSupportingRuntime", "InvalidPredictorSpec")
+STORAGE_INITIALIZER = "Raise `memoryLimit` of `storageInitializer` in KServe's ConfigMap inferenceservice-config."
 ANOTHER_TRY = 1
 """How many restarts a container gets before its crash is final."""
 
@@ -36,26 +40,55 @@ class Reason:
 
 
 def why_not_ready(cluster: Cluster, seen: JSON, labels: str, container: str) -> Reason:
-    """The reason, told by the newest pod of these labels, or by the object itself where it has no pod yet."""
-    found = [pod for pod in cluster.listed(POD, labels=labels)[0] if "deletionTimestamp" not in pod["metadata"]]
-    events = warnings(cluster, seen["metadata"]["name"])
+    """The reason, told by the newest pod of these labels, or by the object itself where it has no pod yet.
+
+    What is older than the object is of an earlier start of that name, and the garbage collector has not come to it.
+    """
+    since = created(seen)
+    pods = [pod for pod in cluster.listed(POD, labels=labels)[0] if "deletionTimestamp" not in pod["metadata"]]
+    pods = sorted((pod for pod in pods if created(pod) >= since), key=lambda pod: (created(pod), not evicted(pod)))
+    events = [each for each in warnings(cluster, seen["metadata"]["name"]) if last_seen(each) >= since]
     if refused := refused_by_kserve(seen):
         return refused
-    if not found:
+    if not pods:
         return without_pods(seen, events)
-    pod = max(found, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
+    if is_up(pods[-1]):
+        return Reason(f"its pod is ready, and it is not: {told_of(seen, events) or 'its controller does not say why.'}")
+    reason = of_pod(cluster, pods[-1], events, container)
+    before = next((ended for pod in reversed(pods[:-1]) if (ended := evicted(pod))), None)
+    return Reason(f"{reason.text}\nBefore: {before.text}", reason.final) if before else reason
+
+
+def of_pod(cluster: Cluster, pod: JSON, events: list[JSON], container: str) -> Reason:
+    """What keeps a pod from being ready: an eviction first, as it ends the containers, and they do not say why."""
+    if reason := evicted(pod):
+        return reason
     status = pod.get("status", {})
-    for each in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+    statuses = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    for each in statuses:
         if reason := of_container(cluster, pod, each):
             return reason
-    return unscheduled(pod) or evicted(pod) or unmounted(pod, events) or starting(cluster, pod, container)
+    begun = any({"running", "terminated"} & each.get("state", {}).keys() for each in statuses)
+    return unscheduled(pod) or (starting(cluster, pod, container) if begun else not_begun(pod, events))
 
 
 def warnings(cluster: Cluster, name: str) -> list[JSON]:
     """The warnings about the object and what was made of it (its ReplicaSet, its pods), the latest last."""
     found = cluster.listed(EVENT, fields="type=Warning")[0]
     ours = [each for each in found if str(each.get("involvedObject", {}).get("name", "")).startswith(name)]
-    return sorted(ours, key=lambda each: str(each.get("lastTimestamp") or each["metadata"].get("creationTimestamp")))
+    return sorted(ours, key=last_seen)
+
+
+def last_seen(event: JSON) -> str:
+    """When an event happened last, to the second; newer reporters fill in other fields than older ones."""
+    series = event.get("series") or {}
+    told = event.get("lastTimestamp") or series.get("lastObservedTime") or event.get("eventTime")
+    return str(told)[:SECOND] if told else created(event)
+
+
+def created(obj: JSON) -> str:
+    """When the object was made, to the second."""
+    return str(obj["metadata"].get("creationTimestamp", ""))[:SECOND]
 
 
 def refused_by_kserve(seen: JSON) -> Reason | None:
@@ -70,12 +103,26 @@ def without_pods(seen: JSON, events: list[JSON]) -> Reason:
     """Why no pod was made: a quota, a policy, a controller that does not run."""
     if failed := [each["message"] for each in events if each.get("reason") == "FailedCreate"]:
         return Reason(f"No pod could be made for it: {failed[-1]}")
-    conditions = seen.get("status", {}).get("conditions", ())
-    if told := [each for each in conditions if each["status"] != "True" and each.get("message")]:
-        return Reason(f"It has no pod: {told[0]['type']}: {told[0].get('reason', '')}: {told[0]['message']}")
+    if told := told_of(seen, events):
+        return Reason(f"It has no pod: {told}")
     if not seen.get("status"):
         return Reason("no controller has looked at it. Check that the one of its kind (KServe's) runs.")
     return Reason("it has no pod yet.")
+
+
+def told_of(seen: JSON, events: list[JSON]) -> str:
+    """What the object's controller says of it: by a condition or, as KServe where it fails, by an event alone."""
+    conditions = seen.get("status", {}).get("conditions", ())
+    if told := [each for each in conditions if each["status"] != "True" and each.get("message")]:
+        return f"{told[0]['type']}: {told[0].get('reason', '')}: {told[0]['message']}"
+    about = [each for each in events if each["involvedObject"]["name"] == seen["metadata"]["name"]]
+    return f"{about[-1].get('reason', '')}: {about[-1].get('message', '')}" if about else ""
+
+
+def is_up(pod: JSON) -> bool:
+    """Whether the kubelet calls the pod ready."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def of_container(cluster: Cluster, pod: JSON, status: JSON) -> Reason | None:
@@ -87,10 +134,12 @@ def of_container(cluster: Cluster, pod: JSON, status: JSON) -> Reason | None:
         final = why in PULLING[2:] or bool(NOT_THERE.search(said))
         return Reason(f"The image {status.get('image')} cannot be pulled: {why}: {said} {there}", final)
     if why in NOT_STARTING:
-        return Reason(f"The container {status['name']} cannot be started: {why}: {said}", final=True)
+        final = not STARTING_LATER.search(said)
+        return Reason(f"The container {status['name']} cannot be started: {why}: {said}", final)
     restarted = status.get("lastState", {}).get("terminated")
     ended = status.get("state", {}).get("terminated") or restarted
-    if not ended or not ended.get("exitCode") or status.get("ready"):
+    in_error = ended and (ended.get("exitCode") or why == "CrashLoopBackOff")  # no server ends for a good reason
+    if not ended or not in_error or status.get("ready"):
         return None
     return crashed(cluster, pod, status, ended, previous="terminated" not in status.get("state", {}))
 
@@ -99,12 +148,11 @@ def crashed(cluster: Cluster, pod: JSON, status: JSON, ended: JSON, *, previous:
     """Why a container ended, as far as its exit and its last lines tell."""
     name, restarts = status["name"], int(status.get("restartCount", 0))
     lines = cluster.log(pod["metadata"]["name"], name, LOG_LINES, previous=previous)
-    again = restarts >= ANOTHER_TRY
+    again = restarts >= ANOTHER_TRY and "running" not in status.get("state", {})  # else its other try is under way
     if ended.get("reason") == "OOMKilled":
         limit = limits(pod, name).get("memory", "its memory limit")
-        what = (
-            f"The container {name} was killed: it needs more main memory than {limit}. Raise QUANTGATE_SERVING_MEMORY."
-        )
+        more = STORAGE_INITIALIZER if name == KSERVE_FETCHER else "Raise QUANTGATE_SERVING_MEMORY."
+        what = f"The container {name} was killed: it needs more main memory than {limit}. {more}"
         return Reason(with_log(what, name, lines), final=True)
     if name in FETCHERS:
         what = (
@@ -164,22 +212,25 @@ def requests(container: JSON) -> dict[str, str]:
 def evicted(pod: JSON) -> Reason | None:
     """What a node says of a pod that it ended."""
     status = pod.get("status", {})
-    if status.get("phase") != "Failed":
+    if status.get("phase") != "Failed" or not status.get("reason"):
         return None
-    return Reason(f"Its pod was ended: {status.get('reason', '')}: {status.get('message', '')}")
+    return Reason(f"Its pod was ended: {status['reason']}: {status.get('message', '')}")
 
 
-def unmounted(pod: JSON, events: list[JSON]) -> Reason | None:
-    """Which volume the pod waits for."""
-    of_pod = [each for each in events if each["involvedObject"]["name"] == pod["metadata"]["name"]]
-    last = of_pod[-1] if of_pod else {}
-    if last.get("reason") not in ("FailedMount", "FailedAttachVolume"):
-        return None
-    return Reason(f"A volume of its pod cannot be mounted: {last['message']}")
+def not_begun(pod: JSON, events: list[JSON]) -> Reason:
+    """What a pod on a node waits for that runs nothing yet: a volume, or what the last warning about it says."""
+    about = [each for each in events if each["involvedObject"]["name"] == pod["metadata"]["name"]]
+    phase = f"its pod is {pod.get('status', {}).get('phase', 'Pending')}"
+    if not about:
+        return Reason(f"{phase}.")
+    why, said = about[-1].get("reason", ""), about[-1].get("message", "")
+    if why in ("FailedMount", "FailedAttachVolume"):
+        return Reason(f"A volume of its pod cannot be mounted: {said}")
+    return Reason(f"{phase}: {why}: {said}")
 
 
 def starting(cluster: Cluster, pod: JSON, container: str) -> Reason:
-    """How far a pod is that nothing is wrong with."""
+    """How far a pod is that runs, and that nothing is wrong with."""
     status = pod.get("status", {})
     fetching = [each["name"] for each in status.get("initContainerStatuses", ()) if "running" in each.get("state", {})]
     name = fetching[0] if fetching else container
