@@ -93,6 +93,7 @@ def counted(task: suites.SuiteTask, source: Mirror, model: Counting) -> list[int
     """A row of the table: items, prompts, tokens, tokens of the trie, tokens that may be written."""
     prepared = prepare(task, source)
     for leaf in prepared.leaves:
+        leaf.task.pick(list(range(leaf.items)))
         leaf.task.set_fewshot_seed(SHOTS_SEED)
     tasks = {each.name: each.task for each in prepared.leaves}
     items = min(task.full, sum(each.items for each in prepared.leaves))

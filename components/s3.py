@@ -41,6 +41,8 @@ from components.store import (
 
 MULTIPART_BYTES = 8 << 20
 MOST_PARTS = 10_000
+WITHOUT_WEIGHTS = ".without-weights"
+"""No bucket's name begins with a dot."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
 NO_CREDENTIALS = (
     failures.NoCredentialsError
@@ -107,11 +109,13 @@ class S3Store:
             self.put_text(marker.model_dump_json(indent=2) + "\n", f"{name}/{MARKER}")
         return self.uri(name)
 
-    def get_folder(self, name: str, cache: Path) -> Path:
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
         marker = self._marker(name)
         if marker is None:
             raise PrerequisiteError(f"No whole model at {self.uri(name)}: it has no {MARKER}. Write it again.")
         target = cache / self.bucket / self._key(name)
+        if not weights and read_marker(target) != marker:  # in a place of its own: nobody may take it for whole
+            marker, target = marker.without_weights(), cache / WITHOUT_WEIGHTS / self.bucket / self._key(name)
         if read_marker(target) == marker:
             with contextlib.suppress(PrerequisiteError):
                 require_whole(target)

@@ -112,7 +112,10 @@ def answered(
 def with_tokenizer(serving: Server, results: str) -> Server:
     """The server with its tokenizer on this machine: the step that started it may have run on another."""
     weights = kept_weights(serving.variant, results) if serving.url and not Path(serving.model_path).exists() else None
-    return serving.model_copy(update={"model_path": str(fetch(weights.uri, cache_dir()))}) if weights else serving
+    if weights is None:
+        return serving
+    folder = fetch(weights.uri, cache_dir(), weights=False)
+    return serving.model_copy(update={"model_path": str(folder)})
 
 
 def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:

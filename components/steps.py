@@ -57,7 +57,7 @@ def resolve(model: str, asked: EvaluationPlan, tracking_uri: str, baseline: str,
         found = models.resolve(model, open_store(asked.store), cache_dir())
         planned = questions.rows_at_hand(checked, step)
         if planned.chat_template:
-            questions.check_chat_template(str(fetch(found.uri, cache_dir())))
+            questions.check_chat_template(str(fetch(found.uri, cache_dir(), weights=False)))
         if planned.skip_judged and (uri := tracking_uri or own_store(planned.results)):
             planned = stages.judged_before(found, planned, uri)
         found.write(baseline)
@@ -97,7 +97,7 @@ def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
         started = Server(variant=made.variant, failure=made.failure)
         if not made.failure:
             try:
-                folder = fetch(made.uri, cache_dir())
+                folder = fetch(made.uri, cache_dir(), weights=verbs.reads_weights())
                 held = stages.scored_before(made, planned, verbs.identity_here(folder, made.digest), tracking_uri)
                 started = held or verbs.deploy(made, folder, results)
             except PrerequisiteError as error:

@@ -47,6 +47,11 @@ class Marker(Artifact):
             checked_name(name)
         return files
 
+    def without_weights(self) -> "Marker":
+        """What is left when the files that hold the weights are not fetched."""
+        kept = {name: each for name, each in self.files.items() if not name.endswith(".safetensors")}
+        return self.model_copy(update={"files": kept})
+
     @property
     def sizes(self) -> dict[str, int]:
         """Each file's size in bytes."""
@@ -66,8 +71,11 @@ class Store(Protocol):
         `only` restricts the copy to these names; hidden files are always left out.
         """
 
-    def get_folder(self, name: str, cache: Path) -> Path:
-        """A local, checked folder with the content of `name`; PrerequisiteError when it is absent or not whole."""
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
+        """A local, checked folder with the content of `name`; PrerequisiteError when it is absent or not whole.
+
+        Without `weights` the files that hold them may be missing: what is left is the configuration and tokenizer.
+        """
 
     def has_folder(self, name: str, digest: str) -> bool:
         """True when `name` holds a whole folder with that digest."""
@@ -102,7 +110,7 @@ class FolderStore:
             require_whole(partial)
         return str(target)
 
-    def get_folder(self, name: str, cache: Path) -> Path:  # noqa: ARG002 - a folder is read in place
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:  # noqa: ARG002 - read in place
         target = self._path(name)
         require_whole(target)
         return target
@@ -172,10 +180,13 @@ def split_uri(uri: str) -> tuple[Store, str]:
     return FolderStore(path.parent), path.name
 
 
-def fetch(uri: str, cache: Path) -> Path:
-    """A local, checked folder with the content of a uri that `put_folder` returned, from `cache` where it can be."""
+def fetch(uri: str, cache: Path, *, weights: bool = True) -> Path:
+    """A local, checked folder with the content of a uri that `put_folder` returned, from `cache` where it can be.
+
+    Without `weights` it may lack the files that hold them.
+    """
     store, name = split_uri(uri)
-    return store.get_folder(name, cache)
+    return store.get_folder(name, cache, weights=weights)
 
 
 def _s3_store(location: str) -> Store:

@@ -9,7 +9,7 @@ from components import models, stages, steps
 from components.artifacts import EvaluationPlan, Scores, Server, Weights
 from components.models import cache_dir
 from components.serving import verbs
-from components.store import open_store
+from components.store import fetch, open_store
 from tests.kubernetes_state import Cluster
 from tests.on_cluster import cluster, left, ready_at_once, vllm
 
@@ -65,6 +65,20 @@ def test_the_tokenizer_is_fetched_where_the_step_that_served_ran_elsewhere(
     shutil.rmtree(server.model_path)
     again = stages.with_tokenizer(server, plan.results)
     assert (Path(again.model_path) / "tokenizer_config.json").is_file()
+
+
+def test_no_step_that_a_cluster_serves_for_fetches_the_weights(
+    deployed: Path, plan: EvaluationPlan, weights: Weights, tmp_path: Path
+) -> None:
+    server = Server.read(deployed / "server.json")
+    shutil.rmtree(server.model_path)
+    again = stages.with_tokenizer(server, plan.results)
+    assert again.model_path == server.model_path  # as `deploy` had fetched it
+    kept = {each.name for each in Path(again.model_path).iterdir()}
+    assert kept >= {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert not any(name.endswith(".safetensors") for name in kept)
+    whole = fetch(weights.uri, tmp_path / "cache")
+    assert {each.name for each in whole.iterdir()} - kept == {each.name for each in whole.glob("*.safetensors")}
 
 
 def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:

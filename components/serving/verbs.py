@@ -16,7 +16,8 @@ from components.store import open_store
 def deploy(made: Weights, model_path: Path, results: str) -> Server:
     """Start a server of the weights and wait until it answers; a server that does not has a `failure`.
 
-    `model_path` is their folder on this machine, with the tokenizer. Raises PrerequisiteError where none can start.
+    `model_path` is their folder on this machine, with the tokenizer, and with the weights where `reads_weights`. Raises
+    PrerequisiteError where none can start.
     """
     settings = from_environment()
     if settings.kind == LOCAL:
@@ -26,6 +27,11 @@ def deploy(made: Weights, model_path: Path, results: str) -> Server:
     from components.serving import kserve
 
     return kserve.deploy(made, model_path, results, settings)
+
+
+def reads_weights() -> bool:
+    """Whether `deploy` needs the weights on this machine; on a cluster it needs the configuration and tokenizer."""
+    return from_environment().kind == LOCAL
 
 
 def identity_here(model_path: Path, digest: str) -> str:
