@@ -17,7 +17,7 @@ from components.serving.cluster_settings import ServingSettings, from_environmen
 from components.serving.vllm_pod import PORT, Served
 from pipelines import cluster
 from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, Object, containers, kustomized, of_kind, pods
-from tests.network_policies import Peer, connects, pod
+from tests.network_policies import Peer, connects, lets, pod
 from tests.schemas import check
 
 SECRETS = MANIFESTS / "secrets"
@@ -30,6 +30,12 @@ SANDBOX = {**job.labels("ship-x1", "int8"), objects.INSTANCE: "qg-x1-int8-run"}
 SERVER = Served("ship-x1", "int8", "s3://bucket/int8", ()).labels
 MLFLOW, POSTGRES = ({"app.kubernetes.io/name": name} for name in ("mlflow", "mlflow-postgres"))
 INTERNET, PRIVATE, METADATA = Peer(address="93.184.216.34"), Peer(address="10.0.0.1"), Peer(address="169.254.169.254")
+KUBEFLOW_S = {
+    "kubeflow": {"app": "ml-pipeline-ui-artifact"},
+    "openshift-ai": {"component": "data-science-pipelines"},
+    "dev": {"application-crd-id": "kubeflow-pipelines"},
+}
+"""Labels of the pods in the runs' namespace that are Kubeflow's own, by overlay."""
 
 
 def references(node: object) -> Iterator[tuple[str, str, str]]:
@@ -152,6 +158,32 @@ def test_a_service_finds_its_pods_and_their_port(overlay: str) -> None:
 def test_who_reaches_whom(overlay: str, source: Peer, target: Peer, port: int, allowed: bool) -> None:
     policies = list(of_kind(overlay, "NetworkPolicy").values())
     assert connects(policies, source, target, port) is allowed
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_policy_here_is_about_a_pod_of_kubeflow_s_own(overlay: str) -> None:
+    """A policy that only adds a way takes all others from a pod that no policy was about."""
+    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    own, other = pod(KUBEFLOW_S[overlay]), pod({"app": "mysql"}, "elsewhere")
+    assert connects(policies, own, other, 3306)
+    assert connects(policies, other, own, 3000)
+    assert not connects(policies, pod({}), other, 3306)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_are_looked_up_on_the_node_too_and_nothing_else_there(overlay: str) -> None:
+    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    assert not connects(policies, pod(SANDBOX), Peer(address="169.254.20.10"), 53, "UDP")
+    for labels in (STEP, SERVER, MLFLOW, {}):
+        assert connects(policies, pod(labels), Peer(address="169.254.20.10"), 53, "UDP")
+        assert not connects(policies, pod(labels), Peer(address="169.254.20.10"), 80)
+        assert not connects(policies, pod(labels), METADATA, 53, "UDP")
+
+
+def test_a_server_s_own_policy_lets_in_steps_alone() -> None:
+    policies = [of_kind("kubeflow", "NetworkPolicy")["serving"]]
+    assert connects(policies, pod(STEP), pod(SERVER), 8080)
+    assert not lets(policies, "Ingress", pod(SERVER), pod(cluster.LABELS), 8080, "TCP")
 
 
 @pytest.mark.parametrize(("policy", "target", "port"), [("serving", SERVER, 8080), ("mlflow", MLFLOW, 5000)])
