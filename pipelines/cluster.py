@@ -48,8 +48,15 @@ HUB = Keys("quantgate-hub", ("HF_TOKEN",), optional=True)
 MLFLOW = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), optional=True)
 MLFLOW_TOKEN = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_TOKEN",), optional=True)
 """Of the same Secret, where MLflow takes a token in place of a name and a password."""
-MLFLOW_PLACE = Keys("quantgate-mlflow", ("QUANTGATE_TRACKING_HOSTS",), optional=True)
-"""A ConfigMap: the only servers that the Secret is sent to, whatever address a run is started with."""
+MLFLOW_PLACE = Keys(
+    "quantgate-mlflow",
+    ("QUANTGATE_TRACKING_HOSTS", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+    optional=True,
+)
+"""A ConfigMap: the only servers that the Secret is sent to, whatever address a run is started with; and which of the
+files below are the authority that signed the server's certificate, and a client's certificate with its key."""
+MLFLOW_FILES, MLFLOW_FOLDER = "quantgate-mlflow-certificates", "/etc/quantgate/mlflow"
+"""A Secret whose keys are files of that folder, where there is one."""
 SERVING = Keys(
     "quantgate-serving",
     tuple(
@@ -193,7 +200,7 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
 
 
 def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
-    """The step's secrets as environment variables: the pipeline names them, the kubelet reads them."""
+    """The step's secrets as variables, and as files where those are asked for: the kubelet reads them, no pipeline."""
     records = MLFLOW in step.secrets
     for secret in (*step.secrets, *([MLFLOW_TOKEN] if records else [])):
         keys = {key: key for key in secret.names}
@@ -202,6 +209,8 @@ def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
     for place in [place for is_told, place in told if is_told]:
         keys = {key: key for key in place.names}
         kubernetes.use_config_map_as_env(task, place.name, keys, optional=place.optional)
+    if records:
+        kubernetes.use_secret_as_volume(task, MLFLOW_FILES, mount_path=MLFLOW_FOLDER, optional=True)
 
 
 def give_cache(task: dsl.PipelineTask, step: Step, cluster: Cluster) -> None:

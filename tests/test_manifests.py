@@ -130,7 +130,7 @@ def test_the_images_have_the_versions_of_the_locks() -> None:
         ("vllm/vllm-openai", vllm),
     } < tags
     runtime = of_kind("dev", "ServingRuntime")["quantgate-vllm"]["spec"]["containers"][0]
-    assert runtime["image"].endswith(f"/vllm-cpu-release-repo:{vllm}")
+    assert runtime["image"] == f"docker.io/vllm/vllm-openai-cpu:{vllm}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
