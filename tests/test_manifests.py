@@ -84,7 +84,7 @@ def test_an_invalid_serving_runtime_is_refused(spoil: Any) -> None:
 def test_an_overlay_has_each_object_once_and_all_in_the_namespace_of_the_runs(overlay: str) -> None:
     names = [title(each) for each in built(overlay)]
     assert len(names) == len(set(names))
-    everywhere = {"Namespace", "PriorityClass", "Profile"}
+    everywhere = {"Namespace", "Profile"}
     for each in built(overlay):
         expected = None if each["kind"] in everywhere else "quantgate"
         assert each["metadata"].get("namespace") == expected, title(each)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from components.execute import job
 from components.serving import objects
@@ -36,6 +35,9 @@ KUBEFLOW_S = {
     "dev": {"application-crd-id": "kubeflow-pipelines"},
 }
 """Labels of the pods in the runs' namespace that are Kubeflow's own, by overlay."""
+
+OPENSHIFT_S: dict[str, Object] = {"openshift-service-ca.crt": {"data": {"service-ca.crt": ""}}}
+"""ConfigMaps that OpenShift keeps in every namespace."""
 
 
 def references(node: object) -> Iterator[tuple[str, str, str]]:
@@ -68,7 +70,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Object]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_a_pod_refers_to_is_there(overlay: str, secrets: dict[str, Object]) -> None:
-    there = {"Secret": secrets, "ConfigMap": of_kind(overlay, "ConfigMap")}
+    there = {"Secret": secrets, "ConfigMap": of_kind(overlay, "ConfigMap") | OPENSHIFT_S}
     accounts = of_kind(overlay, "ServiceAccount")
     claims = of_kind(overlay, "PersistentVolumeClaim")
     for title, (_, spec) in pods(overlay).items():
@@ -285,25 +287,6 @@ def test_the_server_of_a_variant_without_kserve_is_valid() -> None:
     served = Served("ship-x1", "int8", "s3://bucket/int8", ())
     for _, body in objects.manifests(served, objects.own_runtime(settings), settings):
         check(body)
-
-
-def test_the_recurring_run_is_scheduled_by_options_that_exist_and_in_the_images_of_its_job() -> None:
-    from pipelines.cli import app
-
-    spec = of_kind("kubeflow", "Job")["quantgate-recurring-run"]["spec"]["template"]["spec"]
-    (compiling,), (scheduling,) = spec["initContainers"], spec["containers"]
-    for container in (compiling, scheduling):
-        command, *options = container["args"]
-        told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-        for option in options:
-            assert re.search(rf"{option.partition('=')[0]}\b", told), f"{command} {option}"
-    images = {each["name"]: each["value"] for each in compiling["env"]}
-    assert images["IMAGE"] == compiling["image"] == scheduling["image"]
-    assert images["QUANTIZE_IMAGE"] == scheduling["image"].replace("/quantgate:", "/quantgate-quantize:")
-    place = next(each for each in scheduling["volumeMounts"] if each["name"] == "kubeflow-token")["mountPath"]
-    from kfp.client import KF_PIPELINES_SA_TOKEN_PATH
-
-    assert Path(KF_PIPELINES_SA_TOKEN_PATH).parent == Path(place)
 
 
 def test_argo_cd_is_pointed_at_an_overlay_and_at_a_version() -> None:
