@@ -100,7 +100,7 @@ STEPS = {
     "resolve": Step(
         "2", "8Gi", 4 * HOUR_S, (S3_KEYS, HUB, MLFLOW), retries=3, torch=True, cached=True, runs_programs=True
     ),
-    "quantize": Step("8", "64Gi", 12 * HOUR_S, accelerated=True, torch=True, cached=True),
+    "quantize": Step("4", "64Gi", 12 * HOUR_S, accelerated=True, torch=True, cached=True),
     "deploy": Step("1", "2Gi", 3 * HOUR_S, (S3_KEYS, MLFLOW), cached=True, serves=True),
     "evaluate-tiny": Step("2", "8Gi", 4 * HOUR_S, cached=True, serves=True),
     "evaluate-full": Step("2", "8Gi", 48 * HOUR_S, cached=True, serves=True),

@@ -247,11 +247,31 @@ def quantity(text: str) -> Decimal:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_cache_is_made_writable_for_the_group_of_our_images(overlay: str) -> None:
+    job = of_kind(overlay, "Job")["quantgate-cache"]["spec"]["template"]["spec"]
+    # OpenShift gives every pod the group of its namespace, and refuses another
+    assert job["securityContext"].get("fsGroup") == (None if overlay == "openshift-ai" else 0)
+    (container,) = job["containers"]
+    (mount,) = container["volumeMounts"]
+    assert container["command"] == ["test", "-w", mount["mountPath"]]
+    assert job["volumes"][0]["persistentVolumeClaim"]["claimName"] == cluster.Cluster().cache_claim
+    for name in ("quantgate", "quantize"):
+        assert "USER 10001:0\n" in (MANIFESTS / "images" / f"{name}.Containerfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
     hard = of_kind(overlay, "ResourceQuota")["quantgate"]["spec"]["hard"]
-    step, server = cluster.STEPS["evaluate-full"], serving_settings(overlay)
-    needed = {"cpu": (step.cpu, server.cpu), "memory": (step.memory, server.memory)}
-    for resource, of_a_run in needed.items():
+    step, server, quantize = cluster.STEPS["evaluate-full"], serving_settings(overlay), cluster.STEPS["quantize"]
+    told = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
+    memory = re.search(r"compile .*--quantize-memory (\w+)", told)
+    needed = [
+        ("cpu", (step.cpu, server.cpu)),
+        ("memory", (step.memory, server.memory)),
+        ("cpu", (quantize.cpu,)),
+        ("memory", (memory[1] if memory else quantize.memory,)),
+    ]
+    for resource, of_a_run in needed:
         asked = [
             quantity(each["resources"]["requests"][resource])
             for name, (each, _) in containers(overlay).items()
