@@ -17,6 +17,7 @@ Three things that one would expect here are left out on purpose:
 """
 
 import functools
+import re
 from dataclasses import dataclass, field, fields
 
 from kfp import dsl, kubernetes
@@ -30,6 +31,7 @@ LABELS = {"app.kubernetes.io/managed-by": "quantgate"}
 STEP_LABEL = "quantgate.dev/step"
 CACHE = "/cache"
 MINUTE_S, HOUR_S = 60, 3600
+MEMORY = re.compile(r"[1-9]\d*([KMGTPE]i?)?")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,10 @@ class Cluster:
                     f"{option} {image} can become another image between two runs. Give a digest, "
                     f"{image.removesuffix(':latest')}@sha256:…, or an immutable tag."
                 )
+        if not MEMORY.fullmatch(self.quantize_memory):
+            raise PrerequisiteError(
+                f"--quantize-memory {self.quantize_memory} is no amount of memory. Give one like 64Gi."
+            )
         if self.parallelism < 1:
             raise PrerequisiteError("--parallelism must be 1 or more: Kubeflow takes 0 for no limit at all.")
         if self.serving not in (KSERVE, DEPLOYMENT):

@@ -271,6 +271,9 @@ def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
         (("--image", "quantgate:latest"), "can become another image"),
         (("--serving", "bentoml"), "Choose from: kserve, deployment"),
         (("--node", "h100"), "--node h100 is no label"),
+        (("--quantize-memory", "64GB"), "--quantize-memory 64GB is no amount of memory"),
+        (("--quantize-memory", "0"), "--quantize-memory 0 is no amount of memory"),
+        (("-o", "/dev/null/pipeline.yaml"), "Cannot write /dev/null/pipeline.yaml: "),
     ],
 )
 def test_the_command_tells_a_mistake_and_writes_nothing(
