@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 import environments
+from pipelines import cluster
 from tests.kustomized import (
     MANIFESTS,
     OVERLAYS,
@@ -191,6 +192,28 @@ def test_the_readme_names_every_account_and_who_has_a_token() -> None:
     }
     has = {name: each.get("automountServiceAccountToken", True) or name in asks for name, each in accounts.items()}
     assert {account: token.startswith("yes") for account, _, token in told} == has
+
+
+def test_the_readme_says_which_secret_goes_where() -> None:
+    told = {
+        secret: set(re.split(r", (?!what)", goes))
+        for secret, goes in table_after("## Who is given which secret", (MANIFESTS / "README.md").read_text("utf-8"))
+    }
+    every = {"every step": set(cluster.STEPS), "a variant's server (what fetches its weights)": {"quantgate-serving"}}
+    named = {secret: set().union(*(every.get(each, {each}) for each in goes)) for secret, goes in told.items()}
+    found: dict[str, set[str]] = {cluster.MLFLOW_FILES: set()}
+    for name, step in cluster.STEPS.items():
+        for keys in step.secrets:
+            found.setdefault(keys.name, set()).add(name)
+        if cluster.MLFLOW in step.secrets:
+            found[cluster.MLFLOW_FILES].add(name)
+    for title_, (_, spec) in pods("kubeflow").items():
+        for secret in re.findall(r"'secret(?:Key)?Ref': {(?:'key': '\w+', )?'name': '([\w-]+)'", str(spec)):
+            found.setdefault(secret, set()).add(title_.partition("/")[2])
+    for account in of_kind("kubeflow", "ServiceAccount").values():
+        for secret in account.get("secrets", ()):
+            found[secret["name"]].add(account["metadata"]["name"])
+    assert named == found
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
