@@ -248,7 +248,10 @@ def quantity(text: str) -> Decimal:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_cache_is_made_writable_for_the_group_of_our_images(overlay: str) -> None:
-    job = of_kind(overlay, "Job")["quantgate-cache"]["spec"]["template"]["spec"]
+    made = of_kind(overlay, "Job")["quantgate-cache"]
+    # within Argo CD's sync: after it would be never where the volume waits for its first consumer (argo-cd #12840)
+    assert made["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "Sync"
+    job = made["spec"]["template"]["spec"]
     # OpenShift gives every pod the group of its namespace, and refuses another
     assert job["securityContext"].get("fsGroup") == (None if overlay == "openshift-ai" else 0)
     (container,) = job["containers"]
