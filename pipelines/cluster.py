@@ -17,6 +17,7 @@ Three things that one would expect here are left out on purpose:
 """
 
 import functools
+import re
 from dataclasses import dataclass, field, fields
 
 from kfp import dsl, kubernetes
@@ -30,6 +31,7 @@ LABELS = {"app.kubernetes.io/managed-by": "quantgate"}
 STEP_LABEL = "quantgate.dev/step"
 CACHE = "/cache"
 MINUTE_S, HOUR_S = 60, 3600
+MEMORY = re.compile(r"[1-9]\d*([KMGTPE]i?)?")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,15 @@ HUB = Keys("quantgate-hub", ("HF_TOKEN",), optional=True)
 MLFLOW = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), optional=True)
 MLFLOW_TOKEN = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_TOKEN",), optional=True)
 """Of the same Secret, where MLflow takes a token in place of a name and a password."""
-MLFLOW_PLACE = Keys("quantgate-mlflow", ("QUANTGATE_TRACKING_HOSTS",), optional=True)
-"""A ConfigMap: the only servers that the Secret is sent to, whatever address a run is started with."""
+MLFLOW_PLACE = Keys(
+    "quantgate-mlflow",
+    ("QUANTGATE_TRACKING_HOSTS", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+    optional=True,
+)
+"""A ConfigMap: the only servers that the Secret is sent to, whatever address a run is started with; and which of the
+files below are the authority that signed the server's certificate, and a client's certificate with its key."""
+MLFLOW_FILES, MLFLOW_FOLDER = "quantgate-mlflow-certificates", "/etc/quantgate/mlflow"
+"""A Secret whose keys are files of that folder, where there is one."""
 SERVING = Keys(
     "quantgate-serving",
     tuple(
@@ -93,7 +102,7 @@ STEPS = {
     "resolve": Step(
         "2", "8Gi", 4 * HOUR_S, (S3_KEYS, HUB, MLFLOW), retries=3, torch=True, cached=True, runs_programs=True
     ),
-    "quantize": Step("8", "64Gi", 12 * HOUR_S, accelerated=True, torch=True, cached=True),
+    "quantize": Step("4", "64Gi", 12 * HOUR_S, accelerated=True, torch=True, cached=True),
     "deploy": Step("1", "2Gi", 3 * HOUR_S, (S3_KEYS, MLFLOW), cached=True, serves=True),
     "evaluate-tiny": Step("2", "8Gi", 4 * HOUR_S, cached=True, serves=True),
     "evaluate-full": Step("2", "8Gi", 48 * HOUR_S, cached=True, serves=True),
@@ -137,6 +146,10 @@ class Cluster:
                     f"{option} {image} can become another image between two runs. Give a digest, "
                     f"{image.removesuffix(':latest')}@sha256:…, or an immutable tag."
                 )
+        if not MEMORY.fullmatch(self.quantize_memory):
+            raise PrerequisiteError(
+                f"--quantize-memory {self.quantize_memory} is no amount of memory. Give one like 64Gi."
+            )
         if self.parallelism < 1:
             raise PrerequisiteError("--parallelism must be 1 or more: Kubeflow takes 0 for no limit at all.")
         if self.serving not in (KSERVE, DEPLOYMENT):
@@ -193,7 +206,7 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
 
 
 def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
-    """The step's secrets as environment variables: the pipeline names them, the kubelet reads them."""
+    """The step's secrets as variables, and as files where those are asked for: the kubelet reads them, no pipeline."""
     records = MLFLOW in step.secrets
     for secret in (*step.secrets, *([MLFLOW_TOKEN] if records else [])):
         keys = {key: key for key in secret.names}
@@ -202,6 +215,8 @@ def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
     for place in [place for is_told, place in told if is_told]:
         keys = {key: key for key in place.names}
         kubernetes.use_config_map_as_env(task, place.name, keys, optional=place.optional)
+    if records:
+        kubernetes.use_secret_as_volume(task, MLFLOW_FILES, mount_path=MLFLOW_FOLDER, optional=True)
 
 
 def give_cache(task: dsl.PipelineTask, step: Step, cluster: Cluster) -> None:

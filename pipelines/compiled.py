@@ -48,8 +48,11 @@ def compile_pipeline(
         node_selector=labels(node or []),
         pull_secret=pull_secret,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(fitted(cluster), str(out))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(fitted(cluster), str(out))
+    except OSError as error:
+        raise PrerequisiteError(f"Cannot write {out}: {error.strerror}. Choose another file with --out.") from None
     print(f"Wrote {out}")
 
 

@@ -6,6 +6,7 @@ and not through its own, which have no deadline, print, and answer a refusal by 
 
 import json
 import os
+import shlex
 import urllib.parse
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,20 @@ class Place:
     ca: str = ""
     """The file with the authority that signed its certificate."""
 
+    @property
+    def options(self) -> str:
+        """How a command is told of this place: all but the token."""
+        installed = self.kubeflow_namespace if self.kubeflow_namespace != Place.kubeflow_namespace else ""
+        named = {
+            "--host": self.host,
+            "--kubeflow-namespace": installed,
+            "--namespace": self.namespace,
+            "--ca": self.ca,
+        }
+        flags = {"--port-forward": self.port_forward, "--in-cluster": self.in_cluster}
+        told = [name for name, given in flags.items() if given]
+        return " ".join([*told, *(f"{name} {shlex.quote(value)}" for name, value in named.items() if value)])
+
 
 @dataclass(frozen=True)
 class Kubeflow:
@@ -53,7 +68,12 @@ class Kubeflow:
 
     client: kfp.Client
     host: str
-    namespace: str
+    place: Place
+
+    @property
+    def namespace(self) -> str:
+        """Of the runs; empty where Kubeflow has one user."""
+        return self.place.namespace
 
     @property
     def scope(self) -> dict[str, str]:
@@ -79,7 +99,7 @@ class Kubeflow:
 def connected(place: Place) -> Iterator[Kubeflow]:
     """A Kubeflow Pipelines that has answered; raises PrerequisiteError where there is none, or it lets nobody in."""
     with reached(place) as host:
-        kubeflow = Kubeflow(client_of(place, host), host, place.namespace)
+        kubeflow = Kubeflow(client_of(place, host), host, place)
         try:
             with kubeflow.asked_to("say how it is"):
                 health = kubeflow.client.healthzs.healthz_service_get_healthz(_request_timeout=ANSWER_S)
@@ -142,7 +162,10 @@ def refused(host: str, what: str, refusal: ApiException, namespace: str) -> Prer
     """The refusal in words that a user can act on."""
     words = words_of(refusal)
     if refusal.status == 401:
-        return PrerequisiteError(f"{host} does not know who asks: {words} Give a token with --token, or a newer one.")
+        return PrerequisiteError(
+            f"{host} does not know who asks: {words} Give a token with --token, or a newer one; one of a service "
+            "account: kubectl -n NAMESPACE create token ACCOUNT --audience pipelines.kubeflow.org"
+        )
     if refusal.status == 403:
         where = f" in the namespace {namespace}" if namespace else ""
         return PrerequisiteError(

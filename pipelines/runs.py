@@ -124,14 +124,24 @@ def version_named(kubeflow: Kubeflow, pipeline_id: str, name: str) -> str:
 def experiment_id(kubeflow: Kubeflow) -> str:
     """The id of our experiment, which is made where there is none."""
     service = kubeflow.client.experiments
-    with kubeflow.asked_to("keep the experiment"):
+
+    def found() -> list[Any]:
         answer = service.experiment_service_list_experiments(
             filter=equals(EXPERIMENT), _request_timeout=ANSWER_S, **kubeflow.scope
         )
-        if found := named(EXPERIMENT, answer.experiments):
-            return str(found[0].experiment_id)
+        return named(EXPERIMENT, answer.experiments)
+
+    with kubeflow.asked_to("keep the experiment"):
+        if here := found():
+            return str(here[0].experiment_id)
         wanted = api.V2beta1Experiment(display_name=EXPERIMENT, **kubeflow.scope)
-        return str(service.experiment_service_create_experiment(wanted, _request_timeout=ANSWER_S).experiment_id)
+        try:
+            return str(service.experiment_service_create_experiment(wanted, _request_timeout=ANSWER_S).experiment_id)
+        except ApiException as refusal:
+            here = found() if refusal.status == 409 else []
+            if not here:
+                raise
+            return str(here[0].experiment_id)
 
 
 def start(kubeflow: Kubeflow, version: Version, name: str, parameters: dict[str, object], account: str) -> str:

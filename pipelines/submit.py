@@ -60,7 +60,7 @@ def submit(
         run_id = start(kubeflow, version, run_name(parameters), parameters, service_account)
         tell(f"run {run_id} {kubeflow.page(run_id)}")
         if detach:
-            tell(f"To follow it: quantgate follow {run_id}")
+            tell(f"To follow it: quantgate follow {run_id} {place.options}")
             return
         wait(kubeflow, run_id, poll_s)
 
@@ -73,12 +73,13 @@ def follow(
     poll_s: Poll = 5.0,
 ) -> None:
     """Follow a run on Kubeflow Pipelines; the exit status is its verdict's, as with submit."""
+    from pipelines import runs
     from pipelines.kubeflow import connected
-    from pipelines.runs import stop as stop_run
 
     with connected(place) as kubeflow:
+        runs.look(kubeflow, run)  # of one that is not there nobody is told that it goes on
         if stop:
-            stop_run(kubeflow, run)
+            runs.stop(kubeflow, run)
             tell(f"run {run}: stopping; what it served ends with its lease")
             return
         wait(kubeflow, run, poll_s)
@@ -88,7 +89,7 @@ def wait(kubeflow: "Kubeflow", run_id: str, poll_s: float) -> None:
     """Follow the run and leave with the exit status of its verdict."""
     from pipelines import runs
 
-    with left_going(run_id):
+    with left_going(f"{run_id} {kubeflow.place.options}"):
         ended = runs.follow(kubeflow, run_id, tell, poll_s)
     if ended.state != "SUCCEEDED":
         print(f"quantgate: The run did not come to a verdict: {runs.why(ended)}", file=sys.stderr)
@@ -97,11 +98,9 @@ def wait(kubeflow: "Kubeflow", run_id: str, poll_s: float) -> None:
 
 
 @contextmanager
-def left_going(run_id: str) -> Iterator[None]:
+def left_going(run: str) -> Iterator[None]:
     """Say, where the block is interrupted or the connection is lost for good, that the run goes on and what to do."""
-    advice = (
-        f"The run goes on.\nTo follow it: quantgate follow {run_id}\nTo stop it:   quantgate follow {run_id} --stop"
-    )
+    advice = f"The run goes on.\nTo follow it: quantgate follow {run}\nTo stop it:   quantgate follow {run} --stop"
     try:
         yield
     except KeyboardInterrupt:

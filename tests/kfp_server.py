@@ -144,6 +144,8 @@ def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
 
 def new_experiment(state: State, body: JSON) -> JSON:
     state.allowed(body.get("namespace", ""))
+    if any(each["display_name"] == body["display_name"] for each in state.objects["experiments"].values()):
+        raise RefusedError(409, f"Already exist error: the name {body['display_name']} already exist")
     return state.keep("experiments", "experiment_id", body)
 
 

@@ -147,6 +147,25 @@ def test_a_step_names_the_secrets_that_it_needs_and_no_other(production: Compile
     assert keys == {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 
 
+def test_steps_that_record_find_certificates_where_there_are_any(production: Compiled) -> None:
+    recording = {step for step in STEPS if "quantgate-mlflow" in production.references(step, "secretAsEnv")}
+    for step in STEPS:
+        files = [
+            (each["secretName"], each["mountPath"], each["optional"])
+            for each in production.pod(step).get("secretAsVolume", [])
+        ]
+        wanted = [("quantgate-mlflow-certificates", "/etc/quantgate/mlflow", True)]
+        assert files == (wanted if step in recording else [])
+    maps = {each["configMapName"]: each for each in production.pod("track")["configMapAsEnv"]}
+    given = {each["envVar"] for each in maps["quantgate-mlflow"]["keyToEnv"]}
+    assert maps["quantgate-mlflow"]["optional"] is True
+    assert given == {
+        "QUANTGATE_TRACKING_HOSTS",
+        "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    }
+
+
 def test_the_pipeline_holds_no_value_of_a_secret(production: Compiled) -> None:
     values = {value for step in STEPS for value in production.environment(step).values()}
     images = {PRODUCTION.image, PRODUCTION.quantize_image}
@@ -252,6 +271,9 @@ def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
         (("--image", "quantgate:latest"), "can become another image"),
         (("--serving", "bentoml"), "Choose from: kserve, deployment"),
         (("--node", "h100"), "--node h100 is no label"),
+        (("--quantize-memory", "64GB"), "--quantize-memory 64GB is no amount of memory"),
+        (("--quantize-memory", "0"), "--quantize-memory 0 is no amount of memory"),
+        (("-o", "/dev/null/pipeline.yaml"), "Cannot write /dev/null/pipeline.yaml: "),
     ],
 )
 def test_the_command_tells_a_mistake_and_writes_nothing(

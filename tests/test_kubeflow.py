@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import runs
 from pipelines.exits import USER_ERROR
 from pipelines.kubeflow import Place, client_of
 from tests.kfp_server import JSON, State
@@ -18,7 +19,7 @@ __all__ = ["kubeflow", "pipeline"]
     ("state", "options", "what"),
     [
         ({"token": "t0ken"}, (), "does not know who asks: Request header error: no user. Give a token with --token"),
-        ({"token": "t0ken"}, ("--token", "old"), "or a newer one"),
+        ({"token": "t0ken"}, ("--token", "old"), "create token ACCOUNT --audience pipelines.kubeflow.org"),
         ({"token": "t0ken"}, ("--token", "two words"), "holds a space or a line break"),
         ({"namespaces": ("quantgate",)}, (), "name your namespace with --namespace"),
         ({"namespaces": ("quantgate",)}, ("--namespace", "nowhere"), "does not let you keep the pipeline in the name"),
@@ -81,14 +82,19 @@ def test_a_pod_is_let_in_by_its_own_token_which_the_cluster_renews(
 
 KUBECTL = """#!{python}
 import os, socket, sys, threading
-assert sys.argv[1:] == ["port-forward", "--namespace", "kfp", "--address", "127.0.0.1", "service/ml-pipeline-ui", ":80"]
+*options, ports = sys.argv[1:]
+assert options == ["port-forward", "--namespace", "kfp", "--address", "127.0.0.1", "service/ml-pipeline-ui"]
+local, _, remote = ports.partition(":")
+assert remote == "80"
 if os.environ.get("REFUSES"):
     sys.exit('Error from server (NotFound): services "ml-pipeline-ui" not found')
 def pump(source, sink):
     while data := source.recv(65536):
+        if not local and os.environ.get("DIES_AT", "nothing").encode() in data:
+            os._exit(1)
         sink.sendall(data)
     sink.shutdown(socket.SHUT_WR)
-listener = socket.create_server(("127.0.0.1", 0))
+listener = socket.create_server(("127.0.0.1", int(local or 0)))
 print(f"Forwarding from 127.0.0.1:{{listener.getsockname()[1]}} -> 3000", flush=True)
 open(os.environ["PID_FILE"], "w").write(str(os.getpid()))
 while True:
@@ -118,6 +124,31 @@ def test_a_forwarded_port_leads_to_kubeflow_and_ends_with_the_command(
     assert done.status == 0
     with pytest.raises(ProcessLookupError):
         os.kill(int(kubectl.read_text()), 0)
+
+
+def test_a_port_is_forwarded_again_where_kubectl_ends_while_a_run_is_followed(
+    kubeflow: State, pipeline: Path, kubectl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIES_AT", '"RUNNING"')
+    monkeypatch.setattr(runs, "PATIENCE_S", 60.0)  # long beside a start of kubectl's; the test's end where it is not
+    there = ("--port-forward", "--kubeflow-namespace", "kfp")
+    done = Answer("submit", *there, "--pipeline", str(pipeline), *RESULTS, *QUICK)
+    assert (done.status, "The run goes on; waiting for an answer." in done.out) == (0, True)
+    assert "run: succeeded" in done.out
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kubectl.read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        (Place(host="http://h", token="t0ken", ca="my ca.pem"), "--host http://h --ca 'my ca.pem'"),
+        (Place(port_forward=True, namespace="quantgate"), "--port-forward --namespace quantgate"),
+        (Place(in_cluster=True, kubeflow_namespace="kfp"), "--in-cluster --kubeflow-namespace kfp"),
+    ],
+)
+def test_a_place_is_told_as_the_options_that_lead_there_without_its_token(place: Place, options: str) -> None:
+    assert place.options == options
 
 
 def test_a_port_that_is_not_forwarded_is_told_in_kubectls_words(

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 import environments
+from pipelines import cluster
 from tests.kustomized import (
     MANIFESTS,
     OVERLAYS,
@@ -84,17 +85,26 @@ def test_an_invalid_serving_runtime_is_refused(spoil: Any) -> None:
 def test_an_overlay_has_each_object_once_and_all_in_the_namespace_of_the_runs(overlay: str) -> None:
     names = [title(each) for each in built(overlay)]
     assert len(names) == len(set(names))
-    everywhere = {"Namespace", "PriorityClass", "Profile"}
+    everywhere = {"Namespace", "Profile"}
     for each in built(overlay):
         expected = None if each["kind"] in everywhere else "quantgate"
         assert each["metadata"].get("namespace") == expected, title(each)
+
+
+def part_of(each: Object, overlay: str) -> str:
+    """Of what the object is labelled a part: a profile's namespace is known to Kubeflow by this label.
+
+    Its NetworkPolicies let nobody else reach ml-pipeline, the metadata and the object store, and its profile controller
+    leaves a label alone that is there (kubeflow/manifests, common/networkpolicies).
+    """
+    return "kubeflow-profile" if (each["kind"], overlay) == ("Namespace", "kubeflow") else "quantgate"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_reaper_cannot_take_an_object_of_the_manifests_for_a_run_s(overlay: str) -> None:
     for each in built(overlay):
         labels = each["metadata"].get("labels", {})
-        assert labels["app.kubernetes.io/part-of"] == "quantgate", title(each)
+        assert labels["app.kubernetes.io/part-of"] == part_of(each, overlay), title(each)
         assert "app.kubernetes.io/managed-by" not in labels, title(each)
     for name, (labels, _) in pods(overlay).items():
         assert "app.kubernetes.io/managed-by" not in labels, name
@@ -121,7 +131,7 @@ def test_the_images_have_the_versions_of_the_locks() -> None:
         ("vllm/vllm-openai", vllm),
     } < tags
     runtime = of_kind("dev", "ServingRuntime")["quantgate-vllm"]["spec"]["containers"][0]
-    assert runtime["image"].endswith(f"/vllm-cpu-release-repo:{vllm}")
+    assert runtime["image"] == f"docker.io/vllm/vllm-openai-cpu:{vllm}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -182,6 +192,28 @@ def test_the_readme_names_every_account_and_who_has_a_token() -> None:
     }
     has = {name: each.get("automountServiceAccountToken", True) or name in asks for name, each in accounts.items()}
     assert {account: token.startswith("yes") for account, _, token in told} == has
+
+
+def test_the_readme_says_which_secret_goes_where() -> None:
+    told = {
+        secret: set(re.split(r", (?!what)", goes))
+        for secret, goes in table_after("## Who is given which secret", (MANIFESTS / "README.md").read_text("utf-8"))
+    }
+    every = {"every step": set(cluster.STEPS), "a variant's server (what fetches its weights)": {"quantgate-serving"}}
+    named = {secret: set().union(*(every.get(each, {each}) for each in goes)) for secret, goes in told.items()}
+    found: dict[str, set[str]] = {cluster.MLFLOW_FILES: set()}
+    for name, step in cluster.STEPS.items():
+        for keys in step.secrets:
+            found.setdefault(keys.name, set()).add(name)
+        if cluster.MLFLOW in step.secrets:
+            found[cluster.MLFLOW_FILES].add(name)
+    for title_, (_, spec) in pods("kubeflow").items():
+        for secret in re.findall(r"'secret(?:Key)?Ref': {(?:'key': '\w+', )?'name': '([\w-]+)'", str(spec)):
+            found.setdefault(secret, set()).add(title_.partition("/")[2])
+    for account in of_kind("kubeflow", "ServiceAccount").values():
+        for secret in account.get("secrets", ()):
+            found[secret["name"]].add(account["metadata"]["name"])
+    assert named == found
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -111,12 +111,21 @@ def test_a_run_that_fails_says_which_step_and_why(kubeflow: State, pipeline: Pat
 def test_a_run_can_be_left_followed_later_and_stopped(kubeflow: State, pipeline: Path) -> None:
     left = submitted(kubeflow, pipeline, "--detach")
     run_id = kubeflow.only("runs")["run_id"]
-    assert (left.status, f"quantgate follow {run_id}" in left.out) == (0, True)
+    assert left.status == 0
+    *_, told = left.out.partition("To follow it: quantgate ")
+    assert told == f"follow {run_id} --host {kubeflow.host}\n"
     assert "GET runs/" + run_id not in kubeflow.requests
-    assert Answer("follow", run_id, "--host", kubeflow.host, *QUICK).status == 0
+    assert Answer(*told.split(), *QUICK).status == 0
     assert Answer("follow", run_id, "--host", kubeflow.host, "--stop").status == 0
     after = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
     assert (after.status, "run: canceled" in after.out) == (4, True)
+
+
+@pytest.mark.parametrize("more", [(), ("--stop",)])
+def test_of_a_run_that_is_not_there_nobody_is_told_that_it_goes_on(kubeflow: State, more: tuple[str, ...]) -> None:
+    done = Answer("follow", "nowhere", "--host", kubeflow.host, *more)
+    assert (done.status, "goes on" in done.err) == (USER_ERROR, False)
+    assert "did not find the run nowhere" in done.err
 
 
 @pytest.mark.slow
@@ -133,8 +142,8 @@ def test_an_interrupted_command_leaves_the_run_going_and_says_what_to_do(kubeflo
         _, err = process.communicate()
     run = kubeflow.only("runs")
     assert process.returncode == 130
-    assert f"The run goes on.\nTo follow it: quantgate follow {run['run_id']}\n" in err
-    assert f"quantgate follow {run['run_id']} --stop" in err
+    assert f"The run goes on.\nTo follow it: quantgate follow {run['run_id']} --host {kubeflow.host}\n" in err
+    assert f"quantgate follow {run['run_id']} --host {kubeflow.host} --stop" in err
     assert "Traceback" not in err
     assert run["state"] == "RUNNING"
 
@@ -182,6 +191,14 @@ def test_another_who_uploads_the_same_at_the_same_time_is_no_error(kubeflow: Sta
     assert kubeflow.faults == []
     assert (again.pipeline_id, again.version_id, again.uploaded) == (first.pipeline_id, first.version_id, False)
     assert len(kubeflow.objects["versions"]) == 1
+
+
+def test_another_who_makes_the_experiment_at_the_same_time_is_no_error(kubeflow: State) -> None:
+    with connected(Place(host=kubeflow.host)) as here:
+        first = runs.experiment_id(here)
+        kubeflow.faults = [("GET", "experiments", "blind")]
+        assert runs.experiment_id(here) == first
+    assert kubeflow.faults == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""What the manifests say of the MLflow server, beside what the steps make of it."""
+
+import re
+import subprocess
+
+import pytest
+
+from components.errors import PrerequisiteError
+from components.track.connect import check_host
+from pipelines import cluster
+from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, of_kind
+
+SECRETS = MANIFESTS / "secrets"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_run_s_account_in_mlflow_is_sent_to_the_server_of_the_manifests_alone(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = of_kind(overlay, "ConfigMap")[cluster.MLFLOW_PLACE.name]["data"]["QUANTGATE_TRACKING_HOSTS"]
+    monkeypatch.setenv("QUANTGATE_TRACKING_HOSTS", allowed)
+    for host in ("mlflow", "mlflow.quantgate", "mlflow.quantgate.svc", "mlflow.quantgate.svc.cluster.local"):
+        check_host(f"http://{host}:5000")
+    for host in ("mlflow.example.org", "mlflow.quantgate.example.org", "mlflow.quantgate.svc.example.org"):
+        with pytest.raises(PrerequisiteError, match="is not among those"):
+            check_host(f"http://{host}:443")
+
+
+def test_certificates_for_mlflow_are_shown_as_the_steps_find_them() -> None:
+    """They are comments, as a variable that names a file which is not there keeps every run out of MLflow."""
+    settings = (MANIFESTS / "base" / "settings.yaml").read_text(encoding="utf-8")
+    shown = dict(re.findall(rf"# (\w+): {cluster.MLFLOW_FOLDER}/(\S+)", settings))
+    assert shown.keys() == set(cluster.MLFLOW_PLACE.names) - {"QUANTGATE_TRACKING_HOSTS"}
+    secrets = (SECRETS / "kustomization.yaml").read_text(encoding="utf-8")
+    made = re.search(rf"# - name: {cluster.MLFLOW_FILES}\n  #   files: \[(.+)\]", secrets)
+    assert made
+    assert made[1].split(", ") == list(shown.values())
+    for file in shown.values():
+        ignored = subprocess.run(["git", "check-ignore", "-q", SECRETS / file], cwd=ROOT, check=False)
+        assert ignored.returncode == 0, file
