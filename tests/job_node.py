@@ -43,7 +43,7 @@ class Node:
             pod = f"{name}-{number}"
             self.cluster.logs.pop((pod, "programs", False), None)
             metadata = {"name": pod, "labels": template["metadata"]["labels"], "ownerReferences": owner}
-            metadata["creationTimestamp"] = f"2026-01-01T00:00:0{number}Z"
+            metadata["creationTimestamp"] = f"2199-01-01T00:00:0{number}Z"  # after the Job
             body = {"metadata": metadata, "spec": template["spec"], "status": self.status or {"phase": phase}}
             self.cluster.create("api/v1/pods", body)
             if self.status:

@@ -80,6 +80,7 @@ def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
     assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
     owner = lease["metadata"]["uid"]
     assert [each["metadata"]["ownerReferences"][0]["uid"] for each in (programs, made)] == [owner] * 2
+    assert made["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     pod = made["spec"]["template"]["spec"]
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("quantgate-sandbox", False)
     assert (pod["runtimeClassName"], pod["imagePullSecrets"]) == ("gvisor", pull)

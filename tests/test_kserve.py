@@ -44,6 +44,7 @@ def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
     name = made["metadata"]["name"]
     assert server.url.endswith(f"/{name}-predictor.quantgate/8080/v1")
     assert (server.served_name, server.max_model_len, server.engine) == ("quantgate-int8", 1024, "vllm 0.32.0")
+    assert made["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     predictor = made["spec"]["predictor"]
     model = predictor["model"]
     assert (model["storageUri"], model["runtime"]) == (WEIGHTS.uri, "quantgate-vllm")
@@ -75,6 +76,7 @@ def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
     made, service = the_one(cluster, "deployments"), the_one(cluster, "services")
     assert server.url.endswith(f"/{service['metadata']['name']}.quantgate/8080/v1")
     pod = made["spec"]["template"]
+    assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     assert pod["spec"]["initContainers"][0]["command"][-2:] == [WEIGHTS.uri, "/mnt/models/model"]
     assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models/model"]

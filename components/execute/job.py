@@ -29,7 +29,7 @@ from components.serving.cluster_api import CONFIG_MAP, JOB, JSON, LEASE, POD, Cl
 from components.serving.cluster_run import own_pod, run_name, workflow
 from components.serving.cluster_settings import from_environment
 from components.serving.objects import INSTANCE, reference
-from components.serving.vllm_pod import MANAGED_BY, MANAGER, RUN, Served, confined
+from components.serving.vllm_pod import MANAGED_BY, MANAGER, NO_SIDECAR, RUN, Served, confined
 from components.serving.why_not_ready import LOG_LINES, why_not_ready, with_log
 
 SANDBOX = "quantgate.dev/sandbox"
@@ -57,8 +57,8 @@ class Sandbox:
 
     @property
     def name(self) -> str:
-        """The same whenever the step runs again, so that it finds what it left: a DNS label."""
-        return f"{Served(self.run, self.purpose, '', ()).name}-run"
+        """The same whenever the step runs again, so that it finds what it left: a DNS label, no server's beginning."""
+        return Served(self.run, f"run-{self.purpose}", "", ()).name
 
     @property
     def labels(self) -> dict[str, str]:
@@ -188,7 +188,7 @@ def follow(sandbox: Sandbox, count: int, tell: Callable[[int, Outcome], None]) -
 
 def await_start(sandbox: Sandbox, seen: JSON, began: float) -> None:
     """Raise PrerequisiteError, saying why, for a pod that will not start, or has not for too long."""
-    reason = why_not_ready(sandbox.cluster, seen, f"{INSTANCE}={sandbox.name}", CONTAINER)
+    reason = why_not_ready(sandbox.cluster, seen, f"{INSTANCE}={sandbox.name}", CONTAINER, less="")
     if reason.final:
         raise PrerequisiteError(f"The Job {sandbox.name}, which runs the programs, cannot start: {reason.text}")
     if time.monotonic() - began > START_WITHIN_S:
@@ -284,6 +284,9 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
         "spec": {
             "backoffLimit": RETRIES,
             "activeDeadlineSeconds": seconds,
-            "template": {"metadata": {"labels": {**sandbox.labels, INSTANCE: sandbox.name}}, "spec": spec},
+            "template": {
+                "metadata": {"labels": {**sandbox.labels, INSTANCE: sandbox.name, **NO_SIDECAR}},
+                "spec": spec,
+            },
         },
     }

@@ -135,7 +135,7 @@ def inference_service(served: Served, runtime: Runtime, settings: ServingSetting
         "serving.kserve.io/autoscalerClass": "external",  # one replica: no autoscaler is made
     }
     # else KServe gives it an address outside the cluster
-    labels = {**served.labels, "networking.kserve.io/visibility": "cluster-local"}
+    labels = {**served.labels, "networking.kserve.io/visibility": "cluster-local", **vllm_pod.NO_SIDECAR}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -170,7 +170,7 @@ def deployment(served: Served, runtime: Runtime, settings: ServingSettings) -> J
             "replicas": 1,
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": {INSTANCE: served.name}},
-            "template": {"metadata": {"labels": labels}, "spec": spec},
+            "template": {"metadata": {"labels": {**labels, **vllm_pod.NO_SIDECAR}}, "spec": spec},
         },
     }
 

@@ -9,6 +9,8 @@ from components.serving.cluster_settings import ServingSettings
 
 MANAGED_BY, MANAGER = "app.kubernetes.io/managed-by", "quantgate"
 RUN, VARIANT = "quantgate.dev/run", "quantgate.dev/variant"
+NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
+"""In a namespace of Kubeflow's, Istio puts a proxy beside each pod: it refuses what a step asks, and never ends."""
 PORT = 8080
 MODELS, FETCHED = "/mnt/models", "/mnt/models/model"
 PLUGIN, PLUGIN_FOLDER = Path(__file__).with_name("vllm_plugin"), "/opt/quantgate"

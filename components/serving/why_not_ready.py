@@ -27,6 +27,7 @@ GPU_MEMORY = re.compile(
 )
 SPEC_REFUSED = ("RuntimeNotRecognized", "RuntimeDisabled", "NoSupportingRuntime", "InvalidPredictorSpec")
 STORAGE_INITIALIZER = "Raise `memoryLimit` of `storageInitializer` in KServe's ConfigMap inferenceservice-config."
+ASK_FOR_LESS = ", or change QUANTGATE_SERVING_GPUS, _MEMORY, _NODE_SELECTOR or _TOLERATIONS"
 ANOTHER_TRY = 1
 """How many restarts a container gets before its crash is final."""
 
@@ -39,8 +40,10 @@ class Reason:
     final: bool = False
 
 
-def why_not_ready(cluster: Cluster, seen: JSON, labels: str, container: str) -> Reason:
+def why_not_ready(cluster: Cluster, seen: JSON, labels: str, container: str, less: str = ASK_FOR_LESS) -> Reason:
     """The reason, told by the newest pod of these labels, or by the object itself where it has no pod yet.
+
+    `less` is how to ask for less than no node has.
 
     What is older than the object is of an earlier start of that name, and the garbage collector has not come to it.
     """
@@ -54,12 +57,12 @@ def why_not_ready(cluster: Cluster, seen: JSON, labels: str, container: str) -> 
         return without_pods(seen, events)
     if is_up(pods[-1]):
         return Reason(f"its pod is ready, and it is not: {told_of(seen, events) or 'its controller does not say why.'}")
-    reason = of_pod(cluster, pods[-1], events, container)
+    reason = of_pod(cluster, pods[-1], events, container, less)
     before = next((ended for pod in reversed(pods[:-1]) if (ended := evicted(pod))), None)
     return Reason(f"{reason.text}\nBefore: {before.text}", reason.final) if before else reason
 
 
-def of_pod(cluster: Cluster, pod: JSON, events: list[JSON], container: str) -> Reason:
+def of_pod(cluster: Cluster, pod: JSON, events: list[JSON], container: str, less: str) -> Reason:
     """What keeps a pod from being ready: an eviction first, as it ends the containers, and they do not say why."""
     if reason := evicted(pod):
         return reason
@@ -69,7 +72,7 @@ def of_pod(cluster: Cluster, pod: JSON, events: list[JSON], container: str) -> R
         if reason := of_container(cluster, pod, each):
             return reason
     begun = any({"running", "terminated"} & each.get("state", {}).keys() for each in statuses)
-    return unscheduled(pod) or (starting(cluster, pod, container) if begun else not_begun(pod, events))
+    return unscheduled(pod, less) or (starting(cluster, pod, container) if begun else not_begun(pod, events))
 
 
 def warnings(cluster: Cluster, name: str) -> list[JSON]:
@@ -187,7 +190,7 @@ def limits(pod: JSON, container: str) -> dict[str, str]:
     return may
 
 
-def unscheduled(pod: JSON) -> Reason | None:
+def unscheduled(pod: JSON, less: str) -> Reason | None:
     """What no node has."""
     conditions = pod.get("status", {}).get("conditions", ())
     told = next((each for each in conditions if each["type"] == "PodScheduled" and each["status"] == "False"), None)
@@ -198,8 +201,7 @@ def unscheduled(pod: JSON) -> Reason | None:
     what = ", ".join(f"{each} (it asks for {asked[each]})" if each in asked else each for each in lacking)
     short = f": not enough {what}" if what else ""
     return Reason(
-        f"No node can take it{short}. The scheduler says: {told.get('message', '')} Free or add a node that can, or "
-        "change QUANTGATE_SERVING_GPUS, _MEMORY, _NODE_SELECTOR or _TOLERATIONS."
+        f"No node can take it{short}. The scheduler says: {told.get('message', '')} Free or add a node that can{less}."
     )
 
 
