@@ -239,6 +239,11 @@ def serving_settings(overlay: str) -> ServingSettings:
     return from_environment({**told, "QUANTGATE_SERVING": "kserve"}, Path("/of no pod"))
 
 
+def test_openshift_chooses_the_user_of_a_server() -> None:
+    assert serving_settings("openshift-ai").run_as_user == 0
+    assert serving_settings("kubeflow").run_as_user == 1000
+
+
 def quantity(text: str) -> Decimal:
     """A quantity as a number: `500m`, `2Gi`."""
     match = re.fullmatch(r"(\d+)(\w*)", text)
