@@ -35,6 +35,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer any method."""
+        with self.cluster.changed:
+            self.cluster.working += 1
+        try:
+            self.answer_one()
+        finally:
+            self.done()
+
+    def done(self) -> None:
+        """One request less is worked on."""
+        with self.cluster.changed:
+            self.cluster.working -= 1
+            self.cluster.changed.notify_all()
+
+    def answer_one(self) -> None:
+        """Work, and answer."""
         cluster = self.cluster
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}

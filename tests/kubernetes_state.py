@@ -53,6 +53,8 @@ class Cluster:
     collects_garbage: bool = True
     objects: dict[Key, JSON] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    working: int = 0
+    """How many requests are being worked on, whether or not somebody still waits for them."""
     version: int = 0
     oldest: int = 0
     """The version from which a watch can still begin."""
@@ -123,6 +125,11 @@ class Cluster:
             self.version += 1
             self.oldest = self.version
             self.changed.notify_all()
+
+    def settle(self, within_s: float = 20) -> None:
+        """Wait until nothing is worked on: what a killed process asked for is done or not."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.working == 0, within_s)
 
     def collect(self) -> None:
         """Let the garbage collector work now."""

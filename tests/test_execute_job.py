@@ -298,6 +298,7 @@ def test_whatever_a_killed_step_leaves_the_reaper_removes(cluster: Cluster, node
         cluster.faults = kill
         process.start()
         process.join(60)
+        cluster.settle()
         cluster.faults = lambda *_: None
         if process.exitcode == 0:  # it had less to ask this time
             break

@@ -306,6 +306,7 @@ def test_whatever_a_start_leaves_that_is_killed_between_two_calls_the_reaper_rem
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
+        cluster.settle()
         cluster.faults = lambda *_: None
         leftovers.append(left(cluster))
         owners = {each["metadata"]["uid"] for each in cluster.all("leases")}
