@@ -1,15 +1,11 @@
 """Programs in a Job of their own: the API server is a stand-in, and its node runs what the pod would run, truly."""
 
 import json
-import multiprocessing
 import os
 import re
-import signal
 import threading
 from datetime import UTC, datetime, timedelta
-from multiprocessing.context import ForkServerProcess
 
-import psutil
 import pytest
 
 from components.errors import PrerequisiteError
@@ -22,8 +18,9 @@ from components.serving.cluster_settings import KSERVE, ServingSettings
 from components.serving.objects import reference
 from tests import schemas
 from tests.job_node import Node, node
+from tests.killed import killed_at
 from tests.kubernetes_server import USER
-from tests.kubernetes_state import JSON, Cluster, Request
+from tests.kubernetes_state import JSON, Cluster
 from tests.on_cluster import WORKFLOW, cluster, left
 
 __all__ = ["cluster", "node"]
@@ -263,9 +260,8 @@ def test_a_step_that_is_not_told_the_image_says_so(node: Node, monkeypatch: pyte
         check_sandbox()
 
 
-def run_one(environment: dict[str, str]) -> None:
+def run_one() -> None:
     """Run a program in a Job, in a process that is going to be killed."""
-    os.environ.update(environment)
     job.POLL_S = 0.02
     job.run_in_job([HONEST], lambda *_: None, LIMITS, "int8")
 
@@ -278,36 +274,14 @@ def test_whatever_a_killed_step_leaves_the_reaper_removes(cluster: Cluster, node
     run_programs([HONEST], limits=LIMITS, purpose="int8")
     calls = len(cluster.requests) - before
     assert calls >= 8
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__, "kubernetes"])
-    names = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE")
-    environment, most = {name: os.environ[name] for name in names}, 0
+    most = 0
     for last in range(1, calls + 1):
-        process: ForkServerProcess = processes.Process(target=run_one, args=(environment,))
-        first = len(cluster.requests)
-
-        def kill(number: int, _: Request, process: ForkServerProcess = process, at: int = first + last) -> int | None:
-            if number != at:
-                return None
-            assert process.pid is not None
-            killed = psutil.Process(process.pid)
-            killed.kill()
-            killed.wait(20)
-            return -1 if after else 0
-
-        cluster.faults = kill
-        process.start()
-        process.join(60)
-        cluster.settle()
-        cluster.faults = lambda *_: None
-        if process.exitcode == 0:  # it had less to ask this time
+        if not killed_at(cluster, last, after, run_one):  # it had less to ask this time
             break
-        assert process.exitcode == -signal.SIGKILL
         most = max(most, len(left(cluster)))
         lapsed = datetime.now(UTC) + timedelta(seconds=job.LEASE_S + 1)
         reaper.reap(Api("quantgate"), lapsed)
         assert left(cluster) == []
-        process.close()
     assert most == 4  # lease, programs, Job, pod
 
 

@@ -1,16 +1,11 @@
 """What nobody renews is removed, and nothing else: leases, the reaper, and starts that are killed between two calls."""
 
-import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import psutil
 import pytest
 
 from components.artifacts import Server
@@ -18,6 +13,7 @@ from components.errors import ServerGoneError
 from components.serving import cluster_lease, kserve, reaper
 from components.serving.cluster_api import Cluster as Api
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
+from tests.killed import killed_at
 from tests.kubernetes_server import USER
 from tests.kubernetes_state import Cluster, Request
 from tests.on_cluster import (
@@ -265,12 +261,6 @@ def test_a_renewal_that_meets_another_change_is_made_again(
     assert cluster.counted()["patch leases"] == before + 2
 
 
-def start_of(model: Path, settings: ServingSettings, environment: dict[str, str]) -> None:
-    """Deploy, in a process that is going to be killed."""
-    os.environ.update(environment)
-    kserve.deploy(WEIGHTS, model, RESULTS, settings)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
@@ -283,36 +273,13 @@ def test_whatever_a_start_leaves_that_is_killed_between_two_calls_the_reaper_rem
     calls = len(cluster.requests) - before
     assert calls >= 6
     kserve.undeploy("int8", RESULTS, settings)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__, "kubernetes"])
-    environment = {name: os.environ[name] for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME")}
     leftovers = []
     for last in range(1, calls + 1):
-        process: ForkServerProcess = processes.Process(target=start_of, args=(model, settings, environment))
-        first = len(cluster.requests)
-
-        def kill(number: int, _: Request, process: ForkServerProcess = process, at: int = first + last) -> int | None:
-            if number != at:
-                return None
-            assert process.pid is not None
-            killed = psutil.Process(process.pid)
-            killed.kill()
-            killed.wait(
-                20
-            )  # not process.join(): only one thread can read the exit status, and another one waits for it
-            return -1 if after else 0  # what was asked is done, or not, and nobody hears of it
-
-        cluster.faults = kill
-        process.start()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        cluster.settle()
-        cluster.faults = lambda *_: None
+        assert killed_at(cluster, last, after, kserve.deploy, WEIGHTS, model, RESULTS, settings)
         leftovers.append(left(cluster))
         owners = {each["metadata"]["uid"] for each in cluster.all("leases")}
         assert len(owners) <= 1
         reaper.reap(Api("quantgate"), later(settings.lease_s + 1))
         assert left(cluster) == []
-        process.close()
     assert leftovers[0] == []
     assert len(leftovers[-1]) == (3 if kind == KSERVE else 4)

@@ -1,0 +1,52 @@
+"""A process that is killed, by SIGKILL, at one of its requests to the stand-in of a cluster."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from tests.kubernetes_server import LOST, LOST_AFTER
+from tests.kubernetes_state import Cluster, Request
+
+ENVIRONMENT = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE")
+"""What the process has of this one's, besides what the server of all of them had."""
+
+
+def killed_at(cluster: Cluster, request: int, after: bool, target: Callable[..., Any], *arguments: object) -> bool:
+    """Call the target in a process that is killed at its request of that number, from 1; whether it had so many.
+
+    What that request asked for is done, or not, as `after` says, and nobody hears of it.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([target.__module__, "kubernetes"])
+    told = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    process = processes.Process(target=call, args=(told, target, arguments))
+    last = len(cluster.requests) + request
+
+    def kill(number: int, _: Request) -> int | None:
+        if number != last:
+            return None
+        assert process.pid is not None
+        killed = psutil.Process(process.pid)
+        killed.kill()
+        killed.wait(20)  # not process.join(): only one thread can read the exit status, and another one waits for it
+        return LOST_AFTER if after else LOST
+
+    cluster.faults = kill
+    process.start()
+    process.join(60)
+    cluster.settle()
+    cluster.faults = lambda *_: None
+    status = process.exitcode
+    process.close()
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0
+
+
+def call(told: dict[str, str], target: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    """What the process does."""
+    os.environ.update(told)
+    target(*arguments)
