@@ -24,7 +24,7 @@ demo: environments ## Quantize, serve, evaluate and judge the embedded model; re
 test: environments ## Run every test, the real parts among them
 	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); rest=$$?; .venv/bin/python -m pytest -m e2e && exit $$rest
 
-check: lint ## Formatting, lint, types and the quick tests: under a minute
+check: lint ## Formatting, lint, types and the quick tests
 	.venv/bin/python -m pytest -m "not slow and not e2e" $(SIDE_BY_SIDE)
 
 lint: project-environment ## Formatting, lint and types

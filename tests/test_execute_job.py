@@ -20,7 +20,7 @@ from tests import schemas
 from tests.job_node import Node, node
 from tests.killed import killed_at
 from tests.kubernetes_server import USER
-from tests.kubernetes_state import JSON, Cluster
+from tests.kubernetes_state import JSON, Cluster, Request
 from tests.on_cluster import WORKFLOW, cluster, left
 
 __all__ = ["cluster", "node"]
@@ -201,6 +201,17 @@ def test_a_log_that_is_cut_or_lies_is_no_score(cluster: Cluster, node: Node, lin
     with pytest.raises(PrerequisiteError, match=told):
         run_programs([HONEST, HONEST], limits=LIMITS)
     assert left(cluster) == []
+
+
+def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node: Node) -> None:
+    node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
+
+    def faults(_: int, request: Request) -> int | None:
+        return 500 if str(request) == "get pods/log" and cluster.counted()["get pods/log"] <= 3 else None
+
+    cluster.faults = faults
+    assert run_programs([HONEST], limits=LIMITS) == [PASSED]
+    assert cluster.counted()["get pods/log"] > 3
 
 
 def test_other_lines_of_the_log_are_not_heard() -> None:

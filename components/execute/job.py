@@ -24,12 +24,12 @@ from components.errors import PrerequisiteError, ServerGoneError
 from components.execute.inside import PATIENCE
 from components.execute.pod import PROGRAMS, WANTED, Heard, heard
 from components.execute.sandbox import Limits, Outcome
-from components.serving import cluster_lease
+from components.serving import cluster_lease, objects
 from components.serving.cluster_api import CONFIG_MAP, JOB, JSON, LEASE, POD, Cluster, Kind
 from components.serving.cluster_run import own_pod, run_name, workflow
 from components.serving.cluster_settings import from_environment
 from components.serving.objects import INSTANCE, reference
-from components.serving.vllm_pod import MANAGED_BY, MANAGER, NO_SIDECAR, RUN, Served, confined
+from components.serving.vllm_pod import MANAGED_BY, MANAGER, NO_SIDECAR, RUN, Served, confined, unprivileged
 from components.serving.why_not_ready import LOG_LINES, why_not_ready, with_log
 
 SANDBOX = "quantgate.dev/sandbox"
@@ -42,6 +42,8 @@ RETRIES = 2
 MOST_BYTES = 900_000
 """Of what a ConfigMap holds, whose end is at 1 MiB."""
 LEASE_S, POLL_S = 1800, 5.0
+LAST_LOOKS = 12
+"""At the log of a Job that is complete, when it lacks outcomes."""
 START_WITHIN_S, GONE_WITHIN_S = 1800, 300
 
 
@@ -158,7 +160,7 @@ def create(sandbox: Sandbox, kind: Kind, body: JSON) -> JSON:
 
 def follow(sandbox: Sandbox, count: int, tell: Callable[[int, Outcome], None]) -> None:
     """Tell the outcomes as the pod's log has them, until the Job is complete and all are told."""
-    began, started, told = time.monotonic(), False, Heard()
+    began, started, told, looks = time.monotonic(), False, Heard(), LAST_LOOKS
     while True:
         seen = sandbox.cluster.get(JOB, sandbox.name)
         if seen is None or "deletionTimestamp" in seen["metadata"]:
@@ -174,9 +176,10 @@ def follow(sandbox: Sandbox, count: int, tell: Callable[[int, Outcome], None]) -
                 tell(number, outcome)
         if "Failed" in over:
             raise PrerequisiteError(failed(sandbox, conditions["Failed"], pod))
-        if over:
+        if over and (len(told.all) == count or not looks):
             break
-        if not started:
+        looks -= bool(over)  # its node may not give the log just now
+        if not over and not started:
             await_start(sandbox, seen, began)
         time.sleep(POLL_S)
     if missing := count - len(told.all):
@@ -217,19 +220,8 @@ def failed(sandbox: Sandbox, condition: JSON, pod: JSON | None) -> str:
 
 def lease_of(sandbox: Sandbox) -> JSON:
     """The object that owns the others and says until when they may stay."""
-    owner, now = workflow(sandbox.cluster), cluster_lease.timestamp(datetime.now(UTC))
-    owners = {"ownerReferences": [owner]} if owner else {}
-    return {
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {"name": sandbox.name, "labels": sandbox.labels, **owners},
-        "spec": {
-            "holderIdentity": sandbox.run,
-            "leaseDurationSeconds": LEASE_S,
-            "acquireTime": now,
-            "renewTime": now,
-        },
-    }
+    now = cluster_lease.timestamp(datetime.now(UTC))
+    return objects.lease(sandbox.name, sandbox.labels, now, LEASE_S, workflow(sandbox.cluster))
 
 
 def config_map(sandbox: Sandbox, packed: bytes) -> JSON:
@@ -270,7 +262,7 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": unprivileged(),
         "containers": [container],
         "volumes": [
             {"name": "programs", "configMap": {"name": sandbox.name}},

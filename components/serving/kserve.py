@@ -176,7 +176,7 @@ def create_lease(start: Start) -> JSON:
     owner = workflow(start.cluster)
     while True:
         now = cluster_lease.timestamp(datetime.now(UTC))
-        body = objects.lease(start.served, spec, now, start.settings.lease_s, owner)
+        body = objects.lease(name, start.served.labels, now, start.settings.lease_s, owner, spec)
         if made := start.cluster.create(LEASE, body):
             return made
         if (found := start.cluster.get(LEASE, name)) is None:

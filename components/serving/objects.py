@@ -69,13 +69,18 @@ def identity(digest: str, runtime: Runtime, settings: ServingSettings, max_model
     return f"{digest} on {runtime.image}, {' '.join(filter(None, [gpus, node, variables]))}, {options}"
 
 
-def lease(served: Served, spec: str, now: str, length_s: int, owner: JSON | None) -> JSON:
-    """The object that owns the others and says until when they may stay; `spec` tells which others."""
-    metadata: JSON = {"name": served.name, "labels": served.labels, "annotations": {SPEC: spec}}
+def lease(name: str, labels: dict[str, str], now: str, length_s: int, owner: JSON | None, spec: str = "") -> JSON:
+    """The object that owns the others and says until when they may stay; `spec`, where it is kept, tells which others.
+
+    `labels` are those of everything that is made, its run's among them.
+    """
+    metadata: JSON = {"name": name, "labels": labels}
+    if spec:
+        metadata["annotations"] = {SPEC: spec}
     if owner:
         metadata["ownerReferences"] = [owner]
     spec_of_lease = {
-        "holderIdentity": served.run,
+        "holderIdentity": labels[vllm_pod.RUN],
         "leaseDurationSeconds": length_s,
         "acquireTime": now,
         "renewTime": now,
@@ -157,7 +162,7 @@ def deployment(served: Served, runtime: Runtime, settings: ServingSettings) -> J
     spec = {
         **vllm_pod.placed(settings),
         "automountServiceAccountToken": False,
-        "securityContext": vllm_pod.unprivileged(settings),
+        "securityContext": vllm_pod.unprivileged(settings.run_as_user),
         "initContainers": [vllm_pod.fetcher(served, settings)],
         "containers": [vllm_pod.server(served, runtime, settings)],
         "volumes": [*vllm_pod.volumes(served, settings), *vllm_pod.scratch(settings)],

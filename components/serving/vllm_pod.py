@@ -123,9 +123,9 @@ def fetcher(served: Served, settings: ServingSettings) -> JSON:
     }
 
 
-def unprivileged(settings: ServingSettings) -> JSON:
-    """What Kubernetes' pod security standard `restricted` asks of a pod."""
-    user = {"runAsUser": settings.run_as_user} if settings.run_as_user else {}
+def unprivileged(user_id: int = 0) -> JSON:
+    """What Kubernetes' pod security standard `restricted` asks of a pod; 0 is the image's or the cluster's own user."""
+    user = {"runAsUser": user_id} if user_id else {}
     return {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
