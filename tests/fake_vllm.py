@@ -4,7 +4,8 @@
 FAKE_VLLM says how it behaves, FAKE_VLLM_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
 `deaf` (never answers); `stranger` (another's server on the port); `echo-only` (an older server);
 `text-only` (no log-probabilities);
-`unmarked` (vLLM without our plugin); `contrary` (thinks otherwise of every token); `flaky` (every third
+`unmarked` (vLLM without our plugin); `left-out` (vLLM's second model runner: no rows of cached tokens);
+`contrary` (thinks otherwise of every token); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
 what the server can do, which carry no more than FAKE_VLLM_PROBES calls, are always answered; GET /asked tells how many
 prompts were scored after them. FAKE_VLLM_DELAY_S is how long each call takes.
@@ -110,7 +111,8 @@ def rows(prompt: list[int], salt: str) -> object:
     given: list[object] = [None]
     for at, token in enumerate(prompt[1:], 1):
         computed = {token: {"logprob": loglik(token, at)}, 0 if token else 1: {"logprob": BEST}}
-        given.append(computed if at > cached or MODE == "unmarked" else {-1: {"logprob": 0.0}})
+        if at > cached or MODE != "left-out":
+            given.append(computed if at > cached or MODE == "unmarked" else {-1: {"logprob": 0.0}})
     return {"prompt_logprobs": given}
 
 

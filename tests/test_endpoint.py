@@ -25,7 +25,8 @@ from components.evaluate.abilities import abilities
 from components.evaluate.client import Client, ServerFailedError
 from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
-from components.evaluate.plan import Kind
+from components.evaluate.plan import Ask, Kind
+from components.evaluate.ways import WAYS, BadAnswerError, score
 from components.serving import lease, local
 from tests.fake_vllm import serving_python
 
@@ -102,9 +103,9 @@ def asked(server: Any) -> int:
         return int(json.loads(answer.read()))
 
 
-@pytest.mark.parametrize("way", ["", *Kind])
-def test_every_way_gives_what_lm_evals_own_client_gives(serve: Any, way: str) -> None:
-    server = serve("ok")
+@pytest.mark.parametrize(("mode", "way"), [*(("ok", way) for way in ("", *Kind)), ("left-out", "suffix")])
+def test_every_way_gives_what_lm_evals_own_client_gives(serve: Any, mode: str, way: str) -> None:
+    server = serve(mode)
     ours = endpoint(server, way=way)
     expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
     found = ours.loglikelihood(requests(PAIRS))
@@ -167,9 +168,32 @@ def test_an_older_server_is_asked_by_echo(serve: Any) -> None:
 
 def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(serve: Any) -> None:
     assert endpoint(serve("ok")).kinds == set(Kind)
+    assert endpoint(serve("left-out")).kinds == set(Kind)
     unmarked = endpoint(serve("unmarked"))
     assert unmarked.kinds == {Kind.READ, Kind.ECHO}
     assert "does not mark" in next(each.trouble for each in unmarked.server.tried if each.kind is Kind.SUFFIX)
+
+
+@pytest.mark.parametrize(
+    ("rows", "trouble"),
+    [
+        ([None, {"5": -1.0}, {"6": -2.0}, {"7": -3.0}], ""),
+        ([None, {"6": -2.0}, {"7": -3.0}], ""),  # the second token came from the cache
+        ([None, {"7": -3.0}], "came from the prefix cache"),
+        ([None, {"5": -1.0}, {"6": -2.0}], "cannot be read"),  # the last row is missing, not the first
+        ([], "scored 0 tokens where 4"),
+        ([None, *[{"5": -1.0}] * 4], "scored 5 tokens where 4"),
+    ],
+)
+def test_a_suffix_is_read_from_the_rows_of_the_prompts_end(rows: list[Any], trouble: str) -> None:
+    ask = Ask(Kind.SUFFIX, (4, 5, 6, 7), start=2)
+    given = [row and {token: {"logprob": value} for token, value in row.items()} for row in rows]
+    if trouble:
+        with pytest.raises(BadAnswerError, match=trouble):
+            score(WAYS[Kind.SUFFIX], [ask], {"prompt_logprobs": given})
+    else:
+        (scored,) = score(WAYS[Kind.SUFFIX], [ask], {"prompt_logprobs": given})
+        assert scored.positions == {2: ({6: -2.0}, -2.0), 3: ({7: -3.0}, -3.0)}
 
 
 def test_doctor_says_which_ways_work_and_why_not(serve: Any) -> None:

@@ -169,3 +169,12 @@ def test_the_cache_holds_sixteen_full_prompts(
     config = {"num_hidden_layers": layers, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 131072}))
     assert local.kv_cache_gib(tmp_path) == gib
+
+
+@pytest.mark.parametrize(("version", "options"), [("0.26.0", []), ("0.30.0", ["--enable-scale-out"])])
+def test_the_option_for_the_scoring_endpoint_is_given_to_a_vllm_that_knows_it(
+    model: Path, version: str, options: list[str]
+) -> None:
+    engine = local.Engine(Path("python"), "vllm", version)
+    command = local.vllm_command(engine, model, "quantgate-int8", 8000, [])
+    assert [each for each in command if each == "--enable-scale-out"] == options

@@ -27,7 +27,7 @@ WHAT = {
     Kind.ECHO: "scores whole prompts, nothing from the prefix cache",
 }
 HINTS = {
-    Kind.SUFFIX: "start vLLM 0.32 with --enable-scale-out and components/serving/vllm_plugin on its PYTHONPATH",
+    Kind.SUFFIX: "start vLLM with --enable-scale-out (from 0.30 on) and components/serving/vllm_plugin on its PYTHONPATH",
     Kind.READ: "this needs vLLM's logprob_token_ids",
     Kind.ECHO: "this needs `echo` with `logprobs` on /v1/completions",
 }
@@ -135,11 +135,12 @@ async def try_one(
 
 
 async def marks_cached_rows(client: Client, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> bool:
-    """Whether the rows of cached tokens can be told from those that were computed, in a prompt asked before."""
+    """Whether a prompt asked before has the rows of its cached tokens marked, or left out."""
     way = WAYS[Kind.SUFFIX]
     answer = await client.post(session, way.path, way.payload(client.model, asks, salt))
     try:
-        return is_marked(answer["prompt_logprobs"][1])
+        rows = answer["prompt_logprobs"]
+        return len(rows) < len(asks[0].whole) or is_marked(rows[1])
     except (KeyError, IndexError, TypeError) as error:
         raise BadAnswerError(f"The server's answer cannot be read: {error!r}") from error
 

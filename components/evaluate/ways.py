@@ -79,16 +79,21 @@ def suffix_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
 def suffix_scored(asks: list[Ask], answer: Any) -> list[Scored]:
     """The prompt's own log-probabilities from `start` on, which the server must have computed in this call.
 
-    Position p is scored by computing token p - 1. The rows of cached tokens are marked by our plugin of vLLM; under a
-    salt of its own a prompt has none.
+    Position p is scored by computing token p - 1. A server returns no score for a token from the prefix cache: our
+    plugin of vLLM marks its row, and vLLM's second model runner, the default on GPUs, leaves the row out, so that the
+    rows it returns are those of the prompt's end. Under a salt of its own a prompt has no cached token.
     """
     (ask,) = asks
     rows = answer["prompt_logprobs"]
-    if len(rows) != len(ask.whole):
+    left_out = len(ask.whole) - len(rows)
+    if left_out < 0 or not rows:
         raise BadAnswerError(f"The server scored {len(rows)} tokens where {len(ask.whole)} were asked for.")
-    if is_marked(rows[ask.start]):
+    if ask.start <= left_out or is_marked(rows[ask.start - left_out]):
         raise BadAnswerError(f"Token {ask.start - 1} came from the prefix cache, which holds no score of the next one.")
-    return [Scored({at: row_scored(rows[at], ask.whole[at]) for at in range(ask.start, len(ask.whole))})]
+    # each row names its own token, so rows that do not belong to the prompt's end are noticed
+    first = left_out + 1 if left_out else ask.start
+    scored = {at: row_scored(rows[at - left_out], ask.whole[at]) for at in range(first, len(ask.whole))}
+    return [Scored({at: scored[at] for at in range(ask.start, len(ask.whole))})]
 
 
 def is_marked(row: dict[str, Any]) -> bool:

