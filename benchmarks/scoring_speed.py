@@ -12,6 +12,7 @@ and whether the scores are the same.
 
 import argparse
 import json
+import logging
 import os
 import re
 import statistics
@@ -35,8 +36,9 @@ from rich.table import Table
 
 from components.artifacts import Server
 from components.evaluate.endpoint import Endpoint
-from components.evaluate.harness import quiet, task_file
+from components.evaluate.harness import quiet
 from components.evaluate.plan import trie_size
+from components.evaluate.tasks import task_file
 from components.models import cache_dir, resolve
 from components.serving import lease, local
 from components.store import fetch, open_store
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--ways", default="", help="also run these ways by themselves: suffix,read,echo")
     arguments = parser.parse_args()
-    quiet("lm_eval", "datasets", "httpx")
+    quiet(logging.ERROR, "lm_eval", "datasets", "httpx")
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
     os.environ["HF_HUB_OFFLINE"] = "1"
     contenders = ["local-completions", "quantgate", *filter(None, arguments.ways.split(","))]
@@ -128,8 +130,7 @@ def compare(server: Server, data: Path, name: str, contenders: list[str], rounds
             )
             seconds[each].append(time.monotonic() - began)
             computed[each] = computed_tokens(server) - before
-            values = outcome["results"][task]
-            scores[each] = {key: value for key, value in values.items() if "stderr" not in key and "," in key}
+            scores[each] = scores_of(outcome["results"][task])
     medians = {each: statistics.median(found) for each, found in seconds.items()}
     trie = trie_size(asked)
     return [
@@ -142,6 +143,11 @@ def compare(server: Server, data: Path, name: str, contenders: list[str], rounds
         f"{computed['quantgate']:.0f} / {trie} = {computed['quantgate'] / trie:.2f}",
         "same" if scores["quantgate"] == scores["local-completions"] else f"differ: {scores}",
     ]
+
+
+def scores_of(values: dict[str, Any]) -> dict[str, float]:
+    """The scores among a task's results."""
+    return {key: value for key, value in values.items() if "stderr" not in key and "," in key}
 
 
 def contender(server: Server, name: str) -> Any:

