@@ -22,7 +22,7 @@ from components.variants import BASELINE
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
 TOLERANCE = 0.1
 """Natural log units a token, on average, between a GPU's 16 bits and a CPU's 32."""
-BESIDE_OTHERS = ("--gpu-memory-utilization", "0.3")
+BESIDE_OTHERS = ("--gpu-memory-utilization", "0.12")
 """Part (a) may still be using the GPU."""
 EAGER = ("--enforce-eager",)
 WAIT_S = 90
@@ -47,6 +47,9 @@ def main() -> None:
     starts = [(variant, "eager") for variant in shapes.VARIANTS]
     if not chosen.rehearse:
         starts.append((BASELINE, "compiled"))
+    starts = [(variant, start) for variant, start in starts if chosen.wants(variant)]
+    if chosen.models:
+        table.name = f"serve-{'-'.join(chosen.models)}"
     for variant, start in starts:
         folder = base if variant == BASELINE else checkpoint(chosen, variant)
         if not (folder / "config.json").exists():
