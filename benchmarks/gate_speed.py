@@ -20,11 +20,11 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 
-from components.artifacts import Model, Scores, TaskScore, Weights
+from components.evidence.saved_answers import read_records
 from components.gate.decision import decide
-from components.gate.policy import use_case_named
-from components.gate.saved import read_records
-from components.variants import BASELINE, VARIANTS
+from components.models.variants import BASELINE, VARIANTS
+from components.policies.policy import use_case_named
+from components.run.artifacts import Model, Scores, TaskScore, Weights
 
 SEED = 20261121
 CHOICES, SUBJECTS = 4, 57

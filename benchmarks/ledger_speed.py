@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.evaluate.ledger import Ledger, pack, question_keys, unpack
-from components.evaluate.plan import Loglik, Question
+from components.servers.scoring_requests import Loglik, Question
 
 ROUNDS = 3
 ANSWERS_PER_S = (10, 100)

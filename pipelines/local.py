@@ -18,10 +18,13 @@ from typing import Literal
 
 import psutil
 
-from components import progress
-from components.artifacts import Artifact, Server, write_text
-from components.serving import lease
-from components.serving import local as serving
+from components.errors import PrerequisiteError
+from components.processes import guarded, lease
+from components.run import progress
+from components.run.artifacts import Server
+from components.servers import local_vllm as serving
+from components.servers.local_vllm import find_engine
+from components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
 STOPPED_WITHIN_S = 20.0
@@ -90,7 +93,7 @@ def run(arguments: Arguments, watch: Callable[[list[progress.Event]], None]) -> 
                 follow(guard, folder, watch)
             finally:
                 stop_all(guard, folder)
-            ended.append(serving.exit_status(guard) == 0)
+            ended.append(guarded.exit_status(guard) == 0)
     return ended[0]
 
 
@@ -128,14 +131,14 @@ def start_pipeline(folder: Path) -> psutil.Process:
     log = folder / "logs" / "pipeline.log"
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pipelines.local", str(folder / "arguments.json")]
-    return serving.start_guard(command, {}, lease=folder / "lease", log=log)
+    return guarded.start_guard(command, {}, lease=folder / "lease", log=log)
 
 
 def follow(guard: psutil.Process, folder: Path, watch: Callable[[list[progress.Event]], None]) -> None:
     """Call `watch` with the news until the pipeline has ended."""
     offset = 0
     while True:
-        ended = serving.exit_status(guard) is not None
+        ended = guarded.exit_status(guard) is not None
         events, offset = progress.read(folder / "progress.jsonl", offset)
         watch(events)
         if ended:
@@ -145,7 +148,7 @@ def follow(guard: psutil.Process, folder: Path, watch: Callable[[list[progress.E
 
 def stop_all(guard: psutil.Process, folder: Path) -> None:
     """End the pipeline, then every server that it left."""
-    if serving.exit_status(guard) is None:
+    if guarded.exit_status(guard) is None:
         guard.terminate()
         guard.wait(STOPPED_WITHIN_S)
     for file in sorted(folder.glob("variants/*/server.json")):
@@ -169,3 +172,26 @@ def main(arguments_file: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+NEEDED_BYTES = 2_000_000_000
+
+
+def check_machine(folder: Path) -> None:
+    """Raises PrerequisiteError when vLLM is missing, or the results' folder is another's, read-only or too small."""
+    find_engine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not is_for_runs(folder):
+            raise PrerequisiteError(f"{folder} holds something else than a run. Choose another folder with --out.")
+        (folder / "lease").touch()
+    except OSError as error:
+        raise PrerequisiteError(
+            f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
+        ) from None
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        raise PrerequisiteError(
+            f"The disk of {folder} has {free / 1e9:.1f} GB free; a run wants {NEEDED_BYTES / 1e9:.0f} GB or more. "
+            "Make room, or choose another folder with --out."
+        )

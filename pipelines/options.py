@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from components import questions
-from components.evaluate.suites import SUITES
+from components.benchmarks import selection
+from components.benchmarks.suites import SUITES
 
 Suite = Annotated[str, typer.Option(help=f"The benchmarks, one suite or several: {', '.join(SUITES)}.")]
 Custom = Annotated[
@@ -35,12 +35,12 @@ def placed(location: str, *names: str) -> str:
 
 def sets(custom: Sequence[str] | None) -> tuple[str, ...]:
     """Where the test sets of one's own lie; the shipped ones by their names."""
-    return tuple(placed(each, *questions.shipped_sets()) for each in custom or ())
+    return tuple(placed(each, *selection.shipped_sets()) for each in custom or ())
 
 
 def rows(data: str) -> str:
     """Where rows come from: a mirror's place, or one of the names."""
-    return placed(data, questions.HUB, questions.EMBEDDED)
+    return placed(data, selection.HUB, selection.EMBEDDED)
 
 
 def shown(path: Path) -> Path:

@@ -8,7 +8,15 @@ from typing import List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
-from components import ops
+from components.deploy.component import deploy, undeploy
+from components.evaluate.component import evaluate_full, evaluate_tiny
+from components.execute.component import execute
+from components.gate.component import gate
+from components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
+from components.quantize.component import quantize
+from components.report.component import report
+from components.resolve.component import resolve
+from components.track.component import track
 
 
 @dsl.pipeline(
@@ -64,7 +72,7 @@ def ship(
         promote: Whether the best variant becomes champion in MLflow's registry where its verdict allows it.
     """
     run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    resolved = ops.resolve(
+    resolved = resolve(
         model=model,
         variants=variants,
         suite=suite,
@@ -89,22 +97,22 @@ def ship(
     baseline, plan = resolved.outputs["baseline"], resolved.outputs["plan"]
 
     with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
-        quantized = ops.quantize(variant=variant, baseline=baseline, plan=plan)
-        deployed = ops.deploy(weights=quantized.outputs["weights"], plan=plan, tracking_uri=tracking_uri)
+        quantized = quantize(variant=variant, baseline=baseline, plan=plan)
+        deployed = deploy(weights=quantized.outputs["weights"], plan=plan, tracking_uri=tracking_uri)
         server = deployed.outputs["server"]
-        tiny = ops.evaluate_tiny(server=server, plan=plan)
-        full = ops.evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
-        ops.undeploy(variant=variant, results=results, run_id=run_id).after(full).ignore_upstream_failure()
-        executed = ops.execute(full=full.outputs["scores"], plan=plan)
+        tiny = evaluate_tiny(server=server, plan=plan)
+        full = evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
+        undeploy(variant=variant, results=results, run_id=run_id).after(full).ignore_upstream_failure()
+        executed = execute(full=full.outputs["scores"], plan=plan)
 
-    decided = ops.gate(
+    decided = gate(
         baseline=baseline,
         plan=plan,
         weights=dsl.Collected(quantized.outputs["weights"]),
         scores=dsl.Collected(executed.outputs["scores"]),
     )
-    reported = ops.report(decision=decided.outputs["decision"], results=results, run_id=run_id)
-    tracked = ops.track(
+    reported = report(decision=decided.outputs["decision"], results=results, run_id=run_id)
+    tracked = track(
         decision=decided.outputs["decision"],
         html=reported.outputs["html"],
         markdown=reported.outputs["markdown"],
@@ -112,7 +120,7 @@ def ship(
         results=results,
         tracking_uri=tracking_uri,
     )
-    ops.promote(
+    promote_best(
         decision=decided.outputs["decision"],
         tracked=tracked.outputs["tracked"],
         results=results,

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.track import RunFacts, RunFiles
+from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.tracking.facts import RunFacts, RunFiles
 
 FACTS = RunFacts(
     run_id="run-1",

@@ -4,9 +4,11 @@ import datetime
 from functools import cache
 from pathlib import Path
 
-from components.artifacts import Decision, LimitEvidence, Verdict
-from components.gate.policy import use_case_named
-from components.track import RunFacts, RunFiles, local_tracking_uri, track
+from components.policies.policy import use_case_named
+from components.run.artifacts import Decision, LimitEvidence, Verdict
+from components.track.mlflow_writer import track
+from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.uris import local_tracking_uri
 from tests.decided import FACTS, make_decision
 
 WEEKS = 26

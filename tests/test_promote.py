@@ -6,14 +6,14 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from components import steps
-from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.promote import Registered, model_name, promote, register, rollback
-from components.promote.registry import DIGEST, RUN
-from components.track import track
-from pipelines.cli import answer
-from pipelines.registry import told
+from components.promote import step as promote_step
+from components.promote.promotion import promote, rollback
+from components.promote.registry import DIGEST, RUN, Registered, model_name, register
+from components.run.artifacts import Decision
+from components.track.mlflow_writer import track
+from pipelines.cli.app import answer
+from pipelines.cli.mlflow_commands import told
 from tests.decided import FACTS, make_decision, report_files
 from tests.mlflow_store import empty_store, local
 
@@ -299,7 +299,7 @@ def test_the_step_moves_nothing_where_an_earlier_verdict_was_only_found(tmp_path
     places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
     decision.model_copy(update={"judged_in": tracked.link}).write(places["decision"])
     tracked.write(places["tracked"])
-    steps.promote(places["decision"], places["tracked"], str(tmp_path), local, places["promoted"], move=True)
+    promote_step.promote(places["decision"], places["tracked"], str(tmp_path), local, places["promoted"], move=True)
     assert aliases(local, found.model)["champion"] == found.versions["bf16"]
     assert Registered.read(places["promoted"]).versions == {}
 
@@ -311,7 +311,7 @@ def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys
     decision.write(places["decision"])
     tracked.write(places["tracked"])
     FACTS.write(tmp_path / "facts.json")
-    steps.promote(
+    promote_step.promote(
         places["decision"], places["tracked"], str(tmp_path), "http://127.0.0.1:9", places["promoted"], move=True
     )
     assert f"To do it later: quantgate track {tmp_path}" in capsys.readouterr().out

@@ -1,5 +1,5 @@
 from components.report.formats import duration_text, percent_text, size_text
-from components.report.limits import Limit, bounds, limits
+from components.report.stated_limits import StatedLimit, bounds, limits
 
 
 def test_a_percentage_never_contradicts_the_bound_it_was_compared_with() -> None:
@@ -26,9 +26,9 @@ def test_the_limits_are_read_from_the_policys_words() -> None:
         "average drop: ship < 1 %, monitor from 1 % to under 3 %, reject over 5 %; math: gsm8k at most 2.5 %, else no"
     )
     assert limits(words) == (
-        Limit("ship", "< 1 %", 0.01),
-        Limit("monitor", "under 3 %", 0.03),
-        Limit("gsm8k", "at most 2.5 %", 0.025),
+        StatedLimit("ship", "< 1 %", 0.01),
+        StatedLimit("monitor", "under 3 %", 0.03),
+        StatedLimit("gsm8k", "at most 2.5 %", 0.025),
     )
     assert bounds(words, ["gsm8k", "mmlu"]) == {"average": (0.01, 0.03), "gsm8k": (0.025,), "mmlu": ()}
     assert limits("as the release manager likes") == ()

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components import steps
-from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.promote import Registered
-from components.store import open_store
-from components.track import TrackedRun, local_tracking_uri, track
-from components.track.connect import HOSTS
+from components.promote import step as promote_step
+from components.promote.registry import Registered
+from components.run.artifacts import Decision
+from components.storage.location import open_store
+from components.track import step as track_step
+from components.track.mlflow_writer import track
 from components.track.spool import send, spooled
-from pipelines.cli import answer
+from components.tracking.connect import HOSTS
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import local_tracking_uri
+from pipelines.cli.app import answer
 from tests.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -32,8 +35,10 @@ def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
             shutil.copy(each, folder)
     page, text = str(folder / "report.html"), str(folder / "report.md")
     found = str(folder / "tracked-by-the-step.json")
-    steps.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, found)
-    steps.promote(str(folder / "decision.json"), found, str(folder), tracking_uri, str(folder / "r.json"), move=True)
+    track_step.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, found)
+    promote_step.promote(
+        str(folder / "decision.json"), found, str(folder), tracking_uri, str(folder / "r.json"), move=True
+    )
     return TrackedRun.read(found)
 
 

@@ -10,13 +10,13 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.artifacts import LimitEvidence, Scores, TaskEvidence
 from components.errors import PrerequisiteError
-from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
-from components.track.connect import check_no_password, connected
-from components.track.facts import git_commit
-from components.track.rows import variant_rows
-from components.track.uris import without_password
+from components.run.artifacts import LimitEvidence, Scores, TaskEvidence
+from components.track.mlflow_rows import variant_rows
+from components.track.mlflow_writer import track
+from components.tracking.connect import check_no_password, connected
+from components.tracking.facts import RunFiles, facts_here, git_commit
+from components.tracking.uris import local_tracking_uri, open_command, without_password
 from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 from tests.mlflow_store import empty_store, local
 
@@ -37,7 +37,7 @@ def artifact_names(client: MlflowClient, run_id: str) -> set[str]:
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
-    code = "import sys, components.track; print('mlflow' in sys.modules)"
+    code = "import sys, components.track.step; print('mlflow' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "False\n"
 
@@ -283,7 +283,8 @@ def test_nothing_is_printed_even_when_the_store_is_made(tmp_path: Path) -> None:
     FACTS.write(facts)
     make_decision(tmp_path).write(decision)
     code = (
-        "import sys; from components.artifacts import Decision; from components.track import *;"
+        "import sys; from components.run.artifacts import Decision; from components.track.mlflow_writer import track;"
+        "from components.tracking.facts import RunFacts, RunFiles;"
         "track(Decision.read(sys.argv[1]), RunFacts.read(sys.argv[2]), RunFiles(), sys.argv[3])"
     )
     root = Path(__file__).parents[1]

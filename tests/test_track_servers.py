@@ -19,9 +19,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
-from components.promote import promote, register
-from components.track import RunFiles, TrackedRun, local_tracking_uri, track
-from components.track.connect import HOSTS
+from components.promote.promotion import promote
+from components.promote.registry import register
+from components.track.mlflow_writer import track
+from components.tracking.connect import HOSTS
+from components.tracking.facts import RunFiles
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import local_tracking_uri
 from tests.decided import FACTS, make_decision, report_files
 from tests.mlflow_server import Proxy, running_mlflow
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.artifacts import Artifact, Decision, Verdict, Weights
-from components.track.connect import connected
-from components.track.runs import TrackedRun
-from components.track.uris import is_server
+from components.run.artifacts import Decision, Verdict, Weights
+from components.storage.artifact import Artifact
+from components.tracking.connect import connected
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import is_server
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -6,14 +6,15 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.artifacts import Decision, write_text
 from components.report import formats
-from components.report.evidence import certainty, command, measured, noisiest, sources, stories
 from components.report.forest import forest_plot
-from components.report.limits import bounds, limits
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
+from components.report.stated_limits import bounds, limits
+from components.report.story import certainty, command, measured, noisiest, sources, stories
 from components.report.svg import standing_alone
+from components.run.artifacts import Decision
+from components.storage.artifact import write_text
 
 OUTCOMES = {
     "passed": "✓ within it",

@@ -7,8 +7,8 @@ import itertools
 
 from markupsafe import Markup
 
-from components.report.limits import Limit
 from components.report.matrix import Row
+from components.report.stated_limits import StatedLimit
 from components.report.svg import (
     LEFT,
     RIGHT,
@@ -93,7 +93,7 @@ def _front(spots: list[tuple[float, float]]) -> list[Markup]:
     return drawn
 
 
-def drop_plot(rows: tuple[Row, ...], limits: tuple[Limit, ...]) -> Markup:
+def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
     """Each variant's drop, on average and per task, beside the limits; empty where nothing was compared."""
     lanes = [lane for lane in _lanes(rows) if lane[1]]
     if not lanes:
@@ -129,7 +129,7 @@ def _lanes(rows: tuple[Row, ...]) -> list[tuple[str, dict[int, float]]]:
     return lanes
 
 
-def _average_limits(found: list[Limit], across: Axis, bottom: float) -> list[Markup]:
+def _average_limits(found: list[StatedLimit], across: Axis, bottom: float) -> list[Markup]:
     drawn = []
     for place, limit in enumerate(found):
         x, y = across.at(100 * limit.drop), 6 + LABEL_HEIGHT * (place + 1) - 4
@@ -140,7 +140,7 @@ def _average_limits(found: list[Limit], across: Axis, bottom: float) -> list[Mar
     return drawn
 
 
-def _task_limits(found: list[Limit], across: Axis, top: float, height: float) -> list[Markup]:
+def _task_limits(found: list[StatedLimit], across: Axis, top: float, height: float) -> list[Markup]:
     drawn = []
     for limit in found:
         x = across.at(100 * limit.drop)

@@ -6,7 +6,6 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from components.artifacts import Decision
 from components.report.formats import (
     MISSING,
     about_text,
@@ -20,8 +19,9 @@ from components.report.formats import (
     stderr_text,
     unit_of,
 )
-from components.report.limits import AVERAGE, bounds
 from components.report.matrix import Cell, Row, headline, matrix, tasks_of
+from components.report.stated_limits import AVERAGE, bounds
+from components.run.artifacts import Decision
 
 TASKS_ACROSS = 5
 

@@ -8,20 +8,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.store import open_store
-from components.track.facts import RunFacts, RunFiles
-from components.track.runs import TrackedRun, track
-from components.track.uris import without_password
-from components.variants import VARIANTS
+from components.models.variants import VARIANTS
+from components.run.artifacts import Decision
+from components.storage.location import open_store
+from components.track.mlflow_writer import track
+from components.tracking.facts import FACTS, RunFacts, RunFiles
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import without_password
 
-DECISION, FACTS, TRACKED = "decision.json", "facts.json", "tracked.json"
+DECISION, TRACKED, VERDICTS = "decision.json", "tracked.json", "verdicts.json"
 SENT = (TRACKED, "registered.json")
-REPORT = (
-    *("report.html", "report.md", "verdicts.json"),
-    *(f"plots/{name}.svg" for name in ("size", "drops", "limits")),
-)
+PLOTS = tuple(f"plots/{name}.svg" for name in ("size", "drops", "limits"))
+REPORT = ("report.html", "report.md", VERDICTS, *PLOTS)
 
 
 def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:

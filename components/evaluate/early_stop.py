@@ -1,0 +1,63 @@
+"""Stop a variant's evaluation once no answer could change its verdict."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.benchmarks import selection, suites
+from components.models.variants import BASELINE
+from components.policies.policy import chosen
+from components.run.artifacts import Scores
+from components.run.plan import EvaluationPlan
+from components.run.results import kept_weights
+from components.storage.location import open_store
+
+if TYPE_CHECKING:
+    from components.evaluate.evaluation import Enough
+    from components.evidence.candidate import Candidate
+
+
+def stopping(tiny: Scores, plan: EvaluationPlan) -> "Enough | None":
+    """Whether a variant's answers are enough, told with the baseline's; None where that is not to be asked.
+
+    The baseline is always asked everything, and a variant too whose baseline has not been (on a cluster that serves
+    them side by side).
+    """
+    from components.evidence import saved_answers
+    from components.evidence.stopping import Stopping
+    from components.run import records
+
+    if not plan.stop_early or tiny.failure or tiny.variant == BASELINE:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        baseline = kept_candidate(BASELINE, plan.results, Path(scratch))
+    weights = kept_weights(tiny.variant, plan.results)
+    if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
+        return None
+    rule = Stopping(chosen(plan.use_case, plan.policy), baseline, weights, len(plan.variants) - 1)
+    return lambda scores, found: rule.enough(scores, saved_answers.by_task(records.table(found)))
+
+
+def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, enough: "Enough") -> Scores | None:
+    """The tiny stage's scores as the last of a variant that they reject; None where it goes on."""
+    from components.run import records
+
+    suite = selection.suite_of(plan)
+    planned = sum(task.items(suites.FULL) for task in suite.tasks)
+    looked = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "tiny.parquet"
+        found = open_store(plan.results).get_file(f"variants/{tiny.variant}/{suites.TINY}.parquet", file)
+        return looked if found and looked.looks > 1 and enough(looked, records.read(file)) else None
+
+
+def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | None":
+    """A variant with all its answers as the results keep them; None before its full stage has ended."""
+    from components.evidence import saved_answers
+
+    store = open_store(results)
+    for name in ("weights.json", "full.json", "full.parquet"):
+        if not store.get_file(f"variants/{variant}/{name}", scratch / name):
+            return None
+    store.get_file(f"variants/{variant}/again.parquet", scratch / "again.parquet")  # where a second pass was asked for
+    return saved_answers.read_ours(scratch)

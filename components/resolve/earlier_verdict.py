@@ -1,0 +1,27 @@
+"""A base model that has a verdict by the same plan is not judged again."""
+
+from components.errors import PrerequisiteError
+from components.policies.policy import chosen
+from components.run.artifacts import Model
+from components.run.plan import EvaluationPlan
+from components.storage.location import open_store
+
+
+def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
+    """The plan with the MLflow run that judged this model by it, whose decision stays in the results.
+
+    The plan as it is where there is no such run, or MLflow does not answer: the model is judged then.
+    """
+    from components.tracking.earlier import judged
+
+    try:
+        found = judged(model, plan, chosen(plan.use_case, plan.policy), tracking_uri)
+    except PrerequisiteError:
+        return plan
+    if not found:
+        return plan
+    decision, tracked = found
+    store, told = open_store(plan.results), {"judged_in": tracked.link}
+    store.put_text(decision.model_copy(update=told).model_dump_json(indent=2) + "\n", "judged/decision.json")
+    store.put_text(tracked.model_dump_json(indent=2) + "\n", "judged/tracked.json")
+    return plan.model_copy(update=told)
