@@ -111,11 +111,17 @@ def step_needs(metadata: Path) -> dict[str, StepNeeds]:
     }
 
 
-STEPS = {
+TASKS = (
+    *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"),
+    *("gate", "report", "track", "promote"),
+)
+"""In the order of the pipeline, in which a run tells of them."""
+NEEDS = {
     name: needs
-    for metadata in sorted(Path(components.__path__[0]).glob("*/metadata.yaml"))
+    for metadata in Path(components.__path__[0]).glob("*/metadata.yaml")
     for name, needs in step_needs(metadata).items()
 }
+STEPS = {name: NEEDS[name] for name in TASKS}
 
 
 @dataclass(frozen=True)

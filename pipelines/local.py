@@ -22,20 +22,14 @@ from components.errors import PrerequisiteError
 from components.processes import guarded, lease
 from components.run import progress
 from components.run.artifacts import Server
+from components.run.results import RunResults
 from components.servers import local_vllm as serving
 from components.servers.local_vllm import find_engine
 from components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
 STOPPED_WITHIN_S = 20.0
-OUTCOMES = (
-    *(f"{each}.json" for each in ("plan", "decision", "verdicts", "facts", "tracked", "registered", "promotion")),
-    "report.html",
-    "report.md",
-    "progress.jsonl",
-)
-OUTCOME_FOLDERS = ("variants", "plots", "judged", "logs", "steps")
-DECIDED_IN_THE_RUN = {"asked", "judged_in"}
+DECIDED_IN_THE_RUN = {"asked", "judged_in", "custom_kept", "irt_parameters_kept"}
 """What a plan has only once the run has resolved it, and is no parameter of the pipeline."""
 
 
@@ -82,32 +76,19 @@ def run(arguments: Arguments, watch: Callable[[list[progress.Event]], None]) -> 
     outcome is removed first; its weights and its MLflow store stay. Raises PrerequisiteError when a run in that folder
     is still going on; on KeyboardInterrupt every process of the run is stopped and run.json says `interrupted`.
     """
-    folder = Path(arguments.results)
-    with lease.hold(folder / "lease"):
-        clear(folder)
+    results = RunResults(arguments.results)
+    with lease.hold(results.lease):
+        results.clear()
         state = RunState(state="running", arguments=asdict(arguments), started_at=time.time())
-        with recorded(folder / "run.json", state) as ended:
-            write_text(folder / "arguments.json", json.dumps(asdict(arguments), indent=2) + "\n")
-            guard = start_pipeline(folder)
+        with recorded(results.state, state) as ended:
+            write_text(results.arguments, json.dumps(asdict(arguments), indent=2) + "\n")
+            guard = start_pipeline(results)
             try:
-                follow(guard, folder, watch)
+                follow(guard, results, watch)
             finally:
-                stop_all(guard, folder)
+                stop_all(guard, results)
             ended.append(guarded.exit_status(guard) == 0)
     return ended[0]
-
-
-def is_for_runs(folder: Path) -> bool:
-    """Whether a run may have the folder: an earlier one has left its run.json there, or nothing has."""
-    return (folder / "run.json").exists() or {each.name for each in folder.iterdir()} <= {"lease"}
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier run in the folder has left as its outcome: nobody shall take it for this one's."""
-    for name in OUTCOMES:
-        (folder / name).unlink(missing_ok=True)
-    for name in OUTCOME_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 @contextmanager
@@ -126,32 +107,32 @@ def recorded(file: Path, state: RunState) -> Iterator[list[bool]]:
         state.model_copy(update={"state": outcome, "ended_at": time.time()}).write(file)
 
 
-def start_pipeline(folder: Path) -> psutil.Process:
+def start_pipeline(results: RunResults) -> psutil.Process:
     """Start kfp under a guard."""
-    log = folder / "logs" / "pipeline.log"
+    log = results.log("pipeline")
     log.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pipelines.local", str(folder / "arguments.json")]
-    return guarded.start_guard(command, {}, lease=folder / "lease", log=log)
+    command = [sys.executable, "-m", "pipelines.local", str(results.arguments)]
+    return guarded.start_guard(command, {}, lease=results.lease, log=log)
 
 
-def follow(guard: psutil.Process, folder: Path, watch: Callable[[list[progress.Event]], None]) -> None:
+def follow(guard: psutil.Process, results: RunResults, watch: Callable[[list[progress.Event]], None]) -> None:
     """Call `watch` with the news until the pipeline has ended."""
     offset = 0
     while True:
         ended = guarded.exit_status(guard) is not None
-        events, offset = progress.read(folder / "progress.jsonl", offset)
+        events, offset = progress.read(results.progress, offset)
         watch(events)
         if ended:
             return
         time.sleep(POLL_S)
 
 
-def stop_all(guard: psutil.Process, folder: Path) -> None:
+def stop_all(guard: psutil.Process, results: RunResults) -> None:
     """End the pipeline, then every server that it left."""
     if guarded.exit_status(guard) is None:
         guard.terminate()
         guard.wait(STOPPED_WITHIN_S)
-    for file in sorted(folder.glob("variants/*/server.json")):
+    for file in results.local_servers():
         serving.undeploy(Server.read(file))
 
 
@@ -164,7 +145,7 @@ def main(arguments_file: Path) -> None:
     arguments = Arguments(**json.loads(arguments_file.read_text(encoding="utf-8")))
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(Path(arguments.results) / "steps"),
+        pipeline_root=str(RunResults(arguments.results).steps),
         raise_on_error=True,
     )
     ship(**asdict(arguments))
@@ -182,9 +163,9 @@ def check_machine(folder: Path) -> None:
     find_engine()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not is_for_runs(folder):
+        if not RunResults(str(folder)).is_for_runs():
             raise PrerequisiteError(f"{folder} holds something else than a run. Choose another folder with --out.")
-        (folder / "lease").touch()
+        RunResults(str(folder)).lease.touch()
     except OSError as error:
         raise PrerequisiteError(
             f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."

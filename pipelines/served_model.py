@@ -1,7 +1,6 @@
 """Test a model that is already served."""
 
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.benchmarks import selection
@@ -11,12 +10,12 @@ from components.evaluate import estimates
 from components.run.artifacts import Scores, Server
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
+from components.run.results import VariantResults
 
 if TYPE_CHECKING:
     pass
 
 
-RECORDS = "full.parquet"
 MODEL = "model"
 """The variant's name in the results of `eval`."""
 
@@ -27,7 +26,7 @@ def tested(served: Server, plan: EvaluationPlan, step: Step) -> Scores:
     from components.evaluate.ledger import Ledger, ledger_file
     from components.execute.scores import scored
 
-    asked, records = selection.questions_of(plan), Path(plan.results) / RECORDS
+    asked, records = selection.questions_of(plan), VariantResults(plan.results).records(FULL).path
     with closing(Ledger(ledger_file(), served.identity)) if plan.ledger else nullcontext() as ledger:
         found = ask(served, asked, FULL, step, records, ledger)
     if found.failure:

@@ -1,6 +1,7 @@
 """The tree holds: imports point down, no step imports another, no circles, no name twice."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -16,6 +17,12 @@ FILES = {
 }
 STEPS = sorted(metadata.parent.name for metadata in (ROOT / "components").glob("*/metadata.yaml"))
 SAME_IN_EVERY_FOLDER = {"__init__", "__main__", "component", "step"}
+NAMES_RESULTS = ("components.run.results", "components.tracking.tags")
+"""The second names the artifacts of a run in MLflow, which are no files of the results."""
+RESULT = re.compile(
+    r"^(variants|plots|judged|given|logs)/|^(tiny|full|again)\.parquet$|^report\.(html|md)$|^progress\.jsonl$"
+    r"|^(plan|decision|verdicts?|weights|server|scores|tiny|full|flips|facts|tracked|registered|promotion|run)\.json$"
+)
 USES_KFP = ("pipelines.ship", "pipelines.cluster", "pipelines.local", "pipelines.kubeflow.")
 
 
@@ -111,6 +118,26 @@ def test_no_two_public_classes_have_the_same_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where.setdefault(node.name, []).append(module)
     assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
+def literals(module: str) -> Iterator[tuple[int, str]]:
+    """The line and the text of each string that is no docstring, the plain parts of f-strings among them."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.lineno, node.value
+
+
+def test_only_run_results_says_where_a_file_of_a_run_lies() -> None:
+    wrong = [
+        f"{FILES[module].relative_to(ROOT)}:{line} names {text!r}"
+        for module in FILES
+        if module not in NAMES_RESULTS
+        for line, text in literals(module)
+        if RESULT.search(text) and " " not in text
+    ]
+    assert wrong == []
 
 
 def test_every_step_has_the_same_shape() -> None:

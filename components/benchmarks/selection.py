@@ -30,28 +30,25 @@ class Questions:
 
 def suite_of(plan: EvaluationPlan) -> suites.Suite:
     """The suite that the plan names, with its sets of one's own."""
-    return suites.suite_named(plan.suite, custom_sets(plan.custom), plan.limit)
+    return suites.suite_named(plan.suite, custom_sets(plan.custom_kept or plan.custom), plan.limit)
 
 
 def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":
     """The test sets of one's own that lie in these folders or s3:// prefixes, or have the names of shipped ones."""
-    if not locations:
-        return []
-    found = []
-    for location in locations:
-        if "://" not in location:
-            plain = location.removeprefix("file:")
-            found.append(read_set(SETS / plain if plain in shipped_sets() else Path(plain)))
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / location.rstrip("/").rpartition("/")[2]
-            for name in (SET_FILE, ITEMS_FILE):
-                if not open_store(location).get_file(name, folder / name):
-                    raise PrerequisiteError(
-                        f"{location} has no {name}. A set of one's own is {SET_FILE} and {ITEMS_FILE}."
-                    )
-            found.append(read_set(folder))
-    return found
+    with tempfile.TemporaryDirectory() as scratch:
+        return [read_set(local_set(each, Path(scratch) / str(place))) for place, each in enumerate(locations)]
+
+
+def local_set(location: str, scratch: Path) -> Path:
+    """The folder of a custom test set on this machine: itself, or a copy in `scratch` of what lies in a bucket."""
+    if "://" not in location:
+        plain = location.removeprefix("file:")
+        return SETS / plain if plain in shipped_sets() else Path(plain)
+    folder = scratch / location.rstrip("/").rpartition("/")[2]
+    for name in (SET_FILE, ITEMS_FILE):
+        if not open_store(location).get_file(name, folder / name):
+            raise PrerequisiteError(f"{location} has no {name}. A set of one's own is {SET_FILE} and {ITEMS_FILE}.")
+    return folder
 
 
 def shipped_sets() -> list[str]:

@@ -7,7 +7,7 @@ from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Server, Weights
 from components.run.plan import EvaluationPlan
-from components.storage.location import open_store
+from components.run.results import AGAIN, FULL, RunResults, VariantResults
 
 
 def scored_before(made: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str) -> Server | None:
@@ -23,11 +23,10 @@ def scored_before(made: Weights, plan: EvaluationPlan, identity: str, tracking_u
             return None
         if not held:
             return None
-        store = open_store(plan.results)
-        places = {
-            name: store.put_file(Path(scratch) / f"{name}.parquet", f"variants/{BASELINE}/{name}.parquet")
-            for name in ("full", *(("again",) if plan.noise_floor else ()))
+        kept, brought = RunResults(plan.results).variant(BASELINE), VariantResults(scratch)
+        uris = {
+            stage: kept.records(stage).put(brought.records(stage).path)
+            for stage in (FULL, *((AGAIN,) if plan.noise_floor else ()))
         }
-        told = held.model_copy(update={"records": places["full"], "again": places.get("again", "")})
-        store.put_text(told.model_dump_json(indent=2) + "\n", f"variants/{BASELINE}/full.json")
+        kept.scores(FULL).write(held.model_copy(update={"records": uris[FULL], "again": uris.get(AGAIN, "")}))
     return Server(variant=BASELINE, engine=held.engine, identity=identity, scored_in=held.scored_in)

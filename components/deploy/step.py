@@ -7,8 +7,9 @@ from components.errors import PrerequisiteError
 from components.run import progress
 from components.run.artifacts import Server, Weights
 from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from components.storage.location import fetch
 
 
 def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
@@ -29,7 +30,7 @@ def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
             except PrerequisiteError as error:
                 started = Server(variant=made.variant, failure=str(error))
         started.write(server)
-        open_store(results).put_file(Path(server), lifecycle.server_name(made.variant))
+        RunResults(results).server(made.variant).put(Path(server))
         note = f"scored before in {started.scored_in}" if started.scored_in else in_words(started)
         step.end(started.failure, skipped=bool(made.failure or started.scored_in), note=note)
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from components.benchmarks import selection, suites
 from components.models.variants import BASELINE
 from components.policies.policy import chosen
-from components.run.artifacts import Scores
+from components.run.artifacts import Scores, Weights
 from components.run.plan import EvaluationPlan
-from components.run.results import kept_weights
-from components.storage.location import open_store
+from components.run.results import AGAIN, FULL, RunResults, VariantResults
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import Enough
@@ -31,7 +30,7 @@ def stopping(tiny: Scores, plan: EvaluationPlan) -> "Enough | None":
         return None
     with tempfile.TemporaryDirectory() as scratch:
         baseline = kept_candidate(BASELINE, plan.results, Path(scratch))
-    weights = kept_weights(tiny.variant, plan.results)
+    weights = RunResults(plan.results).weights(tiny.variant).read(Weights)
     if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
         return None
     rule = Stopping(chosen(plan.use_case, plan.policy), baseline, weights, len(plan.variants) - 1)
@@ -46,8 +45,8 @@ def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, enough: "Enough") -> 
     planned = sum(task.items(suites.FULL) for task in suite.tasks)
     looked = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "tiny.parquet"
-        found = open_store(plan.results).get_file(f"variants/{tiny.variant}/{suites.TINY}.parquet", file)
+        file = Path(scratch) / "records.parquet"
+        found = RunResults(plan.results).records(tiny.variant, suites.TINY).get(file)
         return looked if found and looked.looks > 1 and enough(looked, records.read(file)) else None
 
 
@@ -55,9 +54,13 @@ def kept_candidate(variant: str, results: str, scratch: Path) -> "Candidate | No
     """A variant with all its answers as the results keep them; None before its full stage has ended."""
     from components.evidence import saved_answers
 
-    store = open_store(results)
-    for name in ("weights.json", "full.json", "full.parquet"):
-        if not store.get_file(f"variants/{variant}/{name}", scratch / name):
-            return None
-    store.get_file(f"variants/{variant}/again.parquet", scratch / "again.parquet")  # where a second pass was asked for
+    kept, here = RunResults(results).variant(variant), VariantResults(str(scratch))
+    needed = (
+        (kept.weights, here.weights),
+        (kept.scores(FULL), here.scores(FULL)),
+        (kept.records(FULL), here.records(FULL)),
+    )
+    if not all(file.get(copy.path) for file, copy in needed):
+        return None
+    kept.records(AGAIN).get(here.records(AGAIN).path)  # where a second pass was asked for
     return saved_answers.read_ours(scratch)

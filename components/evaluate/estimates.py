@@ -19,7 +19,9 @@ def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores
     from components.run import records
 
     with tempfile.TemporaryDirectory() as scratch:
-        parameters = irt.read_parameters(location.local_file(plan.irt_parameters, Path(scratch)))
+        parameters = irt.read_parameters(
+            location.local_file(plan.irt_parameters_kept or plan.irt_parameters, Path(scratch))
+        )
     rows = sorted(records.read(records_file), key=lambda each: each.item_id)
     tasks = []
     for each in found.tasks:

@@ -10,9 +10,9 @@ from components.benchmarks import selection, suites
 from components.errors import PrerequisiteError, ServerGoneError
 from components.models.variants import BASELINE
 from components.run import progress
-from components.run.artifacts import Scores, Server
+from components.run.artifacts import Scores, Server, Weights
 from components.run.plan import EvaluationPlan
-from components.run.results import kept_weights
+from components.run.results import AGAIN, FULL, RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def hand_on(serving: Server, step: progress.Step, results: str, scores: str) -> None:
     """Hand on the scores that `scored_before` left in the results: all of them, whatever the stage."""
-    if not open_store(results).get_file(f"variants/{serving.variant}/full.json", Path(scores)):
+    if not RunResults(results).scores(serving.variant, FULL).get(Path(scores)):
         raise PrerequisiteError(f"The scores of {serving.variant} are missing from {results}: run it again.")
     step.end(skipped=True, note=f"{Scores.read(scores).in_words()}; scored before in {serving.scored_in}")
 
@@ -55,7 +55,9 @@ def answered(
 
 def with_tokenizer(serving: Server, results: str) -> Server:
     """The server with its tokenizer on this machine: the step that started it may have run on another."""
-    weights = kept_weights(serving.variant, results) if serving.url and not Path(serving.model_path).exists() else None
+    if not serving.url or Path(serving.model_path).exists():
+        return serving
+    weights = RunResults(results).weights(serving.variant).read(Weights)
     if weights is None:
         return serving
     folder = fetch(weights.uri, cache_dir(), weights=False)
@@ -68,23 +70,21 @@ def asked_again(found: Scores, serving: Server, plan: EvaluationPlan, step: prog
     When that pass fails, the failure takes their place: limits would be judged that the floor may forbid.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "again.parquet"
+        file = Path(scratch) / "records.parquet"
         again = answered(serving, plan.model_copy(update={"ledger": False}), suites.FULL, step, file)
         if again.failure:
             return again
-        return found.model_copy(
-            update={"again": open_store(plan.results).put_file(file, f"variants/{BASELINE}/again.parquet")}
-        )
+        return found.model_copy(update={"again": RunResults(plan.results).records(BASELINE, AGAIN).put(file)})
 
 
 def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:
     """Hand the scores on, with their records where there are new ones, and tell them."""
-    kept = open_store(results)
+    kept = RunResults(results).variant(found.variant)
     if found.records and not skipped:
-        uri = kept.put_file(Path(found.records), f"variants/{found.variant}/{found.stage}.parquet")
+        uri = kept.records(found.stage).put(Path(found.records))
         found = found.model_copy(update={"records": uri})
     found.write(scores)
-    kept.put_file(Path(scores), f"variants/{found.variant}/{step.step}.json")
+    kept.scores(step.step).put(Path(scores))
     note = found.in_words()
     if found.reused and not skipped:
         note += f"; {found.reused} of {found.requests} answers were known"

@@ -11,6 +11,7 @@ from components.errors import PrerequisiteError
 from components.evidence.answers import Answers, answers
 from components.evidence.candidate import Candidate, candidate
 from components.run.artifacts import Scores, Weights
+from components.run.results import AGAIN, FULL, TINY, VariantResults
 
 RECORDS = {
     "task": pyarrow.string(),
@@ -28,19 +29,21 @@ RECORDS = {
 
 def read_ours(folder: Path) -> Candidate:
     """A variant's folder of a run."""
-    stage = "full" if (folder / "full.json").exists() else "tiny"
+    here = VariantResults(str(folder))
+    stage = FULL if here.scores(FULL).path.exists() else TINY
     try:
-        scores = Scores.read(folder / f"{stage}.json")
-        made = folder / "weights.json"
-        weights = Weights.read(made) if made.exists() else Weights(variant=scores.variant, baseline_digest="")
+        scores = Scores.read(here.scores(stage).path)
+        weights = here.weights.read(Weights) or Weights(variant=scores.variant, baseline_digest="")
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         raise PrerequisiteError(f"{folder} holds results that this version cannot read: {error}") from error
     if scores.failure:
         return candidate(weights, scores, scores.suite)
-    records = folder / f"{scores.stage}.parquet"
+    records = here.records(scores.stage).path
     if not records.exists():
-        raise PrerequisiteError(f"{records} is missing: the gate compares item by item. Copy it beside {stage}.json.")
-    again = folder / "again.parquet"
+        raise PrerequisiteError(
+            f"{records} is missing: the gate compares item by item. Copy it beside {here.scores(stage).name}."
+        )
+    again = here.records(AGAIN).path
     return candidate(
         weights,
         scores,

@@ -8,8 +8,7 @@ from components.errors import PrerequisiteError
 from components.run import progress
 from components.run.artifacts import Scores
 from components.run.plan import EvaluationPlan
-from components.run.results import kept_records
-from components.storage.location import open_store
+from components.run.results import AGAIN, RunResults
 
 
 def execute(full: str, plan: str, scores: str) -> None:
@@ -25,16 +24,16 @@ def execute(full: str, plan: str, scores: str) -> None:
     from components.execute.scores import scored
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
-        store = open_store(planned.results)
-        for name in (answered.stage, *(["again"] if answered.again else [])):
-            file = kept_records(answered.variant, name, planned.results, Path(scratch))
+        kept = RunResults(planned.results).variant(answered.variant)
+        for name in (answered.stage, *([AGAIN] if answered.again else [])):
+            file = kept.records(name).fetched(Path(scratch), f"evaluate {answered.variant} again")
             try:
                 ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
             except PrerequisiteError as error:
                 answered = answered.model_copy(update={"tasks": (), "failure": f"Its programs were not run: {error}"})
                 break
-            store.put_file(file, f"variants/{answered.variant}/{name}.parquet")
+            kept.records(name).put(file)
             answered = ran if name == answered.stage else answered
         answered.write(scores)
-        store.put_file(Path(scores), f"variants/{answered.variant}/{answered.stage}.json")
+        kept.scores(answered.stage).put(Path(scores))
         step.end(failure=answered.failure, note=answered.in_words())

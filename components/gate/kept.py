@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Scores
-from components.run.results import kept_records
-from components.storage.location import open_store
+from components.run.results import AGAIN, RunResults
 
 if TYPE_CHECKING:
     from components.evidence.answers import Answers
@@ -22,12 +22,12 @@ def kept_flips(reached: Sequence[Scores], results: str) -> "dict[str, list[Flip]
     from components.gate import flipped_items
     from components.run import records
 
-    store, found = open_store(results), {}
+    kept, found = RunResults(results), {}
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "records.parquet"
 
         def read(scores: Scores) -> "list[Record]":
-            known = scores.records and store.get_file(f"variants/{scores.variant}/{scores.stage}.parquet", file)
+            known = scores.records and kept.records(scores.variant, scores.stage).get(file)
             return records.read(file) if known else []
 
         baseline = next((read(each) for each in reached if each.variant == BASELINE), [])
@@ -35,7 +35,7 @@ def kept_flips(reached: Sequence[Scores], results: str) -> "dict[str, list[Flip]
             if each.variant != BASELINE and each.records:
                 found[each.variant] = flipped_items.flips(baseline, read(each))
                 table = json.dumps(flipped_items.columns(found[each.variant]), ensure_ascii=False)
-                store.put_text(table + "\n", f"variants/{each.variant}/flips.json")
+                kept.flips(each.variant).put_text(table + "\n")
     return found
 
 
@@ -48,8 +48,17 @@ def kept_answers(
     with tempfile.TemporaryDirectory() as scratch:
 
         def kept(variant: str, stage: str) -> "dict[str, Answers]":
-            return saved_answers.read_records(kept_records(variant, stage, results, Path(scratch)))
+            file = RunResults(results).records(variant, stage)
+            return saved_answers.read_records(file.fetched(Path(scratch), f"evaluate {variant} again"))
 
         answers = {each.variant: kept(each.variant, each.stage) for each in reached if each.records}
-        again = next((kept(each.variant, "again") for each in reached if each.again), None)
+        again = next((kept(each.variant, AGAIN) for each in reached if each.again), None)
     return answers, again
+
+
+def keep_earlier_decision(results: RunResults, decision: str) -> None:
+    """Copy the decision of the run that judged this model before: to the step's artifact, and as this run's own."""
+    file = results.earlier_decision
+    if not file.get(Path(decision)):
+        raise PrerequisiteError(f"The earlier decision is missing from {results.location}: run it again.")
+    results.decision.put(Path(decision))

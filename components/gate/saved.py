@@ -25,6 +25,7 @@ from components.evidence.saved_answers import read_ours
 from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase, check_use_case
 from components.run.artifacts import Decision, Model, Scores, TaskScore, Weights
+from components.run.results import FULL, TINY, VariantResults
 
 METRICS = (
     "acc_norm",
@@ -70,7 +71,7 @@ def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
     """What lies in the folder; raises PrerequisiteError when these are no results that can be read."""
     if not folder.is_dir():
         raise PrerequisiteError(f"{folder} is no folder. Give a variant's folder, e.g. runs/demo/variants/int8.")
-    if any((folder / f"{stage}.json").exists() for stage in ("full", "tiny")):
+    if any(VariantResults(str(folder)).scores(stage).path.exists() for stage in (FULL, TINY)):
         return read_ours(folder)
     if next(folder.rglob("samples_*.jsonl"), None):
         return read_harness(folder, metrics)

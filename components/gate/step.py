@@ -8,8 +8,7 @@ from components.policies.policy import chosen
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
-from components.run.results import hand_on_judged
-from components.storage.location import open_store
+from components.run.results import RunResults
 
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
@@ -20,7 +19,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:
         if planned.judged_in:
-            hand_on_judged("decision.json", planned.results, decision)
+            kept.keep_earlier_decision(RunResults(planned.results), decision)
             step.end(skipped=True, note=f"judged before in {planned.judged_in}")
             return numbers(Decision.read(decision))
         reached = [Scores.read(each) for each in scores]
@@ -32,7 +31,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         shown = tuple(flip for row in answer.verdicts for flip in examples(told.get(row.variant, ())))
         answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned, "examples": shown})
         answer.write(decision)
-        open_store(planned.results).put_file(Path(decision), "decision.json")
+        RunResults(planned.results).decision.put(Path(decision))
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
     return numbers(answer)
 

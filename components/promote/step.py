@@ -6,7 +6,7 @@ from components.errors import PrerequisiteError
 from components.policies.policy import chosen
 from components.run import progress
 from components.run.artifacts import Decision
-from components.storage.location import open_store
+from components.run.results import RunResults
 from components.tracking.uris import own_store
 
 
@@ -19,7 +19,7 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
     """
     from components.promote.promotion import promote as promote_model
     from components.promote.registry import Registered, register
-    from components.tracking.facts import FACTS, RunFacts
+    from components.tracking.facts import RunFacts
     from components.tracking.tracked_run import TrackedRun
 
     with progress.step(results, "promote") as step:
@@ -31,21 +31,21 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
                 skipped=True, note="MLflow does not have the run" if recorded.spooled else "nothing was judged anew"
             )
             return
-        facts = RunFacts.model_validate_json(open_store(results).get_text(FACTS) or "{}")
+        facts = RunResults(results).facts.read(RunFacts)
         try:
-            registered = register(answer, recorded, uri, judged_at=facts.started_at)
+            registered = register(answer, recorded, uri, judged_at=facts.started_at if facts else 0.0)
         except PrerequisiteError as refusal:
             step.end(note=f"Not in the registry: {refusal} To do it later: quantgate track {results}")
             return
         registered.write(promoted)
-        open_store(results).put_file(Path(promoted), "registered.json")
+        RunResults(results).registered.put(Path(promoted))
         note = f"{registered.model}: candidate {registered.candidate or 'none'}"
         if move and registered.candidate:
             allowed = chosen(answer.use_case, answer.policy_text).promotes
             try:
                 done = promote_model(uri, registered.model, registered.versions[registered.candidate], allowed=allowed)
                 note += f", champion {done.variant}"
-                open_store(results).put_text(done.model_dump_json(indent=2) + "\n", "promotion.json")
+                RunResults(results).promotion.write(done)
             except PrerequisiteError as refusal:
                 note += f"; {refusal}"
         step.end(note=note)

@@ -17,6 +17,7 @@ from components.models.variants import Variant
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
 from components.run.progress import Step
+from components.run.results import RunResults
 from components.storage.location import fetch
 from components.storage.store import Store
 
@@ -31,7 +32,7 @@ def quantize(
     """The variant's weights in the store; the baseline's are its own.
 
     Weights that an earlier run made of the same baseline with the same recipe are reused. A variant that cannot be
-    made is a value with a `failure`; llm-compressor's log is `logs/quantize-VARIANT.log` under `results`.
+    made is a value with a `failure`; llm-compressor's log stays in `results`.
     """
     if not variant.quantized:
         return Weights(
@@ -56,7 +57,9 @@ def quantize(
         calibration=calibration.in_words(),
     )
     try:
-        made = compress(variant, baseline, store, results / "logs" / f"quantize-{variant.name}.log", step, calibration)
+        made = compress(
+            variant, baseline, store, RunResults(str(results)).log(f"quantize-{variant.name}"), step, calibration
+        )
     except PrerequisiteError as error:
         return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
     weights = weights.model_copy(update={**made, "duration_s": time.monotonic() - started})
@@ -81,7 +84,7 @@ def compress(
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
-        out, facts_file = Path(scratch) / "model", Path(scratch) / "facts.json"
+        out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         command = [sys.executable, "-m", "components.quantize.compress", "--variant", variant.name]
         command += ["--model", str(fetch(baseline.uri, cache_dir())), "--out", str(out), "--facts", str(facts_file)]
         command += ["--calibration", str(embedded(calibration.benchmark).file)]

@@ -8,6 +8,7 @@ from components.models.variants import variant_named
 from components.run import progress
 from components.run.artifacts import Model, Weights
 from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.storage.location import open_store
 
 
@@ -25,7 +26,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
             store = open_store(planned.store)
             made = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
         made.write(weights)
-        open_store(results).put_file(Path(weights), f"variants/{variant}/weights.json")
+        RunResults(results).weights(variant).put(Path(weights))
         note = "reused from an earlier run" if made.reused else made.layout
         step.end(made.failure, skipped=bool(known), note=note)
 

@@ -14,6 +14,7 @@ from components.report.stated_limits import bounds, limits
 from components.report.story import certainty, command, measured, noisiest, sources, stories
 from components.report.svg import standing_alone
 from components.run.artifacts import Decision
+from components.run.results import PLOTS, RunResults
 from components.storage.artifact import write_text
 
 OUTCOMES = {
@@ -29,12 +30,13 @@ OUTCOMES = {
 def write_report(
     decision: Decision, folder: Path, *, run: str = "", mlflow_hint: str = "", engine: str = ""
 ) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into the folder and return their paths.
+    """Write the report into the folder, as HTML and as Markdown, and return their paths.
 
     `run` names the run, `mlflow_hint` says where it is recorded, `engine` what served the models; an empty one is left
     out.
     """
-    html, markdown = folder / "report.html", folder / "report.md"
+    results = RunResults(str(folder))
+    html, markdown = results.report.path, results.report_markdown.path
     facts = _facts(decision) | {"run": run, "mlflow_hint": mlflow_hint, "engine": engine}
     write_text(html, _environment(decision, autoescape=True).get_template("report.html.j2").render(facts))
     write_text(markdown, _environment(decision, autoescape=False).get_template("report.md.j2").render(facts))
@@ -44,11 +46,9 @@ def write_report(
 def plots(decision: Decision) -> dict[str, str]:
     """The report's plots as SVG files of their own, by file name; those that it has."""
     rows = matrix(decision)
-    drawn = {
-        "size.svg": size_plot(rows),
-        "drops.svg": drop_plot(rows, limits(decision.policy)),
-        "limits.svg": forest_plot(decision),
-    }
+    drawn = dict(
+        zip(PLOTS, (size_plot(rows), drop_plot(rows, limits(decision.policy)), forest_plot(decision)), strict=True)
+    )
     style = _environment(decision, autoescape=False).get_template("plot.css.j2").render()
     return {name: standing_alone(each, style) for name, each in drawn.items() if each}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.run import progress
 from components.run.artifacts import Decision
-from components.storage.location import open_store
+from components.run.results import RunResults
 
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:
@@ -16,11 +16,11 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
     with progress.step(results, "report") as step, tempfile.TemporaryDirectory() as scratch:
         answer = Decision.read(decision)
         page, text = write_report(answer, Path(scratch), run=Path(results).name, engine=answer.engine)
-        store = open_store(results)
-        step.end(note=store.put_file(page, "report.html"))
-        store.put_file(text, "report.md")
-        store.put_text(verdicts_json(answer), "verdicts.json")
+        kept = RunResults(results)
+        step.end(note=kept.report.put(page))
+        kept.report_markdown.put(text)
+        kept.verdicts.put_text(verdicts_json(answer))
         for name, drawing in plots(answer).items():
-            store.put_text(drawing, f"plots/{name}")
+            kept.plot(name).put_text(drawing)
         Path(html).write_bytes(page.read_bytes())
         Path(markdown).write_bytes(text.read_bytes())

@@ -4,7 +4,7 @@ from components.errors import PrerequisiteError
 from components.policies.policy import chosen
 from components.run.artifacts import Model
 from components.run.plan import EvaluationPlan
-from components.storage.location import open_store
+from components.run.results import RunResults
 
 
 def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
@@ -21,7 +21,7 @@ def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> Eval
     if not found:
         return plan
     decision, tracked = found
-    store, told = open_store(plan.results), {"judged_in": tracked.link}
-    store.put_text(decision.model_copy(update=told).model_dump_json(indent=2) + "\n", "judged/decision.json")
-    store.put_text(tracked.model_dump_json(indent=2) + "\n", "judged/tracked.json")
-    return plan.model_copy(update=told)
+    results, link = RunResults(plan.results), {"judged_in": tracked.link}
+    results.earlier_decision.write(decision.model_copy(update=link))
+    results.earlier_tracked.write(tracked)
+    return plan.model_copy(update=link)

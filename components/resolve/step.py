@@ -7,10 +7,11 @@ the folder of the same name and knows nothing of files handed over or of kfp.
 from pathlib import Path
 
 from components.models.variants import BASELINE
-from components.resolve import checks, earlier_verdict, rows
+from components.resolve import checks, earlier_verdict, given, rows
 from components.resolve.checks import check
 from components.run import progress
 from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 from components.tracking.uris import own_store
@@ -30,14 +31,14 @@ def resolve(model: str, asked: EvaluationPlan, tracking_uri: str, baseline: str,
         checked = check(model, asked)
         embedded(Calibration().benchmark)  # what cannot be had is said here, before anything expensive
         found = sources.resolve(model, open_store(asked.store), cache_dir())
-        planned = rows.rows_at_hand(checked, step)
+        planned = rows.rows_at_hand(given.keep_given(checked), step)
         if planned.chat_template:
             checks.check_chat_template(str(fetch(found.uri, cache_dir(), weights=False)))
         if planned.skip_judged and (uri := tracking_uri or own_store(planned.results)):
             planned = earlier_verdict.judged_before(found, planned, uri)
         found.write(baseline)
         planned.write(plan)
-        open_store(asked.results).put_file(Path(plan), "plan.json")
+        RunResults(asked.results).plan.put(Path(plan))
         judged = f"; judged before in {planned.judged_in}" if planned.judged_in else ""
         step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB{judged}")
     return [BASELINE] if planned.judged_in else list(planned.variants)

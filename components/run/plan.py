@@ -12,6 +12,8 @@ class EvaluationPlan(Artifact):
     """A suite's name, or several: `openllm,code`."""
     custom: tuple[str, ...] = ()
     """Folders or s3:// prefixes of test sets of one's own."""
+    custom_kept: tuple[str, ...] = ()
+    """The run's own copies of them, which the steps after `resolve` read."""
     limit: int = 0
     """Items that a task may have at most; 0 is no limit."""
     data: str = ""
@@ -20,6 +22,8 @@ class EvaluationPlan(Artifact):
     """Whether prompts are put into the model's chat template."""
     irt_parameters: str = ""
     """tinyBenchmarks' published parameters, a file or s3:// address; empty: the scores of its tasks are plain means."""
+    irt_parameters_kept: str = ""
+    """The run's own copy of them."""
     use_case: str = ""
     policy: str = ""
     """The text of a policy file, in place of the use case's."""

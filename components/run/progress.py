@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.errors import PrerequisiteError
+from components.run.results import RunResults
 
 EVERY_S = 0.5
 
@@ -68,9 +69,10 @@ class Step:
 def step(results: str, name: str, variant: str = "") -> Iterator[Step]:
     """Tell that a step begins and, at the end of the block, how it ended; an exception counts as failed."""
     file = None
-    if "://" not in results:
-        Path(results).mkdir(parents=True, exist_ok=True)
-        file = Path(results) / "progress.jsonl"
+    kept = RunResults(results)
+    if kept.is_local:
+        kept.folder.mkdir(parents=True, exist_ok=True)
+        file = kept.progress
     current = Step(file, name, variant)
     current.tell(RUNNING)
     try:

@@ -1,6 +1,6 @@
 """Serve a variant where this run serves: on this machine, or on a cluster as QUANTGATE_SERVING says.
 
-`local` and `kserve` are behind the same verbs. What is kept of a server is variants/VARIANT/server.json in the results.
+`local` and `kserve` are behind the same verbs.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.run.artifacts import Server, Weights
+from components.run.results import RunResults
 from components.servers.cluster_settings import LOCAL, from_environment
-from components.storage.location import open_store
 
 
 def deploy(made: Weights, model_path: Path, results: str) -> Server:
@@ -66,15 +66,10 @@ def undeploy(variant: str, results: str) -> None:
         from components.servers import kserve
 
         kserve.undeploy(variant, results, settings)
-    elif (kept := open_store(results).get_text(server_name(variant))) is not None:
+    elif (server := RunResults(results).server(variant).read(Server)) is not None:
         from components.servers import local_vllm
 
-        local_vllm.undeploy(Server.model_validate_json(kept))
-
-
-def server_name(variant: str) -> str:
-    """Where the results keep the variant's server."""
-    return f"variants/{variant}/server.json"
+        local_vllm.undeploy(server)
 
 
 def local_folder(results: str) -> Path:

@@ -22,6 +22,7 @@ import psutil
 from components.errors import PrerequisiteError
 from components.processes.guarded import exit_status, start_guard
 from components.run.artifacts import Server
+from components.run.results import RunResults
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
@@ -86,10 +87,10 @@ def deploy(
     """Start vLLM on the model and wait until it answers; `digest` names its weights, `options` are more of vLLM's.
 
     A server that does not come up is a value with a `failure`: what happened, the last lines of its log, and the
-    command to try by hand. Its log is `logs/vllm-VARIANT.log` under `results`.
+    command to try by hand. Its log stays in `results`.
     """
     engine = find_engine()
-    log = results / "logs" / f"vllm-{variant}.log"
+    log = RunResults(str(results)).log(f"vllm-{variant}")
     served_name = f"quantgate-{variant}"
     server = Server(variant=variant)
     answering, settings = vllm_settings(engine, model_path, options)
@@ -110,7 +111,7 @@ def deploy(
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
-        guard = start_guard(command, settings, lease=results / "lease", log=log)
+        guard = start_guard(command, settings, lease=RunResults(str(results)).lease, log=log)
         failure = wait_until_ready(server, guard, ready_within_s)
         server = server.model_copy(
             update={"pid": guard.pid, "startup_s": time.monotonic() - started, "failure": failure}

@@ -16,7 +16,7 @@ from components.policies.policy import text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
 from components.storage.artifact import Artifact
 from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.tags import JUDGED_BY, RUN_ID_TAG, VARIANT_TAG
+from components.tracking.tags import DECISION, FLIPS, JUDGED_BY, RUN_ID_TAG, SCORES, VARIANT_TAG, VERDICT, WEIGHTS
 
 SHOWN = 300
 """Characters of a sentence in a table."""
@@ -81,7 +81,7 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
         tags["mlflow.source.git.commit"] = run.commit
     if run.judged_by:
         tags[JUDGED_BY] = run.judged_by
-    texts = {"decision.json": _json(decision)}
+    texts = {DECISION: _json(decision)}
     if policy := decision.policy_text or text_of(decision.use_case):
         texts["policy.yaml"] = policy
     return RunRow(
@@ -121,7 +121,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
                 tags=_tags(verdict, made, measured, run.run_id),
                 texts=_texts(verdict, made, measured),
                 files=(*_records(measured), *files.variants.get(verdict.variant, ())),
-                tables={"flips.json": flips} if (flips := files.flips.get(verdict.variant)) else {},
+                tables={FLIPS: flips} if (flips := files.flips.get(verdict.variant)) else {},
                 datasets=_datasets(measured) if measured else (),
                 status="FAILED" if verdict.verdict == "failed" else "FINISHED",
             )
@@ -272,7 +272,7 @@ def _cost_metrics(
 
 
 def _texts(verdict: Verdict, made: Weights | None, measured: Scores | None) -> dict[str, str]:
-    artifacts = {"verdict.json": verdict, "weights.json": made, "scores.json": measured}
+    artifacts = {VERDICT: verdict, WEIGHTS: made, SCORES: measured}
     return {name: _json(each) for name, each in artifacts.items() if each}
 
 

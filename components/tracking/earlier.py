@@ -13,10 +13,11 @@ from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
+from components.run.results import AGAIN, FULL, VariantResults
 from components.storage.artifact import Artifact
 from components.storage.location import open_store
 from components.tracking.connect import connected
-from components.tracking.tags import EXPERIMENTS, JUDGED_BY, VARIANT_TAG, experiment_name
+from components.tracking.tags import DECISION, EXPERIMENTS, JUDGED_BY, SCORES, VARIANT_TAG, experiment_name
 from components.tracking.tracked_run import TrackedRun, where
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def judged(
             return None
         wanted = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{judged_by(plan, limits)}'"
         for run in newest(client, [experiment], wanted):
-            decision = artifact(client, run, "decision.json", Decision, Path(scratch))
+            decision = artifact(client, run, DECISION, Decision, Path(scratch))
             if decision and not any(each.verdict == "failed" for each in decision.verdicts):
                 children = client.search_runs(
                     [experiment.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'", max_results=100
@@ -65,9 +66,10 @@ def judged(
 def scored(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str, folder: Path) -> Scores | None:
     """The newest scores of a baseline, asked the same of the same server, with their run; None where there are none.
 
-    Their records are left in `folder` as full.parquet, those of a second pass, where the plan has one, as
-    again.parquet. Raises PrerequisiteError when MLflow cannot be reached.
+    Their records are left in `folder`, and those of a second pass where the plan has one, under the names that
+    VariantResults gives them. Raises PrerequisiteError when MLflow cannot be reached.
     """
+    here = VariantResults(str(folder))
     with connected(tracking_uri, "tell what it holds") as client:
         known = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
         experiments = {each.experiment_id: each for each in known}
@@ -76,10 +78,11 @@ def scored(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: 
             f" and tags.`{VARIANT_TAG}` = '{weights.variant}'"
         )
         for run in newest(client, known, wanted):
-            scores = artifact(client, run, "scores.json", Scores, folder)
+            scores = artifact(client, run, SCORES, Scores, folder)
             if not scores or scores.identity != identity or (plan.noise_floor and not scores.again):
                 continue
-            files = {"full.parquet": scores.records, **({"again.parquet": scores.again} if plan.noise_floor else {})}
+            stages = {FULL: scores.records, **({AGAIN: scores.again} if plan.noise_floor else {})}
+            files = {here.records(stage).name: place for stage, place in stages.items()}
             at_hand = all(brought(client, run, name, place, folder) for name, place in files.items())
             if at_hand and whole(scores, folder):
                 link = where(tracking_uri, experiments[run.info.experiment_id], run.info.run_id, {}).link
@@ -123,11 +126,10 @@ def brought(client: "MlflowClient", run: "Run", name: str, place: str, folder: P
 
 def whole(scores: Scores, folder: Path) -> bool:
     """Whether the records in the folder are those that were scored."""
-    from components.evidence.saved_answers import (
-        read_ours,  # with numpy and pyarrow: a second that the track step does not need
-    )
+    # with numpy and pyarrow: a second that the track step does not need
+    from components.evidence.saved_answers import read_ours
 
-    scores.write(folder / "full.json")
+    VariantResults(str(folder)).scores(FULL).write(scores)
     try:
         return not read_ours(folder).failure
     except PrerequisiteError:

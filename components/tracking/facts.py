@@ -27,9 +27,6 @@ PACKAGES = (
 """Whose versions explain a difference between two runs; vLLM's comes from its server (`Server.engine`)."""
 
 
-FACTS = "facts.json"
-
-
 class RunFacts(Artifact):
     """One pipeline run, as a reader of MLflow wants to find it again."""
 

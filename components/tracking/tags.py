@@ -10,6 +10,10 @@ JUDGED_BY = "quantgate.judged_by"
 
 
 EXPERIMENTS = "quantgate/"
+DECISION, VERDICT, WEIGHTS, SCORES, FLIPS = (
+    f"{name}.json" for name in ("decision", "verdict", "weights", "scores", "flips")
+)
+"""What the artifacts of a run in MLflow are called."""
 
 
 def experiment_name(source: str, use_case: str) -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from components.errors import PrerequisiteError
+from components.run.results import RunResults
 
 SQLITE = "sqlite:///"
 PORT = 5000
@@ -85,4 +86,5 @@ def _from_here(path: Path) -> Path:
 def own_store(results: str) -> str:
     """The tracking URI of an MLflow store in the results' folder; empty where they are in a bucket."""
 
-    return "" if "://" in results else local_tracking_uri(Path(results) / "mlflow")
+    kept = RunResults(results)
+    return local_tracking_uri(kept.mlflow) if kept.is_local else ""

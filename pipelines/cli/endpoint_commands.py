@@ -13,10 +13,11 @@ from components.errors import PrerequisiteError
 from components.resolve import checks, rows
 from components.run.artifacts import Scores
 from components.run.plan import EvaluationPlan
+from components.run.results import FULL, VariantResults
 from components.storage.cache import cache_dir
 from pipelines import options
 from pipelines.cli.progress_bar import bar
-from pipelines.served_model import MODEL, RECORDS, endpoint_server, tested
+from pipelines.served_model import MODEL, endpoint_server, tested
 
 if TYPE_CHECKING:
     pass
@@ -84,6 +85,7 @@ def evaluate(
     from components.run.machine import gpus_here
 
     folder, console = out.absolute(), Console(highlight=False)
+    here = VariantResults(str(folder))
     plan = EvaluationPlan(
         variants=(MODEL,),
         suite=suite,
@@ -102,18 +104,18 @@ def evaluate(
         checks.check_chat_template(served.model_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "full.json").unlink(missing_ok=True)  # an earlier evaluation's
-        (folder / RECORDS).touch()
+        here.scores(FULL).path.unlink(missing_ok=True)  # an earlier evaluation's
+        here.records(FULL).path.touch()
     except OSError as error:
         what = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(what) from None
     with bar(console, "eval") as step:
         found = tested(served, rows.rows_at_hand(plan, step), step)
-    found.model_copy(update={"records": RECORDS}).write(folder / "full.json")
+    found.model_copy(update={"records": here.records(FULL).name}).write(here.scores(FULL).path)
     summary = summary_of(found, repository or served.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))
     show(found, console)
-    console.print(f"Results  {folder / 'full.json'}", soft_wrap=True)
+    console.print(f"Results  {here.scores(FULL).path}", soft_wrap=True)
     console.print(f"Summary  {folder / file_name(summary)}", soft_wrap=True)
 
 

@@ -15,8 +15,9 @@ from components.promote.promotion import promote as promote_model
 from components.promote.promotion import rollback as roll_back
 from components.promote.registry import Registered, register
 from components.run.artifacts import Decision
-from components.track.spool import DECISION, at_hand, send
-from components.tracking.facts import FACTS, RunFacts
+from components.run.results import RunResults
+from components.track.spool import at_hand, send
+from components.tracking.facts import RunFacts
 from components.tracking.uris import shown_uri
 from pipelines import options
 
@@ -33,11 +34,11 @@ def track(
     tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [where it was to be recorded].")] = "",
 ) -> None:
     """Record a run in MLflow that it did not take when it ran; again it updates what is there."""
-    with at_hand(run) as folder:
-        found = send(folder, tracking_uri)
-        at = RunFacts.read(folder / FACTS).started_at
-        registered = register(Decision.read(folder / DECISION), found, tracking_uri or found.tracking_uri, at)
-        registered.write(folder / "registered.json")
+    with at_hand(run) as results:
+        found = send(results, tracking_uri)
+        at = RunFacts.read(results.facts.path).started_at
+        registered = register(Decision.read(results.decision.path), found, tracking_uri or found.tracking_uri, at)
+        registered.write(results.registered.path)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{found.tracking_uri}: {found.page}", markup=False)
     console.print(f"{registered.model}: candidate {registered.candidate or 'none'}", markup=False)
@@ -66,15 +67,14 @@ def rollback(model: Model, tracking_uri: TrackingUri, kserve: Kserve = None, ser
     tell(roll_back(tracking_uri, model, check_patch(kserve, service)), kserve, service)
 
 
-def told(run: Path, decision: Decision, tracking_uri: str) -> list[str]:
+def told(run: RunResults, decision: Decision, tracking_uri: str) -> list[str]:
     """What a run did to the registry and what may be done next, a line each."""
     if decision.judged_in:
         return []  # the run that judged it told so, and what it promoted may have been rolled back since
-    if not (file := run / "registered.json").exists():
-        return [f"it did not take the variants; to do it later: quantgate track {options.shown(run)}"]
-    known = Registered.read(file)
-    if (file := run / "promotion.json").exists():
-        done = Promotion.read(file)
+    known = run.registered.read(Registered)
+    if known is None:
+        return [f"it did not take the variants; to do it later: quantgate track {options.shown(run.folder)}"]
+    if done := run.promotion.read(Promotion):
         return [f"{done.model}: champion is version {done.champion}, {done.variant} ({done.verdict})"]
     if not known.candidate:
         return []

@@ -16,6 +16,7 @@ from components.resolve import checks
 from components.run.artifacts import Decision
 from components.run.plan import EvaluationPlan
 from components.run.progress import FAILED, Event
+from components.run.results import RunResults
 from pipelines import local, options
 from pipelines.cli import mlflow_commands, watch
 from pipelines.exits import INTERRUPTED
@@ -79,6 +80,7 @@ def run(
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
     folder = out.absolute()
+    results = RunResults(str(folder))
     written = policy_text(policy) if policy else ""
     asked = EvaluationPlan(
         variants=tuple(names(variants)),
@@ -96,7 +98,7 @@ def run(
         skip_judged=skip_judged,
         calibration_samples=calibration_samples,
         calibration_tokens=calibration_tokens,
-        store=store or str(folder / "store"),
+        store=store or str(results.store),
         results=str(folder),
     )
     arguments = local.Arguments(
@@ -120,7 +122,7 @@ def run(
     except KeyboardInterrupt:  # typer would leave without a word
         fail("quantgate: interrupted; every server of the run is stopped.", INTERRUPTED)
     if not finished:
-        log = options.shown(folder / "logs" / "pipeline.log")
+        log = options.shown(results.log("pipeline"))
         fail(f"quantgate: The run failed. {why(failures, folder)}\nIts log: {log}", 1)
     conclude(folder, tracking_uri, console)
 
@@ -155,21 +157,22 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
     from components.report.terminal import terminal_matrix
     from components.tracking.links import opened
     from components.tracking.tracked_run import TrackedRun
-    from components.tracking.uris import local_tracking_uri, open_command
+    from components.tracking.uris import open_command, own_store
 
     console.print()
-    decision = Decision.read(folder / "decision.json")
+    results = RunResults(str(folder))
+    decision = Decision.read(results.decision.path)
     console.print(terminal_matrix(decision))
-    uri = tracking_uri or local_tracking_uri(folder / "mlflow")
-    tracked = TrackedRun.read(folder / "tracked.json")
+    uri = tracking_uri or own_store(str(folder))
+    tracked = TrackedRun.read(results.tracked.path)
     if decision.judged_in:
         console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
     if tracked.spooled:
         console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"To send it later: quantgate track {options.shown(folder)}", markup=False, highlight=False)
     lines = [
-        ("Report", str(options.shown(folder / "report.html"))),
-        ("Scripts", str(options.shown(folder / "verdicts.json"))),
+        ("Report", str(options.shown(results.report.path))),
+        ("Scripts", str(options.shown(results.verdicts.path))),
     ]
     if not tracked.spooled:
         lines += [
@@ -177,7 +180,7 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
             ("", f"then the variants side by side: {opened(tracked.compare_page)}"),
             *(
                 ("Registry" if number == 0 else "", line)
-                for number, line in enumerate(mlflow_commands.told(folder, decision, uri))
+                for number, line in enumerate(mlflow_commands.told(results, decision, uri))
             ),
         ]
     for title, what in lines:

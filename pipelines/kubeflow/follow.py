@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from components.errors import PrerequisiteError
-from components.run.results import of_run
-from components.storage.location import open_store
+from components.run.results import RunResults, of_run
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
 from pipelines.kubeflow.run_parameters import RESULTS
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from kfp_server_api import models as api
 
     from pipelines.kubeflow.connection import Kubeflow, Place
-
-VERDICTS = "verdicts.json"
 
 
 def follow_run(place: "Place", run: str, *, stop: bool, poll_s: float) -> None:
@@ -67,20 +64,21 @@ def left_going(run: str) -> Iterator[None]:
 
 def verdicts(run: "api.V2beta1Run") -> list[str]:
     """The variants' verdicts, from the run's results; each is told with its reason."""
-    results = run.runtime_config.parameters.get("results", RESULTS)
-    place = of_run(results, run.run_id)
+    parameter = run.runtime_config.parameters.get("results", RESULTS)
+    results = RunResults(of_run(parameter, run.run_id))
+    place = results.location
     try:
-        text = open_store(place).get_text(VERDICTS)
+        text = results.verdicts.text()
     except PrerequisiteError as error:
         raise PrerequisiteError(f"The run has its verdict at {place}, which cannot be read here: {error}") from error
     if text is None:
         raise PrerequisiteError(
-            f"The run succeeded and left no {VERDICTS} at {place}. Look at the logs of its step report."
+            f"The run succeeded and left no {results.verdicts.name} at {place}. Look at the logs of its step report."
         )
     variants = json.loads(text)[1:]
     for row in variants:
         tell(f"{row['variant']}: {row['verdict']}. {row['sentence']}")
-    tell(f"report {place}/report.html")
+    tell(f"report {results.report}")
     return [row["verdict"] for row in variants]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
-from components.storage.location import open_store
-from pipelines.kubeflow.follow import VERDICTS, tell, wait
+from components.run.results import RunResults
+from pipelines.kubeflow.follow import tell, wait
 from pipelines.kubeflow.run_parameters import checked
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def check_readable(results: str) -> None:
     """Raise PrerequisiteError where the verdict could not be read at the end, which may be hours later."""
     try:
-        open_store(results).get_text(VERDICTS)
+        RunResults(results).verdicts.text()
     except PrerequisiteError as error:
         raise PrerequisiteError(
             f"{error} The verdict would be read there. Set AWS_ENDPOINT_URL and the credentials so that this machine "
