@@ -29,7 +29,7 @@ from components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
 STOPPED_WITHIN_S = 20.0
-DECIDED_IN_THE_RUN = {"asked", "judged_in", "custom_kept", "irt_parameters_kept"}
+DECIDED_IN_THE_RUN = {"asked", "judged_in", "limits", "custom_kept", "irt_parameters_kept"}
 """What a plan has only once the run has resolved it, and is no parameter of the pipeline."""
 
 

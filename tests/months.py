@@ -48,7 +48,7 @@ def decision_of(week: int, use_case: str, folder: Path) -> Decision:
     failed = "int4-g64" if week == FAILED_WEEK else ""
     found = make_decision(folder, failed=failed)
     rows = tuple(each if each.variant == failed else judged(each, week) for each in found.verdicts)
-    return found.model_copy(update={"use_case": use_case, "verdicts": rows})
+    return found.model_copy(update={"limits": use_case_named(use_case), "verdicts": rows})
 
 
 def judged(row: Verdict, week: int) -> Verdict:

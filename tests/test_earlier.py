@@ -39,7 +39,8 @@ SERVER = "d0 on vllm 1.0"
 
 def plan_of(folder: Path, **changes: Any) -> EvaluationPlan:
     known = {"variants": ("bf16", "int8"), "suite": "demo", "use_case": "general-chat", "asked": "these questions"}
-    return EvaluationPlan(**(known | {"store": str(folder / "store"), "results": str(folder / "results")} | changes))
+    plan = EvaluationPlan(**(known | {"store": str(folder / "store"), "results": str(folder / "results")} | changes))
+    return plan.model_copy(update={"limits": chosen(plan.use_case, plan.policy)})
 
 
 def decided(folder: Path, plan: EvaluationPlan, failed: bool = False) -> Decision:
@@ -68,7 +69,7 @@ def earlier(tmp_path: Path, local: str) -> Callable[..., TrackedRun]:
 
     def one(run_id: str = "run-1", failed: bool = False, **changes: Any) -> TrackedRun:
         plan = plan_of(tmp_path, **changes)
-        facts = RunFacts(run_id=run_id, name=run_id, judged_by=judged_by(plan, LIMITS))
+        facts = RunFacts(run_id=run_id, name=run_id, judged_by=judged_by(plan))
         return track(decided(tmp_path / run_id, plan, failed), facts, RunFiles(), local)
 
     return one
@@ -218,8 +219,8 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
 def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) -> None:
     policy = "name: Bob's\nmax_average_drop: 1 %\n"
     plan, limits = plan_of(tmp_path, policy=policy), chosen("general-chat", policy)
-    decision = decided(tmp_path / "run-1", plan).model_copy(update={"use_case": limits.name, "policy_text": policy})
-    facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan, limits))
+    decision = decided(tmp_path / "run-1", plan).model_copy(update={"limits": limits, "policy_text": policy})
+    facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan))
     tracked = track(decision, facts, RunFiles(), local)
     assert earlier_verdict.judged_before(MODEL, plan, local).judged_in == tracked.link
 
@@ -248,12 +249,12 @@ def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier(failed=True)
-    assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None
+    assert judged(MODEL, plan_of(tmp_path), local) is None
     tracked = earlier("run-2")
-    assert judged(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), LIMITS, local) is None
-    found = judged(MODEL, plan_of(tmp_path), LIMITS, local)
+    assert judged(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), local) is None
+    found = judged(MODEL, plan_of(tmp_path), local)
     assert found is not None
     assert found[1] == tracked
     for kept in (tmp_path / "my results").rglob("artifacts/decision.json"):
         kept.write_text("{", encoding="utf-8")
-    assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None
+    assert judged(MODEL, plan_of(tmp_path), local) is None

@@ -7,6 +7,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
+from components.policies.policy import use_case_named
 from components.promote import step as promote_step
 from components.promote.promotion import promote, rollback
 from components.promote.registry import DIGEST, RUN, Registered, model_name, register
@@ -15,7 +16,7 @@ from components.run.results import RunResults
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
 from pipelines.cli.mlflow_commands import told
-from tests.decided import FACTS, make_decision, report_files
+from tests.decided import FACTS, called, make_decision, report_files
 from tests.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
@@ -278,7 +279,7 @@ def test_weights_whose_store_has_moved_are_a_version_of_their_own(tmp_path: Path
 
 def test_a_name_holds_nothing_that_mlflows_search_trips_over(tmp_path: Path, local: str) -> None:
     assert model_name("file:/data/bob's model", "Bob's tutor") == "file-data-bob-s-model.Bob-s-tutor"
-    decision = placed(make_decision(tmp_path)).model_copy(update={"use_case": "Bob's tutor"})
+    decision = called(placed(make_decision(tmp_path)), "Bob's tutor")
     found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
     assert found.candidate == "int8"
 
@@ -335,7 +336,11 @@ def test_a_runs_end_tells_what_may_be_promoted(
     rows = tuple(
         each.model_copy(update={"verdict": verdict}) if each.variant == "int8" else each for each in decision.verdicts
     )
-    said = told(RunResults(str(tmp_path)), decision.model_copy(update={"verdicts": rows, "use_case": use_case}), local)
+    said = told(
+        RunResults(str(tmp_path)),
+        decision.model_copy(update={"verdicts": rows, "limits": use_case_named(use_case)}),
+        local,
+    )
     assert said[0].endswith(line)
     assert len(said) == (2 if verdict == "ship" else 1)
     promote(local, found.model, found.versions["int8"], allowed=["ship", "monitor"]).write(tmp_path / "promotion.json")

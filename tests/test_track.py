@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
+from components.policies.policy import use_case_named
 from components.run.artifacts import LimitEvidence, Scores, TaskEvidence
 from components.track.mlflow_rows import variant_rows
 from components.track.mlflow_writer import track
@@ -67,7 +68,7 @@ def test_a_pipeline_run_becomes_a_parent_with_one_child_for_each_variant(local: 
         "suite": "quick",
         "use_case": "general-chat",
         "variants": "bf16, int8, int4-g128, int4-g64",
-        "policy": "average drop: ship < 1 %",
+        "policy": use_case_named("general-chat").policy_in_words(),
     }
     assert parent.data.tags["quantgate.run_id"] == "run-1"
     assert parent.data.tags["package.torch"] == "2.13.0"

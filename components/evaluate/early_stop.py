@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from components.benchmarks import selection, suites
 from components.models.variants import BASELINE
-from components.policies.policy import chosen
 from components.run.artifacts import Scores, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, RunResults, VariantResults
@@ -33,7 +32,7 @@ def stopping(tiny: Scores, plan: EvaluationPlan) -> "Enough | None":
     weights = RunResults(plan.results).weights(tiny.variant).read(Weights)
     if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
         return None
-    rule = Stopping(chosen(plan.use_case, plan.policy), baseline, weights, len(plan.variants) - 1)
+    rule = Stopping(plan.decided_limits, baseline, weights, len(plan.variants) - 1)
     return lambda scores, found: rule.enough(scores, saved_answers.by_task(records.table(found)))
 
 

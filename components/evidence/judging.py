@@ -21,7 +21,8 @@ from components.evidence.case import Case, case
 from components.evidence.change import about
 from components.evidence.limits import DropTest, Limit, Task
 from components.evidence.margin import ABSOLUTE
-from components.policies.policy import UseCase, next_step
+from components.evidence.next_steps import next_step
+from components.policies.policy import UseCase
 from components.run.artifacts import Comparison, LimitEvidence, TaskEvidence, Verdict
 
 LARGEST_LOGARITHM = 700.0

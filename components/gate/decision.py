@@ -6,9 +6,10 @@ from components.evidence import judging
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate, candidate, first_difference
 from components.evidence.case import unmeasurable
+from components.evidence.next_steps import next_step
 from components.gate.point import judge, mean
 from components.models.variants import BASELINE, variant_named
-from components.policies.policy import UseCase, next_step
+from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
 
 ByTask = Mapping[str, Answers]
@@ -67,12 +68,10 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
     return Decision(
         model=model,
         suite=suite,
-        use_case=use_case.name,
-        policy=use_case.policy_in_words(),
+        limits=use_case,
         verdicts=(_reference(baseline), *(verdicts[each.name] for each in variants)),
         weights=tuple(each.weights for each in candidates),
         scores=tuple(each.scores for each in candidates),
-        relative=use_case.relative,
         comparisons=judging.compare(paired),
     )
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from components.evidence.candidate import Candidate
 from components.evidence.change import Change
-from components.policies.policy import UseCase, next_step, side
+from components.evidence.next_steps import next_step
+from components.policies.policy import UseCase, side
 from components.run.artifacts import Scores, Verdict
 
 

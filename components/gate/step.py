@@ -4,7 +4,6 @@ from pathlib import Path
 
 from components.benchmarks import selection
 from components.gate import kept
-from components.policies.policy import chosen
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
@@ -24,7 +23,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
             return numbers(Decision.read(decision))
         reached = [Scores.read(each) for each in scores]
         answers, again = kept.kept_answers(reached, planned.results)
-        limits, made = chosen(planned.use_case, planned.policy), [Weights.read(each) for each in weights]
+        limits, made = planned.decided_limits, [Weights.read(each) for each in weights]
         suite = selection.suite_of(planned).name
         answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
         told = kept.kept_flips(reached, planned.results)

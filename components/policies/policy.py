@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from components.errors import PrerequisiteError
-from components.models.variants import VARIANTS
 from components.storage.yaml_file import parse
 
 USE_CASES = Path(__file__).parent / "use_cases"
@@ -93,6 +92,8 @@ class Band:
     verdict_in_words: str
     opening: str
     """What the sentence of such a verdict begins with."""
+    upper_in_words: str = ""
+    """`under 1 %`, `to 5 %`; empty for a band without an end."""
     upper_belongs: bool = False
     """True when a drop of exactly `upper` lies in this band, not in the next."""
 
@@ -163,14 +164,22 @@ class UseCase(BaseModel):
         """The bands in ascending order; the last one has no end."""
         ship, monitor, ab_test = (self.in_words_of(each) for each in self.edges)
         return (
-            Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships"),
-            Band("monitor", self.bands.monitor, f"from {ship} to under {monitor}", "monitor", "Ships under monitoring"),
+            Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships", f"under {ship}"),
+            Band(
+                "monitor",
+                self.bands.monitor,
+                f"from {ship} to under {monitor}",
+                "monitor",
+                "Ships under monitoring",
+                f"under {monitor}",
+            ),
             Band(
                 "ab_test",
                 self.bands.ab_test,
                 f"from {monitor} to {ab_test}",
                 "A/B test",
                 "Needs an A/B test",
+                f"to {ab_test}",
                 upper_belongs=True,
             ),
             Band("reject", math.inf, f"over {ab_test}", "reject", "Rejected"),
@@ -200,7 +209,7 @@ class UseCase(BaseModel):
         return ", ".join(limits)
 
     def policy_in_words(self) -> str:
-        """The bands and the limits in one line, as `Decision.policy` keeps them."""
+        """The bands and the limits in one line, for a reader."""
         bands = ", ".join(f"{band.verdict_in_words} {band.range_in_words}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
         return f"average drop: {bands}; {self.name}: {self.in_words()}, else reject; {scale}"
@@ -254,33 +263,3 @@ def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
             f" scores {', '.join(scored) or 'no task'}. Choose a suite with {', '.join(lacking)}{suites}, or a use case"
             f" that this suite can answer for: {', '.join(possible) or 'none'}."
         )
-
-
-NEXT_STEPS = {
-    "reference": "Keep serving it until a variant replaces it.",
-    "ship": "Serve it.",
-    "monitor": "Serve it and watch the benchmarks' live counterpart.",
-    "ab_test": "A/B test it against the baseline on live traffic before it replaces the baseline.",
-    "inconclusive": "Ask it and the baseline more questions, or A/B test it; until then keep what serves today.",
-    "not_comparable": "Evaluate it and the baseline again in one run; until then keep what serves today.",
-    "failed": "Remove the cause named here and run again; until then keep what serves today.",
-}
-"""What a release manager does; about a rejected variant that depends on the variant."""
-
-
-def next_step(verdict: str, variant: str) -> str:
-    """What a release manager does about a variant with that verdict."""
-    return NEXT_STEPS.get(verdict) or _milder_than(variant)
-
-
-def _milder_than(variant: str) -> str:
-    """What to try in place of a rejected variant: scales that fewer weights share, or wider weights."""
-    row = VARIANTS.get(variant)
-    if row is None or row.group_size is None:
-        return "Keep serving the baseline."
-    finer = [
-        each.name
-        for each in VARIANTS.values()
-        if each.scheme == row.scheme and each.group_size is not None and each.group_size < row.group_size
-    ]
-    return f"Try int8 or a smaller group size ({', '.join(finer)})." if finer else "Try int8."

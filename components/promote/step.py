@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.policies.policy import chosen
 from components.run import progress
 from components.run.artifacts import Decision
 from components.run.results import RunResults
@@ -41,7 +40,7 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
         RunResults(results).registered.put(Path(promoted))
         note = f"{registered.model}: candidate {registered.candidate or 'none'}"
         if move and registered.candidate:
-            allowed = chosen(answer.use_case, answer.policy_text).promotes
+            allowed = answer.limits.promotes
             try:
                 done = promote_model(uri, registered.model, registered.versions[registered.candidate], allowed=allowed)
                 note += f", champion {done.variant}"

@@ -10,7 +10,7 @@ from components.report import formats
 from components.report.forest import forest_plot
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
-from components.report.stated_limits import bounds, limits
+from components.report.stated_limits import bounds, stated_limits
 from components.report.story import certainty, command, measured, noisiest, sources, stories
 from components.report.svg import standing_alone
 from components.run.artifacts import Decision
@@ -47,7 +47,11 @@ def plots(decision: Decision) -> dict[str, str]:
     """The report's plots as SVG files of their own, by file name; those that it has."""
     rows = matrix(decision)
     drawn = dict(
-        zip(PLOTS, (size_plot(rows), drop_plot(rows, limits(decision.policy)), forest_plot(decision)), strict=True)
+        zip(
+            PLOTS,
+            (size_plot(rows), drop_plot(rows, stated_limits(decision.limits)), forest_plot(decision)),
+            strict=True,
+        )
     )
     style = _environment(decision, autoescape=False).get_template("plot.css.j2").render()
     return {name: standing_alone(each, style) for name, each in drawn.items() if each}
@@ -102,7 +106,7 @@ def _facts(decision: Decision) -> dict[str, object]:
         "judged": [each for each in decision.verdicts if each.form == "evidence"],
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),
-        "drop_plot": drop_plot(rows, limits(decision.policy)),
+        "drop_plot": drop_plot(rows, stated_limits(decision.limits)),
     }
 
 
@@ -116,7 +120,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    edges, unit = bounds(decision.policy, tasks_of(decision)), formats.unit_of(decision.relative)
+    edges, unit = bounds(decision.limits, tasks_of(decision)), formats.unit_of(decision.relative)
     environment.filters |= {
         "percent": lambda drop, subject: formats.percent_text(drop, edges[subject], unit),
         "drop": lambda drop: formats.percent_text(drop, unit=unit),

@@ -99,7 +99,8 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
     if not lanes:
         return Markup("")
     tasks = {cell.task for row in rows for cell in row.cells}
-    averages = [limit for limit in limits if limit.subject not in tasks]
+    limits = tuple(limit for limit in limits if not limit.task or limit.task in tasks)
+    averages = [limit for limit in limits if not limit.task]
     spread = 9 * max(len(rows) - 2, 0)
     lane_height = 40 + spread
     top = 8 + LABEL_HEIGHT * len(averages)
@@ -113,7 +114,7 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
         y = top + place * lane_height
         drawn.append(line(18, y, RIGHT + 4, y, "lane"))
         drawn.append(text(20, y + 14, shortened(name, 52), kind="average" if place == 0 else "task"))
-        drawn.extend(_task_limits([each for each in limits if place and each.subject == name], across, y, lane_height))
+        drawn.extend(_task_limits([each for each in limits if place and each.task == name], across, y, lane_height))
         drawn.extend(marker(index, across.at(100 * drop), y + 27 + 9 * (index - 1)) for index, drop in found.items())
     drawn.append(text(WIDTH / 2, bottom + 36, "drop in % of the baseline's score (below 0: better)", "middle"))
     return svg(bottom + 46, "Drop of each variant on average and per task, with the limits", drawn)

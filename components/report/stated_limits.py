@@ -1,12 +1,11 @@
-"""The limits that a policy states in words, for drawing and for choosing how many digits a drop needs."""
+"""The drops that a policy allows at most, for drawing and for choosing how many digits a drop needs."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from components.policies.policy import UseCase
+
 AVERAGE = "average"
-_UPPER = re.compile(r"(?:under|at most|to|<=?|≤)\s*(?P<percent>\d+(?:\.\d+)?)\s*(?:%|points?\b)")
-_RANGE = re.compile(r"\s*(?:\bunder\b|\bat most\b|\bfrom\b|\bto\b|<|≤).*")
 
 
 @dataclass(frozen=True)
@@ -18,26 +17,28 @@ class StatedLimit:
     words: str
     """`under 3 %`, `at most 2 %`."""
     drop: float
+    task: str = ""
+    """The task that is limited; empty for the average."""
 
 
-def limits(policy: str) -> tuple[StatedLimit, ...]:
-    """Each upper bound in the words, e.g. of `average drop: ship under 1 %, monitor from 1 % to under 3 %; ...`.
+def stated_limits(policy: UseCase) -> tuple[StatedLimit, ...]:
+    """Where each band of the average drop ends, then the use case's own limits on drops."""
+    bands = [
+        StatedLimit(band.verdict_in_words, band.upper_in_words, band.upper)
+        for band in policy.band_list()
+        if band.upper_in_words
+    ]
+    own = [
+        StatedLimit(task, f"at most {policy.in_words_of(drop)}", drop, task) for task, drop in policy.max_drop.items()
+    ]
+    if policy.max_average_drop is not None:
+        words = f"at most {policy.in_words_of(policy.max_average_drop)}"
+        own.append(StatedLimit(AVERAGE, words, policy.max_average_drop))
+    return (*bands, *own)
 
-    None where the words give none: nothing is then drawn.
-    """
-    found = []
-    for part in re.split(r"[,;:]\s", policy):
-        bounds = list(_UPPER.finditer(part))
-        subject = _RANGE.sub("", part).strip()
-        if bounds and subject:
-            found.append(StatedLimit(subject, bounds[-1].group(0), float(bounds[-1].group("percent")) / 100))
-    return tuple(found)
 
-
-def bounds(policy: str, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """The drops at which the policy's answer changes, for each task and for the `average`."""
-    found: dict[str, tuple[float, ...]] = {AVERAGE: (), **dict.fromkeys(tasks, ())}
-    for limit in limits(policy):
-        subject = limit.subject if limit.subject in found else AVERAGE
-        found[subject] = (*found[subject], limit.drop)
-    return found
+def bounds(policy: UseCase, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """The drops at which the policy's answer changes, for each of these tasks and for the `average`."""
+    limits = stated_limits(policy)
+    found = {task: tuple(limit.drop for limit in limits if limit.task == task) for task in tasks}
+    return {AVERAGE: tuple(limit.drop for limit in limits if not limit.task), **found}

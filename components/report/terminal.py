@@ -31,7 +31,7 @@ def terminal_matrix(decision: Decision) -> RenderableType:
 
     80 columns take TASKS_ACROSS tasks; where there are more they stand in a table of their own, one below the other.
     """
-    rows, edges, tasks = matrix(decision), bounds(decision.policy, tasks_of(decision))[AVERAGE], tasks_of(decision)
+    rows, edges, tasks = matrix(decision), bounds(decision.limits, tasks_of(decision))[AVERAGE], tasks_of(decision)
     across = tasks if len(tasks) <= TASKS_ACROSS else ()
     table = _plain(Text(headline(decision), style="bold"), "Variant", "Verdict")
     table.add_column("Average\ndrop", justify="right", no_wrap=True)

@@ -63,9 +63,10 @@ def check(model: str, asked: EvaluationPlan) -> EvaluationPlan:
 
     variants = with_baseline(list(asked.variants))
     tasks = [each.task for each in selection.suite_of(asked).tasks]
-    check_use_case(chosen(asked.use_case, asked.policy), tasks)
+    limits = chosen(asked.use_case, asked.policy)
+    check_use_case(limits, tasks)
     check_source(model)
-    return check_questions(asked.model_copy(update={"variants": tuple(variants)}))
+    return check_questions(asked.model_copy(update={"variants": tuple(variants), "limits": limits}))
 
 
 def check_places(store: str, tracking_uri: str) -> None:

@@ -1,7 +1,6 @@
 """A base model that has a verdict by the same plan is not judged again."""
 
 from components.errors import PrerequisiteError
-from components.policies.policy import chosen
 from components.run.artifacts import Model
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
@@ -15,7 +14,7 @@ def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> Eval
     from components.tracking.earlier import judged
 
     try:
-        found = judged(model, plan, chosen(plan.use_case, plan.policy), tracking_uri)
+        found = judged(model, plan, tracking_uri)
     except PrerequisiteError:
         return plan
     if not found:

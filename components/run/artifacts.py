@@ -6,6 +6,7 @@ A variant that cannot go on carries the reason in `failure`: the steps after it 
 it. An empty `failure` means that the step did its work.
 """
 
+from components.policies.policy import UseCase
 from components.run.plan import EvaluationPlan
 from components.storage.artifact import Artifact
 
@@ -255,16 +256,13 @@ class Decision(Artifact):
 
     model: Model
     suite: str
-    use_case: str
-    policy: str
-    """The limits in words, e.g. `average drop: ship < 1 %, monitor < 3 % ...`."""
+    limits: UseCase
+    """What decided: the policy file that was given, or the use case."""
     verdicts: tuple[Verdict, ...]
     """The baseline's row first, then the variants in the order asked for."""
     weights: tuple[Weights, ...]
     scores: tuple[Scores, ...]
     """The last stage that each variant reached."""
-    relative: bool = True
-    """Whether drops are shares of the baseline's score; in points where not."""
     policy_text: str = ""
     """The policy file that was given in place of a use case; empty where none was."""
     plan: EvaluationPlan | None = None
@@ -275,6 +273,21 @@ class Decision(Artifact):
     """Of the variants that were judged by evidence, each pair once."""
     judged_in: str = ""
     """The MLflow run that came to this decision, where it was an earlier one."""
+
+    @property
+    def use_case(self) -> str:
+        """The use case's name, or the policy's."""
+        return self.limits.name
+
+    @property
+    def policy(self) -> str:
+        """The bands and the limits in one line, for a reader."""
+        return self.limits.policy_in_words()
+
+    @property
+    def relative(self) -> bool:
+        """Whether drops are shares of the baseline's score; in points where not."""
+        return self.limits.relative
 
     @property
     def engine(self) -> str:

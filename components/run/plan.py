@@ -1,5 +1,6 @@
 """The evaluation plan: what a run makes, what it tests, and how it is judged."""
 
+from components.policies.policy import UseCase
 from components.storage.artifact import Artifact
 
 
@@ -27,6 +28,8 @@ class EvaluationPlan(Artifact):
     use_case: str = ""
     policy: str = ""
     """The text of a policy file, in place of the use case's."""
+    limits: UseCase | None = None
+    """What decides: the policy or the use case, parsed once, by `resolve`."""
     stop_early: bool = True
     noise_floor: bool = False
     ledger: bool = True
@@ -40,3 +43,10 @@ class EvaluationPlan(Artifact):
     """sha256 of all that is asked: tasks, their definitions and settings, and the rows."""
     judged_in: str = ""
     """The MLflow run that holds the verdict already; empty where there is none or it is not looked for."""
+
+    @property
+    def decided_limits(self) -> UseCase:
+        """The limits of a plan that `resolve` has checked."""
+        if self.limits is None:
+            raise ValueError("The policy of this plan was never parsed: `resolve` does that.")
+        return self.limits

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.policies.policy import chosen
 from components.run import progress
 from components.run.artifacts import Decision
 from components.run.results import ResultFile, RunResults
@@ -36,7 +35,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         files = tuple(file for each in kept.report_files if (file := fetched(each, Path(scratch), pages.get(each))))
         uri = tracking_uri or own_store(results)
         name = f"{answer.suite} {run_id[:8]}"
-        by = judged_by(answer.plan, chosen(answer.use_case, answer.policy_text)) if answer.plan else ""
+        by = judged_by(answer.plan) if answer.plan else ""
         told = {"settings": {"engine": answer.engine or "none"}, "judged_by": by, "started_at": time.time()}
         facts = facts_here(run_id, name).model_copy(update=told)
         kept.facts.write(facts)

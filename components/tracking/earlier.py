@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
-from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, VariantResults
@@ -29,27 +28,25 @@ LOOKED_AT = 20
 """Runs, the newest first, that may hold what is looked for."""
 
 
-def judged_by(plan: EvaluationPlan, limits: UseCase) -> str:
+def judged_by(plan: EvaluationPlan) -> str:
     """sha256 of all that a verdict depends on beside the base model: what is made, what is asked, what is allowed."""
     parts = plan.model_dump(
         include={"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
     )
-    told = json.dumps([parts, limits.model_dump()], sort_keys=True, default=str)
+    told = json.dumps([parts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def judged(
-    model: Model, plan: EvaluationPlan, limits: UseCase, tracking_uri: str
-) -> tuple[Decision, TrackedRun] | None:
+def judged(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decision, TrackedRun] | None:
     """The newest decision by this plan on the model of this digest, and where it is; None where there is none.
 
     A run in which a variant failed is none. Raises PrerequisiteError when MLflow cannot be reached.
     """
     with connected(tracking_uri, "tell what it holds") as client, tempfile.TemporaryDirectory() as scratch:
-        experiment = client.get_experiment_by_name(experiment_name(model.source, limits.name))
+        experiment = client.get_experiment_by_name(experiment_name(model.source, plan.decided_limits.name))
         if not experiment:
             return None
-        wanted = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{judged_by(plan, limits)}'"
+        wanted = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{judged_by(plan)}'"
         for run in newest(client, [experiment], wanted):
             decision = artifact(client, run, DECISION, Decision, Path(scratch))
             if decision and not any(each.verdict == "failed" for each in decision.verdicts):

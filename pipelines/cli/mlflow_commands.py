@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from components.errors import PrerequisiteError
-from components.policies.policy import chosen, read_use_case, use_case_named, use_case_names
+from components.policies.policy import read_use_case, use_case_named, use_case_names
 from components.promote.inference_service import check_reachable, write_patch
 from components.promote.promotion import Promotion
 from components.promote.promotion import promote as promote_model
@@ -80,7 +80,7 @@ def told(run: RunResults, decision: Decision, tracking_uri: str) -> list[str]:
         return []
     verdict = next(each.verdict for each in decision.verdicts if each.variant == known.candidate)
     line = f"{known.model}: candidate is version {known.versions[known.candidate]}, {known.candidate} ({verdict})"
-    if verdict not in chosen(decision.use_case, decision.policy_text).promotes:
+    if verdict not in decision.limits.promotes:
         return [f"{line}; the policy does not let it become champion"]
     policy = " --policy FILE" if decision.policy_text else f" --policy {decision.use_case}"
     return [
