@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -29,34 +28,6 @@ from components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
 STOPPED_WITHIN_S = 20.0
-DECIDED_IN_THE_RUN = {"asked", "judged_in", "limits", "custom_kept", "irt_parameters_kept"}
-"""What a plan has only once the run has resolved it, and is no parameter of the pipeline."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What `ship` is called with; the names are the pipeline's parameters."""
-
-    model: str
-    variants: list[str]
-    suite: str
-    use_case: str
-    store: str
-    results: str
-    tracking_uri: str
-    calibration_samples: int
-    calibration_tokens: int
-    ledger: bool = True
-    skip_judged: bool = False
-    policy: str = ""
-    stop_early: bool = True
-    noise_floor: bool = False
-    custom: list[str] = field(default_factory=list)
-    limit: int = 0
-    data: str = ""
-    chat_template: bool = False
-    irt_parameters: str = ""
-    promote: bool = False
 
 
 class RunState(Artifact):
@@ -69,19 +40,19 @@ class RunState(Artifact):
     ended_at: float = 0.0
 
 
-def run(arguments: Arguments, watch: Callable[[list[progress.Event]], None]) -> bool:
-    """Run the pipeline into the folder `arguments.results`; returns whether it came to its end.
+def run(arguments: dict[str, Any], watch: Callable[[list[progress.Event]], None]) -> bool:
+    """Run the pipeline into the folder `results` of the arguments; returns whether it came to its end.
 
     `watch` is called a few times a second with what happened since. What an earlier run left in the folder as its
     outcome is removed first; its weights and its MLflow store stay. Raises PrerequisiteError when a run in that folder
     is still going on; on KeyboardInterrupt every process of the run is stopped and run.json says `interrupted`.
     """
-    results = RunResults(arguments.results)
+    results = RunResults(arguments["results"])
     with lease.hold(results.lease):
         results.clear()
-        state = RunState(state="running", arguments=asdict(arguments), started_at=time.time())
+        state = RunState(state="running", arguments=arguments, started_at=time.time())
         with recorded(results.state, state) as ended:
-            write_text(results.arguments, json.dumps(asdict(arguments), indent=2) + "\n")
+            write_text(results.arguments, json.dumps(arguments, indent=2) + "\n")
             guard = start_pipeline(results)
             try:
                 follow(guard, results, watch)
@@ -142,13 +113,13 @@ def main(arguments_file: Path) -> None:
 
     from pipelines.ship import ship
 
-    arguments = Arguments(**json.loads(arguments_file.read_text(encoding="utf-8")))
+    arguments = json.loads(arguments_file.read_text(encoding="utf-8"))
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(RunResults(arguments.results).steps),
+        pipeline_root=str(RunResults(arguments["results"]).steps),
         raise_on_error=True,
     )
-    ship(**asdict(arguments))
+    ship(**arguments)
 
 
 if __name__ == "__main__":

