@@ -19,8 +19,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from components.artifacts import Decision, Scores
-from components.progress import RUNNING, read
+from components.run.artifacts import Decision, Scores
+from components.run.progress import RUNNING, read
 
 SAMPLE_S = 1.0
 

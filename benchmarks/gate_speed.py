@@ -13,6 +13,7 @@ import tempfile
 import time
 from multiprocessing import Process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -20,11 +21,11 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 
-from components.artifacts import Model, Scores, TaskScore, Weights
+from components.evidence.saved_answers import read_records
 from components.gate.decision import decide
-from components.gate.policy import use_case_named
-from components.gate.saved import read_records
-from components.variants import BASELINE, VARIANTS
+from components.models.variants import BASELINE, VARIANTS
+from components.policies.policy import use_case_named
+from components.run.artifacts import Model, Scores, TaskScore, Weights
 
 SEED = 20261121
 CHOICES, SUBJECTS = 4, 57
@@ -99,7 +100,7 @@ def table(variant: str, arguments: argparse.Namespace) -> pyarrow.Table:
     return pyarrow.concat_tables(found)
 
 
-def scores_of(variant: str, answers: dict) -> Scores:
+def scores_of(variant: str, answers: dict[str, Any]) -> Scores:
     """The scores of these answers."""
     tasks = tuple(
         TaskScore(

@@ -19,11 +19,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from components.evaluate.ledger import Ledger, pack, question_keys, unpack
-from components.evaluate.plan import Loglik, Question
+from components.evaluate.ledger import Key, Ledger, pack, question_keys, unpack
+from components.servers.scoring_requests import Loglik, Question
 
 ROUNDS = 3
 ANSWERS_PER_S = (10, 100)
+
+
+def write_each(ledger: Ledger, keys: list[Key], answer: bytes) -> None:
+    """Write the answer under every key, one commit each."""
+    for key in keys:
+        ledger.put([(key, answer)])
 
 
 def main() -> None:
@@ -40,7 +46,7 @@ def main() -> None:
         with closing(Ledger(Path(folder) / "ledger.sqlite", "a model")) as ledger:
             keys = question_keys(questions)
             few = keys[:2000]
-            writing = median(lambda: [ledger.put([(key, answer)]) for key in few]) / len(few)
+            writing = median(lambda: write_each(ledger, few, answer)) / len(few)
             ledger.put((key, answer) for key in keys)
         with closing(Ledger(Path(folder) / "ledger.sqlite", "a model")) as ledger:
             reading = median(lambda: read(ledger, questions)) / len(questions)

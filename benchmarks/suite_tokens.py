@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from components.evaluate import suites
-from components.evaluate.harness import SHOTS_SEED, prepare
-from components.evaluate.plan import trie_size
-from components.evaluate.sources import Mirror
-from components.models import cache_dir, resolve
-from components.store import fetch, open_store
+from components.benchmarks import suites
+from components.benchmarks.harness import prepare
+from components.benchmarks.row_sources import Mirror
+from components.evaluate.run_task import SHOTS_SEED
+from components.models.sources import resolve
+from components.servers.scoring_requests import trie_size
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 
 DEFAULT_GENERATED = 256
 """Tokens that lm-eval's clients let a model write where a task does not say."""

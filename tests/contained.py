@@ -3,7 +3,7 @@
 import pytest
 
 from components.errors import PrerequisiteError
-from components.execute import check_sandbox
+from components.sandbox.programs import check_sandbox
 
 
 @pytest.fixture

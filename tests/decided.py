@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.track import RunFacts, RunFiles
+from components.policies.policy import use_case_named
+from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.tracking.facts import RunFacts, RunFiles
 
 FACTS = RunFacts(
     run_id="run-1",
@@ -81,8 +82,7 @@ def make_decision(folder: Path, failed: str = "", reused: bool = False) -> Decis
     return Decision(
         model=Model(source="hf:org/model", digest="base", uri="", size_bytes=1000, note="A copy."),
         suite="quick",
-        use_case="general-chat",
-        policy="average drop: ship < 1 %",
+        limits=use_case_named("general-chat"),
         verdicts=tuple(verdicts),
         weights=tuple(weights),
         scores=tuple(scores),
@@ -94,3 +94,8 @@ def report_files(folder: Path) -> RunFiles:
     for path in paths:
         path.write_text(f"This is {path.name}.")
     return RunFiles(report=paths)
+
+
+def called(decision: Decision, use_case: str) -> Decision:
+    """The decision by the same limits under another name."""
+    return decision.model_copy(update={"limits": decision.limits.model_copy(update={"name": use_case})})

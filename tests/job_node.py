@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.execute import job
+from components.sandbox import job
 from tests.kubernetes_state import JSON, Cluster
 
 WITHOUT_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []

@@ -4,9 +4,11 @@ import datetime
 from functools import cache
 from pathlib import Path
 
-from components.artifacts import Decision, LimitEvidence, Verdict
-from components.gate.policy import use_case_named
-from components.track import RunFacts, RunFiles, local_tracking_uri, track
+from components.policies.policy import use_case_named
+from components.run.artifacts import Decision, LimitEvidence, Verdict
+from components.track.mlflow_writer import track
+from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.uris import local_tracking_uri
 from tests.decided import FACTS, make_decision
 
 WEEKS = 26
@@ -46,7 +48,7 @@ def decision_of(week: int, use_case: str, folder: Path) -> Decision:
     failed = "int4-g64" if week == FAILED_WEEK else ""
     found = make_decision(folder, failed=failed)
     rows = tuple(each if each.variant == failed else judged(each, week) for each in found.verdicts)
-    return found.model_copy(update={"use_case": use_case, "verdicts": rows})
+    return found.model_copy(update={"limits": use_case_named(use_case), "verdicts": rows})
 
 
 def judged(row: Verdict, week: int) -> Verdict:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Server, Weights
-from components.serving import kserve
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from components.run.artifacts import Server, Weights
+from components.servers import kserve
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.kubernetes_server import running
 from tests.kubernetes_state import JSON, Cluster
 

@@ -10,7 +10,7 @@ from kfp import compiler
 from typer.testing import CliRunner
 
 from components.errors import PrerequisiteError
-from pipelines import schedule, submit
+from pipelines.cli import cluster_commands
 from pipelines.cluster import Cluster, fitted
 from pipelines.exits import USER_ERROR
 from tests.kfp_server import JSON, State, kubeflow_pipelines
@@ -58,9 +58,9 @@ class Answer:
 
     def __init__(self, *arguments: str) -> None:
         app = typer.Typer(pretty_exceptions_enable=False)
-        app.command("submit")(submit.submit)
-        app.command("follow")(submit.follow)
-        app.command("schedule")(schedule.schedule)
+        app.command("submit")(cluster_commands.submit)
+        app.command("follow")(cluster_commands.follow)
+        app.command("schedule")(cluster_commands.schedule)
         done = CliRunner().invoke(app, list(arguments))
         told = isinstance(done.exception, PrerequisiteError)
         if done.exception and not told and not isinstance(done.exception, SystemExit):

@@ -2,9 +2,9 @@
 
 from html.parser import HTMLParser
 
-from components.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
 from components.gate.decision import decide
-from components.gate.policy import use_case_named
+from components.policies.policy import use_case_named
+from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
 
 DIGEST = "4f9a" * 16
 MODEL = Model(

@@ -15,8 +15,8 @@ from typing import Any
 
 import jsonschema
 
-from components.models import cache_dir
-from components.wheels import wheel
+from components.models.wheels import wheel
+from components.storage.cache import cache_dir
 
 VERSIONS = ("1.31", "1.37")
 """Of Kubernetes: the oldest that the manifests are meant for, and the newest that there are schemas of."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.artifacts import Scores, Server
-from components.serving import lease, local
+from components.processes import lease
+from components.run.artifacts import Scores, Server
+from components.servers import local_vllm
 from tests.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
@@ -113,10 +114,10 @@ def served(
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
     monkeypatch.setenv("FAKE_VLLM", getattr(request, "param", "ok"))
     with lease.hold(tmp_path / "lease"):
-        started = local.deploy("bf16", tiny_model, tmp_path)
+        started = local_vllm.deploy("bf16", tiny_model, tmp_path)
         assert started.failure == ""
         yield started
-        local.undeploy(started)
+        local_vllm.undeploy(started)
 
 
 def evaluated(served: Server, out: Path, *options: str) -> "subprocess.CompletedProcess[str]":

@@ -10,8 +10,8 @@ from kfp import compiler, components
 from typer.testing import CliRunner, Result
 
 from components.errors import PrerequisiteError
+from pipelines.cli.cluster_commands import compile_pipeline
 from pipelines.cluster import STEPS, Cluster, fitted
-from pipelines.compiled import compile_pipeline
 from pipelines.ship import ship
 
 DIGEST = f"@sha256:{'0' * 64}"

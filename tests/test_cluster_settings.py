@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.serving import weights
-from components.serving.cluster_settings import Toleration, from_environment
-from components.store import FolderStore, open_store
+from components.servers import fetch_model
+from components.servers.cluster_settings import Toleration, from_environment
+from components.storage.location import open_store
+from components.storage.store import FolderStore
 
 NOWHERE = Path("/nowhere/namespace")
 
@@ -83,9 +84,9 @@ def test_the_weights_are_checked_and_found_at_one_place(tmp_path: Path, capsys: 
     target = tmp_path / "mounted" / "model"
     target.parent.mkdir()
     for _ in range(2):  # a pod's init container may run again
-        assert weights.main([uri, str(target)]) == 0
+        assert fetch_model.main([uri, str(target)]) == 0
         assert (target / "config.json").read_text() == "{}"
-    assert weights.main([str(tmp_path / "none"), str(target)]) == 2
+    assert fetch_model.main([str(tmp_path / "none"), str(target)]) == 2
     assert "none" in capsys.readouterr().err
 
 
@@ -97,5 +98,5 @@ def test_the_weights_link_may_be_called_as_the_bucket_is(tmp_path: Path, s3_loca
     target = tmp_path / "mounted" / uri.split("/")[2]
     target.parent.mkdir()
     for _ in range(2):
-        assert weights.main([uri, str(target)]) == 0
+        assert fetch_model.main([uri, str(target)]) == 0
         assert (target / "config.json").read_text() == "{}"

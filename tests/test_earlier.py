@@ -8,12 +8,23 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components import stages, steps
-from components.artifacts import Decision, EvaluationPlan, Model, Scores, Server, Weights
+from components.deploy import earlier_scores
+from components.deploy import step as deploy_step
+from components.evaluate import step as evaluate_step
+from components.execute import step as execute_step
+from components.gate import step as gate_step
 from components.gate.decision import decide
-from components.gate.policy import chosen, use_case_named
-from components.track import RunFacts, RunFiles, TrackedRun, track
-from components.track.earlier import judged, judged_by, scored
+from components.policies.policy import chosen, use_case_named
+from components.quantize import step as quantize_step
+from components.report import step as report_step
+from components.resolve import earlier_verdict
+from components.run.artifacts import Decision, Model, Scores, Server, Weights
+from components.run.plan import EvaluationPlan
+from components.track import step as track_step
+from components.track.mlflow_writer import track
+from components.tracking.earlier import judged, judged_by, scored
+from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.tracked_run import TrackedRun
 from tests.answered import answers_of, candidate_of, pair_of, write_results
 from tests.mlflow_store import empty_store, local
 
@@ -28,7 +39,8 @@ SERVER = "d0 on vllm 1.0"
 
 def plan_of(folder: Path, **changes: Any) -> EvaluationPlan:
     known = {"variants": ("bf16", "int8"), "suite": "demo", "use_case": "general-chat", "asked": "these questions"}
-    return EvaluationPlan(**(known | {"store": str(folder / "store"), "results": str(folder / "results")} | changes))
+    plan = EvaluationPlan(**(known | {"store": str(folder / "store"), "results": str(folder / "results")} | changes))
+    return plan.model_copy(update={"limits": chosen(plan.use_case, plan.policy)})
 
 
 def decided(folder: Path, plan: EvaluationPlan, failed: bool = False) -> Decision:
@@ -57,7 +69,7 @@ def earlier(tmp_path: Path, local: str) -> Callable[..., TrackedRun]:
 
     def one(run_id: str = "run-1", failed: bool = False, **changes: Any) -> TrackedRun:
         plan = plan_of(tmp_path, **changes)
-        facts = RunFacts(run_id=run_id, name=run_id, judged_by=judged_by(plan, LIMITS))
+        facts = RunFacts(run_id=run_id, name=run_id, judged_by=judged_by(plan))
         return track(decided(tmp_path / run_id, plan, failed), facts, RunFiles(), local)
 
     return one
@@ -144,15 +156,15 @@ def test_the_baselines_server_is_not_started_where_its_scores_are_held(
 ) -> None:
     earlier()
     plan = plan_of(tmp_path)
-    held = stages.scored_before(weights(), plan, SERVER, local)
+    held = earlier_scores.scored_before(weights(), plan, SERVER, local)
     assert held is not None
     assert held.pid == 0
     places = {name: str(tmp_path / f"{name}.json") for name in ("server", "plan", "tiny", "full", "executed")}
     held.write(places["server"])
     plan.write(places["plan"])
-    steps.evaluate_tiny(places["server"], places["plan"], places["tiny"], "")
-    steps.evaluate_full(places["server"], places["tiny"], places["plan"], places["full"], "")
-    steps.execute(places["full"], places["plan"], places["executed"])
+    evaluate_step.evaluate_tiny(places["server"], places["plan"], places["tiny"], "")
+    evaluate_step.evaluate_full(places["server"], places["tiny"], places["plan"], places["full"], "")
+    execute_step.execute(places["full"], places["plan"], places["executed"])
     told = Scores.read(places["executed"])
     assert (told.by_task(), told.scored_in) == ({"arc": 0.603}, held.scored_in)
     assert Path(told.records) == tmp_path / "results" / "variants" / "bf16" / "full.parquet"
@@ -168,26 +180,30 @@ def test_the_baseline_is_asked_where_its_scores_cannot_be_had(
 ) -> None:
     earlier()
     uri = local if at == "local" else at
-    assert stages.scored_before(weights(), plan_of(tmp_path, **changes), SERVER, uri) is None
+    assert earlier_scores.scored_before(weights(), plan_of(tmp_path, **changes), SERVER, uri) is None
 
 
 def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     tracked = earlier()
-    plan = stages.judged_before(MODEL, plan_of(tmp_path), local)
+    plan = earlier_verdict.judged_before(MODEL, plan_of(tmp_path), local)
     assert plan.judged_in == tracked.link
     plan.write(tmp_path / "plan.json")
     MODEL.write(tmp_path / "model.json")
-    steps.quantize("bf16", str(tmp_path / "model.json"), str(tmp_path / "plan.json"), str(tmp_path / "weights.json"))
+    quantize_step.quantize(
+        "bf16", str(tmp_path / "model.json"), str(tmp_path / "plan.json"), str(tmp_path / "weights.json")
+    )
     assert Weights.read(tmp_path / "weights.json").failure == f"Judged before in {tracked.link}."
-    steps.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), local, str(tmp_path / "server.json"))
+    deploy_step.deploy(
+        str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), local, str(tmp_path / "server.json")
+    )
     assert Server.read(tmp_path / "server.json").pid == 0
     decision, at = str(tmp_path / "decision.json"), str(tmp_path / "tracked.json")
-    steps.gate("", str(tmp_path / "plan.json"), [], [], decision)
+    gate_step.gate("", str(tmp_path / "plan.json"), [], [], decision)
     html, markdown = str(tmp_path / "report.html"), str(tmp_path / "report.md")
-    steps.report(decision, plan.results, html, markdown)
-    steps.track(decision, "run-2", plan.results, local, html, markdown, at)
+    report_step.report(decision, plan.results, html, markdown)
+    track_step.track(decision, "run-2", plan.results, local, html, markdown, at)
     assert TrackedRun.read(at) == tracked
     answer = Decision.read(decision)
     assert [each.verdict for each in answer.verdicts] == ["reference", "monitor"]
@@ -203,10 +219,10 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
 def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) -> None:
     policy = "name: Bob's\nmax_average_drop: 1 %\n"
     plan, limits = plan_of(tmp_path, policy=policy), chosen("general-chat", policy)
-    decision = decided(tmp_path / "run-1", plan).model_copy(update={"use_case": limits.name, "policy_text": policy})
-    facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan, limits))
+    decision = decided(tmp_path / "run-1", plan).model_copy(update={"limits": limits, "policy_text": policy})
+    facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan))
     tracked = track(decision, facts, RunFiles(), local)
-    assert stages.judged_before(MODEL, plan, local).judged_in == tracked.link
+    assert earlier_verdict.judged_before(MODEL, plan, local).judged_in == tracked.link
 
 
 @pytest.mark.parametrize(
@@ -226,19 +242,19 @@ def test_a_verdict_by_another_plan_is_not_taken(
 ) -> None:
     earlier()
     plan = plan_of(tmp_path, **changes)
-    assert stages.judged_before(MODEL, plan, local) == plan
+    assert earlier_verdict.judged_before(MODEL, plan, local) == plan
 
 
 def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_verdict(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier(failed=True)
-    assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None
+    assert judged(MODEL, plan_of(tmp_path), local) is None
     tracked = earlier("run-2")
-    assert judged(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), LIMITS, local) is None
-    found = judged(MODEL, plan_of(tmp_path), LIMITS, local)
+    assert judged(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), local) is None
+    found = judged(MODEL, plan_of(tmp_path), local)
     assert found is not None
     assert found[1] == tracked
     for kept in (tmp_path / "my results").rglob("artifacts/decision.json"):
         kept.write_text("{", encoding="utf-8")
-    assert judged(MODEL, plan_of(tmp_path), LIMITS, local) is None
+    assert judged(MODEL, plan_of(tmp_path), local) is None

@@ -18,16 +18,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from components.artifacts import Server
 from components.errors import PrerequisiteError
-from components.evaluate import client
-from components.evaluate.abilities import abilities
-from components.evaluate.client import Client, ServerFailedError
 from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
-from components.evaluate.plan import Ask, Kind
-from components.evaluate.ways import WAYS, BadAnswerError, score
-from components.serving import lease, local
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import client, local_vllm
+from components.servers.abilities import abilities
+from components.servers.client import Client, ServerFailedError
+from components.servers.scoring_requests import Ask, Kind
+from components.servers.scoring_ways import WAYS, BadAnswerError, score
 from tests.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
@@ -64,13 +64,13 @@ def serve(folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setenv("FAKE_VLLM", mode)
         monkeypatch.setenv("FAKE_VLLM_PROBES", str(probes))
         monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.05)
-        started.append(local.deploy(f"v{len(started)}", tiny_model, folder))
+        started.append(local_vllm.deploy(f"v{len(started)}", tiny_model, folder))
         assert started[-1].failure == ""
         return started[-1]
 
     yield start
     for server in started:
-        local.undeploy(server)
+        local_vllm.undeploy(server)
 
 
 def endpoint(server: Any, **settings: Any) -> Endpoint:

@@ -70,7 +70,7 @@ def test_the_two_environments_need_different_versions_of_compressed_tensors() ->
 
 def test_the_console_script_can_be_imported() -> None:
     (script,) = entry_points(group="console_scripts", name="quantgate")
-    assert script.value == "pipelines.cli:main"
+    assert script.value == "pipelines.cli.app:main"
     assert callable(script.load())
 
 

@@ -10,16 +10,22 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from components.artifacts import Scores, Server
+from components.benchmarks import harness, suites
+from components.benchmarks.selection import Questions
+from components.benchmarks.splits import Rows, Split
+from components.benchmarks.suites import Suite, SuiteTask, suite_named
+from components.benchmarks.task_score import NoScoreError, score_of
 from components.errors import PrerequisiteError
-from components.evaluate import NoScoreError, Questions, evaluate, harness, records, score_of, suites
+from components.evaluate import samples
 from components.evaluate.endpoint import puts_bos
+from components.evaluate.evaluation import evaluate
 from components.evaluate.ledger import shared
-from components.evaluate.sources import Rows, Split
-from components.evaluate.suites import Suite, SuiteTask, suite_named
-from components.progress import Step
-from components.serving import lease, local
-from components.store import open_store
+from components.processes import lease
+from components.run import records
+from components.run.artifacts import Scores, Server
+from components.run.progress import Step
+from components.servers import local_vllm
+from components.storage.location import open_store
 from tests.fake_vllm import serving_python
 
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
@@ -55,8 +61,8 @@ def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
     monkeypatch.setenv("FAKE_VLLM", mode)
     monkeypatch.setenv("FAKE_VLLM_PROBES", "17" if mode != "ok" else "0")
-    monkeypatch.setattr("components.evaluate.client.LONGEST_WAIT_S", 0.05)
-    server = local.deploy("int8", tiny_model, folder)
+    monkeypatch.setattr("components.servers.client.LONGEST_WAIT_S", 0.05)
+    server = local_vllm.deploy("int8", tiny_model, folder)
     assert server.failure == ""
     return server
 
@@ -86,7 +92,7 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
     again, of_again = prompts("full", "mine")
     elsewhere, of_elsewhere = prompts("full", "yours")
     at_once, of_all = prompts("full", "")
-    local.undeploy(server)
+    local_vllm.undeploy(server)
 
     assert (of_tiny, of_rest, of_again, of_elsewhere, of_all) == (2 * 4, 2 * 6, 0, 0, 2 * 10)
     assert full.tasks == again.tasks == elsewhere.tasks
@@ -108,7 +114,7 @@ def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monk
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
     evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
-    local.undeploy(server)
+    local_vllm.undeploy(server)
     first = records.read(folder / "tiny.parquet")[0]
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
@@ -144,7 +150,7 @@ def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
 
     stopped, all_of_it = run(3), run(9)
     at_once = evaluate(server, Questions(suite, Few(24)), "full", step, folder / "once.parquet")
-    local.undeploy(server)
+    local_vllm.undeploy(server)
     assert seen == [(2, 6, 6), (3, 12, 12), (2, 6, 6), (3, 12, 12)], (
         "the first look is the tiny stage's, the last the end"
     )
@@ -163,7 +169,7 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, mode)
     found = evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
-    local.undeploy(server)
+    local_vllm.undeploy(server)
     assert what in found.failure
     assert server.log in found.failure
     assert (found.tasks, found.records) == ((), "")
@@ -174,7 +180,7 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
     ("score", "kept"), [(1.0000000000000002, 1.0), (-1e-12, 0.0), (0.5, 0.5), (1.001, 1.001), (1.0, 1.0)]
 )
 def test_a_share_that_rounding_took_beyond_its_ends_lies_on_them(score: float, kept: float) -> None:
-    assert records.as_share(score) == kept
+    assert samples.as_share(score) == kept
 
 
 def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
@@ -209,7 +215,7 @@ def test_an_unknown_suite_is_answered_with_the_valid_names() -> None:
 
 
 def test_no_suite_scores_what_calibrates() -> None:
-    from components.quantize import Calibration
+    from components.run.calibration import Calibration
 
     scored = {task.task for suite in suites.SUITES.values() for task in suite.tasks}
     assert Calibration().benchmark not in scored

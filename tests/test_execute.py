@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from components.errors import PrerequisiteError
-from components.execute import Containment, Limits, Outcome, processors, run_programs
-from components.execute.inside import REFUSED, instructions
-from components.execute.sandbox import chosen_containment
+from components.sandbox.containment import Containment, Limits, Outcome, chosen_containment
+from components.sandbox.inside import REFUSED, instructions
+from components.sandbox.programs import processors, run_programs
 
 HONEST = "def add(a, b):\n    return a + b\n\nassert add(2, 3) == 5\n"
 WRONG = "def add(a, b):\n    return a * b\n\nassert add(2, 3) == 5\n"
@@ -161,7 +161,8 @@ def test_in_a_pod_the_limits_hold_and_nothing_is_left(monkeypatch: pytest.Monkey
 
 
 def test_programs_die_with_their_owner(sandbox: None, tmp_path: Path) -> None:
-    code = "from components.execute import *; run_programs(['import time; time.sleep(60)'], limits=Limits(seconds=60))"
+    code = "from components.sandbox.containment import Limits; from components.sandbox.programs import run_programs; "
+    code += "run_programs(['import time; time.sleep(60)'], limits=Limits(seconds=60))"
     owner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     watched = psutil.Process(owner.pid)
     try:

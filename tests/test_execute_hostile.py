@@ -9,9 +9,10 @@ import psutil
 import pytest
 
 from components.errors import PrerequisiteError
-from components.execute import Containment, Limits, check_sandbox
-from components.execute.inside import PATIENCE
-from components.execute.run import run_contained
+from components.sandbox.contained_run import run_contained
+from components.sandbox.containment import Containment, Limits
+from components.sandbox.inside import PATIENCE
+from components.sandbox.programs import check_sandbox
 from tests.hostile import ATTEMPT, HOSTILE, UNSOLVED
 
 SECRET = "the-secret-of-this-machine"

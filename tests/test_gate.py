@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Decision, Verdict
 from components.errors import PrerequisiteError
-from components.gate.candidate import candidate
+from components.evidence.candidate import candidate
 from components.gate.point import judge
-from components.gate.policy import UseCase, use_case_named
+from components.policies.policy import UseCase, use_case_named
+from components.run.artifacts import Decision, Verdict
 from tests.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
 
 GUIDE = {

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow
 import pytest
 
-from components.artifacts import Model
-from components.gate.answers import fault
-from components.gate.candidate import candidate
+from components.evidence.answers import fault
+from components.evidence.candidate import candidate
 from components.gate.decision import decide_candidates
-from components.gate.policy import use_case_named
+from components.policies.policy import use_case_named
+from components.run.artifacts import Model
 from tests.answered import answers_of, candidate_of, pair_of
 
 NAMES = [str(place) for place in range(100)]

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.artifacts import Decision, Model, Verdict
-from components.gate.answers import Answers
-from components.gate.candidate import Candidate
+from components.evidence.answers import Answers
+from components.evidence.candidate import Candidate
+from components.evidence.judging import holm_adjusted, holm_divisors
+from components.evidence.margin import RELATIVE, p_within, pairs
 from components.gate.decision import decide_candidates
-from components.gate.evidence import holm_adjusted, holm_divisors
-from components.gate.margin import RELATIVE, p_within, pairs
-from components.gate.policy import UseCase, use_case_named
+from components.policies.policy import UseCase, use_case_named
+from components.run.artifacts import Decision, Model, Verdict
 from tests.answered import answers_of, candidate_of, pair_of
 
 Moved = tuple[int, int, int, int]
@@ -225,7 +225,7 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
 @pytest.mark.slow
 def test_the_bound_on_a_skewed_divergence_keeps_its_promise() -> None:
     """A t-test would pass three times as many at the limit."""
-    from components.gate.limits import MOST_NATS, ClippedTest
+    from components.evidence.limits import MOST_NATS, ClippedTest
 
     source = np.random.default_rng(0)
     truth = np.minimum(source.lognormal(-5, 1.5, 400_000), MOST_NATS).mean()

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import beta
 
-from components.gate import margin
-from components.gate.margin import ABSOLUTE, RELATIVE, Pairs, Scale
+from components.evidence import margin
+from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
 from tests.answered import Numbers, pair_of
 
 ALPHA = 0.05

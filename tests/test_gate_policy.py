@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.gate.change import Change, apart, percent
-from components.gate.policy import check_use_case, next_step, read_use_case, side, use_case_named, use_case_names
+from components.evidence.change import Change, apart, percent
+from components.evidence.next_steps import next_step
+from components.policies.policy import check_use_case, read_use_case, side, use_case_named, use_case_names
 
 
 def test_a_side_is_exact_beyond_the_float_error() -> None:

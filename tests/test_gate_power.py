@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from pandas import DataFrame  # type: ignore[import-untyped]
 
 from components.errors import PrerequisiteError
-from components.gate import margin
-from components.gate.limits import DropTest, Task
-from components.gate.margin import ABSOLUTE, RELATIVE
+from components.evidence import margin
+from components.evidence.limits import DropTest, Task
+from components.evidence.margin import ABSOLUTE, RELATIVE
 from components.gate.power import Expected, questions, smallest_limit
 from components.report.figures import questions_against_limit
 

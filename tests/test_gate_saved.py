@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from components.errors import PrerequisiteError
-from components.gate.policy import UseCase
 from components.gate.saved import decide_saved, read_candidate
-from pipelines.cli import answer
+from components.policies.policy import UseCase
+from pipelines.cli.app import answer
 from tests.answered import answers_of, candidate_of, pair_of, write_results
 
 Gate = Callable[..., tuple[int, str, str]]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from components.errors import PrerequisiteError
-from components.serving import lease
+from components.processes import lease
 
 # a server with a child of its own that ignores SIGTERM: the hardest to get rid of
 STUBBORN = """
@@ -27,7 +27,7 @@ time.sleep(600)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from components.serving import lease
+from components.processes import lease
 with lease.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -49,7 +49,7 @@ def owner(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def start_guard(folder: Path, *command: str) -> "subprocess.Popen[bytes]":
     options = ["--lease", str(folder / "lease"), "--log", str(folder / "server.log"), "--", *command]
-    return subprocess.Popen([sys.executable, "-m", "components.serving.guard", *options])
+    return subprocess.Popen([sys.executable, "-m", "components.processes.guard", *options])
 
 
 def stubborn_family(folder: Path) -> list[int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Server
 from components.errors import PrerequisiteError
-from components.serving import kserve
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
+from components.run.artifacts import Server
+from components.servers import kserve
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
 from tests.kubernetes_state import JSON, Cluster, Request
 from tests.on_cluster import (
     PLURALS,

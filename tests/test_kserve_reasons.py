@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from components.artifacts import Server
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE
+from components.run.artifacts import Server
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE
 from tests.kubernetes_state import JSON, Cluster
 from tests.on_cluster import cluster, deployed, left, model, settings, vllm
 

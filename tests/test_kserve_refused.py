@@ -9,10 +9,11 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 from tenacity import RetryCallState, Retrying
 
-from components.artifacts import Server
 from components.errors import PrerequisiteError
-from components.serving import cluster_api, kserve
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from components.kubernetes import cluster_client
+from components.run.artifacts import Server
+from components.servers import kserve
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.kubernetes_server import LOST, LOST_AFTER, USER
 from tests.kubernetes_state import JSON, Cluster, Request
 from tests.on_cluster import (
@@ -116,18 +117,18 @@ def test_a_request_too_many_is_made_again_after_the_time_that_the_server_says(
     refusal = ApiException(status=429)
     refusal.headers = {"Retry-After": "7"}
     state.set_exception((ApiException, refusal, None))
-    assert cluster_api.pause_s(state) == 7
+    assert cluster_client.pause_s(state) == 7
     refusal.headers = {"Retry-After": "3600"}
-    assert cluster_api.pause_s(state) == cluster_api.LONGEST_PAUSE_S
+    assert cluster_client.pause_s(state) == cluster_client.LONGEST_PAUSE_S
 
 
 def test_tls_that_fails_is_an_api_that_does_not_answer_now(cluster: Cluster) -> None:
     file = Path(os.environ["KUBECONFIG"])
     file.write_text(file.read_text().replace("http://", "https://"))  # the stand-in speaks no TLS
     with pytest.raises(PrerequisiteError, match="(?s)did not answer for 0 s: SSLError.*this pod may reach it") as told:
-        cluster_api.Cluster("quantgate", patience_s=0.0).listed(cluster_api.LEASE)
+        cluster_client.ClusterClient("quantgate", patience_s=0.0).listed(cluster_client.LEASE)
     assert told.value.__cause__
-    assert cluster_api.passes(told.value.__cause__)
+    assert cluster_client.passes(told.value.__cause__)
 
 
 @pytest.mark.parametrize("fault", [403, 500, LOST])
@@ -166,10 +167,10 @@ def test_a_start_survives_that_every_other_connection_is_lost(
 def test_an_api_that_does_not_answer_is_told(cluster: Cluster) -> None:
     cluster.faults = lambda *_: LOST
     with pytest.raises(PrerequisiteError, match="did not answer for 0 s: .*Check that this pod may reach it"):
-        cluster_api.Cluster("quantgate", patience_s=0.0).listed(cluster_api.LEASE)
+        cluster_client.ClusterClient("quantgate", patience_s=0.0).listed(cluster_client.LEASE)
 
 
 def test_no_way_to_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(PrerequisiteError, match="There is no way to a cluster: .*QUANTGATE_SERVING=local"):
-        cluster_api.Cluster("quantgate")
+        cluster_client.ClusterClient("quantgate")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import runs
 from pipelines.exits import USER_ERROR
-from pipelines.kubeflow import Place, client_of
+from pipelines.kubeflow import runs
+from pipelines.kubeflow.connection import Place, client_of
 from tests.kfp_server import JSON, State
 from tests.on_kubeflow import QUICK, RESULTS, Answer, kubeflow, pipeline, submitted
 

@@ -3,7 +3,7 @@
 import pytest
 
 from components.errors import PrerequisiteError
-from components.quantize.layers import LayerGroup, group_layers, layout_in_words
+from components.models.layers import LayerGroup, group_layers, layout_in_words
 
 SMOLLM2 = {
     f"model.layers.{layer}.{kind}": 1536 if kind == "mlp.down_proj" else 576

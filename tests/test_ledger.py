@@ -13,8 +13,8 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.evaluate.ledger import Ledger, generation_key, pack, question_keys, shared, unpack
-from components.evaluate.plan import Loglik, Question
-from components.store import open_store
+from components.servers.scoring_requests import Loglik, Question
+from components.storage.location import open_store
 
 QUESTIONS = [Question((1, 2, 3, token), 2) for token in range(1200)]
 KEYS = question_keys(QUESTIONS)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from components.errors import PrerequisiteError
-from components.track.connect import check_host
+from components.tracking.connect import check_host
 from pipelines import cluster
 from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, of_kind
 

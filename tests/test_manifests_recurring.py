@@ -14,7 +14,7 @@ from tests.network_policies import connects, pod
 
 @pytest.mark.parametrize("overlay", ["kubeflow", "openshift-ai"])
 def test_the_recurring_run_is_scheduled_by_options_that_exist_and_in_the_images_of_its_job(overlay: str) -> None:
-    from pipelines.cli import app
+    from pipelines.cli.app import app
 
     spec = of_kind(overlay, "Job")["quantgate-recurring-run"]["spec"]["template"]["spec"]
     (compiling,), (scheduling,) = spec["initContainers"], spec["containers"]

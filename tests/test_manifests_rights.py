@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from components.artifacts import Server
-from components.execute import run_programs
-from components.serving import kserve, reaper
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from components.kubernetes import reaper
+from components.run.artifacts import Server
+from components.sandbox.programs import run_programs
+from components.servers import kserve
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.job_node import Node, node
 from tests.kubernetes_state import JSON, Cluster
 from tests.kustomized import Object, of_kind

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.execute import job
-from components.serving import objects
-from components.serving.cluster_settings import ServingSettings, from_environment
-from components.serving.vllm_pod import PORT, Served
+from components.kubernetes.labels import INSTANCE
+from components.sandbox import job
+from components.servers import objects
+from components.servers.cluster_settings import ServingSettings, from_environment
+from components.servers.vllm_pod import PORT, Served
 from pipelines import cluster
 from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, Object, containers, kustomized, of_kind, pods
 from tests.network_policies import Peer, connects, lets, pod
@@ -25,7 +26,7 @@ UNITS: dict[str, int | Decimal] = {"": 1, "m": Decimal("0.001"), "Mi": 2**20, "G
 RUN = {"workflows.argoproj.io/workflow": "ship-x1"}
 STEP = {**RUN, **cluster.LABELS, cluster.STEP_LABEL: "evaluate-tiny"}
 EXECUTE = {**STEP, cluster.STEP_LABEL: "execute"}
-SANDBOX = {**job.labels("ship-x1", "int8"), objects.INSTANCE: "qg-x1-int8-run"}
+SANDBOX = {**job.labels("ship-x1", "int8"), INSTANCE: "qg-x1-int8-run"}
 SERVER = Served("ship-x1", "int8", "s3://bucket/int8", ()).labels
 MLFLOW, POSTGRES = ({"app.kubernetes.io/name": name} for name in ("mlflow", "mlflow-postgres"))
 INTERNET, PRIVATE, METADATA = Peer(address="93.184.216.34"), Peer(address="10.0.0.1"), Peer(address="169.254.169.254")

@@ -12,9 +12,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from components.benchmarks.mirror import JOURNAL, MANIFEST, Manifest, check, make, parquet_of, read_manifest
+from components.benchmarks.row_sources import Folder, Mirror
+from components.benchmarks.splits import Rows, Split
 from components.errors import PrerequisiteError
-from components.evaluate.mirror import JOURNAL, MANIFEST, Manifest, check, make, parquet_of, read_manifest
-from components.evaluate.sources import Folder, Mirror, Rows, Split
 from tests.benchmark_data import laid_out, lines_of
 from tests.seaweed import S3Server
 
@@ -320,8 +321,8 @@ def refuse(*arguments, **_):
     raise AssertionError(f"a connection: {{arguments}}")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 from pathlib import Path
-from components.evaluate.mirror import check
-from components.evaluate.sources import Mirror, Split
+from components.benchmarks.mirror import check
+from components.benchmarks.row_sources import Mirror, Split
 mirror = Mirror({str(tmp_path)!r}, Path({str(tmp_path / "cache")!r}))
 print(mirror.split(Split("org/set", "b", "test")).sha256, len(mirror.told), check({str(tmp_path)!r}))
 """

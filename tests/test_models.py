@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models import cache_dir, check_model_folder, check_source, digest_of, resolve, weights_size
-from components.store import FolderStore, fetch, open_store, sha256_of
-from components.wheels import PINS, gguf_model, wheel
+from components.models.digest import digest_of, weights_size
+from components.models.sources import check_model_folder, check_source, resolve
+from components.models.wheels import PINS, gguf_model, wheel
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
+from components.storage.store import FolderStore, sha256_of
 from tests.seaweed import S3Server, free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -334,8 +337,8 @@ def resolved_elsewhere(source: str, tmp_path: Path, **environment: str) -> str:
     script = f"""
 import pathlib, sys
 from components.errors import PrerequisiteError
-from components.models import resolve
-from components.store import FolderStore
+from components.models.sources import resolve
+from components.storage.store import FolderStore
 try:
     model = resolve({source!r}, FolderStore(pathlib.Path({str(tmp_path / "store")!r})), pathlib.Path("unused"))
     print(model.digest, model.note, sorted(path.name for path in pathlib.Path(model.uri).iterdir()), sep="|")

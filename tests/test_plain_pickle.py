@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.benchmarks import plain_pickle
+from components.benchmarks.plain_pickle import MAX_BYTES, MAX_MADE, MAX_OPCODES, MAX_TUPLES, content, load
 from components.errors import PrerequisiteError
-from components.evaluate import plain_pickle
-from components.evaluate.plain_pickle import MAX_BYTES, MAX_MADE, MAX_OPCODES, MAX_TUPLES, content, load
 
 CODE = 0xF0
 """A code of the extension registry that is kept for private use."""

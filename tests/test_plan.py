@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from components.evaluate.plan import Ask, Kind, Loglik, Question, Scored, Tally, plan, shared, trie_size
+from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan, shared, trie_size
 
 ALL = frozenset(Kind)
 CONTEXT = tuple(range(100, 1000))

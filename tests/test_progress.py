@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components import progress
 from components.errors import PrerequisiteError
+from components.run import progress
 
 
 def states(folder: Path) -> list[tuple[str, str, str, str]]:

@@ -6,15 +6,17 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from components import steps
-from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.promote import Registered, model_name, promote, register, rollback
-from components.promote.registry import DIGEST, RUN
-from components.track import track
-from pipelines.cli import answer
-from pipelines.registry import told
-from tests.decided import FACTS, make_decision, report_files
+from components.policies.policy import use_case_named
+from components.promote import step as promote_step
+from components.promote.promotion import promote, rollback
+from components.promote.registry import DIGEST, RUN, Registered, model_name, register
+from components.run.artifacts import Decision
+from components.run.results import RunResults
+from components.track.mlflow_writer import track
+from pipelines.cli.app import answer
+from pipelines.cli.mlflow_commands import told
+from tests.decided import FACTS, called, make_decision, report_files
 from tests.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
@@ -277,7 +279,7 @@ def test_weights_whose_store_has_moved_are_a_version_of_their_own(tmp_path: Path
 
 def test_a_name_holds_nothing_that_mlflows_search_trips_over(tmp_path: Path, local: str) -> None:
     assert model_name("file:/data/bob's model", "Bob's tutor") == "file-data-bob-s-model.Bob-s-tutor"
-    decision = placed(make_decision(tmp_path)).model_copy(update={"use_case": "Bob's tutor"})
+    decision = called(placed(make_decision(tmp_path)), "Bob's tutor")
     found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
     assert found.candidate == "int8"
 
@@ -299,7 +301,7 @@ def test_the_step_moves_nothing_where_an_earlier_verdict_was_only_found(tmp_path
     places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
     decision.model_copy(update={"judged_in": tracked.link}).write(places["decision"])
     tracked.write(places["tracked"])
-    steps.promote(places["decision"], places["tracked"], str(tmp_path), local, places["promoted"], move=True)
+    promote_step.promote(places["decision"], places["tracked"], str(tmp_path), local, places["promoted"], move=True)
     assert aliases(local, found.model)["champion"] == found.versions["bf16"]
     assert Registered.read(places["promoted"]).versions == {}
 
@@ -311,7 +313,7 @@ def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys
     decision.write(places["decision"])
     tracked.write(places["tracked"])
     FACTS.write(tmp_path / "facts.json")
-    steps.promote(
+    promote_step.promote(
         places["decision"], places["tracked"], str(tmp_path), "http://127.0.0.1:9", places["promoted"], move=True
     )
     assert f"To do it later: quantgate track {tmp_path}" in capsys.readouterr().out
@@ -334,20 +336,29 @@ def test_a_runs_end_tells_what_may_be_promoted(
     rows = tuple(
         each.model_copy(update={"verdict": verdict}) if each.variant == "int8" else each for each in decision.verdicts
     )
-    said = told(tmp_path, decision.model_copy(update={"verdicts": rows, "use_case": use_case}), local)
+    said = told(
+        RunResults(str(tmp_path)),
+        decision.model_copy(update={"verdicts": rows, "limits": use_case_named(use_case)}),
+        local,
+    )
     assert said[0].endswith(line)
     assert len(said) == (2 if verdict == "ship" else 1)
     promote(local, found.model, found.versions["int8"], allowed=["ship", "monitor"]).write(tmp_path / "promotion.json")
-    assert "champion is version" in told(tmp_path, decision, local)[0]
+    assert "champion is version" in told(RunResults(str(tmp_path)), decision, local)[0]
 
 
 def test_a_runs_end_tells_that_the_registry_did_not_take_it(tmp_path: Path, local: str) -> None:
-    assert told(tmp_path, make_decision(tmp_path), local) == [
+    assert told(RunResults(str(tmp_path)), make_decision(tmp_path), local) == [
         f"it did not take the variants; to do it later: quantgate track {tmp_path}"
     ]
 
 
 def test_a_runs_end_tells_of_no_promotion_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
     assert (
-        told(tmp_path, make_decision(tmp_path).model_copy(update={"judged_in": "sqlite:///mlflow.db: 1"}), local) == []
+        told(
+            RunResults(str(tmp_path)),
+            make_decision(tmp_path).model_copy(update={"judged_in": "sqlite:///mlflow.db: 1"}),
+            local,
+        )
+        == []
     )

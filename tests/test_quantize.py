@@ -7,15 +7,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from components import progress
-from components.artifacts import Model, Weights
 from components.errors import PrerequisiteError
-from components.models import cache_dir, resolve
-from components.progress import Step
-from components.quantize import Calibration, quantize, recipe_key
+from components.models.sources import resolve
+from components.models.variants import VARIANTS
 from components.quantize.check import check_compressed
-from components.store import open_store
-from components.variants import VARIANTS
+from components.quantize.quantization import quantize, recipe_key
+from components.run import progress
+from components.run.artifacts import Model, Weights
+from components.run.calibration import Calibration
+from components.run.progress import Step
+from components.storage.cache import cache_dir
+from components.storage.location import open_store
 from tests.tiny_model import small_llama
 
 CALIBRATION = Calibration(samples=4, tokens=32)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Verdict
-from components.gate.policy import use_case_names
+from components.policies.policy import use_case_names
 from components.report.matrix import MARKS
+from components.run.artifacts import Verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Server
 from components.errors import ServerGoneError
-from components.serving import cluster_lease, kserve, reaper
-from components.serving.cluster_api import Cluster as Api
-from components.serving.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
+from components.kubernetes import cluster_lease, reaper
+from components.kubernetes.cluster_client import ClusterClient as Api
+from components.run.artifacts import Server
+from components.servers import kserve
+from components.servers.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
 from tests.killed import killed_at
 from tests.kubernetes_server import USER
 from tests.kubernetes_state import Cluster, Request

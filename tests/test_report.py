@@ -9,13 +9,15 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from components.artifacts import Decision, EvaluationPlan, TaskScore, Verdict
 from components.errors import PrerequisiteError
 from components.gate.decision import decide_candidates
-from components.gate.policy import use_case_named
-from components.report import matrix, plots, terminal_evidence, terminal_matrix, verdicts_json, write_report
-from components.report.evidence import certainty, command, measured, noisiest
-from components.report.matrix import MARKS, headline
+from components.policies.policy import use_case_named
+from components.report.matrix import MARKS, headline, matrix, verdicts_json
+from components.report.pages import plots, write_report
+from components.report.story import certainty, command, measured, noisiest
+from components.report.terminal import terminal_evidence, terminal_matrix
+from components.run.artifacts import Decision, TaskScore, Verdict
+from components.run.plan import EvaluationPlan
 from tests.answered import answers_of, candidate_of, pair_of
 from tests.reported import (
     DIGEST,

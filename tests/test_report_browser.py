@@ -10,8 +10,8 @@ from typing import TypedDict
 
 import pytest
 
-from components.artifacts import Decision
-from components.report import write_report
+from components.report.pages import write_report
+from components.run.artifacts import Decision
 from tests.reported import MEASURED, SEVEN_LONG_NAMES, make_decision
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,5 +1,10 @@
+import json
+
+import pytest
+
+from components.policies.policy import parse_use_case
 from components.report.formats import duration_text, percent_text, size_text
-from components.report.limits import Limit, bounds, limits
+from components.report.stated_limits import StatedLimit, bounds, stated_limits
 
 
 def test_a_percentage_never_contradicts_the_bound_it_was_compared_with() -> None:
@@ -21,14 +26,21 @@ def test_sizes_and_durations_are_never_rounded_to_nothing() -> None:
     ]
 
 
-def test_the_limits_are_read_from_the_policys_words() -> None:
-    words = (
-        "average drop: ship < 1 %, monitor from 1 % to under 3 %, reject over 5 %; math: gsm8k at most 2.5 %, else no"
+def test_the_limits_that_are_drawn_are_the_policys_own_values() -> None:
+    policy = parse_use_case("name: math\nmax_drop: {gsm8k: 2.5 %}\nmax_average_drop: 4 %\n", "policy.yaml")
+    assert stated_limits(policy) == (
+        StatedLimit("ship", "under 1 %", 0.01),
+        StatedLimit("monitor", "under 3 %", 0.03),
+        StatedLimit("A/B test", "to 5 %", 0.05),
+        StatedLimit("gsm8k", "at most 2.5 %", 0.025, task="gsm8k"),
+        StatedLimit("average", "at most 4 %", 0.04),
     )
-    assert limits(words) == (
-        Limit("ship", "< 1 %", 0.01),
-        Limit("monitor", "under 3 %", 0.03),
-        Limit("gsm8k", "at most 2.5 %", 0.025),
-    )
-    assert bounds(words, ["gsm8k", "mmlu"]) == {"average": (0.01, 0.03), "gsm8k": (0.025,), "mmlu": ()}
-    assert limits("as the release manager likes") == ()
+    assert bounds(policy, ["gsm8k", "mmlu"]) == {"average": (0.01, 0.03, 0.05, 0.04), "gsm8k": (0.025,), "mmlu": ()}
+
+
+@pytest.mark.parametrize("task", ["how-to", "a: b, c", "ship", "at most 3 %"])
+def test_the_limit_of_a_task_stays_with_it_whatever_the_task_is_called(task: str) -> None:
+    policy = parse_use_case(json.dumps({"name": "mine", "max_drop": {task: "2 %"}}), "policy.yaml")
+    assert bounds(policy, [task])[task] == (0.02,)
+    assert bounds(policy, [task])["average"] == policy.edges
+    assert policy.model_validate_json(policy.model_dump_json()) == policy, "it travels as a value in the plan"

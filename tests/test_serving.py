@@ -10,9 +10,10 @@ import httpx
 import psutil
 import pytest
 
-from components.artifacts import Server
 from components.errors import PrerequisiteError
-from components.serving import lease, local
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import local_vllm
 from tests.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
@@ -54,27 +55,27 @@ def answers(server: Server) -> bool:
 def test_a_server_answers_until_it_is_undeployed(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch, own_bf16: bool, engine: str
 ) -> None:
-    monkeypatch.setattr(local, "multiplies_16_bits", lambda _: own_bf16)
-    server = local.deploy("int8", model, run)
+    monkeypatch.setattr(local_vllm, "multiplies_16_bits", lambda _: own_bf16)
+    server = local_vllm.deploy("int8", model, run)
     assert server.failure == ""
     assert (server.served_name, server.engine, server.max_model_len) == ("quantgate-int8", engine, 1024)
     assert ("--dtype float32" in server.identity) is not own_bf16
     assert server.url.startswith("http://127.0.0.1:")
     assert answers(server)
-    local.undeploy(server)
+    local_vllm.undeploy(server)
     assert not answers(server)
 
 
 def test_undeploying_twice_or_what_never_started_does_nothing(model: Path, run: Path) -> None:
-    server = local.deploy("int8", model, run)
-    local.undeploy(server)
-    local.undeploy(server)
-    local.undeploy(Server(variant="int8", failure="it was never made"))
+    server = local_vllm.deploy("int8", model, run)
+    local_vllm.undeploy(server)
+    local_vllm.undeploy(server)
+    local_vllm.undeploy(Server(variant="int8", failure="it was never made"))
 
 
 def test_undeploying_leaves_a_process_alone_that_got_the_servers_id(model: Path, run: Path) -> None:
     me = psutil.Process()
-    local.undeploy(Server(variant="int8", pid=me.pid, log="elsewhere"))
+    local_vllm.undeploy(Server(variant="int8", pid=me.pid, log="elsewhere"))
     assert me.is_running()
 
 
@@ -82,7 +83,7 @@ def test_an_early_death_is_told_with_the_log_and_the_command(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", "dies")
-    server = local.deploy("int8", model, run)
+    server = local_vllm.deploy("int8", model, run)
     assert "vLLM ended (exit status 1) before it was ready" in server.failure
     assert "not enough memory for the key-value cache" in server.failure
     assert server.command in server.failure
@@ -93,16 +94,16 @@ def test_a_server_that_does_not_come_up_in_time_is_stopped(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", "deaf")
-    server = local.deploy("int8", model, run, ready_within_s=2)
+    server = local_vllm.deploy("int8", model, run, ready_within_s=2)
     assert "vLLM was not ready after 2 s" in server.failure
-    assert local.find_guard(server) is None
+    assert local_vllm.find_guard(server) is None
 
 
 def test_another_server_on_the_port_is_not_taken_for_ours(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", "stranger")
-    assert "not ready" in local.deploy("int8", model, run, ready_within_s=2).failure
+    assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
 
 
 @pytest.mark.slow
@@ -112,20 +113,20 @@ def test_a_port_that_is_taken_is_told(model: Path, run: Path, monkeypatch: pytes
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(local, "free_port", lambda: taken.getsockname()[1])
-        server = local.deploy("int8", model, run, ready_within_s=30)
+        monkeypatch.setattr(local_vllm, "free_port", lambda: taken.getsockname()[1])
+        server = local_vllm.deploy("int8", model, run, ready_within_s=30)
     assert "Address already in use" in server.failure
 
 
 def test_a_server_that_ended_says_what_happened_first(model: Path, run: Path) -> None:
-    server = local.deploy("int8", model, run)
-    assert local.why_it_ended(server) == ""
-    local.undeploy(server)
-    assert local.why_it_ended(server) == "vLLM ended: its log does not say why."
+    server = local_vllm.deploy("int8", model, run)
+    assert local_vllm.why_it_ended(server) == ""
+    local_vllm.undeploy(server)
+    assert local_vllm.why_it_ended(server) == "vLLM ended: its log does not say why."
     with Path(server.log).open("a") as log:
         log.write("(APIServer pid=9) WARNING 11-26 19:08:58 A low limit can cause `OSError: Too many open files`.\n")
         log.write("(Worker pid=1) ERROR AttributeError: no attribute 'gemm'\nERROR EngineDeadError: see above\n")
-    assert local.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
+    assert local_vllm.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
 
 
 @pytest.mark.parametrize(
@@ -134,13 +135,13 @@ def test_a_server_that_ended_says_what_happened_first(model: Path, run: Path) ->
 )
 def test_what_the_cpu_multiplies_is_read_from_its_flags(tmp_path: Path, told: str, own: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{told}\n")
-    assert local.multiplies_16_bits(tmp_path / "cpuinfo") is own
-    assert local.multiplies_16_bits(tmp_path / "none")
+    assert local_vllm.multiplies_16_bits(tmp_path / "cpuinfo") is own
+    assert local_vllm.multiplies_16_bits(tmp_path / "none")
 
 
 def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:
     with lease.hold(tmp_path / "lease"):
-        server = local.deploy("int8", model, tmp_path)
+        server = local_vllm.deploy("int8", model, tmp_path)
         assert answers(server)
     deadline = time.monotonic() + 15
     while answers(server):
@@ -151,13 +152,13 @@ def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:
 def test_a_missing_environment_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", "/nowhere/python")
     with pytest.raises(PrerequisiteError, match="no environment for vLLM at /nowhere/python. Run `make environments`"):
-        local.find_engine()
+        local_vllm.find_engine()
 
 
 def test_an_environment_without_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", shutil.which("false") or "/bin/false")
     with pytest.raises(PrerequisiteError, match="has no vLLM"):
-        local.find_engine()
+        local_vllm.find_engine()
 
 
 @pytest.mark.parametrize(
@@ -169,13 +170,13 @@ def test_the_cache_holds_sixteen_full_prompts(
 ) -> None:
     config = {"num_hidden_layers": layers, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 131072}))
-    assert local.kv_cache_gib(tmp_path) == gib
+    assert local_vllm.kv_cache_gib(tmp_path) == gib
 
 
 @pytest.mark.parametrize(("version", "options"), [("0.26.0", []), ("0.30.0", ["--enable-scale-out"])])
 def test_the_option_for_the_scoring_endpoint_is_given_to_a_vllm_that_knows_it(
     model: Path, version: str, options: list[str]
 ) -> None:
-    engine = local.Engine(Path("python"), "vllm", version)
-    command = local.vllm_command(engine, model, "quantgate-int8", 8000, [])
+    engine = local_vllm.Engine(Path("python"), "vllm", version)
+    command = local_vllm.vllm_command(engine, model, "quantgate-int8", 8000, [])
     assert [each for each in command if each == "--enable-scale-out"] == options

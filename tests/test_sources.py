@@ -15,8 +15,9 @@ from urllib.parse import unquote, urlsplit
 import datasets
 import pytest
 
+from components.benchmarks.row_sources import Folder
+from components.benchmarks.splits import Split
 from components.errors import PrerequisiteError
-from components.evaluate.sources import Folder, Split
 from tests.benchmark_data import laid_out, lines_of, pages_of
 from tests.seaweed import free_ports
 
@@ -65,8 +66,8 @@ PROBE = """
 import json, sys
 from pathlib import Path
 from components.errors import PrerequisiteError
-from components.evaluate.mirror import make
-from components.evaluate.sources import Hub, Mirror, Split
+from components.benchmarks.mirror import make
+from components.benchmarks.row_sources import Hub, Mirror, Split
 hub = Hub(Path(sys.argv[1]) / "cache")
 answers = {"told": hub.told}
 for wanted in sys.argv[2:]:
@@ -187,14 +188,16 @@ def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unkn
 RUN = """
 import io, json, sys
 sys.stdout = io.StringIO()  # a step tells how far it is
-from components import questions
-from components.artifacts import EvaluationPlan
-from components.progress import Step
+from components.benchmarks import selection
+from components.resolve.checks import check_questions
+from components.resolve.rows import rows_at_hand
+from components.run.plan import EvaluationPlan
+from components.run.progress import Step
 store, results = sys.argv[1] + "/store", sys.argv[1]
 plan = EvaluationPlan(variants=("bf16",), suite="perplexity", limit=2, store=store, results=results)
-planned = questions.check_questions(plan)
-found = questions.rows_at_hand(planned, Step(None, "resolve", ""))
-source = questions.source_of(found).split(questions.wanted_splits(questions.suite_of(found))[0])
+planned = check_questions(plan)
+found = rows_at_hand(planned, Step(None, "resolve", ""))
+source = selection.source_of(found).split(selection.wanted_splits(selection.suite_of(found))[0])
 sys.stdout = sys.__stdout__
 print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": len(source.dataset)}))
 """

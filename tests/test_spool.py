@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components import steps
-from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.promote import Registered
-from components.store import open_store
-from components.track import TrackedRun, local_tracking_uri, track
-from components.track.connect import HOSTS
+from components.promote import step as promote_step
+from components.promote.registry import Registered
+from components.run.artifacts import Decision
+from components.run.results import RunResults
+from components.storage.location import open_store
+from components.track import step as track_step
+from components.track.mlflow_writer import track
 from components.track.spool import send, spooled
-from pipelines.cli import answer
+from components.tracking.connect import HOSTS
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import local_tracking_uri
+from pipelines.cli.app import answer
 from tests.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -32,8 +36,10 @@ def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
             shutil.copy(each, folder)
     page, text = str(folder / "report.html"), str(folder / "report.md")
     found = str(folder / "tracked-by-the-step.json")
-    steps.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, found)
-    steps.promote(str(folder / "decision.json"), found, str(folder), tracking_uri, str(folder / "r.json"), move=True)
+    track_step.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, found)
+    promote_step.promote(
+        str(folder / "decision.json"), found, str(folder), tracking_uri, str(folder / "r.json"), move=True
+    )
     return TrackedRun.read(found)
 
 
@@ -45,19 +51,19 @@ def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
     assert f"To send it later: quantgate track {tmp_path}" in capsys.readouterr().out
     assert Registered.read(tmp_path / "r.json").versions == {}
     with pytest.raises(PrerequisiteError, match="cannot be reached"):
-        send(tmp_path)
+        send(RunResults(str(tmp_path)))
     assert TrackedRun.read(tmp_path / "tracked.json").spooled
 
-    uri = local_tracking_uri(tmp_path / "mlflow")
-    sent, again = send(tmp_path, uri), send(tmp_path, uri)
+    uri, results = local_tracking_uri(tmp_path / "mlflow"), RunResults(str(tmp_path))
+    sent, again = send(results, uri), send(results, uri)
     assert (sent.run_id, sent.spooled) == (again.run_id, "")
     assert len(MlflowClient(uri).search_runs([sent.experiment_id])) == 1 + 4
-    assert send(tmp_path).run_id == sent.run_id, "where it is now"
+    assert send(results).run_id == sent.run_id, "where it is now"
 
 
 def test_a_folder_without_a_decided_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="holds no run that came to its decision"):
-        send(tmp_path)
+        send(RunResults(str(tmp_path)))
 
 
 @pytest.mark.parametrize(("allowed", "refused"), [("mlflow.example", True), ("a.b, 127.0.0.*", False), ("", False)])
@@ -79,7 +85,7 @@ def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path
     decision.write(tmp_path / "decision.json")
     FACTS.write(tmp_path / "facts.json")
     with pytest.raises(PrerequisiteError, match="its password is kept nowhere. Give the address with --tracking-uri"):
-        send(tmp_path)
+        send(RunResults(str(tmp_path)))
 
 
 def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
@@ -105,7 +111,8 @@ def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
 def test_a_notebook_shows_what_to_do_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
-    told = "from pathlib import Path\nfrom components.track.spool import send\nsend(Path('none'))"
+    told = "from components.run.results import RunResults\nfrom components.track.spool import send\n"
+    told += "send(RunResults('none'))"
     InteractiveShell().run_cell(told)  # type: ignore[no-untyped-call]
     shown = capsys.readouterr().out
     assert "quantgate: none holds no run that came to its decision" in shown

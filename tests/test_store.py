@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.store import MARKER, FolderStore, Store, fetch, open_store, split_uri
+from components.storage.location import fetch, open_store, split_uri
+from components.storage.store import MARKER, FolderStore, Store
 from tests.seaweed import S3Server, free_ports
 
 MULTIPART_BYTES = 8 << 20
@@ -189,7 +190,7 @@ def test_a_disk_that_fills_up_during_the_copy_is_a_prerequisite_and_leaves_no_pa
     script = f"""
 import pathlib, sys
 from components.errors import PrerequisiteError
-from components.store import FolderStore, staged
+from components.storage.store import FolderStore, staged
 disk = pathlib.Path({str(disk)!r})
 try:
     with staged(disk / "models" / "abc", needed_bytes=5) as partial:
@@ -210,7 +211,7 @@ print(sorted(path.name for path in disk.rglob("*")))
 
 def killed_when(condition: Callable[[], bool], model: Path, location: str) -> None:
     """Put `model` from another process and kill that with SIGKILL as soon as the condition holds."""
-    script = "import sys, pathlib; from components.store import open_store; "
+    script = "import sys, pathlib; from components.storage.location import open_store; "
     script += "open_store(sys.argv[2]).put_folder(pathlib.Path(sys.argv[1]), sys.argv[3], 'd1')"
     command = [sys.executable, "-c", script, str(model), location, NAME]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
@@ -401,7 +402,7 @@ def test_s3_without_boto3_says_what_to_install_and_a_folder_needs_none(tmp_path:
 import sys
 sys.modules["boto3"] = None
 from components.errors import PrerequisiteError
-from components.store import open_store
+from components.storage.location import open_store
 open_store({str(tmp_path)!r}).put_text("x", "y")
 try:
     open_store("s3://bucket/x")

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from kfp import compiler
 
-from pipelines import runs
 from pipelines.cluster import Cluster, fitted
 from pipelines.exits import USER_ERROR, exit_of
-from pipelines.kubeflow import Place, connected
+from pipelines.kubeflow import runs
+from pipelines.kubeflow.connection import Place, connected
 from tests.kfp_server import State
 from tests.on_kubeflow import QUICK, RESULTS, Answer, decides, kubeflow, pipeline, submitted, uploads
 
@@ -131,8 +131,9 @@ def test_of_a_run_that_is_not_there_nobody_is_told_that_it_goes_on(kubeflow: Sta
 @pytest.mark.slow
 def test_an_interrupted_command_leaves_the_run_going_and_says_what_to_do(kubeflow: State, pipeline: Path) -> None:
     kubeflow.script = [("RUNNING", {})]
-    code = "import signal, typer; from pipelines import submit; signal.signal(2, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{code}; typer.run(submit.submit)", "--host", kubeflow.host, *RESULTS]
+    code = "import signal, typer; from pipelines.cli.cluster_commands import submit"
+    code += "; signal.signal(2, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{code}; typer.run(submit)", "--host", kubeflow.host, *RESULTS]
     with subprocess.Popen(
         [*command, "--pipeline", str(pipeline)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.artifacts import Scores, TaskScore
 from components.errors import PrerequisiteError
 from components.report import summary
-from components.report.summary import Gpu, Summary, compare, compared, compared_json, file_name, gpus_here, summary_of
+from components.report.summary import Summary, compare, compared, compared_json, file_name, summary_of
+from components.run.artifacts import Scores, TaskScore
+from components.run.machine import Gpu, gpus_here
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", memory_bytes=81559 * 2**20, driver="580.95.05", count=2)

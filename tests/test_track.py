@@ -10,13 +10,14 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.artifacts import LimitEvidence, Scores, TaskEvidence
 from components.errors import PrerequisiteError
-from components.track import RunFiles, facts_here, local_tracking_uri, open_command, track
-from components.track.connect import check_no_password, connected
-from components.track.facts import git_commit
-from components.track.rows import variant_rows
-from components.track.uris import without_password
+from components.policies.policy import use_case_named
+from components.run.artifacts import LimitEvidence, Scores, TaskEvidence
+from components.track.mlflow_rows import variant_rows
+from components.track.mlflow_writer import track
+from components.tracking.connect import check_no_password, connected
+from components.tracking.facts import RunFiles, facts_here, git_commit
+from components.tracking.uris import local_tracking_uri, open_command, without_password
 from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 from tests.mlflow_store import empty_store, local
 
@@ -37,7 +38,7 @@ def artifact_names(client: MlflowClient, run_id: str) -> set[str]:
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
-    code = "import sys, components.track; print('mlflow' in sys.modules)"
+    code = "import sys, components.track.step; print('mlflow' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "False\n"
 
@@ -67,7 +68,7 @@ def test_a_pipeline_run_becomes_a_parent_with_one_child_for_each_variant(local: 
         "suite": "quick",
         "use_case": "general-chat",
         "variants": "bf16, int8, int4-g128, int4-g64",
-        "policy": "average drop: ship < 1 %",
+        "policy": use_case_named("general-chat").policy_in_words(),
     }
     assert parent.data.tags["quantgate.run_id"] == "run-1"
     assert parent.data.tags["package.torch"] == "2.13.0"
@@ -283,7 +284,8 @@ def test_nothing_is_printed_even_when_the_store_is_made(tmp_path: Path) -> None:
     FACTS.write(facts)
     make_decision(tmp_path).write(decision)
     code = (
-        "import sys; from components.artifacts import Decision; from components.track import *;"
+        "import sys; from components.run.artifacts import Decision; from components.track.mlflow_writer import track;"
+        "from components.tracking.facts import RunFacts, RunFiles;"
         "track(Decision.read(sys.argv[1]), RunFacts.read(sys.argv[2]), RunFiles(), sys.argv[3])"
     )
     root = Path(__file__).parents[1]

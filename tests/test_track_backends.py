@@ -13,13 +13,16 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components import steps
-from components.artifacts import Decision
 from components.errors import PrerequisiteError
-from components.promote import Registered, promote, register, rollback
-from components.track import RunFiles, TrackedRun, track
-from components.track.rows import RUN_ID_TAG, VARIANT_TAG
-from pipelines.cli import answer
+from components.promote.promotion import promote, rollback
+from components.promote.registry import Registered, register
+from components.run.artifacts import Decision
+from components.track import step as track_step
+from components.track.mlflow_writer import track
+from components.tracking.facts import RunFiles
+from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG
+from components.tracking.tracked_run import TrackedRun
+from pipelines.cli.app import answer
 from tests.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
 from tests.mlflow_server import Proxy
 
@@ -31,7 +34,7 @@ ROWS = (
 FLIPS: dict[str, list[Any]] = {"task": ["piqa", "piqa"], "item_id": [3, 7], "lost": [True, False]}
 CALLS = ("runs/create", "runs/log-batch", "runs/log-inputs", "mlflow-artifacts/", "runs/update")
 """What a tracking asks of a server: at each of them it is killed."""
-STEP = "import sys; from components import steps; steps.track(*sys.argv[1:])"
+STEP = "import sys; from components.track.step import track; track(*sys.argv[1:])"
 
 
 def decision_on(folder: Path, model: str) -> Decision:
@@ -216,7 +219,7 @@ def test_what_was_rejected_is_refused_by_every_way_and_every_time_whatever_its_t
 
 
 def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
-    """Those of `steps.track`, on what the steps before it left in the results' folder."""
+    """Those of the step `track`, on what the steps before it left in the results' folder."""
     decision, page, text, found = (
         str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
     )
@@ -265,9 +268,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(mlflow_backend: str, results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What MLflow holds of a run that nothing went wrong with, and under `requests` those that it took."""
-    steps.track(*arguments(results, "undisturbed-0", mlflow_backend))  # makes the experiment
+    track_step.track(*arguments(results, "undisturbed-0", mlflow_backend))  # makes the experiment
     with Proxy(mlflow_backend) as proxy:
-        steps.track(*arguments(results, "undisturbed", proxy.address))
+        track_step.track(*arguments(results, "undisturbed", proxy.address))
     found = TrackedRun.read(results / "found.json")
     told = held(MlflowClient(mlflow_backend), found, "undisturbed", tmp_path_factory.mktemp("undisturbed"))
     return {**told, "requests": proxy.requests}
@@ -282,7 +285,7 @@ def test_killed_anywhere_and_repeated_each_variant_has_one_whole_run(
     calls = [number for number, each in enumerate(undisturbed["requests"], start=1) if call in each]
     for number in (source.choice(calls), source.randint(1, len(undisturbed["requests"]))):
         kill_at(number, results, run_id, mlflow_backend)
-    steps.track(*arguments(results, run_id, mlflow_backend))
+    track_step.track(*arguments(results, run_id, mlflow_backend))
     found = TrackedRun.read(results / "found.json")
     client = MlflowClient(mlflow_backend)
     told = held(client, found, run_id, tmp_path)

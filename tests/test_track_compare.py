@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.track import track
-from tests.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
+from components.track.mlflow_writer import track
+from tests.decided import FACTS, SCORES, VERDICTS, called, make_decision, report_files
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -55,7 +55,7 @@ def metrics_of(page: str) -> dict[str, list[str]]:
 
 
 def test_mlflows_page_shows_the_variants_side_by_side_by_their_names(mlflow_server: str, tmp_path: Path) -> None:
-    decision = make_decision(tmp_path).model_copy(update={"use_case": "compared"})
+    decision = called(make_decision(tmp_path), "compared")
     found = track(decision, FACTS, report_files(tmp_path), mlflow_server)
     page = page_at(found.compare_page, tmp_path)
     rows, metrics = rows_of(page), metrics_of(page)

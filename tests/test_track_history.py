@@ -13,9 +13,11 @@ from mlflow.tracking import MlflowClient
 from components.errors import PrerequisiteError
 from components.report.figures import drop_against_size, drop_over_time
 from components.report.matrix import MARKS
-from components.track import RunFiles, local_tracking_uri, track
 from components.track import history as tracked
 from components.track.history import comparison, history, newest
+from components.track.mlflow_writer import track
+from components.tracking.facts import RunFiles
+from components.tracking.uris import local_tracking_uri
 from tests.decided import FACTS, make_decision
 from tests.executed import is_drawn
 from tests.months import FAILED_WEEK, FIRST_DAY, HALF_WIDTH, LOST_WEEK, SIZES, WEEKS, drop_of, fill

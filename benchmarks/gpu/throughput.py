@@ -18,9 +18,10 @@ from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import watched
 from benchmarks.gpu.scoring import DUMMY, EIGHT
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
-from components.artifacts import Server
-from components.serving import lease, local
-from components.variants import BASELINE
+from components.models.variants import BASELINE
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import local_vllm
 
 REQUESTS = (1, 8, 64)
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
@@ -70,16 +71,16 @@ def measure(chosen: Setting, table: Table, name: str, variant: str, folder: Path
     """The rows of one variant."""
     results = chosen.out / "speed" / variant
     with lease.hold(results / "lease"):
-        server = local.deploy(variant, folder, results, options=options)
+        server = local_vllm.deploy(variant, folder, results, options=options)
         if server.failure:
-            reason = (local.why_it_ended(server) or server.failure.splitlines()[0])[:250]
+            reason = (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:250]
             table.add(name, variant, seconds(server.startup_s), "–", NOT_RUN, "–", reason)
             return
         try:
             for count in (1, 8) if chosen.rehearse else REQUESTS:
                 row(chosen, table, name, variant, server, count)
         finally:
-            local.undeploy(server)
+            local_vllm.undeploy(server)
 
 
 def row(chosen: Setting, table: Table, name: str, variant: str, server: Server, count: int) -> None:

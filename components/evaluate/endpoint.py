@@ -22,10 +22,10 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from components.errors import PrerequisiteError
 from components.evaluate import ledger
-from components.evaluate.abilities import Abilities, abilities
-from components.evaluate.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
 from components.evaluate.ledger import Ledger
-from components.evaluate.plan import Ask, Kind, Loglik, Question, Scored, Tally, plan
+from components.servers.abilities import Abilities, abilities
+from components.servers.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
+from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
 
 NAME = "vllm-endpoint"
 ARGUMENTS = "base_url, model, tokenizer, max_length, ledger, model_digest, way, num_concurrent, timeout"

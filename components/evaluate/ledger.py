@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import PrerequisiteError
-from components.evaluate.client import Text
-from components.evaluate.plan import Loglik, Question, Tokens
-from components.models import cache_dir
+from components.servers.client import Text
+from components.servers.scoring_requests import Loglik, Question, Tokens
+from components.storage.cache import cache_dir
 
 if TYPE_CHECKING:
-    from components.store import Store
+    from components.storage.store import Store
 
 log = logging.getLogger(__name__)
 

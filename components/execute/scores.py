@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from components.artifacts import Scores, TaskScore
-from components.evaluate import records, score_of
-from components.evaluate.suites import Suite
-from components.execute import Outcome, run_programs
-from components.progress import Step
+from components.benchmarks.suites import Suite
+from components.benchmarks.task_score import score_of
+from components.run import records
+from components.run.artifacts import Scores, TaskScore
+from components.run.progress import Step
+from components.sandbox.containment import Outcome
+from components.sandbox.programs import run_programs
 
 
 def scored(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
@@ -30,7 +32,7 @@ def scored(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_templ
 
 def in_order(answered: Scores, suite: Suite, found: list[records.Record], chat_template: bool) -> Iterator[TaskScore]:
     """The scores of all tasks in the suite's order."""
-    from components.evaluate import tasks
+    from components.benchmarks import tasks
 
     known = {each.task: each for each in answered.tasks}
     for row in suite.tasks:

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.artifacts import Decision, Model, Scores, Verdict, Weights
-from components.gate import evidence
-from components.gate.answers import Answers
-from components.gate.candidate import Candidate, candidate, first_difference
-from components.gate.case import unmeasurable
+from components.evidence import judging
+from components.evidence.answers import Answers
+from components.evidence.candidate import Candidate, candidate, first_difference
+from components.evidence.case import unmeasurable
+from components.evidence.next_steps import next_step
 from components.gate.point import judge, mean
-from components.gate.policy import UseCase, next_step
-from components.variants import BASELINE, variant_named
+from components.models.variants import BASELINE, variant_named
+from components.policies.policy import UseCase
+from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
 
 ByTask = Mapping[str, Answers]
 
@@ -59,7 +60,7 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
     verdicts = {each.name: verdict for each in variants if (verdict := _unjudged(use_case, baseline, each))}
     judged = [each for each in variants if each.name not in verdicts]
     paired = [each for each in judged if each.answers and baseline.answers]
-    for row in evidence.judge_all(use_case, baseline, paired):
+    for row in judging.judge_all(use_case, baseline, paired):
         verdicts[row.variant] = row
     for each in judged:
         if each not in paired:
@@ -67,13 +68,11 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
     return Decision(
         model=model,
         suite=suite,
-        use_case=use_case.name,
-        policy=use_case.policy_in_words(),
+        limits=use_case,
         verdicts=(_reference(baseline), *(verdicts[each.name] for each in variants)),
         weights=tuple(each.weights for each in candidates),
         scores=tuple(each.scores for each in candidates),
-        relative=use_case.relative,
-        comparisons=evidence.compare(paired),
+        comparisons=judging.compare(paired),
     )
 
 

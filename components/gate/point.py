@@ -7,10 +7,11 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from components.artifacts import Scores, Verdict
-from components.gate.candidate import Candidate
-from components.gate.change import Change
-from components.gate.policy import UseCase, next_step, side
+from components.evidence.candidate import Candidate
+from components.evidence.change import Change
+from components.evidence.next_steps import next_step
+from components.policies.policy import UseCase, side
+from components.run.artifacts import Scores, Verdict
 
 
 def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict:

@@ -15,9 +15,9 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from components.errors import PrerequisiteError
-from components.gate import margin
-from components.gate.limits import POWER, further
-from components.gate.margin import RELATIVE, Clusters, Pairs, Scale
+from components.evidence import margin
+from components.evidence.limits import POWER, further
+from components.evidence.margin import RELATIVE, Clusters, Pairs, Scale
 
 ROUNDING = 1e-12
 

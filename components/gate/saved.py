@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from pydantic import ValidationError
 
-from components.artifacts import Decision, Model, Scores, TaskScore, Weights
 from components.errors import PrerequisiteError
-from components.gate.answers import Answers, answers
-from components.gate.candidate import HARNESS, Candidate, candidate
+from components.evidence.answers import Answers, answers
+from components.evidence.candidate import HARNESS, Candidate, candidate
+from components.evidence.saved_answers import read_ours
 from components.gate.decision import decide_candidates
-from components.gate.policy import UseCase, check_use_case
+from components.policies.policy import UseCase, check_use_case
+from components.run.artifacts import Decision, Model, Scores, TaskScore, Weights
+from components.run.results import FULL, TINY, VariantResults
 
 METRICS = (
     "acc_norm",
@@ -41,18 +42,6 @@ PERPLEXITY = "word_perplexity"
 GUESSED = ("acc", "acc_norm")
 """Metrics on which guessing scores one in so many choices."""
 SUITE = "saved"
-RECORDS = {
-    "task": pyarrow.string(),
-    "item_id": pyarrow.int64(),
-    "item_hash": pyarrow.string(),
-    "prompt_hash": pyarrow.string(),
-    "score": pyarrow.float64(),
-    "cluster": pyarrow.string(),
-    "truncated": pyarrow.bool_(),
-    "logliks": pyarrow.list_(pyarrow.float64()),
-    "units": pyarrow.float64(),
-}
-"""The columns of per-item records that the gate reads."""
 
 
 def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = METRICS) -> Decision:
@@ -82,7 +71,7 @@ def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
     """What lies in the folder; raises PrerequisiteError when these are no results that can be read."""
     if not folder.is_dir():
         raise PrerequisiteError(f"{folder} is no folder. Give a variant's folder, e.g. runs/demo/variants/int8.")
-    if any((folder / f"{stage}.json").exists() for stage in ("full", "tiny")):
+    if any(VariantResults(str(folder)).scores(stage).path.exists() for stage in (FULL, TINY)):
         return read_ours(folder)
     if next(folder.rglob("samples_*.jsonl"), None):
         return read_harness(folder, metrics)
@@ -90,50 +79,6 @@ def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
         f"{folder} holds no results: neither full.json beside full.parquet, as a run of quantgate leaves them in"
         " variants/NAME, nor samples_*.jsonl, as lm-eval writes them with --output_path and --log_samples."
     )
-
-
-def read_ours(folder: Path) -> Candidate:
-    """A variant's folder of a run."""
-    stage = "full" if (folder / "full.json").exists() else "tiny"
-    try:
-        scores = Scores.read(folder / f"{stage}.json")
-        made = folder / "weights.json"
-        weights = Weights.read(made) if made.exists() else Weights(variant=scores.variant, baseline_digest="")
-    except (ValidationError, UnicodeDecodeError, OSError) as error:
-        raise PrerequisiteError(f"{folder} holds results that this version cannot read: {error}") from error
-    if scores.failure:
-        return candidate(weights, scores, scores.suite)
-    records = folder / f"{scores.stage}.parquet"
-    if not records.exists():
-        raise PrerequisiteError(f"{records} is missing: the gate compares item by item. Copy it beside {stage}.json.")
-    again = folder / "again.parquet"
-    return candidate(
-        weights,
-        scores,
-        scores.suite,
-        answers=read_records(records),
-        again=read_records(again) if scores.again and again.exists() else {},
-    )
-
-
-def read_records(file: Path) -> dict[str, Answers]:
-    """Each task's answers in a Parquet file of per-item records; raises PrerequisiteError when it is damaged."""
-    try:
-        table = pyarrow.parquet.read_table(file)
-        columns = {name: table[name].cast(kind) for name, kind in RECORDS.items() if name in table.column_names}
-        return by_task(pyarrow.table(columns))
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise PrerequisiteError(f"{file} is no file of per-item records that can be read: {error}") from error
-
-
-def by_task(records: pyarrow.Table) -> dict[str, Answers]:
-    """Each task's answers in a table of per-item records."""
-    tasks = records["task"].combine_chunks().dictionary_encode()
-    codes = tasks.indices.to_numpy()
-    return {
-        str(task): answers(str(task), records.take(pyarrow.array(np.flatnonzero(codes == code))))
-        for code, task in enumerate(tasks.dictionary.to_pylist())
-    }
 
 
 def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:

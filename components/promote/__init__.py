@@ -10,8 +10,3 @@ say what is what; a platform serves `champion` and nothing else.
 Tags can be edited by anyone who may write to MLflow, so that promote takes the verdict from the run's own artifacts and
 compares their digests with the version's.
 """
-
-from components.promote.promotion import Promotion, promote, rollback
-from components.promote.registry import ALIASES, Registered, model_name, register
-
-__all__ = ["ALIASES", "Promotion", "Registered", "model_name", "promote", "register", "rollback"]

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from components.artifacts import Artifact, Verdict, Weights
 from components.errors import PrerequisiteError
 from components.promote.registry import BASELINE, CANDIDATE, CHAMPION, DIGEST, PREVIOUS, RUN, as_source, sources_of
-from components.track.connect import connected
+from components.run.artifacts import Verdict, Weights
+from components.storage.artifact import Artifact
+from components.tracking.connect import connected
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.artifacts import Artifact, Decision, Verdict, Weights
-from components.track.connect import connected
-from components.track.runs import TrackedRun
-from components.track.uris import is_server
+from components.run.artifacts import Decision, Verdict, Weights
+from components.storage.artifact import Artifact
+from components.tracking.connect import connected
+from components.tracking.tags import WEIGHTS
+from components.tracking.tracked_run import TrackedRun
+from components.tracking.uris import is_server
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -100,7 +102,7 @@ def version_of_weights(known: "Sequence[ModelVersion]", weights: Weights) -> "Mo
 
 def sources_of(weights: Weights, version: "ModelVersion") -> tuple[str, ...]:
     """What a version of these weights may point at: themselves, or the run that made the version."""
-    return as_source(weights), f"runs:/{version.run_id}/weights.json"
+    return as_source(weights), f"runs:/{version.run_id}/{WEIGHTS}"
 
 
 def told_at(version: "ModelVersion") -> float:
@@ -124,7 +126,7 @@ def make_version(client: "MlflowClient", name: str, weights: Weights, tags: dict
     """
     source, run_id = as_source(weights), tags[RUN]
     if source.startswith("file:") and is_server(tracking_uri):
-        source = f"runs:/{run_id}/weights.json"
+        source = f"runs:/{run_id}/{WEIGHTS}"
     made = client.create_model_version(name, source=source, run_id=run_id, tags=tags, await_creation_for=0)
     return str(made.version)
 

@@ -17,8 +17,8 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.quantize.layers import group_layers, layout_in_words
-from components.variants import Variant, variant_named
+from components.models.layers import group_layers, layout_in_words
+from components.models.variants import Variant, variant_named
 
 KEPT = "lm_head"
 

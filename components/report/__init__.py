@@ -4,9 +4,3 @@
 
 Numbers stay exact up to `formats`, the only place that rounds.
 """
-
-from components.report.matrix import matrix, verdicts_json
-from components.report.pages import plots, write_report
-from components.report.terminal import terminal_evidence, terminal_matrix
-
-__all__ = ["matrix", "plots", "terminal_evidence", "terminal_matrix", "verdicts_json", "write_report"]

@@ -2,7 +2,7 @@
 
 import math
 
-from components.gate.change import about, percent
+from components.evidence.change import about, percent
 
 MISSING = "—"
 MINUS = "−"

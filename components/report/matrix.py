@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass
 
-from components.artifacts import Decision, Scores, Verdict
 from components.errors import PrerequisiteError
+from components.run.artifacts import Decision, Scores, Verdict
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.artifacts import Decision, write_text
 from components.report import formats
-from components.report.evidence import certainty, command, measured, noisiest, sources, stories
 from components.report.forest import forest_plot
-from components.report.limits import bounds, limits
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
+from components.report.stated_limits import bounds, stated_limits
+from components.report.story import certainty, command, measured, noisiest, sources, stories
 from components.report.svg import standing_alone
+from components.run.artifacts import Decision
+from components.run.results import PLOTS, RunResults
+from components.storage.artifact import write_text
 
 OUTCOMES = {
     "passed": "✓ within it",
@@ -28,12 +30,13 @@ OUTCOMES = {
 def write_report(
     decision: Decision, folder: Path, *, run: str = "", mlflow_hint: str = "", engine: str = ""
 ) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into the folder and return their paths.
+    """Write the report into the folder, as HTML and as Markdown, and return their paths.
 
     `run` names the run, `mlflow_hint` says where it is recorded, `engine` what served the models; an empty one is left
     out.
     """
-    html, markdown = folder / "report.html", folder / "report.md"
+    results = RunResults(str(folder))
+    html, markdown = results.report.path, results.report_markdown.path
     facts = _facts(decision) | {"run": run, "mlflow_hint": mlflow_hint, "engine": engine}
     write_text(html, _environment(decision, autoescape=True).get_template("report.html.j2").render(facts))
     write_text(markdown, _environment(decision, autoescape=False).get_template("report.md.j2").render(facts))
@@ -43,11 +46,13 @@ def write_report(
 def plots(decision: Decision) -> dict[str, str]:
     """The report's plots as SVG files of their own, by file name; those that it has."""
     rows = matrix(decision)
-    drawn = {
-        "size.svg": size_plot(rows),
-        "drops.svg": drop_plot(rows, limits(decision.policy)),
-        "limits.svg": forest_plot(decision),
-    }
+    drawn = dict(
+        zip(
+            PLOTS,
+            (size_plot(rows), drop_plot(rows, stated_limits(decision.limits)), forest_plot(decision)),
+            strict=True,
+        )
+    )
     style = _environment(decision, autoescape=False).get_template("plot.css.j2").render()
     return {name: standing_alone(each, style) for name, each in drawn.items() if each}
 
@@ -101,7 +106,7 @@ def _facts(decision: Decision) -> dict[str, object]:
         "judged": [each for each in decision.verdicts if each.form == "evidence"],
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),
-        "drop_plot": drop_plot(rows, limits(decision.policy)),
+        "drop_plot": drop_plot(rows, stated_limits(decision.limits)),
     }
 
 
@@ -115,7 +120,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    edges, unit = bounds(decision.policy, tasks_of(decision)), formats.unit_of(decision.relative)
+    edges, unit = bounds(decision.limits, tasks_of(decision)), formats.unit_of(decision.relative)
     environment.filters |= {
         "percent": lambda drop, subject: formats.percent_text(drop, edges[subject], unit),
         "drop": lambda drop: formats.percent_text(drop, unit=unit),

@@ -7,8 +7,8 @@ import itertools
 
 from markupsafe import Markup
 
-from components.report.limits import Limit
 from components.report.matrix import Row
+from components.report.stated_limits import StatedLimit
 from components.report.svg import (
     LEFT,
     RIGHT,
@@ -93,13 +93,14 @@ def _front(spots: list[tuple[float, float]]) -> list[Markup]:
     return drawn
 
 
-def drop_plot(rows: tuple[Row, ...], limits: tuple[Limit, ...]) -> Markup:
+def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
     """Each variant's drop, on average and per task, beside the limits; empty where nothing was compared."""
     lanes = [lane for lane in _lanes(rows) if lane[1]]
     if not lanes:
         return Markup("")
     tasks = {cell.task for row in rows for cell in row.cells}
-    averages = [limit for limit in limits if limit.subject not in tasks]
+    limits = tuple(limit for limit in limits if not limit.task or limit.task in tasks)
+    averages = [limit for limit in limits if not limit.task]
     spread = 9 * max(len(rows) - 2, 0)
     lane_height = 40 + spread
     top = 8 + LABEL_HEIGHT * len(averages)
@@ -113,7 +114,7 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[Limit, ...]) -> Markup:
         y = top + place * lane_height
         drawn.append(line(18, y, RIGHT + 4, y, "lane"))
         drawn.append(text(20, y + 14, shortened(name, 52), kind="average" if place == 0 else "task"))
-        drawn.extend(_task_limits([each for each in limits if place and each.subject == name], across, y, lane_height))
+        drawn.extend(_task_limits([each for each in limits if place and each.task == name], across, y, lane_height))
         drawn.extend(marker(index, across.at(100 * drop), y + 27 + 9 * (index - 1)) for index, drop in found.items())
     drawn.append(text(WIDTH / 2, bottom + 36, "drop in % of the baseline's score (below 0: better)", "middle"))
     return svg(bottom + 46, "Drop of each variant on average and per task, with the limits", drawn)
@@ -129,7 +130,7 @@ def _lanes(rows: tuple[Row, ...]) -> list[tuple[str, dict[int, float]]]:
     return lanes
 
 
-def _average_limits(found: list[Limit], across: Axis, bottom: float) -> list[Markup]:
+def _average_limits(found: list[StatedLimit], across: Axis, bottom: float) -> list[Markup]:
     drawn = []
     for place, limit in enumerate(found):
         x, y = across.at(100 * limit.drop), 6 + LABEL_HEIGHT * (place + 1) - 4
@@ -140,7 +141,7 @@ def _average_limits(found: list[Limit], across: Axis, bottom: float) -> list[Mar
     return drawn
 
 
-def _task_limits(found: list[Limit], across: Axis, top: float, height: float) -> list[Markup]:
+def _task_limits(found: list[StatedLimit], across: Axis, top: float, height: float) -> list[Markup]:
     drawn = []
     for limit in found:
         x = across.at(100 * limit.drop)

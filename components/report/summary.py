@@ -8,8 +8,6 @@ A summary tells scores and how they were asked. It holds no per-item results, so
 import json
 import os
 import re
-import subprocess
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from statistics import fmean
@@ -21,15 +19,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from components.artifacts import PERPLEXITIES, Artifact, Scores, TaskScore
 from components.errors import PrerequisiteError
-from components.gate.change import percent
-from components.gate.policy import side
+from components.evidence.change import percent
+from components.policies.policy import side
 from components.report.formats import MINUS, MISSING
+from components.run.artifacts import PERPLEXITIES, Scores, TaskScore
+from components.run.machine import Gpu
+from components.storage.artifact import Artifact
 
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
 """Benchmarks in a file's name, and characters of its parts: under 255 in all, even with what `write_text` adds."""
-SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 ADVICE = "Give a summary that `quantgate eval` wrote."
 READING = "Score ± standard error. B less A: in points of 100, and relative to A. Only of a perplexity less is better."
 NO_VERDICT = "This table is no verdict: it has no paired test. `quantgate gate` decides, from the per-item results."
@@ -38,16 +37,6 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
-
-
-class Gpu(Artifact):
-    """GPUs of one kind in one machine."""
-
-    name: str
-    memory_bytes: int | None
-    """Of each; None where the driver does not tell, as of memory that is the CPU's too."""
-    driver: str
-    count: Count
 
 
 class Benchmark(Artifact):
@@ -187,21 +176,6 @@ def file_name(summary: Summary) -> str:
     org, model, named = (re.sub(r"[^A-Za-z0-9._-]+", "-", each) for each in (org, model, named))
     parts = (org[:LONGEST_ORG] or "local", model[:LONGEST_MODEL] or "model", named[:LONGEST_NAMED])
     return f"{summary.timestamp:%Y-%m-%d}_{'_'.join(parts)}.json"
-
-
-def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
-    """This machine's NVIDIA GPUs, each kind once; none where nvidia-smi is missing, fails or hangs."""
-    try:
-        answer = subprocess.run(SMI, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
-    kinds = Counter(tuple(part.strip() for part in line.rsplit(",", 2)) for line in lines)
-    return [
-        Gpu(name=kind[0], memory_bytes=int(kind[1]) * 2**20 if kind[1].isdecimal() else None, driver=kind[2], count=n)
-        for kind, n in kinds.items()
-        if len(kind) == 3  # old drivers say "No devices were found" and exit with 0
-    ]
 
 
 def read_summary(path: str | os.PathLike[str]) -> Summary:

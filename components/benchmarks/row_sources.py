@@ -1,0 +1,252 @@
+"""Where the rows of a benchmark come from: the hub, a mirror of it, or plain local files.
+
+A split that a source truly does not have is None; whatever fails raises PrerequisiteError, so that an unreachable hub
+never looks like a benchmark without a training split.
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from datasets.inspect import SplitsNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from components.benchmarks.mirror import Manifest, MirrorFile, advice, parquet_of, read_manifest, reading, trouble_with
+from components.benchmarks.splits import Rows, Split
+from components.errors import PrerequisiteError
+from components.storage.location import open_store
+from components.storage.store import FolderStore, Store, disk_room, partial_of, sha256_of
+
+HUB_TIMEOUT_S = 5
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What mirror.py made at a path, `file:path` or s3://: read without a hub, every file checked.
+
+    A folder is read in place; of a bucket's files, copies are kept in the cache under their sha256.
+    """
+
+    location: str
+    cache: Path
+
+    @property
+    def told(self) -> str:
+        where = self._store.root if isinstance(self._store, FolderStore) else self.location
+        return f"mirror {where}, manifest sha256 {self.manifest.sha256[:16]}"
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """What the mirror holds, read once."""
+        return read_manifest(self.location)
+
+    def split(self, wanted: Split) -> Rows | None:
+        file = self.manifest.files.get(wanted.file)
+        if file is None and wanted.file in self.manifest.missing:
+            return None
+        if file is None:
+            add = advice(self.location, "Add")
+            raise PrerequisiteError(f"The mirror at {self.location} was made without {wanted.file}. {add}")
+        with reading(self.location, wanted.file):
+            path = self._checked(wanted.file, file)
+            return Rows(datasets.Dataset(parquet_table(path)), file.sha256, file.of)
+
+    @functools.cached_property
+    def _store(self) -> Store:
+        return open_store(self.location)
+
+    def _checked(self, name: str, file: MirrorFile) -> Path:
+        if isinstance(self._store, FolderStore):
+            path = self._store.root / name
+            self._require_same(path, name, file)
+            return path
+        path = self.cache / "mirror" / f"{file.sha256}.parquet"
+        if not trouble(path, file):
+            return path
+        with disk_room(path.parent, file.bytes):
+            partial = partial_of(path)
+            try:
+                self._store.get_file(name, partial)
+                self._require_same(partial, name, file)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return path
+
+    def _require_same(self, path: Path, name: str, file: MirrorFile) -> None:
+        if what := trouble(path, file):
+            raise PrerequisiteError(f"{self.location}/{name} {what}. {advice(self.location)}")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Plain files `NAME/SPLIT.jsonl`, `.json` or `.parquet` below a path, with the hub's names: a mirror's origin."""
+
+    path: Path
+
+    @property
+    def told(self) -> str:
+        return f"folder {self.path.absolute()}"
+
+    def split(self, wanted: Split) -> Rows | None:
+        folder = (self.path / wanted.stem).parent
+        if not folder.is_dir():
+            raise PrerequisiteError(f"{folder} is no folder. Put {wanted.path}'s files there, as {wanted.split}.jsonl.")
+        found = [path for suffix in SUFFIXES if (path := folder / f"{wanted.split}{suffix}").is_file()]
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            raise PrerequisiteError(f"{folder} has the split {wanted.split} twice, as {names}. Leave one of them.")
+        if not found:
+            return None
+        with reading(str(folder), found[0].name):
+            return Rows(read_rows(found[0]), sha256_of(found[0]), str(found[0].absolute()))
+
+
+class Hub:
+    """The Hugging Face hub, every data set at the commit that it had when its first split was asked for."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache / "datasets"
+        self._infos: dict[str, huggingface_hub.DatasetInfo] = {}
+
+    @property
+    def told(self) -> str:
+        return f"hub {huggingface_hub.constants.ENDPOINT}"
+
+    def split(self, wanted: Split) -> Rows | None:
+        info = self._info(wanted.path)
+        try:
+            with disk_room(self.cache, needed_bytes=0):
+                dataset = self._load(wanted, info)
+        except (DatasetsError, SplitsNotFoundError, httpx.HTTPError, ConnectionError, FileNotFoundError) as error:
+            if info.gated and isinstance(error, GatedRepoError | DatasetNotFoundError):
+                raise gated(wanted.path) from error
+            why = f"{error} {error.__cause__ or ''}".strip().rstrip(".")
+            raise PrerequisiteError(
+                f"{wanted.file} could not be read from the hub: {why}. Check the network and run again."
+            ) from error
+        if dataset is None:
+            return None
+        digest = hashlib.sha256(parquet_of(dataset)).hexdigest()
+        return Rows(dataset, digest, str(info.sha))
+
+    def _info(self, path: str) -> huggingface_hub.DatasetInfo:
+        if path not in self._infos:
+            self._infos[path] = hub_info(path)
+        return self._infos[path]
+
+    def _load(self, wanted: Split, info: huggingface_hub.DatasetInfo) -> datasets.Dataset | None:
+        datasets.disable_progress_bars()
+        names = datasets.get_dataset_config_names(wanted.path, revision=info.sha)
+        name = wanted.name or datasets.get_dataset_default_config_name(wanted.path, revision=info.sha)
+        if name not in names:
+            which = f"no configuration {name!r}" if name else "no default configuration"
+            raise PrerequisiteError(f"{wanted.path} has {which}. Name one of {', '.join(names)}.")
+        if wanted.split not in datasets.get_dataset_split_names(wanted.path, name, revision=info.sha):
+            return None
+        return datasets.load_dataset(
+            wanted.path, name, split=wanted.split, revision=info.sha, cache_dir=str(self.cache)
+        )
+
+
+def hub_info(path: str) -> huggingface_hub.DatasetInfo:
+    """The data set's commit and whether it is gated, by one short request; PrerequisiteError where that fails."""
+    try:
+        info = huggingface_hub.HfApi().dataset_info(path, timeout=HUB_TIMEOUT_S)
+    except GatedRepoError as error:
+        raise gated(path) from error
+    except RepositoryNotFoundError as error:
+        raise PrerequisiteError(
+            f"The hub knows no data set {path}, or it is private. Check the name, or set HF_TOKEN to a token that may "
+            "read it."
+        ) from error
+    except HFValidationError as error:
+        raise PrerequisiteError(f"{path} is no data set's name: {error}") from error
+    except (OfflineModeIsEnabled, httpx.HTTPError) as error:
+        raise PrerequisiteError(
+            f"The hub {huggingface_hub.constants.ENDPOINT} is not reachable ({str(error).rstrip('.')}). Make a mirror "
+            "where it is: quantgate mirror SUITE DIR, and run here with --data DIR"
+        ) from error
+    if not info.sha:
+        raise PrerequisiteError(f"The hub names no commit of {path}, so its rows cannot be pinned. Try again later.")
+    return info
+
+
+def gated(path: str) -> PrerequisiteError:
+    """What to do about a data set that wants its licence accepted."""
+    return PrerequisiteError(
+        f"The data set {path} is gated. Accept its licence on its page, then set HF_TOKEN to a token of that account."
+    )
+
+
+def trouble(path: Path, file: MirrorFile) -> str:
+    """`trouble_with`, hashing each file once a process as long as it stays as it is."""
+    if not path.is_file():
+        return trouble_with(path, file)
+    stat = path.stat()
+    return _seen_trouble(path, file, stat.st_ino, stat.st_mtime_ns)
+
+
+@functools.cache
+def _seen_trouble(path: Path, file: MirrorFile, _inode: int, _mtime_ns: int) -> str:
+    return trouble_with(path, file)
+
+
+def read_rows(path: Path) -> datasets.Dataset:
+    """The rows of a .jsonl, .json (a list of objects) or .parquet file; PrerequisiteError for what is none."""
+    try:
+        if path.suffix == ".parquet":
+            return datasets.Dataset(parquet_table(path))
+        return dataset_of(objects_in(path))
+    except (pa.ArrowException, OverflowError) as error:
+        raise PrerequisiteError(f"{path}: its rows make no table: {error}. Correct the file.") from error
+
+
+def parquet_table(path: Path) -> pa.Table:
+    """The whole table of one Parquet file, with the features that its schema carries."""
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def dataset_of(rows: list[dict[str, Any]]) -> datasets.Dataset:
+    """The rows with types inferred over all of them; a key that a row lacks is None there.
+
+    Not Dataset.from_list, which takes the first row's columns for those of all.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return datasets.Dataset(pa.table({column: [row.get(column) for row in rows] for column in columns}))
+
+
+def objects_in(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of the file, one a line or in one list; PrerequisiteError with the line for anything else."""
+    rows: Any = []
+    line = 0
+    try:
+        if path.suffix == ".json":
+            rows = json.loads(path.read_bytes())
+        else:
+            with path.open("rb") as lines:
+                for text in lines:
+                    line += 1
+                    rows += [json.loads(text)] if text.strip() else []
+    except ValueError as error:
+        where = f"{path}, line {line}" if line else str(path)
+        raise PrerequisiteError(f"{where}: this is not JSON: {error}. Correct the file.") from error
+    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise PrerequisiteError(f"{path} has no rows, or some that are no objects. Correct the file.")
+    return rows

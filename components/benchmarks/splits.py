@@ -1,0 +1,49 @@
+"""A split of a benchmark, its rows, and what a place that they come from offers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import datasets
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a benchmark, named as the hub names it."""
+
+    path: str
+    """The data set, e.g. `openai/gsm8k`."""
+    name: str
+    """The configuration, e.g. `main`; empty for none."""
+    split: str
+
+    @property
+    def stem(self) -> str:
+        """`openai/gsm8k/main/test`; `default` stands for an empty configuration."""
+        return f"{self.path}/{self.name or 'default'}/{self.split}"
+
+    @property
+    def file(self) -> str:
+        """The split's name in a mirror, `openai/gsm8k/main/test.parquet`."""
+        return f"{self.stem}.parquet"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split."""
+
+    dataset: datasets.Dataset
+    sha256: str
+    """Of the file that holds them; from the hub, of the Parquet file that a mirror keeps of them."""
+    of: str
+    """The hub's commit, or the local file."""
+
+
+class Source(Protocol):
+    """A place that rows come from."""
+
+    @property
+    def told(self) -> str:
+        """One line for people, recorded in the results: the same for all variants of a run."""
+
+    def split(self, wanted: Split) -> Rows | None:
+        """The split's rows, or None when this source truly has no such split; raises PrerequisiteError otherwise."""

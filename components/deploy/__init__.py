@@ -1,0 +1,1 @@
+"""The steps `deploy` and `undeploy`: a vLLM server for each variant."""

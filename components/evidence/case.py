@@ -1,0 +1,161 @@
+"""One variant's evidence for a use case: its answers paired with the baseline's, and what each limit says of them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.evidence import flips, margin
+from components.evidence.answers import Answers
+from components.evidence.candidate import Candidate
+from components.evidence.limits import MOST_NATS, ClippedTest, DropTest, Limit, MeanTest, Task
+from components.evidence.looks import error_share
+from components.evidence.margin import ABSOLUTE, RELATIVE
+from components.policies.policy import Band, UseCase
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant's evidence for a use case."""
+
+    use_case: UseCase
+    variant: Candidate
+    tasks: Mapping[str, Task]
+    limits: tuple[Limit, ...]
+    average: DropTest
+    chance: Mapping[str, float]
+
+    @property
+    def share(self) -> float:
+        """Of the promised error, what the look at which these answers were taken may use."""
+        return error_share(self.variant.scores.look, self.variant.scores.looks)
+
+    @property
+    def p_ship(self) -> float:
+        """The p-value against "it must not ship", corrected for its look: the largest of all its limits' (IUT)."""
+        found = [each.test.p_within(each.limit) for each in self.limits]
+        return min(max([*found, self.average.p_within(self.use_case.bands.ship)]) / self.share, 1.0)
+
+    @property
+    def rejecting(self) -> float:
+        """What a rejection at this look may err by."""
+        return self.use_case.alpha * self.share
+
+    @property
+    def shown(self) -> tuple[Limit, ...]:
+        """The limits, with the average's: the policy's own, or the end of the last band."""
+        end = self.use_case.bands.ab_test
+        if any(each.what == "average" and each.limit <= end for each in self.limits):
+            return self.limits
+        return (*self.limits, Limit("average", "drop", end, self.average))
+
+    def exceeded(self) -> list[Limit]:
+        """The limits that the variant is surely over."""
+        return [each for each in self.shown if each.test.p_beyond(each.limit) <= self.rejecting]
+
+    def unproven(self, alpha: float) -> list[Limit]:
+        """The limits that the variant is not surely within."""
+        return [each for each in self.shown if each.test.p_within(each.limit) > alpha]
+
+    def band(self, alpha: float) -> Band | None:
+        """The best band whose end the average drop is surely within."""
+        bands = self.use_case.band_list()[:-1]
+        return next((each for each in bands if self.average.p_within(each.upper) <= alpha), None)
+
+
+def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
+    """Pair the variant's answers with the baseline's, which must have been found comparable."""
+    chance = {each.task: each.chance for each in baseline.scores.tasks}
+    tasks = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
+    limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
+    average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
+    return Case(use_case, variant, tasks, limits, average, chance)
+
+
+def tasks_of(
+    baseline: Mapping[str, Answers],
+    variant: Mapping[str, Answers],
+    again: Mapping[str, Answers],
+    chance: Mapping[str, float],
+    alpha: float,
+) -> dict[str, Task]:
+    """Each task with scores, paired on the items of the variant; the baseline's whole tells whether it is a guess."""
+    return {
+        name: _task(name, baseline[name], found, again.get(name), chance[name], alpha)
+        for name, found in variant.items()
+        if found.units is None
+    }
+
+
+def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None, chance: float, alpha: float) -> Task:
+    paired = baseline.only(variant.table["id"])
+    before, after = paired.scores, variant.scores
+    alone = margin.pairs(baseline.scores, np.zeros(baseline.items), baseline.clusters)
+    return Task(
+        name=name,
+        pairs=margin.pairs(before, after, paired.clusters),
+        before=float(before.mean()),
+        after=float(after.mean()),
+        informative=margin.p_above(alone, chance) <= alpha,
+        floor=_floor(baseline, again),
+    )
+
+
+def _floor(baseline: Answers, again: Answers | None) -> float | None:
+    """The share of answers that flip when the baseline is asked again."""
+    if again is None:
+        return None
+    twice = baseline.only(again.table["id"])
+    return flips.flips(twice.scores, again.only(twice.table["id"]).scores).rate if twice.items else None
+
+
+def limits_of(
+    use_case: UseCase, tasks: Mapping[str, Task], baseline: Mapping[str, Answers], variant: Mapping[str, Answers]
+) -> Iterator[Limit]:
+    """The use case's limits whose tasks were answered; those on tasks that the run lacks are left out."""
+    scale = RELATIVE if use_case.relative else ABSOLUTE
+    for name, limit in use_case.max_drop.items():
+        if name in tasks:
+            yield Limit(name, "drop", limit, DropTest((tasks[name],), scale))
+    if use_case.max_average_drop is not None and tasks:
+        yield Limit("average", "drop", use_case.max_average_drop, DropTest(tuple(tasks.values()), scale))
+    for name, limit in use_case.max_divergence.items():
+        if name in variant:
+            yield Limit(name, "divergence", limit, _divergence_test(baseline[name], variant[name]))
+    for name, ratio in use_case.max_perplexity_ratio.items():
+        if name in variant and (found := flips.perplexity_ratio(*_paired(baseline[name], variant[name]))):
+            yield Limit(name, "perplexity", math.log(ratio), MeanTest(found, variant[name].items))
+
+
+def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
+    """The first limit that these answers cannot be held against, and why; empty when there is none."""
+    if variant and all(each.units is not None for each in variant.values()):
+        return "none of its tasks has scores that a drop could be measured on"
+    for name in use_case.max_drop:
+        if name in variant and variant[name].units is not None:
+            return f"its limit on the drop of {name} needs scores and {name} has a perplexity: max_perplexity_ratio"
+    limited = (
+        (flips.divergences, use_case.max_divergence, "choices"),
+        (flips.perplexity_ratio, use_case.max_perplexity_ratio, "documents"),
+    )
+    for measure, limits, needed in limited:
+        for name in limits:
+            if not variant or not baseline:
+                return f"its limit on {name} needs answers item by item"
+            if name in variant and measure(*_paired(baseline[name], variant[name])) is None:
+                return f"its limit on {name} needs the log-likelihoods of {needed}, which that task does not have"
+    return ""
+
+
+def _paired(baseline: Answers, variant: Answers) -> tuple[Answers, Answers]:
+    return baseline.only(variant.table["id"]), variant
+
+
+def _divergence_test(baseline: Answers, variant: Answers) -> ClippedTest:
+    paired = baseline.only(variant.table["id"])
+    found = flips.divergences(paired, variant)
+    if found is None:
+        raise ValueError(f"{variant.task} has no choices: `unmeasurable` comes first")
+    shares = np.minimum(found, MOST_NATS) / MOST_NATS
+    return ClippedTest(margin.pairs(shares, np.zeros(len(shares)), paired.clusters))

@@ -1,0 +1,62 @@
+"""How a score moved between two models, and the words for it that never contradict the comparison made."""
+
+from dataclasses import dataclass
+
+from components.policies.policy import side
+
+MOST_DIGITS = 12
+"""Digits after the point beyond which nothing is told apart: the comparison itself ends at policy.EDGE."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one score moved from the baseline to the variant; a relative drop needs a baseline above 0."""
+
+    what: str
+    before: float
+    after: float
+    relative: bool = True
+
+    @property
+    def drop(self) -> float:
+        """0.02 is a loss of 2 % of the baseline's score, or of 2 points; negative is a gain."""
+        lost = self.before - self.after
+        return lost / self.before if self.relative else lost
+
+    def told(self, *bounds: float) -> str:
+        """`gsm8k fell 5.6 % (0.412 → 0.389)`, with the digits it takes to see the side of each bound."""
+        if side(self.drop, 0) == 0:
+            return f"{self.what} stayed at {self.before:.3f}"
+        verb = "fell" if self.drop > 0 else "rose"
+        return f"{self.what} {verb} {self.percent(abs(self.drop), *bounds)} ({apart(self.before, self.after)})"
+
+    def named(self, *bounds: float) -> str:
+        """`drop of 2.6 %` or `gain of 0.3 %`, with the digits it takes to see the side of each bound."""
+        return f"{'gain' if side(self.drop, 0) < 0 else 'drop'} of {self.percent(abs(self.drop), *bounds)}"
+
+    def percent(self, share: float, *bounds: float) -> str:
+        """`percent`, in points for an absolute drop."""
+        return percent(share, *bounds, unit="%" if self.relative else "points")
+
+
+def percent(share: float, *bounds: float, unit: str = "%") -> str:
+    """`5.6 %` for 0.0558; more digits where one would show the share on, or across, 0 or a bound that it is not."""
+    for digits in range(1, MOST_DIGITS):
+        shown = f"{share * 100:.{digits}f}"
+        if all(side(float(shown) / 100, bound) == side(share, bound) for bound in (0.0, *bounds)):
+            break
+    return f"{shown} {unit}"
+
+
+def apart(before: float, after: float) -> str:
+    """`0.412 → 0.389`; more digits where three would show two scores as one."""
+    for digits in range(3, MOST_DIGITS):
+        shown = f"{before:.{digits}f}", f"{after:.{digits}f}"
+        if shown[0] != shown[1]:
+            break
+    return " → ".join(shown)
+
+
+def about(count: int) -> str:
+    """`1,400` for 1,422: two digits are all that an estimate has."""
+    return f"{float(f'{count:.2g}'):,.0f}"

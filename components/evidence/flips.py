@@ -1,0 +1,123 @@
+"""What a drop does not show: answers that flip both ways, choices that move, perplexity.
+
+A model can lose as many answers as it gains and keep its score; a user who got the right answer yesterday sees it
+(A. Dutta et al., Accuracy is Not All You Need, arXiv 2407.09141).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr, betaincinv, stdtr, stdtrit
+
+from components.evidence.answers import Answers
+from components.evidence.margin import Numbers, jackknife, summed_by
+
+RIGHT = 0.5
+"""A score above this is a right answer."""
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Right and wrong, before and after."""
+
+    items: int
+    lost: int
+    """Right before, wrong now."""
+    gained: int
+    """Wrong before, right now."""
+
+    @property
+    def rate(self) -> float:
+        """The share of the items whose answer flipped."""
+        return (self.lost + self.gained) / self.items
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Clopper and Pearson's exact two-sided interval of the rate."""
+        flipped, tail = self.lost + self.gained, (1 - confidence) / 2
+        low = float(betaincinv(flipped, self.items - flipped + 1, tail)) if flipped else 0.0
+        high = float(betaincinv(flipped + 1, self.items - flipped, 1 - tail)) if flipped < self.items else 1.0
+        return low, high
+
+    @property
+    def p(self) -> float:
+        """McNemar's exact two-sided p-value against "as many are gained as lost"; 1 where nothing flipped."""
+        return min(1.0, 2 * float(bdtr(min(self.lost, self.gained), self.lost + self.gained, 0.5)))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean that was estimated, with its standard error and the degrees of freedom of its t."""
+
+    mean: float
+    error: float
+    freedom: float
+
+    def p_within(self, limit: float) -> float:
+        """The p-value against "it is `limit` or more"."""
+        return self._cdf(self.mean - limit)
+
+    def p_beyond(self, limit: float) -> float:
+        """The p-value against "it is `limit` or less"."""
+        return self._cdf(limit - self.mean)
+
+    def upper(self, alpha: float) -> float:
+        """The one-sided upper bound."""
+        return self.mean + self.error * float(stdtrit(self.freedom, 1 - alpha))
+
+    def lower(self, alpha: float) -> float:
+        """The one-sided lower bound."""
+        return self.mean - self.error * float(stdtrit(self.freedom, 1 - alpha))
+
+    def _cdf(self, distance: float) -> float:
+        if self.error == 0 or not np.isfinite(self.error):  # documents that do not differ say nothing of others
+            return 0.5
+        return float(stdtr(self.freedom, distance / self.error))
+
+
+def flips(before: Numbers, after: Numbers) -> Flips:
+    """The flips between two score arrays (n,) of the same items."""
+    right, now = before > RIGHT, after > RIGHT
+    return Flips(len(before), int((right & ~now).sum()), int((now & ~right).sum()))
+
+
+def divergences(baseline: Answers, variant: Answers) -> Numbers | None:
+    """Each item's KL divergence KL(baseline ‖ variant) of the choices' distributions, in nats (n,).
+
+    A distribution is the softmax of the choices' log-likelihoods. None for tasks without two choices or more.
+    """
+    (before, lengths), (after, others) = baseline.logliks(), variant.logliks()
+    if not len(lengths) or lengths.min() < 2 or not np.array_equal(lengths, others):
+        return None
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        return None
+    log_p, log_q = (_log_softmax(each, starts, lengths) for each in (before, after))
+    return np.maximum(np.add.reduceat(np.exp(log_p) * (log_p - log_q), starts), 0.0)
+
+
+def divergence(baseline: Answers, variant: Answers) -> Mean | None:
+    """The mean of `divergences`; None where there are none."""
+    found = divergences(baseline, variant)
+    return None if found is None else mean_of(found, np.ones(len(found)), baseline.clusters)
+
+
+def perplexity_ratio(baseline: Answers, variant: Answers) -> Mean | None:
+    """The logarithm of the variant's perplexity over the baseline's, a document being a cluster; None elsewhere."""
+    if baseline.units is None or variant.units is None:
+        return None
+    return mean_of(baseline.scores - variant.scores, baseline.units, None)
+
+
+def mean_of(sums: Numbers, units: Numbers, clusters: NDArray[np.int64] | None) -> Mean:
+    """The mean of `sums` (n,) over their `units` (n,), its error by the jackknife over items or clusters."""
+    if clusters is not None:
+        sums, units = summed_by(clusters, sums), summed_by(clusters, units)
+    mean, error, freedom = jackknife(sums, units, np.ones(len(sums)))
+    return Mean(mean, error if len(sums) > 1 else np.inf, freedom)
+
+
+def _log_softmax(values: Numbers, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Numbers:
+    shifted = values - np.repeat(np.maximum.reduceat(values, starts), lengths)
+    totals = np.repeat(np.add.reduceat(np.exp(shifted), starts), lengths)
+    return np.asarray(shifted - np.log(totals), dtype=np.float64)

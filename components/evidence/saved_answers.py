@@ -1,0 +1,73 @@
+"""A variant's answers as a run keeps them in its results."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from pydantic import ValidationError
+
+from components.errors import PrerequisiteError
+from components.evidence.answers import Answers, answers
+from components.evidence.candidate import Candidate, candidate
+from components.run.artifacts import Scores, Weights
+from components.run.results import AGAIN, FULL, TINY, VariantResults
+
+RECORDS = {
+    "task": pyarrow.string(),
+    "item_id": pyarrow.int64(),
+    "item_hash": pyarrow.string(),
+    "prompt_hash": pyarrow.string(),
+    "score": pyarrow.float64(),
+    "cluster": pyarrow.string(),
+    "truncated": pyarrow.bool_(),
+    "logliks": pyarrow.list_(pyarrow.float64()),
+    "units": pyarrow.float64(),
+}
+"""The columns of per-item records that the gate reads."""
+
+
+def read_ours(folder: Path) -> Candidate:
+    """A variant's folder of a run."""
+    here = VariantResults(str(folder))
+    stage = FULL if here.scores(FULL).path.exists() else TINY
+    try:
+        scores = Scores.read(here.scores(stage).path)
+        weights = here.weights.read(Weights) or Weights(variant=scores.variant, baseline_digest="")
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
+        raise PrerequisiteError(f"{folder} holds results that this version cannot read: {error}") from error
+    if scores.failure:
+        return candidate(weights, scores, scores.suite)
+    records = here.records(scores.stage).path
+    if not records.exists():
+        raise PrerequisiteError(
+            f"{records} is missing: the gate compares item by item. Copy it beside {here.scores(stage).name}."
+        )
+    again = here.records(AGAIN).path
+    return candidate(
+        weights,
+        scores,
+        scores.suite,
+        answers=read_records(records),
+        again=read_records(again) if scores.again and again.exists() else {},
+    )
+
+
+def read_records(file: Path) -> dict[str, Answers]:
+    """Each task's answers in a Parquet file of per-item records; raises PrerequisiteError when it is damaged."""
+    try:
+        table = pyarrow.parquet.read_table(file)
+        columns = {name: table[name].cast(kind) for name, kind in RECORDS.items() if name in table.column_names}
+        return by_task(pyarrow.table(columns))
+    except (pyarrow.ArrowException, KeyError, OSError) as error:
+        raise PrerequisiteError(f"{file} is no file of per-item records that can be read: {error}") from error
+
+
+def by_task(records: pyarrow.Table) -> dict[str, Answers]:
+    """Each task's answers in a table of per-item records."""
+    tasks = records["task"].combine_chunks().dictionary_encode()
+    codes = tasks.indices.to_numpy()
+    return {
+        str(task): answers(str(task), records.take(pyarrow.array(np.flatnonzero(codes == code))))
+        for code, task in enumerate(tasks.dictionary.to_pylist())
+    }

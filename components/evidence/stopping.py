@@ -1,0 +1,34 @@
+"""Whether a variant needs no further question: asked while it is evaluated, answered by the gate's own evidence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from components.evidence.answers import Answers
+from components.evidence.candidate import Candidate, candidate, first_difference
+from components.evidence.case import case, unmeasurable
+from components.evidence.judging import settled
+from components.policies.policy import UseCase
+from components.run.artifacts import Scores, Weights
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What a variant's answers are held against: the baseline's, the policy, and how many variants share the error."""
+
+    use_case: UseCase
+    baseline: Candidate
+    weights: Weights
+    variants: int
+
+    def enough(self, scores: Scores, answers: Mapping[str, Answers]) -> bool:
+        """Whether the verdict stands whatever else the variant answers; after the tiny stage only for a rejection.
+
+        Answers that cannot be compared with the baseline's are never enough: the gate says what is wrong with them.
+        """
+        variant = candidate(self.weights, scores, scores.suite, answers)
+        if variant.failure or self.baseline.failure or first_difference(self.baseline, variant):
+            return False
+        if unmeasurable(self.use_case, self.baseline.answers, variant.answers):
+            return False
+        found = case(self.use_case, self.baseline, variant)
+        return settled(found, self.variants, only_reject=scores.look == 1)

@@ -1,0 +1,14 @@
+"""kfp's types around the step execute."""
+
+from kfp import dsl
+
+from components.run.shell import IMAGE, uncached
+
+
+@uncached
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def execute(full: dsl.Input[dsl.Artifact], plan: dsl.Input[dsl.Artifact], scores: dsl.Output[dsl.Artifact]):
+    """Run the programs that the variant wrote, in a sandbox."""
+    from components.execute import step as execute_step
+
+    execute_step.execute(full.path, plan.path, scores.path)

@@ -1,0 +1,39 @@
+"""The step execute: run the programs that a variant wrote, and score them."""
+
+import tempfile
+from pathlib import Path
+
+from components.benchmarks import selection
+from components.errors import PrerequisiteError
+from components.run import progress
+from components.run.artifacts import Scores
+from components.run.plan import EvaluationPlan
+from components.run.results import AGAIN, RunResults
+
+
+def execute(full: str, plan: str, scores: str) -> None:
+    """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is.
+
+    Where the sandbox fails, the variant has no scores and the reason why: a program that was not run failed nothing.
+    """
+    answered, planned = Scores.read(full), EvaluationPlan.read(plan)
+    suite = selection.suite_of(planned)
+    if answered.failure or answered.scored_in or not suite.programs:
+        answered.write(scores)
+        return
+    from components.execute.scores import scored
+
+    with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
+        kept = RunResults(planned.results).variant(answered.variant)
+        for name in (answered.stage, *([AGAIN] if answered.again else [])):
+            file = kept.records(name).fetched(Path(scratch), f"evaluate {answered.variant} again")
+            try:
+                ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
+            except PrerequisiteError as error:
+                answered = answered.model_copy(update={"tasks": (), "failure": f"Its programs were not run: {error}"})
+                break
+            kept.records(name).put(file)
+            answered = ran if name == answered.stage else answered
+        answered.write(scores)
+        kept.scores(answered.stage).put(Path(scores))
+        step.end(failure=answered.failure, note=answered.in_words())

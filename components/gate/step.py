@@ -1,0 +1,47 @@
+"""The step gate: decide on every variant."""
+
+from pathlib import Path
+
+from components.benchmarks import selection
+from components.gate import kept
+from components.run import progress
+from components.run.artifacts import Decision, Model, Scores, Weights
+from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
+
+
+def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
+    """Decide on every variant; returns the numbers for the run's page, by what they are of."""
+    from components.gate.decision import decide
+    from components.gate.flipped_items import examples
+
+    planned = EvaluationPlan.read(plan)
+    with progress.step(planned.results, "gate") as step:
+        if planned.judged_in:
+            kept.keep_earlier_decision(RunResults(planned.results), decision)
+            step.end(skipped=True, note=f"judged before in {planned.judged_in}")
+            return numbers(Decision.read(decision))
+        reached = [Scores.read(each) for each in scores]
+        answers, again = kept.kept_answers(reached, planned.results)
+        limits, made = planned.decided_limits, [Weights.read(each) for each in weights]
+        suite = selection.suite_of(planned).name
+        answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
+        told = kept.kept_flips(reached, planned.results)
+        shown = tuple(flip for row in answer.verdicts for flip in examples(told.get(row.variant, ())))
+        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned, "examples": shown})
+        answer.write(decision)
+        RunResults(planned.results).decision.put(Path(decision))
+        step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
+    return numbers(answer)
+
+
+def numbers(decision: Decision) -> dict[str, float]:
+    """Each variant's drop, size and scores, named as the list of a run's metrics reads well."""
+    found: dict[str, float] = {}
+    for row in decision.verdicts:
+        if row.average_drop is not None:
+            found[f"{row.variant} average drop"] = row.average_drop
+        if row.size_bytes:
+            found[f"{row.variant} size, MB"] = row.size_bytes / 1e6
+        found |= {f"{row.variant} {task}": score for task, score in row.scores.items()}
+    return found

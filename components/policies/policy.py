@@ -1,0 +1,265 @@
+"""What the gate allows: the bands on the average drop, and each use case's own, stricter limits.
+
+A use case is a YAML file in `use_cases/`, named after it; `bands.yaml` has the bands of those that give none. A drop is
+relative to the baseline's score unless the file says `drop: absolute`: 0.02 is then a loss of 2 points of 100. Task
+names are lm-eval's, exactly: `tinyGSM8k` is another task than `gsm8k`.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from components.errors import PrerequisiteError
+from components.storage.yaml_file import parse
+
+USE_CASES = Path(__file__).parent / "use_cases"
+BANDS_FILE = Path(__file__).parent / "bands.yaml"
+
+EDGE = 1e-12
+"""A drop this close to a bound lies on it.
+
+Binary fractions miss a bound that decimal ones hit: 0.8 → 0.76 is a drop of exactly 5 %, which floats compute as
+0.050000000000000044. Their error stays below 1e-14 here; no benchmark is large enough for this to excuse one item.
+"""
+
+
+def side(drop: float, bound: float) -> int:
+    """-1 for a drop under the bound, 0 for one on it (within EDGE), 1 for one over it."""
+    return (drop > bound + EDGE) - (drop < bound - EDGE)
+
+
+def as_share(value: Any) -> Any:
+    """0.02 for `2 %`; what is no text stays as it is."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
+    if not found:
+        raise ValueError(f"{value!r} is no share: write it as 2 % or 0.02")
+    return float(found.group(1)) / 100
+
+
+def in_range(low: float, high: float, allowed: str) -> BeforeValidator:
+    """Refuses what is not a number from `low` (allowed) to `high` (not allowed), saying what is."""
+
+    def check(value: Any) -> Any:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not low <= value < high:
+            raise ValueError(f"{value} is not allowed: {allowed}")
+        return float(value)
+
+    return BeforeValidator(check)
+
+
+Limit = Annotated[
+    float, in_range(0, 1, "a limit is a share from 0 to less than 1, as 2 % or 0.02"), BeforeValidator(as_share)
+]
+Confidence = Annotated[
+    float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95"), BeforeValidator(as_share)
+]
+Nats = Annotated[float, in_range(0, 100, "a divergence is a number of nats, 0 or more")]
+Ratio = Annotated[float, in_range(1, 100, "a perplexity ratio is 1 or more, as 1.05")]
+
+
+class Edges(BaseModel):
+    """Where each band of the average drop ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    ship: Limit
+    monitor: Limit
+    ab_test: Limit
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        if not self.ship < self.monitor < self.ab_test:
+            raise ValueError("the bands must ascend: ship < monitor < ab_test")
+        return self
+
+
+@dataclass(frozen=True)
+class Band:
+    """The verdict on average drops that lie above the band before it and below `upper`."""
+
+    verdict: str
+    upper: float
+    range_in_words: str
+    verdict_in_words: str
+    opening: str
+    """What the sentence of such a verdict begins with."""
+    upper_in_words: str = ""
+    """`under 1 %`, `to 5 %`; empty for a band without an end."""
+    upper_belongs: bool = False
+    """True when a drop of exactly `upper` lies in this band, not in the next."""
+
+    def holds(self, drop: float) -> bool:
+        """True for a drop that is not above this band; the bands before it come first."""
+        return side(drop, self.upper) < 0 or (self.upper_belongs and side(drop, self.upper) == 0)
+
+
+@cache
+def shipped_edges() -> Edges:
+    """The edges in `bands.yaml`."""
+    return parse(Edges, BANDS_FILE.read_text(encoding="utf-8"), str(BANDS_FILE))
+
+
+class UseCase(BaseModel):
+    """What a use case may lose at most; a measured drop of exactly a limit is allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    drop: Literal["relative", "absolute"] = "relative"
+    """To the baseline's score, or in points."""
+    confidence: Confidence = 0.95
+    """With which no variant is let through that is over a limit: one-sided."""
+    promotes: list[Literal["ship", "monitor"]] = ["ship"]
+    """The verdicts with which a variant may become champion in the registry."""
+    suites: list[str] = []
+    """The suites that score what it limits."""
+    missing_tasks: Literal["refuse", "skip"] = "refuse"
+    """What becomes of a run without a limited task."""
+    bands: Edges = Field(default_factory=shipped_edges)
+    max_drop: dict[str, Limit] = {}
+    """Per task."""
+    max_average_drop: Limit | None = None
+    max_divergence: dict[str, Nats] = {}
+    """Per multiple-choice task: mean KL divergence of the choices' distribution from the baseline's, in nats."""
+    max_perplexity_ratio: dict[str, Ratio] = {}
+    """Per perplexity task: the variant's perplexity over the baseline's."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not self.tasks and self.max_average_drop is None:
+            raise ValueError(
+                "it sets no limit: give max_drop, max_average_drop, max_divergence or max_perplexity_ratio"
+            )
+        return self
+
+    @property
+    def relative(self) -> bool:
+        """Whether drops are relative to the baseline's score."""
+        return self.drop == "relative"
+
+    @property
+    def alpha(self) -> float:
+        """The probability of letting a variant through that is over a limit, at most."""
+        return 1 - self.confidence
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that a limit names."""
+        return tuple(dict.fromkeys((*self.max_drop, *self.max_divergence, *self.max_perplexity_ratio)))
+
+    def required(self) -> tuple[str, ...]:
+        """The tasks without which a run is refused."""
+        return self.tasks if self.missing_tasks == "refuse" else ()
+
+    def band_list(self) -> tuple[Band, ...]:
+        """The bands in ascending order; the last one has no end."""
+        ship, monitor, ab_test = (self.in_words_of(each) for each in self.edges)
+        return (
+            Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships", f"under {ship}"),
+            Band(
+                "monitor",
+                self.bands.monitor,
+                f"from {ship} to under {monitor}",
+                "monitor",
+                "Ships under monitoring",
+                f"under {monitor}",
+            ),
+            Band(
+                "ab_test",
+                self.bands.ab_test,
+                f"from {monitor} to {ab_test}",
+                "A/B test",
+                "Needs an A/B test",
+                f"to {ab_test}",
+                upper_belongs=True,
+            ),
+            Band("reject", math.inf, f"over {ab_test}", "reject", "Rejected"),
+        )
+
+    @property
+    def edges(self) -> tuple[float, float, float]:
+        """The drops at which the bands change."""
+        return (self.bands.ship, self.bands.monitor, self.bands.ab_test)
+
+    def band_of(self, average_drop: float) -> Band:
+        """The band of an average drop: exactly 1 % is monitor, exactly 3 % and exactly 5 % are ab_test."""
+        return next(band for band in self.band_list() if band.holds(average_drop))
+
+    def in_words_of(self, limit: float) -> str:
+        """`2 %` for 0.02, or `2 points`: a limit as its author wrote it."""
+        unit = "%" if self.relative else "point" if limit == 0.01 else "points"
+        return f"{limit * 100:g} {unit}"
+
+    def in_words(self) -> str:
+        """Its limits, e.g. `gsm8k at most 2 %`."""
+        limits = [f"{task} at most {self.in_words_of(limit)}" for task, limit in self.max_drop.items()]
+        if self.max_average_drop is not None:
+            limits.append(f"average at most {self.in_words_of(self.max_average_drop)}")
+        limits += [f"divergence on {task} at most {limit:g} nats" for task, limit in self.max_divergence.items()]
+        limits += [f"perplexity on {task} at most {ratio:g} times" for task, ratio in self.max_perplexity_ratio.items()]
+        return ", ".join(limits)
+
+    def policy_in_words(self) -> str:
+        """The bands and the limits in one line, for a reader."""
+        bands = ", ".join(f"{band.verdict_in_words} {band.range_in_words}" for band in self.band_list())
+        scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
+        return f"average drop: {bands}; {self.name}: {self.in_words()}, else reject; {scale}"
+
+
+def parse_use_case(text: str, source: str) -> UseCase:
+    """The use case that the YAML text describes; raises PrerequisiteError saying what is wrong where in `source`."""
+    return parse(UseCase, text, source)
+
+
+def read_use_case(path: Path) -> UseCase:
+    """The use case that a YAML file describes; raises PrerequisiteError saying what is wrong with the file."""
+    try:
+        return parse_use_case(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrerequisiteError(f"The policy {path} cannot be read: {error}") from error
+
+
+def use_case_names() -> list[str]:
+    """The names to choose from, sorted."""
+    return sorted(path.stem for path in USE_CASES.glob("*.yaml"))
+
+
+def use_case_named(name: str) -> UseCase:
+    """The use case of that name; raises PrerequisiteError with the valid names."""
+    if name not in use_case_names():
+        raise PrerequisiteError(f"Unknown use case {name!r}. Choose from: {', '.join(use_case_names())}.")
+    return read_use_case(USE_CASES / f"{name}.yaml")
+
+
+def chosen(use_case: str, policy: str = "") -> UseCase:
+    """The use case that the text of a policy file describes, or the shipped one of that name where there is no text."""
+    return parse_use_case(policy, "The policy") if policy else use_case_named(use_case)
+
+
+def text_of(use_case: str) -> str:
+    """The file of the shipped use case of that name; empty where none has it."""
+    file = USE_CASES / f"{use_case}.yaml"
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
+    """Raise PrerequisiteError when a suite of these tasks cannot answer for the use case: call it before a run."""
+    scored = list(tasks)
+    lacking = [task for task in use_case.required() if task not in scored]
+    if lacking:
+        suites = f" ({', '.join(use_case.suites)})" if use_case.suites else ""
+        possible = [name for name in use_case_names() if set(use_case_named(name).required()) <= set(scored)]
+        raise PrerequisiteError(
+            f"The use case {use_case.name} limits {', '.join(lacking)}, which this suite does not score: it"
+            f" scores {', '.join(scored) or 'no task'}. Choose a suite with {', '.join(lacking)}{suites}, or a use case"
+            f" that this suite can answer for: {', '.join(possible) or 'none'}."
+        )

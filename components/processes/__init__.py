@@ -1,0 +1,1 @@
+"""Child processes: leases, the guard that ends a command when its owner is gone."""

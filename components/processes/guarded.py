@@ -1,0 +1,24 @@
+"""Start a command under a guard, see guard.py."""
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def start_guard(command: list[str], settings: dict[str, str], lease: Path, log: Path) -> psutil.Process:
+    """Start the command under a guard that may outlive this process and shares no output and no session with it."""
+    guard = [sys.executable, "-m", "components.processes.guard", "--lease", str(lease), "--log", str(log)]
+    guard += ["--", *command]
+    nothing = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
+    pid = os.posix_spawn(sys.executable, guard, os.environ | settings, file_actions=nothing, setsid=True)
+    return psutil.Process(pid)
+
+
+def exit_status(guard: psutil.Process) -> int | None:
+    """The exit status of a guard that this process started; None while it runs."""
+    try:
+        return guard.wait(0)
+    except psutil.TimeoutExpired:
+        return None

@@ -1,0 +1,19 @@
+"""kfp's types around the step quantize."""
+
+from kfp import dsl
+
+from components.run.shell import IMAGE, uncached
+
+
+@uncached
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def quantize(
+    variant: str,
+    baseline: dsl.Input[dsl.Model],
+    plan: dsl.Input[dsl.Artifact],
+    weights: dsl.Output[dsl.Model],
+):
+    """Make the variant's weights with llm-compressor."""
+    from components.quantize import step as quantize_step
+
+    quantize_step.quantize(variant, baseline.path, plan.path, weights.path)

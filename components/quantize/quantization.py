@@ -1,0 +1,124 @@
+"""Make one variant of a model with llm-compressor, and keep it in the store."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from components.errors import PrerequisiteError
+from components.models.variants import Variant
+from components.run.artifacts import Model, Weights
+from components.run.calibration import Calibration
+from components.run.progress import Step
+from components.run.results import RunResults
+from components.storage.location import fetch
+from components.storage.store import Store
+
+LAST_LINES = 8
+POLL_S = 0.5
+ROUND = re.compile(rb"\((\d+)/(\d+)\): Calibrating")
+
+
+def quantize(
+    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration
+) -> Weights:
+    """The variant's weights in the store; the baseline's are its own.
+
+    Weights that an earlier run made of the same baseline with the same recipe are reused. A variant that cannot be
+    made is a value with a `failure`; llm-compressor's log stays in `results`.
+    """
+    if not variant.quantized:
+        return Weights(
+            variant=variant.name,
+            baseline_digest=baseline.digest,
+            digest=baseline.digest,
+            uri=baseline.uri,
+            size_bytes=baseline.size_bytes,
+            scheme=variant.scheme,
+        )
+    started = time.monotonic()
+    recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
+    if (kept := store.get_text(recipe)) is not None:
+        weights = Weights.model_validate_json(kept)
+        if store.has_folder(f"models/{weights.digest}", weights.digest):
+            return weights.model_copy(update={"reused": True})
+    weights = Weights(
+        variant=variant.name,
+        baseline_digest=baseline.digest,
+        scheme=variant.scheme,
+        algorithm="GPTQ",
+        calibration=calibration.in_words(),
+    )
+    try:
+        made = compress(
+            variant, baseline, store, RunResults(str(results)).log(f"quantize-{variant.name}"), step, calibration
+        )
+    except PrerequisiteError as error:
+        return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
+    weights = weights.model_copy(update={**made, "duration_s": time.monotonic() - started})
+    store.put_text(weights.model_dump_json(indent=2), recipe)
+    return weights
+
+
+def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> str:
+    """Names the weights by all that they are made of."""
+    parts = (baseline.digest, variant, calibration, "gptq", version("llmcompressor"), version("compressed-tensors"))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def compress(
+    variant: Variant, baseline: Model, store: Store, log: Path, step: Step, calibration: Calibration
+) -> dict[str, str | int]:
+    """Run the program `compress`, check what it wrote and put it into the store: digest, uri, size and layout."""
+    from components.benchmarks.embedded import embedded
+    from components.models.digest import digest_of, weights_size
+    from components.quantize.check import check_compressed
+    from components.storage.cache import cache_dir
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
+        out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
+        command = [sys.executable, "-m", "components.quantize.compress", "--variant", variant.name]
+        command += ["--model", str(fetch(baseline.uri, cache_dir())), "--out", str(out), "--facts", str(facts_file)]
+        command += ["--calibration", str(embedded(calibration.benchmark).file)]
+        command += ["--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
+        run(command, log, step)
+        facts = json.loads(facts_file.read_text(encoding="utf-8"))
+        check_compressed(out, facts["layers"])
+        digest = digest_of(out)
+        uri = store.put_folder(out, f"models/{digest}", digest)
+        return {"digest": digest, "uri": uri, "size_bytes": weights_size(out), "layout": str(facts["layout"])}
+
+
+def run(command: list[str], log: Path, step: Step) -> None:
+    """Run the command with its output in the log, telling its progress; raises PrerequisiteError when it fails."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},  # all it needs is here
+        )
+    while process.poll() is None:
+        if rounds := ROUND.findall(log.read_bytes()):
+            step.advance(int(rounds[-1][0]), int(rounds[-1][1]), "layers")
+        time.sleep(POLL_S)
+    if process.returncode == 0:
+        return
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "No space left on device" in text:
+        free = shutil.disk_usage(log.parent).free
+        raise PrerequisiteError(f"The disk of {log.parent.parent} is full ({free / 1e6:.0f} MB free). Make room.")
+    killed = " It was killed: most likely the machine ran out of memory." if process.returncode == -9 else ""
+    lines = "\n".join(f"  {line}" for line in text.splitlines()[-LAST_LINES:])
+    raise PrerequisiteError(
+        f"llm-compressor ended with exit status {process.returncode}.{killed} Last lines of {log}:\n{lines}"
+    )

@@ -1,0 +1,22 @@
+"""kfp's types around the step report."""
+
+from kfp import dsl
+
+from components.run.shell import IMAGE, uncached
+
+
+@uncached
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def report(
+    decision: dsl.Input[dsl.Artifact],
+    results: str,
+    run_id: str,
+    html: dsl.Output[dsl.HTML],
+    markdown: dsl.Output[dsl.Markdown],
+):
+    """Write the decision matrix for people and for scripts."""
+    from components.report import step as report_step
+    from components.run.results import of_run
+
+    html.metadata["results"] = of_run(results, run_id)
+    report_step.report(decision.path, of_run(results, run_id), html.path, markdown.path)

@@ -1,0 +1,26 @@
+"""The step report: write the decision matrix for people and for scripts."""
+
+import tempfile
+from pathlib import Path
+
+from components.run import progress
+from components.run.artifacts import Decision
+from components.run.results import RunResults
+
+
+def report(decision: str, results: str, html: str, markdown: str) -> None:
+    """Write the decision matrix for people and for scripts."""
+    from components.report.matrix import verdicts_json
+    from components.report.pages import plots, write_report
+
+    with progress.step(results, "report") as step, tempfile.TemporaryDirectory() as scratch:
+        answer = Decision.read(decision)
+        page, text = write_report(answer, Path(scratch), run=Path(results).name, engine=answer.engine)
+        kept = RunResults(results)
+        step.end(note=kept.report.put(page))
+        kept.report_markdown.put(text)
+        kept.verdicts.put_text(verdicts_json(answer))
+        for name, drawing in plots(answer).items():
+            kept.plot(name).put_text(drawing)
+        Path(html).write_bytes(page.read_bytes())
+        Path(markdown).write_bytes(text.read_bytes())

@@ -1,0 +1,60 @@
+"""kfp's types around the step resolve."""
+
+from typing import List  # noqa: UP035 - kfp reads typing's names
+
+from kfp import dsl
+
+from components.run.shell import IMAGE, uncached
+
+
+@uncached
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def resolve(
+    model: str,
+    variants: List[str],
+    suite: str,
+    custom: List[str],
+    limit: int,
+    data: str,
+    chat_template: bool,
+    irt_parameters: str,
+    use_case: str,
+    policy: str,
+    stop_early: bool,
+    noise_floor: bool,
+    ledger: bool,
+    skip_judged: bool,
+    calibration_samples: int,
+    calibration_tokens: int,
+    store: str,
+    results: str,
+    run_id: str,
+    tracking_uri: str,
+    baseline: dsl.Output[dsl.Model],
+    plan: dsl.Output[dsl.Artifact],
+) -> List[str]:
+    """Check the parameters, bring model and rows to where the run finds them, and name the variants to run."""
+    from components.resolve import step as resolve_step
+    from components.run.plan import EvaluationPlan
+    from components.run.results import of_run
+
+    asked = EvaluationPlan(
+        variants=tuple(variants),
+        suite=suite,
+        custom=tuple(custom),
+        limit=int(limit),
+        data=data,
+        chat_template=chat_template,
+        irt_parameters=irt_parameters,
+        use_case=use_case,
+        policy=policy,
+        stop_early=stop_early,
+        noise_floor=noise_floor,
+        ledger=ledger,
+        skip_judged=skip_judged,
+        calibration_samples=int(calibration_samples),
+        calibration_tokens=int(calibration_tokens),
+        store=store,
+        results=of_run(results, run_id),
+    )
+    return resolve_step.resolve(model, asked, tracking_uri, baseline.path, plan.path)

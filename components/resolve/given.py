@@ -1,0 +1,32 @@
+"""Copy what the run was given into its results, once: no later step reads a source that may have changed."""
+
+import tempfile
+from pathlib import Path
+
+from components.benchmarks.custom import ITEMS_FILE, SET_FILE, read_set
+from components.benchmarks.selection import local_set
+from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
+from components.storage.location import local_file, open_store
+
+
+def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
+    """The plan with the run's own copies of the custom test sets and of tinyBenchmarks' parameters."""
+    results = RunResults(plan.results)
+    with tempfile.TemporaryDirectory() as scratch:
+        sets = tuple(
+            keep_set(local_set(each, Path(scratch) / str(place)), results) for place, each in enumerate(plan.custom)
+        )
+        parameters = ""
+        if plan.irt_parameters:
+            file = local_file(plan.irt_parameters, Path(scratch))
+            parameters = results.given(file.name).put(file)
+    return plan.model_copy(update={"custom_kept": sets, "irt_parameters_kept": parameters})
+
+
+def keep_set(folder: Path, results: RunResults) -> str:
+    """Copy a custom test set; returns where the copy is."""
+    kept = results.custom_set(read_set(folder).name)
+    for name in (SET_FILE, ITEMS_FILE):
+        open_store(kept).put_file(folder / name, name)
+    return kept

@@ -1,0 +1,36 @@
+"""What this machine computes with."""
+
+import subprocess
+from collections import Counter
+from typing import Annotated
+
+from pydantic import Field
+
+from components.storage.artifact import Artifact
+
+SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+
+
+class Gpu(Artifact):
+    """GPUs of one kind in one machine."""
+
+    name: str
+    memory_bytes: int | None
+    """Of each; None where the driver does not tell, as of memory that is the CPU's too."""
+    driver: str
+    count: Annotated[int, Field(ge=1)]
+
+
+def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
+    """This machine's NVIDIA GPUs, each kind once; none where nvidia-smi is missing, fails or hangs."""
+    try:
+        answer = subprocess.run(SMI, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    kinds = Counter(tuple(part.strip() for part in line.rsplit(",", 2)) for line in lines)
+    return [
+        Gpu(name=kind[0], memory_bytes=int(kind[1]) * 2**20 if kind[1].isdecimal() else None, driver=kind[2], count=n)
+        for kind, n in kinds.items()
+        if len(kind) == 3  # old drivers say "No devices were found" and exit with 0
+    ]

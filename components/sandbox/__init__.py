@@ -1,0 +1,1 @@
+"""Run programs that a language model wrote, never in the open."""

@@ -1,0 +1,1 @@
+"""A vLLM server wherever it runs: start, address, identity, client, and why it failed."""

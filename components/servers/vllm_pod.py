@@ -1,0 +1,171 @@
+"""The pod in which vLLM serves a variant, as far as KServe's and a plain Deployment's are alike, and what feeds it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.kubernetes.cluster_client import JSON
+from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN, VARIANT
+from components.servers.cluster_settings import ServingSettings
+
+PORT = 8080
+MODELS, FETCHED = "/mnt/models", "/mnt/models/model"
+PLUGIN, PLUGIN_FOLDER = Path(__file__).with_name("vllm_plugin"), "/opt/quantgate"
+VLLM_COMMAND = ("python3", "-m", "vllm.entrypoints.openai.api_server")
+KSERVE_CONTAINER, VLLM_CONTAINER = "kserve-container", "vllm"
+KSERVE_FETCHER, FETCHER = "storage-initializer", "weights"
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONPATH": PLUGIN_FOLDER,
+    "HOME": "/tmp",  # OpenShift runs a pod under a user id that the image does not know: no home, no name
+    "USER": "vllm",
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What vLLM is started from: of KServe's ServingRuntime, or our own where there is none."""
+
+    image: str
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    port: int
+    model_format: str = ""
+    gpus: tuple[str, ...] = ()
+    """The GPU resources that a ServingRuntime itself asks for."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One variant of a run, and the options that vLLM gets for it."""
+
+    run: str
+    """The workflow's name."""
+    variant: str
+    uri: str
+    """Where its weights lie."""
+    options: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The same for the same run and variant, so that a step that runs again finds what it made: a DNS label."""
+        return f"qg-{hashlib.sha256(self.run.encode()).hexdigest()[:10]}-{self.variant}"[:53].rstrip("-")
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in the API."""
+        return f"quantgate-{self.variant}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """On everything that is made for it."""
+        return {MANAGED_BY: MANAGER, RUN: self.run, VARIANT: self.variant}
+
+
+def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
+    """What both ways of serving give vLLM's container."""
+    # the endpoint that scores a continuation from the prefix cache; the plugin marks what came from there
+    options = ["--served-model-name", served.served_name, *served.options, "--enable-scale-out"]
+    # KServe adds ours to the runtime's resources by name: what is not said there stays, so none is said by its name
+    gpus = dict.fromkeys(runtime.gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
+    variables = {**ENVIRONMENT, **dict(settings.env)}
+    return {
+        "args": [*options, "--disable-uvicorn-access-log"],
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "resources": {
+            "requests": {"cpu": settings.cpu, "memory": settings.memory, **gpus},
+            "limits": {"memory": settings.memory, **gpus},
+        },
+        "volumeMounts": [
+            {"name": "plugin", "mountPath": PLUGIN_FOLDER, "readOnly": True},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+
+
+def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
+    """vLLM's container where no ServingRuntime has one."""
+    container = vllm(served, runtime, settings)
+    return container | {
+        "name": VLLM_CONTAINER,
+        "image": runtime.image,
+        "command": list(VLLM_COMMAND),
+        "args": [*runtime.args, *container["args"]],
+        "ports": [{"containerPort": PORT, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 5, "failureThreshold": 3},
+        "securityContext": confined(),
+        "volumeMounts": [
+            *container["volumeMounts"],
+            {"name": "weights", "mountPath": MODELS, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def fetcher(served: Served, settings: ServingSettings) -> JSON:
+    """The init container that brings the weights to where vLLM reads them."""
+    return {
+        "name": FETCHER,
+        "image": settings.weights_image,
+        "command": ["python", "-m", "components.servers.fetch_model", served.uri, FETCHED],
+        "envFrom": [
+            {"configMapRef": {"name": settings.storage, "optional": True}},  # AWS's own S3 needs no endpoint
+            {"secretRef": {"name": settings.storage}},
+        ],
+        "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        "securityContext": confined(),
+        "volumeMounts": [{"name": "weights", "mountPath": MODELS}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+
+
+def unprivileged(user_id: int = 0) -> JSON:
+    """What Kubernetes' pod security standard `restricted` asks of a pod; 0 is the image's or the cluster's own user."""
+    user = {"runAsUser": user_id} if user_id else {}
+    return {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def confined() -> JSON:
+    """What it asks of a container, and that nothing is written but to volumes."""
+    return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+
+
+def placed(settings: ServingSettings) -> JSON:
+    """Under which account, on which nodes and behind whom a pod runs."""
+    found: JSON = {"serviceAccountName": settings.service_account}
+    if settings.priority_class:
+        found["priorityClassName"] = settings.priority_class
+    if settings.node_selector:
+        found["nodeSelector"] = dict(settings.node_selector)
+    if tolerated := [each for each in settings.tolerations if settings.gpus or each.key != settings.gpu_resource]:
+        found["tolerations"] = [
+            {"key": each.key, "effect": each.effect}
+            | ({"operator": "Equal", "value": each.value} if each.value else {"operator": "Exists"})
+            for each in tolerated
+        ]
+    return found
+
+
+def volumes(served: Served, settings: ServingSettings) -> list[JSON]:
+    """Our plugin of vLLM's, and the memory that its processes share."""
+    items = [{"key": key, "path": path} for key, path in plugin_files().items()]
+    return [
+        {"name": "plugin", "configMap": {"name": served.name, "items": items}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
+    ]
+
+
+def scratch(settings: ServingSettings) -> list[JSON]:
+    """Where the weights and vLLM's own files go."""
+    return [{"name": "weights", "emptyDir": {"sizeLimit": settings.scratch}}, {"name": "tmp", "emptyDir": {}}]
+
+
+def plugin_files() -> dict[str, str]:
+    """The plugin's files by the key that a ConfigMap can have for them."""
+    names = sorted(
+        str(file.relative_to(PLUGIN))
+        for file in PLUGIN.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    )
+    return {name.replace("/", "_"): name for name in names}

@@ -1,1 +1,0 @@
-"""Start, wait for and stop the servers that answer for a variant."""

@@ -1,0 +1,317 @@
+"""The store's S3 end: boto3 with its own transfer manager, on AWS or on any server that speaks S3.
+
+What was uploaded is held against the server's own SHA-256: of the whole object or, for a multipart upload, of its
+parts' digests. A server that gives none is asked for the bytes again.
+Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import posixpath
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.exceptions as failures
+from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
+
+from components.errors import PrerequisiteError
+from components.storage.store import (
+    BLOCK_BYTES,
+    MARKER,
+    Marker,
+    StoredFile,
+    checked_name,
+    disk_room,
+    files_of,
+    read_marker,
+    require_whole,
+    sha256_of,
+    staged,
+)
+
+MULTIPART_BYTES = 8 << 20
+MOST_PARTS = 10_000
+WITHOUT_WEIGHTS = ".without-weights"
+"""No bucket's name begins with a dot."""
+ABSENT = ("NoSuchKey", "404", "NotFound")
+NO_CREDENTIALS = (
+    failures.NoCredentialsError
+    | failures.PartialCredentialsError
+    | failures.CredentialRetrievalError
+    | failures.TokenRetrievalError
+    | failures.SSOError
+)
+ADVICE = {
+    "NoSuchBucket": "Create the bucket, or name one that exists.",
+    "NoSuchKey": "An object is gone: store it again.",
+    "404": "An object is gone: store it again.",
+    "AccessDenied": "These credentials may not do that: ask for read and write rights, or use others.",
+    "403": "These credentials may not read that: ask for rights, or use others.",
+    "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.",
+    "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY.",
+    "ExpiredToken": "Log in again, or renew AWS_SESSION_TOKEN.",
+    "InvalidToken": "Log in again, or renew AWS_SESSION_TOKEN.",
+    "RequestTimeTooSkewed": "Set this machine's clock.",
+    "PermanentRedirect": "Set AWS_REGION to the bucket's region.",
+    "AuthorizationHeaderMalformed": "Set AWS_REGION to the bucket's region.",
+}
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file to send, with the two SHA-256 values that S3 may answer with."""
+
+    path: Path
+    size_bytes: int
+    part_bytes: int
+    whole: bytes
+    of_parts: bytes
+    """SHA-256 over the parts' SHA-256 values, S3's COMPOSITE checksum."""
+
+    @property
+    def stored(self) -> StoredFile:
+        """The file's line in the marker."""
+        return StoredFile(sha256=self.whole.hex(), size_bytes=self.size_bytes)
+
+
+class S3Store:
+    """The store at `s3://bucket/prefix`; endpoint, region and credentials come from the usual AWS variables."""
+
+    def __init__(self, location: str) -> None:
+        self.bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        self.prefix = prefix.strip("/")
+        if not self.bucket:
+            raise PrerequisiteError(f"No bucket in {location!r}. Give s3://bucket/prefix.")
+        self._client = s3_client()
+        self.endpoint: str = self._client.meta.endpoint_url
+
+    def put_folder(self, folder: Path, name: str, digest: str, only: Collection[str] | None = None) -> str:
+        if self.has_folder(name, digest):
+            return self.uri(name)
+        files = {each: measured(path) for each, path in files_of(folder, only).items()}
+        with self._errors():
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(name, MARKER))
+            for stale in self.listing(name).keys() - files.keys() - {MARKER}:
+                self._client.delete_object(Bucket=self.bucket, Key=self._key(name, stale))
+            for each, file in files.items():
+                self._upload(file, self._key(name, each))
+            marker = Marker(digest=digest, files={each: file.stored for each, file in files.items()})
+            self.put_text(marker.model_dump_json(indent=2) + "\n", f"{name}/{MARKER}")
+        return self.uri(name)
+
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
+        marker = self._marker(name)
+        if marker is None:
+            raise PrerequisiteError(f"No whole model at {self.uri(name)}: it has no {MARKER}. Write it again.")
+        target = cache / self.bucket / self._key(name)
+        if not weights and read_marker(target) != marker:  # in a place of its own: nobody may take it for whole
+            marker, target = marker.without_weights(), cache / WITHOUT_WEIGHTS / self.bucket / self._key(name)
+        if read_marker(target) == marker:
+            with contextlib.suppress(PrerequisiteError):
+                require_whole(target)
+                return target
+        with staged(target, sum(marker.sizes.values())) as partial:
+            self.download(name, marker.files, partial)
+            for each, stored in marker.files.items():
+                if sha256_of(partial / each) != stored.sha256:
+                    raise PrerequisiteError(
+                        f"{self.uri(name)}/{each} is not what was stored: its bytes do not give sha256 "
+                        f"{stored.sha256}. Delete that model from the bucket and run again."
+                    )
+            marker.write(partial / MARKER)
+        return target
+
+    def has_folder(self, name: str, digest: str) -> bool:
+        marker = self._marker(name)
+        if marker is None or marker.digest != digest:
+            return False
+        stored = {each: size_bytes for each, (size_bytes, _) in self.listing(name).items()}
+        return stored.items() >= marker.sizes.items()
+
+    def put_file(self, path: Path, name: str) -> str:
+        with self._errors():
+            self._upload(measured(path), self._key(name))
+        return self.uri(name)
+
+    def get_file(self, name: str, path: Path) -> bool:
+        with self._errors():
+            try:
+                size = self._client.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"]
+                with disk_room(path.parent, size):
+                    self._client.download_file(self.bucket, self._key(name), str(path))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ABSENT:
+                    return False
+                raise
+        return True
+
+    def put_text(self, text: str, name: str) -> str:
+        body, key = text.encode(), self._key(name)
+        with self._errors():
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ChecksumAlgorithm="SHA256")
+            self._require_stored(key, len(body), hashlib.sha256(body).digest())
+        return self.uri(name)
+
+    def get_text(self, name: str) -> str | None:
+        with self._errors():
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(name))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ABSENT:
+                    return None
+                raise
+            text: str = answer["Body"].read().decode("utf-8")
+        return text
+
+    def uri(self, name: str) -> str:
+        """The s3:// address of `name`."""
+        return f"s3://{self.bucket}/{self._key(name)}"
+
+    def listing(self, name: str) -> dict[str, tuple[int, str]]:
+        """Size in bytes and ETag of every object below `name`, by relative name."""
+        prefix = f"{self._key(name)}/"
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            objects = [each for page in pages for each in page.get("Contents", ())]
+        found = {each["Key"].removeprefix(prefix): (int(each["Size"]), str(each["ETag"])) for each in objects}
+        return {name: found[name] for name in sorted(found) if name and not name.endswith("/")}
+
+    def download(self, name: str, files: Collection[str], folder: Path) -> None:
+        """Write these objects below `name` into `folder`, without a look at their content."""
+        for each in files:
+            path = folder / checked_name(each)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._errors():
+                self._client.download_file(self.bucket, self._key(name, each), str(path), Config=transfer())
+
+    def _key(self, *names: str) -> str:
+        return posixpath.join(self.prefix, *map(checked_name, names))
+
+    def _marker(self, name: str) -> Marker | None:
+        text = self.get_text(f"{name}/{MARKER}")
+        try:
+            return None if text is None else Marker.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    def _upload(self, file: LocalFile, key: str) -> None:
+        self._client.upload_file(
+            str(file.path),
+            self.bucket,
+            key,
+            ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": file.whole.hex()}},
+            Config=transfer(file.part_bytes),
+        )
+        self._require_stored(key, file.size_bytes, file.whole, file.of_parts)
+
+    def _require_stored(self, key: str, size_bytes: int, whole: bytes, of_parts: bytes = b"") -> None:
+        head = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        value, composite, _ = str(head.get("ChecksumSHA256", "")).partition("-")
+        seen = base64.b64decode(value) if value else self._reread(key)
+        if head["ContentLength"] != size_bytes or seen != (of_parts if composite else whole):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+            raise PrerequisiteError(
+                f"{self.endpoint} did not store s3://{self.bucket}/{key} as it was sent (size or SHA-256 differ); the "
+                "object is removed. Run again, or check that server's disks."
+            )
+
+    def _reread(self, key: str) -> bytes:
+        hasher = hashlib.sha256()
+        for block in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(BLOCK_BYTES):
+            hasher.update(block)
+        return hasher.digest()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what a user can fix into a PrerequisiteError that names the bucket, the endpoint and the remedy."""
+        try:
+            yield
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            advice = advice_on(error)
+            if advice is None:
+                raise
+            message = f"s3://{self.bucket} at {self.endpoint}: {str(error).rstrip('.')}. {advice}"
+            raise PrerequisiteError(message) from error
+
+
+def advice_on(error: Exception) -> str | None:
+    """What a user can do about a failure of S3, or None when it is a fault of ours."""
+    while isinstance(error, S3UploadFailedError) and isinstance(error.__context__, Exception):
+        error = error.__context__
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = error.response.get("Error", {}).get("Code", "")
+        return ADVICE.get(code, "The server is in trouble: try again later." if status >= 500 else None)
+    if isinstance(error, failures.FlexibleChecksumError):
+        return "The bytes changed on their way or on that server's disks: run again, or store the model again."
+    if isinstance(error, failures.ConnectionError | failures.HTTPClientError | RetriesExceededError):
+        return "Check AWS_ENDPOINT_URL, the network and that the server runs."
+    if isinstance(error, failures.ParamValidationError):
+        return "Check the bucket's name."
+    if isinstance(error, NO_CREDENTIALS):
+        return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and AWS_ENDPOINT_URL for your own S3."
+    return None
+
+
+def s3_client() -> BaseClient:
+    """boto3's S3 client; a server of one's own is addressed by path, since it seldom has a DNS name per bucket."""
+    patient = Config(connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 4})
+    try:
+        session = boto3.session.Session()  # boto3.client's shared one keeps the first credentials it saw
+        client = session.client("s3", config=patient)
+        if "amazonaws.com" in (urlsplit(client.meta.endpoint_url).hostname or ""):
+            return client
+        return session.client("s3", config=patient.merge(Config(s3={"addressing_style": "path"})))
+    except (BotoCoreError, ValueError) as error:
+        advice = "Check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_REGION."
+        raise PrerequisiteError(f"S3 cannot be used: {str(error).rstrip('.')}. {advice}") from error
+
+
+def transfer(part_bytes: int = MULTIPART_BYTES) -> TransferConfig:
+    """boto3's transfer manager with a fixed part size, so that the composite checksum can be foretold."""
+    return TransferConfig(
+        multipart_threshold=MULTIPART_BYTES, multipart_chunksize=part_bytes, preferred_transfer_client="classic"
+    )
+
+
+def measured(path: Path) -> LocalFile:
+    """The file's size and SHA-256 values, read once."""
+    size_bytes = path.stat().st_size
+    part_bytes = max(MULTIPART_BYTES, -(-size_bytes // MOST_PARTS // BLOCK_BYTES) * BLOCK_BYTES)
+    whole, of_parts = hashlib.sha256(), hashlib.sha256()
+    with path.open("rb") as source:
+        for start in range(0, size_bytes, part_bytes):
+            part = hashlib.sha256()
+            for _ in range(start, min(start + part_bytes, size_bytes), BLOCK_BYTES):
+                block = source.read(BLOCK_BYTES)
+                whole.update(block)
+                part.update(block)
+            of_parts.update(part.digest())
+    return LocalFile(path, size_bytes, part_bytes, whole.digest(), of_parts.digest())
+
+
+def plain_folder(uri: str, choose: Callable[[Collection[str]], Collection[str]], cache: Path) -> Path:
+    """A local copy of the objects below `uri` that `choose` picks from their names; it may raise instead.
+
+    The copy is kept by the objects' names, sizes and ETags, so an unchanged prefix is downloaded once.
+    """
+    bucket, _, name = uri.removeprefix("s3://").rstrip("/").partition("/")
+    store = S3Store(f"s3://{bucket}")
+    listing = store.listing(name)
+    chosen = {each: listing[each] for each in choose(listing)}
+    key = hashlib.sha256(json.dumps([store.endpoint, uri, chosen]).encode()).hexdigest()
+    target = cache / "s3" / key
+    if not target.exists():
+        with staged(target, sum(size_bytes for size_bytes, _ in chosen.values())) as partial:
+            store.download(name, chosen, partial)
+    return target

@@ -1,0 +1,25 @@
+"""kfp's types around the step track."""
+
+from kfp import dsl
+
+from components.run.shell import IMAGE, uncached
+
+
+@uncached
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def track(
+    decision: dsl.Input[dsl.Artifact],
+    html: dsl.Input[dsl.HTML],
+    markdown: dsl.Input[dsl.Markdown],
+    run_id: str,
+    results: str,
+    tracking_uri: str,
+    tracked: dsl.Output[dsl.Artifact],
+):
+    """Record the run in MLflow."""
+    from components.run.results import of_run
+    from components.track import step as track_step
+
+    tracked.metadata["mlflow"] = track_step.track(
+        decision.path, run_id, of_run(results, run_id), tracking_uri, html.path, markdown.path, tracked.path
+    )

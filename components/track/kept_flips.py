@@ -1,0 +1,13 @@
+"""The tables of flips that the gate left in the results."""
+
+import json
+from typing import Any
+
+from components.models.variants import VARIANTS
+from components.run.results import RunResults
+
+
+def tables_of_flips(results: RunResults) -> dict[str, dict[str, list[Any]]]:
+    """By variant the questions that it answers otherwise than the baseline: columns by name."""
+    texts = {name: results.flips(name).text() for name in VARIANTS}
+    return {name: json.loads(text) for name, text in texts.items() if text}

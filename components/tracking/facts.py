@@ -1,0 +1,105 @@
+"""What MLflow is told of a pipeline run beside the gate's decision: its identity, its versions and its files."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from components.storage.artifact import Artifact
+
+PACKAGES = (
+    "quantgate",
+    "torch",
+    "transformers",
+    "llmcompressor",
+    "compressed-tensors",
+    "lm-eval",
+    "datasets",
+    "kfp",
+    "mlflow",
+)
+"""Whose versions explain a difference between two runs; vLLM's comes from its server (`Server.engine`)."""
+
+
+class RunFacts(Artifact):
+    """One pipeline run, as a reader of MLflow wants to find it again."""
+
+    run_id: str
+    """The pipeline's own id; tracking the same id again updates what is there."""
+    name: str
+    """What MLflow shows in its list of runs."""
+    started_at: float = 0.0
+    """Unix time in seconds; 0: the moment of recording."""
+    commit: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, str] = Field(default_factory=dict)
+    """Where it was recorded: cpu, gpu, and the image where one is known."""
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Further parameters of the run that a reader compares, e.g. the serving engine."""
+    judged_by: str = ""
+    """By what a later run finds this one's verdict, see earlier.py; empty where it shall not."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files to keep beside the numbers; every one must exist."""
+
+    report: tuple[Path, ...] = ()
+    """The pipeline run's own: report.html, report.md, verdicts.json."""
+    variants: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Further files of a variant. Its records, where they are a local file, are kept without being named here."""
+
+    flips: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    """Of a variant the questions that it answers otherwise than the baseline: a table, columns by name."""
+
+    def check(self) -> None:
+        """Raise FileNotFoundError for the first file that is not there."""
+        for path in (*self.report, *(path for paths in self.variants.values() for path in paths)):
+            if not path.is_file():
+                raise FileNotFoundError(f"The file to track does not exist: {path}")
+
+
+def facts_here(run_id: str, name: str) -> RunFacts:
+    """The run's facts with this environment's package versions and this checkout's git commit."""
+    packages = {"python": platform.python_version()}
+    for name_of_package in PACKAGES:
+        try:
+            packages[name_of_package] = version(name_of_package)
+        except PackageNotFoundError:
+            continue
+    commit = git_commit(Path(__file__).parents[2])
+    return RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
+
+
+def machine_here() -> dict[str, str]:
+    """What this machine computes with, and the container image that QUANTGATE_IMAGE names."""
+    from components.run.machine import gpus_here
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    found = {
+        "cpu": f"{os.cpu_count()} x {model or platform.processor() or platform.machine()}",
+        "gpu": ", ".join(f"{each.count} x {each.name}" for each in gpus_here()) or "none",
+    }
+    image = os.environ.get("QUANTGATE_IMAGE", "")
+    return {**found, "image": image} if image else found
+
+
+def git_commit(checkout: Path) -> str:
+    """The commit checked out in `checkout`; empty where that is no git checkout, has no commit, or git is missing."""
+    if not (checkout / ".git").exists():  # an installed package must not report the repository around its venv
+        return ""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

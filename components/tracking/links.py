@@ -1,0 +1,35 @@
+"""The addresses of MLflow's own pages."""
+
+import json
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from components.tracking.uris import PORT, is_server, without_password
+
+HERE = f"http://127.0.0.1:{PORT}/"
+"""Where the command of `open_command` serves a store that is a file."""
+_VIEW = "workflowType=machine_learning"
+"""Makes the page's menu that of runs and their metrics; MLflow takes every newcomer for a tracer of chats."""
+
+
+def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """The page of one run; of a store that is a file the part behind the address."""
+    return f"{_address(tracking_uri)}#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
+
+
+def compare_page(tracking_uri: str, experiment_ids: Iterable[str], run_ids: Iterable[str]) -> str:
+    """The page that shows these runs side by side; of a store that is a file the part behind the address."""
+    return f"{_address(tracking_uri)}#/compare-runs?runs={_json(run_ids)}&experiments={_json(experiment_ids)}&{_VIEW}"
+
+
+def opened(page: str) -> str:
+    """The page's whole address, once the command of `open_command` serves the store if it is a file."""
+    return page if is_server(page) else HERE + page
+
+
+def _address(tracking_uri: str) -> str:
+    return without_password(tracking_uri).rstrip("/") + "/" if is_server(tracking_uri) else ""
+
+
+def _json(ids: Iterable[str]) -> str:
+    return quote(json.dumps(list(dict.fromkeys(ids)), separators=(",", ":")))

@@ -1,0 +1,1 @@
+"""The command line `quantgate`: one file a group of commands."""

@@ -1,0 +1,70 @@
+"""The command line: `quantgate run` and the commands around it.
+
+What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
+verdicts are; one whose pipeline failed exits 1; an interrupted one 130. `gate` exits by its verdict.
+"""
+
+import errno
+import signal
+import sys
+
+import typer
+
+from components.errors import PrerequisiteError
+from pipelines.cli import (
+    benchmark_commands,
+    cluster_commands,
+    endpoint_commands,
+    gate_command,
+    mlflow_commands,
+    run_command,
+)
+from pipelines.exits import USER_ERROR
+
+app = typer.Typer(
+    help="Quantize a language model, serve every variant, test it, and decide with evidence whether it may ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.command("run")(run_command.run)
+app.command("gate")(gate_command.gate)
+app.command("track")(mlflow_commands.track)
+app.command("promote")(mlflow_commands.promote)
+app.command("rollback")(mlflow_commands.rollback)
+app.command("eval")(endpoint_commands.evaluate)
+app.command("compare")(benchmark_commands.compare)
+app.command("suites")(benchmark_commands.suites)
+app.command("mirror")(benchmark_commands.mirror)
+app.command("compile")(cluster_commands.compile_pipeline)
+app.command("submit")(cluster_commands.submit)
+app.command("follow")(cluster_commands.follow)
+app.command("schedule")(cluster_commands.schedule)
+app.command("doctor")(endpoint_commands.doctor)
+app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(endpoint_commands.lm_eval_command)
+
+
+def main() -> None:
+    """The console script `quantgate`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background job ignores SIGINT otherwise
+        signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C: every server stopped, the run says so
+    answer(sys.argv[1:])
+
+
+def answer(arguments: list[str]) -> None:
+    """Do what the arguments say and leave with an exit status."""
+    try:
+        app(arguments, standalone_mode=True)
+    except PrerequisiteError as error:
+        print(f"quantgate: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"quantgate: The disk is full: {error.filename or error}. Make room and run it again.", file=sys.stderr)
+        sys.exit(USER_ERROR)

@@ -1,0 +1,44 @@
+"""The command `quantgate gate`: decide on results that were saved."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from components.policies.policy import read_use_case, use_case_named, use_case_names
+from pipelines.exits import exit_of
+
+
+def gate(
+    baseline: Annotated[Path, typer.Option(help="Folder of the baseline's results.", show_default=False)],
+    variant: Annotated[
+        list[Path], typer.Option(help="Folder of a variant's results; may be given again.", show_default=False)
+    ],
+    policy: Annotated[
+        str, typer.Option(help=f"A policy file, or a use case: {', '.join(use_case_names())}.")
+    ] = "general-chat",
+    metric: Annotated[
+        list[str] | None, typer.Option(help="The metric to compare in lm-eval's samples [the field's usual one].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts for a script.")] = False,
+) -> None:
+    """Decide on results that were saved: those of a run, or lm-eval's own.
+
+    A folder is runs/NAME/variants/VARIANT, or what lm-eval wrote with --output_path and --log_samples. The exit status
+    is that of the worst verdict: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
+    tells of a mistake in the arguments.
+    """
+    from components.gate.saved import METRICS, decide_saved
+    from components.report.matrix import verdicts_json
+    from components.report.terminal import terminal_evidence, terminal_matrix
+
+    use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
+    decision = decide_saved(use_case, [baseline, *variant], (*(metric or ()), *METRICS))
+    if as_json:
+        print(verdicts_json(decision))
+    else:
+        console = Console(highlight=False)
+        for each in (terminal_matrix(decision), *terminal_evidence(decision)):
+            console.print(each)
+    raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))

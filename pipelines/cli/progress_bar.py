@@ -1,0 +1,32 @@
+"""A bar in the terminal for a step that no pipeline runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from components.run.progress import Step
+
+
+class Bar(Step):
+    """A step that moves a bar instead of printing lines."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        super().__init__(None, "", "")
+        self.progress, self.task = progress, task
+
+    def tell(self, state: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """Move the bar."""
+        self.progress.update(self.task, completed=done, total=total or None, description=note or state)
+
+
+@contextmanager
+def bar(console: Console, name: str) -> Iterator[Step]:
+    """A bar for the time of the block in a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield Step(None, name, "")
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(progress, progress.add_task("", total=None))

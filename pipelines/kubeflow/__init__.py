@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines: compile, submit, follow, schedule, and how it is reached."""

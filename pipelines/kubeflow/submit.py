@@ -1,0 +1,58 @@
+"""Start a run on Kubeflow Pipelines."""
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import PrerequisiteError
+from components.run.results import RunResults
+from pipelines.kubeflow.follow import tell, wait
+from pipelines.kubeflow.run_parameters import checked
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.connection import Place
+
+
+def check_readable(results: str) -> None:
+    """Raise PrerequisiteError where the verdict could not be read at the end, which may be hours later."""
+    try:
+        RunResults(results).verdicts.text()
+    except PrerequisiteError as error:
+        raise PrerequisiteError(
+            f"{error} The verdict would be read there. Set AWS_ENDPOINT_URL and the credentials so that this machine "
+            "can, or start the run with --detach."
+        ) from error
+
+
+def run_name(parameters: dict[str, object]) -> str:
+    """A name for a list of runs, and this run's alone."""
+    at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{parameters['model']} {parameters['suite']} {at} {secrets.token_hex(3)}"
+
+
+def submit_run(
+    place: "Place",
+    parameters: dict[str, object],
+    pipeline: Path,
+    service_account: str,
+    *,
+    detach: bool,
+    poll_s: float,
+) -> None:
+    """Upload the pipeline where its content is new, start the run, and follow it unless `detach` is set."""
+    from pipelines.kubeflow.connection import connected
+    from pipelines.kubeflow.runs import read_pipeline, start, upload
+
+    file = checked(read_pipeline(pipeline), parameters)
+    if not detach:
+        check_readable(str(parameters["results"]))
+    with connected(place) as kubeflow:
+        version = upload(kubeflow, file)
+        tell(f"{version.name}: {'uploaded' if version.uploaded else 'Kubeflow has it already'}")
+        run_id = start(kubeflow, version, run_name(parameters), parameters, service_account)
+        tell(f"run {run_id} {kubeflow.page(run_id)}")
+        if detach:
+            tell(f"To follow it: quantgate follow {run_id} {place.options}")
+            return
+        wait(kubeflow, run_id, poll_s)

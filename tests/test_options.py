@@ -1,0 +1,51 @@
+"""Every option of a run is declared once, and what repeats it says the same."""
+
+import inspect
+
+import pytest
+from typer.testing import CliRunner
+
+from components.resolve.component import resolve
+from components.run.plan import EvaluationPlan
+from pipelines.cli.app import app
+from pipelines.kubeflow.run_parameters import RESULTS, STORE
+from pipelines.options import OPTIONS, PLAN_OPTIONS, plan_of
+from pipelines.ship import ship
+
+AS_THE_PIPELINE_HOLDS_THEM = {
+    "variants": ["int8", "int4-g128", "int4-g64"],
+    "custom": [],
+    "policy": "",
+    "store": STORE,
+    "results": RESULTS,
+}
+"""Defaults that the command line gives in another form, or that a cluster has and a local run has not."""
+
+
+def test_the_pipelines_parameters_are_the_options_with_their_defaults() -> None:
+    parameters = inspect.signature(ship.pipeline_func).parameters
+    expected = {name: option.default for name, option in OPTIONS.items()} | AS_THE_PIPELINE_HOLDS_THEM
+    assert {name: parameter.default for name, parameter in parameters.items()} == expected
+
+
+def test_the_pipelines_parameters_are_described_by_the_options_help() -> None:
+    described = {name: spec.description for name, spec in ship.component_spec.inputs.items()}
+    assert described == {name: option.help for name, option in OPTIONS.items()}
+
+
+def test_the_first_shell_takes_every_option_of_the_plan() -> None:
+    parameters = inspect.signature(resolve.python_func).parameters  # type: ignore[attr-defined]
+    assert PLAN_OPTIONS.keys() <= parameters.keys()
+    own = {"model", "run_id", "tracking_uri", "baseline", "plan"}
+    assert parameters.keys() == PLAN_OPTIONS.keys() | own
+
+
+@pytest.mark.parametrize(("command", "lacking"), [("run", {"results"}), ("submit", set()), ("schedule", set())])
+def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[str]) -> None:
+    told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert [name for name in OPTIONS if f"--{name.replace('_', '-')}" not in told] == sorted(lacking)
+
+
+def test_what_is_not_given_is_what_the_plan_says() -> None:
+    plan = plan_of({"variants": "int8, int4-g64", "store": "store", "results": "results"})
+    assert plan == EvaluationPlan(variants=("int8", "int4-g64"), store="store", results="results")

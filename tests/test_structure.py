@@ -1,0 +1,165 @@
+"""The tree holds: imports point down, no step imports another, no circles, no name twice."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FILES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in ("components", "pipelines")
+    for file in (ROOT / package).rglob("*.py")
+    if "vllm_plugin" not in file.parts  # vLLM's process imports it, and nothing here does
+}
+STEPS = sorted(metadata.parent.name for metadata in (ROOT / "components").glob("*/metadata.yaml"))
+SAME_IN_EVERY_FOLDER = {"__init__", "__main__", "component", "step"}
+NAMES_RESULTS = ("components.run.results", "components.tracking.tags")
+"""The second names the artifacts of a run in MLflow, which are no files of the results."""
+RESULT = re.compile(
+    r"^(variants|plots|judged|given|logs)/|^(tiny|full|again)\.parquet$|^report\.(html|md)$|^progress\.jsonl$"
+    r"|^(plan|decision|verdicts?|weights|server|scores|tiny|full|flips|facts|tracked|registered|promotion|run)\.json$"
+)
+USES_KFP = ("pipelines.ship", "pipelines.cluster", "pipelines.local", "pipelines.kubeflow.")
+
+
+@cache
+def imports(module: str) -> tuple[tuple[int, str], ...]:
+    """The line and the module of each import, those inside functions among them."""
+    found = []
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, name.name) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name.name}" for name in node.names]
+            found += [(node.lineno, name if name in FILES else str(node.module)) for name in names]
+    return tuple(dict.fromkeys(found))
+
+
+def told(module: str, line: int, imported: str) -> str:
+    """An import as a failure names it."""
+    return f"{FILES[module].relative_to(ROOT)}:{line} imports {imported}"
+
+
+def every_import() -> Iterator[tuple[str, int, str]]:
+    """Each importing module, with line and imported module."""
+    for module in FILES:
+        for line, imported in imports(module):
+            yield module, line, imported
+
+
+def step_of(module: str) -> str:
+    """The step whose folder the module is in; empty for what lies above or below the steps."""
+    package, _, rest = module.partition(".")
+    folder = rest.partition(".")[0]
+    return folder if package == "components" and folder in STEPS else ""
+
+
+def test_components_never_import_pipelines() -> None:
+    upward = [
+        told(*each) for each in every_import() if each[0].startswith("components") and each[2].startswith("pipelines")
+    ]
+    assert upward == []
+
+
+def test_only_pipelines_and_the_step_itself_import_a_step() -> None:
+    wrong = [
+        told(module, line, imported)
+        for module, line, imported in every_import()
+        if step_of(imported) and module.startswith("components") and step_of(module) != step_of(imported)
+    ]
+    assert wrong == []
+
+
+def test_only_the_shells_and_what_builds_or_sends_the_pipeline_import_kfp() -> None:
+    wrong = [
+        told(module, line, imported)
+        for module, line, imported in every_import()
+        if imported.partition(".")[0] in ("kfp", "kfp_server_api")
+        and not (step_of(module) and module.endswith(".component"))
+        and not module.startswith(USES_KFP)
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module: {each for _, each in imports(module) if each in FILES and each != module} for module in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " <- ".join(error.args[1])
+        raise AssertionError(f"These modules import each other in a circle: {circle}") from None
+
+
+def test_no_folder_of_components_imports_itself_by_way_of_others() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, _, imported in every_import():
+        folder, other = (".".join(each.split(".")[:2]) for each in (module, imported))
+        if folder.startswith("components.") and other.startswith("components.") and folder != other:
+            graph.setdefault(folder, set()).add(other)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"These folders import each other in a circle: {' <- '.join(error.args[1])}") from None
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    names = Counter(file.stem for file in FILES.values() if file.stem not in SAME_IN_EVERY_FOLDER)
+    assert {name: count for name, count in names.items() if count > 1} == {}
+
+
+def test_no_two_public_classes_have_the_same_name() -> None:
+    where: dict[str, list[str]] = {}
+    for module, file in FILES.items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
+def literals(module: str) -> Iterator[tuple[int, str]]:
+    """The line and the text of each string that is no docstring, the plain parts of f-strings among them."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.lineno, node.value
+
+
+def test_only_run_results_says_where_a_file_of_a_run_lies() -> None:
+    wrong = [
+        f"{FILES[module].relative_to(ROOT)}:{line} names {text!r}"
+        for module in FILES
+        if module not in NAMES_RESULTS
+        for line, text in literals(module)
+        if RESULT.search(text) and " " not in text
+    ]
+    assert wrong == []
+
+
+def test_every_step_has_the_same_shape() -> None:
+    lacking = [
+        f"components/{step}/{file}"
+        for step in STEPS
+        for file in ("__init__.py", "component.py", "step.py", "metadata.yaml")
+        if not (ROOT / "components" / step / file).is_file()
+    ]
+    assert lacking == []
+    assert sorted(file.parent.name for file in (ROOT / "components").glob("*/component.py")) == STEPS
+
+
+def test_a_shell_is_written_as_kfp_reads_it() -> None:
+    """kfp copies a shell's source: what is imported or defined around it is not there when it runs."""
+    for step in STEPS:
+        module = f"components.{step}.component"
+        assert {each for _, each in imports(module)} & {"__future__"} == set(), module
+        for node in ast.parse(FILES[module].read_text(encoding="utf-8")).body:
+            allowed = (ast.FunctionDef, ast.Import, ast.ImportFrom)
+            is_docstring = isinstance(node, ast.Expr)
+            assert is_docstring or isinstance(node, allowed), f"{module}:{node.lineno} is outside of a shell"
+            if isinstance(node, ast.FunctionDef):
+                assert isinstance(node.body[0], ast.Expr), f"{module}.{node.name} has no docstring"
+                assert isinstance(node.body[1], ast.ImportFrom), f"{module}.{node.name} imports outside of its body"
