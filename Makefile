@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
 
-.PHONY: help demo test check lint format environments project-environment python lock clean
+.PHONY: help demo test check lint format docs environments project-environment python lock clean
 .DEFAULT_GOAL := help
 
 help: ## Print this list
@@ -35,6 +35,9 @@ lint: project-environment ## Formatting, lint and types
 format: project-environment ## Format the sources and mend what ruff can mend
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+docs: project-environment ## Write the program's output into README and docs/ again
+	.venv/bin/python -m tests.printed
 
 environments: python ## Make the environments without running anything
 	@"$(PYTHON)" environments.py project serving

@@ -10,7 +10,6 @@ import pytest
 import environments
 from pipelines import cluster
 from tests.kustomized import (
-    MANIFESTS,
     OVERLAYS,
     ROOT,
     Object,
@@ -25,6 +24,7 @@ from tests.kustomized import (
 from tests.schemas import VERSIONS, check
 
 TEXT = {"type": "string", "minLength": 1}
+RIGHTS = ROOT / "docs" / "rights.md"
 
 
 def closed(**properties: Any) -> dict[str, Any]:
@@ -169,9 +169,9 @@ def test_no_right_is_given_on_everything_or_in_the_whole_cluster(overlay: str) -
                 assert rule["resourceNames"], title(role)
 
 
-def test_the_readme_says_who_may_do_what_and_nothing_else_is_given() -> None:
-    readme = (MANIFESTS / "README.md").read_text(encoding="utf-8")
-    told = table_after("## Who may do what", readme)
+def test_the_rights_page_says_who_may_do_what_and_nothing_else_is_given() -> None:
+    rights = RIGHTS.read_text(encoding="utf-8")
+    told = table_after("## Who may do what", rights)
     given = {
         (account, group or "core", resource, names or "all", verbs)
         for overlay in OVERLAYS
@@ -181,8 +181,8 @@ def test_the_readme_says_who_may_do_what_and_nothing_else_is_given() -> None:
     assert set(told) == given
 
 
-def test_the_readme_names_every_account_and_who_has_a_token() -> None:
-    told = table_after("\nThe accounts:", (MANIFESTS / "README.md").read_text(encoding="utf-8"))
+def test_the_rights_page_names_every_account_and_who_has_a_token() -> None:
+    told = table_after("\nThe accounts:", RIGHTS.read_text(encoding="utf-8"))
     accounts = {name: each for overlay in OVERLAYS for name, each in of_kind(overlay, "ServiceAccount").items()}
     asks = {
         spec["serviceAccountName"]
@@ -194,10 +194,10 @@ def test_the_readme_names_every_account_and_who_has_a_token() -> None:
     assert {account: token.startswith("yes") for account, _, token in told} == has
 
 
-def test_the_readme_says_which_secret_goes_where() -> None:
+def test_the_rights_page_says_which_secret_goes_where() -> None:
     told = {
         secret: set(re.split(r", (?!what)", goes))
-        for secret, goes in table_after("## Who is given which secret", (MANIFESTS / "README.md").read_text("utf-8"))
+        for secret, goes in table_after("## Who is given which secret", RIGHTS.read_text("utf-8"))
     }
     every = {"every step": set(cluster.STEPS), "a variant's server (what fetches its weights)": {"quantgate-serving"}}
     named = {secret: set().union(*(every.get(each, {each}) for each in goes)) for secret, goes in told.items()}

@@ -84,7 +84,7 @@ def rows(data: Path, target: Path, items: int) -> None:
     assert TASKS["mmlu"][0] == f"mmlu_{SUBJECT}"
     for split in ("dev", "test"):
         mine = [line for line in lines_of(data / "mmlu" / f"{split}.jsonl") if json.loads(line)["subject"] == SUBJECT]
-        write(target / "mmlu" / f"{split}.jsonl", mine[:items])
+        write(target / "mmlu" / f"{split}.jsonl", mine if split == "dev" else mine[:items])
     calibration(target / "calibration.arrow")
 
 

@@ -31,7 +31,7 @@ PARTS = {"a": "quantizing", "b": "serving", "c": "scoring", "d": "throughput"}
 TABLES = ("machine", "quantize", "serve", "score", "speed")
 GRACE_S = 20
 ON_A_GPU = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROCESSING_METHOD": "fork"}
-"""The vLLM that carry.py brings has no FlashInfer, and would import it; forking spares its second import of all else."""
+"""carry.py brings no FlashInfer, which vLLM would import; forking spares importing all else a second time."""
 
 
 def main() -> int:

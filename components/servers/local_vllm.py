@@ -197,7 +197,7 @@ def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = (
         # cache fine-grained; small batches bound the memory that the logits of a whole prompt take
         chosen += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
         wide = not multiplies_16_bits(Path("/proc/cpuinfo"))
-        if wide:  # prompts are read six times as fast as in emulated 16 bits, see benchmarks/RESULTS.md
+        if wide:  # prompts are read six times as fast as in emulated 16 bits, see docs/results.md
             chosen += ["--dtype", "float32"]
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, value_bytes=4 if wide else 2))
         settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # else vLLM keeps a whole core free of computing

@@ -1,0 +1,137 @@
+"""README and docs/ do not lie: what they show is what the program prints, and what they name exists."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.evidence.next_steps import next_step
+from components.models.variants import VARIANTS
+from components.policies.policy import use_case_names
+from components.report.matrix import MARKS
+from components.run.artifacts import Verdict
+from tests.printed import CLI_PAGE, ROOT, blocks, cli_page, pages, printed_by, write_example
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in pages()}
+DECIDING = TEXTS["docs/deciding.md"]
+PATH = re.compile(
+    r"`((?:components|pipelines|benchmarks|tests|locks|manifests|notebooks|docs)/(?:[\w.-]+/)*(?:[\w-]+\.\w+)?)`"
+)
+PLACEHOLDER = "NAME"
+"""In a path: the reader's own name for what they add."""
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the simulated results that the pages' commands name."""
+    return write_example(tmp_path_factory.mktemp("example"))
+
+
+def test_the_two_commands_come_first() -> None:
+    commands = README.split("```")[1].splitlines()[1:]
+    assert [line.split("#")[0].strip() for line in commands] == ["make demo", "make test"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_run_in_the_readme_is_worded_as_the_program_words_it() -> None:
+    lines = README.split("```text\n")[1].splitlines()
+    variants, headline = "int8, int4-g128 or int4-g64", MARKS["inconclusive"].answer
+    words = headline.format(variants=variants, baseline="bf16", use_case="general-chat")
+    assert " ".join(lines[: lines.index("")]) == words
+    assert f"bf16: {next_step('reference', 'bf16')}" in lines
+
+
+def test_a_block_is_what_the_program_prints(example: Path) -> None:
+    shown = [
+        (command, block) for name, text in TEXTS.items() if name != "docs/cli.md" for command, block in blocks(text)
+    ]
+    assert [command.split()[1] for command, _ in shown] == ["suites", "gate", "gate"]
+    for command, block in shown:
+        assert printed_by(command, example) == block, command
+
+
+def test_the_page_of_the_command_line_is_what_the_program_prints() -> None:
+    """After a change: python -m tests.printed"""
+    assert CLI_PAGE.read_text(encoding="utf-8") == cli_page()
+
+
+def test_every_field_of_a_row_of_verdicts_json_is_explained() -> None:
+    section = TEXTS["docs/run-folder.md"].split("## verdicts.json")[1]
+    assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(Verdict.model_fields)
+
+
+def test_every_verdict_and_every_use_case_is_named() -> None:
+    for verdict in MARKS:
+        assert f"`{verdict}`" in README, verdict
+    for name in (*MARKS, *use_case_names()):
+        assert f"`{name}`" in DECIDING, name
+
+
+def test_every_variant_has_a_row() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", TEXTS["docs/models.md"].split("## The variants")[1], flags=re.MULTILINE)
+    assert rows == list(VARIANTS)
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name, text in TEXTS.items():
+        for target in set(re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE)):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{name}: make {target}"
+
+
+@pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md", "manifests/README.md"])
+def test_every_relative_link_leads_somewhere(name: str) -> None:
+    page = ROOT / name
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{name} links to {link}"
+        if heading:
+            assert heading in anchors(target), f"{name} links to {link}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings are linked, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_path_that_is_named_exists(name: str) -> None:
+    paths = {path for path in PATH.findall(TEXTS[name]) if PLACEHOLDER not in path}
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_everything_in_the_readmes_tree_exists() -> None:
+    missing = [path for path in tree() if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_the_readmes_tree_has_every_folder_with_code() -> None:
+    inside = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("components", "pipelines")
+        for path in (ROOT / folder).iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    }
+    assert inside <= set(tree())
+
+
+def tree() -> Iterator[str]:
+    """The paths in the README's tree; two spaces of indentation are one folder deeper."""
+    block = README.split("## The files")[1].split("```")[1]
+    folders: list[str] = []
+    for line in block.splitlines()[1:]:
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        del folders[depth:]
+        yield "/".join([*folders, name.rstrip("/")])
+        folders.append(name.rstrip("/"))
