@@ -301,7 +301,7 @@ def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
 
 def test_a_file_that_would_execute_something_is_refused_even_with_its_digest(tmp_path: Path) -> None:
     path, digest = written({"lb": eval}, tmp_path / "tinyBenchmarks.pkl")
-    with pytest.raises(PrerequisiteError, match=r"tinyBenchmarks.pkl asks for builtins.eval"):
+    with pytest.raises(PrerequisiteError, match=r"tinyBenchmarks.pkl was not loaded. It asks for builtins.eval"):
         read_parameters(path, digest)
 
 

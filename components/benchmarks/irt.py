@@ -154,7 +154,10 @@ def read_parameters(path: Path, sha256: str = PUBLISHED_SHA256) -> dict[str, Par
 
     Raises PrerequisiteError for a file that cannot be read, is another than the digest says, or is laid out otherwise.
     """
-    data = plain_pickle.content(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PrerequisiteError(f"{path} cannot be read: {error}. Correct the path or fetch the file.") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
         raise PrerequisiteError(
