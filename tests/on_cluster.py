@@ -60,7 +60,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 def vllm() -> Iterator[str]:
     """The address at which every service answers."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/{{service}}.{{namespace}}/{{port}}"
     server.shutdown()

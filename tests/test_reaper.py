@@ -211,7 +211,7 @@ def asked_since(cluster: Cluster, what: str, since: str) -> int:
 
 
 def test_a_start_that_waits_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
-    assert "It was not ready after 2 s" in deployed(ready_within_s=2, lease_s=1).failure
+    assert "It was not ready after 0.7 s" in deployed(ready_within_s=0.7, lease_s=1).failure
     assert asked_since(cluster, "patch leases", "list inferenceservices") >= 2  # while it waits, and at its end
 
 
