@@ -1,5 +1,8 @@
-"""Fixtures that several test modules share, and the mark on the tests that need a real S3 server."""
+"""Fixtures that several test modules share, and what keeps `make check` quick: marks, and imports that are not made."""
 
+import functools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +30,32 @@ def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_LEDGER", str(tmp_path / "ledger-of-this-test.sqlite"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def aws_descriptions() -> Iterator[None]:
+    """botocore's descriptions of AWS are read once: every client, with a session of its own, would parse 2 MB anew."""
+    from botocore.loaders import JSONFileLoader
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", functools.cache(JSONFileLoader.load_file))
+        yield
+
+
+SLOW_FIXTURES = {
+    "s3_server": "SeaweedFS takes a third of a minute to start",
+    "tiny_model": "PyTorch and transformers take five seconds to import",
+}
+SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the S3 server out of `make check`: it takes a third of a minute."""
+    """Mark the tests that need what is slow to have."""
     for item in items:
-        if "s3_server" in getattr(item, "fixturenames", ()):
+        if SLOW_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out modules that are slow as a whole where slow tests are not wanted: many import PyTorch or MLflow."""
+    if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None

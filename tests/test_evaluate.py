@@ -8,7 +8,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from components.artifacts import Scores, Server
 from components.errors import PrerequisiteError
@@ -104,6 +103,8 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 
 @pytest.mark.slow
 def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     from tests.fake_vllm import loglik
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
@@ -217,6 +218,7 @@ def test_no_suite_scores_what_calibrates() -> None:
 
 def test_bos_is_put_in_front_exactly_when_the_tokenizer_does(tiny_model: Path) -> None:
     from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
     assert not puts_bos(tokenizer)
