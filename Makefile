@@ -6,7 +6,7 @@ PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3; do \
     $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 endif
 OUT ?= runs/demo
-SIDE_BY_SIDE := -n 2 --dist worksteal
+SIDE_BY_SIDE := -n 2 --dist loadscope
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
 

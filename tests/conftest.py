@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.contained import sandbox
 from tests.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
@@ -45,6 +47,24 @@ SLOW_FIXTURES = {
     "tiny_model": "PyTorch and transformers take five seconds to import",
 }
 SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
+
+TOGETHER = re.compile(r"tests/test_(local|notebooks|execute_hostile)\.py|\[(mlflow_server|mlflow_on_postgres)\b")
+"""What the names of tests have in common that share a fixture of many seconds, which each worker would make anew."""
+
+
+class InGroups(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives tests of one group to one worker. xdist's own `loadgroup` does nothing under pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = TOGETHER.search(nodeid)
+        return group[0] if group else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InGroups:
+    """How xdist spreads the tests: in groups, and the rest one by one."""
+    return InGroups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

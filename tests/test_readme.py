@@ -1,9 +1,6 @@
 """The README does not lie: what it shows is what the program prints."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from components.artifacts import Verdict
 from components.gate.policy import use_case_names
 from components.report.matrix import MARKS
+from tests.support.command import printed_by
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,20 +52,8 @@ def test_the_two_commands_come_first() -> None:
     ],
 )
 def test_a_block_is_what_the_program_prints(command: str) -> None:
-    assert block_after(f"`quantgate {command}` prints:").strip() == printed_by(command)
-
-
-def printed_by(command: str) -> str:
-    """What the program prints, line by line without the spaces at their ends."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *command.split()],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "100", "TERM": "dumb"},
-        check=True,
-    )
-    printed = answer.stdout.replace("python -m pipelines.cli", "quantgate")
-    return "\n".join(line.rstrip() for line in printed.splitlines()).strip()
+    lines = [line.rstrip() for line in printed_by(command).splitlines()]
+    assert block_after(f"`quantgate {command}` prints:").strip() == "\n".join(lines).strip()
 
 
 def test_every_field_of_a_row_of_verdicts_json_is_explained() -> None:

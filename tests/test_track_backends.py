@@ -1,9 +1,8 @@
 """What MLflow holds on SQLite and a folder, and on PostgreSQL and S3: tracked, promoted, and killed on the way."""
 
 import json
+import multiprocessing
 import random
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from signal import SIGKILL
@@ -31,7 +30,6 @@ ROWS = (
 FLIPS: dict[str, list[Any]] = {"task": ["piqa", "piqa"], "item_id": [3, 7], "lost": [True, False]}
 CALLS = ("runs/create", "runs/log-batch", "runs/log-inputs", "mlflow-artifacts/", "runs/update")
 """What a tracking asks of a server: at each of them it is killed."""
-STEP = "import sys; from components import steps; steps.track(*sys.argv[1:])"
 
 
 def decision_on(folder: Path, model: str) -> Decision:
@@ -231,9 +229,13 @@ def kill_at(number: int, results: Path, run_id: str, server: str) -> None:
             process.kill()
         return 503 if arrived >= number else 0
 
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["mlflow.tracking", steps.__name__])  # so that no process imports MLflow anew
     with Proxy(server, before=kill) as proxy:
-        process = subprocess.Popen([sys.executable, "-c", STEP, *arguments(results, run_id, proxy.address)])
-        assert process.wait(timeout=120) == -SIGKILL
+        process = processes.Process(target=steps.track, args=arguments(results, run_id, proxy.address))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -SIGKILL
 
 
 def held(client: MlflowClient, found: TrackedRun, run_id: str, folder: Path) -> dict[str, object]:
