@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.started import processes_of
 from tests.fake_vllm import serving_python
 from tests.seaweed import S3Server
 
@@ -17,21 +19,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def quantgate(out: Path, tiny_model: Path, *options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(out, tiny_model, *options),
+        capture_output=True,
+        text=True,
+        env=environment(out) | settings,
+        check=False,
+    )
+
+
+def command(out: Path, tiny_model: Path, *options: str) -> list[str]:
+    run = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--model", f"file:{tiny_model}"]
+    return [*run, *options]
+
+
+def environment(out: Path) -> dict[str, str]:
+    """With the fake in vLLM's place, and a ledger beside the run."""
     python = serving_python(out.with_suffix(".python"))
     own = {"QUANTGATE_SERVING_PYTHON": str(python), "QUANTGATE_LEDGER": str(out.with_suffix(".sqlite"))}
-    environment = os.environ | own | settings
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "run",
-        "--out",
-        str(out),
-        "--model",
-        f"file:{tiny_model}",
-        *options,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return os.environ | own
 
 
 def verdicts(out: Path) -> dict[str, dict[str, Any]]:
@@ -117,6 +123,33 @@ def test_a_model_without_a_chat_template_is_refused_before_anything_is_made(tmp_
     assert answer.returncode == 1
     assert "has no chat template. Run it with --no-chat-template." in answer.stderr
     assert not (tmp_path / "run" / "variants").exists()
+
+
+def test_a_run_that_is_told_to_end_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
+    """By SIGTERM, as by a scheduler; on the real vLLM: tests/e2e/test_run.py."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(out, tiny_model, "--suite", "quick", "--variants", "int8"),
+        env=environment(out) | {"FAKE_VLLM_DELAY_S": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while '"step": "tiny"' not in ((out / "progress.jsonl").read_text() if (out / "progress.jsonl").exists() else ""):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert any("vllm.entrypoints" in line for line in processes_of(out))
+    process.terminate()
+    deadline = time.monotonic() + 30
+    _, told = process.communicate(timeout=30)
+    while left := processes_of(out):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert (process.returncode, json.loads((out / "run.json").read_text())["state"]) == (130, "interrupted")
+    assert "interrupted" in told
+    assert not (out / "verdicts.json").exists()
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: Path, tiny_model: Path) -> None:
