@@ -33,9 +33,9 @@ from components.artifacts import Decision, LimitEvidence, TaskEvidence
 from components.evaluate import records
 from components.gate import moved
 from components.report import write_report
-from tests.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
-from tests.reported import make_decision
-from tests.seaweed import running_server, weed_binary
+from tests.support.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
+from tests.support.reported import make_decision
+from tests.support.seaweed import running_server, weed_binary
 
 TASKS = tuple(f"task_{number}" for number in range(10))
 VARIANTS = ("bf16", "int8", "int4-g128", "int4-g64")

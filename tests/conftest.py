@@ -9,10 +9,10 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.contained import bubblewrap, sandbox
-from tests.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
-from tests.seaweed import s3_location, s3_server
-from tests.tiny_model import tiny_model
+from tests.support.contained import bubblewrap, sandbox
+from tests.support.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
+from tests.support.seaweed import s3_location, s3_server
+from tests.support.tiny_model import tiny_model
 
 __all__ = [
     "bubblewrap",

@@ -9,8 +9,8 @@ import yaml
 
 from components.artifacts import Scores, Server
 from components.serving import lease, local
-from tests.fake_vllm import serving_python
 from tests.support.command import Done, quantgate
+from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
 

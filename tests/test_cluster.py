@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from components.errors import PrerequisiteError
 from pipelines.cluster import STEPS, Cluster
 from pipelines.compiled import compile_pipeline
-from tests.on_kubeflow import compiled, on_a_short_stack
+from tests.support.on_kubeflow import compiled, on_a_short_stack
 
 DIGEST = f"@sha256:{'0' * 64}"
 IN_THE_LOOP = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}

@@ -14,8 +14,8 @@ from components.gate.decision import decide
 from components.gate.policy import chosen, use_case_named
 from components.track import RunFacts, RunFiles, TrackedRun, track
 from components.track.earlier import judged, judged_by, scored
-from tests.answered import answers_of, candidate_of, pair_of, write_results
-from tests.mlflow_store import empty_store, local
+from tests.support.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
 

@@ -27,7 +27,7 @@ from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
 from components.evaluate.plan import Kind
 from components.serving import lease, local
-from tests.fake_vllm import serving_python
+from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
 PROBES = 2 * (1 + 6 + 1) + 1

@@ -19,7 +19,7 @@ from components.evaluate.suites import Suite, SuiteTask, suite_named
 from components.progress import Step
 from components.serving import lease, local
 from components.store import open_store
-from tests.fake_vllm import serving_python
+from tests.support.fake_vllm import serving_python
 
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
 
@@ -105,7 +105,7 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from tests.fake_vllm import loglik
+    from tests.support.fake_vllm import loglik
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
     evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")

@@ -12,7 +12,7 @@ from components.errors import PrerequisiteError
 from components.execute import Containment, Limits, check_sandbox
 from components.execute.inside import PATIENCE
 from components.execute.run import run_contained
-from tests.hostile import ATTEMPT, HOSTILE, UNSOLVED
+from tests.support.hostile import ATTEMPT, HOSTILE, UNSOLVED
 
 SECRET = "the-secret-of-this-machine"
 SMALL = Limits(seconds=2, memory_bytes=256 << 20, output_bytes=64 << 10, scratch_bytes=4 << 20)

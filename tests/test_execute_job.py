@@ -16,12 +16,12 @@ from components.serving.cluster_api import LEASE
 from components.serving.cluster_api import Cluster as Api
 from components.serving.cluster_settings import KSERVE, ServingSettings
 from components.serving.objects import reference
-from tests import schemas
-from tests.job_node import Node, node
-from tests.killed import killed_at
-from tests.kubernetes_server import USER
-from tests.kubernetes_state import JSON, Cluster, Request
-from tests.on_cluster import WORKFLOW, cluster, left
+from tests.support import schemas
+from tests.support.job_node import Node, node
+from tests.support.killed import killed_at
+from tests.support.kubernetes_server import USER
+from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.on_cluster import WORKFLOW, cluster, left
 
 __all__ = ["cluster", "node"]
 

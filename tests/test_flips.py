@@ -7,7 +7,7 @@ import pytest
 from components.evaluate.records import Record, taken
 from components.gate.moved import columns, examples, flips, share_of_right
 from components.report.forest import forest_plot
-from tests.reported import make_decision
+from tests.support.reported import make_decision
 from tests.test_report import judged, markdown_of, page_of
 
 

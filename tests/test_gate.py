@@ -8,7 +8,7 @@ from components.errors import PrerequisiteError
 from components.gate.candidate import candidate
 from components.gate.point import judge
 from components.gate.policy import UseCase, use_case_named
-from tests.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
+from tests.support.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
 
 GUIDE = {
     "bf16": {"gsm8k": 0.412, "mmlu": 0.654, "hellaswag": 0.762},

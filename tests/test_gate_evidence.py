@@ -13,7 +13,7 @@ from components.gate.decision import decide_candidates
 from components.gate.evidence import holm_adjusted, holm_divisors
 from components.gate.margin import RELATIVE, p_within, pairs
 from components.gate.policy import UseCase, use_case_named
-from tests.answered import answers_of, candidate_of, pair_of
+from tests.support.answered import answers_of, candidate_of, pair_of
 
 Moved = tuple[int, int, int, int]
 """Items lost, gained, right both times, wrong both times."""

@@ -11,8 +11,8 @@ from components.artifacts import Server
 from components.errors import PrerequisiteError
 from components.serving import kserve
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
-from tests.kubernetes_state import JSON, Cluster, Request
-from tests.on_cluster import (
+from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.on_cluster import (
     PLURALS,
     RESULTS,
     WEIGHTS,

@@ -6,8 +6,8 @@ import pytest
 
 from components.artifacts import Server
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE
-from tests.kubernetes_state import JSON, Cluster
-from tests.on_cluster import cluster, deployed, left, model, settings, vllm
+from tests.support.kubernetes_state import JSON, Cluster
+from tests.support.on_cluster import cluster, deployed, left, model, settings, vllm
 
 __all__ = ["cluster", "deployed", "model", "settings", "vllm"]
 

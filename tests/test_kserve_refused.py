@@ -13,9 +13,9 @@ from components.artifacts import Server
 from components.errors import PrerequisiteError
 from components.serving import cluster_api, kserve
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from tests.kubernetes_server import LOST, LOST_AFTER, USER
-from tests.kubernetes_state import JSON, Cluster, Request
-from tests.on_cluster import (
+from tests.support.kubernetes_server import LOST, LOST_AFTER, USER
+from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.on_cluster import (
     PLURALS,
     RESULTS,
     WORKFLOW,

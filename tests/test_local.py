@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.started import processes_of
-from tests.fake_vllm import serving_python
-from tests.seaweed import S3Server
+from tests.support.fake_vllm import serving_python
+from tests.support.seaweed import S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,10 +8,20 @@ from components.artifacts import Server
 from components.execute import run_programs
 from components.serving import kserve, reaper
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from tests.job_node import Node, node
-from tests.kubernetes_state import JSON, Cluster
-from tests.kustomized import Object, of_kind
-from tests.on_cluster import PLURALS, RESULTS, cluster, deployed, mark_ready, model, ready_at_once, settings, vllm
+from tests.support.job_node import Node, node
+from tests.support.kubernetes_state import JSON, Cluster
+from tests.support.kustomized import Object, of_kind
+from tests.support.on_cluster import (
+    PLURALS,
+    RESULTS,
+    cluster,
+    deployed,
+    mark_ready,
+    model,
+    ready_at_once,
+    settings,
+    vllm,
+)
 
 __all__ = ["cluster", "deployed", "model", "node", "settings", "vllm"]
 

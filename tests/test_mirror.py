@@ -15,8 +15,8 @@ import pytest
 from components.errors import PrerequisiteError
 from components.evaluate.mirror import JOURNAL, MANIFEST, Manifest, check, make, parquet_of, read_manifest
 from components.evaluate.sources import Folder, Mirror, Rows, Split
-from tests.benchmark_data import laid_out, lines_of
-from tests.seaweed import S3Server
+from tests.support.benchmark_data import laid_out, lines_of
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from components.errors import PrerequisiteError
 from components.models import cache_dir, check_model_folder, check_source, digest_of, resolve, weights_size
 from components.store import FolderStore, fetch, open_store, sha256_of
 from components.wheels import PINS, gguf_model, wheel
-from tests.seaweed import S3Server, free_ports
+from tests.support.seaweed import S3Server, free_ports
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "c" * 40

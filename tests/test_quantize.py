@@ -14,7 +14,7 @@ from components.quantize import Calibration, quantize, recipe_key
 from components.quantize.check import check_compressed
 from components.store import open_store
 from components.variants import VARIANTS
-from tests.tiny_model import small_llama
+from tests.support.tiny_model import small_llama
 
 CALIBRATION = Calibration(samples=4, tokens=32)
 needs_torch = pytest.mark.slow(reason="PyTorch takes seconds to import")

@@ -13,10 +13,10 @@ from components.errors import ServerGoneError
 from components.serving import cluster_lease, kserve, reaper
 from components.serving.cluster_api import Cluster as Api
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
-from tests.killed import killed_at
-from tests.kubernetes_server import USER
-from tests.kubernetes_state import Cluster, Request
-from tests.on_cluster import (
+from tests.support.killed import killed_at
+from tests.support.kubernetes_server import USER
+from tests.support.kubernetes_state import Cluster, Request
+from tests.support.on_cluster import (
     RESULTS,
     WEIGHTS,
     cluster,

@@ -16,8 +16,8 @@ from components.gate.policy import use_case_named
 from components.report import matrix, plots, terminal_evidence, terminal_matrix, verdicts_json, write_report
 from components.report.evidence import certainty, command, measured, noisiest
 from components.report.matrix import MARKS, headline
-from tests.answered import answers_of, candidate_of, pair_of
-from tests.reported import (
+from tests.support.answered import answers_of, candidate_of, pair_of
+from tests.support.reported import (
     DIGEST,
     FAILURE,
     LAYOUT,

@@ -13,7 +13,7 @@ import pytest
 from components.artifacts import Server
 from components.errors import PrerequisiteError
 from components.serving import lease, local
-from tests.fake_vllm import serving_python
+from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from components.artifacts import EvaluationPlan, Scores, Server, Weights
 from components.models import cache_dir
 from components.serving import verbs
 from components.store import fetch, open_store
-from tests.kubernetes_state import Cluster
-from tests.on_cluster import cluster, left, ready_at_once, vllm
+from tests.support.kubernetes_state import Cluster
+from tests.support.on_cluster import cluster, left, ready_at_once, vllm
 
 __all__ = ["cluster", "vllm"]
 

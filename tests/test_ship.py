@@ -10,7 +10,7 @@ from kfp import components
 from components import ops
 from components.errors import PrerequisiteError
 from pipelines.cluster import Cluster
-from tests.on_kubeflow import compiled
+from tests.support.on_kubeflow import compiled
 
 TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
 

@@ -17,8 +17,8 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.evaluate.sources import Folder, Split
-from tests.benchmark_data import laid_out, lines_of, pages_of
-from tests.seaweed import free_ports
+from tests.support.benchmark_data import laid_out, lines_of, pages_of
+from tests.support.seaweed import free_ports
 
 COMMIT = "a" * 40
 CARD = """---

@@ -15,7 +15,7 @@ from components.track import TrackedRun, local_tracking_uri, track
 from components.track.connect import HOSTS
 from components.track.spool import send, spooled
 from pipelines.cli import answer
-from tests.decided import FACTS, make_decision, report_files
+from tests.support.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.store import MARKER, FolderStore, Store, fetch, open_store, split_uri
-from tests.seaweed import S3Server, free_ports
+from tests.support.seaweed import S3Server, free_ports
 
 MULTIPART_BYTES = 8 << 20
 NAME = "models/abc"

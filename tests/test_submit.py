@@ -12,8 +12,8 @@ from pipelines import runs
 from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR, exit_of
 from pipelines.kubeflow import Place, connected
-from tests.kfp_server import State
-from tests.on_kubeflow import QUICK, RESULTS, Answer, compiled, decides, kubeflow, pipeline, submitted, uploads
+from tests.support.kfp_server import State
+from tests.support.on_kubeflow import QUICK, RESULTS, Answer, compiled, decides, kubeflow, pipeline, submitted, uploads
 
 __all__ = ["kubeflow", "pipeline"]
 

@@ -17,8 +17,8 @@ from components.track.connect import check_no_password, connected
 from components.track.facts import git_commit
 from components.track.rows import variant_rows
 from components.track.uris import without_password
-from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
-from tests.mlflow_store import empty_store, local
+from tests.support.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
+from tests.support.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
 

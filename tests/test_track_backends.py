@@ -19,8 +19,8 @@ from components.promote import Registered, promote, register, rollback
 from components.track import RunFiles, TrackedRun, track
 from components.track.rows import RUN_ID_TAG, VARIANT_TAG
 from pipelines.cli import answer
-from tests.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
-from tests.mlflow_server import Proxy
+from tests.support.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
+from tests.support.mlflow_server import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

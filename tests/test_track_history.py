@@ -16,9 +16,9 @@ from components.report.matrix import MARKS
 from components.track import RunFiles, local_tracking_uri, track
 from components.track import history as tracked
 from components.track.history import comparison, history, newest
-from tests.decided import FACTS, make_decision
-from tests.executed import is_drawn
-from tests.months import FAILED_WEEK, FIRST_DAY, HALF_WIDTH, LOST_WEEK, SIZES, WEEKS, drop_of, fill
+from tests.support.decided import FACTS, make_decision
+from tests.support.executed import is_drawn
+from tests.support.months import FAILED_WEEK, FIRST_DAY, HALF_WIDTH, LOST_WEEK, SIZES, WEEKS, drop_of, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -22,8 +22,8 @@ from components.errors import PrerequisiteError
 from components.promote import promote, register
 from components.track import RunFiles, TrackedRun, local_tracking_uri, track
 from components.track.connect import HOSTS
-from tests.decided import FACTS, make_decision, report_files
-from tests.mlflow_server import Proxy, running_mlflow
+from tests.support.decided import FACTS, make_decision, report_files
+from tests.support.mlflow_server import Proxy, running_mlflow
 
 NOBODY = "http://127.0.0.1:9"
 

@@ -10,7 +10,7 @@ from components.artifacts import Decision
 from components.serving.local import serving_python
 from components.track import TrackedRun
 from tests.e2e.started import processes_of
-from tests.executed import table, told
+from tests.support.executed import table, told
 
 pytestmark = [
     pytest.mark.e2e,

@@ -28,9 +28,9 @@ from components.models import cache_dir, resolve
 from components.serving import lease, local
 from components.serving.local import serving_python
 from components.store import fetch, open_store
-from tests.benchmark_data import laid_out
-from tests.contained import require_sandbox
-from tests.tiny_model import small_llama
+from tests.support.benchmark_data import laid_out
+from tests.support.contained import require_sandbox
+from tests.support.tiny_model import small_llama
 
 pytestmark = [
     pytest.mark.e2e,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.kubernetes_state import Cluster, Request, StatusError, check_patch, merged, selected
+from tests.support.kubernetes_state import Cluster, Request, StatusError, check_patch, merged, selected
 
 USER = "system:serviceaccount:quantgate:quantgate-pipeline"
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from components.artifacts import Decision, LimitEvidence, Verdict
 from components.gate.policy import use_case_named
 from components.track import RunFacts, RunFiles, local_tracking_uri, track
-from tests.decided import FACTS, make_decision
+from tests.support.decided import FACTS, make_decision
 
 WEEKS = 26
 FIRST_DAY = datetime.datetime(2026, 5, 4, 3, 0, tzinfo=datetime.UTC)

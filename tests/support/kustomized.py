@@ -14,7 +14,7 @@ import yaml
 
 Object = dict[str, Any]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = tuple(sorted(each.name for each in (MANIFESTS / "overlays").iterdir()))
 

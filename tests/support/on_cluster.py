@@ -12,8 +12,8 @@ import pytest
 from components.artifacts import Server, Weights
 from components.serving import kserve
 from components.serving.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from tests.kubernetes_server import running
-from tests.kubernetes_state import JSON, Cluster
+from tests.support.kubernetes_server import running
+from tests.support.kubernetes_state import JSON, Cluster
 
 PLURALS = {KSERVE: "inferenceservices", DEPLOYMENT: "deployments"}
 WORKFLOW = "quantgate-ship-x7k2p"

@@ -16,7 +16,7 @@ from pipelines import schedule, submit
 from pipelines.cluster import Cluster, fitted
 from pipelines.exits import USER_ERROR
 from pipelines.ship import ship
-from tests.kfp_server import JSON, State, kubeflow_pipelines
+from tests.support.kfp_server import JSON, State, kubeflow_pipelines
 
 QUICK = ("--poll", "0.01")
 RESULTS = ("--store", "s3://bucket/store", "--results", "s3://bucket/results")
