@@ -44,7 +44,7 @@ def aws_descriptions() -> Iterator[None]:
 
 
 SLOW_FIXTURES = {
-    "s3_server": "SeaweedFS takes a third of a minute to start",
+    "s3_server": "SeaweedFS takes seconds to start, and its tests move files",
     "tiny_model": "PyTorch and transformers take five seconds to import",
 }
 SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.mark\.slow\b", re.MULTILINE)

@@ -103,7 +103,7 @@ def running_mlflow(
             wait_until(lambda: healthy(address), process, "MLflow", log)
             yield address
         finally:
-            stop(process, signal.SIGTERM)
+            stop(process, signal.SIGKILL)  # asked to end, it waits for its clients' connections
 
 
 def healthy(address: str) -> bool:
