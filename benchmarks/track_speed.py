@@ -33,9 +33,9 @@ from components.report.pages import write_report
 from components.run import records
 from components.run.artifacts import Decision, LimitEvidence, TaskEvidence
 from components.track import step as track_step
-from tests.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
-from tests.reported import make_decision
-from tests.seaweed import running_server, weed_binary
+from tests.support.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
+from tests.support.reported import make_decision
+from tests.support.seaweed import running_server, weed_binary
 
 TASKS = tuple(f"task_{number}" for number in range(10))
 VARIANTS = ("bf16", "int8", "int4-g128", "int4-g64")

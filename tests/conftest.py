@@ -1,15 +1,21 @@
-"""Fixtures that several test modules share, and the mark on the tests that need a real S3 server."""
+"""Fixtures that several test modules share, and what keeps `make check` quick: marks, and imports that are not made."""
 
+import functools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.contained import sandbox
-from tests.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
-from tests.seaweed import s3_location, s3_server
-from tests.tiny_model import tiny_model
+from tests.support.contained import bubblewrap, sandbox
+from tests.support.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
+from tests.support.seaweed import s3_location, s3_server
+from tests.support.tiny_model import tiny_model
 
 __all__ = [
+    "bubblewrap",
     "mlflow_backend",
     "mlflow_on_postgres",
     "mlflow_server",
@@ -27,8 +33,50 @@ def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_LEDGER", str(tmp_path / "ledger-of-this-test.sqlite"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def aws_descriptions() -> Iterator[None]:
+    """botocore's descriptions of AWS are read once: every client, with a session of its own, would parse 2 MB anew."""
+    from botocore.loaders import JSONFileLoader
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", functools.cache(JSONFileLoader.load_file))
+        yield
+
+
+SLOW_FIXTURES = {
+    "s3_server": "SeaweedFS takes seconds to start, and its tests move files",
+    "tiny_model": "PyTorch and transformers take five seconds to import",
+}
+SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
+
+TOGETHER = re.compile(r"tests/test_(local|notebooks|execute_hostile)\.py|\[(mlflow_server|mlflow_on_postgres)\b")
+"""What the names of tests have in common that share a fixture of many seconds, which each worker would make anew."""
+
+
+class InGroups(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives tests of one group to one worker. xdist's own `loadgroup` does nothing under pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = TOGETHER.search(nodeid)
+        return group[0] if group else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InGroups:
+    """How xdist spreads the tests: in groups, and the rest one by one."""
+    return InGroups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the S3 server out of `make check`: it takes a third of a minute."""
+    """Mark the tests that need what is slow to have."""
     for item in items:
-        if "s3_server" in getattr(item, "fixturenames", ()):
+        if SLOW_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out modules that are slow as a whole where slow tests are not wanted: many import PyTorch or MLflow."""
+    if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None

@@ -29,7 +29,7 @@ from components.policies.policy import use_case_named
 from components.report.pages import write_report
 from components.run.artifacts import Model
 from pipelines.cli.app import app
-from tests.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 
 ROOT = Path(__file__).parents[1]
 CLI_PAGE = ROOT / "docs" / "cli.md"

@@ -1,9 +1,6 @@
 """The command line, as a person types it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +10,19 @@ import yaml
 from components.processes import lease
 from components.run.artifacts import Scores, Server
 from components.servers import local_vllm
-from tests.fake_vllm import serving_python
+from tests.support.command import Done, quantgate
+from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
 
 
-def quantgate(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    own = {"COLUMNS": "100", "QUANTGATE_SERVING_PYTHON": "/nowhere/python", "HF_HUB_OFFLINE": "1"}
-    environment = os.environ | own | settings
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+@pytest.fixture(autouse=True)
+def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither vLLM nor a hub."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", "/nowhere/python")
+    for module in ("huggingface_hub.constants", "datasets.config"):  # which read the environment once
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def served(
         local_vllm.undeploy(started)
 
 
-def evaluated(served: Server, out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+def evaluated(served: Server, out: Path, *options: str) -> Done:
     at = ("--endpoint", served.url, "--model", served.served_name, "--tokenizer", served.model_path)
     return quantgate("eval", *at, "--out", str(out), *options)
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from kfp import compiler, components
+from kfp import components
 from typer.testing import CliRunner, Result
 
 from components.errors import PrerequisiteError
 from pipelines.cli.cluster_commands import compile_pipeline
-from pipelines.cluster import STEPS, Cluster, fitted
-from pipelines.ship import ship
+from pipelines.cluster import STEPS, Cluster
+from tests.support.on_kubeflow import compiled, on_a_short_stack
 
 DIGEST = f"@sha256:{'0' * 64}"
 IN_THE_LOOP = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
@@ -30,15 +30,14 @@ def command(*options: str) -> Result:
     """What `quantgate compile` leaves."""
     app = typer.Typer()
     app.command()(compile_pipeline)
-    return CliRunner().invoke(app, list(options))
+    return on_a_short_stack(lambda: CliRunner().invoke(app, list(options)))
 
 
 class Compiled:
     """The two documents of a compiled pipeline."""
 
     def __init__(self, cluster: Cluster, file: Path) -> None:
-        compiler.Compiler().compile(fitted(cluster), str(file))
-        self.file = file
+        self.file = compiled(file, cluster)
         self.pipeline, self.platform = yaml.safe_load_all(file.read_text())
 
     def container(self, step: str) -> dict[str, Any]:
@@ -70,8 +69,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 def test_kfp_loads_the_fitted_pipeline_and_it_is_ship(production: Compiled, tmp_path: Path) -> None:
     assert components.load_component_from_file(str(production.file)).name == "quantgate-ship"
-    plain = tmp_path / "plain.yaml"
-    compiler.Compiler().compile(ship, str(plain))
+    plain = compiled(tmp_path / "plain.yaml")
     bare = yaml.safe_load(plain.read_text())
     assert production.pipeline["root"]["inputDefinitions"] == bare["root"]["inputDefinitions"]
     assert set(production.pipeline["components"]) == set(bare["components"])
@@ -222,7 +220,7 @@ def test_fitting_one_pipeline_leaves_the_next_and_the_local_one_as_they_are(tmp_
     first = Compiled(Cluster(), tmp_path / "first.yaml").file.read_text()
     Compiled(PRODUCTION, tmp_path / "other.yaml")
     assert Compiled(Cluster(), tmp_path / "again.yaml").file.read_text() == first
-    compiler.Compiler().compile(ship, str(tmp_path / "local.yaml"))
+    compiled(tmp_path / "local.yaml")
     assert len(list(yaml.safe_load_all((tmp_path / "local.yaml").read_text()))) == 1
 
 

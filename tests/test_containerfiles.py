@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import environments
-from tests.kustomized import MANIFESTS, ROOT
+from tests.support.kustomized import MANIFESTS, ROOT
 
 IMAGES = MANIFESTS / "images"
 CONTAINERFILES = sorted(IMAGES.glob("*.Containerfile"))

@@ -25,8 +25,8 @@ from components.track.mlflow_writer import track
 from components.tracking.earlier import judged, judged_by, scored
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tracked_run import TrackedRun
-from tests.answered import answers_of, candidate_of, pair_of, write_results
-from tests.mlflow_store import empty_store, local
+from tests.support.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
 

@@ -28,7 +28,7 @@ from components.servers.abilities import abilities
 from components.servers.client import Client, ServerFailedError
 from components.servers.scoring_requests import Ask, Kind
 from components.servers.scoring_ways import WAYS, BadAnswerError, score
-from tests.fake_vllm import serving_python
+from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
 PROBES = 2 * (1 + 6 + 1) + 1

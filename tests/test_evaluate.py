@@ -8,7 +8,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from components.benchmarks import harness, suites
 from components.benchmarks.selection import Questions
@@ -26,7 +25,7 @@ from components.run.artifacts import Scores, Server
 from components.run.progress import Step
 from components.servers import local_vllm
 from components.storage.location import open_store
-from tests.fake_vllm import serving_python
+from tests.support.fake_vllm import serving_python
 
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
 
@@ -110,7 +109,9 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 
 @pytest.mark.slow
 def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.fake_vllm import loglik
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.support.fake_vllm import loglik
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
     evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
@@ -223,6 +224,7 @@ def test_no_suite_scores_what_calibrates() -> None:
 
 def test_bos_is_put_in_front_exactly_when_the_tokenizer_does(tiny_model: Path) -> None:
     from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
     assert not puts_bos(tokenizer)

@@ -13,7 +13,7 @@ from components.sandbox.contained_run import run_contained
 from components.sandbox.containment import Containment, Limits
 from components.sandbox.inside import PATIENCE
 from components.sandbox.programs import check_sandbox
-from tests.hostile import ATTEMPT, HOSTILE, UNSOLVED
+from tests.support.hostile import ATTEMPT, HOSTILE, UNSOLVED
 
 SECRET = "the-secret-of-this-machine"
 SMALL = Limits(seconds=2, memory_bytes=256 << 20, output_bytes=64 << 10, scratch_bytes=4 << 20)

@@ -19,12 +19,12 @@ from components.sandbox.pod_outcomes import heard
 from components.sandbox.programs import check_sandbox, run_programs
 from components.servers import kserve
 from components.servers.cluster_settings import KSERVE, ServingSettings
-from tests import schemas
-from tests.job_node import Node, node
-from tests.killed import killed_at
-from tests.kubernetes_server import USER
-from tests.kubernetes_state import JSON, Cluster, Request
-from tests.on_cluster import WORKFLOW, cluster, left
+from tests.support import schemas
+from tests.support.job_node import Node, node
+from tests.support.killed import killed_at
+from tests.support.kubernetes_server import USER
+from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.on_cluster import WORKFLOW, cluster, left
 
 __all__ = ["cluster", "node"]
 

@@ -7,8 +7,8 @@ import pytest
 
 from components.sandbox.containment import Limits
 from components.sandbox.programs import run_programs
-from tests.benchmark_data import shared_data
-from tests.contained import require_sandbox
+from tests.support.benchmark_data import shared_data
+from tests.support.contained import require_sandbox
 
 PATIENT = Limits(seconds=60)
 """MBPP's task 123, the amicable numbers below 9999 by trial, takes about 5 s of processor time, more where that is

@@ -8,7 +8,7 @@ from components.evaluate.samples import taken
 from components.gate.flipped_items import columns, examples, flips, share_of_right
 from components.report.forest import forest_plot
 from components.run.records import Record
-from tests.reported import make_decision
+from tests.support.reported import make_decision
 from tests.test_report import judged, markdown_of, page_of
 
 

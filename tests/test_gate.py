@@ -8,7 +8,7 @@ from components.evidence.candidate import candidate
 from components.gate.point import judge
 from components.policies.policy import UseCase, use_case_named
 from components.run.artifacts import Decision, Verdict
-from tests.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
+from tests.support.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
 
 GUIDE = {
     "bf16": {"gsm8k": 0.412, "mmlu": 0.654, "hellaswag": 0.762},

@@ -11,7 +11,7 @@ from components.evidence.candidate import candidate
 from components.gate.decision import decide_candidates
 from components.policies.policy import use_case_named
 from components.run.artifacts import Model
-from tests.answered import answers_of, candidate_of, pair_of
+from tests.support.answered import answers_of, candidate_of, pair_of
 
 NAMES = [str(place) for place in range(100)]
 SCORES = pair_of(5, 5, 60, 30)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.run.artifacts import Decision, Scores
-from tests.judged import decide_on, judge_pair, scores_of, task_score, weights_of
+from tests.support.judged import decide_on, judge_pair, scores_of, task_score, weights_of
 
 TASKS = {"gsm8k": 0.412, "mmlu": 0.654}
 

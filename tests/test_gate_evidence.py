@@ -13,7 +13,7 @@ from components.evidence.margin import RELATIVE, p_within, pairs
 from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase, use_case_named
 from components.run.artifacts import Decision, Model, Verdict
-from tests.answered import answers_of, candidate_of, pair_of
+from tests.support.answered import answers_of, candidate_of, pair_of
 
 Moved = tuple[int, int, int, int]
 """Items lost, gained, right both times, wrong both times."""

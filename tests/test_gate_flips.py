@@ -6,7 +6,7 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import binomtest
 
 from components.evidence.flips import Flips, Mean, divergence, flips, mean_of, perplexity_ratio
-from tests.answered import answers_of, pair_of
+from tests.support.answered import answers_of, pair_of
 
 
 def test_flips_are_counted_both_ways_while_the_score_stands_still() -> None:

@@ -10,7 +10,7 @@ from components.evidence.looks import error_share, look_shares
 from components.evidence.stopping import Stopping
 from components.policies.policy import use_case_named
 from components.run.artifacts import Weights
-from tests.answered import answers_of, candidate_of, pair_of
+from tests.support.answered import answers_of, candidate_of, pair_of
 
 
 @pytest.mark.parametrize(("tiny", "full"), [(100, 14_042), (100, 1319), (100, 560), (100, 164), (100, 120), (100, 100)])

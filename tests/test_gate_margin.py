@@ -9,7 +9,7 @@ from scipy.stats import beta
 
 from components.evidence import margin
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
-from tests.answered import Numbers, pair_of
+from tests.support.answered import Numbers, pair_of
 
 ALPHA = 0.05
 SCALES = pytest.mark.parametrize("scale", [ABSOLUTE, RELATIVE], ids=["absolute", "relative"])

@@ -12,7 +12,7 @@ from components.errors import PrerequisiteError
 from components.gate.saved import decide_saved, read_candidate
 from components.policies.policy import UseCase
 from pipelines.cli.app import answer
-from tests.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 
 Gate = Callable[..., tuple[int, str, str]]
 TASK = """task: {name}

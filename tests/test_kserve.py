@@ -11,8 +11,8 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Server
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
-from tests.kubernetes_state import JSON, Cluster, Request
-from tests.on_cluster import (
+from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.on_cluster import (
     PLURALS,
     RESULTS,
     WEIGHTS,
@@ -147,7 +147,7 @@ def test_a_status_of_an_earlier_version_of_a_deployment_does_not_count(cluster: 
             cluster.change(plural, obj["metadata"]["name"], lambda each: each["spec"].update(changed=True))
 
     cluster.on = on
-    assert "It was not ready after 1 s" in deployed(kind=DEPLOYMENT, ready_within_s=1).failure
+    assert "It was not ready after 0.4 s" in deployed(kind=DEPLOYMENT, ready_within_s=0.4).failure
 
 
 def test_the_generation_that_kserve_tells_is_of_its_deployment_and_does_not_count(

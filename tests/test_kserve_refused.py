@@ -14,9 +14,9 @@ from components.kubernetes import cluster_client
 from components.run.artifacts import Server
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from tests.kubernetes_server import LOST, LOST_AFTER, USER
-from tests.kubernetes_state import JSON, Cluster, Request
-from tests.on_cluster import (
+from tests.support.kubernetes_server import LOST, LOST_AFTER, USER
+from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.on_cluster import (
     PLURALS,
     RESULTS,
     WORKFLOW,

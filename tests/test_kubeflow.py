@@ -9,8 +9,8 @@ import pytest
 from pipelines.exits import USER_ERROR
 from pipelines.kubeflow import runs
 from pipelines.kubeflow.connection import Place, client_of
-from tests.kfp_server import JSON, State
-from tests.on_kubeflow import QUICK, RESULTS, Answer, kubeflow, pipeline, submitted
+from tests.support.kfp_server import JSON, State
+from tests.support.on_kubeflow import QUICK, RESULTS, Answer, kubeflow, pipeline, submitted
 
 __all__ = ["kubeflow", "pipeline"]
 

@@ -4,32 +4,40 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_vllm import serving_python
+from tests.e2e.started import processes_of
+from tests.support.fake_vllm import serving_python
+from tests.support.seaweed import S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def quantgate(out: Path, tiny_model: Path, *options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(out, tiny_model, *options),
+        capture_output=True,
+        text=True,
+        env=environment(out) | settings,
+        check=False,
+    )
+
+
+def command(out: Path, tiny_model: Path, *options: str) -> list[str]:
+    run = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--model", f"file:{tiny_model}"]
+    return [*run, *options]
+
+
+def environment(out: Path) -> dict[str, str]:
+    """With the fake in vLLM's place, and a ledger beside the run."""
     python = serving_python(out.with_suffix(".python"))
     own = {"QUANTGATE_SERVING_PYTHON": str(python), "QUANTGATE_LEDGER": str(out.with_suffix(".sqlite"))}
-    environment = os.environ | own | settings
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "run",
-        "--out",
-        str(out),
-        "--model",
-        f"file:{tiny_model}",
-        *options,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return os.environ | own
 
 
 def verdicts(out: Path) -> dict[str, dict[str, Any]]:
@@ -110,33 +118,38 @@ def test_asking_the_baseline_twice_measures_the_noise_floor(repeated: "tuple[Pat
     assert (out / "variants" / "bf16" / "again.parquet").exists()
 
 
-def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
-    tmp_path: Path, tiny_model: Path, s3_location: str
-) -> None:
-    options = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8", "--quiet")
-    answer = quantgate(tmp_path / "run", tiny_model, "--store", s3_location, *options)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    row = verdicts(tmp_path / "run")["int8"]
-    assert (row["verdict"], row["average_drop"]) == ("inconclusive", 0.0)
-    assert [(task["task"], task["items"]) for task in row["tasks"]] == [
-        ("arc_easy", 8),
-        ("hellaswag", 8),
-        ("piqa", 8),
-        ("canopy", 8),
-    ]
-    weights = json.loads((tmp_path / "run" / "variants" / "int8" / "weights.json").read_text())
-    assert weights["uri"] == f"{s3_location}/models/{weights['digest']}"
-    assert not (tmp_path / "run" / "store").exists()
-    report = (tmp_path / "run" / "report.md").read_text()
-    assert "--suite quick --use-case general-chat --variants int8 --custom canopy --limit 8" in report
-    assert "own set canopy, sha256" in report
-
-
 def test_a_model_without_a_chat_template_is_refused_before_anything_is_made(tmp_path: Path, tiny_model: Path) -> None:
     answer = quantgate(tmp_path / "run", tiny_model, "--chat-template", "--quiet")
     assert answer.returncode == 1
     assert "has no chat template. Run it with --no-chat-template." in answer.stderr
     assert not (tmp_path / "run" / "variants").exists()
+
+
+def test_a_run_that_is_told_to_end_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
+    """By SIGTERM, as by a scheduler; on the real vLLM: tests/e2e/test_run.py."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(out, tiny_model, "--suite", "quick", "--variants", "int8"),
+        env=environment(out) | {"FAKE_VLLM_DELAY_S": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while '"step": "tiny"' not in ((out / "progress.jsonl").read_text() if (out / "progress.jsonl").exists() else ""):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert any("vllm.entrypoints" in line for line in processes_of(out))
+    process.terminate()
+    deadline = time.monotonic() + 30
+    _, told = process.communicate(timeout=30)
+    while left := processes_of(out):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert (process.returncode, json.loads((out / "run.json").read_text())["state"]) == (130, "interrupted")
+    assert "interrupted" in told
+    assert not (out / "verdicts.json").exists()
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: Path, tiny_model: Path) -> None:
@@ -159,14 +172,40 @@ def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def known(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, tuple[str, ...]]":
-    """A folder with a run that an MLflow store outside of it holds, and the options of that run."""
+def known(
+    tiny_model: Path, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[tuple[Path, tuple[str, ...]]]":
+    """A folder with a run that an MLflow store outside of it holds, weights in S3, and the options of that run."""
     folder = tmp_path_factory.mktemp("known")
-    options: tuple[str, ...] = ("--suite", "quick", "--variants", "int8", "--quiet", "--store", str(folder / "store"))
+    options: tuple[str, ...] = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8")
+    options += ("--quiet", "--store", f"s3://{s3_server.bucket}/known")
     options += ("--tracking-uri", f"sqlite:///{folder}/mlflow/mlflow.db")
-    answer = quantgate(folder / "first", tiny_model, *options)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    return folder, options
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        answer = quantgate(folder / "first", tiny_model, *options)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        yield folder, options
+
+
+def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
+    known: "tuple[Path, tuple[str, ...]]", s3_server: S3Server
+) -> None:
+    out = known[0] / "first"
+    row = verdicts(out)["int8"]
+    assert (row["verdict"], row["average_drop"]) == ("inconclusive", 0.0)
+    assert [(task["task"], task["items"]) for task in row["tasks"]] == [
+        ("arc_easy", 8),
+        ("hellaswag", 8),
+        ("piqa", 8),
+        ("canopy", 8),
+    ]
+    weights = json.loads((out / "variants" / "int8" / "weights.json").read_text())
+    assert weights["uri"] == f"s3://{s3_server.bucket}/known/models/{weights['digest']}"
+    assert not (out / "store").exists()
+    report = (out / "report.md").read_text()
+    assert "--suite quick --use-case general-chat --variants int8 --custom canopy --limit 8" in report
+    assert "own set canopy, sha256" in report
 
 
 def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(

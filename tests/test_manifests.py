@@ -9,7 +9,7 @@ import pytest
 
 import environments
 from pipelines import cluster
-from tests.kustomized import (
+from tests.support.kustomized import (
     OVERLAYS,
     ROOT,
     Object,
@@ -21,7 +21,7 @@ from tests.kustomized import (
     table_after,
     variables,
 )
-from tests.schemas import VERSIONS, check
+from tests.support.schemas import VERSIONS, check
 
 TEXT = {"type": "string", "minLength": 1}
 RIGHTS = ROOT / "docs" / "rights.md"

@@ -8,7 +8,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.tracking.connect import check_host
 from pipelines import cluster
-from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, of_kind
+from tests.support.kustomized import MANIFESTS, OVERLAYS, ROOT, of_kind
 
 SECRETS = MANIFESTS / "secrets"
 

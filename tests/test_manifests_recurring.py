@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from tests.kustomized import of_kind
-from tests.network_policies import connects, pod
+from tests.support.kustomized import of_kind
+from tests.support.network_policies import connects, pod
 
 
 @pytest.mark.parametrize("overlay", ["kubeflow", "openshift-ai"])

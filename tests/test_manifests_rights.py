@@ -9,10 +9,20 @@ from components.run.artifacts import Server
 from components.sandbox.programs import run_programs
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from tests.job_node import Node, node
-from tests.kubernetes_state import JSON, Cluster
-from tests.kustomized import Object, of_kind
-from tests.on_cluster import PLURALS, RESULTS, cluster, deployed, mark_ready, model, ready_at_once, settings, vllm
+from tests.support.job_node import Node, node
+from tests.support.kubernetes_state import JSON, Cluster
+from tests.support.kustomized import Object, of_kind
+from tests.support.on_cluster import (
+    PLURALS,
+    RESULTS,
+    cluster,
+    deployed,
+    mark_ready,
+    model,
+    ready_at_once,
+    settings,
+    vllm,
+)
 
 __all__ = ["cluster", "deployed", "model", "node", "settings", "vllm"]
 

@@ -16,9 +16,9 @@ from components.servers import objects
 from components.servers.cluster_settings import ServingSettings, from_environment
 from components.servers.vllm_pod import PORT, Served
 from pipelines import cluster
-from tests.kustomized import MANIFESTS, OVERLAYS, ROOT, Object, containers, kustomized, of_kind, pods
-from tests.network_policies import Peer, connects, lets, pod
-from tests.schemas import check
+from tests.support.kustomized import MANIFESTS, OVERLAYS, ROOT, Object, containers, kustomized, of_kind, pods
+from tests.support.network_policies import Peer, connects, lets, pod
+from tests.support.schemas import check
 
 SECRETS = MANIFESTS / "secrets"
 UNITS: dict[str, int | Decimal] = {"": 1, "m": Decimal("0.001"), "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

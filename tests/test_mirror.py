@@ -16,8 +16,8 @@ from components.benchmarks.mirror import JOURNAL, MANIFEST, Manifest, check, mak
 from components.benchmarks.row_sources import Folder, Mirror
 from components.benchmarks.splits import Rows, Split
 from components.errors import PrerequisiteError
-from tests.benchmark_data import laid_out, lines_of
-from tests.seaweed import S3Server
+from tests.support.benchmark_data import laid_out, lines_of
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tests.kustomized import MANIFESTS
+from tests.support.kustomized import MANIFESTS
 
 SCRIPT = MANIFESTS / "base" / "mlflow" / "account.py"
 ADMIN = "Basic " + base64.b64encode(b"admin:the-administrators-own").decode()

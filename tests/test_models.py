@@ -23,7 +23,7 @@ from components.models.wheels import PINS, gguf_model, wheel
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 from components.storage.store import FolderStore, sha256_of
-from tests.seaweed import S3Server, free_ports
+from tests.support.seaweed import S3Server, free_ports
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "c" * 40

@@ -12,9 +12,9 @@ from nbformat import NotebookNode
 
 from components.gate.power import Expected, questions, smallest_limit
 from components.track.history import FIRST, comparison, history, newest
-from tests.answered import answers_of, candidate_of, pair_of, write_results
-from tests.executed import NOTEBOOKS, executed, is_drawn, pictures, read, table, told
-from tests.months import WEEKS, fill
+from tests.support.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, read, table, told
+from tests.support.months import WEEKS, fill
 
 NAMES = ["01_first_run", "02_compare_in_mlflow", "03_policies_and_power"]
 LOGIC = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.While, ast.For, ast.Try, ast.With)

@@ -16,8 +16,8 @@ from components.run.results import RunResults
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
 from pipelines.cli.mlflow_commands import told
-from tests.decided import FACTS, called, make_decision, report_files
-from tests.mlflow_store import empty_store, local
+from tests.support.decided import FACTS, called, make_decision, report_files
+from tests.support.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
 
@@ -33,7 +33,7 @@ def placed(decision: Decision) -> Decision:
 def registered(
     tmp_path: Path, local: str, failed: str = "", run: str = "run-1", judged_at: float = 0.0, **verdicts: str
 ) -> Registered:
-    """A run's variants in the registry; its verdicts are those of tests/decided.py where they are not named."""
+    """A run's variants in the registry; its verdicts are those of tests/support/decided.py where they are not named."""
     decision = placed(make_decision(tmp_path, failed=failed))
     changed = tuple(
         each.model_copy(update={"verdict": verdicts.get(each.variant.replace("-", "_"), each.verdict)})

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
 
 from components.errors import PrerequisiteError
 from components.models.sources import resolve
@@ -18,9 +16,10 @@ from components.run.calibration import Calibration
 from components.run.progress import Step
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
-from tests.tiny_model import small_llama
+from tests.support.tiny_model import small_llama
 
 CALIBRATION = Calibration(samples=4, tokens=32)
+needs_torch = pytest.mark.slow(reason="PyTorch takes seconds to import")
 
 
 def make(variant: str, baseline: Model, folder: Path) -> Weights:
@@ -82,16 +81,21 @@ def test_weights_are_named_by_all_that_they_are_made_of(tmp_path: Path) -> None:
 
 
 def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:
+    import safetensors.torch
+    import torch
+
     config = {"quantization_config": {"quant_method": "compressed-tensors"}} if quantized else {}
     (folder / "config.json").write_text(json.dumps(config))
     safetensors.torch.save_file({"a.weight_scale": torch.tensor([scale])}, folder / "model.safetensors")
     return folder
 
 
+@needs_torch
 def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
     check_compressed(checkpoint(tmp_path, 1.0), layers=1)
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("scale", "quantized", "layers", "what"),
     [

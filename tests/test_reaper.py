@@ -14,10 +14,10 @@ from components.kubernetes.cluster_client import ClusterClient as Api
 from components.run.artifacts import Server
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
-from tests.killed import killed_at
-from tests.kubernetes_server import USER
-from tests.kubernetes_state import Cluster, Request
-from tests.on_cluster import (
+from tests.support.killed import killed_at
+from tests.support.kubernetes_server import USER
+from tests.support.kubernetes_state import Cluster, Request
+from tests.support.on_cluster import (
     RESULTS,
     WEIGHTS,
     cluster,
@@ -212,7 +212,7 @@ def asked_since(cluster: Cluster, what: str, since: str) -> int:
 
 
 def test_a_start_that_waits_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
-    assert "It was not ready after 2 s" in deployed(ready_within_s=2, lease_s=1).failure
+    assert "It was not ready after 0.7 s" in deployed(ready_within_s=0.7, lease_s=1).failure
     assert asked_since(cluster, "patch leases", "list inferenceservices") >= 2  # while it waits, and at its end
 
 

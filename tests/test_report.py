@@ -18,8 +18,8 @@ from components.report.story import certainty, command, measured, noisiest
 from components.report.terminal import terminal_evidence, terminal_matrix
 from components.run.artifacts import Decision, TaskScore, Verdict
 from components.run.plan import EvaluationPlan
-from tests.answered import answers_of, candidate_of, pair_of
-from tests.reported import (
+from tests.support.answered import answers_of, candidate_of, pair_of
+from tests.support.reported import (
     DIGEST,
     FAILURE,
     LAYOUT,

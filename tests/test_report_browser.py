@@ -12,7 +12,7 @@ import pytest
 
 from components.report.pages import write_report
 from components.run.artifacts import Decision
-from tests.reported import MEASURED, SEVEN_LONG_NAMES, make_decision
+from tests.support.reported import MEASURED, SEVEN_LONG_NAMES, make_decision
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (

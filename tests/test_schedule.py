@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.exits import USER_ERROR
-from tests.kfp_server import State
-from tests.on_kubeflow import kubeflow, pipeline, scheduled, uploads
+from tests.support.kfp_server import State
+from tests.support.on_kubeflow import kubeflow, pipeline, scheduled, uploads
 
 __all__ = ["kubeflow", "pipeline"]
 

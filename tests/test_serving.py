@@ -14,7 +14,7 @@ from components.errors import PrerequisiteError
 from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import local_vllm
-from tests.fake_vllm import serving_python
+from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
 
@@ -108,13 +108,14 @@ def test_another_server_on_the_port_is_not_taken_for_ours(
 
 @pytest.mark.slow
 def test_a_port_that_is_taken_is_told(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+    from socketserver import BaseRequestHandler, ThreadingTCPServer
+    from threading import Thread
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        monkeypatch.setattr(local_vllm, "free_port", lambda: taken.getsockname()[1])
+    with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # hangs up, so that nobody waits for it
+        Thread(target=taken.serve_forever, daemon=True).start()
+        monkeypatch.setattr(local_vllm, "free_port", lambda: taken.server_address[1])
         server = local_vllm.deploy("int8", model, run, ready_within_s=30)
+        taken.shutdown()
     assert "Address already in use" in server.failure
 
 

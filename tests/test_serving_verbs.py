@@ -14,8 +14,8 @@ from components.run.plan import EvaluationPlan
 from components.servers import lifecycle
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
-from tests.kubernetes_state import Cluster
-from tests.on_cluster import cluster, left, ready_at_once, vllm
+from tests.support.kubernetes_state import Cluster
+from tests.support.on_cluster import cluster, left, ready_at_once, vllm
 
 __all__ = ["cluster", "vllm"]
 

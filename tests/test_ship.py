@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import yaml
-from kfp import compiler, components
+from kfp import components
 
 from components.errors import PrerequisiteError
 from components.resolve.component import resolve
 from components.run.shell import IMAGE
-from pipelines.cluster import Cluster, fitted
-from pipelines.ship import ship
+from pipelines.cluster import Cluster
+from tests.support.on_kubeflow import compiled
 
 TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
 
@@ -19,8 +19,7 @@ TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "e
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The compiled pipeline."""
-    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(ship, str(file))
+    file = compiled(tmp_path_factory.mktemp("compiled") / "pipeline.yaml")
     assert components.load_component_from_file(str(file)).name == "quantgate-ship"
     loaded: dict[str, Any] = yaml.safe_load(file.read_text())
     return loaded
@@ -95,7 +94,6 @@ def test_a_shell_is_its_step(tmp_path: Path) -> None:
 
 def test_the_yaml_to_upload_is_this_pipeline(tmp_path: Path) -> None:
     """After a change: quantgate compile -o manifests/pipeline.yaml"""
-    file = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(fitted(Cluster()), str(file))
+    file = compiled(tmp_path / "pipeline.yaml", Cluster())
     kept = Path(__file__).parents[1] / "manifests" / "pipeline.yaml"
     assert kept.read_text() == file.read_text()

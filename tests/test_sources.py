@@ -18,8 +18,8 @@ import pytest
 from components.benchmarks.row_sources import Folder
 from components.benchmarks.splits import Split
 from components.errors import PrerequisiteError
-from tests.benchmark_data import laid_out, lines_of, pages_of
-from tests.seaweed import free_ports
+from tests.support.benchmark_data import laid_out, lines_of, pages_of
+from tests.support.seaweed import free_ports
 
 COMMIT = "a" * 40
 CARD = """---

@@ -19,7 +19,7 @@ from components.tracking.connect import HOSTS
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
 from pipelines.cli.app import answer
-from tests.decided import FACTS, make_decision, report_files
+from tests.support.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
 

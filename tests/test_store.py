@@ -14,7 +14,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.storage.location import fetch, open_store, split_uri
 from components.storage.store import MARKER, FolderStore, Store
-from tests.seaweed import S3Server, free_ports
+from tests.support.seaweed import S3Server, free_ports
 
 MULTIPART_BYTES = 8 << 20
 NAME = "models/abc"

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kfp import compiler
 
-from pipelines.cluster import Cluster, fitted
+from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR, exit_of
 from pipelines.kubeflow import runs
 from pipelines.kubeflow.connection import Place, connected
-from tests.kfp_server import State
-from tests.on_kubeflow import QUICK, RESULTS, Answer, decides, kubeflow, pipeline, submitted, uploads
+from tests.support.kfp_server import State
+from tests.support.on_kubeflow import QUICK, RESULTS, Answer, compiled, decides, kubeflow, pipeline, submitted, uploads
 
 __all__ = ["kubeflow", "pipeline"]
 
@@ -66,8 +65,7 @@ def test_content_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pipeli
     assert "uploaded" in submitted(kubeflow, pipeline, "--detach").out
     assert "Kubeflow has it already" in submitted(kubeflow, pipeline, "--detach").out
     assert uploads(kubeflow) == 1
-    other = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(fitted(Cluster(parallelism=2)), str(other))
+    other = compiled(tmp_path / "pipeline.yaml", Cluster(parallelism=2))
     assert "uploaded" in submitted(kubeflow, other, "--detach").out
     assert uploads(kubeflow) == 2
     assert len(kubeflow.objects["pipelines"]) == 1

@@ -18,8 +18,8 @@ from components.track.mlflow_writer import track
 from components.tracking.connect import check_no_password, connected
 from components.tracking.facts import RunFiles, facts_here, git_commit
 from components.tracking.uris import local_tracking_uri, open_command, without_password
-from tests.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
-from tests.mlflow_store import empty_store, local
+from tests.support.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
+from tests.support.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
 

@@ -1,9 +1,8 @@
 """What MLflow holds on SQLite and a folder, and on PostgreSQL and S3: tracked, promoted, and killed on the way."""
 
 import json
+import multiprocessing
 import random
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from signal import SIGKILL
@@ -17,14 +16,15 @@ from components.errors import PrerequisiteError
 from components.promote.promotion import promote, rollback
 from components.promote.registry import Registered, register
 from components.run.artifacts import Decision
+from components.track import step
 from components.track import step as track_step
 from components.track.mlflow_writer import track
 from components.tracking.facts import RunFiles
 from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG
 from components.tracking.tracked_run import TrackedRun
 from pipelines.cli.app import answer
-from tests.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
-from tests.mlflow_server import Proxy
+from tests.support.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
+from tests.support.mlflow_server import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,7 +34,6 @@ ROWS = (
 FLIPS: dict[str, list[Any]] = {"task": ["piqa", "piqa"], "item_id": [3, 7], "lost": [True, False]}
 CALLS = ("runs/create", "runs/log-batch", "runs/log-inputs", "mlflow-artifacts/", "runs/update")
 """What a tracking asks of a server: at each of them it is killed."""
-STEP = "import sys; from components.track.step import track; track(*sys.argv[1:])"
 
 
 def decision_on(folder: Path, model: str) -> Decision:
@@ -234,9 +233,13 @@ def kill_at(number: int, results: Path, run_id: str, server: str) -> None:
             process.kill()
         return 503 if arrived >= number else 0
 
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["mlflow.tracking", step.__name__])  # so that no process imports MLflow anew
     with Proxy(server, before=kill) as proxy:
-        process = subprocess.Popen([sys.executable, "-c", STEP, *arguments(results, run_id, proxy.address)])
-        assert process.wait(timeout=120) == -SIGKILL
+        process = processes.Process(target=step.track, args=arguments(results, run_id, proxy.address))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -SIGKILL
 
 
 def held(client: MlflowClient, found: TrackedRun, run_id: str, folder: Path) -> dict[str, object]:

@@ -18,9 +18,9 @@ from components.track.history import comparison, history, newest
 from components.track.mlflow_writer import track
 from components.tracking.facts import RunFiles
 from components.tracking.uris import local_tracking_uri
-from tests.decided import FACTS, make_decision
-from tests.executed import is_drawn
-from tests.months import FAILED_WEEK, FIRST_DAY, HALF_WIDTH, LOST_WEEK, SIZES, WEEKS, drop_of, fill
+from tests.support.decided import FACTS, make_decision
+from tests.support.executed import is_drawn
+from tests.support.months import FAILED_WEEK, FIRST_DAY, HALF_WIDTH, LOST_WEEK, SIZES, WEEKS, drop_of, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -26,8 +26,8 @@ from components.tracking.connect import HOSTS
 from components.tracking.facts import RunFiles
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
-from tests.decided import FACTS, called, make_decision, report_files
-from tests.mlflow_server import Proxy, running_mlflow
+from tests.support.decided import FACTS, called, make_decision, report_files
+from tests.support.mlflow_server import Proxy, running_mlflow
 
 NOBODY = "http://127.0.0.1:9"
 

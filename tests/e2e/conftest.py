@@ -6,7 +6,7 @@ import pytest
 from nbformat import NotebookNode
 
 from tests.e2e.started import SAMPLES, TOKENS, ledger_of, start
-from tests.executed import executed
+from tests.support.executed import executed
 
 
 @pytest.fixture(scope="session")

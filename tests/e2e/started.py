@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLES, TOKENS = 8, 128
+SAMPLES, TOKENS = 4, 64
 
 
 def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":

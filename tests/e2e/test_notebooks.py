@@ -10,7 +10,7 @@ from components.run.artifacts import Decision
 from components.servers.local_vllm import serving_python
 from components.tracking.tracked_run import TrackedRun
 from tests.e2e.started import processes_of
-from tests.executed import table, told
+from tests.support.executed import table, told
 
 pytestmark = [
     pytest.mark.e2e,

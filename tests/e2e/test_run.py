@@ -161,7 +161,7 @@ def at_work(demo: Path, tmp_path: Path) -> Iterator["tuple[subprocess.Popen[byte
     process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])  # SIGTERM: tests/test_local.py
 def test_nothing_is_left_30_s_after_the_end_of_the_cli(
     at_work: "tuple[subprocess.Popen[bytes], Path]", number: signal.Signals
 ) -> None:

@@ -31,9 +31,9 @@ from components.servers import local_vllm
 from components.servers.local_vllm import serving_python
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
-from tests.benchmark_data import laid_out
-from tests.contained import require_sandbox
-from tests.tiny_model import small_llama
+from tests.support.benchmark_data import laid_out
+from tests.support.contained import require_sandbox
+from tests.support.tiny_model import small_llama
 
 pytestmark = [
     pytest.mark.e2e,

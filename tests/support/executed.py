@@ -16,7 +16,7 @@ from PIL import Image
 from traitlets import default
 from traitlets.config import Config
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 class OwnKernel(AsyncKernelManager):

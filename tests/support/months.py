@@ -9,7 +9,7 @@ from components.run.artifacts import Decision, LimitEvidence, Verdict
 from components.track.mlflow_writer import track
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.uris import local_tracking_uri
-from tests.decided import FACTS, make_decision
+from tests.support.decided import FACTS, make_decision
 
 WEEKS = 26
 FIRST_DAY = datetime.datetime(2026, 5, 4, 3, 0, tzinfo=datetime.UTC)

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.seaweed import S3Server, free_ports
+from tests.support.seaweed import S3Server, free_ports
 
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 20
@@ -103,7 +103,7 @@ def running_mlflow(
             wait_until(lambda: healthy(address), process, "MLflow", log)
             yield address
         finally:
-            stop(process, signal.SIGTERM)
+            stop(process, signal.SIGKILL)  # asked to end, it waits for its clients' connections
 
 
 def healthy(address: str) -> bool:
@@ -215,6 +215,7 @@ class Forward(BaseHTTPRequestHandler):
 
     server: Proxy
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: the second would wait 40 ms for the first's ACK
 
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

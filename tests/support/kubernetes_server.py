@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.kubernetes_state import Cluster, Request, StatusError, check_patch, merged, selected
+from tests.support.kubernetes_state import Cluster, Request, StatusError, check_patch, merged, selected
 
 USER = "system:serviceaccount:quantgate:quantgate-pipeline"
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
@@ -28,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """Turns HTTP into calls of the cluster."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: the second would wait 40 ms for the first's ACK
     cluster: Cluster
 
     def log_message(self, *_: object) -> None:
@@ -107,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         cluster, since = self.cluster, int(query.get("resourceVersion") or 0)
-        deadline = time.monotonic() + int(query.get("timeoutSeconds", 1))
+        deadline = time.monotonic() + min(cluster.watch_s, int(query.get("timeoutSeconds", 1)))
         while True:
             with cluster.changed:
                 if since < cluster.oldest:
@@ -184,7 +185,7 @@ def running(cluster: Cluster, kubeconfig: Path) -> Iterator[str]:
     """Serve the cluster for the time of the block, write how to reach it to `kubeconfig`, and give its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     named = {"name": "stand-in"}

@@ -12,8 +12,8 @@ import pytest
 from components.run.artifacts import Server, Weights
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from tests.kubernetes_server import running
-from tests.kubernetes_state import JSON, Cluster
+from tests.support.kubernetes_server import running
+from tests.support.kubernetes_state import JSON, Cluster
 
 PLURALS = {KSERVE: "inferenceservices", DEPLOYMENT: "deployments"}
 WORKFLOW = "quantgate-ship-x7k2p"
@@ -60,7 +60,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 def vllm() -> Iterator[str]:
     """The address at which every service answers."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/{{service}}.{{namespace}}/{{port}}"
     server.shutdown()

@@ -42,7 +42,7 @@ MBPP_FIRST = {"prompt": 1, "test": 11, "validation": 511, "train": 601}
 
 def shared_data() -> Path:
     """The folder with the shared rows; the test that asks skips where there is none."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     folder = Path(os.environ.get(VARIABLE) or beside)
     if not (folder / "SHA256SUMS").is_file():
         pytest.skip(f"needs real benchmark rows: set {VARIABLE} to the folder that has them")

@@ -8,8 +8,8 @@ from typing import Any
 
 import psutil
 
-from tests.kubernetes_server import LOST, LOST_AFTER
-from tests.kubernetes_state import Cluster, Request
+from tests.support.kubernetes_server import LOST, LOST_AFTER
+from tests.support.kubernetes_state import Cluster, Request
 
 ENVIRONMENT = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE")
 """What the process has of this one's, besides what the server of all of them had."""

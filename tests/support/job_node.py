@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.sandbox import job
-from tests.kubernetes_state import JSON, Cluster
+from tests.support.kubernetes_state import JSON, Cluster
 
 WITHOUT_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 """As the pod's container has none."""

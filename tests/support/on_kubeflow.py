@@ -1,8 +1,10 @@
 """What tests of the commands about Kubeflow share: a stand-in, a compiled pipeline, and the commands themselves."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import typer
@@ -13,18 +15,35 @@ from components.errors import PrerequisiteError
 from pipelines.cli import cluster_commands
 from pipelines.cluster import Cluster, fitted
 from pipelines.exits import USER_ERROR
-from tests.kfp_server import JSON, State, kubeflow_pipelines
+from pipelines.ship import ship
+from tests.support.kfp_server import JSON, State, kubeflow_pipelines
 
 QUICK = ("--poll", "0.01")
 RESULTS = ("--store", "s3://bucket/store", "--results", "s3://bucket/results")
 
 
-@pytest.fixture(scope="module")
+Result = TypeVar("Result")
+
+
+def on_a_short_stack(work: Callable[[], Result]) -> Result:
+    """What the work returns, done in a thread: kfp reads the source of every caller at each setting of a task.
+
+    Under pytest there are some sixty callers, and a compilation takes thirty times as long.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def compiled(file: Path, cluster: Cluster | None = None) -> Path:
+    """The file, with the pipeline in it, fitted to the cluster where one is given."""
+    on_a_short_stack(lambda: compiler.Compiler().compile(fitted(cluster) if cluster else ship, str(file)))
+    return file
+
+
+@pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `quantgate compile` writes."""
-    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(fitted(Cluster()), str(file))
-    return file
+    return compiled(tmp_path_factory.mktemp("compiled") / "pipeline.yaml", Cluster())
 
 
 @pytest.fixture

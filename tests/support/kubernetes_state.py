@@ -51,6 +51,8 @@ class Cluster:
     logs: dict[tuple[str, str, bool], str] = field(default_factory=dict)
     """By pod, container and whether it is the previous one."""
     collects_garbage: bool = True
+    watch_s: float = 0.2
+    """How long a watch lasts at most: an API server may end one before the time that its client asks for."""
     objects: dict[Key, JSON] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     working: int = 0

@@ -1,16 +1,21 @@
-"""A very small language model, made on the spot: real files, random weights."""
+"""A very small language model, made on the spot: real files, random weights.
+
+PyTorch and transformers are imported by who makes one: every session imports this module.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 
-def small_llama(**settings: Any) -> LlamaConfig:
+def small_llama(**settings: Any) -> "LlamaConfig":
     """Two layers of 64, unless the settings say otherwise."""
+    from transformers import LlamaConfig
+
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     return LlamaConfig(**{**sizes, "num_attention_heads": 2, "num_key_value_heads": 2, **settings})
 
@@ -18,6 +23,10 @@ def small_llama(**settings: Any) -> LlamaConfig:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a two-layer Llama whose tokenizer knows every byte and has no merges."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
     folder = tmp_path_factory.mktemp("tiny-model")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={each: at for at, each in enumerate(["<eos>", *alphabet])}, merges=[]))
