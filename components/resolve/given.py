@@ -1,4 +1,4 @@
-"""Copy what the run was given into its results, once: no later step reads a source that may have changed."""
+"""Copy the run's inputs into its results, once: no later step reads a source that may have changed."""
 
 import tempfile
 from pathlib import Path
@@ -11,11 +11,12 @@ from components.storage.location import local_file, open_store
 
 
 def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
-    """The plan with the run's own copies of the custom test sets and of tinyBenchmarks' parameters."""
+    """The plan with the run's own copies of the custom tasks and of tinyBenchmarks' parameters."""
     results = RunResults(plan.results)
     with tempfile.TemporaryDirectory() as scratch:
         sets = tuple(
-            keep_set(local_set(each, Path(scratch) / str(place)), results) for place, each in enumerate(plan.custom)
+            keep_set(local_set(location, Path(scratch) / str(number)), results)
+            for number, location in enumerate(plan.custom)
         )
         parameters = ""
         if plan.irt_parameters:
@@ -25,8 +26,8 @@ def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
 
 
 def keep_set(folder: Path, results: RunResults) -> str:
-    """Copy a custom test set; returns where the copy is."""
-    kept = results.custom_set(read_set(folder).name)
+    """Copy the custom task in `folder`; returns the location of the copy."""
+    copy = results.custom_set(read_set(folder).name)
     for name in (SET_FILE, ITEMS_FILE):
-        open_store(kept).put_file(folder / name, name)
-    return kept
+        open_store(copy).put_file(folder / name, name)
+    return copy

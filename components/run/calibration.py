@@ -1,11 +1,11 @@
-"""What the quantization algorithm sees."""
+"""The calibration data of the quantization."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the algorithm sees: passages that no suite scores."""
+    """The calibration data: passages that no suite scores."""
 
     benchmark: str = "boolq"
     samples: int = 32
