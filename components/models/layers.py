@@ -62,7 +62,7 @@ def fitting_size(kind: str, widths: list[int], group_size: int) -> int:
     )
 
 
-def layout_in_words(groups: list[LayerGroup], widths: Mapping[str, int], group_size: int) -> str:
+def describe_layout(groups: list[LayerGroup], widths: Mapping[str, int], group_size: int) -> str:
     """E.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
     total = sum(group.layers for group in groups)
     if [group.group_size for group in groups] == [group_size]:

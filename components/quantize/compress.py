@@ -18,7 +18,7 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.models.layers import group_layers, layout_in_words
+from components.models.layers import describe_layout, group_layers
 from components.models.variants import Variant, variant_named
 
 UNQUANTIZED = "lm_head"
@@ -61,7 +61,7 @@ def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]
     schemes = {f"g{group.group_size}": int4_scheme(group.group_size, group.targets) for group in groups}
     # GPTQModifier(group_size=...) raises, so the size is in config_groups.
     modifier = GPTQModifier(config_groups=schemes, ignore=[UNQUANTIZED])
-    return modifier, layout_in_words(groups, widths, variant.group_size)
+    return modifier, describe_layout(groups, widths, variant.group_size)
 
 
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:

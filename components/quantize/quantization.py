@@ -54,7 +54,7 @@ def quantize(
         baseline_digest=baseline.digest,
         scheme=variant.scheme,
         algorithm="GPTQ",
-        calibration=calibration.in_words(),
+        calibration=calibration.describe(),
     )
     try:
         compressed = compress(

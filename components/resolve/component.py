@@ -36,7 +36,7 @@ def resolve(
     """Check the parameters, store the model and the rows for the run, and name the variants to run."""
     from components.resolve import step as resolve_step
     from components.run.plan import EvaluationPlan
-    from components.run.results import of_run
+    from components.run.results import run_location
 
     evaluation_plan = EvaluationPlan(
         variants=tuple(variants),
@@ -55,6 +55,6 @@ def resolve(
         calibration_samples=int(calibration_samples),
         calibration_tokens=int(calibration_tokens),
         store=store,
-        results=of_run(results, run_id),
+        results=run_location(results, run_id),
     )
     return resolve_step.resolve(model, evaluation_plan, tracking_uri, baseline.path, plan.path)

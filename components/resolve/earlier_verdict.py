@@ -6,7 +6,7 @@ from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 
 
-def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
+def with_earlier_verdict(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
     """The plan with the MLflow run that judged this model by the same plan; copies that run's decision to the results.
 
     If there is no such run, or MLflow does not answer, the plan is unchanged and the model is judged again.

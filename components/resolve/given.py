@@ -10,12 +10,12 @@ from components.run.results import RunResults
 from components.storage.location import local_file, open_store
 
 
-def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
+def copy_inputs(plan: EvaluationPlan) -> EvaluationPlan:
     """The plan with the run's own copies of the custom tasks and of tinyBenchmarks' parameters."""
     results = RunResults(plan.results)
     with tempfile.TemporaryDirectory() as scratch:
         sets = tuple(
-            keep_set(local_set(location, Path(scratch) / str(number)), results)
+            copy_custom_task(local_set(location, Path(scratch) / str(number)), results)
             for number, location in enumerate(plan.custom)
         )
         parameters = ""
@@ -25,7 +25,7 @@ def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
     return plan.model_copy(update={"custom_kept": sets, "irt_parameters_kept": parameters})
 
 
-def keep_set(folder: Path, results: RunResults) -> str:
+def copy_custom_task(folder: Path, results: RunResults) -> str:
     """Copy the custom task in `folder`; returns the location of the copy."""
     copy = results.custom_set(read_set(folder).name)
     for name in (SET_FILE, ITEMS_FILE):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from components.benchmarks.harness import Prepared
 
 
-def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
+def prepare_rows(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
     """The plan with a source that has all its rows, and their digest; the hub's rows are copied to the store."""
     from components.benchmarks.harness import prepare
 

@@ -30,11 +30,11 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        resolved = rows.rows_at_hand(given.keep_given(checked), step)
+        resolved = rows.prepare_rows(given.copy_inputs(checked), step)
         if resolved.chat_template:
             checks.check_chat_template(str(fetch(base_model.uri, cache_dir(), weights=False)))
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
-            resolved = earlier_verdict.judged_before(base_model, resolved, uri)
+            resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         base_model.write(baseline)
         resolved.write(plan)
         RunResults(requested.results).plan.put(Path(plan))

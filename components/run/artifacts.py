@@ -144,7 +144,7 @@ class Scores(Artifact):
         """Each task's score, unrounded."""
         return {task.task: task.score for task in self.tasks}
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Each task's score, for a step's note."""
         return ", ".join(f"{task} {score:.3f}" for task, score in self.by_task().items())
 

@@ -11,6 +11,6 @@ class Calibration:
     samples: int = 32
     tokens: int = 256
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """E.g. `32 samples of up to 256 tokens of boolq passages`."""
         return f"{self.samples} samples of up to {self.tokens} tokens of {self.benchmark} passages"

@@ -25,7 +25,7 @@ TINY, FULL, AGAIN = "tiny", "full", "again"
 PLOTS = ("size.svg", "drops.svg", "limits.svg")
 
 
-def of_run(results: str, run_id: str) -> str:
+def run_location(results: str, run_id: str) -> str:
     """The location of one run's results: a folder as it is; of an s3:// prefix the part with the run's id."""
     return f"{results.rstrip('/')}/{run_id}" if "://" in results else results
 

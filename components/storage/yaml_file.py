@@ -33,7 +33,10 @@ def parse(kind: type[Read], text: str, source: str) -> Read:
     try:
         value = kind.model_validate(content)
     except ValidationError as error:
-        faults += [f"line {line_of(node, fault['loc'])}: {told(kind, fault['loc'], fault)}" for fault in error.errors()]
+        faults += [
+            f"line {line_of(node, fault['loc'])}: {describe_error(kind, fault['loc'], fault)}"
+            for fault in error.errors()
+        ]
     if faults:
         raise PrerequisiteError(f"{source}, {'; '.join(faults)}. {CORRECT}")
     return value
@@ -64,7 +67,7 @@ def line_of(node: yaml.Node, where: Where) -> int:
     return line
 
 
-def told(kind: type[BaseModel], where: Where, error: Any) -> str:
+def describe_error(kind: type[BaseModel], where: Where, error: Any) -> str:
     """The message for pydantic's error at that location, with the allowed values."""
     name = ".".join(str(part) for part in where if part != "[key]")
     if error["type"] == "extra_forbidden":

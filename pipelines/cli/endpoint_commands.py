@@ -98,7 +98,7 @@ def evaluate(
         message = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(message) from None
     with bar(console, "eval") as step:
-        scores = score_server(server, rows.rows_at_hand(plan, step), step)
+        scores = score_server(server, rows.prepare_rows(plan, step), step)
     scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
     summary = summary_of(scores, repository or server.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))

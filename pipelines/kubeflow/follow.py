@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from components.errors import PrerequisiteError
-from components.run.results import RunResults, of_run
+from components.run.results import RunResults, run_location
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
 from pipelines.kubeflow.run_parameters import RESULTS
 
@@ -68,7 +68,7 @@ def advice_on_interruption(run: str) -> Iterator[None]:
 def print_verdicts(run: "api.V2beta1Run") -> list[str]:
     """Print the variants' verdicts with their reasons; returns the verdicts."""
     parameter = run.runtime_config.parameters.get("results", RESULTS)
-    results = RunResults(of_run(parameter, run.run_id))
+    results = RunResults(run_location(parameter, run.run_id))
     place = results.location
     try:
         text = results.verdicts.text()
