@@ -1,19 +1,19 @@
-"""What only a cluster needs: images, resources, a GPU, secrets by reference, volumes, time limits, retries.
+"""What a pipeline needs only on a cluster: images, resources, a GPU, secrets by reference, volumes, timeouts, retries.
 
-`ship` says what happens and stays as it is: locally kfp runs it as it stands. `fitted` lets it build its tasks once
-more and gives each of them, by its name, what the row of its step says; what comes out is compiled and uploaded.
+On one machine kfp runs `ship` unchanged. For a cluster `fitted` builds the tasks of `ship` again and sets on each task
+the needs of its step, by the task's name. The result is compiled and uploaded.
 
-Three things that one would expect here are left out on purpose:
+Three things are missing on purpose:
 
-- Retries inside the loop. `set_retry` there is ignored (kubeflow/pipelines #13897); a step of a variant repeats what is
-  worth repeating itself, and writes down why its variant cannot go on. The steps outside the loop are repeated: each
-  writes the same names again with the same content.
-- Display names. A backend that lacks the fix of kubeflow/pipelines #11173 looks a task's outputs up by its display
-  name and does not find them. The names of the steps are the graph's names.
-- What kfp-kubernetes 2.17 cannot set: a step's service account, whether its pod has a token, a read-only root. A pod
-  has the run's account and its token, without which kfp's launcher, which is the first process of every step, does not
-  start: it fetches the inputs and keeps the outputs. So no step runs a model's programs in its own pod: `execute` has
-  a Job do it, whose pod has no rights, no token and no network (components/sandbox/job.py).
+- Retries inside the loop. kfp ignores `set_retry` there (kubeflow/pipelines #13897). A step of a variant repeats its
+  own calls where that helps, and records why its variant fails. The steps outside the loop are retried: a retry writes
+  the same names with the same content.
+- Display names. A backend without the fix of kubeflow/pipelines #11173 looks up a task's outputs by its display name
+  and does not find them. So the graph shows the names of the steps.
+- Settings that kfp-kubernetes 2.17 lacks: a step's service account, a pod without a token, a read-only root. Every pod
+  has the run's account and token, because kfp's launcher, the first process of every step, needs them to fetch the
+  inputs and store the outputs. So no step runs a model's programs in its own pod: `execute` starts a Job whose pod has
+  no rights, no token and no network (components/sandbox/job.py).
 """
 
 import functools
@@ -38,7 +38,7 @@ MEMORY = re.compile(r"[1-9]\d*([KMGTPE]i?)?")
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys of a Secret or ConfigMap of the run's namespace, each the environment variable of the same name."""
+    """Keys of a Secret or ConfigMap in the run's namespace; each key is an environment variable of the same name."""
 
     name: str
     names: tuple[str, ...]
@@ -47,66 +47,68 @@ class Keys:
 
 S3_KEYS = Keys("quantgate-s3", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
 S3_PLACE = Keys("quantgate-s3", ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"), optional=True)
-"""A ConfigMap: it holds nothing to hide, and AWS's own S3 needs no endpoint."""
+"""A ConfigMap: its values are not secret. Optional, because AWS's S3 needs no endpoint."""
 HUB = Keys("quantgate-hub", ("HF_TOKEN",), optional=True)
 MLFLOW = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), optional=True)
 MLFLOW_TOKEN = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_TOKEN",), optional=True)
-"""Of the same Secret, where MLflow takes a token in place of a name and a password."""
+"""In the same Secret, for an MLflow that takes a token in place of a name and a password."""
 MLFLOW_PLACE = Keys(
     "quantgate-mlflow",
     ("QUANTGATE_TRACKING_HOSTS", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
     optional=True,
 )
-"""A ConfigMap: the only servers that the Secret is sent to, whatever address a run is started with; and which of the
-files below are the authority that signed the server's certificate, and a client's certificate with its key."""
+"""A ConfigMap: the only servers that receive the Secret, whatever tracking URI a run has; and which of the files below
+are the certificate authority of the server, and a client's certificate with its key."""
 MLFLOW_FILES, MLFLOW_FOLDER = "quantgate-mlflow-certificates", "/etc/quantgate/mlflow"
-"""A Secret whose keys are files of that folder, where there is one."""
+"""An optional Secret whose keys are files in that folder."""
 SERVING = Keys(
     "quantgate-serving",
     tuple(
-        f"{PREFIX}_{each.name.upper()}" for each in fields(ServingSettings) if each.name not in ("kind", "namespace")
+        f"{PREFIX}_{setting.name.upper()}"
+        for setting in fields(ServingSettings)
+        if setting.name not in ("kind", "namespace")
     ),
     optional=True,
 )
-"""A ConfigMap: how this cluster serves models. Its namespace is the step's own."""
+"""A ConfigMap: how this cluster serves models. The namespace is the step's own."""
 POD_FACTS = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
-"""Whose a served model and a Job of programs are: owner reference and label name the run's workflow."""
+"""The run's workflow: the owner of a served model and of a Job of programs, by owner reference and label."""
 
 CONTAINMENT, SANDBOX_IMAGE = "QUANTGATE_CONTAINMENT", "QUANTGATE_SANDBOX_IMAGE"
 SANDBOX = Keys("quantgate-sandbox", ("QUANTGATE_SANDBOX_RUNTIME_CLASS",), optional=True)
-"""A ConfigMap: the RuntimeClass of the pods in which a model's programs run, where the cluster has a safer one."""
+"""A ConfigMap: the RuntimeClass of the pods in which a model's programs run, if the cluster has a safer one."""
 
 
-SECRETS = {each.name: each for each in (S3_KEYS, HUB, MLFLOW)}
+SECRETS = {secret.name: secret for secret in (S3_KEYS, HUB, MLFLOW)}
 
 
 @dataclass(frozen=True)
 class StepNeeds:
-    """What one step gets of the cluster; the fields are the keys of the tasks in its metadata.yaml."""
+    """What one step gets from the cluster; the fields are the keys of the tasks in the step's metadata.yaml."""
 
     cpu: str
     memory: str
-    """Requested, and the most it may take: a pod that is killed for its neighbour's memory would fail the run."""
+    """Request and limit are equal: otherwise a pod may be killed for its neighbour's memory, which fails the run."""
     timeout_s: int
-    """Of the pod, once it is on a node. It fails the run, so it is longer than every deadline inside the step."""
+    """Counts once the pod is on a node. A timeout fails the run, so it is longer than every deadline in the step."""
     secrets: tuple[Keys, ...] = (S3_KEYS,)
     retries: int = 0
     accelerated: bool = False
-    """Whether it gets the GPUs, and the tolerations that lead to them."""
+    """Whether it gets the GPUs, and the tolerations for their nodes."""
     torch: bool = False
     """Whether it needs the image with PyTorch and llm-compressor."""
     cached: bool = False
     serves: bool = False
     """Whether it starts, uses or stops the server of a variant."""
     runs_programs: bool = False
-    """Whether it has programs of a model's run, by a Job of their own (components/sandbox/job.py)."""
+    """Whether it runs a model's programs, in a Job (components/sandbox/job.py)."""
 
 
 def step_needs(metadata: Path) -> dict[str, StepNeeds]:
-    """What the tasks of a step need, by the task's name, as the step's metadata.yaml says."""
+    """The needs of a step's tasks, by the task's name, from the step's metadata.yaml."""
     tasks = yaml.safe_load(metadata.read_text(encoding="utf-8"))["tasks"]
     return {
-        name: StepNeeds(**{**needs, "secrets": tuple(SECRETS[each] for each in needs.get("secrets", [S3_KEYS.name]))})
+        name: StepNeeds(**{**needs, "secrets": tuple(SECRETS[key] for key in needs.get("secrets", [S3_KEYS.name]))})
         for name, needs in tasks.items()
     }
 
@@ -115,7 +117,7 @@ TASKS = (
     *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"),
     *("gate", "report", "track", "promote"),
 )
-"""In the order of the pipeline, in which a run tells of them."""
+"""In the order of the pipeline, in which a run reports them."""
 NEEDS = {
     name: needs
     for metadata in Path(components.__path__[0]).glob("*/metadata.yaml")
@@ -126,65 +128,65 @@ STEPS = {name: NEEDS[name] for name in TASKS}
 
 @dataclass(frozen=True)
 class Cluster:
-    """What differs from cluster to cluster."""
+    """The settings that differ between clusters."""
 
     image: str = "quantgate:0.1.0"
-    """Of every step but resolve and quantize."""
+    """The image of every step except resolve and quantize."""
     quantize_image: str = "quantgate-quantize:0.1.0"
-    """With PyTorch for CUDA and llm-compressor."""
+    """The image of resolve and quantize, with PyTorch for CUDA and llm-compressor."""
     parallelism: int = 1
-    """How many variants are under way at a time, each with its own server."""
+    """How many variants run at the same time, each with its own server."""
     gpus: int = 1
-    """For quantize; 0 where it has to do without."""
+    """The number of GPUs for quantize; 0 on a cluster without GPUs."""
     accelerator: str = "nvidia.com/gpu"
-    """The resource's name, and the taint's that keeps others off such nodes."""
+    """The name of the GPU resource, and of the taint that keeps other pods off GPU nodes."""
     quantize_memory: str = STEPS["quantize"].memory
     cache_claim: str = "quantgate-cache"
-    """The volume claim that keeps models between runs; empty: each pod has an empty cache of its own."""
+    """The volume claim that keeps models between runs; empty: each pod has its own empty cache."""
     serving: str = KSERVE
     node_selector: dict[str, str] = field(default_factory=dict)
     """Labels of the nodes where quantize may run."""
     pull_secret: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what Kubeflow would take and fail on, or what means another thing than it seems."""
+        """Refuse values that Kubeflow accepts and then fails on, or reads in another sense."""
         for option, image in (("--image", self.image), ("--quantize-image", self.quantize_image)):
             name = image.rpartition("/")[2]
             if "@" not in image and (":" not in name or name.endswith(":latest")):
                 raise PrerequisiteError(
-                    f"{option} {image} can become another image between two runs. Give a digest, "
+                    f"{option} {image} can change between two runs. Give a digest, "
                     f"{image.removesuffix(':latest')}@sha256:…, or an immutable tag."
                 )
         if not MEMORY.fullmatch(self.quantize_memory):
             raise PrerequisiteError(
-                f"--quantize-memory {self.quantize_memory} is no amount of memory. Give one like 64Gi."
+                f"--quantize-memory {self.quantize_memory} is not an amount of memory. Give one like 64Gi."
             )
         if self.parallelism < 1:
-            raise PrerequisiteError("--parallelism must be 1 or more: Kubeflow takes 0 for no limit at all.")
+            raise PrerequisiteError("--parallelism must be 1 or more: Kubeflow reads 0 as no limit.")
         if self.serving not in (KSERVE, DEPLOYMENT):
             raise PrerequisiteError(f"--serving is {self.serving!r}. Choose from: {KSERVE}, {DEPLOYMENT}.")
 
 
 def fitted(cluster: Cluster) -> dsl.graph_component.GraphComponent:
-    """The pipeline `ship` with all that its steps need on that cluster."""
+    """The pipeline `ship` with everything that its steps need on the cluster."""
 
     @functools.wraps(ship.pipeline_func)
-    def story(*parameters: object) -> None:
+    def fitted_ship(*parameters: object) -> None:
         ship.pipeline_func(*parameters)
-        made = Pipeline.get_default_pipeline()  # what ship's lines have built; kfp reads it when this function returns
-        for name, task in made.tasks.items():
+        pipeline = Pipeline.get_default_pipeline()  # built by ship's lines; kfp reads it when this function returns
+        for name, task in pipeline.tasks.items():
             fit(task, name, cluster)
-        for loop in made.groups[0].groups:
+        for loop in pipeline.groups[0].groups:
             loop.parallelism_limit = cluster.parallelism
 
-    return dsl.pipeline(name=ship.name, description=ship.description)(story)
+    return dsl.pipeline(name=ship.name, description=ship.description)(fitted_ship)
 
 
 def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
-    """Give the task of the step of that name what its row says."""
+    """Set on the task what the step of that name needs on the cluster."""
     step = STEPS[name]
     image = cluster.quantize_image if step.torch else cluster.image
-    task.set_container_image(image).set_env_variable("QUANTGATE_IMAGE", image)  # what is recorded of the run
+    task.set_container_image(image).set_env_variable("QUANTGATE_IMAGE", image)  # recorded with the run
     memory = cluster.quantize_memory if step.accelerated else step.memory
     task.set_cpu_request(step.cpu).set_memory_request(memory).set_memory_limit(memory)
     if step.retries:
@@ -193,7 +195,7 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
         task.set_env_variable(CONTAINMENT, "job").set_env_variable(SANDBOX_IMAGE, cluster.image)
     kubernetes.set_timeout(task, step.timeout_s)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
-    # No user id: OpenShift gives each namespace its own. Capabilities and privilege escalation the backend takes away.
+    # No user id: OpenShift gives each namespace its own. The backend drops capabilities and privilege escalation.
     kubernetes.set_security_context(task, run_as_non_root=True)
     for label, value in (*LABELS.items(), (STEP_LABEL, name)):
         kubernetes.add_pod_label(task, label, value)
@@ -215,23 +217,31 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
 
 
 def give_secrets(task: dsl.PipelineTask, step: StepNeeds) -> None:
-    """The step's secrets as variables, and as files where those are asked for: the kubelet reads them, no pipeline."""
-    records = MLFLOW in step.secrets
-    for secret in (*step.secrets, *([MLFLOW_TOKEN] if records else [])):
+    """Set the step's secrets and settings as variables, and MLflow's certificates as files.
+
+    Only the kubelet reads their values; the pipeline contains only their names.
+    """
+    uses_mlflow = MLFLOW in step.secrets
+    for secret in (*step.secrets, *([MLFLOW_TOKEN] if uses_mlflow else [])):
         keys = {key: key for key in secret.names}
         kubernetes.use_secret_as_env(task, secret.name, keys, optional=secret.optional)
-    told = ((True, S3_PLACE), (step.serves, SERVING), (records, MLFLOW_PLACE), (step.runs_programs, SANDBOX))
-    for place in [place for is_told, place in told if is_told]:
-        keys = {key: key for key in place.names}
-        kubernetes.use_config_map_as_env(task, place.name, keys, optional=place.optional)
-    if records:
+    config_maps = (
+        (True, S3_PLACE),
+        (step.serves, SERVING),
+        (uses_mlflow, MLFLOW_PLACE),
+        (step.runs_programs, SANDBOX),
+    )
+    for config_map in [config_map for is_needed, config_map in config_maps if is_needed]:
+        keys = {key: key for key in config_map.names}
+        kubernetes.use_config_map_as_env(task, config_map.name, keys, optional=config_map.optional)
+    if uses_mlflow:
         kubernetes.use_secret_as_volume(task, MLFLOW_FILES, mount_path=MLFLOW_FOLDER, optional=True)
 
 
 def give_cache(task: dsl.PipelineTask, step: StepNeeds, cluster: Cluster) -> None:
-    """A folder for models and rows that were fetched, kept between runs where there is a claim for it.
+    """Mount a folder for downloaded models and rows; a volume claim keeps it between runs.
 
-    With a parallelism of more than 1 the claim must be ReadWriteMany, or all steps wait for the one node that has it.
+    With a parallelism of more than 1 the claim must be ReadWriteMany. Otherwise all steps wait for the claim's node.
     """
     if not step.cached:
         return

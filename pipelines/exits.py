@@ -1,4 +1,4 @@
-"""Exit statuses that tell a verdict: of `gate`, and of what waits for a run on a cluster."""
+"""The exit statuses of verdicts, for `gate` and for the commands that wait for a run on a cluster."""
 
 from collections.abc import Iterable
 
@@ -8,5 +8,5 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 def exit_of(verdicts: Iterable[str]) -> int:
-    """The exit status of the worst of the variants' verdicts; without any variant that of a failed one."""
-    return max((EXITS[each] for each in verdicts), key=WORST_LAST.index, default=EXITS["failed"])
+    """The exit status of the variants' worst verdict; without variants the status of `failed`."""
+    return max((EXITS[verdict] for verdict in verdicts), key=WORST_LAST.index, default=EXITS["failed"])

@@ -1,9 +1,9 @@
-"""Run `ship` on this machine under kfp's SubprocessRunner, watched, and with nothing left behind.
+"""Run `ship` on this machine under kfp's SubprocessRunner, report its progress, and stop every process at the end.
 
-The caller's process holds the run's lease. kfp runs in a process of its own under a guard, as every server does, so
-that whatever happens to the caller, SIGKILL included, all of it ends.
+The caller's process holds the run's lease. kfp and every server run in their own processes under a guard. So all of
+them end when the caller ends, even by SIGKILL.
 
-    python -m pipelines.local ARGUMENTS.json      (what the guard starts; kfp's own log goes to logs/pipeline.log)
+    python -m pipelines.local ARGUMENTS.json      (the guard starts this; kfp's log is logs/pipeline.log)
 """
 
 import json
@@ -31,7 +31,7 @@ STOPPED_WITHIN_S = 20.0
 
 
 class RunState(Artifact):
-    """run.json: how a run stands."""
+    """run.json: the state of a run."""
 
     state: Literal["running", "finished", "failed", "interrupted"]
     arguments: dict[str, str | int | bool | list[str]]
@@ -41,36 +41,36 @@ class RunState(Artifact):
 
 
 def run(arguments: dict[str, Any], watch: Callable[[list[progress.Event]], None]) -> bool:
-    """Run the pipeline into the folder `results` of the arguments; returns whether it came to its end.
+    """Run the pipeline with its results in the folder `results` of the arguments; returns whether it finished.
 
-    `watch` is called a few times a second with what happened since. What an earlier run left in the folder as its
-    outcome is removed first; its weights and its MLflow store stay. Raises PrerequisiteError when a run in that folder
-    is still going on; on KeyboardInterrupt every process of the run is stopped and run.json says `interrupted`.
+    `watch` is called a few times a second with the new events. The outcome of an earlier run in the folder is removed
+    first; its weights and its MLflow store stay. Raises PrerequisiteError when a run in that folder is still running.
+    On KeyboardInterrupt every process of the run is stopped and run.json says `interrupted`.
     """
     results = RunResults(arguments["results"])
     with lease.hold(results.lease):
         results.clear()
         state = RunState(state="running", arguments=arguments, started_at=time.time())
-        with recorded(results.state, state) as ended:
+        with recorded(results.state, state) as finished:
             write_text(results.arguments, json.dumps(arguments, indent=2) + "\n")
             guard = start_pipeline(results)
             try:
                 follow(guard, results, watch)
             finally:
                 stop_all(guard, results)
-            ended.append(guarded.exit_status(guard) == 0)
-    return ended[0]
+            finished.append(guarded.exit_status(guard) == 0)
+    return finished[0]
 
 
 @contextmanager
 def recorded(file: Path, state: RunState) -> Iterator[list[bool]]:
-    """Keep run.json true to the block: the caller appends whether the run came to its end."""
+    """Write run.json before and after the block; the caller appends whether the run finished."""
     state.write(file)
-    ended: list[bool] = []
+    finished: list[bool] = []
     outcome: Literal["finished", "failed", "interrupted"] = "failed"
     try:
-        yield ended
-        outcome = "finished" if ended and ended[0] else "failed"
+        yield finished
+        outcome = "finished" if finished and finished[0] else "failed"
     except KeyboardInterrupt:
         outcome = "interrupted"
         raise
@@ -87,7 +87,7 @@ def start_pipeline(results: RunResults) -> psutil.Process:
 
 
 def follow(guard: psutil.Process, results: RunResults, watch: Callable[[list[progress.Event]], None]) -> None:
-    """Call `watch` with the news until the pipeline has ended."""
+    """Call `watch` with the new events until the pipeline has ended."""
     offset = 0
     while True:
         ended = guarded.exit_status(guard) is not None
@@ -99,7 +99,7 @@ def follow(guard: psutil.Process, results: RunResults, watch: Callable[[list[pro
 
 
 def stop_all(guard: psutil.Process, results: RunResults) -> None:
-    """End the pipeline, then every server that it left."""
+    """End the pipeline, then every server that is still running."""
     if guarded.exit_status(guard) is None:
         guard.terminate()
         guard.wait(STOPPED_WITHIN_S)
@@ -108,7 +108,7 @@ def stop_all(guard: psutil.Process, results: RunResults) -> None:
 
 
 def main(arguments_file: Path) -> None:
-    """Run kfp; leaves with exit status 1 when a step failed."""
+    """Run kfp; exits with status 1 when a step fails."""
     from kfp import local
 
     from pipelines.ship import ship
@@ -130,12 +130,12 @@ NEEDED_BYTES = 2_000_000_000
 
 
 def check_machine(folder: Path) -> None:
-    """Raises PrerequisiteError when vLLM is missing, or the results' folder is another's, read-only or too small."""
+    """Raise PrerequisiteError when vLLM is missing, or the folder has other files, is read-only or lacks space."""
     find_engine()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not RunResults(str(folder)).is_for_runs():
-            raise PrerequisiteError(f"{folder} holds something else than a run. Choose another folder with --out.")
+            raise PrerequisiteError(f"{folder} contains files that are not a run's. Choose another folder with --out.")
         RunResults(str(folder)).lease.touch()
     except OSError as error:
         raise PrerequisiteError(
@@ -144,6 +144,6 @@ def check_machine(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < NEEDED_BYTES:
         raise PrerequisiteError(
-            f"The disk of {folder} has {free / 1e9:.1f} GB free; a run wants {NEEDED_BYTES / 1e9:.0f} GB or more. "
+            f"The disk of {folder} has {free / 1e9:.1f} GB free; a run needs {NEEDED_BYTES / 1e9:.0f} GB or more. "
             "Make room, or choose another folder with --out."
         )

@@ -1,7 +1,7 @@
 """Every option of a run: its type, default and help, as the evaluation plan declares them.
 
-The command line's options and the pipeline's parameters are made of these. Only the signature of `ship` and the first
-shell repeat the names, as kfp copies source; tests/test_options.py holds them equal.
+The command line's options and the pipeline's parameters are built from these. Only the signature of `ship` and
+resolve's component repeat the names, because kfp copies source; tests/test_options.py checks that the names are equal.
 """
 
 import inspect
@@ -32,9 +32,9 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
 }
-"""Options that a person gives in another form than the plan holds them: their type there, and their default."""
+"""Type and default of the options whose form on the command line differs from the plan's."""
 WITH_BOTH_FLAGS = ("chat_template",)
-"""Off by default, and with a --no- form for a script that says so."""
+"""Options that are off by default and still have a --no- form, for scripts."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RunOption:
     minimum: int | None = None
 
     def parameter(self, **changed: object) -> inspect.Parameter:
-        """The option as the parameter of a command, with another `default` or `help` where one is given."""
+        """The option as a command's parameter; `changed` replaces its `default` or `help`."""
         flag = self.name.replace("_", "-")
         one_flag = self.kind is bool and not self.default and self.name not in WITH_BOTH_FLAGS
         flags = (f"--{flag}",) if one_flag else ()
@@ -62,15 +62,16 @@ class RunOption:
 
 def plan_options() -> dict[str, RunOption]:
     """The options that the evaluation plan declares, in its order."""
-    found = {}
+    plan_fields = {}
     for name, field in EvaluationPlan.model_fields.items():
         if not field.description:
             continue
         kind, default = ON_THE_COMMAND_LINE.get(name, (field.annotation, field.default))
-        minimum = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
+        minimum = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
         default = "" if default is PydanticUndefined else default
-        found[name] = RunOption(name, kind, default, field.description.format(**CHOICES), minimum)  # type: ignore[arg-type]
-    return found
+        help_text = field.description.format(**CHOICES)
+        plan_fields[name] = RunOption(name, kind, default, help_text, minimum)  # type: ignore[arg-type]
+    return plan_fields
 
 
 PLAN_OPTIONS = plan_options()
@@ -82,45 +83,46 @@ OPTIONS = {
         "pypi:NAME (embedded), file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.",
     ),
     **PLAN_OPTIONS,
-    "tracking_uri": RunOption("tracking_uri", str, "", "MLflow's tracking server [a store of its own in a local run]."),
-    "promote": RunOption(
-        "promote", bool, False, "Make the best variant champion in MLflow where its verdict allows it."
-    ),
+    "tracking_uri": RunOption("tracking_uri", str, "", "MLflow's tracking server [a local run: its own store]."),
+    "promote": RunOption("promote", bool, False, "Make the best variant champion in MLflow if its verdict allows it."),
 }
 
 
-def given_options(names: Sequence[str], **changed: Mapping[str, object]) -> Callable[..., dict[str, Any]]:
-    """A function that has these options as its parameters and returns their values by name: for `takes`."""
+def collect_options(names: Sequence[str], **changed: Mapping[str, object]) -> Callable[..., dict[str, Any]]:
+    """A function, for `takes`, whose parameters are these options; it returns their values by name.
 
-    def values(**given: Any) -> dict[str, Any]:
-        return given
+    `changed` replaces the `default` or `help` of an option, by the option's name.
+    """
+
+    def collect(**values: Any) -> dict[str, Any]:
+        return values
 
     parameters = [OPTIONS[name].parameter(**changed.get(name, {})) for name in names]
-    values.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return values
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return collect
 
 
-def plan_of(given: Mapping[str, Any]) -> EvaluationPlan:
-    """The evaluation plan of values by option; raises PrerequisiteError for variants or a policy that are none."""
-    values = {name: given[name] for name in PLAN_OPTIONS if name in given}
-    names = [name.strip() for name in str(given["variants"]).split(",") if name.strip()]
-    if not names:
+def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
+    """The evaluation plan from the options' values; raises PrerequisiteError for no variant or an invalid policy."""
+    plan_values = {name: values[name] for name in PLAN_OPTIONS if name in values}
+    variants = [name.strip() for name in str(values["variants"]).split(",") if name.strip()]
+    if not variants:
         raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
-    written = policy_text(given["policy"]) if given.get("policy") else ""
-    custom = tuple(given.get("custom") or ())
-    return EvaluationPlan(**values | {"variants": tuple(names), "custom": custom, "policy": written})
+    policy = policy_text(values["policy"]) if values.get("policy") else ""
+    custom = tuple(values.get("custom") or ())
+    return EvaluationPlan(**plan_values | {"variants": tuple(variants), "custom": custom, "policy": policy})
 
 
 def policy_text(file: Path) -> str:
-    """The text of a policy file that holds; raises PrerequisiteError for another."""
+    """The text of a policy file; raises PrerequisiteError when the policy is invalid."""
     read_use_case(file)
     return file.read_text(encoding="utf-8")
 
 
 def pipeline_arguments(model: str, plan: EvaluationPlan, tracking_uri: str, promote: bool) -> dict[str, Any]:
-    """What `ship` is called with, by its parameters' names."""
-    planned = plan.model_dump(mode="json", include=set(PLAN_OPTIONS))
-    return {"model": model, **planned, "tracking_uri": tracking_uri, "promote": promote}
+    """The arguments of `ship`, by its parameters' names."""
+    plan_values = plan.model_dump(mode="json", include=set(PLAN_OPTIONS))
+    return {"model": model, **plan_values, "tracking_uri": tracking_uri, "promote": promote}
 
 
 def described(pipeline: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,22 +132,22 @@ def described(pipeline: Callable[..., Any]) -> Callable[..., Any]:
     return pipeline
 
 
-def placed(location: str, *names: str) -> str:
-    """The location as it is found from anywhere: a folder by its whole path; one of the names as it is."""
+def absolute_location(location: str, *names: str) -> str:
+    """The location, independent of the working directory: a path becomes absolute, a URI or one of `names` stays."""
     location = location.removeprefix("file:")
     return location if not location or "://" in location or location in names else str(Path(location).absolute())
 
 
-def sets(custom: Sequence[str] | None) -> tuple[str, ...]:
-    """Where the test sets of one's own lie; the shipped ones by their names."""
-    return tuple(placed(each, *selection.shipped_sets()) for each in custom or ())
+def custom_task_locations(custom: Sequence[str] | None) -> tuple[str, ...]:
+    """The absolute locations of the custom tasks; a shipped one keeps its name."""
+    return tuple(absolute_location(location, *selection.shipped_sets()) for location in custom or ())
 
 
-def rows(data: str) -> str:
-    """Where rows come from: a mirror's place, or one of the names."""
-    return placed(data, selection.HUB, selection.EMBEDDED)
+def rows_location(data: str) -> str:
+    """The source of the rows: the absolute location of a mirror, `hub` or `embedded`."""
+    return absolute_location(data, selection.HUB, selection.EMBEDDED)
 
 
-def shown(path: Path) -> Path:
-    """The path as short as it can be told from here."""
+def short_path(path: Path) -> Path:
+    """The path relative to the working directory if it is inside, else the path itself."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,7 +1,7 @@
 """Quantize, serve, prove, ship: the pipeline, read from top to bottom.
 
-Every variant goes through the same steps, the baseline (bf16) among them. A variant that fails keeps its reason and
-its later steps return early, so that one bad variant never ends the run; the gate reports it.
+Every variant, the baseline (bf16) included, goes through the same steps. A variant that fails keeps the reason, and its
+later steps return early. So one bad variant never ends the run; the gate reports it.
 """
 
 from typing import List  # noqa: UP035 - kfp reads typing's names

@@ -73,7 +73,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "thesis" / "logs").mkdir(parents=True)
     answer = quantgate("run", "--out", str(tmp_path / "thesis"), QUANTGATE_SERVING_PYTHON=str(python))
     assert answer.returncode == 2
-    assert "holds something else than a run" in answer.stderr
+    assert "contains files that are not a run's" in answer.stderr
     assert [each.name for each in (tmp_path / "thesis").iterdir()] == ["logs"]
 
 

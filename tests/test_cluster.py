@@ -232,7 +232,7 @@ def test_a_form_in_the_browser_explains_every_parameter_and_has_a_default(produc
 
 @pytest.mark.parametrize("image", ["registry.example/quantgate:latest", "registry.example:5000/quantgate", "quantgate"])
 def test_an_image_that_can_change_is_refused(image: str) -> None:
-    with pytest.raises(PrerequisiteError, match="can become another image"):
+    with pytest.raises(PrerequisiteError, match="can change between two runs"):
         Cluster(image=image)
     with pytest.raises(PrerequisiteError, match="--quantize-image"):
         Cluster(quantize_image=image)
@@ -266,11 +266,11 @@ def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
     ("options", "what"),
     [
         (("-o", "pipeline.json"), "ends in .yaml"),
-        (("--image", "quantgate:latest"), "can become another image"),
+        (("--image", "quantgate:latest"), "can change between two runs"),
         (("--serving", "bentoml"), "Choose from: kserve, deployment"),
-        (("--node", "h100"), "--node h100 is no label"),
-        (("--quantize-memory", "64GB"), "--quantize-memory 64GB is no amount of memory"),
-        (("--quantize-memory", "0"), "--quantize-memory 0 is no amount of memory"),
+        (("--node", "h100"), "--node h100 is not a label"),
+        (("--quantize-memory", "64GB"), "--quantize-memory 64GB is not an amount of memory"),
+        (("--quantize-memory", "0"), "--quantize-memory 0 is not an amount of memory"),
         (("-o", "/dev/null/pipeline.yaml"), "Cannot write /dev/null/pipeline.yaml: "),
     ],
 )

@@ -206,7 +206,7 @@ KEYS = "name, description, answer, instruction, max_tokens, stop, ignore_case, s
         (SETTINGS["exact"] + "stop: ['']\n", "line 4: stop.0: String should have at least 1 character"),
         (SETTINGS["exact"] + "ignore_case: 1\n", "line 4: ignore_case: Input should be a valid boolean"),
         (SETTINGS["choice"] + "stop: [x]\n", "line 1: stop: only for answers that the model writes, exact and regex"),
-        (SETTINGS["exact"] + "name: y\n", "line 4: name stands there twice"),
+        (SETTINGS["exact"] + "name: y\n", "line 4: name is given twice"),
     ],
 )
 def test_settings_that_say_something_else_are_refused(settings: str, complaint: str, tmp_path: Path) -> None:

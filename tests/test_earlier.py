@@ -187,7 +187,7 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     tracked = earlier()
-    plan = earlier_verdict.judged_before(MODEL, plan_of(tmp_path), local)
+    plan = earlier_verdict.with_earlier_verdict(MODEL, plan_of(tmp_path), local)
     assert plan.judged_in == tracked.link
     plan.write(tmp_path / "plan.json")
     MODEL.write(tmp_path / "model.json")
@@ -222,7 +222,7 @@ def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) 
     decision = decided(tmp_path / "run-1", plan).model_copy(update={"limits": limits, "policy_text": policy})
     facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan))
     tracked = track(decision, facts, RunFiles(), local)
-    assert earlier_verdict.judged_before(MODEL, plan, local).judged_in == tracked.link
+    assert earlier_verdict.with_earlier_verdict(MODEL, plan, local).judged_in == tracked.link
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_verdict_by_another_plan_is_not_taken(
 ) -> None:
     earlier()
     plan = plan_of(tmp_path, **changes)
-    assert earlier_verdict.judged_before(MODEL, plan, local) == plan
+    assert earlier_verdict.with_earlier_verdict(MODEL, plan, local) == plan
 
 
 def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_verdict(

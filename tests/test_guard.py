@@ -99,7 +99,7 @@ def test_a_guard_does_not_take_the_next_holder_for_its_owner(tmp_path: Path) -> 
 
 
 def test_a_second_holder_is_told_to_wait(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
-    with pytest.raises(PrerequisiteError, match="still going on"), lease.hold(tmp_path / "lease"):
+    with pytest.raises(PrerequisiteError, match="still running"), lease.hold(tmp_path / "lease"):
         pass
 
 

@@ -18,13 +18,17 @@ __all__ = ["kubeflow", "pipeline"]
 @pytest.mark.parametrize(
     ("state", "options", "what"),
     [
-        ({"token": "t0ken"}, (), "does not know who asks: Request header error: no user. Give a token with --token"),
+        (
+            {"token": "t0ken"},
+            (),
+            "did not accept the credentials: Request header error: no user. Give a new token with --token",
+        ),
         ({"token": "t0ken"}, ("--token", "old"), "create token ACCOUNT --audience pipelines.kubeflow.org"),
-        ({"token": "t0ken"}, ("--token", "two words"), "holds a space or a line break"),
-        ({"namespaces": ("quantgate",)}, (), "name your namespace with --namespace"),
-        ({"namespaces": ("quantgate",)}, ("--namespace", "nowhere"), "does not let you keep the pipeline in the name"),
+        ({"token": "t0ken"}, ("--token", "two words"), "contains a space or a line break"),
+        ({"namespaces": ("quantgate",)}, (), "give your namespace with --namespace"),
+        ({"namespaces": ("quantgate",)}, ("--namespace", "nowhere"), "does not let you store the pipeline in the name"),
         ({}, ("--namespace", "quantgate"), "In single-user mode"),
-        ({"login_page": True}, (), "not as Kubeflow Pipelines does: perhaps with the page of a login"),
+        ({"login_page": True}, (), "not like Kubeflow Pipelines: perhaps with a login page"),
         ({"faults": [("GET", "healthz", 503)]}, (), "Check the address"),
         ({}, ("--in-cluster",), "in one way: --host URL; --in-cluster"),
         ({}, ("--ca", "/nowhere/ca.pem"), "There is no certificate at /nowhere/ca.pem"),
@@ -45,7 +49,7 @@ def test_who_is_not_let_in_is_told_what_to_do(
     ("where", "what"),
     [
         (("--host", "http://127.0.0.1:9"), "http://127.0.0.1:9 does not answer"),
-        (("--host", "kubeflow.example"), "is no URL"),
+        (("--host", "kubeflow.example"), "is not a URL"),
         ((), "Say where Kubeflow Pipelines is"),
     ],
 )
@@ -133,7 +137,7 @@ def test_a_port_is_forwarded_again_where_kubectl_ends_while_a_run_is_followed(
     monkeypatch.setattr(runs, "PATIENCE_S", 60.0)  # long beside a start of kubectl's; the test's end where it is not
     there = ("--port-forward", "--kubeflow-namespace", "kfp")
     done = Answer("submit", *there, "--pipeline", str(pipeline), *RESULTS, *QUICK)
-    assert (done.status, "The run goes on; waiting for an answer." in done.out) == (0, True)
+    assert (done.status, "The run continues; waiting for an answer." in done.out) == (0, True)
     assert "run: succeeded" in done.out
     with pytest.raises(ProcessLookupError):
         os.kill(int(kubectl.read_text()), 0)

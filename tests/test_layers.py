@@ -3,7 +3,7 @@
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.layers import LayerGroup, group_layers, layout_in_words
+from components.models.layers import LayerGroup, describe_layout, group_layers
 
 SMOLLM2 = {
     f"model.layers.{layer}.{kind}": 1536 if kind == "mlp.down_proj" else 576
@@ -23,7 +23,7 @@ SMOLLM2 = {
 def test_a_width_that_fits_everywhere_gives_one_group() -> None:
     groups = group_layers(SMOLLM2, 64)
     assert [(group.group_size, group.layers) for group in groups] == [(64, 210)]
-    assert layout_in_words(groups, SMOLLM2, 64) == "g64 on all 210 layers"
+    assert describe_layout(groups, SMOLLM2, 64) == "g64 on all 210 layers"
 
 
 def test_layers_whose_width_does_not_fit_get_the_largest_smaller_group() -> None:
@@ -33,7 +33,7 @@ def test_layers_whose_width_does_not_fit_get_the_largest_smaller_group() -> None
         LayerGroup(64, ("gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 180),
     ]
     assert (
-        layout_in_words(groups, SMOLLM2, 128)
+        describe_layout(groups, SMOLLM2, 128)
         == "g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128"
     )
 

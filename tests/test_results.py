@@ -8,10 +8,10 @@ import pytest
 from components.benchmarks.custom import ITEMS_FILE, SETS
 from components.benchmarks.selection import suite_of
 from components.errors import PrerequisiteError
-from components.resolve.given import keep_given
+from components.resolve.given import copy_inputs
 from components.run.artifacts import Weights
 from components.run.plan import EvaluationPlan
-from components.run.results import FULL, RunResults, VariantResults, of_run
+from components.run.results import FULL, RunResults, VariantResults, run_location
 
 WEIGHTS = Weights(variant="int8", baseline_digest="1" * 64, digest="2" * 64)
 
@@ -31,7 +31,7 @@ def test_a_variants_folder_that_was_copied_is_read_by_the_same_names(tmp_path: P
 
 
 def test_of_a_bucket_each_run_has_its_own_part_and_no_file_on_this_machine() -> None:
-    results = RunResults(of_run("s3://bucket/results/", "run-1"))
+    results = RunResults(run_location("s3://bucket/results/", "run-1"))
     assert str(results.scores("int8", FULL)) == "s3://bucket/results/run-1/variants/int8/full.json"
     assert not results.is_local
     with pytest.raises(ValueError, match=r"decision\.json is not on this machine"):
@@ -67,7 +67,7 @@ def test_what_resolve_was_given_is_copied_once_and_a_later_change_of_it_is_not_s
         results=str(tmp_path / "run"),
     )
     before = suite_of(plan)
-    kept = keep_given(plan)
+    kept = copy_inputs(plan)
     (tmp_path / "mine" / ITEMS_FILE).write_text("changed", encoding="utf-8")
     (tmp_path / "parameters.pkl").unlink()
     assert [task.full for task in suite_of(kept).tasks] == [task.full for task in before.tasks]

@@ -48,7 +48,7 @@ def test_a_schedule_that_cannot_be_replaced_leaves_the_one_before(kubeflow: Stat
     assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
     kubeflow.faults = [("POST", "recurringruns", 403)]
     done = scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1")
-    assert (done.status, "does not let you make the schedule" in done.err) == (USER_ERROR, True)
+    assert (done.status, "does not let you create the schedule" in done.err) == (USER_ERROR, True)
     assert kubeflow.only("recurringruns")["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
 
 
@@ -61,16 +61,16 @@ def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> No
     assert scheduled(kubeflow, pipeline, "--delete", "--name", "two").status == 0
     assert len(scheduled(kubeflow, pipeline, "--list").out.splitlines()) == 2
     again = scheduled(kubeflow, pipeline, "--delete", "--name", "two")
-    assert (again.status, again.err) == (USER_ERROR, "There is no schedule two. There are: one, three.")
+    assert (again.status, again.err) == (USER_ERROR, "There is no schedule two. Existing schedules: one, three.")
 
 
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ((), "Say when"),
+        ((), "Give the start times"),
         (("--cron", "0 0 3 * * 1"), "has 6 fields. Give five"),
         (("--cron", "daily"), "has 1 fields"),
-        (("--on-new-model",), "name it with --tracking-uri"),
+        (("--on-new-model",), "give its server with --tracking-uri"),
     ],
 )
 def test_a_time_that_cannot_be_is_told_before_anything_is_sent(

@@ -110,7 +110,7 @@ def test_a_file_comes_back_as_it_was_put(store: Store, tmp_path: Path) -> None:
 
 
 def test_what_was_never_put_cannot_be_got(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(PrerequisiteError, match="No whole model"):
+    with pytest.raises(PrerequisiteError, match="No complete model"):
         store.get_folder(NAME, tmp_path / "cache")
 
 
@@ -235,7 +235,7 @@ def test_a_copy_killed_on_its_way_leaves_nothing_to_read_and_the_next_one_succee
     root = tmp_path / "store"
     killed_when(lambda: any(root.rglob("b.safetensors")), model, str(root))
     store = FolderStore(root)
-    with pytest.raises(PrerequisiteError, match="No whole model"):
+    with pytest.raises(PrerequisiteError, match="No complete model"):
         store.get_folder(NAME, tmp_path)
     os.truncate(model / "b.safetensors", 1)
     assert (Path(store.put_folder(model, NAME, "d1")) / "b.safetensors").read_bytes() == b"\0"
@@ -256,7 +256,7 @@ def test_an_upload_killed_on_its_way_is_not_read(s3_location: str, s3_server: S3
     uri = f"{s3_location}/{NAME}"
     killed_when(lambda: f"{key_of(uri)}/a.json" in objects(s3_server, uri), model, s3_location)
     assert f"{key_of(uri)}/{MARKER}" not in objects(s3_server, uri)
-    with pytest.raises(PrerequisiteError, match="No whole model"):
+    with pytest.raises(PrerequisiteError, match="No complete model"):
         fetch(uri, tmp_path / "cache")
 
 
@@ -304,7 +304,7 @@ def test_an_object_with_other_bytes_of_the_same_size_is_found_out_on_download(
 ) -> None:
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
     s3_server.client().put_object(Bucket=s3_server.bucket, Key=f"{key_of(uri)}/config.json", Body=b"[]")
-    with pytest.raises(PrerequisiteError, match=r"config\.json is not what was stored"):
+    with pytest.raises(PrerequisiteError, match=r"config\.json has changed since it was stored"):
         fetch(uri, tmp_path / "cache")
     assert contents(tmp_path / "cache") == {}
 
@@ -315,7 +315,7 @@ def test_a_marker_that_names_files_outside_the_folder_is_not_followed(
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
     evil = {"digest": "d1", "files": {"../../escaped": {"sha256": "0", "size_bytes": 1}}}
     s3_server.client().put_object(Bucket=s3_server.bucket, Key=f"{key_of(uri)}/{MARKER}", Body=json.dumps(evil))
-    with pytest.raises(PrerequisiteError, match="No whole model"):
+    with pytest.raises(PrerequisiteError, match="No complete model"):
         fetch(uri, tmp_path / "cache")
 
 
@@ -393,7 +393,7 @@ def test_locations_are_a_path_a_file_uri_or_s3_and_nothing_else(tmp_path: Path) 
     for location in ("gs://bucket/x", "file:", "", "s3://"):
         with pytest.raises(PrerequisiteError, match="s3://bucket/prefix"):
             open_store(location)
-    with pytest.raises(PrerequisiteError, match="names a whole bucket"):
+    with pytest.raises(PrerequisiteError, match="is a whole bucket"):
         split_uri("s3://bucket/")
 
 

@@ -63,7 +63,7 @@ def test_every_parameter_of_the_pipeline_is_given(kubeflow: State, pipeline: Pat
 @pytest.mark.slow
 def test_content_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pipeline: Path, tmp_path: Path) -> None:
     assert "uploaded" in submitted(kubeflow, pipeline, "--detach").out
-    assert "Kubeflow has it already" in submitted(kubeflow, pipeline, "--detach").out
+    assert "Kubeflow already has it" in submitted(kubeflow, pipeline, "--detach").out
     assert uploads(kubeflow) == 1
     other = compiled(tmp_path / "pipeline.yaml", Cluster(parallelism=2))
     assert "uploaded" in submitted(kubeflow, other, "--detach").out
@@ -103,7 +103,7 @@ def test_a_run_that_fails_says_which_step_and_why(kubeflow: State, pipeline: Pat
     kubeflow.script = [("FAILED", {"resolve": "SUCCEEDED", "gate": "FAILED: OOMKilled", "root": "FAILED"})]
     done = submitted(kubeflow, pipeline)
     assert done.status == 4
-    assert "The run did not come to a verdict: gate: OOMKilled\n" in done.err
+    assert "The run has no verdict: gate: OOMKilled\n" in done.err
 
 
 def test_a_run_can_be_left_followed_later_and_stopped(kubeflow: State, pipeline: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_run_can_be_left_followed_later_and_stopped(kubeflow: State, pipeline:
 @pytest.mark.parametrize("more", [(), ("--stop",)])
 def test_of_a_run_that_is_not_there_nobody_is_told_that_it_goes_on(kubeflow: State, more: tuple[str, ...]) -> None:
     done = Answer("follow", "nowhere", "--host", kubeflow.host, *more)
-    assert (done.status, "goes on" in done.err) == (USER_ERROR, False)
+    assert (done.status, "continues" in done.err) == (USER_ERROR, False)
     assert "did not find the run nowhere" in done.err
 
 
@@ -141,7 +141,7 @@ def test_an_interrupted_command_leaves_the_run_going_and_says_what_to_do(kubeflo
         _, err = process.communicate()
     run = kubeflow.only("runs")
     assert process.returncode == 130
-    assert f"The run goes on.\nTo follow it: quantgate follow {run['run_id']} --host {kubeflow.host}\n" in err
+    assert f"The run continues.\nTo follow it: quantgate follow {run['run_id']} --host {kubeflow.host}\n" in err
     assert f"quantgate follow {run['run_id']} --host {kubeflow.host} --stop" in err
     assert "Traceback" not in err
     assert run["state"] == "RUNNING"
@@ -152,7 +152,7 @@ def test_a_connection_that_is_lost_while_following_is_waited_for(kubeflow: State
     kubeflow.faults = [("GET", "runs/", fault)] * 6
     done = submitted(kubeflow, pipeline)
     assert done.status == 0
-    assert "The run goes on; waiting for an answer." in done.out
+    assert "The run continues; waiting for an answer." in done.out
     assert kubeflow.faults == []
 
 
@@ -206,13 +206,13 @@ def test_another_who_makes_the_experiment_at_the_same_time_is_no_error(kubeflow:
         (("--variants", "int3"), "Unknown variant 'int3'"),
         (("--suite", "mmlu"), "Unknown suite 'mmlu'"),
         (("--use-case", "math-tutoring"), "Choose a suite with gsm8k"),
-        (("--model", "file:/models/x"), "The cluster does not see file:/models/x"),
-        (("--results", "runs/here"), "--results is runs/here, and the cluster sees nothing of this machine's disk"),
+        (("--model", "file:/models/x"), "The cluster cannot read file:/models/x"),
+        (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read this machine's disk"),
         (("--custom", "./ours"), "--custom is ./ours"),
         (("--data", "/rows"), "--data is /rows"),
-        (("--skip-judged",), "name it with --tracking-uri"),
+        (("--skip-judged",), "give its server with --tracking-uri"),
         (("--pipeline", "/nowhere/pipeline.yaml"), "quantgate compile --out /nowhere/pipeline.yaml"),
-        (("--pipeline", __file__), "holds no pipeline"),
+        (("--pipeline", __file__), "is not a pipeline"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_sent(
@@ -247,4 +247,4 @@ def test_a_verdict_that_is_missing_is_told_with_its_place(kubeflow: State, pipel
     kubeflow.on_run = lambda _run: None
     done = submitted(kubeflow, pipeline)
     place = f"s3://bucket/results/{kubeflow.only('runs')['run_id']}"
-    assert f"left no verdicts.json at {place}" in done.err
+    assert f"{place} has no verdicts.json" in done.err

@@ -33,7 +33,7 @@ from pydantic import (
 )
 
 from components.errors import PrerequisiteError
-from components.storage.yaml_file import CORRECT, parse, told
+from components.storage.yaml_file import CORRECT, describe_error, parse
 
 if TYPE_CHECKING:
     import datasets
@@ -228,7 +228,9 @@ def read_items(text: str, settings: Settings, source: str) -> tuple[AnyItem, ...
             item = item_of(line, settings)
             check(item.id not in line_of, f"the id {item.id} is on line {line_of.get(item.id)} already")
         except ValidationError as error:
-            faults += [f"line {number}: {told(KINDS[settings.answer], each['loc'], each)}" for each in error.errors()]
+            faults += [
+                f"line {number}: {describe_error(KINDS[settings.answer], each['loc'], each)}" for each in error.errors()
+            ]
         except ValueError as error:
             faults.append(f"line {number}: {error}")
         else:

@@ -24,6 +24,6 @@ def deploy(
 def undeploy(results: str, run_id: str, variant: str = ""):  # kfp wants a default where upstream failures are ignored
     """Stop the variant's server."""
     from components.deploy import step as deploy_step
-    from components.run.results import of_run
+    from components.run.results import run_location
 
-    deploy_step.undeploy(variant, of_run(results, run_id))
+    deploy_step.undeploy(variant, run_location(results, run_id))

@@ -24,7 +24,7 @@ def hand_on(serving: Server, step: progress.Step, results: str, scores: str) -> 
     """Hand on the scores that `scored_before` left in the results: all of them, whatever the stage."""
     if not RunResults(results).scores(serving.variant, FULL).get(Path(scores)):
         raise PrerequisiteError(f"The scores of {serving.variant} are missing from {results}: run it again.")
-    step.end(skipped=True, note=f"{Scores.read(scores).in_words()}; scored before in {serving.scored_in}")
+    step.end(skipped=True, note=f"{Scores.read(scores).describe()}; scored before in {serving.scored_in}")
 
 
 def answered(
@@ -85,7 +85,7 @@ def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipp
         found = found.model_copy(update={"records": uri})
     found.write(scores)
     kept.scores(step.step).put(Path(scores))
-    note = found.in_words()
+    note = found.describe()
     if found.reused and not skipped:
         note += f"; {found.reused} of {found.requests} answers were known"
     if found.look < found.looks:

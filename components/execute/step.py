@@ -36,4 +36,4 @@ def execute(full: str, plan: str, scores: str) -> None:
             answered = ran if name == answered.stage else answered
         answered.write(scores)
         kept.scores(answered.stage).put(Path(scores))
-        step.end(failure=answered.failure, note=answered.in_words())
+        step.end(failure=answered.failure, note=answered.describe())

@@ -1,1 +1,1 @@
-"""Models: where they come from, their digest, their layers, and the variants of one."""
+"""Models: their sources, digest, layers and variants."""

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub: only the files a model is made of, at one commit, from the hub's own cache."""
+"""Models from the Hugging Face hub: only the model's files, at one commit, in the hub's own cache."""
 
 import glob
 from collections.abc import Callable, Collection
@@ -11,10 +11,10 @@ from components.storage.store import disk_room
 def snapshot(
     repo: str, revision: str | None, choose: Callable[[Collection[str]], list[str]], patterns: Collection[str]
 ) -> Path:
-    """A local folder with the repository's files that `choose` picks from their names; its own name is the commit.
+    """A local folder with the repository's files that `choose` selects by name; the folder's name is the commit.
 
-    Without the network, what matches `patterns` in the hub's cache. Raises PrerequisiteError for an unknown or gated
-    repository, an unknown revision, and when the hub is out of reach and the model is not in the cache.
+    Without the network: the files in the hub's cache that match `patterns`. Raises PrerequisiteError for an unknown or
+    gated repository, an unknown revision, and when the hub does not answer and the model is not in the cache.
     """
     import httpx
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -28,11 +28,11 @@ def snapshot(
 
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=30)
-        wanted = choose([each.rfilename for each in info.siblings or ()])
+        names = choose([file.rfilename for file in info.siblings or ()])
         with disk_room(Path(constants.HF_HUB_CACHE), needed_bytes=0):
-            # By the name asked for, not by info.sha: only so does the cache know that name without the network.
+            # By the revision's name, not by info.sha: only then does the cache know the name without the network.
             return Path(
-                snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(each) for each in wanted])
+                snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in names])
             )
     except GatedRepoError as error:
         raise PrerequisiteError(
@@ -40,13 +40,13 @@ def snapshot(
         ) from error
     except RepositoryNotFoundError as error:
         raise PrerequisiteError(
-            f"The hub knows no model {repo}, or it is private. Check the name, or set HF_TOKEN to a token that may "
+            f"The hub has no model {repo}, or it is private. Check the name, or set HF_TOKEN to a token that may "
             "read it."
         ) from error
     except RevisionNotFoundError as error:
-        raise PrerequisiteError(f"hf:{repo} has no revision {revision!r}. Name a branch, a tag or a commit.") from error
+        raise PrerequisiteError(f"hf:{repo} has no revision {revision!r}. Give a branch, a tag or a commit.") from error
     except HFValidationError as error:
-        raise PrerequisiteError(f"hf:{repo} is no repository name: {error}") from error
+        raise PrerequisiteError(f"hf:{repo} is not a valid repository name: {error}") from error
     except (OfflineModeIsEnabled, httpx.HTTPError) as error:
         return _cached(repo, revision, patterns, error)
 
@@ -63,6 +63,6 @@ def _cached(repo: str, revision: str | None, patterns: Collection[str], unreacha
         )
     except LocalEntryNotFoundError as error:
         raise PrerequisiteError(
-            f"hf:{repo} is not in the local hub cache and the hub cannot be used: {unreachable}\nCheck the network, "
-            "HF_ENDPOINT and HF_HUB_OFFLINE, or copy the model here and name it with file:path."
+            f"hf:{repo} is not in the local hub cache and the hub is unavailable: {unreachable}\nCheck the network, "
+            "HF_ENDPOINT and HF_HUB_OFFLINE, or copy the model to this machine and give file:path."
         ) from error

@@ -1,7 +1,7 @@
 """The width rule: which group size each layer gets.
 
-llm-compressor refuses a layer whose input width is not a multiple of the group size. So a layer gets the group size
-asked for where it fits and otherwise the largest smaller power of two that does.
+llm-compressor refuses a layer whose input width is not a multiple of the group size. So a layer gets the variant's
+group size if it fits, and otherwise the largest of its half, quarter ... that fits.
 """
 
 from collections import Counter
@@ -19,20 +19,20 @@ class LayerGroup:
 
     group_size: int
     kinds: tuple[str, ...]
-    """Last parts of the layers' names, e.g. `down_proj`."""
+    """The last parts of the layers' names, e.g. `down_proj`."""
     layers: int
 
     @property
     def targets(self) -> list[str]:
-        """The layers in the way a recipe names them."""
+        """The layers as regular expressions for a recipe."""
         return [rf"re:.*\.{kind}$" for kind in self.kinds]
 
 
 def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]:
-    """The groups of the layers with these names and input widths, the wished size first.
+    """The layers, given by name and input width, grouped by group size; the largest size first.
 
-    Layers of one kind (one last name) share a size: vLLM fuses some of them. Raises PrerequisiteError where not even
-    SMALLEST_GROUP fits.
+    Layers of one kind (the last part of the name) share a size, because vLLM fuses some of them. Raises
+    PrerequisiteError when not even SMALLEST_GROUP fits.
     """
     kinds: dict[str, list[int]] = {}
     for name, width in widths.items():
@@ -62,7 +62,7 @@ def fitting_size(kind: str, widths: list[int], group_size: int) -> int:
     )
 
 
-def layout_in_words(groups: list[LayerGroup], widths: Mapping[str, int], group_size: int) -> str:
+def describe_layout(groups: list[LayerGroup], widths: Mapping[str, int], group_size: int) -> str:
     """E.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
     total = sum(group.layers for group in groups)
     if [group.group_size for group in groups] == [group_size]:

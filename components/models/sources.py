@@ -1,4 +1,4 @@
-"""Where a model comes from, whether it may be used, and the digest that names it everywhere."""
+"""Find a model by its source, check that it may be used, and store it under its digest."""
 
 import json
 import re
@@ -18,36 +18,36 @@ INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 MOST_HEADER_BYTES = 100 << 20
-"""What the safetensors library accepts as a header."""
+"""The longest header that the safetensors library accepts."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One kind of place that models come from."""
+    """One kind of model source, e.g. `hf:`."""
 
     name: str
     example: str
     pattern: str
-    """What the part after the colon looks like, as a regular expression."""
+    """Regular expression for the part after the colon."""
     find: Callable[[str, Path], tuple[Path, str]]
-    """From the part after the colon and a cache to a local folder and a note on the model's origin."""
+    """Takes the part after the colon and a cache; returns a local folder and a note on the model's origin."""
 
 
 def chosen_files(names: Collection[str]) -> list[str]:
-    """The model's files among `names`; raises PrerequisiteError when they cannot be a model that may be used."""
+    """The model's files among `names`; raises PrerequisiteError when they are not a usable model."""
     top = [name for name in names if "/" not in name]
     if code := sorted(name for name in top if name.endswith(".py")):
         raise PrerequisiteError(
-            f"The model brings its own code ({', '.join(code)}), and remote code is never run. Use a model whose "
-            "architecture transformers knows, or a copy without these files if it does."
+            f"The model contains code ({', '.join(code)}), and quantgate never runs remote code. Use a model whose "
+            "architecture transformers knows. If transformers knows this one, use a copy without these files."
         )
     if "config.json" not in top:
         raise PrerequisiteError("The model has no config.json. Name the folder that save_pretrained wrote.")
     if not any(name.endswith(WEIGHTS) for name in top):
         pickled = sorted(name for name in top if name.endswith(PICKLED))
-        why = f" only pickled weights ({', '.join(pickled)}), which can run code when they are read" if pickled else ""
+        why = f", only pickled weights ({', '.join(pickled)}), which can run code when they are read" if pickled else ""
         raise PrerequisiteError(
-            f"The model has no *{WEIGHTS} files{',' if why else ''}{why}. Convert it: load it where it is trusted and "
+            f"The model has no *{WEIGHTS} files{why}. Convert it: load it where it is trusted and "
             "call save_pretrained, which writes safetensors."
         )
     if not any(name in TOKENIZERS or name.endswith(".tiktoken") for name in top):
@@ -59,15 +59,15 @@ def chosen_files(names: Collection[str]) -> list[str]:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise PrerequisiteError, with what to do, when the folder is no whole safetensors model without remote code."""
+    """Raise PrerequisiteError unless the folder is a complete safetensors model without remote code."""
     try:
         files = files_of(folder)
         chosen_files(files)
         for name in ("config.json", "tokenizer_config.json"):
             if name in files and "auto_map" in _json_object(files[name]):
                 raise PrerequisiteError(
-                    f"{name} asks for remote code (`auto_map`), which is never trusted. If transformers knows the "
-                    "architecture by itself, remove `auto_map` from a copy and use that."
+                    f"{name} asks for remote code (`auto_map`), which quantgate never runs. If transformers knows the "
+                    "architecture, remove `auto_map` from a copy of the model and use the copy."
                 )
         _check_weights(files)
     except PrerequisiteError as error:
@@ -80,13 +80,13 @@ def _check_weights(files: dict[str, Path]) -> None:
             _check_safetensors(path)
     if INDEX in files:
         shards = _json_object(files[INDEX]).get("weight_map")
-        named = set(shards.values()) if isinstance(shards, dict) else set()
-        if absent := sorted(str(name) for name in named if name not in files):
-            raise PrerequisiteError(f"{INDEX} names files that are absent: {', '.join(absent)}. Copy the model again.")
+        shard_files = set(shards.values()) if isinstance(shards, dict) else set()
+        if missing := sorted(str(name) for name in shard_files if name not in files):
+            raise PrerequisiteError(f"{INDEX} names missing files: {', '.join(missing)}. Copy the model again.")
 
 
 def _check_safetensors(path: Path) -> None:
-    """Hold the size that the header promises against the file's.
+    """Compare the file's size with the size that its header declares.
 
     Format: 8 bytes of header length, a JSON header with every tensor's offsets, the data; nothing after it.
     Source: https://huggingface.co/docs/safetensors
@@ -94,13 +94,15 @@ def _check_safetensors(path: Path) -> None:
     size_bytes = path.stat().st_size
     with path.open("rb") as source:
         header_bytes = int.from_bytes(source.read(8), "little")
-        whole = size_bytes >= 8 and header_bytes <= min(MOST_HEADER_BYTES, size_bytes - 8)
-        header = source.read(header_bytes) if whole else b""
-    promised = 8 + header_bytes + _data_bytes(header) if whole else None
-    if promised != size_bytes:
-        expected = "its header is not whole" if promised is None else f"its header promises {promised} bytes"
+        header_fits = size_bytes >= 8 and header_bytes <= min(MOST_HEADER_BYTES, size_bytes - 8)
+        header = source.read(header_bytes) if header_fits else b""
+    declared_bytes = 8 + header_bytes + _data_bytes(header) if header_fits else None
+    if declared_bytes != size_bytes:
+        problem = (
+            "its header is incomplete" if declared_bytes is None else f"its header declares {declared_bytes} bytes"
+        )
         raise PrerequisiteError(
-            f"{path.name} is truncated or damaged: it has {size_bytes} bytes and {expected}. Copy it again (from git, "
+            f"{path.name} is truncated or damaged: it has {size_bytes} bytes and {problem}. Copy it again (from git, "
             "with `git lfs pull`)."
         )
 
@@ -108,7 +110,8 @@ def _check_safetensors(path: Path) -> None:
 def _data_bytes(header: bytes) -> int:
     try:
         tensors = json.loads(header)
-        return max((each["data_offsets"][1] for name, each in tensors.items() if name != "__metadata__"), default=0)
+        ends = (tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
+        return max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return -1
 
@@ -117,25 +120,25 @@ def _json_object(path: Path) -> dict[str, object]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PrerequisiteError(f"{path.name} is no JSON: {error}. Copy the model again.") from error
+        raise PrerequisiteError(f"{path.name} is not JSON: {error}. Copy the model again.") from error
     if not isinstance(value, dict):
-        raise PrerequisiteError(f"{path.name} holds no JSON object. Copy the model again.")
+        raise PrerequisiteError(f"{path.name} is not a JSON object. Copy the model again.")
     return value
 
 
 def check_source(source: str) -> None:
-    """Raise PrerequisiteError when `source` cannot name a model; nothing is downloaded, no network is used."""
+    """Raise PrerequisiteError when `source` cannot name a model; this uses no network."""
     scheme, rest = _parsed(source)
     if scheme.name == "file":
-        check_model_folder(_existing(rest))
+        check_model_folder(_existing_folder(rest))
     if scheme.name == "pypi" and "==" not in rest and normalized(rest) not in PINS:
-        raise PrerequisiteError(f"Name the version of {rest}, so that a run can be repeated: pypi:{rest}==VERSION")
+        raise PrerequisiteError(f"Give the version of {rest}, so that the run can be repeated: pypi:{rest}==VERSION")
 
 
 def resolve(source: str, store: Store, cache: Path) -> Model:
-    """The model that `source` names, checked and put in the store under `models/<digest>`.
+    """The model that `source` names, checked and stored under `models/<digest>`.
 
-    Raises PrerequisiteError when it cannot be had or may not be used.
+    Raises PrerequisiteError when the model is unavailable or may not be used.
     """
     check_source(source)
     scheme, rest = _parsed(source)
@@ -151,23 +154,25 @@ def _parsed(source: str) -> tuple[Scheme, str]:
     if colon and name in SCHEMES:
         scheme = SCHEMES[name]
         if not re.fullmatch(scheme.pattern, rest):
-            raise PrerequisiteError(f"{source!r} is no {name}: source. Write it like {scheme.example}")
+            raise PrerequisiteError(f"{source!r} is not a valid {name}: source. Write it like {scheme.example}")
         return scheme, rest
     if source and Path(source).expanduser().is_dir():
         return SCHEMES["file"], source
     examples = "".join(f"\n  {scheme.example}" for scheme in SCHEMES.values())
-    raise PrerequisiteError(f"{source!r} names no model: it is no folder here and no known scheme. Valid:{examples}")
+    raise PrerequisiteError(
+        f"{source!r} is not a model: no such folder exists and the scheme is unknown. Valid:{examples}"
+    )
 
 
-def _existing(path: str) -> Path:
+def _existing_folder(path: str) -> Path:
     folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
-        raise PrerequisiteError(f"There is no folder {folder}. Name one that holds a model.")
+        raise PrerequisiteError(f"There is no folder {folder}. Give a folder that contains a model.")
     return folder
 
 
 def _from_file(path: str, _cache: Path) -> tuple[Path, str]:
-    return _existing(path), ""
+    return _existing_folder(path), ""
 
 
 def _from_package(requirement: str, cache: Path) -> tuple[Path, str]:

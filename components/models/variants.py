@@ -1,4 +1,4 @@
-"""The variants a run can make of a model: one row each, the baseline among them."""
+"""The variants that a run can make of a model, one row each; the baseline is a row too."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from components.errors import PrerequisiteError
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to store a model's weights, in compressed-tensors' words."""
+    """One way to store a model's weights, in the terms of compressed-tensors."""
 
     name: str
     scheme: str
     group_size: int | None = None
-    """Weights that share a scale; None: one scale a channel, or no scale at all."""
+    """Number of weights that share a scale; None: one scale per channel, or no scale."""
     quantized: bool = True
 
 
@@ -38,5 +38,5 @@ def variant_named(name: str) -> Variant:
 
 
 def with_baseline(names: Iterable[str]) -> list[str]:
-    """The names to run, checked, each once: the baseline first, then the others in the order given."""
+    """The checked variant names, without duplicates: the baseline first, then the others in their order."""
     return list(dict.fromkeys([BASELINE, *(variant_named(name).name for name in names)]))

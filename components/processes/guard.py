@@ -1,9 +1,9 @@
-"""A guard runs one command in a session of its own and ends it, with all its children, when its owner is gone.
+"""A guard runs one command in its own session and ends it, with all its children, when the command's owner ends.
 
     python -m components.processes.guard --lease FILE --log FILE -- COMMAND...
 
-It ends the command when its owner, the holder of the lease, is gone, and on SIGTERM and SIGINT; it exits with the
-command's own exit status. Should the guard itself be killed, the kernel kills the command (Linux: PR_SET_PDEATHSIG).
+The owner is the holder of the lease. The guard also ends the command on SIGTERM, SIGINT and SIGHUP. It exits with the
+command's exit status. If the guard is killed, the kernel kills the command (Linux: PR_SET_PDEATHSIG).
 """
 
 import argparse
@@ -26,12 +26,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Run the command of the command line under guard; returns the exit status to leave with."""
+    """Run the command of the command line; returns the guard's exit status."""
     options = parse()
     owner = holder(options.lease)
-    asked_to_stop: list[int] = []
+    stop_signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: asked_to_stop.append(received))
+        signal.signal(number, lambda received, _frame: stop_signals.append(received))
     options.log.parent.mkdir(parents=True, exist_ok=True)
     with options.log.open("ab") as log:
         command = subprocess.Popen(
@@ -45,7 +45,7 @@ def main() -> int:
     family: dict[int, psutil.Process] = {}
     while command.poll() is None:
         remember_children(command.pid, family)
-        if asked_to_stop or not owner or holder(options.lease) != owner:
+        if stop_signals or not owner or holder(options.lease) != owner:
             break
         time.sleep(POLL_S)
     stop(command, family)
@@ -53,11 +53,11 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The guard's options, `command` being everything after `--`."""
+    """The guard's options; `command` is everything after `--`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lease", type=Path, required=True, help="file whose lock the owner holds")
     parser.add_argument("--log", type=Path, required=True, help="file that takes the command's output")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run, after --")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run, after --")
     options = parser.parse_args()
     options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not options.command:
@@ -71,7 +71,7 @@ def die_with_parent() -> None:
 
 
 def remember_children(pid: int, family: dict[int, psutil.Process]) -> None:
-    """Add the living descendants of `pid` to `family`: once their parent died they could not be found any more."""
+    """Add the running descendants of `pid` to `family`: psutil no longer finds them once their parent has ended."""
     try:
         family.update((child.pid, child) for child in psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
@@ -79,11 +79,13 @@ def remember_children(pid: int, family: dict[int, psutil.Process]) -> None:
 
 
 def stop(command: subprocess.Popen[bytes], family: dict[int, psutil.Process]) -> None:
-    """End the command's process group and every descendant: first politely, after GRACE_S by force."""
+    """End the command's process group and every descendant: with SIGTERM, after GRACE_S with SIGKILL."""
     remember_children(command.pid, family)
     end_all(command.pid, family, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline and (command.poll() is None or any(is_alive(each) for each in family.values())):
+    while time.monotonic() < deadline and (
+        command.poll() is None or any(is_alive(process) for process in family.values())
+    ):
         time.sleep(0.1)
     end_all(command.pid, family, signal.SIGKILL)
     command.wait()
@@ -93,9 +95,9 @@ def end_all(group: int, family: dict[int, psutil.Process], number: signal.Signal
     """Send the signal to the process group and to the descendants that left it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    for each in family.values():
+    for process in family.values():
         try:
-            each.send_signal(number)  # psutil checks that the process id was not reused
+            process.send_signal(number)  # psutil checks that the process id was not reused
         except psutil.NoSuchProcess:
             continue
 

@@ -8,11 +8,11 @@ import psutil
 
 
 def start_guard(command: list[str], settings: dict[str, str], lease: Path, log: Path) -> psutil.Process:
-    """Start the command under a guard that may outlive this process and shares no output and no session with it."""
+    """Start the command under a guard, which has its own session and output and may outlive this process."""
     guard = [sys.executable, "-m", "components.processes.guard", "--lease", str(lease), "--log", str(log)]
     guard += ["--", *command]
-    nothing = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
-    pid = os.posix_spawn(sys.executable, guard, os.environ | settings, file_actions=nothing, setsid=True)
+    to_devnull = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
+    pid = os.posix_spawn(sys.executable, guard, os.environ | settings, file_actions=to_devnull, setsid=True)
     return psutil.Process(pid)
 
 

@@ -18,6 +18,8 @@ def promote(
 ):
     """Register the variants, and let the candidate become champion where its verdict allows it."""
     from components.promote import step as promote_step
-    from components.run.results import of_run
+    from components.run.results import run_location
 
-    promote_step.promote(decision.path, tracked.path, of_run(results, run_id), tracking_uri, promoted.path, move=move)
+    promote_step.promote(
+        decision.path, tracked.path, run_location(results, run_id), tracking_uri, promoted.path, move=move
+    )

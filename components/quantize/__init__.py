@@ -1,1 +1,1 @@
-"""The step `quantize`: a variant's weights, made with llm-compressor."""
+"""The step `quantize`: make a variant's weights with llm-compressor."""

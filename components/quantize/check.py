@@ -1,4 +1,4 @@
-"""Check what llm-compressor wrote before anything is served from it."""
+"""Check llm-compressor's checkpoint before it is served."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ SCALE = ".weight_scale"
 
 
 def check_compressed(folder: Path, layers: int) -> None:
-    """Raises PrerequisiteError unless the folder holds a checkpoint with `layers` compressed layers."""
+    """Raise PrerequisiteError unless the folder contains a checkpoint with `layers` compressed layers."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config", {}).get("quant_method") != "compressed-tensors":
-        raise PrerequisiteError(f"llm-compressor left a checkpoint without a quantization config in {folder}.")
+        raise PrerequisiteError(f"llm-compressor wrote a checkpoint without a quantization config to {folder}.")
     scales = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -22,6 +22,6 @@ def check_compressed(folder: Path, layers: int) -> None:
                 if name.endswith(SCALE):
                     scales += 1
                     if not bool(tensors.get_tensor(name).isfinite().all()):
-                        raise PrerequisiteError(f"llm-compressor wrote scales that are not numbers: {name}.")
+                        raise PrerequisiteError(f"llm-compressor wrote scales that are not finite: {name}.")
     if scales != layers:
-        raise PrerequisiteError(f"llm-compressor quantized {scales} layers where {layers} were expected.")
+        raise PrerequisiteError(f"llm-compressor quantized {scales} layers, but {layers} were expected.")

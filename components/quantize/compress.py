@@ -1,9 +1,10 @@
-"""Compress one model with llm-compressor: a program of its own, so that its memory and its death are its own.
+"""Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
     python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
         --tokens N --out FOLDER --facts FILE
 
-It writes the compressed checkpoint and, last, the facts: a JSON file with the layout in words and the number of layers.
+It writes the compressed checkpoint and then the facts: a JSON file with the layout's description and the number of
+layers.
 """
 
 import argparse
@@ -17,14 +18,14 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.models.layers import group_layers, layout_in_words
+from components.models.layers import describe_layout, group_layers
 from components.models.variants import Variant, variant_named
 
-KEPT = "lm_head"
+UNQUANTIZED = "lm_head"
 
 
 def main() -> None:
-    """Compress as the command line says."""
+    """Compress the model of the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--variant", required=True)
@@ -52,15 +53,15 @@ def main() -> None:
 
 
 def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:
-    """GPTQ for the variant on layers of these widths, and how they are grouped in words."""
+    """GPTQ for the variant on layers of these widths, and a description of their grouping."""
     if variant.group_size is None:
-        modifier = GPTQModifier(targets="Linear", scheme=variant.scheme, ignore=[KEPT])
+        modifier = GPTQModifier(targets="Linear", scheme=variant.scheme, ignore=[UNQUANTIZED])
         return modifier, f"one scale a channel on all {len(widths)} layers, activations per token"
     groups = group_layers(widths, variant.group_size)
     schemes = {f"g{group.group_size}": int4_scheme(group.group_size, group.targets) for group in groups}
-    # GPTQModifier(group_size=...) raises: the size travels in config_groups
-    modifier = GPTQModifier(config_groups=schemes, ignore=[KEPT])
-    return modifier, layout_in_words(groups, widths, variant.group_size)
+    # GPTQModifier(group_size=...) raises, so the size is in config_groups.
+    modifier = GPTQModifier(config_groups=schemes, ignore=[UNQUANTIZED])
+    return modifier, describe_layout(groups, widths, variant.group_size)
 
 
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:
@@ -68,12 +69,12 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
     return {
         name: module.in_features
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] != KEPT
+        if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] != UNQUANTIZED
     }
 
 
 def int4_scheme(group_size: int, targets: list[str]) -> QuantizationScheme:
-    """W4A16, symmetric, for the targets."""
+    """The scheme W4A16, symmetric, for the targets."""
     weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size)
     return QuantizationScheme(targets=targets, weights=weights)
 
@@ -82,7 +83,9 @@ def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int
     """The first `samples` distinct passages, each cut to `tokens` tokens."""
     passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))[:samples]
     ids = [tokenizer(text, truncation=True, max_length=tokens).input_ids for text in passages]
-    return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+    return Dataset.from_dict(
+        {"input_ids": ids, "attention_mask": [[1] * len(tokens_of_text) for tokens_of_text in ids]}
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make one variant of a model with llm-compressor, and keep it in the store."""
+"""Make one variant of a model with llm-compressor, and store it."""
 
 import hashlib
 import json
@@ -29,10 +29,10 @@ ROUND = re.compile(rb"\((\d+)/(\d+)\): Calibrating")
 def quantize(
     variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration
 ) -> Weights:
-    """The variant's weights in the store; the baseline's are its own.
+    """The variant's weights in the store; for the baseline the model's own weights.
 
-    Weights that an earlier run made of the same baseline with the same recipe are reused. A variant that cannot be
-    made is a value with a `failure`; llm-compressor's log stays in `results`.
+    Weights of an earlier run with the same baseline and the same recipe are reused. If llm-compressor fails, the value
+    has a `failure`. llm-compressor's log is in `results`.
     """
     if not variant.quantized:
         return Weights(
@@ -45,8 +45,8 @@ def quantize(
         )
     started = time.monotonic()
     recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
-    if (kept := store.get_text(recipe)) is not None:
-        weights = Weights.model_validate_json(kept)
+    if (stored := store.get_text(recipe)) is not None:
+        weights = Weights.model_validate_json(stored)
         if store.has_folder(f"models/{weights.digest}", weights.digest):
             return weights.model_copy(update={"reused": True})
     weights = Weights(
@@ -54,21 +54,21 @@ def quantize(
         baseline_digest=baseline.digest,
         scheme=variant.scheme,
         algorithm="GPTQ",
-        calibration=calibration.in_words(),
+        calibration=calibration.describe(),
     )
     try:
-        made = compress(
+        compressed = compress(
             variant, baseline, store, RunResults(str(results)).log(f"quantize-{variant.name}"), step, calibration
         )
     except PrerequisiteError as error:
         return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
-    weights = weights.model_copy(update={**made, "duration_s": time.monotonic() - started})
+    weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
     store.put_text(weights.model_dump_json(indent=2), recipe)
     return weights
 
 
 def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> str:
-    """Names the weights by all that they are made of."""
+    """A digest of everything that determines the weights."""
     parts = (baseline.digest, variant, calibration, "gptq", version("llmcompressor"), version("compressed-tensors"))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -76,7 +76,7 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
 def compress(
     variant: Variant, baseline: Model, store: Store, log: Path, step: Step, calibration: Calibration
 ) -> dict[str, str | int]:
-    """Run the program `compress`, check what it wrote and put it into the store: digest, uri, size and layout."""
+    """Run the program `compress`, check its checkpoint and store it; returns digest, uri, size and layout."""
     from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, weights_size
     from components.quantize.check import check_compressed
@@ -98,14 +98,14 @@ def compress(
 
 
 def run(command: list[str], log: Path, step: Step) -> None:
-    """Run the command with its output in the log, telling its progress; raises PrerequisiteError when it fails."""
+    """Run the command with its output in the log, and report its progress; raises PrerequisiteError when it fails."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},  # all it needs is here
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},  # model and calibration data are local
         )
     while process.poll() is None:
         if rounds := ROUND.findall(log.read_bytes()):

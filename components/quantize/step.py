@@ -13,24 +13,26 @@ from components.storage.location import open_store
 
 
 def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
-    """Make the variant's weights."""
+    """Make the variant's weights, and write them to the file `weights`; skipped if an earlier run judged the model."""
     from components.quantize.quantization import quantize as quantize_model
     from components.run.calibration import Calibration
 
-    model, planned = Model.read(baseline), EvaluationPlan.read(plan)
-    results, known = planned.results, planned.judged_in
+    model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
+    results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
-        calibration = Calibration(samples=planned.calibration_samples, tokens=planned.calibration_tokens)
-        made = Weights(variant=variant, baseline_digest=model.digest, failure=f"Judged before in {known}.")
-        if not known:
-            store = open_store(planned.store)
-            made = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
-        made.write(weights)
+        calibration = Calibration(
+            samples=evaluation_plan.calibration_samples, tokens=evaluation_plan.calibration_tokens
+        )
+        result = Weights(variant=variant, baseline_digest=model.digest, failure=f"Judged before in {earlier_run}.")
+        if not earlier_run:
+            store = open_store(evaluation_plan.store)
+            result = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
+        result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
-        note = "reused from an earlier run" if made.reused else made.layout
-        step.end(made.failure, skipped=bool(known), note=note)
+        note = "reused from an earlier run" if result.reused else result.layout
+        step.end(result.failure, skipped=bool(earlier_run), note=note)
 
 
 def work_folder(results: str) -> AbstractContextManager[str]:
-    """A folder for logs and scratch: the results' own where they are local, else one that goes with the step."""
+    """A folder for logs and scratch files: the results' folder if it is local, else a temporary one."""
     return tempfile.TemporaryDirectory() if "://" in results else nullcontext(results)

@@ -16,7 +16,7 @@ def report(
 ):
     """Write the decision matrix for people and for scripts."""
     from components.report import step as report_step
-    from components.run.results import of_run
+    from components.run.results import run_location
 
-    html.metadata["results"] = of_run(results, run_id)
-    report_step.report(decision.path, of_run(results, run_id), html.path, markdown.path)
+    html.metadata["results"] = run_location(results, run_id)
+    report_step.report(decision.path, run_location(results, run_id), html.path, markdown.path)

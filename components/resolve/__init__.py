@@ -1,1 +1,1 @@
-"""The step `resolve`: check the parameters, and bring model and rows to where the run finds them."""
+"""The step `resolve`: check the parameters, and store the model and the rows for the run."""

@@ -33,12 +33,12 @@ def resolve(
     baseline: dsl.Output[dsl.Model],
     plan: dsl.Output[dsl.Artifact],
 ) -> List[str]:
-    """Check the parameters, bring model and rows to where the run finds them, and name the variants to run."""
+    """Check the parameters, store the model and the rows for the run, and name the variants to run."""
     from components.resolve import step as resolve_step
     from components.run.plan import EvaluationPlan
-    from components.run.results import of_run
+    from components.run.results import run_location
 
-    asked = EvaluationPlan(
+    evaluation_plan = EvaluationPlan(
         variants=tuple(variants),
         suite=suite,
         custom=tuple(custom),
@@ -55,6 +55,6 @@ def resolve(
         calibration_samples=int(calibration_samples),
         calibration_tokens=int(calibration_tokens),
         store=store,
-        results=of_run(results, run_id),
+        results=run_location(results, run_id),
     )
-    return resolve_step.resolve(model, asked, tracking_uri, baseline.path, plan.path)
+    return resolve_step.resolve(model, evaluation_plan, tracking_uri, baseline.path, plan.path)

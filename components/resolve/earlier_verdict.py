@@ -1,4 +1,4 @@
-"""A base model that has a verdict by the same plan is not judged again."""
+"""Reuse the earlier verdict of a base model by the same plan."""
 
 from components.errors import PrerequisiteError
 from components.run.artifacts import Model
@@ -6,20 +6,20 @@ from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 
 
-def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
-    """The plan with the MLflow run that judged this model by it, whose decision stays in the results.
+def with_earlier_verdict(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
+    """The plan with the MLflow run that judged this model by the same plan; copies that run's decision to the results.
 
-    The plan as it is where there is no such run, or MLflow does not answer: the model is judged then.
+    If there is no such run, or MLflow does not answer, the plan is unchanged and the model is judged again.
     """
     from components.tracking.earlier import judged
 
     try:
-        found = judged(model, plan, tracking_uri)
+        earlier = judged(model, plan, tracking_uri)
     except PrerequisiteError:
         return plan
-    if not found:
+    if not earlier:
         return plan
-    decision, tracked = found
+    decision, tracked = earlier
     results, link = RunResults(plan.results), {"judged_in": tracked.link}
     results.earlier_decision.write(decision.model_copy(update=link))
     results.earlier_tracked.write(tracked)

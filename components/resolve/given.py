@@ -1,4 +1,4 @@
-"""Copy what the run was given into its results, once: no later step reads a source that may have changed."""
+"""Copy the run's inputs into its results, once: no later step reads a source that may have changed."""
 
 import tempfile
 from pathlib import Path
@@ -10,12 +10,13 @@ from components.run.results import RunResults
 from components.storage.location import local_file, open_store
 
 
-def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
-    """The plan with the run's own copies of the custom test sets and of tinyBenchmarks' parameters."""
+def copy_inputs(plan: EvaluationPlan) -> EvaluationPlan:
+    """The plan with the run's own copies of the custom tasks and of tinyBenchmarks' parameters."""
     results = RunResults(plan.results)
     with tempfile.TemporaryDirectory() as scratch:
         sets = tuple(
-            keep_set(local_set(each, Path(scratch) / str(place)), results) for place, each in enumerate(plan.custom)
+            copy_custom_task(local_set(location, Path(scratch) / str(number)), results)
+            for number, location in enumerate(plan.custom)
         )
         parameters = ""
         if plan.irt_parameters:
@@ -24,9 +25,9 @@ def keep_given(plan: EvaluationPlan) -> EvaluationPlan:
     return plan.model_copy(update={"custom_kept": sets, "irt_parameters_kept": parameters})
 
 
-def keep_set(folder: Path, results: RunResults) -> str:
-    """Copy a custom test set; returns where the copy is."""
-    kept = results.custom_set(read_set(folder).name)
+def copy_custom_task(folder: Path, results: RunResults) -> str:
+    """Copy the custom task in `folder`; returns the location of the copy."""
+    copy = results.custom_set(read_set(folder).name)
     for name in (SET_FILE, ITEMS_FILE):
-        open_store(kept).put_file(folder / name, name)
-    return kept
+        open_store(copy).put_file(folder / name, name)
+    return copy

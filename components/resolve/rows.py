@@ -1,4 +1,4 @@
-"""Bring the plan's rows to where the run finds them."""
+"""Store the plan's rows for the run, and compute the digest of its questions."""
 
 import hashlib
 import json
@@ -13,11 +13,10 @@ from components.storage.cache import cache_dir
 
 if TYPE_CHECKING:
     from components.benchmarks.harness import Prepared
-from typing import TYPE_CHECKING
 
 
-def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
-    """The plan with a place that has all its rows: what comes from the hub is kept as a mirror in the store."""
+def prepare_rows(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
+    """The plan with a source that has all its rows, and their digest; the hub's rows are copied to the store."""
     from components.benchmarks.harness import prepare
 
     suite = suite_of(plan)
@@ -26,20 +25,25 @@ def rows_at_hand(plan: EvaluationPlan, step: progress.Step) -> EvaluationPlan:
         from components.benchmarks.ifeval import WithPunkt
         from components.benchmarks.row_sources import Hub
 
-        wanted, kept = wanted_splits(suite), kept_rows(plan)
-        if not are_kept(wanted, kept):
-            mirror.make(wanted, WithPunkt(Hub(cache_dir())), kept, lambda name, done, of: step.advance(done, of, name))
-        plan = plan.model_copy(update={"data": kept})
+        splits, location = wanted_splits(suite), kept_rows(plan)
+        if not are_kept(splits, location):
+            mirror.make(
+                splits,
+                WithPunkt(Hub(cache_dir())),
+                location,
+                lambda name, done, total: step.advance(done, total, name),
+            )
+        plan = plan.model_copy(update={"data": location})
     source = source_of(plan)
     prepared = [prepare(task, source, plan.chat_template) for task in suite.tasks]
     return plan.model_copy(update={"asked": digest_of(f"{suite.name} {plan.irt_parameters}", prepared)})
 
 
 def digest_of(suite: str, prepared: "Sequence[Prepared]") -> str:
-    """sha256 of all that is asked: suite, tasks, how many items, lm-eval's definitions and settings, and the rows."""
-    asked = [
-        (each.row.task, each.row.metric, each.row.shots, each.row.tiny, each.row.full, each.version, each.settings)
-        for each in prepared
+    """sha256 of everything that determines the questions: suite, tasks, item counts, lm-eval's definitions, rows."""
+    tasks = [
+        (task.row.task, task.row.metric, task.row.shots, task.row.tiny, task.row.full, task.version, task.settings)
+        for task in prepared
     ]
-    told = json.dumps([version("lm_eval"), suite, asked, [each.source for each in prepared]])
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([version("lm_eval"), suite, tasks, [task.source for task in prepared]])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,7 +1,6 @@
-"""The steps as the pipeline runs them: read what the steps before wrote, do the work, write what comes next.
+"""The step resolve: check the parameters, store the model and the rows, write the model and the plan.
 
-Each function here has the name of its step. Parameters are names, locations and paths of files; the work itself is in
-the folder of the same name and knows nothing of files handed over or of kfp.
+The parameters are names, locations and paths of files. The other modules of this folder do the work, without kfp.
 """
 
 from pathlib import Path
@@ -17,28 +16,28 @@ from components.storage.location import fetch, open_store
 from components.tracking.uris import own_store
 
 
-def resolve(model: str, asked: EvaluationPlan, tracking_uri: str, baseline: str, plan: str) -> list[str]:
-    """Check the parameters, bring the model and the rows to where the run finds them, and name the variants to run.
+def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: str, plan: str) -> list[str]:
+    """Check the parameters, store the model and the rows for the run, and name the variants to run.
 
-    Of a base model that is judged already, where such a one is to be skipped, only the baseline is named: its steps
-    return early, and the gate hands on the earlier decision.
+    `baseline` and `plan` are the files to write. If the base model already has a verdict and `skip_judged` is set, only
+    the baseline is named: its steps return early, and the gate copies the earlier run's decision.
     """
     from components.benchmarks.embedded import embedded
     from components.models import sources
     from components.run.calibration import Calibration
 
-    with progress.step(asked.results, "resolve") as step:
-        checked = check(model, asked)
-        embedded(Calibration().benchmark)  # what cannot be had is said here, before anything expensive
-        found = sources.resolve(model, open_store(asked.store), cache_dir())
-        planned = rows.rows_at_hand(given.keep_given(checked), step)
-        if planned.chat_template:
-            checks.check_chat_template(str(fetch(found.uri, cache_dir(), weights=False)))
-        if planned.skip_judged and (uri := tracking_uri or own_store(planned.results)):
-            planned = earlier_verdict.judged_before(found, planned, uri)
-        found.write(baseline)
-        planned.write(plan)
-        RunResults(asked.results).plan.put(Path(plan))
-        judged = f"; judged before in {planned.judged_in}" if planned.judged_in else ""
-        step.end(note=f"{found.digest[:12]}, {found.size_bytes / 1e6:.0f} MB{judged}")
-    return [BASELINE] if planned.judged_in else list(planned.variants)
+    with progress.step(requested.results, "resolve") as step:
+        checked = check(model, requested)
+        embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
+        base_model = sources.resolve(model, open_store(requested.store), cache_dir())
+        resolved = rows.prepare_rows(given.copy_inputs(checked), step)
+        if resolved.chat_template:
+            checks.check_chat_template(str(fetch(base_model.uri, cache_dir(), weights=False)))
+        if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
+            resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
+        base_model.write(baseline)
+        resolved.write(plan)
+        RunResults(requested.results).plan.put(Path(plan))
+        judged = f"; judged before in {resolved.judged_in}" if resolved.judged_in else ""
+        step.end(note=f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB{judged}")
+    return [BASELINE] if resolved.judged_in else list(resolved.variants)

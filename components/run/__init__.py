@@ -1,1 +1,1 @@
-"""What a run is: its plan, its artifacts, where its results lie, its progress, its per-item records."""
+"""A run: its plan, its artifacts, the location of its results, its progress, its per-item records."""

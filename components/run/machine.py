@@ -1,4 +1,4 @@
-"""What this machine computes with."""
+"""The GPUs of this machine."""
 
 import subprocess
 from collections import Counter
@@ -16,13 +16,13 @@ class Gpu(Artifact):
 
     name: str
     memory_bytes: int | None
-    """Of each; None where the driver does not tell, as of memory that is the CPU's too."""
+    """Memory of each GPU; None when the driver does not report it, as for memory shared with the CPU."""
     driver: str
     count: Annotated[int, Field(ge=1)]
 
 
 def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
-    """This machine's NVIDIA GPUs, each kind once; none where nvidia-smi is missing, fails or hangs."""
+    """This machine's NVIDIA GPUs, each kind once; empty when nvidia-smi is missing, fails or hangs."""
     try:
         answer = subprocess.run(SMI, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,20 +1,20 @@
 """Per-item records: one row for every item that a variant answered, kept as Parquet.
 
 variant, task, metric
-cluster, item_id    what the item belongs to (MMLU's subject; empty where it stands alone), and its position there
-item_hash           of the row's content
-score               of that item, in the metric's unit; of a perplexity task the document's log-likelihood; null while a
-                    program is not run
-units               words of a perplexity task's document; null elsewhere
-target              index of the right choice; -1 where there is none, or lm-eval does not tell it
-logliks, greedy     natural log and greediness of each choice
-question, choices   the item as a person reads it, without shots, its beginning
-answer              the choice that it took, or the generated text; empty where several choices are right
-cut                 whether the limit of tokens ended it
-program, outcome    what is to be run, of a task of programs, and why it did not pass
-prompt_hash         sha256 over the token ids of every prompt of the item
-tokens              their number
-truncated           whether a prompt was cut to fit the window
+cluster, item_id    the item's group (e.g. MMLU's subject; empty for an independent item), and its position there
+item_hash           hash of the row's content
+score               the item's score, in the metric's unit; for a perplexity task the document's log-likelihood; null
+                    until its program is run
+units               words of a perplexity task's document; null for other tasks
+target              index of the right choice; -1 without one, or when lm-eval does not name it
+logliks, greedy     natural log-likelihood of each choice, and whether greedy decoding gives it
+question, choices   the beginning of the item, for a reader, without shots
+answer              the variant's choice, or the generated text; empty when several choices are right
+cut                 whether the token limit cut the answer
+program, outcome    for a task of programs: the program to run, and why it did not pass
+prompt_hash         sha256 over the token ids of all prompts of the item
+tokens              number of these token ids
+truncated           whether a prompt was cut to fit the context window
 """
 
 from dataclasses import asdict, dataclass
@@ -51,7 +51,7 @@ SCHEMA = pyarrow.schema(
 
 @dataclass(frozen=True)
 class Record:
-    """What one variant answered to one item; the fields are the columns above."""
+    """One variant's answer to one item; the fields are the columns above."""
 
     variant: str
     task: str
@@ -84,11 +84,11 @@ def write(records: list[Record], file: Path) -> None:
 
 
 def table(records: list[Record]) -> pyarrow.Table:
-    """The records as a table, a column a field."""
-    return pyarrow.Table.from_pylist([asdict(each) for each in records], schema=SCHEMA)
+    """The records as a table with one column per field."""
+    return pyarrow.Table.from_pylist([asdict(record) for record in records], schema=SCHEMA)
 
 
 def read(file: Path) -> list[Record]:
-    """The records that `write` left in `file`."""
+    """The records that `write` wrote to `file`."""
     rows = pyarrow.parquet.read_table(file).to_pylist()
     return [Record(**{**row, "choices": tuple(row.get("choices") or ())}) for row in rows]

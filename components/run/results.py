@@ -1,11 +1,11 @@
-"""Where every file of a run lies, in a folder or below an s3:// prefix: the one place that names them.
+"""Where every file of a run lies, in a folder or below an s3:// prefix: the only place that names the files.
 
-plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     what the run says
+plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, tiny.json and full.json with their records, flips.json
-given/                  copies of what `resolve` was given: custom test sets, parameters
-judged/                 the decision of the run that judged this model before
-facts.json, tracked.json, registered.json, promotion.json                        what MLflow was sent
-run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only of a run on this machine
+given/                  copies of the inputs of `resolve`: custom tasks, IRT parameters
+judged/                 the decision of the earlier run that judged this model
+facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
+run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
 """
 
 import shutil
@@ -21,12 +21,12 @@ from components.storage.location import open_store
 A = TypeVar("A", bound=Artifact)
 
 TINY, FULL, AGAIN = "tiny", "full", "again"
-"""The stages whose records are kept; the last is the baseline's second pass."""
+"""The stages whose records are stored; `again` is the baseline's second pass."""
 PLOTS = ("size.svg", "drops.svg", "limits.svg")
 
 
-def of_run(results: str, run_id: str) -> str:
-    """Where a run keeps its results: in the folder itself, of a bucket below the prefix under the run's own id."""
+def run_location(results: str, run_id: str) -> str:
+    """The location of one run's results: a folder as it is; of an s3:// prefix the part with the run's id."""
     return f"{results.rstrip('/')}/{run_id}" if "://" in results else results
 
 
@@ -43,38 +43,38 @@ class ResultFile:
 
     @property
     def path(self) -> Path:
-        """The file on this machine, whether it exists or not."""
+        """The path on this machine, whether the file exists or not; raises ValueError for an s3:// location."""
         if "://" in self.location:
             raise ValueError(f"{self} is not on this machine")
         return Path(self.location) / self.name
 
     def put(self, file: Path) -> str:
-        """The uri of a copy of the file."""
+        """Store a copy of `file`; returns its uri."""
         return open_store(self.location).put_file(file, self.name)
 
     def put_text(self, text: str) -> str:
-        """The uri of the text."""
+        """Store the text; returns its uri."""
         return open_store(self.location).put_text(text, self.name)
 
     def write(self, value: Artifact) -> str:
-        """The uri of the value as JSON."""
+        """Store the value as JSON; returns its uri."""
         return self.put_text(value.model_dump_json(indent=2) + "\n")
 
     def get(self, file: Path) -> bool:
-        """Copy it to `file`; False when the results do not have it."""
+        """Copy this result to `file`; False when it does not exist."""
         return open_store(self.location).get_file(self.name, file)
 
     def text(self) -> str | None:
-        """Its text, or None."""
+        """The text of this result, or None when it does not exist."""
         return open_store(self.location).get_text(self.name)
 
     def read(self, kind: type[A]) -> A | None:
-        """The value that it holds, or None."""
+        """The value in this result, or None when it does not exist."""
         text = self.text()
         return None if text is None else kind.model_validate_json(text)
 
     def fetched(self, folder: Path, what_to_do: str) -> Path:
-        """A copy in `folder`; raises PrerequisiteError, with what to do, when the results do not have it."""
+        """A copy in `folder`; raises PrerequisiteError with `what_to_do` when this result does not exist."""
         file = folder / Path(self.name).name
         if not self.get(file):
             raise PrerequisiteError(f"{self.name} is missing from {self.location}: {what_to_do}.")
@@ -83,7 +83,7 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class VariantResults:
-    """The files of one variant: in a run's results, or in a folder that was copied from there."""
+    """The files of one variant: in a run's results, or in a copied folder."""
 
     location: str
     prefix: str = ""
@@ -93,25 +93,25 @@ class VariantResults:
 
     @property
     def weights(self) -> ResultFile:
-        """Weights."""
+        """The variant's Weights."""
         return self._file("weights.json")
 
     @property
     def server(self) -> ResultFile:
-        """Server."""
+        """The variant's Server."""
         return self._file("server.json")
 
     @property
     def flips(self) -> ResultFile:
-        """The questions that the variant answers otherwise than the baseline: a table as JSON, columns by name."""
+        """The questions where variant and baseline answer differently: a table as JSON, columns by name."""
         return self._file("flips.json")
 
     def scores(self, stage: str) -> ResultFile:
-        """Scores of the stage."""
+        """The Scores of the stage."""
         return self._file(f"{stage}.json")
 
     def records(self, stage: str) -> ResultFile:
-        """Per-item records of the stage, as Parquet."""
+        """The per-item records of the stage, as Parquet."""
         return self._file(f"{stage}.parquet")
 
 
@@ -129,7 +129,7 @@ class RunResults:
 
     @property
     def folder(self) -> Path:
-        """The folder; raises ValueError where the results are in a bucket."""
+        """The folder; raises ValueError when the results are in a bucket."""
         return self._file("").path
 
     def _file(self, name: str) -> ResultFile:
@@ -156,21 +156,21 @@ class RunResults:
         return self.variant(variant).records(stage)
 
     def flips(self, variant: str) -> ResultFile:
-        """The questions that the variant answers otherwise than the baseline."""
+        """The questions where variant and baseline answer differently."""
         return self.variant(variant).flips
 
     def local_servers(self) -> list[Path]:
-        """The files of all servers that a run on this machine has started."""
+        """The server.json files of a run on this machine."""
         return sorted(self.folder.glob("variants/*/server.json"))
 
     @property
     def plan(self) -> ResultFile:
-        """EvaluationPlan."""
+        """The EvaluationPlan."""
         return self._file("plan.json")
 
     @property
     def decision(self) -> ResultFile:
-        """Decision."""
+        """The Decision."""
         return self._file("decision.json")
 
     @property
@@ -189,7 +189,7 @@ class RunResults:
         return self._file("report.md")
 
     def plot(self, name: str) -> ResultFile:
-        """One of PLOTS."""
+        """The plot `name`, one of PLOTS."""
         return self._file(f"plots/{name}")
 
     @property
@@ -198,63 +198,63 @@ class RunResults:
         return self.report, self.report_markdown, self.verdicts, *(self.plot(name) for name in PLOTS)
 
     def custom_set(self, name: str) -> str:
-        """The folder or s3:// prefix of the copy of a custom test set."""
+        """The folder or s3:// prefix with the copy of a custom task."""
         return f"{self.location}/given/custom/{name}"
 
     def given(self, name: str) -> ResultFile:
-        """The copy of a file that `resolve` was given."""
+        """The copy of an input file of `resolve`."""
         return self._file(f"given/{name}")
 
     @property
     def earlier_decision(self) -> ResultFile:
-        """The Decision of the run that judged the model before."""
+        """The Decision of the earlier run that judged the model."""
         return self._file("judged/decision.json")
 
     @property
     def earlier_tracked(self) -> ResultFile:
-        """Where MLflow keeps that run: TrackedRun."""
+        """The TrackedRun of that earlier run: where it is in MLflow."""
         return self._file("judged/tracked.json")
 
     @property
     def facts(self) -> ResultFile:
-        """RunFacts."""
+        """The RunFacts."""
         return self._file("facts.json")
 
     @property
     def tracked(self) -> ResultFile:
-        """TrackedRun."""
+        """The TrackedRun."""
         return self._file("tracked.json")
 
     @property
     def registered(self) -> ResultFile:
-        """Registered."""
+        """The Registered."""
         return self._file("registered.json")
 
     @property
     def promotion(self) -> ResultFile:
-        """Promotion."""
+        """The Promotion."""
         return self._file("promotion.json")
 
-    # What only a run on this machine has.
+    # Only for a run on this machine.
 
     @property
     def state(self) -> Path:
-        """How the run stands: RunState."""
+        """The RunState: running, finished, failed or interrupted."""
         return self.folder / "run.json"
 
     @property
     def arguments(self) -> Path:
-        """What the pipeline was called with."""
+        """The pipeline's arguments."""
         return self.folder / "arguments.json"
 
     @property
     def progress(self) -> Path:
-        """A line an event."""
+        """The progress events, one JSON line each."""
         return self.folder / "progress.jsonl"
 
     @property
     def lease(self) -> Path:
-        """The file that the run holds locked as long as it lives."""
+        """The file that the run keeps locked until it ends."""
         return self.folder / "lease"
 
     def log(self, name: str) -> Path:
@@ -263,25 +263,25 @@ class RunResults:
 
     @property
     def steps(self) -> Path:
-        """The folder of kfp's own artifacts."""
+        """The folder of kfp's artifacts."""
         return self.folder / "steps"
 
     @property
     def store(self) -> Path:
-        """The folder of weights, unless the run has another store."""
+        """The default store of the weights."""
         return self.folder / "store"
 
     @property
     def mlflow(self) -> Path:
-        """The folder of MLflow's store, unless the run has a tracking server."""
+        """The folder of MLflow's store for a run without a tracking server."""
         return self.folder / "mlflow"
 
     def is_for_runs(self) -> bool:
-        """Whether a run may have the folder: an earlier one has left its state there, or nothing has."""
+        """Whether a run may use the folder: it is empty, or holds an earlier run."""
         return self.state.exists() or {file.name for file in self.folder.iterdir()} <= {self.lease.name}
 
     def clear(self) -> None:
-        """Remove what an earlier run has left as its outcome; its weights and its MLflow store stay."""
+        """Remove the outcome of an earlier run; its weights and its MLflow store stay."""
         for file in self._outcomes():
             file.path.unlink(missing_ok=True)
         self.progress.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What the kfp shells of the steps share: their image, and that nothing of theirs is cached. It imports no kfp.
+"""The image and the cache setting of all kfp components. This module does not import kfp.
 
-kfp copies a shell's source into the pipeline. So a shell imports inside its body, its signature holds only what kfp
-knows, and the image, which pipelines/cluster.py sets, brings the packages.
+kfp copies a component's source into the pipeline. So a component imports inside its body, its signature has only types
+that kfp knows, and the image, which pipelines/cluster.py sets, contains the packages.
 """
 
 import functools
@@ -12,7 +12,7 @@ IMAGE = "quantgate:0.1.0"
 
 
 def uncached(component: Callable[..., Any]) -> Callable[..., Any]:
-    """The component without kfp's cache, which sees neither the packages' code nor whether a server runs."""
+    """The component without kfp's cache, which ignores changes of the packages' code and stopped servers."""
 
     @functools.wraps(component)
     def task(**inputs: object) -> Any:

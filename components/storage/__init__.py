@@ -1,1 +1,1 @@
-"""A folder or S3, behind one interface; and values that are one file."""
+"""Stores in a folder or in S3, behind one interface; values in one file."""

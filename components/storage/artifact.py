@@ -1,4 +1,4 @@
-"""A frozen value that is one JSON file."""
+"""A frozen value in one JSON file."""
 
 import os
 from pathlib import Path
@@ -14,16 +14,16 @@ class Artifact(BaseModel):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """The value that `write` left at `path`; raises pydantic's ValidationError when the file holds another."""
+        """The value that `write` wrote to `path`; raises pydantic's ValidationError for a value of another type."""
         return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the value to `path` in one move, so that no reader ever sees half of it."""
+        """Write the value to `path` atomically, so that no reader sees a partial file."""
         write_text(Path(path), self.model_dump_json(indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one move; its folder is made when it is missing."""
+    """Replace the file at `path` by `text` atomically; creates a missing folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

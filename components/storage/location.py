@@ -1,4 +1,4 @@
-"""Where things are kept, by their address: a folder, or S3."""
+"""Open a store or fetch a file by its location: a folder, or S3."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from components.storage.store import FolderStore, Store
 
 
 def open_store(location: str) -> Store:
-    """The store at a path, `file:path` or `s3://bucket/prefix` (endpoint and credentials from the AWS variables)."""
+    """The store at a path, `file:path` or `s3://bucket/prefix`; S3 uses the AWS variables."""
     if location.startswith("s3://"):
         return _s3_store(location)
     path = location.removeprefix("file:")
@@ -17,20 +17,20 @@ def open_store(location: str) -> Store:
 
 
 def split_uri(uri: str) -> tuple[Store, str]:
-    """The store and the name under which `fetch` reopens what `put_folder` returned as `uri`."""
+    """The store and the name in it, of a `uri` that `put_folder` returned."""
     if uri.startswith("s3://"):
         bucket, _, name = uri.removeprefix("s3://").partition("/")
         if not name.strip("/"):
-            raise PrerequisiteError(f"{uri!r} names a whole bucket. Name a model in it: s3://bucket/prefix.")
+            raise PrerequisiteError(f"{uri!r} is a whole bucket. Give a model in the bucket: s3://bucket/prefix.")
         return _s3_store(f"s3://{bucket}"), name.rstrip("/")
     path = Path(uri.removeprefix("file:")).expanduser().absolute()
     return FolderStore(path.parent), path.name
 
 
 def fetch(uri: str, cache: Path, *, weights: bool = True) -> Path:
-    """A local, checked folder with the content of a uri that `put_folder` returned, from `cache` where it can be.
+    """A local, checked folder with the content of a uri that `put_folder` returned; reads `cache` first.
 
-    Without `weights` it may lack the files that hold them.
+    Without `weights` the folder may lack the files with the weights.
     """
     store, name = split_uri(uri)
     return store.get_folder(name, cache, weights=weights)
@@ -47,10 +47,10 @@ def _s3_store(location: str) -> Store:
 
 
 def local_file(location: str, scratch: Path) -> Path:
-    """The file as a local one: itself, or its copy in `scratch`."""
+    """The local path of a file: its own path, or that of its copy from S3 in `scratch`."""
     if "://" not in location:
         return Path(location.removeprefix("file:"))
     prefix, _, name = location.rpartition("/")
     if not open_store(prefix).get_file(name, scratch / name):
-        raise PrerequisiteError(f"There is no {location}.")
+        raise PrerequisiteError(f"There is no file {location}.")
     return scratch / name

@@ -1,7 +1,7 @@
-"""The store's S3 end: boto3 with its own transfer manager, on AWS or on any server that speaks S3.
+"""The store in S3: boto3 with its transfer manager, on AWS or on any server with the S3 API.
 
-What was uploaded is held against the server's own SHA-256: of the whole object or, for a multipart upload, of its
-parts' digests. A server that gives none is asked for the bytes again.
+Every upload is compared with the server's SHA-256: of the whole object or, for a multipart upload, of its parts'
+digests. From a server without SHA-256 the bytes are read again.
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 """
 
@@ -42,7 +42,7 @@ from components.storage.store import (
 MULTIPART_BYTES = 8 << 20
 MOST_PARTS = 10_000
 WITHOUT_WEIGHTS = ".without-weights"
-"""No bucket's name begins with a dot."""
+"""A cache folder; no bucket's name begins with a dot."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
 NO_CREDENTIALS = (
     failures.NoCredentialsError
@@ -69,7 +69,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file to send, with the two SHA-256 values that S3 may answer with."""
+    """A file to upload, with the two SHA-256 values that S3 may return."""
 
     path: Path
     size_bytes: int
@@ -80,7 +80,7 @@ class LocalFile:
 
     @property
     def stored(self) -> StoredFile:
-        """The file's line in the marker."""
+        """The file's entry in the marker."""
         return StoredFile(sha256=self.whole.hex(), size_bytes=self.size_bytes)
 
 
@@ -98,23 +98,23 @@ class S3Store:
     def put_folder(self, folder: Path, name: str, digest: str, only: Collection[str] | None = None) -> str:
         if self.has_folder(name, digest):
             return self.uri(name)
-        files = {each: measured(path) for each, path in files_of(folder, only).items()}
+        files = {file_name: measured(path) for file_name, path in files_of(folder, only).items()}
         with self._errors():
             self._client.delete_object(Bucket=self.bucket, Key=self._key(name, MARKER))
             for stale in self.listing(name).keys() - files.keys() - {MARKER}:
                 self._client.delete_object(Bucket=self.bucket, Key=self._key(name, stale))
-            for each, file in files.items():
-                self._upload(file, self._key(name, each))
-            marker = Marker(digest=digest, files={each: file.stored for each, file in files.items()})
+            for file_name, file in files.items():
+                self._upload(file, self._key(name, file_name))
+            marker = Marker(digest=digest, files={file_name: file.stored for file_name, file in files.items()})
             self.put_text(marker.model_dump_json(indent=2) + "\n", f"{name}/{MARKER}")
         return self.uri(name)
 
     def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
         marker = self._marker(name)
         if marker is None:
-            raise PrerequisiteError(f"No whole model at {self.uri(name)}: it has no {MARKER}. Write it again.")
+            raise PrerequisiteError(f"No complete model at {self.uri(name)}: {MARKER} is missing. Store it again.")
         target = cache / self.bucket / self._key(name)
-        if not weights and read_marker(target) != marker:  # in a place of its own: nobody may take it for whole
+        if not weights and read_marker(target) != marker:  # a separate folder: it is not complete
             marker, target = marker.without_weights(), cache / WITHOUT_WEIGHTS / self.bucket / self._key(name)
         if read_marker(target) == marker:
             with contextlib.suppress(PrerequisiteError):
@@ -122,10 +122,10 @@ class S3Store:
                 return target
         with staged(target, sum(marker.sizes.values())) as partial:
             self.download(name, marker.files, partial)
-            for each, stored in marker.files.items():
-                if sha256_of(partial / each) != stored.sha256:
+            for file_name, stored in marker.files.items():
+                if sha256_of(partial / file_name) != stored.sha256:
                     raise PrerequisiteError(
-                        f"{self.uri(name)}/{each} is not what was stored: its bytes do not give sha256 "
+                        f"{self.uri(name)}/{file_name} has changed since it was stored: its sha256 is not "
                         f"{stored.sha256}. Delete that model from the bucket and run again."
                     )
             marker.write(partial / MARKER)
@@ -135,7 +135,7 @@ class S3Store:
         marker = self._marker(name)
         if marker is None or marker.digest != digest:
             return False
-        stored = {each: size_bytes for each, (size_bytes, _) in self.listing(name).items()}
+        stored = {file_name: size_bytes for file_name, (size_bytes, _) in self.listing(name).items()}
         return stored.items() >= marker.sizes.items()
 
     def put_file(self, path: Path, name: str) -> str:
@@ -178,21 +178,21 @@ class S3Store:
         return f"s3://{self.bucket}/{self._key(name)}"
 
     def listing(self, name: str) -> dict[str, tuple[int, str]]:
-        """Size in bytes and ETag of every object below `name`, by relative name."""
+        """Size in bytes and ETag of every object below `name`, by sorted relative name."""
         prefix = f"{self._key(name)}/"
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            objects = [each for page in pages for each in page.get("Contents", ())]
-        found = {each["Key"].removeprefix(prefix): (int(each["Size"]), str(each["ETag"])) for each in objects}
-        return {name: found[name] for name in sorted(found) if name and not name.endswith("/")}
+            objects = [item for page in pages for item in page.get("Contents", ())]
+        listed = {item["Key"].removeprefix(prefix): (int(item["Size"]), str(item["ETag"])) for item in objects}
+        return {name: listed[name] for name in sorted(listed) if name and not name.endswith("/")}
 
     def download(self, name: str, files: Collection[str], folder: Path) -> None:
-        """Write these objects below `name` into `folder`, without a look at their content."""
-        for each in files:
-            path = folder / checked_name(each)
+        """Download these objects below `name` into `folder`, without checking their content."""
+        for file_name in files:
+            path = folder / checked_name(file_name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._errors():
-                self._client.download_file(self.bucket, self._key(name, each), str(path), Config=transfer())
+                self._client.download_file(self.bucket, self._key(name, file_name), str(path), Config=transfer())
 
     def _key(self, *names: str) -> str:
         return posixpath.join(self.prefix, *map(checked_name, names))
@@ -217,11 +217,11 @@ class S3Store:
     def _require_stored(self, key: str, size_bytes: int, whole: bytes, of_parts: bytes = b"") -> None:
         head = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         value, composite, _ = str(head.get("ChecksumSHA256", "")).partition("-")
-        seen = base64.b64decode(value) if value else self._reread(key)
-        if head["ContentLength"] != size_bytes or seen != (of_parts if composite else whole):
+        stored = base64.b64decode(value) if value else self._reread(key)
+        if head["ContentLength"] != size_bytes or stored != (of_parts if composite else whole):
             self._client.delete_object(Bucket=self.bucket, Key=key)
             raise PrerequisiteError(
-                f"{self.endpoint} did not store s3://{self.bucket}/{key} as it was sent (size or SHA-256 differ); the "
+                f"{self.endpoint} stored s3://{self.bucket}/{key} with another size or SHA-256 than was sent; the "
                 "object is removed. Run again, or check that server's disks."
             )
 
@@ -233,7 +233,7 @@ class S3Store:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what a user can fix into a PrerequisiteError that names the bucket, the endpoint and the remedy."""
+        """Turn an error that a user can fix into a PrerequisiteError with the bucket, the endpoint and the advice."""
         try:
             yield
         except (ClientError, BotoCoreError, Boto3Error) as error:
@@ -245,15 +245,15 @@ class S3Store:
 
 
 def advice_on(error: Exception) -> str | None:
-    """What a user can do about a failure of S3, or None when it is a fault of ours."""
+    """What a user can do about an error of S3, or None for a bug in quantgate."""
     while isinstance(error, S3UploadFailedError) and isinstance(error.__context__, Exception):
         error = error.__context__
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = error.response.get("Error", {}).get("Code", "")
-        return ADVICE.get(code, "The server is in trouble: try again later." if status >= 500 else None)
+        return ADVICE.get(code, "The server has failed: try again later." if status >= 500 else None)
     if isinstance(error, failures.FlexibleChecksumError):
-        return "The bytes changed on their way or on that server's disks: run again, or store the model again."
+        return "The bytes changed in transfer or on that server's disks: run again, or store the model again."
     if isinstance(error, failures.ConnectionError | failures.HTTPClientError | RetriesExceededError):
         return "Check AWS_ENDPOINT_URL, the network and that the server runs."
     if isinstance(error, failures.ParamValidationError):
@@ -264,21 +264,21 @@ def advice_on(error: Exception) -> str | None:
 
 
 def s3_client() -> BaseClient:
-    """boto3's S3 client; a server of one's own is addressed by path, since it seldom has a DNS name per bucket."""
-    patient = Config(connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 4})
+    """boto3's S3 client; a server other than AWS is addressed by path, since it seldom has a DNS name per bucket."""
+    config = Config(connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 4})
     try:
-        session = boto3.session.Session()  # boto3.client's shared one keeps the first credentials it saw
-        client = session.client("s3", config=patient)
+        session = boto3.session.Session()  # boto3.client's shared session keeps its first credentials
+        client = session.client("s3", config=config)
         if "amazonaws.com" in (urlsplit(client.meta.endpoint_url).hostname or ""):
             return client
-        return session.client("s3", config=patient.merge(Config(s3={"addressing_style": "path"})))
+        return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
     except (BotoCoreError, ValueError) as error:
         advice = "Check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_REGION."
-        raise PrerequisiteError(f"S3 cannot be used: {str(error).rstrip('.')}. {advice}") from error
+        raise PrerequisiteError(f"S3 is unavailable: {str(error).rstrip('.')}. {advice}") from error
 
 
 def transfer(part_bytes: int = MULTIPART_BYTES) -> TransferConfig:
-    """boto3's transfer manager with a fixed part size, so that the composite checksum can be foretold."""
+    """boto3's transfer manager with a fixed part size, so that the composite checksum is known in advance."""
     return TransferConfig(
         multipart_threshold=MULTIPART_BYTES, multipart_chunksize=part_bytes, preferred_transfer_client="classic"
     )
@@ -301,14 +301,14 @@ def measured(path: Path) -> LocalFile:
 
 
 def plain_folder(uri: str, choose: Callable[[Collection[str]], Collection[str]], cache: Path) -> Path:
-    """A local copy of the objects below `uri` that `choose` picks from their names; it may raise instead.
+    """A local copy of the objects below `uri` that `choose` selects by name, or raises an error for.
 
-    The copy is kept by the objects' names, sizes and ETags, so an unchanged prefix is downloaded once.
+    The cache key is the objects' names, sizes and ETags, so an unchanged prefix is downloaded once.
     """
     bucket, _, name = uri.removeprefix("s3://").rstrip("/").partition("/")
     store = S3Store(f"s3://{bucket}")
     listing = store.listing(name)
-    chosen = {each: listing[each] for each in choose(listing)}
+    chosen = {file_name: listing[file_name] for file_name in choose(listing)}
     key = hashlib.sha256(json.dumps([store.endpoint, uri, chosen]).encode()).hexdigest()
     target = cache / "s3" / key
     if not target.exists():

@@ -1,7 +1,7 @@
-"""Where models and results are kept: a folder, or S3, behind one small interface.
+"""The store of models and results: a folder, or S3, behind one small interface.
 
-A folder that is put in a store ends with the file COMPLETE.json, written last: its digest, and every file's sha256
-and size. Without it nothing is read, so a half-written model never reaches a server.
+Each folder in a store has a marker, the file COMPLETE.json, written last: the folder's digest, and every file's sha256
+and size. A folder without the marker is not read, so a half-written model never reaches a server.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEX
 
 
 class StoredFile(Artifact):
-    """What one file of a folder must look like."""
+    """The expected sha256 and size of one file."""
 
     sha256: str
     size_bytes: int
 
 
 class Marker(Artifact):
-    """COMPLETE.json: what a whole folder in the store holds."""
+    """COMPLETE.json: the digest and the files of a complete folder in the store."""
 
     digest: str
     files: dict[str, StoredFile]
@@ -48,53 +48,53 @@ class Marker(Artifact):
         return files
 
     def without_weights(self) -> "Marker":
-        """What is left when the files that hold the weights are not fetched."""
-        kept = {name: each for name, each in self.files.items() if not name.endswith(".safetensors")}
-        return self.model_copy(update={"files": kept})
+        """The marker without the files of the weights."""
+        others = {name: file for name, file in self.files.items() if not name.endswith(".safetensors")}
+        return self.model_copy(update={"files": others})
 
     @property
     def sizes(self) -> dict[str, int]:
         """Each file's size in bytes."""
-        return {name: each.size_bytes for name, each in self.files.items()}
+        return {name: file.size_bytes for name, file in self.files.items()}
 
 
 class Store(Protocol):
-    """Keeps folders and small results under names such as `models/<digest>`.
+    """Stores folders and small results under names such as `models/<digest>`.
 
-    Every method raises PrerequisiteError for what a user can fix: a full disk, missing rights, an S3 that does not
-    answer.
+    Every method raises PrerequisiteError for errors that a user can fix: a full disk, missing rights, an S3 that does
+    not answer.
     """
 
     def put_folder(self, folder: Path, name: str, digest: str, only: Collection[str] | None = None) -> str:
-        """The uri of a whole, checked copy of `folder`; sends nothing when `name` holds that digest already.
+        """Store a complete, checked copy of `folder`; returns its uri. Copies nothing when `name` has that digest.
 
         `only` restricts the copy to these names; hidden files are always left out.
         """
 
     def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
-        """A local, checked folder with the content of `name`; PrerequisiteError when it is absent or not whole.
+        """A local, checked folder with the content of `name`; PrerequisiteError when it is missing or incomplete.
 
-        Without `weights` the files that hold them may be missing: what is left is the configuration and tokenizer.
+        Without `weights` the folder may have only the configuration and the tokenizer.
         """
 
     def has_folder(self, name: str, digest: str) -> bool:
-        """True when `name` holds a whole folder with that digest."""
+        """True when `name` is a complete folder with that digest."""
 
     def put_file(self, path: Path, name: str) -> str:
-        """The uri of a checked copy of the file at `path`; a reader sees the old one or the new one, never half."""
+        """Store a checked copy of the file at `path` atomically; returns its uri."""
 
     def get_file(self, name: str, path: Path) -> bool:
-        """Copy the file kept under `name` to `path`; False when there is none."""
+        """Copy the file stored under `name` to `path`; False when there is none."""
 
     def put_text(self, text: str, name: str) -> str:
-        """The uri of `text`, written like `put_file`."""
+        """Store the text atomically; returns its uri."""
 
     def get_text(self, name: str) -> str | None:
-        """The text kept under `name`, or None."""
+        """The text stored under `name`, or None."""
 
 
 class FolderStore:
-    """The store that is a folder: what a local run uses, and a cluster with a shared volume."""
+    """The store in a folder, for a local run and for a cluster with a shared volume."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -105,7 +105,7 @@ class FolderStore:
             return str(target)
         files = files_of(folder, only)
         with staged(target, sum(path.stat().st_size for path in files.values())) as partial:
-            stored = {each: copy_hashed(path, partial / each) for each, path in files.items()}
+            stored = {file_name: copy_hashed(path, partial / file_name) for file_name, path in files.items()}
             Marker(digest=digest, files=stored).write(partial / MARKER)
             require_whole(partial)
         return str(target)
@@ -117,7 +117,7 @@ class FolderStore:
 
     def has_folder(self, name: str, digest: str) -> bool:
         marker = read_marker(self._path(name))
-        return marker is not None and marker.digest == digest and _is_whole(self._path(name), marker)
+        return marker is not None and marker.digest == digest and _is_complete(self._path(name), marker)
 
     def put_file(self, path: Path, name: str) -> str:
         target = self._path(name)
@@ -158,18 +158,18 @@ def checked_name(name: str) -> str:
     """`name` itself, when it is relative and stays inside the store; raises ValueError otherwise."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise ValueError(f"{name!r} is no name in a store: it must be relative, without '..'")
+        raise ValueError(f"{name!r} is not a valid name in a store: it must be relative, without '..'")
     return name
 
 
 def files_of(folder: Path, only: Collection[str] | None = None) -> dict[str, Path]:
-    """The regular files below `folder` by sorted relative name; hidden ones and the store's marker left out."""
-    found = {
+    """The regular files below `folder` by sorted relative name, without hidden files and the store's marker."""
+    files = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    return {name: found[name] for name in sorted(found) if name != MARKER and (only is None or name in only)}
+    return {name: files[name] for name in sorted(files) if name != MARKER and (only is None or name in only)}
 
 
 def sha256_of(path: Path) -> str:
@@ -179,7 +179,7 @@ def sha256_of(path: Path) -> str:
 
 
 def copy_hashed(source: Path, target: Path) -> StoredFile:
-    """Copy a file's bytes and hash them on the way; its mode is the process's default, not the source's."""
+    """Copy a file and hash its bytes; the copy gets the process's default mode, not the source's."""
     target.parent.mkdir(parents=True, exist_ok=True)
     hasher = hashlib.sha256()
     size_bytes = 0
@@ -191,7 +191,7 @@ def copy_hashed(source: Path, target: Path) -> StoredFile:
 
 
 def read_marker(folder: Path) -> Marker | None:
-    """The folder's marker, or None when there is none that can be read."""
+    """The folder's marker, or None when it is missing or unreadable."""
     try:
         return Marker.read(folder / MARKER)
     except (FileNotFoundError, NotADirectoryError, ValidationError):
@@ -199,31 +199,33 @@ def read_marker(folder: Path) -> Marker | None:
 
 
 def require_whole(folder: Path) -> Marker:
-    """The marker of a folder that holds every file in its full size; raises PrerequisiteError otherwise."""
+    """The marker of a folder that has every file in its full size; raises PrerequisiteError otherwise."""
     marker = read_marker(folder)
     if marker is None:
-        raise PrerequisiteError(f"No whole model at {folder}: it has no {MARKER}. Run the step that writes it again.")
-    if not _is_whole(folder, marker):
-        raise PrerequisiteError(f"{folder} has lost or changed files since it was stored. Delete it and run again.")
+        raise PrerequisiteError(
+            f"No complete model at {folder}: {MARKER} is missing. Run the step that writes it again."
+        )
+    if not _is_complete(folder, marker):
+        raise PrerequisiteError(f"Files in {folder} are missing or changed. Delete the folder and run again.")
     return marker
 
 
-def _is_whole(folder: Path, marker: Marker) -> bool:
+def _is_complete(folder: Path, marker: Marker) -> bool:
     paths = {name: folder / name for name in marker.files}
     return all(path.is_file() and path.stat().st_size == marker.sizes[name] for name, path in paths.items())
 
 
 def partial_of(target: Path) -> Path:
-    """A hidden sibling of `target` that nobody else writes to and no reader looks at."""
+    """A unique hidden path beside `target`, which no other process writes and no reader opens."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
 
 
 @contextlib.contextmanager
 def staged(target: Path, needed_bytes: int) -> Iterator[Path]:
-    """An empty folder that becomes `target` when the block ends well, and is removed when it does not.
+    """An empty folder that becomes `target` when the block succeeds, and is removed when it fails.
 
-    What stood at `target` loses its marker first. When another process finishes the same folder meanwhile, its
-    copy stays. Folders that a killed process left a day ago are swept.
+    An existing `target` loses its marker first. If another process completes the same folder meanwhile, its copy stays.
+    Partial folders of killed processes are removed after a day.
     """
     with disk_room(target.parent, needed_bytes):
         _sweep(target.parent)
@@ -252,7 +254,7 @@ def _sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_room(folder: Path, needed_bytes: int) -> Iterator[None]:
-    """Make `folder` and run the block; a disk without room or rights becomes a PrerequisiteError that names it."""
+    """Create `folder` and run the block; a full disk or missing rights become a PrerequisiteError with the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(folder).free
@@ -261,10 +263,10 @@ def disk_room(folder: Path, needed_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NOT_WRITABLE:
-            raise PrerequisiteError(f"Cannot write to {folder}: {error}. Fix its rights or name another.") from error
+            raise PrerequisiteError(f"Cannot write to {folder}: {error}. Fix its rights or give another.") from error
         if error.errno not in DISK_FULL:
             raise
         raise PrerequisiteError(
             f"The disk of {folder} is full: {needed_bytes} bytes are needed and {shutil.disk_usage(folder).free} are "
-            "free. Free some, or name a place on another disk."
+            "free. Make room, or give a folder on another disk."
         ) from error

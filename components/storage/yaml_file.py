@@ -1,4 +1,4 @@
-"""Read a policy that a person edits: what is wrong with it is told with the file, the line and what is allowed."""
+"""Read a YAML file that a person edits; each error names the file, the line and the allowed values."""
 
 from collections.abc import Hashable, Iterator
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ CORRECT = "Correct the file."
 
 
 def parse(kind: type[Read], text: str, source: str) -> Read:
-    """The value that the YAML `text` describes; `source` names the file in what PrerequisiteError tells."""
+    """The value in the YAML `text`; raises PrerequisiteError, with the file's name `source`, for invalid text."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
@@ -28,45 +28,48 @@ def parse(kind: type[Read], text: str, source: str) -> Read:
         allowed = ", ".join(kind.model_fields)
         raise PrerequisiteError(f"{source}, line 1: a list of keys is expected, of {allowed}. {CORRECT}")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise PrerequisiteError(f"{source}: aliases (*name) are not read here, write the values out. {CORRECT}")
-    faults = [f"line {line}: {what}" for line, what in duplicates(node)]
+        raise PrerequisiteError(f"{source}: aliases (*name) are not allowed, write the values out. {CORRECT}")
+    faults = [f"line {line}: {message}" for line, message in duplicates(node)]
     try:
-        found = kind.model_validate(content)
+        value = kind.model_validate(content)
     except ValidationError as error:
-        faults += [f"line {line_of(node, each['loc'])}: {told(kind, each['loc'], each)}" for each in error.errors()]
+        faults += [
+            f"line {line_of(node, fault['loc'])}: {describe_error(kind, fault['loc'], fault)}"
+            for fault in error.errors()
+        ]
     if faults:
         raise PrerequisiteError(f"{source}, {'; '.join(faults)}. {CORRECT}")
-    return found
+    return value
 
 
 def duplicates(node: yaml.Node) -> Iterator[tuple[int, str]]:
-    """The line and the complaint of each key that stands twice: YAML would silently take the last."""
+    """The line and the message of each duplicate key: YAML would silently use the last."""
     if not isinstance(node, yaml.MappingNode):
         return
-    seen: set[Hashable] = set()
+    keys: set[Hashable] = set()
     for key, value in node.value:
-        if key.value in seen:
-            yield key.start_mark.line + 1, f"{key.value} stands there twice"
-        seen.add(key.value)
+        if key.value in keys:
+            yield key.start_mark.line + 1, f"{key.value} is given twice"
+        keys.add(key.value)
         yield from duplicates(value)
 
 
 def line_of(node: yaml.Node, where: Where) -> int:
-    """The line of what pydantic's location names, or of the nearest thing around it that the text has."""
+    """The line of the value at pydantic's location, or of the nearest enclosing value in the text."""
     line: int = node.start_mark.line + 1
     for step in where:
         if not isinstance(node, yaml.MappingNode):
             break
-        found = next(((key, value) for key, value in node.value if key.value == str(step)), None)
-        if found is None:
+        item = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+        if item is None:
             break
-        line, node = found[0].start_mark.line + 1, found[1]
+        line, node = item[0].start_mark.line + 1, item[1]
     return line
 
 
-def told(kind: type[BaseModel], where: Where, error: Any) -> str:
-    """What is wrong at that place, and what is allowed there."""
-    name = ".".join(str(each) for each in where if each != "[key]")
+def describe_error(kind: type[BaseModel], where: Where, error: Any) -> str:
+    """The message for pydantic's error at that location, with the allowed values."""
+    name = ".".join(str(part) for part in where if part != "[key]")
     if error["type"] == "extra_forbidden":
         return f"unknown key {name}; the keys are {', '.join(fields_at(kind, where))}"
     if error["type"] == "missing":
@@ -76,7 +79,7 @@ def told(kind: type[BaseModel], where: Where, error: Any) -> str:
 
 
 def fields_at(kind: type[BaseModel], where: Where) -> list[str]:
-    """The keys that stand beside the last of the location."""
+    """The keys that are allowed at the level of the location's last key."""
     fields = kind.model_fields
     for step in where[:-1]:
         inner = fields[str(step)].annotation if str(step) in fields else None

@@ -17,9 +17,9 @@ def track(
     tracked: dsl.Output[dsl.Artifact],
 ):
     """Record the run in MLflow."""
-    from components.run.results import of_run
+    from components.run.results import run_location
     from components.track import step as track_step
 
     tracked.metadata["mlflow"] = track_step.track(
-        decision.path, run_id, of_run(results, run_id), tracking_uri, html.path, markdown.path, tracked.path
+        decision.path, run_id, run_location(results, run_id), tracking_uri, html.path, markdown.path, tracked.path
     )

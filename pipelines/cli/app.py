@@ -1,7 +1,7 @@
 """The command line: `quantgate run` and the commands around it.
 
-What a user can fix is told in one message on stderr, exit status 2. A run that came to its end exits 0 whatever the
-verdicts are; one whose pipeline failed exits 1; an interrupted one 130. `gate` exits by its verdict.
+An error that a user can fix is one message on stderr and exit status 2. `run` exits with 0 when the pipeline finishes,
+whatever the verdicts are; with 1 when the pipeline fails; with 130 when it is interrupted. `gate` exits by its verdict.
 """
 
 import errno
@@ -51,13 +51,13 @@ app.command(
 
 def main() -> None:
     """The console script `quantgate`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background job ignores SIGINT otherwise
-        signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C: every server stopped, the run says so
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # otherwise a background job ignores SIGINT
+        signal.signal(number, signal.default_int_handler)  # like Ctrl-C: every server is stopped, with a message
     answer(sys.argv[1:])
 
 
 def answer(arguments: list[str]) -> None:
-    """Do what the arguments say and leave with an exit status."""
+    """Run the command of these arguments; exits with its status."""
     try:
         app(arguments, standalone_mode=True)
     except PrerequisiteError as error:

@@ -1,4 +1,4 @@
-"""The commands about benchmarks: `quantgate suites`, `mirror`, `eval`, `compare`."""
+"""The commands for benchmarks: `quantgate suites`, `mirror`, `compare`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def suites() -> None:
-    """List the suites: their tasks, with shots and items, and what each is sensitive to."""
+    """List the suites and their tasks: metric, shots, items, and what each task is sensitive to."""
     console = Console(highlight=False)
     for suite in SUITES.values():
         table = Table(title=f"{suite.name}: {suite.description}", title_justify="left", title_style="bold", box=None)
@@ -33,40 +33,48 @@ def suites() -> None:
             numbers = str(task.shots), str(task.tiny) if task.tiny else "–", f"{task.full:,}"
             table.add_row(f"  {task.task}", task.metric, *numbers, task.sensitive_to)
         console.print(table)
-        users = [name for name in use_case_names() if suite.name in use_case_named(name).suites]
-        console.print(f"  for {', '.join(users)}\n" if users else "")
+        use_cases = [name for name in use_case_names() if suite.name in use_case_named(name).suites]
+        console.print(f"  for {', '.join(use_cases)}\n" if use_cases else "")
 
 
 def mirror(
     suite: Annotated[str, typer.Argument(help=f"One suite or several, of {', '.join(SUITES)}.", show_default=False)],
     location: Annotated[str, typer.Argument(help="A folder, or s3://BUCKET/PREFIX.", show_default=False)],
     origin: Annotated[
-        str, typer.Option("--from", help="Where rows come from: hub, or a folder of PATH/NAME/SPLIT.jsonl.")
+        str, typer.Option("--from", help="Source of the rows: hub, or a folder of PATH/NAME/SPLIT.jsonl.")
     ] = selection.HUB,
-    check: Annotated[bool, typer.Option("--check", help="Make nothing: read every file of a mirror again.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: check every file of an existing mirror.")
+    ] = False,
 ) -> None:
-    """Keep the rows of a suite where runs without a hub find them: quantgate run --data LOCATION."""
+    """Copy a suite's rows to a mirror, for runs without the hub: quantgate run --data LOCATION."""
     from components.benchmarks import mirror as mirrors
     from components.benchmarks.harness import splits_wanted
     from components.benchmarks.ifeval import WithPunkt
     from components.benchmarks.row_sources import Folder, Hub
 
-    place, console = options.placed(location), Console(highlight=False)
-    wanted = [split for task in suite_named(suite).tasks for split in splits_wanted(task)]
+    mirror_location, console = options.absolute_location(location), Console(highlight=False)
+    splits = [split for task in suite_named(suite).tasks for split in splits_wanted(task)]
     if check:
-        faults = mirrors.check(place)
-        known = mirrors.read_manifest(place)
-        faults += [f"{split.file} is not there" for split in wanted if split.file not in (*known.files, *known.missing)]
+        faults = mirrors.check(mirror_location)
+        manifest = mirrors.read_manifest(mirror_location)
+        listed = (*manifest.files, *manifest.missing)
+        faults += [f"{split.file} is missing" for split in splits if split.file not in listed]
         if faults:
-            raise PrerequisiteError(f"{location} is no whole mirror of {suite}: {'; '.join(faults)}. Make it again.")
-        console.print(f"{location} is whole: {len(known.files)} files.")
+            raise PrerequisiteError(
+                f"{location} is not a complete mirror of {suite}: {'; '.join(faults)}. Make it again."
+            )
+        console.print(f"{location} is complete: {len(manifest.files)} files.")
         return
     rows: Source = Hub(cache_dir()) if origin == selection.HUB else Folder(Path(origin))
     with bar(console, "mirror") as step:
-        made = mirrors.make(wanted, WithPunkt(rows), place, lambda name, done, of: step.advance(done, of, name))
-    console.print(f"{location} has {len(made.files)} files, {sum(each.rows for each in made.files.values()):,} rows.")
-    for name in (split.file for split in wanted if split.file in made.missing):
-        console.print(f"  {origin} has no {name}: shots come from the rows that are scored, the item itself left out.")
+        manifest = mirrors.make(
+            splits, WithPunkt(rows), mirror_location, lambda name, done, total: step.advance(done, total, name)
+        )
+    row_count = sum(file.rows for file in manifest.files.values())
+    console.print(f"{location} has {len(manifest.files)} files, {row_count:,} rows.")
+    for name in (split.file for split in splits if split.file in manifest.missing):
+        console.print(f"  {origin} has no {name}: shots come from the scored rows, without the item itself.")
 
 
 def compare(
@@ -74,12 +82,12 @@ def compare(
     other: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print it for a script.")] = False,
 ) -> None:
-    """Set two summaries side by side. It is no verdict: `quantgate gate` pairs the answers item by item."""
-    from components.report.summary import compare as beside
+    """Show two summaries side by side. For a verdict, which pairs the answers item by item, use `quantgate gate`."""
+    from components.report.summary import compare as comparison_table
     from components.report.summary import compared_json, read_summary
 
     first, second = read_summary(one), read_summary(other)
     if as_json:
         print(compared_json(first, second))
     else:
-        Console(highlight=False).print(beside(first, second))
+        Console(highlight=False).print(comparison_table(first, second))

@@ -1,4 +1,4 @@
-"""The command `quantgate gate`: decide on results that were saved."""
+"""The command `quantgate gate`: decide on saved results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,21 +13,21 @@ from pipelines.exits import exit_of
 def gate(
     baseline: Annotated[Path, typer.Option(help="Folder of the baseline's results.", show_default=False)],
     variant: Annotated[
-        list[Path], typer.Option(help="Folder of a variant's results; may be given again.", show_default=False)
+        list[Path], typer.Option(help="Folder of a variant's results; may be repeated.", show_default=False)
     ],
     policy: Annotated[
         str, typer.Option(help=f"A policy file, or a use case: {', '.join(use_case_names())}.")
     ] = "general-chat",
     metric: Annotated[
-        list[str] | None, typer.Option(help="The metric to compare in lm-eval's samples [the field's usual one].")
+        list[str] | None, typer.Option(help="Metric to compare in lm-eval's samples [the task's usual metric].")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts for a script.")] = False,
 ) -> None:
-    """Decide on results that were saved: those of a run, or lm-eval's own.
+    """Decide on saved results: those of a run, or lm-eval's own.
 
-    A folder is runs/NAME/variants/VARIANT, or what lm-eval wrote with --output_path and --log_samples. The exit status
-    is that of the worst verdict: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
-    tells of a mistake in the arguments.
+    A folder is runs/NAME/variants/VARIANT, or the output of lm-eval with --output_path and --log_samples. The worst
+    verdict sets the exit status: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
+    means that the arguments are wrong.
     """
     from components.gate.saved import METRICS, decide_saved
     from components.report.matrix import verdicts_json
@@ -39,6 +39,6 @@ def gate(
         print(verdicts_json(decision))
     else:
         console = Console(highlight=False)
-        for each in (terminal_matrix(decision), *terminal_evidence(decision)):
-            console.print(each)
+        for table in (terminal_matrix(decision), *terminal_evidence(decision)):
+            console.print(table)
     raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))

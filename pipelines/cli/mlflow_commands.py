@@ -1,4 +1,4 @@
-"""The commands about MLflow: `quantgate track`, `promote`, `rollback`."""
+"""The commands for MLflow: `quantgate track`, `promote`, `rollback`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,26 +21,28 @@ from components.tracking.facts import RunFacts
 from components.tracking.uris import shown_uri
 from pipelines import options
 
-Model = Annotated[str, typer.Argument(help="The registered model, as a run's last step names it.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="The registered model, as the run printed its name.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
-Kserve = Annotated[Path | None, typer.Option(help="Write the patch of a KServe InferenceService there.")]
+Kserve = Annotated[Path | None, typer.Option(help="File to write: the patch of a KServe InferenceService.")]
 Service = Annotated[str, typer.Option(help="The InferenceService's name, for --kserve.")]
 
 
 def track(
     run: Annotated[
-        str, typer.Argument(help="Its results: a folder, e.g. runs/demo, or s3://BUCKET/PREFIX.", show_default=False)
+        str,
+        typer.Argument(help="The run's results: a folder, e.g. runs/demo, or s3://BUCKET/PREFIX.", show_default=False),
     ],
-    tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [where it was to be recorded].")] = "",
+    tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [the run's own].")] = "",
 ) -> None:
-    """Record a run in MLflow that it did not take when it ran; again it updates what is there."""
+    """Record a run in MLflow later; if MLflow has the run, update it."""
     with at_hand(run) as results:
-        found = send(results, tracking_uri)
-        at = RunFacts.read(results.facts.path).started_at
-        registered = register(Decision.read(results.decision.path), found, tracking_uri or found.tracking_uri, at)
+        tracked = send(results, tracking_uri)
+        started_at = RunFacts.read(results.facts.path).started_at
+        decision = Decision.read(results.decision.path)
+        registered = register(decision, tracked, tracking_uri or tracked.tracking_uri, started_at)
         registered.write(results.registered.path)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{found.tracking_uri}: {found.page}", markup=False)
+    console.print(f"{tracked.tracking_uri}: {tracked.page}", markup=False)
     console.print(f"{registered.model}: candidate {registered.candidate or 'none'}", markup=False)
 
 
@@ -49,63 +51,69 @@ def promote(
     tracking_uri: TrackingUri,
     version: Annotated[str, typer.Option(help="The version [the candidate].")] = "",
     policy: Annotated[
-        str, typer.Option(help=f"Whose verdicts may serve: a policy file, or of {', '.join(use_case_names())}.")
+        str, typer.Option(help=f"Policy file or use case whose verdicts may serve: {', '.join(use_case_names())}.")
     ] = "general-chat",
-    force: Annotated[str, typer.Option(help="The reason to do it against the verdict; it is recorded.")] = "",
+    force: Annotated[str, typer.Option(help="Promote against the verdict, for this reason; MLflow records it.")] = "",
     kserve: Kserve = None,
     service: Service = "",
 ) -> None:
-    """Make a version champion: only by a verdict that the policy lets serve, on exactly these weights."""
+    """Make a version champion; the policy must let the verdict on exactly these weights serve."""
     use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
     check = check_patch(kserve, service)
-    done = promote_model(tracking_uri, model, version, allowed=use_case.promotes, force=force, check=check)
-    tell(done, kserve, service)
+    promotion = promote_model(tracking_uri, model, version, allowed=use_case.promotes, force=force, check=check)
+    print_promotion(promotion, kserve, service)
 
 
 def rollback(model: Model, tracking_uri: TrackingUri, kserve: Kserve = None, service: Service = "") -> None:
-    """Swap champion and previous."""
-    tell(roll_back(tracking_uri, model, check_patch(kserve, service)), kserve, service)
+    """Swap the champion and the previous champion."""
+    print_promotion(roll_back(tracking_uri, model, check_patch(kserve, service)), kserve, service)
 
 
-def told(run: RunResults, decision: Decision, tracking_uri: str) -> list[str]:
-    """What a run did to the registry and what may be done next, a line each."""
+def registry_lines(run: RunResults, decision: Decision, tracking_uri: str) -> list[str]:
+    """What the run changed in the registry and the next command, one line each."""
     if decision.judged_in:
-        return []  # the run that judged it told so, and what it promoted may have been rolled back since
-    known = run.registered.read(Registered)
-    if known is None:
-        return [f"it did not take the variants; to do it later: quantgate track {options.shown(run.folder)}"]
-    if done := run.promotion.read(Promotion):
-        return [f"{done.model}: champion is version {done.champion}, {done.variant} ({done.verdict})"]
-    if not known.candidate:
+        return []  # the earlier run printed this, and its promotion may have been rolled back since
+    registered = run.registered.read(Registered)
+    if registered is None:
+        return [f"the variants are not registered; to do it later: quantgate track {options.short_path(run.folder)}"]
+    if promotion := run.promotion.read(Promotion):
+        return [champion_line(promotion)]
+    candidate = registered.candidate
+    if not candidate:
         return []
-    verdict = next(each.verdict for each in decision.verdicts if each.variant == known.candidate)
-    line = f"{known.model}: candidate is version {known.versions[known.candidate]}, {known.candidate} ({verdict})"
+    verdict = next(row.verdict for row in decision.verdicts if row.variant == candidate)
+    line = f"{registered.model}: candidate is version {registered.versions[candidate]}, {candidate} ({verdict})"
     if verdict not in decision.limits.promotes:
         return [f"{line}; the policy does not let it become champion"]
     policy = " --policy FILE" if decision.policy_text else f" --policy {decision.use_case}"
     return [
         f"{line}; to promote it:",
-        f"quantgate promote {known.model} --tracking-uri {shown_uri(tracking_uri)}{policy}",
+        f"quantgate promote {registered.model} --tracking-uri {shown_uri(tracking_uri)}{policy}",
     ]
 
 
 def check_patch(kserve: Path | None, service: str) -> Callable[[str], None]:
-    """What the weights must be; raises PrerequisiteError before anything is moved when the patch cannot be written."""
+    """The check that the weights' location must pass; raises PrerequisiteError when no patch can be written."""
     if kserve and not service:
         raise PrerequisiteError("--kserve needs the name of the InferenceService: --service NAME.")
     if kserve and kserve.is_dir():
-        raise PrerequisiteError(f"{kserve} is a folder. Name a file with --kserve.")
+        raise PrerequisiteError(f"{kserve} is a folder. Give a file with --kserve.")
     return check_reachable if kserve else lambda _weights: None
 
 
-def tell(done: Promotion, kserve: Path | None, service: str) -> None:
-    """Say what serves now, and write the patch."""
+def champion_line(promotion: Promotion) -> str:
+    """The new champion with its version and verdict."""
+    return f"{promotion.model}: champion is version {promotion.champion}, {promotion.variant} ({promotion.verdict})"
+
+
+def print_promotion(promotion: Promotion, kserve: Path | None, service: str) -> None:
+    """Print the new champion, and write the patch."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{done.model}: champion is version {done.champion}, {done.variant} ({done.verdict})", markup=False)
-    if done.forced:
-        console.print(f"Forced: {done.forced}", markup=False)
-    if done.previous:
-        console.print(f"Before it: version {done.previous}; quantgate rollback swaps them.", markup=False)
+    console.print(champion_line(promotion), markup=False)
+    if promotion.forced:
+        console.print(f"Forced: {promotion.forced}", markup=False)
+    if promotion.previous:
+        console.print(f"Before it: version {promotion.previous}; quantgate rollback swaps them.", markup=False)
     if kserve:
-        write_patch(done, service, kserve)
+        write_patch(promotion, service, kserve)
         console.print(f"Wrote {kserve}", markup=False)

@@ -1,4 +1,4 @@
-"""A bar in the terminal for a step that no pipeline runs."""
+"""A progress bar in the terminal for a step outside a pipeline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +10,20 @@ from components.run.progress import Step
 
 
 class Bar(Step):
-    """A step that moves a bar instead of printing lines."""
+    """A step that moves a progress bar instead of printing lines."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         super().__init__(None, "", "")
         self.progress, self.task = progress, task
 
-    def tell(self, state: str, done: int = 0, total: int = 0, note: str = "") -> None:
-        """Move the bar."""
+    def report(self, state: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """Move the bar to `done` of `total`."""
         self.progress.update(self.task, completed=done, total=total or None, description=note or state)
 
 
 @contextmanager
 def bar(console: Console, name: str) -> Iterator[Step]:
-    """A bar for the time of the block in a terminal, plain lines elsewhere."""
+    """A step with a progress bar in a terminal, with plain lines elsewhere."""
     if not console.is_terminal:
         yield Step(None, name, "")
         return

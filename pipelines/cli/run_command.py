@@ -19,69 +19,69 @@ from pipelines.cli.run_options import takes
 from pipelines.exits import INTERRUPTED
 
 FULL_BELOW_BYTES = 1_000_000
-IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
+STORE_IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
 
 
-@takes(given=options.given_options([name for name in options.OPTIONS if name != "results"], store=IN_OUT))
+@takes(values=options.collect_options([name for name in options.OPTIONS if name != "results"], store=STORE_IN_OUT))
 def run(
-    given: dict[str, Any],
-    out: Annotated[Path, typer.Option(help="Folder for everything that the run leaves.")] = Path("runs/latest"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures, and the decision.")] = False,
+    values: dict[str, Any],
+    out: Annotated[Path, typer.Option(help="Folder for all files of the run.")] = Path("runs/latest"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
     folder = out.absolute()
     results = RunResults(str(folder))
-    places = {
-        "custom": options.sets(given["custom"]),
-        "data": options.rows(given["data"]),
-        "irt_parameters": options.placed(given["irt_parameters"]),
-        "store": given["store"] or str(results.store),
+    locations = {
+        "custom": options.custom_task_locations(values["custom"]),
+        "data": options.rows_location(values["data"]),
+        "irt_parameters": options.absolute_location(values["irt_parameters"]),
+        "store": values["store"] or str(results.store),
         "results": str(folder),
     }
-    model, tracking_uri = given["model"], given["tracking_uri"]
-    plan = checks.check(model, options.plan_of(given | places))
-    arguments = options.pipeline_arguments(model, plan, tracking_uri, given["promote"])
+    model, tracking_uri = values["model"], values["tracking_uri"]
+    plan = checks.check(model, options.plan_of(values | locations))
+    arguments = options.pipeline_arguments(model, plan, tracking_uri, values["promote"])
     checks.check_places(plan.store, tracking_uri)
     local.check_machine(folder)
     console = Console()
     failures: list[str] = []
     try:
-        with watcher(list(plan.variants), console, quiet) as watching:
+        with progress_display(list(plan.variants), console, quiet) as show:
 
             def follow(events: list[Event]) -> None:
-                failures.extend(told(events))
-                watching(events)
+                failures.extend(failure_messages(events))
+                show(events)
 
             finished = local.run(arguments, follow)
-    except KeyboardInterrupt:  # typer would leave without a word
+    except KeyboardInterrupt:  # typer would exit without a message
         fail("quantgate: interrupted; every server of the run is stopped.", INTERRUPTED)
     if not finished:
-        log = options.shown(results.log("pipeline"))
-        fail(f"quantgate: The run failed. {why(failures, folder)}\nIts log: {log}", 1)
-    conclude(folder, tracking_uri, console)
+        log = options.short_path(results.log("pipeline"))
+        fail(f"quantgate: The run failed. {failure_reason(failures, folder)}\nIts log: {log}", 1)
+    print_outcome(folder, tracking_uri, console)
 
 
-def told(events: list[Event]) -> list[str]:
-    """What failed among the events."""
-    return [f"{each.variant} {each.step}: {each.note}".strip() for each in events if each.state == FAILED]
+def failure_messages(events: list[Event]) -> list[str]:
+    """One message for each failed step among the events."""
+    return [f"{event.variant} {event.step}: {event.note}".strip() for event in events if event.state == FAILED]
 
 
-def why(failures: list[str], folder: Path) -> str:
-    """Why a run did not come to its end: a full disk, or what failed last."""
+def failure_reason(failures: list[str], folder: Path) -> str:
+    """Why a run failed: a full disk, or the last failed step."""
     if shutil.disk_usage(folder).free < FULL_BELOW_BYTES:
-        return f"The disk of {folder} is full. Make room and run it again: the weights that are whole are reused."
-    return failures[-1] if failures else "It ended without a word."
+        return f"The disk of {folder} is full. Make room and run it again: complete weights are reused."
+    return failures[-1] if failures else "It ended without a message."
 
 
-def watcher(variants: list[str], console: Console, quiet: bool) -> AbstractContextManager[watch.Watch]:
+def progress_display(variants: list[str], console: Console, quiet: bool) -> AbstractContextManager[watch.Watch]:
     """The live table in a terminal; plain lines elsewhere and with --quiet."""
     if console.is_terminal and not quiet:
         return watch.live(variants, console)
     return watch.lines(console, quiet)
 
 
-def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
-    """Print the decision matrix, where the report lies, how to open MLflow, and what may be promoted."""
+def print_outcome(folder: Path, tracking_uri: str, console: Console) -> None:
+    """Print the decision matrix, the path of the report, how to open MLflow, and which variant may be promoted."""
     from components.report.terminal import terminal_matrix
     from components.tracking.links import opened
     from components.tracking.tracked_run import TrackedRun
@@ -97,10 +97,10 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
         console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
     if tracked.spooled:
         console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"To send it later: quantgate track {options.shown(folder)}", markup=False, highlight=False)
+        console.print(f"To send it later: quantgate track {options.short_path(folder)}", markup=False, highlight=False)
     lines = [
-        ("Report", str(options.shown(results.report.path))),
-        ("Scripts", str(options.shown(results.verdicts.path))),
+        ("Report", str(options.short_path(results.report.path))),
+        ("Scripts", str(options.short_path(results.verdicts.path))),
     ]
     if not tracked.spooled:
         lines += [
@@ -108,14 +108,14 @@ def conclude(folder: Path, tracking_uri: str, console: Console) -> None:
             ("", f"then the variants side by side: {opened(tracked.compare_page)}"),
             *(
                 ("Registry" if number == 0 else "", line)
-                for number, line in enumerate(mlflow_commands.told(results, decision, uri))
+                for number, line in enumerate(mlflow_commands.registry_lines(results, decision, uri))
             ),
         ]
-    for title, what in lines:
-        console.print(f"{title:8} {what}", markup=False, highlight=False, soft_wrap=True)
+    for title, text in lines:
+        console.print(f"{title:8} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Leave with a message on stderr."""
+    """Print the message on stderr and exit with the status."""
     print(message, file=sys.stderr)
     raise typer.Exit(status)

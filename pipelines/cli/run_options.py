@@ -1,7 +1,7 @@
-"""What the commands about a cluster share: where Kubeflow is, and what a run is asked.
+"""The options that several commands share: where Kubeflow is, and the options of a run.
 
-A function here has the options as its parameters and returns the value made of them; `@takes(place=place)` gives a
-command all of its options in place of the parameter `place`.
+Each function here takes options as parameters and returns one value. `@takes(place=place)` replaces a command's
+parameter `place` by all options of the function `place`.
 """
 
 import functools
@@ -22,43 +22,45 @@ if TYPE_CHECKING:
 
 
 def takes(**parts: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace a command's parameters of these names by the parameters of the functions that make their values."""
+    """Replace a command's parameters of these names by the parameters of the functions that compute their values."""
 
     def with_options(command: Callable[..., None]) -> Callable[..., None]:
-        own = [each for name, each in inspect.signature(command).parameters.items() if name not in parts]
+        own = [option for name, option in inspect.signature(command).parameters.items() if name not in parts]
         shared = {name: list(inspect.signature(part).parameters.values()) for name, part in parts.items()}
 
         @functools.wraps(command)
-        def called(**given: object) -> None:
-            made = {
-                name: part(**{each.name: given.pop(each.name, each.default) for each in shared[name]})
+        def run_command(**values: object) -> None:
+            arguments = {
+                name: part(**{option.name: values.pop(option.name, option.default) for option in shared[name]})
                 for name, part in parts.items()
             }
-            command(**made, **given)
+            command(**arguments, **values)
 
-        every = [*own, *(each for part in shared.values() for each in part)]
-        keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in every]
-        called.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-        called.__annotations__ = {each.name: each.annotation for each in every}  # typer reads these
-        return called
+        all_options = [*own, *(option for part in shared.values() for option in part)]
+        keyword = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in all_options]
+        run_command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        run_command.__annotations__ = {option.name: option.annotation for option in all_options}  # typer reads these
+        return run_command
 
     return with_options
 
 
 def place(
     host: Annotated[
-        str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Where Kubeflow Pipelines answers, e.g. its ingress.")
+        str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="URL of Kubeflow Pipelines, e.g. of its ingress.")
     ] = "",
-    port_forward: Annotated[bool, typer.Option("--port-forward", help="Reach it through kubectl's rights.")] = False,
-    in_cluster: Annotated[
-        bool, typer.Option("--in-cluster", help="Reach it from a pod of its cluster, with the pod's token.")
+    port_forward: Annotated[
+        bool, typer.Option("--port-forward", help="Connect to Kubeflow Pipelines through kubectl.")
     ] = False,
-    kubeflow_namespace: Annotated[str, typer.Option(help="Where it is installed, for these two.")] = "kubeflow",
-    namespace: Annotated[str, typer.Option(help="Of the run, where several users share Kubeflow.")] = "",
+    in_cluster: Annotated[
+        bool, typer.Option("--in-cluster", help="Connect from a pod of the same cluster, with the pod's token.")
+    ] = False,
+    kubeflow_namespace: Annotated[str, typer.Option(help="Kubeflow's namespace, for these two.")] = "kubeflow",
+    namespace: Annotated[str, typer.Option(help="The run's namespace, if several users share Kubeflow.")] = "",
     token: Annotated[
-        str, typer.Option(envvar="QUANTGATE_KUBEFLOW_TOKEN", help="What lets you in; better by the variable.")
+        str, typer.Option(envvar="QUANTGATE_KUBEFLOW_TOKEN", help="Access token; better set as the variable.")
     ] = "",
-    ca: Annotated[str, typer.Option(help="File of the authority that signed its certificate.")] = "",
+    ca: Annotated[str, typer.Option(help="File with the certificate authority of Kubeflow's server.")] = "",
 ) -> "Place":
     """Where Kubeflow Pipelines is."""
     from pipelines.kubeflow.connection import Place
@@ -66,18 +68,18 @@ def place(
     return Place(host, namespace, token, in_cluster, port_forward, kubeflow_namespace, ca)
 
 
-cluster_options = options.given_options(list(options.OPTIONS), store={"default": STORE}, results={"default": RESULTS})
+cluster_options = options.collect_options(list(options.OPTIONS), store={"default": STORE}, results={"default": RESULTS})
 """The options of a run on a cluster, for `takes`."""
 
 
-def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """The run's parameters, checked as far as that can be done without the cluster."""
-    asked = options.plan_of(given)
-    plan = asked.model_copy(update={"variants": tuple(with_baseline(list(asked.variants)))})
-    model, tracking_uri, promote = given["model"], given["tracking_uri"], given["promote"]
+def checked_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """The run's parameters, checked as far as possible without the cluster."""
+    plan = options.plan_of(values)
+    plan = plan.model_copy(update={"variants": tuple(with_baseline(list(plan.variants)))})
+    model, tracking_uri, promote = values["model"], values["tracking_uri"], values["promote"]
     check(model, plan, tracking_uri)
     if promote and not tracking_uri:
-        raise PrerequisiteError("Models are promoted in MLflow's registry: name its server with --tracking-uri.")
+        raise PrerequisiteError("--promote needs MLflow's registry: give its server with --tracking-uri.")
     if tracking_uri:
         check_no_password(tracking_uri)
         check_host(tracking_uri)

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one live table in a terminal, plain lines elsewhere."""
+"""The progress of a run on the terminal: a live table, or plain lines."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
 EXECUTE = "execute"
-"""A step only of suites with programs."""
+"""A step that only suites with programs have."""
 PER_RUN = ("resolve", "gate", "report", "track", "promote")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}
@@ -24,14 +24,14 @@ Watch = Callable[[list[Event]], None]
 
 @dataclass(frozen=True)
 class BoardCell:
-    """How one step of one variant stands."""
+    """The progress of one step of one variant."""
 
     began: float
     last: Event
 
 
 class Board:
-    """All that is known of a run: a cell for each variant and step."""
+    """The progress of a run: one cell per variant and step."""
 
     def __init__(self, variants: list[str]) -> None:
         self.variants = variants
@@ -39,32 +39,33 @@ class Board:
         self.cells: dict[tuple[str, str], BoardCell] = {}
 
     def add(self, event: Event) -> None:
-        """Take in one event."""
+        """Update the event's cell."""
         key = event.variant, event.step
-        known = self.cells.get(key)
-        self.cells[key] = BoardCell(known.began if known else event.time, event)
+        cell = self.cells.get(key)
+        self.cells[key] = BoardCell(cell.began if cell else event.time, event)
 
     def table(self) -> RenderableType:
-        """Variants x steps, and below it the steps of the whole run."""
+        """A table of variants by steps, and below it the steps of the whole run."""
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         table.add_column("variant", style="bold", no_wrap=True)
-        shown = [*PER_VARIANT, *([EXECUTE] if any(step == EXECUTE for _, step in self.cells) else [])]
-        for name in shown:
+        steps = [*PER_VARIANT, *([EXECUTE] if any(step == EXECUTE for _, step in self.cells) else [])]
+        for name in steps:
             table.add_column(name, no_wrap=True, min_width=9)
         for variant in self.variants:
-            table.add_row(variant, *(self.shown(variant, step) for step in shown))
-        whole = Table(box=None, pad_edge=False, padding=(0, 2), show_header=False)
-        whole.add_row(*(self.titled(step) for step in PER_RUN), Text(clock(time.time() - self.began), style="dim"))
-        return Group(table, Text(), whole)
+            table.add_row(variant, *(self.render_cell(variant, step) for step in steps))
+        run_row = Table(box=None, pad_edge=False, padding=(0, 2), show_header=False)
+        elapsed = Text(clock(time.time() - self.began), style="dim")
+        run_row.add_row(*(self.render_run_step(step) for step in PER_RUN), elapsed)
+        return Group(table, Text(), run_row)
 
-    def titled(self, step: str) -> RenderableType:
-        """A step of the whole run with its name."""
+    def render_run_step(self, step: str) -> RenderableType:
+        """The name and the cell of a step of the whole run."""
         row = Table.grid(padding=(0, 1))
-        row.add_row(Text(step, style="bold"), self.shown("", step))
+        row.add_row(Text(step, style="bold"), self.render_cell("", step))
         return row
 
-    def shown(self, variant: str, step: str) -> RenderableType:
-        """One cell: a sign and the time it took, or a spinner with how far it is."""
+    def render_cell(self, variant: str, step: str) -> RenderableType:
+        """A sign with the duration of an ended step, or a spinner with the count of a running one."""
         cell = self.cells.get((variant, step))
         if cell is None:
             return Text("·", style="dim")
@@ -78,7 +79,7 @@ class Board:
 
 @contextmanager
 def live(variants: list[str], console: Console) -> Iterator[Watch]:
-    """A live table in the terminal for the time of the block."""
+    """A live table in the terminal while the block runs."""
     board = Board(variants)
     with Live(console=console, refresh_per_second=8, get_renderable=board.table):
 
@@ -91,13 +92,13 @@ def live(variants: list[str], console: Console) -> Iterator[Watch]:
 
 @contextmanager
 def lines(console: Console, quiet: bool) -> Iterator[Watch]:
-    """A plain line for each step that begins or ends (quiet: only for one that failed) and for every tenth done."""
+    """A plain line for each step that begins or ends and for every tenth done; `quiet`: only for failed steps."""
     tenths: dict[tuple[str, str], int] = {}
 
     def watch(events: list[Event]) -> None:
         for event in events:
-            told = told_before(tenths, event)
-            if event.state == FAILED or not (quiet or told):
+            printed = is_printed(tenths, event)
+            if event.state == FAILED or not (quiet or printed):
                 count = f" {event.done}/{event.total}" if event.total else ""
                 name = f"{event.variant} {event.step}".strip()
                 note = f": {event.note}" if event.note else ""
@@ -109,14 +110,14 @@ def lines(console: Console, quiet: bool) -> Iterator[Watch]:
     yield watch
 
 
-def told_before(tenths: dict[tuple[str, str], int], event: Event) -> bool:
-    """Whether a line about this step's last tenth was printed already; remembers this one."""
+def is_printed(tenths: dict[tuple[str, str], int], event: Event) -> bool:
+    """Whether this tenth of the step is already printed; adds the tenth to `tenths`."""
     if event.state != RUNNING or not event.total:
         return False
     key, tenth = (event.variant, event.step), 10 * event.done // event.total
-    told = tenths.get(key, 0) >= tenth
+    printed = tenths.get(key, 0) >= tenth
     tenths[key] = max(tenth, tenths.get(key, 0))
-    return told
+    return printed
 
 
 def clock(seconds: float) -> str:

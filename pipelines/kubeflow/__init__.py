@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines: compile, submit, follow, schedule, and how it is reached."""
+"""Kubeflow Pipelines: connect, compile, submit, follow, schedule."""

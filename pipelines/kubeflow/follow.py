@@ -1,6 +1,6 @@
 """Follow a run on Kubeflow Pipelines to its verdict.
 
-kfp's client takes seconds to import: what needs it is imported where it is used.
+kfp's client takes seconds to import, so the functions that need it import it.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from components.errors import PrerequisiteError
-from components.run.results import RunResults, of_run
+from components.run.results import RunResults, run_location
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
 from pipelines.kubeflow.run_parameters import RESULTS
 
@@ -24,35 +24,38 @@ if TYPE_CHECKING:
 
 
 def follow_run(place: "Place", run: str, *, stop: bool, poll_s: float) -> None:
-    """Follow the run to its end, or stop it; leaves with the exit status of its verdict."""
+    """Follow the run to its end, or stop it; exits with the status of its verdict."""
     from pipelines.kubeflow import runs
     from pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
-        runs.look(kubeflow, run)  # of one that is not there nobody is told that it goes on
+        runs.get_run(kubeflow, run)  # a missing run fails here, before any message that the run continues
         if stop:
             runs.stop(kubeflow, run)
-            tell(f"run {run}: stopping; what it served ends with its lease")
+            print_line(f"run {run}: stopping; its servers end with their lease")
             return
         wait(kubeflow, run, poll_s)
 
 
 def wait(kubeflow: "Kubeflow", run_id: str, poll_s: float) -> None:
-    """Follow the run and leave with the exit status of its verdict."""
+    """Follow the run and exit with the status of its verdict."""
     from pipelines.kubeflow import runs
 
-    with left_going(f"{run_id} {kubeflow.place.options}"):
-        ended = runs.follow(kubeflow, run_id, tell, poll_s)
-    if ended.state != "SUCCEEDED":
-        print(f"quantgate: The run did not come to a verdict: {runs.why(ended)}", file=sys.stderr)
+    with advice_on_interruption(f"{run_id} {kubeflow.place.options}"):
+        run = runs.follow(kubeflow, run_id, print_line, poll_s)
+    if run.state != "SUCCEEDED":
+        print(f"quantgate: The run has no verdict: {runs.failure_reason(run)}", file=sys.stderr)
         raise typer.Exit(EXITS["failed"])
-    raise typer.Exit(exit_of(verdicts(ended)))
+    raise typer.Exit(exit_of(print_verdicts(run)))
 
 
 @contextmanager
-def left_going(run: str) -> Iterator[None]:
-    """Say, where the block is interrupted or the connection is lost for good, that the run goes on and what to do."""
-    advice = f"The run goes on.\nTo follow it: quantgate follow {run}\nTo stop it:   quantgate follow {run} --stop"
+def advice_on_interruption(run: str) -> Iterator[None]:
+    """If the block is interrupted or loses its connection: print that the run continues, and how to follow or stop it.
+
+    `run` is the run's id with the options of the place.
+    """
+    advice = f"The run continues.\nTo follow it: quantgate follow {run}\nTo stop it:   quantgate follow {run} --stop"
     try:
         yield
     except KeyboardInterrupt:
@@ -62,26 +65,26 @@ def left_going(run: str) -> Iterator[None]:
         raise PrerequisiteError(f"{error} {advice}") from error
 
 
-def verdicts(run: "api.V2beta1Run") -> list[str]:
-    """The variants' verdicts, from the run's results; each is told with its reason."""
+def print_verdicts(run: "api.V2beta1Run") -> list[str]:
+    """Print the variants' verdicts with their reasons; returns the verdicts."""
     parameter = run.runtime_config.parameters.get("results", RESULTS)
-    results = RunResults(of_run(parameter, run.run_id))
+    results = RunResults(run_location(parameter, run.run_id))
     place = results.location
     try:
         text = results.verdicts.text()
     except PrerequisiteError as error:
-        raise PrerequisiteError(f"The run has its verdict at {place}, which cannot be read here: {error}") from error
+        raise PrerequisiteError(f"The run's verdict at {place} cannot be read from this machine: {error}") from error
     if text is None:
         raise PrerequisiteError(
-            f"The run succeeded and left no {results.verdicts.name} at {place}. Look at the logs of its step report."
+            f"The run succeeded, but {place} has no {results.verdicts.name}. Read the log of the run's step `report`."
         )
     variants = json.loads(text)[1:]
     for row in variants:
-        tell(f"{row['variant']}: {row['verdict']}. {row['sentence']}")
-    tell(f"report {results.report}")
+        print_line(f"{row['variant']}: {row['verdict']}. {row['sentence']}")
+    print_line(f"report {results.report}")
     return [row["verdict"] for row in variants]
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line with the time."""
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)

@@ -1,4 +1,4 @@
-"""A service of a cluster on a port of this machine, through kubectl and with the rights of its kubeconfig."""
+"""Forward a service of a cluster to a port of this machine, with kubectl and the rights of its kubeconfig."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ READY_S, POLL_S, AGAIN_S, STOPPED_WITHIN_S = 30.0, 0.1, 1.0, 20.0
 
 @dataclass(frozen=True)
 class Forward:
-    """What kubectl is to forward, and the folder where it leaves its log."""
+    """A command of kubectl that forwards a port, and the folder for its log and lease."""
 
     command: tuple[str, ...]
     port: int
@@ -30,20 +30,20 @@ class Forward:
 
     @property
     def log(self) -> Path:
-        """What kubectl says."""
+        """kubectl's output."""
         return self.folder / "log"
 
     def start(self, local: str = "") -> psutil.Process:
-        """Forward that port of this machine, or a free one."""
+        """Start kubectl on this local port, or on a free one."""
         return start_guard([*self.command, f"{local}:{self.port}"], {}, lease=self.folder / "lease", log=self.log)
 
 
 @contextmanager
 def forwarded(service: str, port: int, namespace: str) -> Iterator[str]:
-    """The service's address on this machine for as long as the block lasts; kubectl ends with this process.
+    """The service's address on this machine, for the time of the block; kubectl ends with this process.
 
-    kubectl ends where its connection is lost, with the pod behind the service or while a laptop sleeps; it is started
-    again on the same port. Raises PrerequisiteError with what kubectl said where it does not forward at first.
+    kubectl ends when it loses the connection: the pod behind the service ends, or a laptop sleeps. Then it is started
+    again on the same port. Raises PrerequisiteError with kubectl's output when the first start fails.
     """
     kubectl = shutil.which("kubectl")
     if kubectl is None:
@@ -58,48 +58,48 @@ def forwarded(service: str, port: int, namespace: str) -> Iterator[str]:
             except BaseException:
                 stop(guard)
                 raise
-            with kept(forward, local, guard):
+            with restarted(forward, local, guard):
                 yield f"http://127.0.0.1:{local}"
 
 
 @contextmanager
-def kept(forward: Forward, local: str, guard: psutil.Process) -> Iterator[None]:
-    """Start kubectl again each time it ends, until the block does."""
-    over = threading.Event()
+def restarted(forward: Forward, local: str, guard: psutil.Process) -> Iterator[None]:
+    """Start kubectl again each time it ends, until the block ends."""
+    block_ended = threading.Event()
 
-    def keep() -> None:
+    def restart() -> None:
         running = guard
-        while not over.wait(AGAIN_S):
+        while not block_ended.wait(AGAIN_S):
             if exit_status(running) is not None:
                 running = forward.start(local)
         stop(running)
 
-    thread = threading.Thread(target=keep, name="kubectl port-forward", daemon=True)
+    thread = threading.Thread(target=restart, name="kubectl port-forward", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        block_ended.set()
         thread.join()
 
 
 def stop(guard: psutil.Process) -> None:
-    """End kubectl, if it has not ended."""
+    """End kubectl if it runs."""
     if exit_status(guard) is None:
         guard.terminate()
         guard.wait(STOPPED_WITHIN_S)
 
 
 def local_port(guard: psutil.Process, forward: Forward) -> str:
-    """The port that kubectl has chosen, once it says so."""
+    """The local port, from kubectl's output; raises PrerequisiteError when kubectl ends or takes over READY_S."""
     deadline = time.monotonic() + READY_S
     while True:
         ended = exit_status(guard) is not None
-        said = forward.log.read_text(encoding="utf-8", errors="replace") if forward.log.exists() else ""
-        if found := FORWARDS.search(said):
-            return found[1]
+        output = forward.log.read_text(encoding="utf-8", errors="replace") if forward.log.exists() else ""
+        if match := FORWARDS.search(output):
+            return match[1]
         if ended or time.monotonic() > deadline:
-            last = " ".join(said.split())[-500:] or "it said nothing"
-            by_hand = " ".join((*forward.command, f":{forward.port}"))
-            raise PrerequisiteError(f"kubectl does not forward: {last}\nTo try it by hand:\n  {by_hand}")
+            last_output = " ".join(output.split())[-500:] or "it printed nothing"
+            command = " ".join((*forward.command, f":{forward.port}"))
+            raise PrerequisiteError(f"kubectl does not forward: {last_output}\nTo try it by hand:\n  {command}")
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""What a run on a cluster may be started with."""
+"""Check the parameters of a run on a cluster."""
 
 from typing import TYPE_CHECKING
 
@@ -15,27 +15,31 @@ STORE, RESULTS = "s3://mlpipeline/quantgate/store", "s3://mlpipeline/quantgate/r
 
 
 def check(model: str, plan: EvaluationPlan, tracking_uri: str) -> None:
-    """Raise PrerequisiteError for what no step could do, or none on another machine."""
-    needed = {"--store": plan.store, "--results": plan.results}
-    sets = [each for each in plan.custom if each not in selection.shipped_sets()]
+    """Raise PrerequisiteError for parameters that every step refuses, or that do not work on another machine."""
+    required = {"--store": plan.store, "--results": plan.results}
+    custom = [location for location in plan.custom if location not in selection.shipped_sets()]
     rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
-    named = {"--data": rows, "--irt-parameters": plan.irt_parameters, **{f"--custom {each}": each for each in sets}}
-    for option, location in (*needed.items(), *((name, each) for name, each in named.items() if each)):
+    optional = [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
+    for option, location in (*required.items(), *((option, location) for option, location in optional if location)):
         if not location.startswith("s3://"):
             raise PrerequisiteError(
-                f"{option.split()[0]} is {location or 'empty'}, and the cluster sees nothing of this machine's disk. "
+                f"{option} is {location or 'empty'}, and the cluster cannot read this machine's disk. "
                 "Give s3://BUCKET/PREFIX."
             )
     if model.startswith("file:"):
-        raise PrerequisiteError(f"The cluster does not see {model}. Put the model into S3: s3://BUCKET/PREFIX.")
+        raise PrerequisiteError(f"The cluster cannot read {model}. Upload the model to S3: s3://BUCKET/PREFIX.")
     check_source(model)
-    check_use_case(chosen(plan.use_case, plan.policy), [each.task for each in selection.suite_of(plan).tasks])
+    check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in selection.suite_of(plan).tasks])
     if plan.skip_judged and not tracking_uri:
-        raise PrerequisiteError("Verdicts of earlier runs are looked up in MLflow: name it with --tracking-uri.")
+        raise PrerequisiteError(
+            "--skip-judged reads earlier verdicts from MLflow: give its server with --tracking-uri."
+        )
 
 
 def checked(file: "PipelineFile", parameters: dict[str, object]) -> "PipelineFile":
-    """The file; raises PrerequisiteError where it lacks a parameter, as one that another version wrote does."""
+    """The file; raises PrerequisiteError when it lacks a parameter, as a file of another version does."""
     if unknown := sorted(parameters.keys() - file.parameters):
-        raise PrerequisiteError(f"{file.file} has no parameter {', '.join(unknown)}. Write it anew: quantgate compile.")
+        raise PrerequisiteError(
+            f"{file.file} has no parameter {', '.join(unknown)}. Write it again: quantgate compile."
+        )
     return file

@@ -1,4 +1,4 @@
-"""Runs on Kubeflow Pipelines: upload the pipeline where its content is new, start a run, follow it."""
+"""Runs on Kubeflow Pipelines: upload the pipeline if its content is new, start a run, follow it."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ from pipelines.cluster import STEPS
 from pipelines.kubeflow.connection import ANSWER_S, EXPERIMENT, Kubeflow, NotReachedError
 
 PATIENCE_S = 900.0
-"""How long a run is followed without an answer: an API server's restart, a laptop's nap."""
+"""How long to follow a run without an answer, e.g. while an API server restarts or a laptop sleeps."""
 UNDER_WAY = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED")
 EQUALS = 1
-"""The filter's number for it."""
+"""The filter's number for this operation."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's reads a compiled pipeline twenty times as fast."""
+"""libyaml's loader reads a compiled pipeline twenty times as fast."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class PipelineFile:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a pipeline as Kubeflow has it."""
+    """A version of a pipeline in Kubeflow."""
 
     pipeline_id: str
     version_id: str
     name: str
     uploaded: bool
-    """False where Kubeflow had this content already."""
+    """False when Kubeflow already had this content."""
 
     @property
     def reference(self) -> api.V2beta1PipelineVersionReference:
-        """What a run or a schedule says of its pipeline."""
+        """The reference that a run or a schedule has to its pipeline."""
         return api.V2beta1PipelineVersionReference(pipeline_id=self.pipeline_id, pipeline_version_id=self.version_id)
 
 
 def read_pipeline(file: Path) -> PipelineFile:
-    """What the file holds; raises PrerequisiteError where that is no pipeline."""
+    """The pipeline in the file; raises PrerequisiteError when the file is not a pipeline."""
     try:
         content = file.read_bytes()
         spec = next(iter(yaml.load_all(content, LOADER)))
@@ -64,90 +64,93 @@ def read_pipeline(file: Path) -> PipelineFile:
             f"Cannot read {file}: {error.strerror}. Write it with quantgate compile --out {file} --image …"
         ) from None
     except (yaml.YAMLError, StopIteration, KeyError, TypeError):
-        raise PrerequisiteError(f"{file} holds no pipeline. Write one with quantgate compile.") from None
+        raise PrerequisiteError(f"{file} is not a pipeline. Write one with quantgate compile.") from None
     version = f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
     return PipelineFile(file, name, frozenset(parameters), version)
 
 
 def upload(kubeflow: Kubeflow, pipeline: PipelineFile) -> Version:
-    """The file as a version of its pipeline; it is sent only where Kubeflow does not have its content."""
-    with kubeflow.asked_to("keep the pipeline"):
+    """The file as a version of its pipeline; uploaded only if Kubeflow lacks its content."""
+    with kubeflow.request("store the pipeline"):
         pipeline_id = pipeline_named(kubeflow, pipeline.name)
-        if found := version_named(kubeflow, pipeline_id, pipeline.version):
-            return Version(pipeline_id, found, pipeline.version, uploaded=False)
+        if version_id := version_named(kubeflow, pipeline_id, pipeline.version):
+            return Version(pipeline_id, version_id, pipeline.version, uploaded=False)
         try:
-            made = kubeflow.client.pipeline_uploads.upload_pipeline_version(
+            version = kubeflow.client.pipeline_uploads.upload_pipeline_version(
                 str(pipeline.file), name=pipeline.version, pipelineid=pipeline_id, _request_timeout=ANSWER_S
             )
         except ApiException as refusal:
-            found = version_named(kubeflow, pipeline_id, pipeline.version) if refusal.status == 409 else ""
-            if not found:
+            version_id = version_named(kubeflow, pipeline_id, pipeline.version) if refusal.status == 409 else ""
+            if not version_id:
                 raise
-            return Version(pipeline_id, found, pipeline.version, uploaded=False)  # another was a moment faster
-    return Version(pipeline_id, made.pipeline_version_id, pipeline.version, uploaded=True)
+            return Version(pipeline_id, version_id, pipeline.version, uploaded=False)  # another client was faster
+    return Version(pipeline_id, version.pipeline_version_id, pipeline.version, uploaded=True)
 
 
 def pipeline_named(kubeflow: Kubeflow, name: str) -> str:
-    """The pipeline's id; it is made where there is none.
+    """The id of the pipeline of that name, which is created if it is missing.
 
-    Not by uploading the file: the version that this makes has the pipeline's name, which tells nothing of its content.
+    The file is not uploaded for this: the version of such an upload would get the pipeline's name, which does not
+    identify the content.
     """
     service = kubeflow.client.pipelines
 
-    def found() -> list[Any]:
+    def list_pipelines() -> list[Any]:
         answer = service.pipeline_service_list_pipelines(
             filter=equals(name), _request_timeout=ANSWER_S, **kubeflow.scope
         )
         return named(name, answer.pipelines)
 
-    if here := found():
-        return str(here[0].pipeline_id)
-    wanted = api.V2beta1Pipeline(display_name=name, **kubeflow.scope)
+    if pipelines := list_pipelines():
+        return str(pipelines[0].pipeline_id)
+    pipeline = api.V2beta1Pipeline(display_name=name, **kubeflow.scope)
     try:
-        return str(service.pipeline_service_create_pipeline(wanted, _request_timeout=ANSWER_S).pipeline_id)
+        return str(service.pipeline_service_create_pipeline(pipeline, _request_timeout=ANSWER_S).pipeline_id)
     except ApiException as refusal:
-        here = found() if refusal.status == 409 else []
-        if not here:
+        pipelines = list_pipelines() if refusal.status == 409 else []
+        if not pipelines:
             raise
-        return str(here[0].pipeline_id)
+        return str(pipelines[0].pipeline_id)
 
 
 def version_named(kubeflow: Kubeflow, pipeline_id: str, name: str) -> str:
-    """The id of the pipeline's version of that name; "" where there is none."""
+    """The id of the pipeline's version of that name; "" when it is missing."""
     answer = kubeflow.client.pipelines.pipeline_service_list_pipeline_versions(
         pipeline_id, filter=equals(name), _request_timeout=ANSWER_S
     )
-    found = named(name, answer.pipeline_versions)
-    return str(found[0].pipeline_version_id) if found else ""
+    versions = named(name, answer.pipeline_versions)
+    return str(versions[0].pipeline_version_id) if versions else ""
 
 
 def experiment_id(kubeflow: Kubeflow) -> str:
-    """The id of our experiment, which is made where there is none."""
+    """The id of the experiment EXPERIMENT, which is created if it is missing."""
     service = kubeflow.client.experiments
 
-    def found() -> list[Any]:
+    def list_experiments() -> list[Any]:
         answer = service.experiment_service_list_experiments(
             filter=equals(EXPERIMENT), _request_timeout=ANSWER_S, **kubeflow.scope
         )
         return named(EXPERIMENT, answer.experiments)
 
-    with kubeflow.asked_to("keep the experiment"):
-        if here := found():
-            return str(here[0].experiment_id)
-        wanted = api.V2beta1Experiment(display_name=EXPERIMENT, **kubeflow.scope)
+    with kubeflow.request("store the experiment"):
+        if experiments := list_experiments():
+            return str(experiments[0].experiment_id)
+        experiment = api.V2beta1Experiment(display_name=EXPERIMENT, **kubeflow.scope)
         try:
-            return str(service.experiment_service_create_experiment(wanted, _request_timeout=ANSWER_S).experiment_id)
+            answer = service.experiment_service_create_experiment(experiment, _request_timeout=ANSWER_S)
+            return str(answer.experiment_id)
         except ApiException as refusal:
-            here = found() if refusal.status == 409 else []
-            if not here:
+            experiments = list_experiments() if refusal.status == 409 else []
+            if not experiments:
                 raise
-            return str(here[0].experiment_id)
+            return str(experiments[0].experiment_id)
 
 
 def start(kubeflow: Kubeflow, version: Version, name: str, parameters: dict[str, object], account: str) -> str:
-    """Start a run as that service account; returns its id.
+    """Start a run as that service account; returns the run's id.
 
-    `name` is this run's alone: one that was started although the answer was lost is found by it, and not started twice.
+    `name` is unique: if Kubeflow starts the run and the answer is lost, the run is found by its name and not started
+    twice.
     """
     run = api.V2beta1Run(
         experiment_id=experiment_id(kubeflow),
@@ -157,79 +160,81 @@ def start(kubeflow: Kubeflow, version: Version, name: str, parameters: dict[str,
         service_account=account or None,
     )
     try:
-        with kubeflow.asked_to("start the run"):
+        with kubeflow.request("start the run"):
             return str(kubeflow.client.runs.run_service_create_run(run, _request_timeout=ANSWER_S).run_id)
     except NotReachedError:
-        with kubeflow.asked_to("say whether it has started the run"):
+        with kubeflow.request("say whether it has started the run"):
             answer = kubeflow.client.runs.run_service_list_runs(
                 experiment_id=run.experiment_id, filter=equals(name), _request_timeout=ANSWER_S
             )
-        if found := named(name, answer.runs):
-            return str(found[0].run_id)
+        if runs := named(name, answer.runs):
+            return str(runs[0].run_id)
         raise
 
 
-def look(kubeflow: Kubeflow, run_id: str) -> api.V2beta1Run:
-    """How the run stands."""
-    with kubeflow.asked_to(f"find the run {run_id}"):
+def get_run(kubeflow: Kubeflow, run_id: str) -> api.V2beta1Run:
+    """The run with its current state."""
+    with kubeflow.request(f"find the run {run_id}"):
         return kubeflow.client.runs.run_service_get_run(run_id, _request_timeout=ANSWER_S)
 
 
 def stop(kubeflow: Kubeflow, run_id: str) -> None:
-    """Stop the run; what it served is removed when its lease ends."""
-    with kubeflow.asked_to(f"stop the run {run_id}"):
+    """Stop the run; its servers are removed when their lease ends."""
+    with kubeflow.request(f"stop the run {run_id}"):
         kubeflow.client.runs.run_service_terminate_run(run_id, _request_timeout=ANSWER_S)
 
 
-def follow(kubeflow: Kubeflow, run_id: str, tell: Callable[[str], None], poll_s: float) -> api.V2beta1Run:
-    """Tell each change until the run has ended; a connection that is lost is waited for."""
-    told: dict[str, str] = {}
-    lost: float | None = None
+def follow(kubeflow: Kubeflow, run_id: str, print_line: Callable[[str], None], poll_s: float) -> api.V2beta1Run:
+    """Print each change of state until the run has ended; waits up to PATIENCE_S for a lost connection."""
+    printed: dict[str, str] = {}
+    lost_at: float | None = None
     while True:
         try:
-            run = look(kubeflow, run_id)
+            run = get_run(kubeflow, run_id)
         except NotReachedError as error:
-            if lost is None:
-                lost = time.monotonic()
-                tell(f"{error} The run goes on; waiting for an answer.")
-            if time.monotonic() > lost + PATIENCE_S:
+            if lost_at is None:
+                lost_at = time.monotonic()
+                print_line(f"{error} The run continues; waiting for an answer.")
+            if time.monotonic() > lost_at + PATIENCE_S:
                 raise
         else:
-            lost = None
-            now = standing(run)
-            for what, state in now.items():
-                if told.get(what) != state:
-                    tell(f"{what}: {state}")
-            told = now
+            lost_at = None
+            states = states_of(run)
+            for name, state in states.items():
+                if printed.get(name) != state:
+                    print_line(f"{name}: {state}")
+            printed = states
             if run.state and run.state not in UNDER_WAY:
                 return run
         time.sleep(poll_s)
 
 
-def standing(run: api.V2beta1Run) -> dict[str, str]:
-    """The run's state, and of each of its steps how many variants are how far."""
+def states_of(run: api.V2beta1Run) -> dict[str, str]:
+    """The state of the run, and of each step with its number of variants per state."""
     states: dict[str, Counter[str]] = {}
     for task in (run.run_details.task_details if run.run_details else None) or ():
-        if task.display_name in STEPS and task.state:  # there are tasks of kfp's own beside them
+        if task.display_name in STEPS and task.state:  # kfp adds tasks of its own
             states.setdefault(task.display_name, Counter())[task.state.lower()] += 1
     return {"run": (run.state or "PENDING").lower()} | {
-        name: in_words(states[name]) for name in STEPS if name in states
+        name: describe(states[name]) for name in STEPS if name in states
     }
 
 
-def in_words(states: "Counter[str]") -> str:
-    """`running`, or `2 succeeded, 1 running` of a step that several variants take."""
+def describe(states: "Counter[str]") -> str:
+    """`running`, or `2 succeeded, 1 running` for a step of several variants."""
     if states.total() == 1:
         return next(iter(states))
     return ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
 
 
-def why(run: api.V2beta1Run) -> str:
-    """What failed in the run, as Kubeflow tells it."""
+def failure_reason(run: api.V2beta1Run) -> str:
+    """The failed steps with Kubeflow's error messages."""
     tasks = (run.run_details.task_details if run.run_details else None) or ()
     failed = [task for task in tasks if task.state == "FAILED" and task.display_name in STEPS]
-    told = [f"{task.display_name}: {task.error.message if task.error else 'failed'}" for task in failed]
-    return "; ".join(told) or (run.error.message if run.error and run.error.message else "It does not say why.")
+    messages = [f"{task.display_name}: {task.error.message if task.error else 'failed'}" for task in failed]
+    return "; ".join(messages) or (
+        run.error.message if run.error and run.error.message else "Kubeflow gives no reason."
+    )
 
 
 def equals(name: str) -> str:
@@ -237,6 +242,6 @@ def equals(name: str) -> str:
     return json.dumps({"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]})
 
 
-def named(name: str, found: list[Any] | None) -> list[Any]:
-    """Those of that very name."""
-    return [each for each in found or () if each.display_name == name]
+def named(name: str, objects: list[Any] | None) -> list[Any]:
+    """The objects with exactly that name."""
+    return [item for item in objects or () if item.display_name == name]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
 from components.run.results import RunResults
-from pipelines.kubeflow.follow import tell, wait
+from pipelines.kubeflow.follow import print_line, wait
 from pipelines.kubeflow.run_parameters import checked
 
 if TYPE_CHECKING:
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def check_readable(results: str) -> None:
-    """Raise PrerequisiteError where the verdict could not be read at the end, which may be hours later."""
+    """Raise PrerequisiteError now when the verdict could not be read at the end, which may be hours later."""
     try:
         RunResults(results).verdicts.text()
     except PrerequisiteError as error:
         raise PrerequisiteError(
-            f"{error} The verdict would be read there. Set AWS_ENDPOINT_URL and the credentials so that this machine "
-            "can, or start the run with --detach."
+            f"{error} The verdict is read from there. Set AWS_ENDPOINT_URL and the credentials so that this machine "
+            "can read it, or start the run with --detach."
         ) from error
 
 
 def run_name(parameters: dict[str, object]) -> str:
-    """A name for a list of runs, and this run's alone."""
+    """A unique name of the run, readable in a list of runs."""
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     return f"{parameters['model']} {parameters['suite']} {at} {secrets.token_hex(3)}"
 
@@ -40,7 +40,7 @@ def submit_run(
     detach: bool,
     poll_s: float,
 ) -> None:
-    """Upload the pipeline where its content is new, start the run, and follow it unless `detach` is set."""
+    """Upload the pipeline if its content is new, start the run, and follow it unless `detach` is set."""
     from pipelines.kubeflow.connection import connected
     from pipelines.kubeflow.runs import read_pipeline, start, upload
 
@@ -49,10 +49,10 @@ def submit_run(
         check_readable(str(parameters["results"]))
     with connected(place) as kubeflow:
         version = upload(kubeflow, file)
-        tell(f"{version.name}: {'uploaded' if version.uploaded else 'Kubeflow has it already'}")
+        print_line(f"{version.name}: {'uploaded' if version.uploaded else 'Kubeflow already has it'}")
         run_id = start(kubeflow, version, run_name(parameters), parameters, service_account)
-        tell(f"run {run_id} {kubeflow.page(run_id)}")
+        print_line(f"run {run_id} {kubeflow.page(run_id)}")
         if detach:
-            tell(f"To follow it: quantgate follow {run_id} {place.options}")
+            print_line(f"To follow it: quantgate follow {run_id} {place.options}")
             return
         wait(kubeflow, run_id, poll_s)
