@@ -85,19 +85,19 @@ def answers(task: str, table: pyarrow.Table) -> Answers:
 def fault(found: Answers) -> str:
     """Why these are no answers that anything can be computed from; empty when they are."""
     if not found.items:
-        return f"there is no item of {found.task}"
+        return f"{found.task} has no items"
     for column in ("id", "item_hash", "prompt_hash", "score", "truncated"):
         if found.table[column].null_count:
             return f"{found.task} has items without {column}"
     ids = found.table["id"]
     if pc.count_distinct(ids).as_py() < found.items:
         twice = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1]))
-        return f"{found.task} has items twice: {_named(twice)}"
+        return f"{found.task} has duplicate items: {_named(twice)}"
     bad = ~np.isfinite(found.scores)
     if found.units is None:
         bad |= (found.scores < 0) | (found.scores > 1)
     if bad.any():
-        return f"{found.task} has scores that are not from 0 to 1: {_named(ids.filter(pyarrow.array(bad)))}"
+        return f"{found.task} has scores outside 0 to 1: {_named(ids.filter(pyarrow.array(bad)))}"
     return ""
 
 
@@ -114,12 +114,12 @@ def first_difference(baseline: Answers, variant: Answers, *, partly: bool = Fals
         return f"on {task} it did not answer items that the baseline did: {_named(missing)}"
     paired = baseline.only(ours) if partly else baseline
     for column, what in (
-        ("item_hash", "items of another content than the baseline's"),
-        ("prompt_hash", "prompts of other tokens than the baseline's"),
+        ("item_hash", "its items have other content than the baseline's"),
+        ("prompt_hash", "its prompts have other tokens than the baseline's"),
     ):
         differing = ours.filter(pc.not_equal(variant.table[column], paired.table[column]))
         if len(differing):
-            return f"on {task} it was asked {what}: {_named(differing)}"
+            return f"on {task} {what}: {_named(differing)}"
     for whose, each in (("its", variant), ("the baseline's", paired)):
         cut = each.table["id"].filter(each.table["truncated"])
         if len(cut):

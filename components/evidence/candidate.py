@@ -62,7 +62,7 @@ def candidate(
 def first_difference(baseline: Candidate, variant: Candidate) -> str:
     """The first thing that was not the same for both, in words; empty when their scores may be compared."""
     if baseline.weights.baseline_digest != variant.weights.baseline_digest:
-        return "its weights were made from another model than the baseline's"
+        return "its weights come from another model than the baseline's"
     ours, theirs = variant.scores, baseline.scores
     stopped = ours.look < ours.looks
     if ours.stage != theirs.stage and not stopped:
@@ -102,15 +102,15 @@ def _task_difference(baseline: TaskScore, variant: TaskScore, *, partly: bool) -
 def _fault(scores: Scores, suite: str) -> str:
     """Why these are no scores that a drop can be measured on, in a sentence; empty when they are."""
     if scores.suite != suite:
-        return f"{scores.variant} was scored on the suite {scores.suite}, the gate was asked about {suite}."
+        return f"{scores.variant} was scored on the suite {scores.suite}, the gate decides on the suite {suite}."
     if not scores.tasks:
         return f"{scores.variant} was evaluated on no task."
     task, times = Counter(each.task for each in scores.tasks).most_common(1)[0]
     if times > 1:
-        return f"{scores.variant} has {times} scores for {task}: one was expected."
+        return f"{scores.variant} has {times} scores for {task}, expected one."
     for each in scores.tasks:
         if not math.isfinite(each.score) or each.score < 0:
-            return f"{scores.variant} scored {each.score} on {each.task}: that is no score."
+            return f"{scores.variant} scored {each.score} on {each.task}: that is not a valid score."
         if each.items < 1:
             return f"{scores.variant} has a score for {each.task} over {each.items} items: nothing was measured."
     return ""
@@ -121,16 +121,16 @@ def _unlike(scores: Scores, found: Mapping[str, Answers] | None) -> str:
     if found is None:
         return ""
     if unscored := [task for task in found if task not in scores.by_task()]:
-        return f"{scores.variant} has answers to {', '.join(unscored)}, but no score for it."
+        return f"{scores.variant} has answers for {', '.join(unscored)}, but no score."
     for each in scores.tasks:
         if each.task not in found:
-            return f"{scores.variant} has a score for {each.task}, but no answers to its items."
+            return f"{scores.variant} has a score for {each.task}, but no answers."
         if reason := items.fault(found[each.task]):
             return f"{scores.variant} cannot be judged: {reason}."
         answered = found[each.task]
         if answered.units is None and not math.isclose(float(answered.scores.mean()), each.score, abs_tol=1e-9):
             return (
                 f"{scores.variant} scored {each.score:.6f} on {each.task}, its answers {answered.scores.mean():.6f}:"
-                " they are not from one evaluation."
+                " the two come from different evaluations."
             )
     return ""

@@ -131,10 +131,10 @@ def limits_of(
 def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
     """The first limit that these answers cannot be held against, and why; empty when there is none."""
     if variant and all(each.units is not None for each in variant.values()):
-        return "none of its tasks has scores that a drop could be measured on"
+        return "all its tasks measure perplexity, so there is no score to compute a drop from"
     for name in use_case.max_drop:
         if name in variant and variant[name].units is not None:
-            return f"its limit on the drop of {name} needs scores and {name} has a perplexity: max_perplexity_ratio"
+            return f"{name} measures perplexity and has no drop: limit it with max_perplexity_ratio"
     limited = (
         (flips.divergences, use_case.max_divergence, "choices"),
         (flips.perplexity_ratio, use_case.max_perplexity_ratio, "documents"),
@@ -142,9 +142,9 @@ def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Ma
     for measure, limits, needed in limited:
         for name in limits:
             if not variant or not baseline:
-                return f"its limit on {name} needs answers item by item"
+                return f"its limit on {name} needs per-item answers"
             if name in variant and measure(*_paired(baseline[name], variant[name])) is None:
-                return f"its limit on {name} needs the log-likelihoods of {needed}, which that task does not have"
+                return f"its limit on {name} needs the log-likelihoods of {needed}, which the task does not have"
     return ""
 
 

@@ -141,9 +141,12 @@ def _ask_more(rows: tuple[LimitEvidence, ...]) -> str:
     usual = next_step("inconclusive", "")
     known = [each for each in needed if each is not None]
     if not known or len(known) < len(needed):
-        return usual.replace("Ask it and the baseline more questions, or A/B test it", "A/B test it")
+        return usual.replace("Evaluate more questions, or A/B test the variant", "A/B test the variant")
     return usual.replace(
-        "more questions", f"about {about(max(known))} more questions" if max(known) > 1 else "one more"
+        "more questions",
+        f"about {about(max(known))} more questions (80 % power)"
+        if max(known) > 1
+        else "one more question (80 % power)",
     )
 
 

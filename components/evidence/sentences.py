@@ -1,4 +1,4 @@
-"""What the evidence says, for a release manager: one sentence that holds the numbers that decided."""
+"""The sentence of each verdict, for a release manager: it contains the numbers that decided."""
 
 import math
 
@@ -10,7 +10,7 @@ from components.policies.policy import Band, side
 
 
 def passed(found: Case, band: Band, alpha: float) -> str:
-    """Why a variant gets the band that it gets."""
+    """Why a variant passes its limits and gets this band."""
     average = Limit("average", "drop", band.upper, found.average)
     end = f"{'not over' if band.upper_belongs else 'under'} {found.use_case.in_words_of(band.upper)}"
     bound = found.average.upper(alpha)
@@ -19,12 +19,12 @@ def passed(found: Case, band: Band, alpha: float) -> str:
     parts = [f"{band.opening} for {found.use_case.name}: {shown}"]
     for each in found.limits:
         moved = "" if each.what == "average" else f"{_moved(each, found)}, {_at_most(each, found, alpha)}, "
-        parts.append(f"{moved}the limit{'' if moved else ' on it'} is {_limit(each, found)}")
+        parts.append(f"{moved}the limit{'' if moved else ' on the average'} is {_limit(each, found)}")
     return "; ".join(parts)
 
 
 def rejected(found: Case, exceeded: list[Limit]) -> str:
-    """Why a variant is surely over its limits."""
+    """Why a variant is rejected: the limits that it exceeds with confidence."""
     parts = [
         f"{_moved(each, found)}, {_sure(found.rejecting)} {_at_least(each, found)}, the limit is {_limit(each, found)}"
         for each in exceeded
@@ -33,21 +33,21 @@ def rejected(found: Case, exceeded: list[Limit]) -> str:
 
 
 def inconclusive(found: Case, unproven: list[Limit], alpha: float) -> str:
-    """What is not settled, and what would settle it."""
+    """Which limits are undecided, and how many more questions would decide them."""
     parts = list(dict.fromkeys(_open(each, found, alpha) for each in unproven))
     needed = [each.test.further_items(each.limit, alpha) for each in unproven]
     known = [each for each in needed if each is not None]
     if len(known) == len(needed):
         many = max(known) > 1
-        count = f"about {about(max(known))} further questions" if many else "one further question"
-        parts.append(f"{count} would settle it, at 80 % power")
+        count = f"about {about(max(known))} more questions are" if many else "one more question is"
+        parts.append(f"{count} needed (80 % power)")
     elif all(each.test.informative for each in unproven):
-        parts.append("more of these questions are not likely to settle it")
+        parts.append("more questions of the same kind are not likely to decide it")
     return f"Inconclusive for {found.use_case.name}: {'; '.join(parts)}"
 
 
 def reservations(found: Case, *, settled: bool) -> list[str]:
-    """What a reader must know beside it: tasks that can show nothing, limits left out, questions not asked."""
+    """The caveats of a verdict: tasks without information, limits left out, questions not evaluated."""
     scores = found.variant.scores
     told = []
     guessed = ", ".join(
@@ -56,22 +56,26 @@ def reservations(found: Case, *, settled: bool) -> list[str]:
         if not each.informative
     )
     if guessed:
-        told.append(f"the baseline is not surely above chance on {guessed}, which supports no pass")
+        told.append(f"the baseline is not significantly above chance on {guessed}, so no pass can rest on that")
     if undecidable := [edge for edge in found.use_case.edges if not found.average.decidable(edge)]:
         told.append(
-            f"two passes of the baseline itself differ by more than {found.use_case.in_words_of(max(undecidable))}, so"
-            " that no smaller drop can be told"
+            f"two passes of the baseline differ by more than {found.use_case.in_words_of(max(undecidable))}, so no"
+            " smaller drop can be detected"
         )
     missing = [name for name in found.use_case.tasks if name not in found.variant.answers]
     if missing:
-        told.append(f"nothing is known of {', '.join(missing)}, which the policy skips where it is missing")
+        told.append(f"there are no answers for {', '.join(missing)}; the policy skips missing tasks")
     if scores.look < scores.looks:
         asked = sum(each.items for each in found.variant.answers.values())
-        why = "as more could not change it" if settled else "for a policy that they settled: ask it the rest"
-        told.append(f"stopped after {asked:,} of {scores.planned_items:,} questions, {why}")
+        why = (
+            "because more answers could not change the verdict"
+            if settled
+            else "enough for that run's policy only: evaluate the rest"
+        )
+        told.append(f"stopped early after {asked:,} of {scores.planned_items:,} questions, {why}")
     if scores.rows_source == HARNESS:
         told.append(
-            "token ids and truncation are not in lm-eval's samples, so that only the prompts' texts were compared"
+            "lm-eval's samples contain neither token ids nor truncation, so only the prompts' texts were compared"
         )
     return told
 
@@ -80,15 +84,15 @@ def _open(limit: Limit, found: Case, alpha: float) -> str:
     test = limit.test
     if not test.informative and isinstance(test, DropTest):
         what = "any task" if limit.what == "average" else limit.what
-        return f"no drop on {what} can show, as the baseline may be guessing"
+        return f"no drop on {what} can be detected, because the baseline may be guessing"
     if not test.decidable(limit.limit):
         return (
-            f"the limit of {_limit(limit, found)} on {limit.what} is undecidable here, as two passes of the baseline"
-            " itself differ by more"
+            f"the limit of {_limit(limit, found)} on {limit.what} cannot be tested, because two passes of the"
+            " baseline differ by more"
         )
     return (
-        f"{_moved(limit, found)}, {_sure(alpha)} {_at_most(limit, found, alpha)}, which does not settle the limit of"
-        f" {_limit(limit, found)}"
+        f"{_moved(limit, found)}, {_sure(alpha)} {_at_most(limit, found, alpha)}, so it is not shown to be within"
+        f" the limit of {_limit(limit, found)}"
     )
 
 
@@ -104,7 +108,7 @@ def _moved(limit: Limit, found: Case) -> str:
             return f"{what} was 0 for the baseline"
         return Change(what, before, after, found.use_case.relative).told(limit.limit)
     if limit.kind == "divergence":
-        return f"the choices on {limit.what} moved by {test.estimate:.3g} nats"
+        return f"the KL divergence on {limit.what} is {test.estimate:.3g} nats"
     return f"the perplexity on {limit.what} is {_times(test.estimate)} the baseline's"
 
 
@@ -132,7 +136,7 @@ def _amount(value: float, limit: Limit, found: Case) -> str:
     if limit.kind == "divergence":
         return f"{value:.3g} nats"
     if limit.kind == "perplexity":
-        return f"{_times(value)} it"
+        return f"{_times(value)} the baseline's"
     edges = (limit.limit, *(found.use_case.edges if limit.what == "average" else ()))
     return percent(value, *edges, unit="%" if found.use_case.relative else "points")
 
@@ -141,7 +145,7 @@ def _limit(limit: Limit, found: Case) -> str:
     if limit.kind == "divergence":
         return f"{limit.limit:g} nats"
     if limit.kind == "perplexity":
-        return f"{_times(limit.limit)} it"
+        return f"{_times(limit.limit)} the baseline's"
     return found.use_case.in_words_of(limit.limit)
 
 

@@ -60,5 +60,5 @@ def keep_earlier_decision(results: RunResults, decision: str) -> None:
     """Copy the decision of the run that judged this model before: to the step's artifact, and as this run's own."""
     file = results.earlier_decision
     if not file.get(Path(decision)):
-        raise PrerequisiteError(f"The earlier decision is missing from {results.location}: run it again.")
+        raise PrerequisiteError(f"The earlier decision is missing from {results.location}: run the evaluation again.")
     results.decision.put(Path(decision))

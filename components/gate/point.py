@@ -75,7 +75,8 @@ def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change]
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on {limited}")
     by_band = f"{band.opening} for {use_case.name}: {average.told(*use_case.edges)}, in the band {band.range_in_words}"
     kept = [
-        f"{'the limit on it' if change == average else f'{change.told(limit)}, the limit'} is {in_words(limit)}"
+        f"{'the limit on the average' if change == average else f'{change.told(limit)}, the limit'}"
+        f" is {in_words(limit)}"
         for change, limit in limits
     ]
     return _Ruling(band.verdict, "; ".join([by_band, *kept]))
@@ -83,7 +84,7 @@ def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change]
 
 def _unmeasurable(reason: str) -> _Ruling:
     step = "Choose a suite on which the baseline scores above 0, or another use case, and run again."
-    return _Ruling("not_comparable", f"{reason}, so that no relative drop exists there", step)
+    return _Ruling("not_comparable", f"{reason}, so no relative drop exists there", step)
 
 
 def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change, float]]) -> str:
@@ -92,9 +93,9 @@ def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change
         f"{change.told(limit)}, the limit is {use_case.in_words_of(limit)}" for change, limit in over
     )
     told_already = average in [change for change, _ in over]
-    by_band = "the bands" if told_already else f"the average {average.named(*use_case.edges)}"
-    would_say = "would say reject too" if band.verdict == "reject" else f"alone would say {band.verdict_in_words}"
-    return f"Rejected for {use_case.name}: {broken}; {by_band} {would_say}"
+    by_band = "the average's band" if told_already else f"the average {average.named(*use_case.edges)}"
+    would_mean = "would mean reject too" if band.verdict == "reject" else f"alone would mean {band.verdict_in_words}"
+    return f"Rejected for {use_case.name}: {broken}; {by_band} {would_mean}"
 
 
 def _reservations(baseline: Scores) -> list[str]:
@@ -104,4 +105,4 @@ def _reservations(baseline: Scores) -> list[str]:
         for each in baseline.tasks
         if each.score <= each.chance
     )
-    return [f"the baseline is not above chance on {guessed}, where a drop cannot show"] if guessed else []
+    return [f"the baseline is not above chance on {guessed}, where no drop can be detected"] if guessed else []

@@ -44,9 +44,9 @@ class Expected:
         shares = np.array([lost, gained, self.baseline - lost, 1 - self.baseline - gained])
         if shares.min() < -ROUNDING:
             raise PrerequisiteError(
-                f"No answers have a baseline of {self.baseline:g}, a drop of {self.drop:g} and a share of "
-                f"{self.differing:g} that differ. A share that differs is no less than the drop in points, and no more "
-                "than the right and the wrong answers can hold."
+                f"A baseline of {self.baseline:g}, a drop of {self.drop:g} and a share of {self.differing:g} differing "
+                "answers are impossible together. The share must be at least the drop in points, and at most what the "
+                "right and the wrong answers allow."
             )
         before, after = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0])
         return Pairs(before, after, items * np.maximum(shares, 0.0), self._clustered(items, fewer))

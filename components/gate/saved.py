@@ -70,14 +70,14 @@ def _apart(found: Sequence[tuple[Path, Candidate]]) -> list[Candidate]:
 def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
     """What lies in the folder; raises PrerequisiteError when these are no results that can be read."""
     if not folder.is_dir():
-        raise PrerequisiteError(f"{folder} is no folder. Give a variant's folder, e.g. runs/demo/variants/int8.")
+        raise PrerequisiteError(f"{folder} is not a directory. Give a variant's folder, e.g. runs/demo/variants/int8.")
     if any(VariantResults(str(folder)).scores(stage).path.exists() for stage in (FULL, TINY)):
         return read_ours(folder)
     if next(folder.rglob("samples_*.jsonl"), None):
         return read_harness(folder, metrics)
     raise PrerequisiteError(
-        f"{folder} holds no results: neither full.json beside full.parquet, as a run of quantgate leaves them in"
-        " variants/NAME, nor samples_*.jsonl, as lm-eval writes them with --output_path and --log_samples."
+        f"{folder} contains no results: neither full.json with full.parquet, which quantgate writes to"
+        " variants/NAME, nor samples_*.jsonl, which lm-eval writes with --output_path and --log_samples."
     )
 
 
@@ -85,10 +85,12 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
     """A folder that lm-eval wrote; of several runs in it each task's newest that has samples."""
     written = sorted(folder.rglob("results_*.json"), key=lambda each: each.name, reverse=True)
     if not written:
-        raise PrerequisiteError(f"{folder} has samples but no results_*.json, which says how they were asked.")
+        raise PrerequisiteError(f"{folder} has samples but no results_*.json with the settings of the evaluation.")
     if len(places := {each.parent for each in written}) > 1:
         names = ", ".join(sorted(str(each) for each in places))
-        raise PrerequisiteError(f"{folder} holds the results of several models. Give the folder of one: {names}.")
+        raise PrerequisiteError(
+            f"{folder} contains the results of several models. Give the folder of one model: {names}."
+        )
     found: dict[str, Answers] = {}
     scores: list[TaskScore] = []
     for summary in written:
@@ -102,7 +104,9 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
                     found[task] = answers(task, pyarrow.Table.from_pylist(rows))
                     scores.append(_task_score(task, found[task], rows, results))
     if not found:
-        raise PrerequisiteError(f"{folder} has no samples of the tasks in its results_*.json: run lm-eval again.")
+        raise PrerequisiteError(
+            f"{folder} has no samples for the tasks in its results_*.json: run lm-eval again with --log_samples."
+        )
     name = folder.name
     told = Scores(
         variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), rows_source=HARNESS
@@ -117,7 +121,7 @@ def _told(file: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, pyarrow.ArrowException) as error:
         raise PrerequisiteError(
-            f"{file} and its samples are not as lm-eval writes them ({type(error).__name__}: {error}). Run it again."
+            f"{file} and its samples are not in lm-eval's format ({type(error).__name__}: {error}). Run lm-eval again."
         ) from error
 
 
@@ -128,11 +132,13 @@ def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, A
         raise PrerequisiteError(f"{file} is empty: run lm-eval again.")
     metric = next((each for each in metrics if each in samples[0]), None)
     if metric is None:
-        raise PrerequisiteError(f"{file} has none of the metrics {', '.join(metrics)}: name its own with --metric.")
+        raise PrerequisiteError(
+            f"{file} has none of the metrics {', '.join(metrics)}: choose one of its metrics with --metric."
+        )
     rises = (results.get("higher_is_better") or {}).get(task) or {}
     if rises.get(metric) is False and metric != PERPLEXITY:
         raise PrerequisiteError(
-            f"{file}: less is better of {metric}, which the gate cannot limit. Choose another metric."
+            f"{file}: lower is better for {metric}, and the gate cannot limit it. Choose another metric with --metric."
         )
     chosen = results["configs"][task].get("output_type") == "multiple_choice"
     kept = samples[0].get("filter", "none")
@@ -141,7 +147,7 @@ def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, A
     mean = float(np.mean([row["score"] for row in rows]))
     if metric != PERPLEXITY and isinstance(said, float) and abs(said - mean) > 1e-6:
         raise PrerequisiteError(
-            f"{file}: {metric} is {said:.6f} and no mean of its items' ({mean:.6f}), so that they cannot be paired."
+            f"{file}: {metric} is {said:.6f}, not the mean of its items ({mean:.6f}), so the items cannot be paired."
             " Choose another metric with --metric."
         )
     return rows
@@ -219,7 +225,7 @@ def _json(text: bytes, file: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise PrerequisiteError(f"{file} is not whole: {error}. Run lm-eval again.") from error
+        raise PrerequisiteError(f"{file} is damaged: {error}. Run lm-eval again.") from error
     if not isinstance(found, dict):
-        raise PrerequisiteError(f"{file} is not what lm-eval writes.")
+        raise PrerequisiteError(f"{file} is not in lm-eval's format.")
     return found

@@ -40,7 +40,7 @@ def as_share(value: Any) -> Any:
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
     if not found:
-        raise ValueError(f"{value!r} is no share: write it as 2 % or 0.02")
+        raise ValueError(f"{value!r} is not a share: write it as 2 % or 0.02")
     return float(found.group(1)) / 100
 
 
@@ -259,7 +259,7 @@ def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
         suites = f" ({', '.join(use_case.suites)})" if use_case.suites else ""
         possible = [name for name in use_case_names() if set(use_case_named(name).required()) <= set(scored)]
         raise PrerequisiteError(
-            f"The use case {use_case.name} limits {', '.join(lacking)}, which this suite does not score: it"
+            f"The use case {use_case.name} limits {', '.join(lacking)}, which this suite does not score. It"
             f" scores {', '.join(scored) or 'no task'}. Choose a suite with {', '.join(lacking)}{suites}, or a use case"
-            f" that this suite can answer for: {', '.join(possible) or 'none'}."
+            f" whose limits this suite covers: {', '.join(possible) or 'none'}."
         )

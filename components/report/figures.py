@@ -79,7 +79,7 @@ def questions_against_limit(costs: "DataFrame", sizes: Mapping[str, int]) -> "Fi
 
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Questions that show a limit to be kept", loc="left")
+    axes.set_title("Questions needed to show that a limit holds", loc="left")
     axes.set_xscale("log")
     axes.set_yscale("log")
     for (share, column), colour, (line, shape) in zip(costs.items(), COLOURS[1:], LINES, strict=False):
@@ -106,8 +106,7 @@ def measured(rows: "DataFrame", column: str) -> "DataFrame":
     shown = rows[rows["verdict"].isin(SHAPES.keys())].dropna(subset=["average_drop", column])
     if shown.empty:
         raise PrerequisiteError(
-            "No variant in this table has a drop to be drawn: the search found none, or none was compared. "
-            "Search for less."
+            "No variant in this table has a drop to draw: the search returned no compared variant. Use a wider search."
         )
     return shown
 

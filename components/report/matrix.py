@@ -1,6 +1,7 @@
 """The decision matrix: one row a variant, its numbers exact, its verdict with the word and the sign readers see."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
@@ -23,7 +24,7 @@ class Mark:
 MARKS = {
     row.verdict: row
     for row in (
-        Mark("reference", "reference", "◆", "#B8B8B8", "Nothing to decide: this run holds only {baseline}."),
+        Mark("reference", "reference", "◆", "#B8B8B8", "Nothing to decide: this run evaluated only {baseline}."),
         Mark("ship", "ship", "✓", "#009E73", "Yes: {variants} may replace {baseline} for {use_case}."),
         Mark(
             "monitor",
@@ -44,7 +45,7 @@ MARKS = {
             "inconclusive",
             "?",
             "#CCBB44",
-            "Not shown: the answers do not settle whether {variants} may replace {baseline} for {use_case}.",
+            "Inconclusive: the answers do not show whether {variants} may replace {baseline} for {use_case}.",
         ),
         Mark("reject", "reject", "✗", "#D55E00", "No: no variant may replace {baseline} for {use_case}."),
         Mark(
@@ -52,12 +53,16 @@ MARKS = {
             "not comparable",
             "≠",
             "#F0E442",
-            "No answer: no variant could be compared with {baseline}, so none may replace it for {use_case}.",
+            "No answer: no variant is comparable with {baseline}, so none may replace it for {use_case}.",
         ),
         Mark("failed", "failed", "!", "#CC79A7", "No: every variant failed, so nothing may replace {baseline}."),
     )
 }
-"""After the reference from the best verdict to the worst: the headline takes the first that a variant has."""
+"""The reference first, then from the best verdict to the worst: the headline shows the best verdict of the variants."""
+
+TOO_FEW = (
+    "Inconclusive: {items} questions are too few to tell whether {variants} may replace {baseline} for {use_case}."
+)
 
 
 @dataclass(frozen=True)
@@ -119,18 +124,29 @@ def headline(decision: Decision) -> str:
     """One sentence: may a variant replace the baseline, for this use case?"""
     rows = matrix(decision)
     if not rows:
-        return "Nothing to decide: this run holds no variant."
+        return "Nothing to decide: this run has no variants."
     baseline, variants = rows[0], rows[1:]
     if baseline.mark.verdict == "failed":
         return f"No answer: the baseline {baseline.variant} failed, so there is nothing to compare with."
     given = {row.mark.verdict for row in variants}
     best = next((mark for mark in MARKS.values() if mark.verdict in given), MARKS["reference"])
     names = [row.variant for row in variants if row.mark == best]
-    return best.answer.format(
+    few = _too_few([verdict for verdict in decision.verdicts if verdict.verdict == "inconclusive"])
+    answer = TOO_FEW if best.verdict == "inconclusive" and few else best.answer
+    return answer.format(
+        items=few,
         variants=" or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])),
         baseline=baseline.variant,
         use_case=decision.use_case,
     )
+
+
+def _too_few(verdicts: Sequence[Verdict]) -> str:
+    """How many questions every one of these variants answered, if more of them would decide each limit; else empty."""
+    limits = [limit for verdict in verdicts for limit in verdict.limits if limit.outcome not in ("passed", "exceeded")]
+    counts = {verdict.items for verdict in verdicts}
+    enough = bool(limits) and all(limit.further_items is not None for limit in limits)
+    return f"{counts.pop():,}" if enough and len(counts) == 1 else ""
 
 
 def mark_of(verdict: Verdict) -> Mark:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it, and the same facts as Markdown."""
+"""The report as one self-contained HTML file, and the same facts as Markdown."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ from components.run.results import PLOTS, RunResults
 from components.storage.artifact import write_text
 
 OUTCOMES = {
-    "passed": "✓ within it",
-    "exceeded": "✗ over it",
-    "open": "? open",
+    "passed": "✓ within limit",
+    "exceeded": "✗ over limit",
+    "open": "? inconclusive",
     "undecidable": "? below the noise floor",
-    "uninformative": "? the baseline guesses",
+    "uninformative": "? baseline may be guessing",
 }
-"""How a limit ended, for readers."""
+"""The result of a limit, as the report prints it."""
 
 
 def write_report(

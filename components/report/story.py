@@ -85,16 +85,16 @@ def certainty(decision: Decision) -> Certainty:
     least = min((each.confidence or 0.0 for each in judged), default=0.0)
     spread = f"{100 * least:.4g} %" + (f" to {100 * sure:.4g} %" if sure > least else "")
     promise = (
-        f"The bounds against letting a variant through hold with {spread} confidence each: the variants of a run share"
-        " the error that the policy allows (Holm), and so do the looks at one that may be stopped early."
+        f"Each upper bound holds with {spread} confidence: the variants of a run share the error that the policy allows"
+        " (Holm's method), and so do the interim looks at a variant that may be stopped early."
     )
     return Certainty(
         by_evidence=not point,
         promise=promise,
         saved=taken(decision)
         + tuple(
-            f"{each.variant} was asked {each.items:,} of {each.planned_items:,} questions: no further answer could"
-            " have changed its verdict."
+            f"{each.variant} stopped early after {each.items:,} of {each.planned_items:,} questions: more answers could"
+            " not have changed its verdict."
             for each in judged
             if each.items < each.planned_items
         ),
@@ -108,7 +108,7 @@ def certainty(decision: Decision) -> Certainty:
 def taken(decision: Decision) -> tuple[str, ...]:
     """What an earlier run had done already."""
     return tuple(
-        f"{each.variant} was not asked again: its scores are those of {each.scored_in}."
+        f"{each.variant} was not evaluated again: its scores come from {each.scored_in}."
         for each in decision.scores
         if each.scored_in
     )
@@ -117,10 +117,10 @@ def taken(decision: Decision) -> tuple[str, ...]:
 def notes(variant: str, score: TaskScore) -> Iterator[str]:
     """What a reader of one score should know beside it."""
     if score.cut:
-        yield f"The limit of tokens ended {score.cut:,} of {variant}'s {score.items:,} answers to {score.task}."
+        yield f"The token limit cut off {score.cut:,} of {variant}'s {score.items:,} answers on {score.task}."
     if score.estimates:
         told = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
-        yield f"{variant} on all items of {score.task}, as the IRT models of tinyBenchmarks expect: {told}."
+        yield f"The IRT models of tinyBenchmarks estimate {variant}'s score on all items of {score.task}: {told}."
 
 
 def sources(decision: Decision) -> tuple[str, ...]:
@@ -186,12 +186,12 @@ def _made(weights: Weights) -> tuple[tuple[str, str], ...]:
         return ()
     facts = [
         ("Scheme", weights.scheme),
-        ("Algorithm", weights.algorithm or "none: the weights as they are"),
+        ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
         ("Calibration", weights.calibration),
     ]
     if weights.reused:
-        facts.append(("Reused", "yes: an earlier run with the same inputs had left these weights in the store"))
+        facts.append(("Reused", "yes: an earlier run with the same inputs stored these weights"))
     if weights.duration_s:
         facts.append(("Took", duration_text(weights.duration_s)))
     return tuple((name, words) for name, words in facts if words)

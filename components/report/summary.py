@@ -30,8 +30,10 @@ from components.storage.artifact import Artifact
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
 """Benchmarks in a file's name, and characters of its parts: under 255 in all, even with what `write_text` adds."""
 ADVICE = "Give a summary that `quantgate eval` wrote."
-READING = "Score ± standard error. B less A: in points of 100, and relative to A. Only of a perplexity less is better."
-NO_VERDICT = "This table is no verdict: it has no paired test. `quantgate gate` decides, from the per-item results."
+READING = (
+    "Score ± standard error. B less A: in points of 100, and relative to A. Higher is better, except for perplexity."
+)
+NO_VERDICT = "This table is not a verdict: it has no paired test. `quantgate gate` decides from per-item results."
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -66,7 +68,7 @@ class Benchmark(Artifact):
     @model_validator(mode="after")
     def _measures(self) -> Self:
         if self.is_share and self.score > 1:
-            raise ValueError(f"{self.metric} is {self.score}, which is no share from 0 to 1")
+            raise ValueError(f"{self.metric} is {self.score}, which is not a share from 0 to 1")
         return self
 
 
@@ -127,7 +129,9 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
     """
     if scores.failure or not scores.tasks:
         reason = scores.failure or "it was evaluated on no benchmark."
-        raise PrerequisiteError(f"{repository} has no scores to sum up: {reason} Remove the cause and test it again.")
+        raise PrerequisiteError(
+            f"{repository} has no scores to summarize: {reason} Fix the cause and evaluate it again."
+        )
     benchmarks = {each.task: _benchmark(each, scores.rows_source) for each in scores.tasks}
     if len(benchmarks) < len(scores.tasks):
         raise ValueError(f"two scores for one benchmark: {', '.join(each.task for each in scores.tasks)}")
@@ -187,7 +191,7 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
     except ValidationError as error:
         first = error.errors()[0]
         told = ": ".join((*map(str, first["loc"]), first["msg"]))
-        raise PrerequisiteError(f"{path} is no summary that this version knows: {told}. {ADVICE}") from error
+        raise PrerequisiteError(f"{path} is not a summary that this version can read: {told}. {ADVICE}") from error
 
 
 def compared(one: Summary, other: Summary) -> Compared:
@@ -231,9 +235,9 @@ def _notes(one: Summary, other: Summary) -> Iterator[str]:
     for label, summary in (("A", one), ("B", other)):
         for name, each in summary.benchmarks.items():
             if each.cut:
-                yield f"The limit of tokens ended {each.cut:,} of {label}'s {each.questions:,} answers to {name}."
+                yield f"The token limit cut off {each.cut:,} of {label}'s {each.questions:,} answers on {name}."
     if one.engine != other.engine:
-        yield f"Two engines answered: A's is {one.engine or 'unknown'}, B's {other.engine or 'unknown'}."
+        yield f"The engines differ: A ran on {one.engine or 'unknown'}, B on {other.engine or 'unknown'}."
     yield NO_VERDICT
 
 
