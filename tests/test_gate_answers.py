@@ -102,7 +102,9 @@ def test_scores_that_are_not_of_these_answers_are_refused() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     other = answers_of("mmlu", 1 - SCORES[0])
     found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
-    assert found.failure == ("bf16 scored 0.650000 on mmlu, its answers 0.350000: the two come from different evaluations.")
+    assert found.failure == (
+        "bf16 scored 0.650000 on mmlu, its answers 0.350000: the two come from different evaluations."
+    )
 
 
 def test_generation_settings_that_differ_are_not_comparable() -> None:
@@ -127,4 +129,4 @@ def test_scores_without_answers_or_answers_without_scores_are_no_results() -> No
     none = candidate(found.weights, found.scores, "drawn", {})
     assert none.failure == "bf16 has a score for mmlu, but no answers."
     more = candidate(found.weights, found.scores, "drawn", {**found.answers, "law": found.answers["mmlu"]})
-    assert more.failure == "bf16 has answers to law, but no score for it."
+    assert more.failure == "bf16 has answers for law, but no score."

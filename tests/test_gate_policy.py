@@ -76,7 +76,7 @@ KEYS = (
         ("name: mine\nmax_drop: {gsm8k: -0.01}\n", f"line 2: max_drop.gsm8k: -0.01 is not allowed: {LIMITS}"),
         ("name: mine\nmax_drop: {gsm8k: .nan}\n", f"line 2: max_drop.gsm8k: nan is not allowed: {LIMITS}"),
         ("name: mine\nmax_drop: {gsm8k: true}\n", f"line 2: max_drop.gsm8k: True is not allowed: {LIMITS}"),
-        ("name: mine\nmax_drop: {gsm8k: two}\n", "line 2: max_drop.gsm8k: 'two' is not a share: write it as 2 % or 0.02"),
+        ("name: mine\nmax_drop: {gsm8k: two}\n", "line 2: max_drop.gsm8k: 'two' is not a share: write it as 2 %"),
         (
             "name: mine\nmax_average_drop: 5 %\ndrop: absolut\n",
             "line 3: drop: Input should be 'relative' or 'absolute'",
@@ -162,7 +162,11 @@ def test_a_use_case_may_limit_several_tasks_and_the_average(tmp_path: Path) -> N
     [
         ("ship", "int8", "Serve the variant."),
         ("monitor", "int8", "Serve the variant and monitor its quality on live traffic."),
-        ("ab_test", "int8", "A/B test the variant against the baseline on live traffic before it replaces the baseline."),
+        (
+            "ab_test",
+            "int8",
+            "A/B test the variant against the baseline on live traffic before it replaces the baseline.",
+        ),
         ("reject", "int4-g128", "Try int8 or a smaller group size (int4-g64)."),
         ("reject", "int4-g64", "Try int8."),
         ("reject", "int8", "Keep serving the baseline."),

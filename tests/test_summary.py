@@ -222,7 +222,10 @@ def test_an_nvidia_smi_that_may_not_be_run_has_no_gpus(tmp_path: Path, monkeypat
         (b"\xff", "cannot be read: 'utf-8' codec"),
         (b"[]", "is not a summary that this version can read: Input should be an object"),
         (b"{}", "is not a summary that this version can read: timestamp: Field required"),
-        (scores_of(task("arc_easy", 0.5)).model_dump_json().encode(), "not a summary that this version can read: time"),
+        (
+            scores_of(task("arc_easy", 0.5)).model_dump_json().encode(),
+            "is not a summary that this version can read: time",
+        ),
     ],
 )
 def test_a_file_that_is_no_summary_is_named(content: bytes, complaint: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A variant's answers as a run keeps them in its results."""
+"""Read a variant's scores and answers from a run's results."""
 
 from pathlib import Path
 

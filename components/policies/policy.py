@@ -38,10 +38,10 @@ def as_share(value: Any) -> Any:
     """0.02 for `2 %`; what is no text stays as it is."""
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
-    if not found:
+    percentage = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
+    if not percentage:
         raise ValueError(f"{value!r} is not a share: write it as 2 % or 0.02")
-    return float(found.group(1)) / 100
+    return float(percentage.group(1)) / 100
 
 
 def in_range(low: float, high: float, allowed: str) -> BeforeValidator:
@@ -162,7 +162,7 @@ class UseCase(BaseModel):
 
     def band_list(self) -> tuple[Band, ...]:
         """The bands in ascending order; the last one has no end."""
-        ship, monitor, ab_test = (self.in_words_of(each) for each in self.edges)
+        ship, monitor, ab_test = (self.in_words_of(edge) for edge in self.edges)
         return (
             Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships", f"under {ship}"),
             Band(
