@@ -83,7 +83,7 @@ def test_a_four_percent_drop_on_gsm8k_stops_a_math_tutor_whatever_the_average_sa
 def test_a_rejection_names_the_task_the_limit_and_what_the_average_alone_would_say() -> None:
     assert decide_table("math-tutoring", GUIDE)["int4-g128"].sentence == (
         "Rejected for math-tutoring: gsm8k fell 5.6 % (0.412 → 0.389), the limit is 2 %;"
-        " the average drop of 2.6 % alone would say monitor."
+        " the average drop of 2.6 % alone would mean monitor."
     )
 
 
@@ -97,7 +97,7 @@ def test_a_variant_that_ships_says_by_which_numbers() -> None:
 def test_a_monitored_variant_says_its_band_and_the_limit_on_the_average() -> None:
     assert decide_table("general-chat", GUIDE)["int4-g64"].sentence == (
         "Ships under monitoring for general-chat: the average fell 1.5 % (0.609 → 0.600),"
-        " in the band from 1 % to under 3 %; the limit on it is 5 %."
+        " in the band from 1 % to under 3 %; the limit on the average is 5 %."
     )
 
 
@@ -106,7 +106,7 @@ def test_an_ab_test_says_its_band() -> None:
     assert row.verdict == "ab_test"
     assert row.sentence == (
         "Needs an A/B test for general-chat: the average fell 4.0 % (0.500 → 0.480),"
-        " in the band from 3 % to 5 %; the limit on it is 5 %."
+        " in the band from 3 % to 5 %; the limit on the average is 5 %."
     )
 
 
@@ -114,7 +114,7 @@ def test_a_variant_over_the_limit_on_the_average_is_rejected_by_limit_and_bands(
     row = decide_table("general-chat", {"bf16": {"mmlu": 0.500}, "int8": {"mmlu": 0.470}})["int8"]
     assert row.sentence == (
         "Rejected for general-chat: the average fell 6.0 % (0.500 → 0.470), the limit is 5 %;"
-        " the bands would say reject too."
+        " the average's band would mean reject too."
     )
 
 
@@ -132,7 +132,7 @@ def test_limit_and_bands_that_both_reject_are_both_said() -> None:
     row = decide_table("math-tutoring", {"bf16": {"gsm8k": 0.500}, "int8": {"gsm8k": 0.400}})["int8"]
     assert row.sentence == (
         "Rejected for math-tutoring: gsm8k fell 20.0 % (0.500 → 0.400), the limit is 2 %;"
-        " the average drop of 20.0 % would say reject too."
+        " the average drop of 20.0 % would mean reject too."
     )
 
 
@@ -142,7 +142,7 @@ def test_every_broken_limit_is_named() -> None:
     assert judge(use_case, *pair).sentence == (
         "Rejected for strict: gsm8k fell 5.6 % (0.412 → 0.389), the limit is 2 %,"
         " and mmlu fell 2.1 % (0.654 → 0.640), the limit is 1 %,"
-        " and the average fell 2.6 % (0.609 → 0.593), the limit is 2 %; the bands alone would say monitor."
+        " and the average fell 2.6 % (0.609 → 0.593), the limit is 2 %; the average's band alone would mean monitor."
     )
 
 
@@ -159,7 +159,7 @@ def test_a_gain_is_called_a_gain_and_ships() -> None:
 def test_a_rejection_beside_a_gain_on_average_says_so() -> None:
     table = {"bf16": {"gsm8k": 0.500, "mmlu": 0.600}, "int8": {"gsm8k": 0.480, "mmlu": 0.640}}
     assert decide_table("math-tutoring", table)["int8"].sentence.endswith(
-        "; the average gain of 1.8 % alone would say ship."
+        "; the average gain of 1.8 % alone would mean ship."
     )
 
 

@@ -47,10 +47,10 @@ def test_answers_to_the_same_questions_are_judged_in_whatever_order_they_came() 
     ("columns", "said"),
     [
         ({"item_id": [0, 1, *range(3, 100), 500]}, "it answered items that the baseline did not: 500"),
-        ({"item_hash": changed(NAMES, 7)}, "it was asked items of another content than the baseline's: 7"),
+        ({"item_hash": changed(NAMES, 7)}, "its items have other content than the baseline's: 7"),
         (
             {"prompt_hash": changed(NAMES, *range(40, 60))},
-            "it was asked prompts of other tokens than the baseline's: 40, 41, 42 (20 in all)",
+            "its prompts have other tokens than the baseline's: 40, 41, 42 (20 in all)",
         ),
         ({"truncated": [place == 9 for place in range(100)]}, "its prompts were truncated: 9"),
     ],
@@ -88,21 +88,23 @@ def test_items_of_two_clusters_may_have_the_same_number() -> None:
     clusters = ["algebra"] * 50 + ["law"] * 50
     ids = [*range(50), *range(50)]
     assert fault(answers_of("mmlu", SCORES[0], clusters, item_id=ids)) == ""
-    assert fault(answers_of("mmlu", SCORES[0], item_id=ids)) == "mmlu has items twice: 0, 1, 10 (50 in all)"
+    assert fault(answers_of("mmlu", SCORES[0], item_id=ids)) == "mmlu has duplicate items: 0, 1, 10 (50 in all)"
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, -0.5, 1.5])
 def test_a_score_that_is_none_is_a_fault(score: float) -> None:
     scores = SCORES[0].copy()
     scores[[3, 8]] = score
-    assert fault(answers_of("mmlu", scores)) == "mmlu has scores that are not from 0 to 1: 3, 8"
+    assert fault(answers_of("mmlu", scores)) == "mmlu has scores outside 0 to 1: 3, 8"
 
 
 def test_scores_that_are_not_of_these_answers_are_refused() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     other = answers_of("mmlu", 1 - SCORES[0])
     found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
-    assert found.failure == ("bf16 scored 0.650000 on mmlu, its answers 0.350000: they are not from one evaluation.")
+    assert found.failure == (
+        "bf16 scored 0.650000 on mmlu, its answers 0.350000: the two come from different evaluations."
+    )
 
 
 def test_generation_settings_that_differ_are_not_comparable() -> None:
@@ -125,6 +127,6 @@ def test_a_column_with_holes_is_a_fault(column: str) -> None:
 def test_scores_without_answers_or_answers_without_scores_are_no_results() -> None:
     found = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     none = candidate(found.weights, found.scores, "drawn", {})
-    assert none.failure == "bf16 has a score for mmlu, but no answers to its items."
+    assert none.failure == "bf16 has a score for mmlu, but no answers."
     more = candidate(found.weights, found.scores, "drawn", {**found.answers, "law": found.answers["mmlu"]})
-    assert more.failure == "bf16 has answers to law, but no score for it."
+    assert more.failure == "bf16 has answers for law, but no score."

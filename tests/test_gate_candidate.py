@@ -20,7 +20,7 @@ def test_a_variant_without_weights_is_a_failed_row_with_its_reason() -> None:
     )
     row = decision.verdicts[1]
     assert (row.variant, row.verdict, row.sentence) == ("int4-g64", "failed", reason)
-    assert row.next_step == "Remove the cause named here and run again; until then keep what serves today."
+    assert row.next_step == "Fix the reported cause and run again; until then keep serving the current model."
     assert (row.scores, row.drops, row.average_drop) == ({}, {}, None)
     assert decision.verdicts[2].verdict == "ship"
     assert decision.scores[1].failure == reason
@@ -69,7 +69,7 @@ def test_a_number_that_is_no_score_fails_its_variant_and_never_reaches_the_decis
         [scores_of("bf16", {"gsm8k": 0.4}), scores_of("int8", {"gsm8k": score})],
     )
     assert decision.verdicts[1].verdict == "failed"
-    assert decision.verdicts[1].sentence == f"int8 scored {score} on gsm8k: that is no score."
+    assert decision.verdicts[1].sentence == f"int8 scored {score} on gsm8k: that is not a valid score."
     decision.write(tmp_path / "decision.json")
     assert Decision.read(tmp_path / "decision.json") == decision
 
@@ -77,7 +77,8 @@ def test_a_number_that_is_no_score_fails_its_variant_and_never_reaches_the_decis
 def test_a_baseline_that_scored_nan_judges_nobody() -> None:
     row = judge_pair(scores_of("bf16", {"gsm8k": math.nan}), scores_of("int8", {"gsm8k": 0.4}))
     assert row.verdict == "failed"
-    assert row.sentence == "Not judged: the baseline has no scores. bf16 scored nan on gsm8k: that is no score."
+    reason = "bf16 scored nan on gsm8k: that is not a valid score."
+    assert row.sentence == f"Not judged: the baseline has no scores. {reason}"
 
 
 def test_scores_over_nothing_are_refused() -> None:
@@ -92,14 +93,14 @@ def test_scores_over_nothing_are_refused() -> None:
 def test_a_task_scored_twice_is_refused() -> None:
     twice = scores_of("int8", {}).model_copy(update={"tasks": (task_score("gsm8k", 0.4), task_score("gsm8k", 0.5))})
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), twice)
-    assert (row.verdict, row.sentence) == ("failed", "int8 has 2 scores for gsm8k: one was expected.")
+    assert (row.verdict, row.sentence) == ("failed", "int8 has 2 scores for gsm8k, expected one.")
 
 
 def test_scores_of_another_suite_are_refused() -> None:
     other = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={"suite": "other"})
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), other)
     assert row.verdict == "failed"
-    assert row.sentence == "int8 was scored on the suite other, the gate was asked about guide."
+    assert row.sentence == "int8 was scored on the suite other, the gate decides on the suite guide."
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_a_variant_of_another_model_is_not_comparable() -> None:
     scores = [scores_of(name, {"gsm8k": 0.4}) for name in ("bf16", "int8")]
     row = decide_on("general-chat", [weights_of("bf16"), other], scores).verdicts[1]
     assert row.verdict == "not_comparable"
-    assert row.sentence.endswith("its weights were made from another model than the baseline's.")
+    assert row.sentence.endswith("its weights come from another model than the baseline's.")
 
 
 def test_the_order_of_the_tasks_does_not_matter() -> None:
@@ -160,7 +161,8 @@ def test_the_order_of_the_tasks_does_not_matter() -> None:
 def test_a_suite_without_the_limited_task_is_not_comparable_rather_than_shipped() -> None:
     row = judge_pair(scores_of("bf16", {"mmlu": 0.6}), scores_of("int8", {"mmlu": 0.6}), "math-tutoring")
     assert row.verdict == "not_comparable"
-    assert row.sentence == "Not comparable for math-tutoring: the suite has no gsm8k, which it limits."
+    reason = "the use case limits gsm8k, which the suite does not score"
+    assert row.sentence == f"Not comparable for math-tutoring: {reason}."
 
 
 def test_a_baseline_of_zero_everywhere_has_no_drops() -> None:
@@ -190,7 +192,7 @@ def test_a_baseline_of_zero_on_another_task_is_said_and_the_bands_decide() -> No
     )
     assert (row.verdict, row.drops, row.average_drop) == ("ship", {"mmlu": 0.0}, 0.0)
     assert row.sentence.endswith(
-        "; the baseline is not above chance on gsm8k (0.000, chance 0.000), where a drop cannot show."
+        "; the baseline is not above chance on gsm8k (0.000, chance 0.000), where no drop can be detected."
     )
 
 

@@ -72,10 +72,11 @@ def test_a_drop_under_the_limit_on_a_hundred_questions_is_not_shown_to_be_under_
     assert found.drops == {"gsm8k": pytest.approx(1 / 60)}
     assert found.sentence.startswith(
         "Inconclusive for math-tutoring: gsm8k fell 1.7 % (0.600 → 0.590), with 95 % confidence a drop of at most"
-        " 7.7 %, which does not settle the limit of 2 %; the average fell 1.7 % (0.600 → 0.590)"
+        " 7.7 %, so it is not shown to be within the limit of 2 %; the average fell 1.7 % (0.600 → 0.590)"
     )
-    assert found.sentence.endswith(" further questions would settle it, at 80 % power.")
-    assert "more questions, or A/B test it; until then keep what serves today." in found.next_step
+    assert found.sentence.endswith(" more questions are needed (80 % power).")
+    step = "more questions (80 % power), or A/B test the variant; until then keep serving the current model."
+    assert step in found.next_step
 
 
 def test_the_further_questions_do_settle_it() -> None:
@@ -136,9 +137,10 @@ def test_a_task_on_which_the_baseline_guesses_supports_no_pass() -> None:
     assert found.verdict == "inconclusive"
     assert not found.tasks[0].informative
     assert {row.outcome for row in found.limits} == {"uninformative"}
-    assert "no drop on gsm8k can show, as the baseline may be guessing; no drop on any task can show" in found.sentence
-    assert "gsm8k (0.250, chance 0.250), which supports no pass" in found.sentence
-    assert found.next_step == "A/B test it; until then keep what serves today."
+    guessing = "can be detected, because the baseline may be guessing"
+    assert f"no drop on gsm8k {guessing}; no drop on any task {guessing}" in found.sentence
+    assert "gsm8k (0.250, chance 0.250), so no pass can rest on that" in found.sentence
+    assert found.next_step == "A/B test the variant; until then keep serving the current model."
 
 
 def test_a_task_on_which_the_baseline_guesses_can_still_reject() -> None:
@@ -172,7 +174,7 @@ def test_a_limit_below_the_noise_floor_is_undecidable(flipped: int, expected: st
     assert found.verdict == expected
     if flipped:
         assert {row.what: row.outcome for row in found.limits}["gsm8k"] == "undecidable"
-        assert "the limit of 2.5 % on gsm8k is undecidable here, as two passes of the baseline itself" in found.sentence
+        assert "the limit of 2.5 % on gsm8k cannot be tested, because two passes of the baseline" in found.sentence
 
 
 def test_a_noise_floor_hides_no_collapse_and_says_what_it_hides() -> None:
@@ -185,7 +187,7 @@ def test_a_noise_floor_hides_no_collapse_and_says_what_it_hides() -> None:
     lost = candidate_of("int8", {"gsm8k": answers_of("gsm8k", after)})
     rows = decide_candidates(MODEL, "drawn", TUTOR, [noisy, lost, same]).verdicts[1:]
     assert [row.verdict for row in rows] == ["reject", "inconclusive"]
-    assert "two passes of the baseline itself differ by more than 5 %, so that no smaller drop" in rows[1].sentence
+    assert "two passes of the baseline differ by more than 5 %, so no smaller drop" in rows[1].sentence
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
     ]
     found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
     assert found.verdict == "not_comparable"
-    assert "wikitext has a perplexity: max_perplexity_ratio" in found.sentence
+    assert "wikitext measures perplexity and has no drop: limit it with max_perplexity_ratio" in found.sentence
 
 
 @pytest.mark.slow
@@ -249,7 +251,7 @@ def test_a_variant_stopped_by_another_policy_is_not_said_to_be_settled() -> None
     found = decide_candidates(MODEL, "drawn", TUTOR, [baseline, variant]).verdicts[1]
     assert found.verdict == "inconclusive"
     assert found.sentence.endswith(
-        "; stopped after 200 of 10,000 questions, for a policy that they settled: ask it the rest."
+        "; stopped early after 200 of 10,000 questions, enough for that run's policy only: evaluate the rest."
     )
 
 
@@ -269,7 +271,7 @@ def test_a_choice_that_moves_is_a_divergence_and_may_be_limited() -> None:
     variant = candidate_of("int8", {"mmlu": answers_of("mmlu", scores[1], logliks=moved)})
     found = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
     assert found.verdict == "reject"
-    assert "the choices on mmlu moved by 0.0" in found.sentence
+    assert "the KL divergence on mmlu is 0.0" in found.sentence
     assert "nats, the limit is 0.01 nats" in found.sentence
 
 
@@ -314,7 +316,7 @@ def test_a_run_without_scores_has_no_drop_to_judge() -> None:
     ]
     found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
     assert (found.verdict, found.average_drop) == ("not_comparable", None)
-    assert "none of its tasks has scores that a drop could be measured on" in found.sentence
+    assert "all its tasks measure perplexity" in found.sentence
 
 
 def test_several_variants_share_the_error_by_holm() -> None:
@@ -366,7 +368,9 @@ def test_a_stopped_variant_is_held_to_its_looks_share_of_the_error_and_says_what
     assert found.verdict == "ship"
     assert found.confidence == pytest.approx(1 - 0.05 * 0.25 / 4)
     assert (found.items, found.planned_items) == (2000, 10_000)
-    assert found.sentence.endswith("; stopped after 2,000 of 10,000 questions, as more could not change it.")
+    assert found.sentence.endswith(
+        "; stopped early after 2,000 of 10,000 questions, because more answers could not change the verdict."
+    )
 
 
 def test_swapping_baseline_and_variant_mirrors_every_bound() -> None:

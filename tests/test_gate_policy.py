@@ -36,8 +36,8 @@ def test_a_suite_without_the_required_task_is_refused_before_the_run() -> None:
     with pytest.raises(PrerequisiteError) as refusal:
         check_use_case(use_case_named("math-tutoring"), iter(["arc_easy", "mmlu"]))
     assert str(refusal.value) == (
-        "The use case math-tutoring limits gsm8k, which this suite does not score: it scores arc_easy,"
-        " mmlu. Choose a suite with gsm8k (openllm), or a use case that this suite can answer for: general-chat,"
+        "The use case math-tutoring limits gsm8k, which this suite does not score. It scores arc_easy,"
+        " mmlu. Choose a suite with gsm8k (openllm), or a use case whose limits this suite covers: general-chat,"
         " summarization."
     )
 
@@ -76,7 +76,7 @@ KEYS = (
         ("name: mine\nmax_drop: {gsm8k: -0.01}\n", f"line 2: max_drop.gsm8k: -0.01 is not allowed: {LIMITS}"),
         ("name: mine\nmax_drop: {gsm8k: .nan}\n", f"line 2: max_drop.gsm8k: nan is not allowed: {LIMITS}"),
         ("name: mine\nmax_drop: {gsm8k: true}\n", f"line 2: max_drop.gsm8k: True is not allowed: {LIMITS}"),
-        ("name: mine\nmax_drop: {gsm8k: two}\n", "line 2: max_drop.gsm8k: 'two' is no share: write it as 2 % or 0.02"),
+        ("name: mine\nmax_drop: {gsm8k: two}\n", "line 2: max_drop.gsm8k: 'two' is not a share: write it as 2 %"),
         (
             "name: mine\nmax_average_drop: 5 %\ndrop: absolut\n",
             "line 3: drop: Input should be 'relative' or 'absolute'",
@@ -160,9 +160,13 @@ def test_a_use_case_may_limit_several_tasks_and_the_average(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("verdict", "variant", "step"),
     [
-        ("ship", "int8", "Serve it."),
-        ("monitor", "int8", "Serve it and watch the benchmarks' live counterpart."),
-        ("ab_test", "int8", "A/B test it against the baseline on live traffic before it replaces the baseline."),
+        ("ship", "int8", "Serve the variant."),
+        ("monitor", "int8", "Serve the variant and monitor its quality on live traffic."),
+        (
+            "ab_test",
+            "int8",
+            "A/B test the variant against the baseline on live traffic before it replaces the baseline.",
+        ),
         ("reject", "int4-g128", "Try int8 or a smaller group size (int4-g64)."),
         ("reject", "int4-g64", "Try int8."),
         ("reject", "int8", "Keep serving the baseline."),

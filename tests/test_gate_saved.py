@@ -99,8 +99,8 @@ def test_of_several_variants_the_worst_decides_the_exit_status(tmp_path: Path, g
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("--baseline", "/nowhere", "--variant", "/nowhere"), "/nowhere is no folder"),
-        (("--baseline", ".", "--variant", "."), "holds no results: neither full.json beside full.parquet"),
+        (("--baseline", "/nowhere", "--variant", "/nowhere"), "/nowhere is not a directory"),
+        (("--baseline", ".", "--variant", "."), "contains no results: neither full.json with full.parquet"),
         (
             ("--baseline", "{bf16}", "--variant", "{int8}", "--policy", "math-tutoring"),
             "limits gsm8k, which this suite",
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_told_and_never_read_as_whole(tmp_path: Path) -> None:
     bf16, int8 = results(tmp_path, (3, 0, 70, 30))
     file = int8 / "full.parquet"
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(PrerequisiteError, match=r"full\.parquet is no file of per-item records that can be read"):
+    with pytest.raises(PrerequisiteError, match=r"full\.parquet is not a readable file of per-item records"):
         decide_saved(UseCase(name="any", max_average_drop=0.05), [bf16, int8])
     file.unlink()
     with pytest.raises(PrerequisiteError, match="is missing: the gate compares item by item"):
@@ -222,7 +222,7 @@ def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable
     for samples in other.rglob("samples_sums_*.jsonl"):
         lines = samples.read_text(encoding="utf-8").splitlines()
         samples.write_text("\n".join(lines)[:-40], encoding="utf-8")
-    with pytest.raises(PrerequisiteError, match=r"samples_sums_.* is not whole"):
+    with pytest.raises(PrerequisiteError, match=r"samples_sums_.* is damaged"):
         read_candidate(other)
 
 
@@ -237,7 +237,7 @@ def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_ar
     assert list(read_candidate(folder).scores.by_task()) == ["sums", "exam"]
     (folder / "another").mkdir()
     (folder / "another" / "results_2026-01-01.json").write_text("{}")
-    with pytest.raises(PrerequisiteError, match="holds the results of several models"):
+    with pytest.raises(PrerequisiteError, match="contains the results of several models"):
         read_candidate(folder)
 
 
@@ -245,8 +245,8 @@ def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_ar
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"acc_norm": "N/A"}, "not as lm-eval writes them"),
-        ({"acc_norm": 0.7}, "and no mean of its items'"),
+        ({"acc_norm": "N/A"}, "not in lm-eval's format"),
+        ({"acc_norm": 0.7}, ", not the mean of its items"),
         ({"arguments": None, "doc_id": None}, ""),
     ],
 )
@@ -261,4 +261,4 @@ def test_samples_that_are_odd_are_told_without_a_traceback(
         with pytest.raises(PrerequisiteError, match=what):
             read_candidate(folder)
     else:
-        assert "items twice" in read_candidate(folder).failure
+        assert "duplicate items" in read_candidate(folder).failure

@@ -107,9 +107,10 @@ def test_a_variant_that_surely_breaks_a_limit_is_asked_no_more_after_the_tiny_st
     out, _ = repeated
     row = verdicts(out)["int8"]
     assert (row["verdict"], row["items"], row["planned_items"]) == ("reject", 100, 560)
-    assert row["sentence"].startswith("Rejected for close: the choices on arc_easy moved by ")
-    assert "; stopped after 100 of 560 questions, as more could not change it." in row["sentence"]
-    assert "int8 was asked 100 of 560 questions" in (out / "report.md").read_text()
+    assert row["sentence"].startswith("Rejected for close: the KL divergence on arc_easy is ")
+    stopped = "; stopped early after 100 of 560 questions, because more answers could not change the verdict."
+    assert stopped in row["sentence"]
+    assert "int8 stopped early after 100 of 560 questions" in (out / "report.md").read_text()
 
 
 def test_asking_the_baseline_twice_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:
@@ -217,7 +218,7 @@ def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(
     assert answer.returncode == 0, answer.stdout + answer.stderr
     first, second = verdicts(folder / "first"), verdicts(folder / "second")
     assert second == first
-    assert "bf16 was not asked again: its scores are those of run " in (folder / "second" / "report.md").read_text()
+    assert "bf16 was not evaluated again: its scores come from run " in (folder / "second" / "report.md").read_text()
 
 
 def test_a_model_that_mlflow_has_a_verdict_on_is_not_judged_again_where_that_is_wished(

@@ -91,7 +91,7 @@ def test_every_verdict_has_a_sign_a_word_and_a_colour_of_its_own() -> None:
         (("failed", "failed"), "No: every variant failed, so nothing may replace bf16."),
         (
             ("not_comparable", "failed"),
-            "No answer: no variant could be compared with bf16, so none may replace it for general-chat.",
+            "No answer: no variant is comparable with bf16, so none may replace it for general-chat.",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_the_page_tells_how_each_variant_was_made_and_what_it_rests_on(tmp_path:
         *("± 0.035 8.5 % of baseline", "bf16, int8, int4-g128"),
     ]
     body = " ".join(page.texts["main"][0].split())
-    assert "no confidence bounds are computed, so a difference on few items may be noise" in body
+    assert "There are no confidence bounds, so a difference on few items may be noise" in body
     assert "a dequantized copy" in body
     assert "mlflow ui --port <5000>" in page.texts["pre"]
     assert DIGEST in page.tables["digests"][1]
@@ -193,7 +193,7 @@ def test_the_plots_name_their_axes_and_draw_the_policys_limits(tmp_path: Path) -
 
 def test_a_run_with_only_the_baseline_has_nothing_to_decide(tmp_path: Path) -> None:
     page = page_of(make_decision({"bf16": MEASURED["bf16"]}, failed=""), tmp_path)
-    assert page.texts["h1"] == ["Nothing to decide: this run holds only bf16."]
+    assert page.texts["h1"] == ["Nothing to decide: this run evaluated only bf16."]
     assert [row[0] for row in page.matrix] == ["Variant", "bf16"]
     assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg"]
 
@@ -301,9 +301,10 @@ def test_answers_that_the_limit_cut_and_estimates_are_told() -> None:
     task = decision.scores[1].tasks[0].model_copy(update={"cut": 3, "estimates": {"gp_irt": 0.5}})
     scores = decision.scores[1].model_copy(update={"tasks": (task,)})
     told = certainty(decision.model_copy(update={"scores": (scores,)})).notes
+    name = task.task
     assert told == (
-        f"The limit of tokens ended 3 of {scores.variant}'s {task.items:,} answers to {task.task}.",
-        f"{scores.variant} on all items of {task.task}, as the IRT models of tinyBenchmarks expect: gp_irt 0.5000.",
+        f"The token limit cut off 3 of {scores.variant}'s {task.items:,} answers on {task.task}.",
+        f"The IRT models of tinyBenchmarks estimate {scores.variant}'s score on all items of {name}: gp_irt 0.5000.",
     )
 
 
@@ -325,16 +326,16 @@ def test_a_decision_by_evidence_shows_its_bounds_flips_and_what_was_saved(tmp_pa
     page, markdown = page_of(judged(), tmp_path), markdown_of(judged(), tmp_path)
     limits = {row[0]: row for row in page.tables["limits"][1:]}
     assert limits["int8"][1:4] == ["average", "5.0 %", "−0.3 %"]
-    assert limits["int8"][6] == "✓ within it"
-    assert limits["int4-g64"][6] == "? open"
+    assert limits["int8"][6] == "✓ within limit"
+    assert limits["int4-g64"][6] == "? inconclusive"
     assert limits["int4-g64"][7].startswith("about ")
     flips = {row[0]: row for row in page.tables["flips"][1:]}
     assert flips["int4-g64"][4:6] == ["300", "90"]
     assert page.matrix[2][0] == "int8 stage full, 2,000 of 10,000 questions only"
-    for text in ("How sure it is", "int8 was asked 2,000 of 10,000 questions: no further answer"):
+    for text in ("How certain the verdicts are", "int8 stopped early after 2,000 of 10,000 questions"):
         assert text in markdown
     assert "point form" not in markdown
-    assert "taken at their word" not in markdown
+    assert "without confidence bounds" not in markdown
     (pair,) = page.tables["pairs"][1:]
     assert set(pair[:2]) == {"int8", "int4-g64"}
     assert "about " in markdown_cells(markdown.split("## How sure")[1], "int4-g64")[7]

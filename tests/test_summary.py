@@ -100,7 +100,7 @@ def test_a_time_is_kept_in_utc_and_one_without_a_zone_is_refused() -> None:
 
 
 def test_a_failure_is_no_summary() -> None:
-    with pytest.raises(PrerequisiteError, match=r"a/b has no scores to sum up: The server died\. Remove the cause"):
+    with pytest.raises(PrerequisiteError, match=r"a/b has no scores to summarize: The server died\. Fix the cause"):
         made(task("arc_easy", 0.5), repository="a/b", failure="The server died.")
     with pytest.raises(PrerequisiteError, match="it was evaluated on no benchmark"):
         made()
@@ -111,7 +111,7 @@ def test_a_failure_is_no_summary() -> None:
     [
         ([task("arc_easy", math.nan)], "finite number"),
         ([task("arc_easy", -0.01)], "greater than or equal to 0"),
-        ([task("arc_easy", 1.01)], "acc is 1.01, which is no share from 0 to 1"),
+        ([task("arc_easy", 1.01)], "acc is 1.01, which is not a share from 0 to 1"),
         ([task("arc_easy", 0.5, items=0)], "greater than or equal to 1"),
         ([task("arc_easy", 0.5), task("arc_easy", 0.6)], "two scores for one benchmark: arc_easy, arc_easy"),
     ],
@@ -217,12 +217,15 @@ def test_an_nvidia_smi_that_may_not_be_run_has_no_gpus(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is no summary that this version knows: Invalid JSON: EOF"),
-        (b"{", "is no summary that this version knows: Invalid JSON: EOF"),
+        (b"", "is not a summary that this version can read: Invalid JSON: EOF"),
+        (b"{", "is not a summary that this version can read: Invalid JSON: EOF"),
         (b"\xff", "cannot be read: 'utf-8' codec"),
-        (b"[]", "is no summary that this version knows: Input should be an object"),
-        (b"{}", "is no summary that this version knows: timestamp: Field required"),
-        (scores_of(task("arc_easy", 0.5)).model_dump_json().encode(), "is no summary that this version knows: time"),
+        (b"[]", "is not a summary that this version can read: Input should be an object"),
+        (b"{}", "is not a summary that this version can read: timestamp: Field required"),
+        (
+            scores_of(task("arc_easy", 0.5)).model_dump_json().encode(),
+            "is not a summary that this version can read: time",
+        ),
     ],
 )
 def test_a_file_that_is_no_summary_is_named(content: bytes, complaint: str, tmp_path: Path) -> None:
@@ -338,8 +341,8 @@ def test_the_table_has_both_scores_the_difference_and_no_verdict() -> None:
         "word_perplexity     62 questions     62 questions",
         "overall                   0.5382           0.4645  not comparable: means of other benchmarks",
         summary.READING,
-        "The limit of tokens ended 2 of A's 220 answers to piqa.",
-        "Two engines answered: A's is vllm 0.32.0, B's vllm 0.33.0.",
+        "The token limit cut off 2 of A's 220 answers on piqa.",
+        "The engines differ: A ran on vllm 0.32.0, B on vllm 0.33.0.",
         summary.NO_VERDICT,
     ]
 

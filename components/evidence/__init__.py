@@ -1,10 +1,10 @@
-"""What paired answers show: confidence bounds on each drop, and no verdict beyond them. Pure functions.
+"""Verdicts from paired answers: confidence bounds on each drop, and a verdict that they support. Pure functions.
 
-candidate, answers    what is held of each variant, and whether two may be compared at all
-saved_answers         the same, as a run's results hold it
+candidate, answers    the scores and answers of one variant, and whether two variants are comparable
+saved_answers         the same, read from a run's results
 judging               the verdicts on variants whose answers are paired with the baseline's
   margin, flips       the statistics
-  limits, case        the policy's limits as tests on one variant's answers
-  looks, stopping     what each look at a variant may err by, when it may be stopped early
-  sentences, change   what it says to a release manager
+  limits, case        the policy's limits as statistical tests on one variant's answers
+  looks, stopping     the error that each look may use, and when a variant stops early
+  sentences, change   the sentences for a release manager
 """

@@ -1,4 +1,4 @@
-"""What one model answered to one task's items, as the gate compares it, and whether two of them may be paired at all.
+"""One model's answers to one task's items, and the checks before two models' answers are paired.
 
 An `Answers` holds a table with a row an item, sorted by `id`:
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 SHOWN = 3
-"""How many offending items are named."""
+"""How many items an error message lists."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Answers:
 
     @property
     def items(self) -> int:
-        """How many there are."""
+        """The number of items."""
         return int(self.table.num_rows)
 
     @property
@@ -37,7 +37,7 @@ class Answers:
 
     @property
     def clusters(self) -> NDArray[np.int64] | None:
-        """A number for each item's cluster (n,), one of its own for an item without; None where none has one."""
+        """A number for each item's cluster (n,), unique for an item without cluster; None without clusters."""
         encoded = self.table["cluster"].combine_chunks().dictionary_encode()
         if len(encoded.dictionary) < 2:
             return None
@@ -78,56 +78,59 @@ def answers(task: str, table: pyarrow.Table) -> Answers:
     columns |= {name: table[name] for name in ("item_hash", "prompt_hash", "score", "truncated", "logliks")}
     if "units" in table.column_names and not pc.all(pc.is_null(table["units"])).as_py():
         columns["units"] = table["units"]
-    found = pyarrow.table(columns)
-    return Answers(task, found.take(pc.sort_indices(found["id"])).combine_chunks())
+    unsorted = pyarrow.table(columns)
+    return Answers(task, unsorted.take(pc.sort_indices(unsorted["id"])).combine_chunks())
 
 
-def fault(found: Answers) -> str:
-    """Why these are no answers that anything can be computed from; empty when they are."""
-    if not found.items:
-        return f"there is no item of {found.task}"
+def fault(answers: Answers) -> str:
+    """Why these answers are invalid; empty if they are valid."""
+    if not answers.items:
+        return f"{answers.task} has no items"
     for column in ("id", "item_hash", "prompt_hash", "score", "truncated"):
-        if found.table[column].null_count:
-            return f"{found.task} has items without {column}"
-    ids = found.table["id"]
-    if pc.count_distinct(ids).as_py() < found.items:
+        if answers.table[column].null_count:
+            return f"{answers.task} has items without {column}"
+    ids = answers.table["id"]
+    if pc.count_distinct(ids).as_py() < answers.items:
         twice = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1]))
-        return f"{found.task} has items twice: {_named(twice)}"
-    bad = ~np.isfinite(found.scores)
-    if found.units is None:
-        bad |= (found.scores < 0) | (found.scores > 1)
-    if bad.any():
-        return f"{found.task} has scores that are not from 0 to 1: {_named(ids.filter(pyarrow.array(bad)))}"
+        return f"{answers.task} has duplicate items: {_list_ids(twice)}"
+    invalid = ~np.isfinite(answers.scores)
+    if answers.units is None:
+        invalid |= (answers.scores < 0) | (answers.scores > 1)
+    if invalid.any():
+        return f"{answers.task} has scores outside 0 to 1: {_list_ids(ids.filter(pyarrow.array(invalid)))}"
     return ""
 
 
 def first_difference(baseline: Answers, variant: Answers, *, partly: bool = False) -> str:
-    """The first thing that keeps the answers from being paired, with its first items; empty when nothing does.
+    """The first reason why the answers cannot be paired, with its first items; empty if they can.
 
-    `partly` allows a variant that was not asked everything, as it was stopped early.
+    `partly` allows missing items: the variant stopped early.
     """
     task, ours, theirs = variant.task, variant.table["id"], baseline.table["id"]
-    extra, missing = ours.filter(pc.invert(pc.is_in(ours, theirs))), theirs.filter(pc.invert(pc.is_in(theirs, ours)))
-    if len(extra):
-        return f"on {task} it answered items that the baseline did not: {_named(extra)}"
+    additional, missing = (
+        ours.filter(pc.invert(pc.is_in(ours, theirs))),
+        theirs.filter(pc.invert(pc.is_in(theirs, ours))),
+    )
+    if len(additional):
+        return f"on {task} it answered items that the baseline did not: {_list_ids(additional)}"
     if len(missing) and not partly:
-        return f"on {task} it did not answer items that the baseline did: {_named(missing)}"
+        return f"on {task} it did not answer items that the baseline did: {_list_ids(missing)}"
     paired = baseline.only(ours) if partly else baseline
-    for column, what in (
-        ("item_hash", "items of another content than the baseline's"),
-        ("prompt_hash", "prompts of other tokens than the baseline's"),
+    for column, difference in (
+        ("item_hash", "its items have other content than the baseline's"),
+        ("prompt_hash", "its prompts have other tokens than the baseline's"),
     ):
         differing = ours.filter(pc.not_equal(variant.table[column], paired.table[column]))
         if len(differing):
-            return f"on {task} it was asked {what}: {_named(differing)}"
-    for whose, each in (("its", variant), ("the baseline's", paired)):
-        cut = each.table["id"].filter(each.table["truncated"])
-        if len(cut):
-            return f"on {task} {whose} prompts were truncated: {_named(cut)}"
+            return f"on {task} {difference}: {_list_ids(differing)}"
+    for owner, answers in (("its", variant), ("the baseline's", paired)):
+        truncated = answers.table["id"].filter(answers.table["truncated"])
+        if len(truncated):
+            return f"on {task} {owner} prompts were truncated: {_list_ids(truncated)}"
     return ""
 
 
-def _named(ids: pyarrow.ChunkedArray) -> str:
+def _list_ids(ids: pyarrow.ChunkedArray) -> str:
     """`items 3, 17, 40 (12 in all)`."""
-    shown = ", ".join(str(each) for each in ids[:SHOWN].to_pylist())
+    shown = ", ".join(str(item) for item in ids[:SHOWN].to_pylist())
     return f"{shown} ({len(ids)} in all)" if len(ids) > SHOWN else shown

@@ -1,6 +1,6 @@
-"""What the gate holds of one variant, and whether its scores may be set beside the baseline's at all.
+"""One variant's weights, scores and answers, and whether they are comparable with the baseline's.
 
-Two numbers that were not measured the same way are not compared: the first difference is said instead.
+Scores measured in different ways are not compared: the message names the first difference.
 """
 
 import math
@@ -13,7 +13,7 @@ from components.evidence.answers import Answers
 from components.run.artifacts import Scores, TaskScore, Weights
 
 HARNESS = "lm-eval's samples"
-"""Where the rows came from that another program asked; they tell less of how."""
+"""`rows_source` of scores that lm-eval wrote itself: its samples contain less about the prompts."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Candidate:
     answers: Mapping[str, Answers] = field(default_factory=dict)
     """Per task; empty where per-item results do not exist."""
     again: Mapping[str, Answers] = field(default_factory=dict)
-    """Those of a second pass, where there was one."""
+    """Per task, the answers of a second pass; empty if there was none."""
 
     @property
     def name(self) -> str:
@@ -33,8 +33,8 @@ class Candidate:
 
     @property
     def averaged(self) -> dict[str, float]:
-        """Each task's score, of those that an average is taken of."""
-        return {each.task: each.score for each in self.scores.tasks if each.is_share}
+        """Each task's score, for the tasks that enter the average."""
+        return {task_score.task: task_score.score for task_score in self.scores.tasks if task_score.is_share}
 
     @property
     def failure(self) -> str:
@@ -49,88 +49,90 @@ def candidate(
     answers: Mapping[str, Answers] | None = None,
     again: Mapping[str, Answers] | None = None,
 ) -> Candidate:
-    """All of it as one, with a failure in place of scores that are missing or are no scores."""
+    """The Candidate; its scores carry a failure if they are missing or invalid."""
     if scores is None:
         reason = weights.failure or f"No scores of {weights.variant} reached the gate."
         return Candidate(weights, Scores(variant=weights.variant, suite=suite, stage="", failure=reason))
-    reason = scores.failure or _fault(scores, suite) or weights.failure or _unlike(scores, answers)
+    reason = scores.failure or _scores_fault(scores, suite) or weights.failure or _answers_fault(scores, answers)
     if reason:
         return Candidate(weights, scores.model_copy(update={"tasks": (), "failure": reason}))
     return Candidate(weights, scores, answers or {}, again or {})
 
 
 def first_difference(baseline: Candidate, variant: Candidate) -> str:
-    """The first thing that was not the same for both, in words; empty when their scores may be compared."""
+    """The first difference between the two evaluations; empty if their scores are comparable."""
     if baseline.weights.baseline_digest != variant.weights.baseline_digest:
-        return "its weights were made from another model than the baseline's"
-    ours, theirs = variant.scores, baseline.scores
-    stopped = ours.look < ours.looks
-    if ours.stage != theirs.stage and not stopped:
-        return f"it was scored in stage {ours.stage}, the baseline in stage {theirs.stage}"
-    if ours.rows_source != theirs.rows_source:
-        return f"its items came from {ours.rows_source!r}, the baseline's from {theirs.rows_source!r}"
-    for task in theirs.by_task():
-        if task not in ours.by_task():
+        return "its weights come from another model than the baseline's"
+    variant_scores, baseline_scores = variant.scores, baseline.scores
+    stopped = variant_scores.look < variant_scores.looks
+    if variant_scores.stage != baseline_scores.stage and not stopped:
+        return f"it was scored in stage {variant_scores.stage}, the baseline in stage {baseline_scores.stage}"
+    if variant_scores.rows_source != baseline_scores.rows_source:
+        return (
+            f"its items came from {variant_scores.rows_source!r}, the baseline's from {baseline_scores.rows_source!r}"
+        )
+    for task in baseline_scores.by_task():
+        if task not in variant_scores.by_task():
             return f"it has no score for {task}, the baseline has one"
-    for task in ours.by_task():
-        if task not in theirs.by_task():
+    for task in variant_scores.by_task():
+        if task not in baseline_scores.by_task():
             return f"it has a score for {task}, the baseline has none"
-    expected = {each.task: each for each in theirs.tasks}
-    for each in ours.tasks:
-        found = _task_difference(expected[each.task], each, partly=stopped and bool(variant.answers))
-        if not found and each.task in variant.answers and each.task in baseline.answers:
-            pair = baseline.answers[each.task], variant.answers[each.task]
-            found = items.first_difference(*pair, partly=stopped)
-        if found:
-            return found
+    expected = {task_score.task: task_score for task_score in baseline_scores.tasks}
+    for task_score in variant_scores.tasks:
+        difference = _task_difference(expected[task_score.task], task_score, partly=stopped and bool(variant.answers))
+        if not difference and task_score.task in variant.answers and task_score.task in baseline.answers:
+            pair = baseline.answers[task_score.task], variant.answers[task_score.task]
+            difference = items.first_difference(*pair, partly=stopped)
+        if difference:
+            return difference
     return ""
 
 
 def _task_difference(baseline: TaskScore, variant: TaskScore, *, partly: bool) -> str:
-    for what, theirs, ours in (
+    for quantity, baseline_value, variant_value in (
         ("metric", baseline.metric, variant.metric),
         ("task version", baseline.version, variant.version),
         ("number of shots", baseline.shots, variant.shots),
         ("generation setting", baseline.settings or "none", variant.settings or "none"),
         ("number of items", baseline.items, baseline.items if partly else variant.items),
     ):
-        if ours != theirs:
-            return f"on {variant.task} its {what} is {ours}, the baseline's is {theirs}"
+        if variant_value != baseline_value:
+            return f"on {variant.task} its {quantity} is {variant_value}, the baseline's is {baseline_value}"
     return ""
 
 
-def _fault(scores: Scores, suite: str) -> str:
-    """Why these are no scores that a drop can be measured on, in a sentence; empty when they are."""
+def _scores_fault(scores: Scores, suite: str) -> str:
+    """Why these scores are invalid, in a sentence; empty if they are valid."""
     if scores.suite != suite:
-        return f"{scores.variant} was scored on the suite {scores.suite}, the gate was asked about {suite}."
+        return f"{scores.variant} was scored on the suite {scores.suite}, the gate decides on the suite {suite}."
     if not scores.tasks:
         return f"{scores.variant} was evaluated on no task."
-    task, times = Counter(each.task for each in scores.tasks).most_common(1)[0]
-    if times > 1:
-        return f"{scores.variant} has {times} scores for {task}: one was expected."
-    for each in scores.tasks:
-        if not math.isfinite(each.score) or each.score < 0:
-            return f"{scores.variant} scored {each.score} on {each.task}: that is no score."
-        if each.items < 1:
-            return f"{scores.variant} has a score for {each.task} over {each.items} items: nothing was measured."
+    task, count = Counter(score.task for score in scores.tasks).most_common(1)[0]
+    if count > 1:
+        return f"{scores.variant} has {count} scores for {task}, expected one."
+    for score in scores.tasks:
+        if not math.isfinite(score.score) or score.score < 0:
+            return f"{scores.variant} scored {score.score} on {score.task}: that is not a valid score."
+        if score.items < 1:
+            return f"{scores.variant} has a score for {score.task} over {score.items} items: nothing was measured."
     return ""
 
 
-def _unlike(scores: Scores, found: Mapping[str, Answers] | None) -> str:
-    """Why the answers are not those that were scored, in a sentence; empty when they are, or None are to be had."""
-    if found is None:
+def _answers_fault(scores: Scores, answers: Mapping[str, Answers] | None) -> str:
+    """Why the answers do not belong to the scores, in a sentence; empty if they do, or if there are no answers."""
+    if answers is None:
         return ""
-    if unscored := [task for task in found if task not in scores.by_task()]:
-        return f"{scores.variant} has answers to {', '.join(unscored)}, but no score for it."
-    for each in scores.tasks:
-        if each.task not in found:
-            return f"{scores.variant} has a score for {each.task}, but no answers to its items."
-        if reason := items.fault(found[each.task]):
+    if unscored := [task for task in answers if task not in scores.by_task()]:
+        return f"{scores.variant} has answers for {', '.join(unscored)}, but no score."
+    for score in scores.tasks:
+        if score.task not in answers:
+            return f"{scores.variant} has a score for {score.task}, but no answers."
+        if reason := items.fault(answers[score.task]):
             return f"{scores.variant} cannot be judged: {reason}."
-        answered = found[each.task]
-        if answered.units is None and not math.isclose(float(answered.scores.mean()), each.score, abs_tol=1e-9):
+        answered = answers[score.task]
+        if answered.units is None and not math.isclose(float(answered.scores.mean()), score.score, abs_tol=1e-9):
             return (
-                f"{scores.variant} scored {each.score:.6f} on {each.task}, its answers {answered.scores.mean():.6f}:"
-                " they are not from one evaluation."
+                f"{scores.variant} scored {score.score:.6f} on {score.task}, its answers {answered.scores.mean():.6f}:"
+                " the two come from different evaluations."
             )
     return ""

@@ -1,4 +1,4 @@
-"""One variant's evidence for a use case: its answers paired with the baseline's, and what each limit says of them."""
+"""One variant's evidence for a use case: its answers paired with the baseline's, and the test of each limit."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -28,45 +28,45 @@ class Case:
 
     @property
     def share(self) -> float:
-        """Of the promised error, what the look at which these answers were taken may use."""
+        """The share of the allowed error that this look may use."""
         return error_share(self.variant.scores.look, self.variant.scores.looks)
 
     @property
     def p_ship(self) -> float:
         """The p-value against "it must not ship", corrected for its look: the largest of all its limits' (IUT)."""
-        found = [each.test.p_within(each.limit) for each in self.limits]
-        return min(max([*found, self.average.p_within(self.use_case.bands.ship)]) / self.share, 1.0)
+        p_values = [limit.test.p_within(limit.limit) for limit in self.limits]
+        return min(max([*p_values, self.average.p_within(self.use_case.bands.ship)]) / self.share, 1.0)
 
     @property
     def rejecting(self) -> float:
-        """What a rejection at this look may err by."""
+        """The error probability that a rejection at this look may use."""
         return self.use_case.alpha * self.share
 
     @property
     def shown(self) -> tuple[Limit, ...]:
         """The limits, with the average's: the policy's own, or the end of the last band."""
         end = self.use_case.bands.ab_test
-        if any(each.what == "average" and each.limit <= end for each in self.limits):
+        if any(limit.what == "average" and limit.limit <= end for limit in self.limits):
             return self.limits
         return (*self.limits, Limit("average", "drop", end, self.average))
 
     def exceeded(self) -> list[Limit]:
-        """The limits that the variant is surely over."""
-        return [each for each in self.shown if each.test.p_beyond(each.limit) <= self.rejecting]
+        """The limits that the variant exceeds with confidence."""
+        return [limit for limit in self.shown if limit.test.p_beyond(limit.limit) <= self.rejecting]
 
     def unproven(self, alpha: float) -> list[Limit]:
-        """The limits that the variant is not surely within."""
-        return [each for each in self.shown if each.test.p_within(each.limit) > alpha]
+        """The limits that the variant is not shown to be within."""
+        return [limit for limit in self.shown if limit.test.p_within(limit.limit) > alpha]
 
     def band(self, alpha: float) -> Band | None:
-        """The best band whose end the average drop is surely within."""
+        """The best band whose end the average drop is within, with confidence."""
         bands = self.use_case.band_list()[:-1]
-        return next((each for each in bands if self.average.p_within(each.upper) <= alpha), None)
+        return next((band for band in bands if self.average.p_within(band.upper) <= alpha), None)
 
 
 def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
-    """Pair the variant's answers with the baseline's, which must have been found comparable."""
-    chance = {each.task: each.chance for each in baseline.scores.tasks}
+    """Pair the variant's answers with the baseline's; call `first_difference` before."""
+    chance = {task_score.task: task_score.chance for task_score in baseline.scores.tasks}
     tasks = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
     limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
     average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
@@ -82,28 +82,28 @@ def tasks_of(
 ) -> dict[str, Task]:
     """Each task with scores, paired on the items of the variant; the baseline's whole tells whether it is a guess."""
     return {
-        name: _task(name, baseline[name], found, again.get(name), chance[name], alpha)
-        for name, found in variant.items()
-        if found.units is None
+        name: _task(name, baseline[name], answers, again.get(name), chance[name], alpha)
+        for name, answers in variant.items()
+        if answers.units is None
     }
 
 
 def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None, chance: float, alpha: float) -> Task:
     paired = baseline.only(variant.table["id"])
     before, after = paired.scores, variant.scores
-    alone = margin.pairs(baseline.scores, np.zeros(baseline.items), baseline.clusters)
+    baseline_alone = margin.pairs(baseline.scores, np.zeros(baseline.items), baseline.clusters)
     return Task(
         name=name,
         pairs=margin.pairs(before, after, paired.clusters),
         before=float(before.mean()),
         after=float(after.mean()),
-        informative=margin.p_above(alone, chance) <= alpha,
+        informative=margin.p_above(baseline_alone, chance) <= alpha,
         floor=_floor(baseline, again),
     )
 
 
 def _floor(baseline: Answers, again: Answers | None) -> float | None:
-    """The share of answers that flip when the baseline is asked again."""
+    """The share of answers that flip in a second pass of the baseline."""
     if again is None:
         return None
     twice = baseline.only(again.table["id"])
@@ -124,17 +124,17 @@ def limits_of(
         if name in variant:
             yield Limit(name, "divergence", limit, _divergence_test(baseline[name], variant[name]))
     for name, ratio in use_case.max_perplexity_ratio.items():
-        if name in variant and (found := flips.perplexity_ratio(*_paired(baseline[name], variant[name]))):
-            yield Limit(name, "perplexity", math.log(ratio), MeanTest(found, variant[name].items))
+        if name in variant and (log_ratio := flips.perplexity_ratio(*_paired(baseline[name], variant[name]))):
+            yield Limit(name, "perplexity", math.log(ratio), MeanTest(log_ratio, variant[name].items))
 
 
 def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
     """The first limit that these answers cannot be held against, and why; empty when there is none."""
-    if variant and all(each.units is not None for each in variant.values()):
-        return "none of its tasks has scores that a drop could be measured on"
+    if variant and all(answers.units is not None for answers in variant.values()):
+        return "all its tasks measure perplexity, so there is no score to compute a drop from"
     for name in use_case.max_drop:
         if name in variant and variant[name].units is not None:
-            return f"its limit on the drop of {name} needs scores and {name} has a perplexity: max_perplexity_ratio"
+            return f"{name} measures perplexity and has no drop: limit it with max_perplexity_ratio"
     limited = (
         (flips.divergences, use_case.max_divergence, "choices"),
         (flips.perplexity_ratio, use_case.max_perplexity_ratio, "documents"),
@@ -142,9 +142,9 @@ def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Ma
     for measure, limits, needed in limited:
         for name in limits:
             if not variant or not baseline:
-                return f"its limit on {name} needs answers item by item"
+                return f"its limit on {name} needs per-item answers"
             if name in variant and measure(*_paired(baseline[name], variant[name])) is None:
-                return f"its limit on {name} needs the log-likelihoods of {needed}, which that task does not have"
+                return f"its limit on {name} needs the log-likelihoods of {needed}, which the task does not have"
     return ""
 
 
@@ -154,8 +154,8 @@ def _paired(baseline: Answers, variant: Answers) -> tuple[Answers, Answers]:
 
 def _divergence_test(baseline: Answers, variant: Answers) -> ClippedTest:
     paired = baseline.only(variant.table["id"])
-    found = flips.divergences(paired, variant)
-    if found is None:
+    nats = flips.divergences(paired, variant)
+    if nats is None:
         raise ValueError(f"{variant.task} has no choices: `unmeasurable` comes first")
-    shares = np.minimum(found, MOST_NATS) / MOST_NATS
+    shares = np.minimum(nats, MOST_NATS) / MOST_NATS
     return ClippedTest(margin.pairs(shares, np.zeros(len(shares)), paired.clusters))

@@ -1,4 +1,4 @@
-"""How a score moved between two models, and the words for it that never contradict the comparison made."""
+"""The change of a score between two models, printed with enough digits to agree with the exact comparison."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ MOST_DIGITS = 12
 
 @dataclass(frozen=True)
 class Change:
-    """How one score moved from the baseline to the variant; a relative drop needs a baseline above 0."""
+    """The change of one score from the baseline to the variant; a relative drop needs a baseline above 0."""
 
     what: str
     before: float
@@ -23,14 +23,14 @@ class Change:
         lost = self.before - self.after
         return lost / self.before if self.relative else lost
 
-    def told(self, *bounds: float) -> str:
+    def describe(self, *bounds: float) -> str:
         """`gsm8k fell 5.6 % (0.412 → 0.389)`, with the digits it takes to see the side of each bound."""
         if side(self.drop, 0) == 0:
             return f"{self.what} stayed at {self.before:.3f}"
         verb = "fell" if self.drop > 0 else "rose"
         return f"{self.what} {verb} {self.percent(abs(self.drop), *bounds)} ({apart(self.before, self.after)})"
 
-    def named(self, *bounds: float) -> str:
+    def describe_drop(self, *bounds: float) -> str:
         """`drop of 2.6 %` or `gain of 0.3 %`, with the digits it takes to see the side of each bound."""
         return f"{'gain' if side(self.drop, 0) < 0 else 'drop'} of {self.percent(abs(self.drop), *bounds)}"
 

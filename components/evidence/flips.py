@@ -77,8 +77,8 @@ class Mean:
 
 def flips(before: Numbers, after: Numbers) -> Flips:
     """The flips between two score arrays (n,) of the same items."""
-    right, now = before > RIGHT, after > RIGHT
-    return Flips(len(before), int((right & ~now).sum()), int((now & ~right).sum()))
+    right_before, right_now = before > RIGHT, after > RIGHT
+    return Flips(len(before), int((right_before & ~right_now).sum()), int((right_now & ~right_before).sum()))
 
 
 def divergences(baseline: Answers, variant: Answers) -> Numbers | None:
@@ -86,20 +86,20 @@ def divergences(baseline: Answers, variant: Answers) -> Numbers | None:
 
     A distribution is the softmax of the choices' log-likelihoods. None for tasks without two choices or more.
     """
-    (before, lengths), (after, others) = baseline.logliks(), variant.logliks()
-    if not len(lengths) or lengths.min() < 2 or not np.array_equal(lengths, others):
+    (before, lengths), (after, variant_lengths) = baseline.logliks(), variant.logliks()
+    if not len(lengths) or lengths.min() < 2 or not np.array_equal(lengths, variant_lengths):
         return None
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return None
-    log_p, log_q = (_log_softmax(each, starts, lengths) for each in (before, after))
+    log_p, log_q = (_log_softmax(logliks, starts, lengths) for logliks in (before, after))
     return np.maximum(np.add.reduceat(np.exp(log_p) * (log_p - log_q), starts), 0.0)
 
 
 def divergence(baseline: Answers, variant: Answers) -> Mean | None:
     """The mean of `divergences`; None where there are none."""
-    found = divergences(baseline, variant)
-    return None if found is None else mean_of(found, np.ones(len(found)), baseline.clusters)
+    nats = divergences(baseline, variant)
+    return None if nats is None else mean_of(nats, np.ones(len(nats)), baseline.clusters)
 
 
 def perplexity_ratio(baseline: Answers, variant: Answers) -> Mean | None:

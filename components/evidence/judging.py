@@ -1,8 +1,8 @@
-"""The evidence form of the gate: every drop with confidence bounds from paired answers, and no verdict beyond them.
+"""The evidence form of the gate: every drop has confidence bounds from paired answers, and the bounds decide.
 
     passed        the upper bound of every limit is within it (intersection-union: all must, so none is corrected)
     exceeded      the lower bound of one is beyond it
-    inconclusive  neither; with the number of further items that would settle it
+    inconclusive  neither; with the number of further items that would decide it, at 80 % power
 
 A variant that passes its limits gets the best band whose end the average drop is surely within. The promise: with the
 policy's confidence, no variant of the run is given a better verdict than it deserves. So the variants share the error
@@ -28,19 +28,19 @@ from components.run.artifacts import Comparison, LimitEvidence, TaskEvidence, Ve
 LARGEST_LOGARITHM = 700.0
 
 
-def settled(found: Case, variants: int, *, only_reject: bool = False) -> bool:
+def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool:
     """Whether no further answer could change the verdict, in a run of so many variants; at any look but the last.
 
     After the tiny stage a variant is stopped only to reject it.
     """
-    if found.exceeded():
+    if evidence.exceeded():
         return True
-    alpha = found.use_case.alpha * found.share / variants
-    band = found.band(alpha)
-    if only_reject or band is None or found.unproven(alpha):
+    alpha = evidence.use_case.alpha * evidence.share / variants
+    band = evidence.band(alpha)
+    if only_reject or band is None or evidence.unproven(alpha):
         return False
-    better = [edge for edge in found.use_case.edges if edge < band.upper and found.average.decidable(edge)]
-    return not better or found.average.p_beyond(better[-1]) <= found.rejecting
+    better = [edge for edge in evidence.use_case.edges if edge < band.upper and evidence.average.decidable(edge)]
+    return not better or evidence.average.p_beyond(better[-1]) <= evidence.rejecting
 
 
 def judge_all(use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate]) -> list[Verdict]:
@@ -68,18 +68,19 @@ def holm_divisors(p_values: Sequence[float], alpha: float) -> list[int]:
 
 def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
     """Every pair of variants on the items that both answered, on the mean score, corrected by Holm."""
-    found = []
-    for one, other in combinations(variants, 2):
-        ours, theirs = _common(one.answers, other.answers), _common(other.answers, one.answers)
+    comparisons = []
+    for first, second in combinations(variants, 2):
+        ours, theirs = _common(first.answers, second.answers), _common(second.answers, first.answers)
         if not ours or any(not each.items for each in ours.values()):
             continue
         tasks = [margin.pairs(ours[name].scores, theirs[name].scores, ours[name].clusters) for name in ours]
         lost = margin.drop(tasks, ABSOLUTE) or 0.0
         p = min(2 * min(margin.p_within(tasks, ABSOLUTE, 0.0), margin.p_beyond(tasks, ABSOLUTE, 0.0)), 1.0)
-        names = (one.name, other.name) if lost >= 0 else (other.name, one.name)
-        found.append(Comparison(better=names[0], worse=names[1], difference=abs(lost), p=p))
+        names = (first.name, second.name) if lost >= 0 else (second.name, first.name)
+        comparisons.append(Comparison(better=names[0], worse=names[1], difference=abs(lost), p=p))
     return tuple(
-        each.model_copy(update={"p": p}) for each, p in zip(found, holm_adjusted([e.p for e in found]), strict=True)
+        each.model_copy(update={"p": p})
+        for each, p in zip(comparisons, holm_adjusted([e.p for e in comparisons]), strict=True)
     )
 
 
@@ -92,63 +93,66 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _common(ours: Mapping[str, Answers], theirs: Mapping[str, Answers]) -> dict[str, Answers]:
+def _common(variant: Mapping[str, Answers], other: Mapping[str, Answers]) -> dict[str, Answers]:
     return {
-        name: each.only(theirs[name].table["id"])
-        for name, each in ours.items()
-        if name in theirs and each.units is None
+        name: answers.only(other[name].table["id"])
+        for name, answers in variant.items()
+        if name in other and answers.units is None
     }
 
 
-def _judge(found: Case, baseline: Candidate, alpha: float) -> Verdict:
+def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
     """The verdict, `alpha` being what the variant's pass may err by."""
-    name = found.variant.name
-    exceeded, unproven, band = found.exceeded(), found.unproven(alpha), found.band(alpha)
-    rows = tuple(_row(each, found, alpha) for each in found.shown)
+    name = evidence.variant.name
+    exceeded, unproven, band = evidence.exceeded(), evidence.unproven(alpha), evidence.band(alpha)
+    rows = tuple(_row(each, evidence, alpha) for each in evidence.shown)
     if exceeded:
-        verdict, reason = "reject", sentences.rejected(found, exceeded)
+        verdict, reason = "reject", sentences.rejected(evidence, exceeded)
     elif band and not unproven:
-        verdict, reason = band.verdict, sentences.passed(found, band, alpha)
+        verdict, reason = band.verdict, sentences.passed(evidence, band, alpha)
     else:
-        verdict, reason = "inconclusive", sentences.inconclusive(found, unproven, alpha)
-    scores = found.variant.scores
+        verdict, reason = "inconclusive", sentences.inconclusive(evidence, unproven, alpha)
+    scores = evidence.variant.scores
     return Verdict(
         variant=name,
         verdict=verdict,
-        sentence="; ".join([reason, *sentences.reservations(found, settled=verdict != "inconclusive")]) + ".",
-        next_step=_ask_more(rows) if verdict == "inconclusive" else next_step(verdict, name),
-        size_bytes=found.variant.weights.size_bytes,
+        sentence="; ".join([reason, *sentences.reservations(evidence, settled=verdict != "inconclusive")]) + ".",
+        next_step=_step_after_inconclusive(rows) if verdict == "inconclusive" else next_step(verdict, name),
+        size_bytes=evidence.variant.weights.size_bytes,
         scores=scores.by_task(),
         drops={
             task: drop
-            for task, each in found.tasks.items()
-            if (drop := margin.drop([each.pairs], found.average.scale)) is not None
+            for task, each in evidence.tasks.items()
+            if (drop := margin.drop([each.pairs], evidence.average.scale)) is not None
         },
-        average_drop=found.average.estimate,
+        average_drop=evidence.average.estimate,
         form="evidence",
         confidence=1 - alpha,
         limits=rows,
-        tasks=tuple(_task_evidence(found, baseline, each, alpha) for each in found.tasks.values()),
-        perplexity_ratios=_perplexity_ratios(found.variant.answers, baseline.answers),
-        items=sum(each.items for each in found.variant.answers.values()),
+        tasks=tuple(_task_evidence(evidence, baseline, each, alpha) for each in evidence.tasks.values()),
+        perplexity_ratios=_perplexity_ratios(evidence.variant.answers, baseline.answers),
+        items=sum(each.items for each in evidence.variant.answers.values()),
         planned_items=scores.planned_items or sum(each.items for each in scores.tasks),
     )
 
 
-def _ask_more(rows: tuple[LimitEvidence, ...]) -> str:
+def _step_after_inconclusive(rows: tuple[LimitEvidence, ...]) -> str:
     """The next step after an inconclusive verdict: with the number of questions that would do, where one would."""
-    needed = [each.further_items for each in rows if each.outcome not in ("passed", "exceeded")]
-    usual = next_step("inconclusive", "")
-    known = [each for each in needed if each is not None]
-    if not known or len(known) < len(needed):
-        return usual.replace("Ask it and the baseline more questions, or A/B test it", "A/B test it")
-    return usual.replace(
-        "more questions", f"about {about(max(known))} more questions" if max(known) > 1 else "one more"
+    counts = [row.further_items for row in rows if row.outcome not in ("passed", "exceeded")]
+    sentence = next_step("inconclusive", "")
+    known = [row for row in counts if row is not None]
+    if not known or len(known) < len(counts):
+        return sentence.replace("Evaluate more questions, or A/B test the variant", "A/B test the variant")
+    return sentence.replace(
+        "more questions",
+        f"about {about(max(known))} more questions (80 % power)"
+        if max(known) > 1
+        else "one more question (80 % power)",
     )
 
 
-def _row(limit: Limit, found: Case, alpha: float) -> LimitEvidence:
-    test, rejecting = limit.test, found.rejecting
+def _row(limit: Limit, evidence: Case, alpha: float) -> LimitEvidence:
+    test, rejecting = limit.test, evidence.rejecting
     if test.p_beyond(limit.limit) <= rejecting:
         outcome = "exceeded"
     elif test.p_within(limit.limit) <= alpha:
@@ -159,7 +163,7 @@ def _row(limit: Limit, found: Case, alpha: float) -> LimitEvidence:
         outcome = "open" if test.decidable(limit.limit) else "undecidable"
     unlogged = _unlogged if limit.kind == "perplexity" else float
     bounds = (test.estimate, test.lower(rejecting), test.upper(alpha))
-    estimate, lower, upper = (None if each is None else unlogged(each) for each in bounds)
+    estimate, lower, upper = (None if bound is None else unlogged(bound) for bound in bounds)
     return LimitEvidence(
         what=limit.what,
         kind=limit.kind,
@@ -172,10 +176,13 @@ def _row(limit: Limit, found: Case, alpha: float) -> LimitEvidence:
     )
 
 
-def _perplexity_ratios(ours: Mapping[str, Answers], theirs: Mapping[str, Answers]) -> dict[str, float]:
+def _perplexity_ratios(variant: Mapping[str, Answers], baseline: Mapping[str, Answers]) -> dict[str, float]:
     """Of each task that has one; none for a ratio that no number holds."""
-    measured = {name: flips.perplexity_ratio(theirs[name].only(each.table["id"]), each) for name, each in ours.items()}
-    ratios = {name: _unlogged(each.mean) for name, each in measured.items() if each}
+    measured = {
+        name: flips.perplexity_ratio(baseline[name].only(answers.table["id"]), answers)
+        for name, answers in variant.items()
+    }
+    ratios = {name: _unlogged(answers.mean) for name, answers in measured.items() if answers}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
@@ -184,27 +191,27 @@ def _unlogged(value: float) -> float | None:
     return math.exp(value) if value < LARGEST_LOGARITHM else None
 
 
-def _task_evidence(found: Case, baseline: Candidate, task: Task, alpha: float) -> TaskEvidence:
-    mine = found.variant.answers[task.name]
-    theirs = baseline.answers[task.name].only(mine.table["id"])
-    turned = flips.flips(theirs.scores, mine.scores)
-    low, high = turned.interval(found.use_case.confidence)
-    moved = flips.divergence(theirs, mine)
-    one = DropTest((task,), found.average.scale)
+def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float) -> TaskEvidence:
+    after = evidence.variant.answers[task.name]
+    before = baseline.answers[task.name].only(after.table["id"])
+    flipped = flips.flips(before.scores, after.scores)
+    low, high = flipped.interval(evidence.use_case.confidence)
+    divergence = flips.divergence(before, after)
+    drop_test = DropTest((task,), evidence.average.scale)
     return TaskEvidence(
         task=task.name,
-        items=mine.items,
+        items=after.items,
         clusters=len(task.pairs.clusters.items) if task.pairs.clusters else 0,
         informative=task.informative,
-        drop_lower=one.lower(found.rejecting),
-        drop_upper=margin.upper([task.pairs], one.scale, alpha) if one.estimate is not None else None,
-        lost=turned.lost,
-        gained=turned.gained,
-        flip_rate=turned.rate,
+        drop_lower=drop_test.lower(evidence.rejecting),
+        drop_upper=margin.upper([task.pairs], drop_test.scale, alpha) if drop_test.estimate is not None else None,
+        lost=flipped.lost,
+        gained=flipped.gained,
+        flip_rate=flipped.rate,
         flip_rate_lower=low,
         flip_rate_upper=high,
-        mcnemar_p=turned.p,
-        kl=moved.mean if moved else None,
-        kl_stderr=moved.error if moved and math.isfinite(moved.error) else None,
+        mcnemar_p=flipped.p,
+        kl=divergence.mean if divergence else None,
+        kl_stderr=divergence.error if divergence and math.isfinite(divergence.error) else None,
         noise_floor=task.floor,
     )

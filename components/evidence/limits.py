@@ -50,15 +50,15 @@ class DropTest:
     @property
     def informative(self) -> bool:
         """Whether any task can show a drop."""
-        return any(each.informative for each in self.tasks)
+        return any(task.informative for task in self.tasks)
 
     @property
     def floor(self) -> float:
         """The drop below which two passes of the baseline itself differ; 0 where that was not measured."""
-        if any(each.floor is None for each in self.tasks) or not self.tasks:
+        if any(task.floor is None for task in self.tasks) or not self.tasks:
             return 0.0
-        mean = sum(each.before for each in self.tasks) / len(self.tasks)
-        floor = sum(each.floor or 0.0 for each in self.tasks) / len(self.tasks)
+        mean = sum(task.before for task in self.tasks) / len(self.tasks)
+        floor = sum(task.floor or 0.0 for task in self.tasks) / len(self.tasks)
         if not self.scale.relative:
             return floor
         return floor / mean if mean > 0 else math.inf
@@ -71,7 +71,9 @@ class DropTest:
         """The p-value against "the drop is the limit or more"; 1 where that cannot be told."""
         if not self.informative or not self.decidable(limit):
             return 1.0
-        return self._once("within", limit, lambda: max(margin.p_within(e, self.scale, limit) for e in self._supports))
+        return self._once(
+            "within", limit, lambda: max(margin.p_within(pairs, self.scale, limit) for pairs in self._supports)
+        )
 
     def p_beyond(self, limit: float) -> float:
         """The p-value against "the drop is the limit, or the noise floor above it, or less"."""
@@ -84,14 +86,14 @@ class DropTest:
         """The bound that belongs to `p_within`; None where there is none."""
         if self.estimate is None or not self.informative:
             return None
-        return max(margin.upper(each, self.scale, alpha) for each in self._supports)
+        return max(margin.upper(pairs, self.scale, alpha) for pairs in self._supports)
 
     def lower(self, alpha: float) -> float | None:
         """The bound that belongs to `p_beyond`."""
         if self.estimate is None:
             return None
-        found = margin.lower(self._all, self.scale, alpha)
-        return found if math.isfinite(found) else None
+        bound = margin.lower(self._all, self.scale, alpha)
+        return bound if math.isfinite(bound) else None
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items would settle the limit at 80 % power, were the estimate the truth; None: no number."""
@@ -108,18 +110,18 @@ class DropTest:
 
         return further(settles, sum(each.pairs.items for each in self.tasks))
 
-    def _once(self, side: str, limit: float, find: Callable[[], float]) -> float:
+    def _once(self, side: str, limit: float, compute: Callable[[], float]) -> float:
         if (side, limit) not in self.known:
-            self.known[side, limit] = find()
+            self.known[side, limit] = compute()
         return self.known[side, limit]
 
     @property
     def _all(self) -> list[Pairs]:
-        return [each.pairs for each in self.tasks]
+        return [task.pairs for task in self.tasks]
 
     @property
     def _supports(self) -> list[list[Pairs]]:
-        informative = [each.pairs for each in self.tasks if each.informative]
+        informative = [task.pairs for task in self.tasks if task.informative]
         return [self._all, informative] if len(informative) < len(self.tasks) else [self._all]
 
 
@@ -162,8 +164,8 @@ class MeanTest:
 
     def times(self, factor: float) -> "MeanTest":
         """So many times as many documents like these."""
-        found = replace(self.found, error=self.found.error / math.sqrt(factor), freedom=self.found.freedom * factor)
-        return replace(self, found=found)
+        log_ratio = replace(self.found, error=self.found.error / math.sqrt(factor), freedom=self.found.freedom * factor)
+        return replace(self, found=log_ratio)
 
 
 @dataclass(frozen=True)
@@ -220,18 +222,18 @@ class Limit:
     test: DropTest | ClippedTest | MeanTest
 
 
-def further(settles: Callable[[float], bool], items: float) -> int | None:
+def further(decides: Callable[[float], bool], items: float) -> int | None:
     """How many more items than `items` it takes until so many times as many settle it; None where no number does."""
-    most = 2.0
-    while not settles(most):
-        if items * most > MOST_FURTHER:
+    enough = 2.0
+    while not decides(enough):
+        if items * enough > MOST_FURTHER:
             return None
-        most *= 2
-    least = most / 2
-    while (most - least) * items > 1 and most / least > 1.001:
-        middle = (least + most) / 2
-        least, most = (least, middle) if settles(middle) else (middle, most)
-    return max(math.ceil((most - 1) * items), 1)
+        enough *= 2
+    too_few = enough / 2
+    while (enough - too_few) * items > 1 and enough / too_few > 1.001:
+        middle = (too_few + enough) / 2
+        too_few, enough = (too_few, middle) if decides(middle) else (middle, enough)
+    return max(math.ceil((enough - 1) * items), 1)
 
 
 def _settles(test: "ClippedTest | MeanTest", limit: float, alpha: float) -> bool:

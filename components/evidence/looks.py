@@ -18,11 +18,11 @@ LAST_STEP = 0.7
 
 def look_shares(tiny: int, full: int) -> tuple[float, ...]:
     """The share of all items that is answered at each look, from the tiny stage's to 1."""
-    share, found = tiny / full, []
+    share, shares = tiny / full, []
     while share < LAST_STEP:
-        found.append(share)
+        shares.append(share)
         share *= GROWTH
-    return (*found, 1.0)
+    return (*shares, 1.0)
 
 
 def error_share(look: int, looks: int) -> float:

@@ -135,8 +135,8 @@ def summed_by(place: NDArray[np.int64], values: Numbers) -> Numbers:
 
 def drop(tasks: Sequence[Pairs], scale: Scale) -> float | None:
     """The drop of the mean of the tasks' mean scores; None for a relative one where the baseline scores 0."""
-    before = float(np.mean([each.counts @ each.before / each.items for each in tasks]))
-    after = float(np.mean([each.counts @ each.after / each.items for each in tasks]))
+    before = float(np.mean([task.counts @ task.before / task.items for task in tasks]))
+    after = float(np.mean([task.counts @ task.after / task.items for task in tasks]))
     if not scale.relative:
         return before - after
     return (before - after) / before if before > 0 else None
@@ -223,7 +223,7 @@ def _upper_tail(values: Numbers, counts: Numbers) -> float:
     rates = values / (1 - point * values)
     second = float(counts @ rates**2) + 1 / point**2
     steepest = (float(counts @ rates**3) - 1 / point**3) / (3 * second)
-    found: list[float] = []
+    estimates: list[float] = []
     for nodes, reach in INTEGRALS:
         steps = (np.arange(nodes) + 0.5) * (reach / nodes)
         height, widths = np.sinh(steps) / np.sqrt(second), np.cosh(steps) / np.sqrt(second) * (reach / nodes)
@@ -234,18 +234,18 @@ def _upper_tail(values: Numbers, counts: Numbers) -> float:
             with np.errstate(over="ignore", invalid="ignore"):
                 transform = np.exp(-(counts @ np.log(1 - np.outer(values, path)))) / path
                 p = float((transform * direction * widths).sum().imag / np.pi)
-            if any(abs(p - other) <= AGREEMENT * abs(p) + TINIEST for other in found[-2:]):
+            if any(abs(p - earlier) <= AGREEMENT * abs(p) + TINIEST for earlier in estimates[-2:]):
                 return min(max(p, 0.0), 1.0)
-            found.append(p)
-    return min(max(found[-2], 0.0), 1.0)
+            estimates.append(p)
+    return min(max(estimates[-2], 0.0), 1.0)
 
 
 def _p_of_clusters(tasks: Sequence[Pairs], excess: Excess) -> float:
     mean = variance = shrinking = 0.0
     for task in tasks:
         sums, items, counts = _grouped(task, excess)
-        found, error, freedom = jackknife(sums, items, counts)
-        mean += found / len(tasks)
+        task_mean, error, freedom = jackknife(sums, items, counts)
+        mean += task_mean / len(tasks)
         variance += (error / len(tasks)) ** 2
         shrinking += (error / len(tasks)) ** 4 / freedom
     if variance == 0:
@@ -272,10 +272,10 @@ def jackknife(sums: Numbers, items: Numbers, counts: Numbers) -> tuple[float, fl
 
 
 def _start(tasks: Sequence[Pairs], scale: Scale) -> float:
-    found = drop(tasks, scale)
-    if found is None:
+    measured = drop(tasks, scale)
+    if measured is None:
         raise ValueError("A relative drop has no bounds where the baseline scores 0.")
-    return max(found, 1 - LARGEST_GAIN) if scale.relative else found
+    return max(measured, 1 - LARGEST_GAIN) if scale.relative else measured
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:

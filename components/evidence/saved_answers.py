@@ -1,4 +1,4 @@
-"""A variant's answers as a run keeps them in its results."""
+"""Read a variant's scores and answers from a run's results."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def read_ours(folder: Path) -> Candidate:
         scores = Scores.read(here.scores(stage).path)
         weights = here.weights.read(Weights) or Weights(variant=scores.variant, baseline_digest="")
     except (ValidationError, UnicodeDecodeError, OSError) as error:
-        raise PrerequisiteError(f"{folder} holds results that this version cannot read: {error}") from error
+        raise PrerequisiteError(f"{folder} contains results that this version cannot read: {error}") from error
     if scores.failure:
         return candidate(weights, scores, scores.suite)
     records = here.records(scores.stage).path
@@ -60,7 +60,7 @@ def read_records(file: Path) -> dict[str, Answers]:
         columns = {name: table[name].cast(kind) for name, kind in RECORDS.items() if name in table.column_names}
         return by_task(pyarrow.table(columns))
     except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise PrerequisiteError(f"{file} is no file of per-item records that can be read: {error}") from error
+        raise PrerequisiteError(f"{file} is not a readable file of per-item records: {error}") from error
 
 
 def by_task(records: pyarrow.Table) -> dict[str, Answers]:

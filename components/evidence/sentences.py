@@ -1,4 +1,4 @@
-"""What the evidence says, for a release manager: one sentence that holds the numbers that decided."""
+"""The sentence of each verdict, for a release manager: it contains the numbers that decided."""
 
 import math
 
@@ -9,145 +9,152 @@ from components.evidence.limits import DropTest, Limit
 from components.policies.policy import Band, side
 
 
-def passed(found: Case, band: Band, alpha: float) -> str:
-    """Why a variant gets the band that it gets."""
-    average = Limit("average", "drop", band.upper, found.average)
-    end = f"{'not over' if band.upper_belongs else 'under'} {found.use_case.in_words_of(band.upper)}"
-    bound = found.average.upper(alpha)
-    which = "so that the drop" if bound is not None and bound < 0 else "which"
-    shown = f"{_moved(average, found)}, {_sure(alpha)} {_at_most(average, found, alpha)}, {which} is {end}"
-    parts = [f"{band.opening} for {found.use_case.name}: {shown}"]
-    for each in found.limits:
-        moved = "" if each.what == "average" else f"{_moved(each, found)}, {_at_most(each, found, alpha)}, "
-        parts.append(f"{moved}the limit{'' if moved else ' on it'} is {_limit(each, found)}")
+def passed(case: Case, band: Band, alpha: float) -> str:
+    """Why a variant passes its limits and gets this band."""
+    average = Limit("average", "drop", band.upper, case.average)
+    band_end = f"{'not over' if band.upper_belongs else 'under'} {case.use_case.in_words_of(band.upper)}"
+    bound = case.average.upper(alpha)
+    conclusion = "so that the drop" if bound is not None and bound < 0 else "which"
+    average_drop = (
+        f"{_change(average, case)}, {_confidence(alpha)} {_at_most(average, case, alpha)}, {conclusion} is {band_end}"
+    )
+    parts = [f"{band.opening} for {case.use_case.name}: {average_drop}"]
+    for limit in case.limits:
+        change = "" if limit.what == "average" else f"{_change(limit, case)}, {_at_most(limit, case, alpha)}, "
+        parts.append(f"{change}the limit{'' if change else ' on the average'} is {_limit(limit, case)}")
     return "; ".join(parts)
 
 
-def rejected(found: Case, exceeded: list[Limit]) -> str:
-    """Why a variant is surely over its limits."""
+def rejected(case: Case, exceeded: list[Limit]) -> str:
+    """Why a variant is rejected: the limits that it exceeds with confidence."""
     parts = [
-        f"{_moved(each, found)}, {_sure(found.rejecting)} {_at_least(each, found)}, the limit is {_limit(each, found)}"
-        for each in exceeded
+        f"{_change(limit, case)}, {_confidence(case.rejecting)} {_at_least(limit, case)},"
+        f" the limit is {_limit(limit, case)}"
+        for limit in exceeded
     ]
-    return f"Rejected for {found.use_case.name}: {'; '.join(parts)}"
+    return f"Rejected for {case.use_case.name}: {'; '.join(parts)}"
 
 
-def inconclusive(found: Case, unproven: list[Limit], alpha: float) -> str:
-    """What is not settled, and what would settle it."""
-    parts = list(dict.fromkeys(_open(each, found, alpha) for each in unproven))
+def inconclusive(case: Case, unproven: list[Limit], alpha: float) -> str:
+    """Which limits are undecided, and how many more questions would decide them."""
+    parts = list(dict.fromkeys(_describe_undecided(each, case, alpha) for each in unproven))
     needed = [each.test.further_items(each.limit, alpha) for each in unproven]
-    known = [each for each in needed if each is not None]
-    if len(known) == len(needed):
-        many = max(known) > 1
-        count = f"about {about(max(known))} further questions" if many else "one further question"
-        parts.append(f"{count} would settle it, at 80 % power")
+    counts = [each for each in needed if each is not None]
+    if len(counts) == len(needed):
+        many = max(counts) > 1
+        count = f"about {about(max(counts))} more questions are" if many else "one more question is"
+        parts.append(f"{count} needed (80 % power)")
     elif all(each.test.informative for each in unproven):
-        parts.append("more of these questions are not likely to settle it")
-    return f"Inconclusive for {found.use_case.name}: {'; '.join(parts)}"
+        parts.append("more questions of the same kind are not likely to decide it")
+    return f"Inconclusive for {case.use_case.name}: {'; '.join(parts)}"
 
 
-def reservations(found: Case, *, settled: bool) -> list[str]:
-    """What a reader must know beside it: tasks that can show nothing, limits left out, questions not asked."""
-    scores = found.variant.scores
-    told = []
-    guessed = ", ".join(
-        f"{name} ({each.before:.3f}, chance {found.chance[name]:.3f})"
-        for name, each in found.tasks.items()
+def reservations(case: Case, *, settled: bool) -> list[str]:
+    """The caveats of a verdict: tasks without information, limits left out, questions not evaluated."""
+    scores = case.variant.scores
+    caveats = []
+    near_chance = ", ".join(
+        f"{name} ({each.before:.3f}, chance {case.chance[name]:.3f})"
+        for name, each in case.tasks.items()
         if not each.informative
     )
-    if guessed:
-        told.append(f"the baseline is not surely above chance on {guessed}, which supports no pass")
-    if undecidable := [edge for edge in found.use_case.edges if not found.average.decidable(edge)]:
-        told.append(
-            f"two passes of the baseline itself differ by more than {found.use_case.in_words_of(max(undecidable))}, so"
-            " that no smaller drop can be told"
+    if near_chance:
+        caveats.append(f"the baseline is not significantly above chance on {near_chance}, so no pass can rest on that")
+    if undecidable := [edge for edge in case.use_case.edges if not case.average.decidable(edge)]:
+        caveats.append(
+            f"two passes of the baseline differ by more than {case.use_case.in_words_of(max(undecidable))}, so no"
+            " smaller drop can be detected"
         )
-    missing = [name for name in found.use_case.tasks if name not in found.variant.answers]
+    missing = [name for name in case.use_case.tasks if name not in case.variant.answers]
     if missing:
-        told.append(f"nothing is known of {', '.join(missing)}, which the policy skips where it is missing")
+        caveats.append(f"there are no answers for {', '.join(missing)}; the policy skips missing tasks")
     if scores.look < scores.looks:
-        asked = sum(each.items for each in found.variant.answers.values())
-        why = "as more could not change it" if settled else "for a policy that they settled: ask it the rest"
-        told.append(f"stopped after {asked:,} of {scores.planned_items:,} questions, {why}")
-    if scores.rows_source == HARNESS:
-        told.append(
-            "token ids and truncation are not in lm-eval's samples, so that only the prompts' texts were compared"
+        answered = sum(each.items for each in case.variant.answers.values())
+        reason = (
+            "because more answers could not change the verdict"
+            if settled
+            else "enough for that run's policy only: evaluate the rest"
         )
-    return told
+        caveats.append(f"stopped early after {answered:,} of {scores.planned_items:,} questions, {reason}")
+    if scores.rows_source == HARNESS:
+        caveats.append(
+            "lm-eval's samples contain neither token ids nor truncation, so only the prompts' texts were compared"
+        )
+    return caveats
 
 
-def _open(limit: Limit, found: Case, alpha: float) -> str:
+def _describe_undecided(limit: Limit, case: Case, alpha: float) -> str:
     test = limit.test
     if not test.informative and isinstance(test, DropTest):
-        what = "any task" if limit.what == "average" else limit.what
-        return f"no drop on {what} can show, as the baseline may be guessing"
+        subject = "any task" if limit.what == "average" else limit.what
+        return f"no drop on {subject} can be detected, because the baseline may be guessing"
     if not test.decidable(limit.limit):
         return (
-            f"the limit of {_limit(limit, found)} on {limit.what} is undecidable here, as two passes of the baseline"
-            " itself differ by more"
+            f"the limit of {_limit(limit, case)} on {limit.what} cannot be tested, because two passes of the"
+            " baseline differ by more"
         )
     return (
-        f"{_moved(limit, found)}, {_sure(alpha)} {_at_most(limit, found, alpha)}, which does not settle the limit of"
-        f" {_limit(limit, found)}"
+        f"{_change(limit, case)}, {_confidence(alpha)} {_at_most(limit, case, alpha)}, so it is not shown to be within"
+        f" the limit of {_limit(limit, case)}"
     )
 
 
-def _moved(limit: Limit, found: Case) -> str:
+def _change(limit: Limit, case: Case) -> str:
     """`gsm8k fell 5.6 % (0.412 → 0.389)`."""
     test = limit.test
     if isinstance(test, DropTest):
         before, after = (
             sum(each) / len(test.tasks) for each in zip(*((t.before, t.after) for t in test.tasks), strict=True)
         )
-        what = "the average" if limit.what == "average" else limit.what
+        subject = "the average" if limit.what == "average" else limit.what
         if test.estimate is None:
-            return f"{what} was 0 for the baseline"
-        return Change(what, before, after, found.use_case.relative).told(limit.limit)
+            return f"{subject} was 0 for the baseline"
+        return Change(subject, before, after, case.use_case.relative).describe(limit.limit)
     if limit.kind == "divergence":
-        return f"the choices on {limit.what} moved by {test.estimate:.3g} nats"
-    return f"the perplexity on {limit.what} is {_times(test.estimate)} the baseline's"
+        return f"the KL divergence on {limit.what} is {test.estimate:.3g} nats"
+    return f"the perplexity on {limit.what} is {_as_ratio(test.estimate)} the baseline's"
 
 
-def _at_most(limit: Limit, found: Case, alpha: float) -> str:
+def _at_most(limit: Limit, case: Case, alpha: float) -> str:
     """`a drop of at most 0.9 %`, the upper bound."""
     bound = limit.test.upper(alpha)
     if bound is None:
         return "without an upper bound"
     if not isinstance(limit.test, DropTest):
-        return f"at most {_amount(bound, limit, found)}"
+        return f"at most {_amount(bound, limit, case)}"
     if side(bound, 0) < 0:
-        return f"a gain of at least {_amount(-bound, limit, found)}"
-    return f"a drop of at most {_amount(bound, limit, found)}"
+        return f"a gain of at least {_amount(-bound, limit, case)}"
+    return f"a drop of at most {_amount(bound, limit, case)}"
 
 
-def _at_least(limit: Limit, found: Case) -> str:
+def _at_least(limit: Limit, case: Case) -> str:
     """`a drop of at least 2.4 %`, the lower bound."""
-    bound = limit.test.lower(found.rejecting)
+    bound = limit.test.lower(case.rejecting)
     if bound is None:
         return "without a lower bound"
-    return f"{'a drop of ' if isinstance(limit.test, DropTest) else ''}at least {_amount(bound, limit, found)}"
+    return f"{'a drop of ' if isinstance(limit.test, DropTest) else ''}at least {_amount(bound, limit, case)}"
 
 
-def _amount(value: float, limit: Limit, found: Case) -> str:
+def _amount(value: float, limit: Limit, case: Case) -> str:
     if limit.kind == "divergence":
         return f"{value:.3g} nats"
     if limit.kind == "perplexity":
-        return f"{_times(value)} it"
-    edges = (limit.limit, *(found.use_case.edges if limit.what == "average" else ()))
-    return percent(value, *edges, unit="%" if found.use_case.relative else "points")
+        return f"{_as_ratio(value)} the baseline's"
+    edges = (limit.limit, *(case.use_case.edges if limit.what == "average" else ()))
+    return percent(value, *edges, unit="%" if case.use_case.relative else "points")
 
 
-def _limit(limit: Limit, found: Case) -> str:
+def _limit(limit: Limit, case: Case) -> str:
     if limit.kind == "divergence":
         return f"{limit.limit:g} nats"
     if limit.kind == "perplexity":
-        return f"{_times(limit.limit)} it"
-    return found.use_case.in_words_of(limit.limit)
+        return f"{_as_ratio(limit.limit)} the baseline's"
+    return case.use_case.in_words_of(limit.limit)
 
 
-def _times(logarithm: float) -> str:
+def _as_ratio(logarithm: float) -> str:
     return f"{math.exp(logarithm):.4g} times"
 
 
-def _sure(alpha: float) -> str:
+def _confidence(alpha: float) -> str:
     return f"with {100 * (1 - alpha):.4g} % confidence"

@@ -1,4 +1,4 @@
-"""Whether a variant needs no further question: asked while it is evaluated, answered by the gate's own evidence."""
+"""Early stopping: whether a variant needs no more questions, by the gate's own evidence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,5 +30,5 @@ class Stopping:
             return False
         if unmeasurable(self.use_case, self.baseline.answers, variant.answers):
             return False
-        found = case(self.use_case, self.baseline, variant)
-        return settled(found, self.variants, only_reject=scores.look == 1)
+        evidence = case(self.use_case, self.baseline, variant)
+        return settled(evidence, self.variants, only_reject=scores.look == 1)

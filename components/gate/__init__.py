@@ -1,10 +1,10 @@
 """The step `gate`: may a variant replace the model that serves today?
 
 decision        the decision matrix
-point           the form of the judgement without per-item answers: measured drops, taken at their word
-flipped_items   the questions that a variant answers otherwise than the baseline
-power           how many questions a limit takes
-saved           results that lie on a disk, lm-eval's own among them
+point           verdicts without per-item answers: measured drops, without confidence bounds
+flipped_items   the questions whose answer changed from the baseline to the variant
+power           how many questions a limit needs
+saved           read results from disk: a run's or lm-eval's
 
-The form with per-item answers is in components/evidence.
+Verdicts with per-item answers are in components/evidence.
 """

@@ -20,6 +20,6 @@ def gate(
     """Decide on every variant."""
     from components.gate import step as gate_step
 
-    made, scored = [each.path for each in weights], [each.path for each in scores]
-    for name, value in gate_step.gate(baseline.path, plan.path, made, scored, decision.path).items():
+    weight_files, score_files = [artifact.path for artifact in weights], [artifact.path for artifact in scores]
+    for name, value in gate_step.gate(baseline.path, plan.path, weight_files, score_files, decision.path).items():
         metrics.log_metric(name, value)

@@ -94,13 +94,17 @@ def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Ver
     if difference := first_difference(baseline, variant):
         return _without_drops(variant, "not_comparable", f"Not comparable with the baseline: {difference}.")
     if lacking := [task for task in use_case.required() if task not in variant.scores.by_task()]:
-        sentence = f"Not comparable for {use_case.name}: the suite has no {', '.join(lacking)}, which it limits."
-        step = "Choose a suite that has it, or the use case general-chat, and decide again."
+        limited = f"the use case limits {', '.join(lacking)}, which the suite does not score"
+        sentence = f"Not comparable for {use_case.name}: {limited}."
+        step = "Choose a suite that scores it, or the use case general-chat, and decide again."
         return _without_drops(variant, "not_comparable", sentence, step)
     if reason := unmeasurable(use_case, baseline.answers, variant.answers):
         sentence = f"Not comparable for {use_case.name}: {reason}."
         return _without_drops(
-            variant, "not_comparable", sentence, "Choose a policy without it, or a suite that has what it needs."
+            variant,
+            "not_comparable",
+            sentence,
+            "Choose a policy without this limit, or a suite that provides what the limit needs.",
         )
     return None
 

@@ -1,4 +1,4 @@
-"""The questions that a variant answers otherwise than the baseline, for people to read."""
+"""The questions whose answer changed from the baseline to the variant, for people to read."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,25 +11,27 @@ EXAMPLES = 3
 
 
 def flips(baseline: Sequence[Record], variant: Sequence[Record]) -> list[Flip]:
-    """Every item whose score changed, those lost first and the most telling of them on top.
+    """Every item whose score changed: lost items first, the largest change on top.
 
-    An answer tells the more, the more probability its right choice lost (natural log-likelihoods, softmax over the
+    The change is how much probability the right choice lost (natural log-likelihoods, softmax over the
     choices); where there are no choices the items' order stays.
     """
-    before = {(each.task, each.cluster, each.item_id): each for each in baseline}
-    found = [
-        flip(before[key], each)
-        for each in variant
-        if (key := (each.task, each.cluster, each.item_id)) in before
-        and each.score is not None
-        and each.units is None
-        and each.score != before[key].score
+    before = {(record.task, record.cluster, record.item_id): record for record in baseline}
+    flipped = [
+        flip(before[key], record)
+        for record in variant
+        if (key := (record.task, record.cluster, record.item_id)) in before
+        and record.score is not None
+        and record.units is None
+        and record.score != before[key].score
     ]
-    return sorted(found, key=lambda each: (not each.lost, -abs(each.moved), each.task, each.cluster, each.item_id))
+    return sorted(
+        flipped, key=lambda record: (not record.lost, -abs(record.moved), record.task, record.cluster, record.item_id)
+    )
 
 
 def flip(before: Record, after: Record) -> Flip:
-    """One of them."""
+    """The Flip of one item."""
     return Flip(
         variant=after.variant,
         task=after.task,
@@ -48,17 +50,17 @@ def share_of_right(record: Record) -> float:
     """The probability of the right choice among the choices; 0 where there is none."""
     if not 0 <= record.target < len(record.logliks):
         return 0.0
-    most = max(record.logliks)
-    weights = [math.exp(each - most) for each in record.logliks]
+    largest = max(record.logliks)
+    weights = [math.exp(loglik - largest) for loglik in record.logliks]
     return weights[record.target] / sum(weights)
 
 
-def columns(found: Iterable[Flip]) -> dict[str, list[object]]:
+def columns(flips: Iterable[Flip]) -> dict[str, list[object]]:
     """The flips as a table, a column a field."""
-    rows = [each.model_dump(mode="json") for each in found]
+    rows = [flip.model_dump(mode="json") for flip in flips]
     return {name: [row[name] for row in rows] for name in Flip.model_fields}
 
 
-def examples(found: Sequence[Flip]) -> tuple[Flip, ...]:
-    """The most telling of a variant: right before, wrong now."""
-    return tuple(each for each in found if each.lost)[:EXAMPLES]
+def examples(flips: Sequence[Flip]) -> tuple[Flip, ...]:
+    """The lost items with the largest change: right before, wrong now."""
+    return tuple(flip for flip in flips if flip.lost)[:EXAMPLES]

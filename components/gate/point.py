@@ -1,6 +1,6 @@
-"""The point form of the gate: the measured drops, taken at their word, against the bands and the limits.
+"""The point form of the gate: compare the measured drops with the bands and the limits.
 
-It does not ask how sure the measurement is. Every metric is read as "higher is better".
+It has no confidence bounds. Every metric is read as "higher is better".
 """
 
 import math
@@ -73,35 +73,38 @@ def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change]
     if unmeasured and band.verdict != "reject":
         limited = f"{', '.join(unmeasured)}, which {use_case.name} limits"
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on {limited}")
-    by_band = f"{band.opening} for {use_case.name}: {average.told(*use_case.edges)}, in the band {band.range_in_words}"
-    kept = [
-        f"{'the limit on it' if change == average else f'{change.told(limit)}, the limit'} is {in_words(limit)}"
+    by_band = (
+        f"{band.opening} for {use_case.name}: {average.describe(*use_case.edges)}, in the band {band.range_in_words}"
+    )
+    within = [
+        f"{'the limit on the average' if change == average else f'{change.describe(limit)}, the limit'}"
+        f" is {in_words(limit)}"
         for change, limit in limits
     ]
-    return _Ruling(band.verdict, "; ".join([by_band, *kept]))
+    return _Ruling(band.verdict, "; ".join([by_band, *within]))
 
 
 def _unmeasurable(reason: str) -> _Ruling:
     step = "Choose a suite on which the baseline scores above 0, or another use case, and run again."
-    return _Ruling("not_comparable", f"{reason}, so that no relative drop exists there", step)
+    return _Ruling("not_comparable", f"{reason}, so no relative drop exists there", step)
 
 
 def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change, float]]) -> str:
     band = use_case.band_of(average.drop)
-    broken = ", and ".join(
-        f"{change.told(limit)}, the limit is {use_case.in_words_of(limit)}" for change, limit in over
+    exceeded = ", and ".join(
+        f"{change.describe(limit)}, the limit is {use_case.in_words_of(limit)}" for change, limit in over
     )
-    told_already = average in [change for change, _ in over]
-    by_band = "the bands" if told_already else f"the average {average.named(*use_case.edges)}"
-    would_say = "would say reject too" if band.verdict == "reject" else f"alone would say {band.verdict_in_words}"
-    return f"Rejected for {use_case.name}: {broken}; {by_band} {would_say}"
+    average_is_over = average in [change for change, _ in over]
+    band_subject = "the average's band" if average_is_over else f"the average {average.describe_drop(*use_case.edges)}"
+    outcome = "would mean reject too" if band.verdict == "reject" else f"alone would mean {band.verdict_in_words}"
+    return f"Rejected for {use_case.name}: {exceeded}; {band_subject} {outcome}"
 
 
 def _reservations(baseline: Scores) -> list[str]:
     """What the drops cannot show, in words: tasks on which the baseline does no better than guessing."""
-    guessed = ", ".join(
-        f"{each.task} ({each.score:.3f}, chance {each.chance:.3f})"
-        for each in baseline.tasks
-        if each.score <= each.chance
+    near_chance = ", ".join(
+        f"{task_score.task} ({task_score.score:.3f}, chance {task_score.chance:.3f})"
+        for task_score in baseline.tasks
+        if task_score.score <= task_score.chance
     )
-    return [f"the baseline is not above chance on {guessed}, where a drop cannot show"] if guessed else []
+    return [f"the baseline is not above chance on {near_chance}, where no drop can be detected"] if near_chance else []

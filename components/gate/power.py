@@ -1,4 +1,4 @@
-"""What a limit costs in questions, before anything is asked: the gate's own test on answers as they are expected.
+"""How many questions a limit needs, before a run: the gate's own test on expected answers.
 
 The gate settles a limit with a probability of `power` when the answers that are exactly as expected lie z(1 - alpha) +
 z(power) standard errors away from it: the usual reckoning of sample sizes (R. Connor, Sample Size for Testing
@@ -44,9 +44,9 @@ class Expected:
         shares = np.array([lost, gained, self.baseline - lost, 1 - self.baseline - gained])
         if shares.min() < -ROUNDING:
             raise PrerequisiteError(
-                f"No answers have a baseline of {self.baseline:g}, a drop of {self.drop:g} and a share of "
-                f"{self.differing:g} that differ. A share that differs is no less than the drop in points, and no more "
-                "than the right and the wrong answers can hold."
+                f"A baseline of {self.baseline:g}, a drop of {self.drop:g} and a share of {self.differing:g} differing "
+                "answers are impossible together. The share must be at least the drop in points, and at most what the "
+                "right and the wrong answers allow."
             )
         before, after = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0])
         return Pairs(before, after, items * np.maximum(shares, 0.0), self._clustered(items, fewer))
@@ -70,8 +70,10 @@ def questions(
     is known to do: the drop lies on the limit, or the clusters differ too much.
     """
     p = margin.p_within if expected.drop < limit else margin.p_beyond
-    shown = _shown(expected, alpha, power)
-    more = further(lambda items: all(p([each.pairs(items, scale)], scale, limit) <= low for each, low in shown), 1)
+    cases = _shown(expected, alpha, power)
+    more = further(
+        lambda items: all(p([answers.pairs(items, scale)], scale, limit) <= p_needed for answers, p_needed in cases), 1
+    )
     return None if more is None else more + 1
 
 
@@ -82,8 +84,10 @@ def smallest_limit(
 
     It is 1 where they show none.
     """
-    shown = _shown(expected, alpha, power)
-    return max(margin.upper([each.pairs(count, scale) for count in items], scale, low) for each, low in shown)
+    cases = _shown(expected, alpha, power)
+    return max(
+        margin.upper([answers.pairs(count, scale) for count in items], scale, p_needed) for answers, p_needed in cases
+    )
 
 
 def _shown(expected: Expected, alpha: float, power: float) -> list[tuple[Expected, float]]:

@@ -46,7 +46,7 @@ SUITE = "saved"
 
 def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = METRICS) -> Decision:
     """The decision on the results in these folders, the baseline's the first."""
-    candidates = _apart([(folder, read_candidate(folder, metrics)) for folder in folders])
+    candidates = _with_unique_names([(folder, read_candidate(folder, metrics)) for folder in folders])
     baseline = candidates[0]
     if not baseline.failure:
         check_use_case(use_case, baseline.scores.by_task())
@@ -54,70 +54,76 @@ def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[s
     return decide_candidates(model, baseline.scores.suite, use_case, candidates)
 
 
-def _apart(found: Sequence[tuple[Path, Candidate]]) -> list[Candidate]:
+def _with_unique_names(candidates: Sequence[tuple[Path, Candidate]]) -> list[Candidate]:
     """The candidates, each under a name of its own: their folders' where they have the same."""
-    times = Counter(each.name for _, each in found)
+    count = Counter(saved.name for _, saved in candidates)
     named: list[Candidate] = []
-    for place, (folder, each) in enumerate(found):
-        name = each.name if times[each.name] == 1 else str(folder)
+    for number, (folder, saved) in enumerate(candidates):
+        name = saved.name if count[saved.name] == 1 else str(folder)
         if name in [other.name for other in named]:
-            name = f"{name} ({place})"
-        weights = each.weights.model_copy(update={"variant": name})
-        named.append(replace(each, weights=weights, scores=each.scores.model_copy(update={"variant": name})))
+            name = f"{name} ({number})"
+        weights = saved.weights.model_copy(update={"variant": name})
+        named.append(replace(saved, weights=weights, scores=saved.scores.model_copy(update={"variant": name})))
     return named
 
 
 def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
     """What lies in the folder; raises PrerequisiteError when these are no results that can be read."""
     if not folder.is_dir():
-        raise PrerequisiteError(f"{folder} is no folder. Give a variant's folder, e.g. runs/demo/variants/int8.")
+        raise PrerequisiteError(f"{folder} is not a directory. Give a variant's folder, e.g. runs/demo/variants/int8.")
     if any(VariantResults(str(folder)).scores(stage).path.exists() for stage in (FULL, TINY)):
         return read_ours(folder)
     if next(folder.rglob("samples_*.jsonl"), None):
         return read_harness(folder, metrics)
     raise PrerequisiteError(
-        f"{folder} holds no results: neither full.json beside full.parquet, as a run of quantgate leaves them in"
-        " variants/NAME, nor samples_*.jsonl, as lm-eval writes them with --output_path and --log_samples."
+        f"{folder} contains no results: neither full.json with full.parquet, which quantgate writes to"
+        " variants/NAME, nor samples_*.jsonl, which lm-eval writes with --output_path and --log_samples."
     )
 
 
 def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
     """A folder that lm-eval wrote; of several runs in it each task's newest that has samples."""
-    written = sorted(folder.rglob("results_*.json"), key=lambda each: each.name, reverse=True)
-    if not written:
-        raise PrerequisiteError(f"{folder} has samples but no results_*.json, which says how they were asked.")
-    if len(places := {each.parent for each in written}) > 1:
-        names = ", ".join(sorted(str(each) for each in places))
-        raise PrerequisiteError(f"{folder} holds the results of several models. Give the folder of one: {names}.")
+    summaries = sorted(folder.rglob("results_*.json"), key=lambda path: path.name, reverse=True)
+    if not summaries:
+        raise PrerequisiteError(f"{folder} has samples but no results_*.json with the settings of the evaluation.")
+    if len(folders := {path.parent for path in summaries}) > 1:
+        names = ", ".join(sorted(str(path) for path in folders))
+        raise PrerequisiteError(
+            f"{folder} contains the results of several models. Give the folder of one model: {names}."
+        )
     found: dict[str, Answers] = {}
     scores: list[TaskScore] = []
-    for summary in written:
+    for summary in summaries:
         results = _json(summary.read_bytes(), summary)
         date = summary.stem.removeprefix("results_")
-        with _told(summary):
+        with _format_errors(summary):
             files = {task: summary.with_name(f"samples_{task}_{date}.jsonl") for task in results["configs"]}
-            asked = {task: _rows(task, file, metrics, results) for task, file in sorted(files.items()) if file.exists()}
-            for task, rows in _grouped(results, asked):
+            rows_by_task = {
+                task: _rows(task, file, metrics, results) for task, file in sorted(files.items()) if file.exists()
+            }
+            for task, rows in _grouped(results, rows_by_task):
                 if task not in found:
                     found[task] = answers(task, pyarrow.Table.from_pylist(rows))
                     scores.append(_task_score(task, found[task], rows, results))
     if not found:
-        raise PrerequisiteError(f"{folder} has no samples of the tasks in its results_*.json: run lm-eval again.")
+        raise PrerequisiteError(
+            f"{folder} has no samples for the tasks in its results_*.json: run lm-eval again with --log_samples."
+        )
     name = folder.name
-    told = Scores(
+    all_scores = Scores(
         variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), rows_source=HARNESS
     )
-    return candidate(Weights(variant=name, baseline_digest=""), told, SUITE, answers=found)
+    return candidate(Weights(variant=name, baseline_digest=""), all_scores, SUITE, answers=found)
 
 
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
+def _format_errors(file: Path) -> Iterator[None]:
     """Whatever is not as lm-eval writes it, as a PrerequisiteError that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, pyarrow.ArrowException) as error:
         raise PrerequisiteError(
-            f"{file} and its samples are not as lm-eval writes them ({type(error).__name__}: {error}). Run it again."
+            f"{file} and its samples are not in lm-eval's format ({type(error).__name__}: {error}). Run lm-eval again."
         ) from error
 
 
@@ -126,28 +132,30 @@ def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, A
     samples = [_json(line, file) for line in file.read_bytes().split(b"\n") if line.strip()]
     if not samples:
         raise PrerequisiteError(f"{file} is empty: run lm-eval again.")
-    metric = next((each for each in metrics if each in samples[0]), None)
+    metric = next((sample for sample in metrics if sample in samples[0]), None)
     if metric is None:
-        raise PrerequisiteError(f"{file} has none of the metrics {', '.join(metrics)}: name its own with --metric.")
-    rises = (results.get("higher_is_better") or {}).get(task) or {}
-    if rises.get(metric) is False and metric != PERPLEXITY:
         raise PrerequisiteError(
-            f"{file}: less is better of {metric}, which the gate cannot limit. Choose another metric."
+            f"{file} has none of the metrics {', '.join(metrics)}: choose one of its metrics with --metric."
         )
-    chosen = results["configs"][task].get("output_type") == "multiple_choice"
-    kept = samples[0].get("filter", "none")
-    rows = [_row(each, metric, chosen) for each in samples if each.get("filter", "none") == kept]
-    said = (results.get("results") or {}).get(task, {}).get(f"{metric},{kept}")
-    mean = float(np.mean([row["score"] for row in rows]))
-    if metric != PERPLEXITY and isinstance(said, float) and abs(said - mean) > 1e-6:
+    higher_is_better = (results.get("higher_is_better") or {}).get(task) or {}
+    if higher_is_better.get(metric) is False and metric != PERPLEXITY:
         raise PrerequisiteError(
-            f"{file}: {metric} is {said:.6f} and no mean of its items' ({mean:.6f}), so that they cannot be paired."
-            " Choose another metric with --metric."
+            f"{file}: lower is better for {metric}, and the gate cannot limit it. Choose another metric with --metric."
+        )
+    multiple_choice = results["configs"][task].get("output_type") == "multiple_choice"
+    first_filter = samples[0].get("filter", "none")
+    rows = [_row(sample, metric, multiple_choice) for sample in samples if sample.get("filter", "none") == first_filter]
+    reported = (results.get("results") or {}).get(task, {}).get(f"{metric},{first_filter}")
+    mean = float(np.mean([row["score"] for row in rows]))
+    if metric != PERPLEXITY and isinstance(reported, float) and abs(reported - mean) > 1e-6:
+        raise PrerequisiteError(
+            f"{file}: {metric} is {reported:.6f}, not the mean of its items ({mean:.6f}), so its items cannot"
+            " be paired. Choose another metric with --metric."
         )
     return rows
 
 
-def _row(sample: dict[str, Any], metric: str, chosen: bool) -> dict[str, Any]:
+def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str, Any]:
     value, units = (sample[metric], None) if metric != PERPLEXITY else sample[metric]
     return {
         "item_id": str(sample["doc_id"]),
@@ -156,7 +164,7 @@ def _row(sample: dict[str, Any], metric: str, chosen: bool) -> dict[str, Any]:
         "score": float(value),
         "units": None if units is None else float(units),
         "truncated": False,
-        "logliks": [float(loglik) for loglik, _ in sample["filtered_resps"]] if chosen else [],
+        "logliks": [float(loglik) for loglik, _ in sample["filtered_resps"]] if multiple_choice else [],
         "metric": metric,
         "cluster": "",
     }
@@ -171,30 +179,30 @@ def _grouped(
     def leaves(name: str) -> list[str]:
         return [leaf for each in subtasks[name] for leaf in leaves(each)] if name in subtasks else [name]
 
-    taken: set[str] = set()
+    grouped: set[str] = set()
     aggregated = [
         name
-        for name, found in (results.get("groups") or {}).items()
-        if name in subtasks and any("," in key for key in found)
+        for name, metrics_of_group in (results.get("groups") or {}).items()
+        if name in subtasks and any("," in key for key in metrics_of_group)
     ]
     for group in sorted(aggregated, key=lambda each: -len(leaves(each))):  # MMLU before its fields of study
         members = [each for each in dict.fromkeys(leaves(group)) if each in rows]
         metrics = {row["metric"] for each in members for row in rows[each]}
-        if members and len(metrics) == 1 and not taken & set(members):
-            taken.update(members)
+        if members and len(metrics) == 1 and not grouped & set(members):
+            grouped.update(members)
             yield group, [{**row, "cluster": each} for each in members for row in rows[each]]
-    yield from ((task, each) for task, each in rows.items() if task not in taken)
+    yield from ((task, each) for task, each in rows.items() if task not in grouped)
 
 
-def _task_score(task: str, found: Answers, rows: list[dict[str, Any]], results: Mapping[str, Any]) -> TaskScore:
+def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results: Mapping[str, Any]) -> TaskScore:
     members = sorted({row["cluster"] or task for row in rows})
     metric = str(rows[0]["metric"])
-    asked = [results["configs"].get(each, {}).get("generation_kwargs") for each in members]
+    generation = [results["configs"].get(each, {}).get("generation_kwargs") for each in members]
     settings = {
-        "generation": asked if any(asked) else None,
+        "generation": generation if any(generation) else None,
         **{name: results.get(name) for name in ("chat_template_sha", "system_instruction_sha", "fewshot_as_multiturn")},
     }
-    scores, units = found.scores, found.units
+    scores, units = answers.scores, answers.units
     if units is not None:
         score, error = math.exp(-scores.sum() / units.sum()), 0.0
     else:
@@ -207,7 +215,7 @@ def _task_score(task: str, found: Answers, rows: list[dict[str, Any]], results: 
         metric=metric,
         score=score,
         stderr=error,
-        items=found.items,
+        items=answers.items,
         shots=max(int((results.get("n-shot") or {}).get(each) or 0) for each in members),
         chance=float(np.mean([1 / each for each in choices])) if metric in GUESSED and min(choices) > 1 else 0.0,
         version=f"{', '.join(versions)} of lm-eval {results.get('lm_eval_version', 'unknown')}",
@@ -217,9 +225,9 @@ def _task_score(task: str, found: Answers, rows: list[dict[str, Any]], results: 
 
 def _json(text: bytes, file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
-        raise PrerequisiteError(f"{file} is not whole: {error}. Run lm-eval again.") from error
-    if not isinstance(found, dict):
-        raise PrerequisiteError(f"{file} is not what lm-eval writes.")
-    return found
+        raise PrerequisiteError(f"{file} is damaged: {error}. Run lm-eval again.") from error
+    if not isinstance(value, dict):
+        raise PrerequisiteError(f"{file} is not in lm-eval's format.")
+    return value

@@ -21,14 +21,14 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
             kept.keep_earlier_decision(RunResults(planned.results), decision)
             step.end(skipped=True, note=f"judged before in {planned.judged_in}")
             return numbers(Decision.read(decision))
-        reached = [Scores.read(each) for each in scores]
-        answers, again = kept.kept_answers(reached, planned.results)
-        limits, made = planned.decided_limits, [Weights.read(each) for each in weights]
+        last_scores = [Scores.read(each) for each in scores]
+        answers, again = kept.kept_answers(last_scores, planned.results)
+        limits, all_weights = planned.decided_limits, [Weights.read(each) for each in weights]
         suite = selection.suite_of(planned).name
-        answer = decide(Model.read(baseline), suite, limits, made, reached, answers, again)
-        told = kept.kept_flips(reached, planned.results)
-        shown = tuple(flip for row in answer.verdicts for flip in examples(told.get(row.variant, ())))
-        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned, "examples": shown})
+        answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, answers, again)
+        flips = kept.kept_flips(last_scores, planned.results)
+        flip_examples = tuple(flip for row in answer.verdicts for flip in examples(flips.get(row.variant, ())))
+        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned, "examples": flip_examples})
         answer.write(decision)
         RunResults(planned.results).decision.put(Path(decision))
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
@@ -37,11 +37,11 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
 
 def numbers(decision: Decision) -> dict[str, float]:
     """Each variant's drop, size and scores, named as the list of a run's metrics reads well."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for row in decision.verdicts:
         if row.average_drop is not None:
-            found[f"{row.variant} average drop"] = row.average_drop
+            metrics[f"{row.variant} average drop"] = row.average_drop
         if row.size_bytes:
-            found[f"{row.variant} size, MB"] = row.size_bytes / 1e6
-        found |= {f"{row.variant} {task}": score for task, score in row.scores.items()}
-    return found
+            metrics[f"{row.variant} size, MB"] = row.size_bytes / 1e6
+        metrics |= {f"{row.variant} {task}": score for task, score in row.scores.items()}
+    return metrics

@@ -38,10 +38,10 @@ def as_share(value: Any) -> Any:
     """0.02 for `2 %`; what is no text stays as it is."""
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
-    if not found:
-        raise ValueError(f"{value!r} is no share: write it as 2 % or 0.02")
-    return float(found.group(1)) / 100
+    percentage = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
+    if not percentage:
+        raise ValueError(f"{value!r} is not a share: write it as 2 % or 0.02")
+    return float(percentage.group(1)) / 100
 
 
 def in_range(low: float, high: float, allowed: str) -> BeforeValidator:
@@ -162,7 +162,7 @@ class UseCase(BaseModel):
 
     def band_list(self) -> tuple[Band, ...]:
         """The bands in ascending order; the last one has no end."""
-        ship, monitor, ab_test = (self.in_words_of(each) for each in self.edges)
+        ship, monitor, ab_test = (self.in_words_of(edge) for edge in self.edges)
         return (
             Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships", f"under {ship}"),
             Band(
@@ -259,7 +259,7 @@ def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
         suites = f" ({', '.join(use_case.suites)})" if use_case.suites else ""
         possible = [name for name in use_case_names() if set(use_case_named(name).required()) <= set(scored)]
         raise PrerequisiteError(
-            f"The use case {use_case.name} limits {', '.join(lacking)}, which this suite does not score: it"
+            f"The use case {use_case.name} limits {', '.join(lacking)}, which this suite does not score. It"
             f" scores {', '.join(scored) or 'no task'}. Choose a suite with {', '.join(lacking)}{suites}, or a use case"
-            f" that this suite can answer for: {', '.join(possible) or 'none'}."
+            f" whose limits this suite covers: {', '.join(possible) or 'none'}."
         )

@@ -41,10 +41,10 @@ def drop_against_size(rows: "DataFrame", limit: float | None = None) -> "Figure"
     unit, name = (1e9, "GB") if shown["size_bytes"].max() >= 1e9 else (1e6, "MB")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
     axes.set_xlabel(f"size of the weights in {name}")
-    place, after = axes.get_xaxis_transform(), 0.0
-    for each in shown.drop_duplicates(["model", "variant"], keep="last").sort_values("size_bytes").itertuples():
-        after = max(each.size_bytes, after + BESIDE * shown["size_bytes"].max())
-        axes.text(after, 1.02, each.variant, transform=place, rotation=40, fontsize=8)
+    transform, label_x = axes.get_xaxis_transform(), 0.0
+    for row in shown.drop_duplicates(["model", "variant"], keep="last").sort_values("size_bytes").itertuples():
+        label_x = max(row.size_bytes, label_x + BESIDE * shown["size_bytes"].max())
+        axes.text(label_x, 1.02, row.variant, transform=transform, rotation=40, fontsize=8)
     drops(axes, limit)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", title="verdict", frameon=False)
     return figure
@@ -79,18 +79,18 @@ def questions_against_limit(costs: "DataFrame", sizes: Mapping[str, int]) -> "Fi
 
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Questions that show a limit to be kept", loc="left")
+    axes.set_title("Questions needed to show that a limit holds", loc="left")
     axes.set_xscale("log")
     axes.set_yscale("log")
     for (share, column), colour, (line, shape) in zip(costs.items(), COLOURS[1:], LINES, strict=False):
         axes.plot(
             costs.index, column.astype(float), line, marker=shape, color=colour, label=f"{percent_text(share)} differ"
         )
-    place, below = axes.get_yaxis_transform(), 0.0
+    transform, label_y = axes.get_yaxis_transform(), 0.0
     for name, items in sorted(sizes.items(), key=lambda each: each[1]):
         axes.axhline(items, color="0.75", linewidth=0.8, zorder=0)
-        below = max(items, APART * below)
-        axes.text(1.01, below, f"{name} {count_text(items)}", transform=place, va="center", fontsize=8)
+        label_y = max(items, APART * label_y)
+        axes.text(1.01, label_y, f"{name} {count_text(items)}", transform=transform, va="center", fontsize=8)
     ticks = [each for each in ROUND if costs.index.min() <= each <= costs.index.max()]
     axes.set_xticks(ticks, [percent_text(each) for each in ticks], minor=False)
     axes.set_xticks([], minor=True)
@@ -106,8 +106,7 @@ def measured(rows: "DataFrame", column: str) -> "DataFrame":
     shown = rows[rows["verdict"].isin(SHAPES.keys())].dropna(subset=["average_drop", column])
     if shown.empty:
         raise PrerequisiteError(
-            "No variant in this table has a drop to be drawn: the search found none, or none was compared. "
-            "Search for less."
+            "No variant in this table has a drop to draw: the search returned no compared variant. Use a wider search."
         )
     return shown
 
@@ -115,11 +114,11 @@ def measured(rows: "DataFrame", column: str) -> "DataFrame":
 def signs(axes: "Axes", rows: "DataFrame", across: str) -> None:
     """Each row's sign at its drop, by its verdict."""
     for verdict, shape in SHAPES.items():
-        some, mark = rows[rows["verdict"] == verdict], MARKS[verdict]
-        if len(some):
+        judged, mark = rows[rows["verdict"] == verdict], MARKS[verdict]
+        if len(judged):
             axes.scatter(
-                some[across],
-                some["average_drop"],
+                judged[across],
+                judged["average_drop"],
                 s=46,
                 marker=shape,
                 color=mark.colour,
@@ -135,8 +134,8 @@ def drops(axes: "Axes", limit: float | None, label: str = DROP) -> None:
     axes.axhline(0, color="black", linewidth=0.9, zorder=1)
     if limit is not None:
         axes.axhline(limit, color="black", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        place, words = axes.get_yaxis_transform(), f"limit {percent_text(limit)}"
-        axes.text(1.005, limit, words, transform=place, va="center", fontsize=8)
+        transform, label_text = axes.get_yaxis_transform(), f"limit {percent_text(limit)}"
+        axes.text(1.005, limit, label_text, transform=transform, va="center", fontsize=8)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %".replace("-", MINUS))
     axes.set_ylabel(label)
     axes.grid(color="0.92")

@@ -42,9 +42,11 @@ def forest_plot(decision: Decision) -> Markup:
 
 def shown(limit: LimitEvidence) -> list[float]:
     """What the scale must hold: the limit, the drop, and bounds that are not far beyond both."""
-    middle, known = limit.estimate or 0.0, [limit.limit, limit.estimate or 0.0]
-    reach = 6 * max(abs(middle), limit.limit, 0.01)
-    return known + [each for each in (limit.lower, limit.upper) if each is not None and abs(each - middle) <= reach]
+    estimate, values = limit.estimate or 0.0, [limit.limit, limit.estimate or 0.0]
+    reach = 6 * max(abs(estimate), limit.limit, 0.01)
+    return values + [
+        bound for bound in (limit.lower, limit.upper) if bound is not None and abs(bound - estimate) <= reach
+    ]
 
 
 def interval(limit: LimitEvidence, across: Axis, y: float) -> list[Markup]:

@@ -1,6 +1,7 @@
 """The decision matrix: one row a variant, its numbers exact, its verdict with the word and the sign readers see."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
@@ -23,7 +24,7 @@ class Mark:
 MARKS = {
     row.verdict: row
     for row in (
-        Mark("reference", "reference", "◆", "#B8B8B8", "Nothing to decide: this run holds only {baseline}."),
+        Mark("reference", "reference", "◆", "#B8B8B8", "Nothing to decide: this run evaluated only {baseline}."),
         Mark("ship", "ship", "✓", "#009E73", "Yes: {variants} may replace {baseline} for {use_case}."),
         Mark(
             "monitor",
@@ -44,7 +45,7 @@ MARKS = {
             "inconclusive",
             "?",
             "#CCBB44",
-            "Not shown: the answers do not settle whether {variants} may replace {baseline} for {use_case}.",
+            "Inconclusive: the answers do not show whether {variants} may replace {baseline} for {use_case}.",
         ),
         Mark("reject", "reject", "✗", "#D55E00", "No: no variant may replace {baseline} for {use_case}."),
         Mark(
@@ -52,12 +53,16 @@ MARKS = {
             "not comparable",
             "≠",
             "#F0E442",
-            "No answer: no variant could be compared with {baseline}, so none may replace it for {use_case}.",
+            "No answer: no variant is comparable with {baseline}, so none may replace it for {use_case}.",
         ),
         Mark("failed", "failed", "!", "#CC79A7", "No: every variant failed, so nothing may replace {baseline}."),
     )
 }
-"""After the reference from the best verdict to the worst: the headline takes the first that a variant has."""
+"""The reference first, then from the best verdict to the worst: the headline shows the best verdict of the variants."""
+
+TOO_FEW = (
+    "Inconclusive: {items} questions are too few to tell whether {variants} may replace {baseline} for {use_case}."
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Row:
 def matrix(decision: Decision) -> tuple[Row, ...]:
     """The rows of the decision matrix, the baseline first; raises PrerequisiteError for a verdict it does not know."""
     tasks = tasks_of(decision)
-    scores = {each.variant: each for each in decision.scores}
+    scores = {variant_scores.variant: variant_scores for variant_scores in decision.scores}
     baseline_bytes = decision.verdicts[0].size_bytes if decision.verdicts else 0
     return tuple(_row(verdict, tasks, scores.get(verdict.variant), baseline_bytes) for verdict in decision.verdicts)
 
@@ -119,18 +124,36 @@ def headline(decision: Decision) -> str:
     """One sentence: may a variant replace the baseline, for this use case?"""
     rows = matrix(decision)
     if not rows:
-        return "Nothing to decide: this run holds no variant."
+        return "Nothing to decide: this run has no variants."
     baseline, variants = rows[0], rows[1:]
     if baseline.mark.verdict == "failed":
         return f"No answer: the baseline {baseline.variant} failed, so there is nothing to compare with."
-    given = {row.mark.verdict for row in variants}
-    best = next((mark for mark in MARKS.values() if mark.verdict in given), MARKS["reference"])
+    verdicts = {row.mark.verdict for row in variants}
+    best = next((mark for mark in MARKS.values() if mark.verdict in verdicts), MARKS["reference"])
     names = [row.variant for row in variants if row.mark == best]
-    return best.answer.format(
+    few = _too_few([verdict for verdict in decision.verdicts if verdict.verdict == "inconclusive"])
+    answer = TOO_FEW if best.verdict == "inconclusive" and few else best.answer
+    return answer.format(
+        items=few,
         variants=" or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])),
         baseline=baseline.variant,
         use_case=decision.use_case,
     )
+
+
+def _too_few(verdicts: Sequence[Verdict]) -> str:
+    """How many questions the undecided limits of each variant rest on; empty unless more questions would decide them.
+
+    It is also empty if the numbers differ, or for a perplexity task: TaskEvidence does not count its questions.
+    """
+    counts = set()
+    for verdict in verdicts:
+        undecided = [limit for limit in verdict.limits if limit.outcome not in ("passed", "exceeded")]
+        if not undecided or any(limit.further_items is None or limit.kind == "perplexity" for limit in undecided):
+            return ""
+        names = {limit.what for limit in undecided}
+        counts.add(sum(task.items for task in verdict.tasks if "average" in names or task.task in names))
+    return f"{counts.pop():,}" if len(counts) == 1 else ""
 
 
 def mark_of(verdict: Verdict) -> Mark:
@@ -145,8 +168,10 @@ def mark_of(verdict: Verdict) -> Mark:
 
 def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseline_bytes: int) -> Row:
     failed = verdict.verdict == "failed"
-    perplexities = {each.task for each in scores.tasks if not each.is_share} if scores else set()
-    errors = {each.task: each.stderr for each in scores.tasks if each.is_share} if scores else {}
+    perplexities = {task_score.task for task_score in scores.tasks if not task_score.is_share} if scores else set()
+    errors = (
+        {task_score.task: task_score.stderr for task_score in scores.tasks if task_score.is_share} if scores else {}
+    )
     cells = tuple(
         Cell(task, None, None, None)
         if failed or task not in verdict.scores
@@ -174,9 +199,9 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
 
 def _stage(scores: Scores) -> str:
     """Its name, with what was asked of it where that was not all."""
-    asked = sum(each.items for each in scores.tasks)
+    answered = sum(task_score.items for task_score in scores.tasks)
     return (
-        f"{scores.stage}, {asked:,} of {scores.planned_items:,} questions"
+        f"{scores.stage}, {answered:,} of {scores.planned_items:,} questions"
         if scores.look < scores.looks
         else scores.stage
     )

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it, and the same facts as Markdown."""
+"""The report as one self-contained HTML file, and the same facts as Markdown."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ from components.run.results import PLOTS, RunResults
 from components.storage.artifact import write_text
 
 OUTCOMES = {
-    "passed": "✓ within it",
-    "exceeded": "✗ over it",
-    "open": "? open",
+    "passed": "✓ within limit",
+    "exceeded": "✗ over limit",
+    "open": "? inconclusive",
     "undecidable": "? below the noise floor",
-    "uninformative": "? the baseline guesses",
+    "uninformative": "? baseline may be guessing",
 }
-"""How a limit ended, for readers."""
+"""The result of a limit, as the report prints it."""
 
 
 def write_report(
@@ -46,7 +46,7 @@ def write_report(
 def plots(decision: Decision) -> dict[str, str]:
     """The report's plots as SVG files of their own, by file name; those that it has."""
     rows = matrix(decision)
-    drawn = dict(
+    drawings = dict(
         zip(
             PLOTS,
             (size_plot(rows), drop_plot(rows, stated_limits(decision.limits)), forest_plot(decision)),
@@ -54,7 +54,7 @@ def plots(decision: Decision) -> dict[str, str]:
         )
     )
     style = _environment(decision, autoescape=False).get_template("plot.css.j2").render()
-    return {name: standing_alone(each, style) for name, each in drawn.items() if each}
+    return {name: standing_alone(drawing, style) for name, drawing in drawings.items() if drawing}
 
 
 def in_markdown(value: object) -> object:
@@ -68,14 +68,14 @@ def in_markdown(value: object) -> object:
 def in_code(text: str) -> Markup:
     """The text as a Markdown code span in a line or a cell; longer fences than any backticks inside."""
     line = " ".join(text.split()).replace("|", "\\|")
-    fence = "`" * (1 + max((len(found) for found in re.findall("`+", line)), default=0))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if "`" in line else ""
     return Markup(f"{fence}{pad}{line}{pad}{fence}")  # noqa: S704 (Markdown: nothing in a code span is read as HTML)
 
 
 def in_block(text: str) -> Markup:
     """The text as a Markdown code block, its lines kept."""
-    fence = "`" * max(3, 1 + max((len(found) for found in re.findall("`+", text)), default=0))
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return Markup(f"{fence}text\n{text}\n{fence}")  # noqa: S704 (as in a code span)
 
 
@@ -103,7 +103,7 @@ def _facts(decision: Decision) -> dict[str, object]:
         "sources": sources(decision),
         "command": command(decision),
         "certainty": certainty(decision),
-        "judged": [each for each in decision.verdicts if each.form == "evidence"],
+        "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),
         "drop_plot": drop_plot(rows, stated_limits(decision.limits)),

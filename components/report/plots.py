@@ -105,17 +105,19 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
     lane_height = 40 + spread
     top = 8 + LABEL_HEIGHT * len(averages)
     bottom = top + lane_height * len(lanes)
-    drops = [drop for _, found in lanes for drop in found.values()]
+    drops = [drop for _, drops_of_lane in lanes for drop in drops_of_lane.values()]
     across = Axis.over([0.0, *(100 * each for each in (*drops, *(limit.drop for limit in limits)))], 18, RIGHT + 4)
     drawn = [tick_line(across.at(value), top, bottom, label) for value, label in across.ticks()]
     drawn.append(line(across.at(0), top, across.at(0), bottom, "zero"))
     drawn.extend(_average_limits(averages, across, top + lane_height))
-    for place, (name, found) in enumerate(lanes):
+    for place, (name, drops_of_lane) in enumerate(lanes):
         y = top + place * lane_height
         drawn.append(line(18, y, RIGHT + 4, y, "lane"))
         drawn.append(text(20, y + 14, shortened(name, 52), kind="average" if place == 0 else "task"))
         drawn.extend(_task_limits([each for each in limits if place and each.task == name], across, y, lane_height))
-        drawn.extend(marker(index, across.at(100 * drop), y + 27 + 9 * (index - 1)) for index, drop in found.items())
+        drawn.extend(
+            marker(index, across.at(100 * drop), y + 27 + 9 * (index - 1)) for index, drop in drops_of_lane.items()
+        )
     drawn.append(text(WIDTH / 2, bottom + 36, "drop in % of the baseline's score (below 0: better)", "middle"))
     return svg(bottom + 46, "Drop of each variant on average and per task, with the limits", drawn)
 
@@ -130,9 +132,9 @@ def _lanes(rows: tuple[Row, ...]) -> list[tuple[str, dict[int, float]]]:
     return lanes
 
 
-def _average_limits(found: list[StatedLimit], across: Axis, bottom: float) -> list[Markup]:
+def _average_limits(limits: list[StatedLimit], across: Axis, bottom: float) -> list[Markup]:
     drawn = []
-    for place, limit in enumerate(found):
+    for place, limit in enumerate(limits):
         x, y = across.at(100 * limit.drop), 6 + LABEL_HEIGHT * (place + 1) - 4
         words = f"{limit.subject} {limit.words}"
         fits = x + 5 + len(words) * LETTER_WIDTH < WIDTH
@@ -141,9 +143,9 @@ def _average_limits(found: list[StatedLimit], across: Axis, bottom: float) -> li
     return drawn
 
 
-def _task_limits(found: list[StatedLimit], across: Axis, top: float, height: float) -> list[Markup]:
+def _task_limits(limits: list[StatedLimit], across: Axis, top: float, height: float) -> list[Markup]:
     drawn = []
-    for limit in found:
+    for limit in limits:
         x = across.at(100 * limit.drop)
         drawn.append(line(x, top, x, top + height, "limit"))
         drawn.append(text(RIGHT + 2, top + 14, limit.words, "end", "small"))

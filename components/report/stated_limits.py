@@ -40,5 +40,5 @@ def stated_limits(policy: UseCase) -> tuple[StatedLimit, ...]:
 def bounds(policy: UseCase, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
     """The drops at which the policy's answer changes, for each of these tasks and for the `average`."""
     limits = stated_limits(policy)
-    found = {task: tuple(limit.drop for limit in limits if limit.task == task) for task in tasks}
-    return {AVERAGE: tuple(limit.drop for limit in limits if not limit.task), **found}
+    by_task = {task: tuple(limit.drop for limit in limits if limit.task == task) for task in tasks}
+    return {AVERAGE: tuple(limit.drop for limit in limits if not limit.task), **by_task}

@@ -31,7 +31,7 @@ class Story:
     """One variant beside its numbers."""
 
     row: Row
-    made: tuple[tuple[str, str], ...]
+    build: tuple[tuple[str, str], ...]
     """How it was made: a name and words each."""
     digest: str
     failure: str
@@ -40,26 +40,34 @@ class Story:
 
 def measured(decision: Decision) -> tuple[Measured, ...]:
     """Each task, once for every way it was asked: a variant asked in another way gets a line of its own."""
-    asked: dict[tuple[object, ...], list[tuple[str, TaskScore]]] = {}
+    by_settings: dict[tuple[object, ...], list[tuple[str, TaskScore]]] = {}
     for scores in decision.scores:
-        for each in scores.tasks:
-            way = (scores.stage, each.task, each.metric, each.items, each.shots, each.chance, each.version)
-            asked.setdefault(way, []).append((scores.variant, each))
+        for task_score in scores.tasks:
+            settings = (
+                scores.stage,
+                task_score.task,
+                task_score.metric,
+                task_score.items,
+                task_score.shots,
+                task_score.chance,
+                task_score.version,
+            )
+            by_settings.setdefault(settings, []).append((scores.variant, task_score))
     baseline = decision.verdicts[0].variant if decision.verdicts else ""
-    return tuple(_measured(str(way[0]), found, baseline) for way, found in asked.items())
+    return tuple(_measured(str(settings[0]), task_scores, baseline) for settings, task_scores in by_settings.items())
 
 
 def stories(decision: Decision) -> tuple[Story, ...]:
     """Each variant in the order of the matrix."""
     weights = {each.variant: each for each in decision.weights}
     scores = {each.variant: each for each in decision.scores}
-    told = []
+    result = []
     for row in matrix(decision):
         weight, score = weights.get(row.variant), scores.get(row.variant)
         reasons = dict.fromkeys(each.failure for each in (weight, score) if each and each.failure)
         failure = "\n\n".join(reasons) or (row.sentence if row.mark.verdict == "failed" else "")
-        told.append(Story(row, _made(weight) if weight else (), weight.digest if weight else "", failure))
-    return tuple(told)
+        result.append(Story(row, _build_facts(weight) if weight else (), weight.digest if weight else "", failure))
+    return tuple(result)
 
 
 @dataclass(frozen=True)
@@ -79,54 +87,54 @@ class Certainty:
 
 def certainty(decision: Decision) -> Certainty:
     """What the bounds of the run promise, and what they cost."""
-    judged = [each for each in decision.verdicts if each.form == "evidence"]
-    point = [each for each in decision.verdicts if each.form == "point" and each.average_drop is not None]
-    sure = max((each.confidence or 0.0 for each in judged), default=0.0)
-    least = min((each.confidence or 0.0 for each in judged), default=0.0)
-    spread = f"{100 * least:.4g} %" + (f" to {100 * sure:.4g} %" if sure > least else "")
+    judged = [verdict for verdict in decision.verdicts if verdict.form == "evidence"]
+    point = [verdict for verdict in decision.verdicts if verdict.form == "point" and verdict.average_drop is not None]
+    highest = max((verdict.confidence or 0.0 for verdict in judged), default=0.0)
+    lowest = min((verdict.confidence or 0.0 for verdict in judged), default=0.0)
+    spread = f"{100 * lowest:.4g} %" + (f" to {100 * highest:.4g} %" if highest > lowest else "")
     promise = (
-        f"The bounds against letting a variant through hold with {spread} confidence each: the variants of a run share"
-        " the error that the policy allows (Holm), and so do the looks at one that may be stopped early."
+        f"Each upper bound holds with {spread} confidence: the variants of a run share the error that the policy allows"
+        " (Holm's method), and so do the interim looks at a variant that may be stopped early."
     )
     return Certainty(
         by_evidence=not point,
         promise=promise,
-        saved=taken(decision)
+        saved=scores_of_earlier_runs(decision)
         + tuple(
-            f"{each.variant} was asked {each.items:,} of {each.planned_items:,} questions: no further answer could"
-            " have changed its verdict."
-            for each in judged
-            if each.items < each.planned_items
+            f"{verdict.variant} stopped early after {verdict.items:,} of {verdict.planned_items:,} questions: more"
+            " answers could not have changed its verdict."
+            for verdict in judged
+            if verdict.items < verdict.planned_items
         ),
         notes=tuple(
             note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
         ),
-        twice=any(task.noise_floor is not None for each in judged for task in each.tasks),
+        twice=any(task.noise_floor is not None for verdict in judged for task in verdict.tasks),
     )
 
 
-def taken(decision: Decision) -> tuple[str, ...]:
+def scores_of_earlier_runs(decision: Decision) -> tuple[str, ...]:
     """What an earlier run had done already."""
     return tuple(
-        f"{each.variant} was not asked again: its scores are those of {each.scored_in}."
-        for each in decision.scores
-        if each.scored_in
+        f"{scores.variant} was not evaluated again: its scores come from {scores.scored_in}."
+        for scores in decision.scores
+        if scores.scored_in
     )
 
 
 def notes(variant: str, score: TaskScore) -> Iterator[str]:
     """What a reader of one score should know beside it."""
     if score.cut:
-        yield f"The limit of tokens ended {score.cut:,} of {variant}'s {score.items:,} answers to {score.task}."
+        yield f"The token limit cut off {score.cut:,} of {variant}'s {score.items:,} answers on {score.task}."
     if score.estimates:
-        told = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
-        yield f"{variant} on all items of {score.task}, as the IRT models of tinyBenchmarks expect: {told}."
+        estimates = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
+        yield f"The IRT models of tinyBenchmarks estimate {variant}'s score on all items of {score.task}: {estimates}."
 
 
 def sources(decision: Decision) -> tuple[str, ...]:
     """Where the benchmark rows came from, each place once."""
-    told = (source for each in decision.scores for source in each.rows_source.split("; ") if source)
-    return tuple(dict.fromkeys(told))
+    names = (source for scores in decision.scores for source in scores.rows_source.split("; ") if source)
+    return tuple(dict.fromkeys(names))
 
 
 def command(decision: Decision) -> str:
@@ -140,58 +148,58 @@ def command(decision: Decision) -> str:
 
 def options(plan: EvaluationPlan) -> Iterator[str]:
     """The further options of a run that has this plan, those that are not as they are by themselves."""
-    for each in plan.custom:
-        yield from ("--custom", each)
+    for custom_task in plan.custom:
+        yield from ("--custom", custom_task)
     if plan.limit:
         yield from ("--limit", str(plan.limit))
     if plan.data not in ("", "embedded"):
         yield from ("--data", plan.data)
     if plan.irt_parameters:
         yield from ("--irt-parameters", plan.irt_parameters)
-    usual = EvaluationPlan.model_fields
+    fields = EvaluationPlan.model_fields
     for name in ("calibration_samples", "calibration_tokens"):
-        if getattr(plan, name) != usual[name].default:
+        if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
-    for wanted, option in (
+    for is_set, option in (
         (plan.chat_template, "--chat-template"),
         (not plan.stop_early, "--no-stop-early"),
         (plan.noise_floor, "--noise-floor"),
         (not plan.ledger, "--no-ledger"),
     ):
-        if wanted:
+        if is_set:
             yield option
 
 
 def noisiest(decision: Decision) -> Measured | None:
     """The task whose standard error is the largest share of the baseline's score."""
-    known = [each for each in measured(decision) if each.stderr_as_drop is not None]
-    return max(known, key=lambda each: each.stderr_as_drop or 0.0, default=None)
+    candidates = [task for task in measured(decision) if task.stderr_as_drop is not None]
+    return max(candidates, key=lambda task: task.stderr_as_drop or 0.0, default=None)
 
 
-def _measured(stage: str, found: list[tuple[str, TaskScore]], baseline: str) -> Measured:
-    largest, share = max(task.stderr for _, task in found), found[0][1].is_share
-    reference = next((task for variant, task in found if variant == baseline), None)
+def _measured(stage: str, task_scores: list[tuple[str, TaskScore]], baseline: str) -> Measured:
+    largest, share = max(task.stderr for _, task in task_scores), task_scores[0][1].is_share
+    reference = next((task for variant, task in task_scores if variant == baseline), None)
     return Measured(
         stage=stage,
-        task=found[0][1],
-        variants=tuple(variant for variant, _ in found),
+        task=task_scores[0][1],
+        variants=tuple(variant for variant, _ in task_scores),
         largest_stderr=largest if share else None,
         stderr_as_drop=largest / reference.score if reference and reference.score > 0 and share else None,
         above_chance=reference.score > reference.chance if reference and share else None,
     )
 
 
-def _made(weights: Weights) -> tuple[tuple[str, str], ...]:
+def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
     if not weights.scheme:
         return ()
     facts = [
         ("Scheme", weights.scheme),
-        ("Algorithm", weights.algorithm or "none: the weights as they are"),
+        ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
         ("Calibration", weights.calibration),
     ]
     if weights.reused:
-        facts.append(("Reused", "yes: an earlier run with the same inputs had left these weights in the store"))
+        facts.append(("Reused", "yes: an earlier run with the same inputs stored these weights"))
     if weights.duration_s:
         facts.append(("Took", duration_text(weights.duration_s)))
     return tuple((name, words) for name, words in facts if words)

@@ -30,8 +30,8 @@ from components.storage.artifact import Artifact
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
 """Benchmarks in a file's name, and characters of its parts: under 255 in all, even with what `write_text` adds."""
 ADVICE = "Give a summary that `quantgate eval` wrote."
-READING = "Score ± standard error. B less A: in points of 100, and relative to A. Only of a perplexity less is better."
-NO_VERDICT = "This table is no verdict: it has no paired test. `quantgate gate` decides, from the per-item results."
+READING = "Score ± standard error. B less A: in points of 100, and relative to A. For perplexity, less is better."
+NO_VERDICT = "This table is not a verdict: it has no paired test. `quantgate gate` decides from per-item results."
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -66,7 +66,7 @@ class Benchmark(Artifact):
     @model_validator(mode="after")
     def _measures(self) -> Self:
         if self.is_share and self.score > 1:
-            raise ValueError(f"{self.metric} is {self.score}, which is no share from 0 to 1")
+            raise ValueError(f"{self.metric} is {self.score}, which is not a share from 0 to 1")
         return self
 
 
@@ -93,7 +93,7 @@ class Summary(Artifact):
     """The plain mean over the benchmarks whose metric is a share; None where there is none."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What it is, in one line for people."""
         what = (self.repository, self.model_format, self.engine, f"{self.timestamp:%Y-%m-%d %H:%M} UTC")
         return ", ".join(filter(None, what))
@@ -127,7 +127,9 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
     """
     if scores.failure or not scores.tasks:
         reason = scores.failure or "it was evaluated on no benchmark."
-        raise PrerequisiteError(f"{repository} has no scores to sum up: {reason} Remove the cause and test it again.")
+        raise PrerequisiteError(
+            f"{repository} has no scores to summarize: {reason} Fix the cause and evaluate it again."
+        )
     benchmarks = {each.task: _benchmark(each, scores.rows_source) for each in scores.tasks}
     if len(benchmarks) < len(scores.tasks):
         raise ValueError(f"two scores for one benchmark: {', '.join(each.task for each in scores.tasks)}")
@@ -146,20 +148,20 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
     )
 
 
-def _benchmark(found: TaskScore, rows_source: str) -> Benchmark:
-    generation = json.loads(found.settings or "{}")
+def _benchmark(task_score: TaskScore, rows_source: str) -> Benchmark:
+    generation = json.loads(task_score.settings or "{}")
     generation.pop("chat_template", None)
     parts = re.split(r"(?:^|; )([\w-]+): ", rows_source)  # evaluate() leaves `TASK: ROWS; TASK: ROWS`
     return Benchmark(
-        questions=found.items,
-        score=found.score,
-        metric=found.metric,
-        stderr=None if not found.is_share or found.items == 1 else found.stderr,
-        shots=found.shots,
-        cut=found.cut,
-        version=found.version,
+        questions=task_score.items,
+        score=task_score.score,
+        metric=task_score.metric,
+        stderr=None if not task_score.is_share or task_score.items == 1 else task_score.stderr,
+        shots=task_score.shots,
+        cut=task_score.cut,
+        version=task_score.version,
         generation=json.dumps(generation, sort_keys=True) if generation else "",
-        rows=dict(zip(parts[1::2], parts[2::2], strict=True)).get(found.task, rows_source),
+        rows=dict(zip(parts[1::2], parts[2::2], strict=True)).get(task_score.task, rows_source),
     )
 
 
@@ -170,11 +172,11 @@ def file_name(summary: Summary) -> str:
     """
     org, _, model = summary.repository.rstrip("/").rpartition("/")
     org = "" if summary.repository.startswith(("/", ".", "~")) else org
-    named = "-".join(summary.benchmarks)
-    if len(summary.benchmarks) > MOST_NAMED or len(named) > LONGEST_NAMED:
-        named = summary.suite
-    org, model, named = (re.sub(r"[^A-Za-z0-9._-]+", "-", each) for each in (org, model, named))
-    parts = (org[:LONGEST_ORG] or "local", model[:LONGEST_MODEL] or "model", named[:LONGEST_NAMED])
+    benchmarks = "-".join(summary.benchmarks)
+    if len(summary.benchmarks) > MOST_NAMED or len(benchmarks) > LONGEST_NAMED:
+        benchmarks = summary.suite
+    org, model, benchmarks = (re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in (org, model, benchmarks))
+    parts = (org[:LONGEST_ORG] or "local", model[:LONGEST_MODEL] or "model", benchmarks[:LONGEST_NAMED])
     return f"{summary.timestamp:%Y-%m-%d}_{'_'.join(parts)}.json"
 
 
@@ -186,86 +188,89 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
         raise PrerequisiteError(f"{path} cannot be read: {error}. {ADVICE}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        told = ": ".join((*map(str, first["loc"]), first["msg"]))
-        raise PrerequisiteError(f"{path} is no summary that this version knows: {told}. {ADVICE}") from error
+        message = ": ".join((*map(str, first["loc"]), first["msg"]))
+        raise PrerequisiteError(f"{path} is not a summary that this version can read: {message}. {ADVICE}") from error
 
 
-def compared(one: Summary, other: Summary) -> Compared:
+def compared(a: Summary, b: Summary) -> Compared:
     """One as A beside the other as B: how their scores differ, and why some cannot be compared."""
-    found = {name: _of_benchmark(name, one, other) for name in {**one.benchmarks, **other.benchmarks}}
-    averaged, also = ({name for name, each in of.benchmarks.items() if each.is_share} for of in (one, other))
-    why = [f"{name} is not" for name in found if name in averaged and found[name].not_comparable]
-    overall = _difference(one.overall, other.overall, why if averaged == also else ["means of other benchmarks"])
-    return Compared(a=one, b=other, benchmarks=found, overall=overall, notes=tuple(_notes(one, other)))
+    differences = {name: _of_benchmark(name, a, b) for name in {**a.benchmarks, **b.benchmarks}}
+    averaged_in_a, averaged_in_b = ({name for name, each in of.benchmarks.items() if each.is_share} for of in (a, b))
+    reasons = [f"{name} is not" for name in differences if name in averaged_in_a and differences[name].not_comparable]
+    overall = _difference(
+        a.overall, b.overall, reasons if averaged_in_a == averaged_in_b else ["means of other benchmarks"]
+    )
+    return Compared(a=a, b=b, benchmarks=differences, overall=overall, notes=tuple(_notes(a, b)))
 
 
-def compared_json(one: Summary, other: Summary) -> str:
+def compared_json(a: Summary, b: Summary) -> str:
     """Both summaries, their differences and the notes as JSON for scripts, numbers unrounded."""
-    return compared(one, other).model_dump_json(indent=2)
+    return compared(a, b).model_dump_json(indent=2)
 
 
-def _of_benchmark(name: str, one: Summary, other: Summary) -> Difference:
-    a, b = one.benchmarks.get(name), other.benchmarks.get(name)
+def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Difference:
+    a, b = summary_a.benchmarks.get(name), summary_b.benchmarks.get(name)
     if a is None or b is None:
         return Difference(not_comparable=(f"only {'B' if a is None else 'A'} has it",))
-    asked = (
+    settings = (
         ("metric", a.metric, b.metric),
         ("shots", a.shots, b.shots),
         ("questions", a.questions, b.questions),
-        ("chat template", *("yes" if each.chat_template else "no" for each in (one, other))),
+        ("chat template", *("yes" if summary.chat_template else "no" for summary in (summary_a, summary_b))),
         ("task version", a.version, b.version),
     )
-    why = [f"{what} {ours} and {theirs}" for what, ours, theirs in asked if ours != theirs]
-    why += ["other rows"] if a.rows != b.rows else []
-    why += ["other generation settings"] if a.generation != b.generation else []
-    return _difference(a.score, b.score, why)
+    reasons = [f"{name_of_setting} {ours} and {theirs}" for name_of_setting, ours, theirs in settings if ours != theirs]
+    reasons += ["other rows"] if a.rows != b.rows else []
+    reasons += ["other generation settings"] if a.generation != b.generation else []
+    return _difference(a.score, b.score, reasons)
 
 
-def _difference(a: float | None, b: float | None, why: Sequence[str]) -> Difference:
-    if why or a is None or b is None:
-        return Difference(not_comparable=tuple(why))
+def _difference(a: float | None, b: float | None, reasons: Sequence[str]) -> Difference:
+    if reasons or a is None or b is None:
+        return Difference(not_comparable=tuple(reasons))
     return Difference(difference=b - a, relative=(b - a) / a if a else None)
 
 
-def _notes(one: Summary, other: Summary) -> Iterator[str]:
-    for label, summary in (("A", one), ("B", other)):
-        for name, each in summary.benchmarks.items():
-            if each.cut:
-                yield f"The limit of tokens ended {each.cut:,} of {label}'s {each.questions:,} answers to {name}."
-    if one.engine != other.engine:
-        yield f"Two engines answered: A's is {one.engine or 'unknown'}, B's {other.engine or 'unknown'}."
+def _notes(a: Summary, b: Summary) -> Iterator[str]:
+    for label, summary in (("A", a), ("B", b)):
+        for name, benchmark in summary.benchmarks.items():
+            if benchmark.cut:
+                answers = f"{benchmark.cut:,} of {label}'s {benchmark.questions:,} answers on {name}"
+                yield f"The token limit cut off {answers}."
+    if a.engine != b.engine:
+        yield f"The engines differ: A ran on {a.engine or 'unknown'}, B on {b.engine or 'unknown'}."
     yield NO_VERDICT
 
 
-def compare(one: Summary, other: Summary) -> Group:
+def compare(a: Summary, b: Summary) -> Group:
     """A and B in a table with a row a benchmark, between what they are and what to know; print it with rich."""
-    found = compared(one, other)
+    comparison = compared(a, b)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("Benchmark", overflow="fold")
     for label in ("A", "B"):
         table.add_column(label, justify="right", overflow="fold")
     table.add_column("B less A", overflow="fold")
-    for name, each in found.benchmarks.items():
-        halves = [half.benchmarks.get(name) for half in (one, other)]
-        metrics = dict.fromkeys(half.metric for half in halves if half)
-        told = _told(each, points=not set(metrics) & set(PERPLEXITIES))
-        table.add_row(*map(Text, (f"{name}\n{' and '.join(metrics)}", *map(_cell, halves), told)))
-    means = (MISSING if each.overall is None else f"{each.overall:.4f}" for each in (one, other))
-    table.add_row(*map(Text, ("overall", *means, _told(found.overall, points=True))))
-    return Group(Text(f"A  {one.told}\nB  {other.told}"), table, Text("\n".join((READING, *found.notes))))
+    for name, difference in comparison.benchmarks.items():
+        halves = [summary.benchmarks.get(name) for summary in (a, b)]
+        metrics = dict.fromkeys(summary.metric for summary in halves if summary)
+        difference_text = _difference_text(difference, points=not set(metrics) & set(PERPLEXITIES))
+        table.add_row(*map(Text, (f"{name}\n{' and '.join(metrics)}", *map(_cell, halves), difference_text)))
+    means = (MISSING if difference.overall is None else f"{difference.overall:.4f}" for difference in (a, b))
+    table.add_row(*map(Text, ("overall", *means, _difference_text(comparison.overall, points=True))))
+    return Group(Text(f"A  {a.description}\nB  {b.description}"), table, Text("\n".join((READING, *comparison.notes))))
 
 
-def _cell(found: Benchmark | None) -> str:
-    if found is None:
+def _cell(benchmark: Benchmark | None) -> str:
+    if benchmark is None:
         return MISSING
-    error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
-    return f"{found.score:.4f}{error}\n{found.questions:,} questions"
+    error = "" if benchmark.stderr is None else f" ± {benchmark.stderr:.4f}"
+    return f"{benchmark.score:.4f}{error}\n{benchmark.questions:,} questions"
 
 
-def _told(found: Difference, *, points: bool) -> str:
-    if found.difference is None:
-        return f"not comparable: {'; '.join(found.not_comparable)}" if found.not_comparable else MISSING
-    sign = ("", "+", MINUS)[side(found.difference, 0)]
-    amount = percent(abs(found.difference), unit="points") if points else f"{abs(found.difference):.4g}"
-    relative = "" if found.relative is None else f" ({sign}{percent(abs(found.relative))})"
+def _difference_text(difference: Difference, *, points: bool) -> str:
+    if difference.difference is None:
+        return f"not comparable: {'; '.join(difference.not_comparable)}" if difference.not_comparable else MISSING
+    sign = ("", "+", MINUS)[side(difference.difference, 0)]
+    amount = percent(abs(difference.difference), unit="points") if points else f"{abs(difference.difference):.4g}"
+    relative = "" if difference.relative is None else f" ({sign}{percent(abs(difference.relative))})"
     return f"{sign}{amount}{relative}"

@@ -70,7 +70,7 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
         return [*sentences]
     unit = unit_of(decision.relative)
     limits = _table("Limits", ["Variant", "Limit on"], ["Limit", "Measured", "At least", "At most"], ["Outcome"])
-    limits.add_column("Questions\nto settle", justify="right")
+    limits.add_column("More questions\nneeded", justify="right")
     for row in judged:
         for each in row.limits:
             numbers = (each.limit, each.estimate, each.lower, each.upper)
