@@ -62,7 +62,7 @@ def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
 
 
 def test_a_folder_without_a_decided_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PrerequisiteError, match="holds no run that came to its decision"):
+    with pytest.raises(PrerequisiteError, match="contains no run with a decision"):
         send(RunResults(str(tmp_path)))
 
 
@@ -84,7 +84,7 @@ def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path
     told.write(tmp_path / "tracked.json")
     decision.write(tmp_path / "decision.json")
     FACTS.write(tmp_path / "facts.json")
-    with pytest.raises(PrerequisiteError, match="its password is kept nowhere. Give the address with --tracking-uri"):
+    with pytest.raises(PrerequisiteError, match="whose password is not stored. Give the address with --tracking-uri"):
         send(RunResults(str(tmp_path)))
 
 
@@ -115,5 +115,5 @@ def test_a_notebook_shows_what_to_do_and_no_traceback(capsys: pytest.CaptureFixt
     told += "send(RunResults('none'))"
     InteractiveShell().run_cell(told)  # type: ignore[no-untyped-call]
     shown = capsys.readouterr().out
-    assert "quantgate: none holds no run that came to its decision" in shown
+    assert "quantgate: none contains no run with a decision" in shown
     assert "Traceback" not in shown
