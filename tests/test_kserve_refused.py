@@ -172,5 +172,5 @@ def test_an_api_that_does_not_answer_is_told(cluster: Cluster) -> None:
 
 def test_no_way_to_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(PrerequisiteError, match="There is no way to a cluster: .*QUANTGATE_SERVING=local"):
+    with pytest.raises(PrerequisiteError, match="No connection to a cluster is configured: .*QUANTGATE_SERVING=local"):
         cluster_client.ClusterClient("quantgate")
