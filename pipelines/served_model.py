@@ -24,7 +24,7 @@ def tested(served: Server, plan: EvaluationPlan, step: Step) -> Scores:
     """What the server scores; raises PrerequisiteError with the reason when it fails."""
     from components.evaluate.evaluation import evaluate as ask
     from components.evaluate.ledger import Ledger, ledger_file
-    from components.execute.scores import scored
+    from components.execute.scores import score_programs
 
     asked, records = selection.questions_of(plan), VariantResults(plan.results).records(FULL).path
     with closing(Ledger(ledger_file(), served.identity)) if plan.ledger else nullcontext() as ledger:
@@ -32,7 +32,7 @@ def tested(served: Server, plan: EvaluationPlan, step: Step) -> Scores:
     if found.failure:
         raise PrerequisiteError(found.failure)
     if asked.suite.programs:
-        found = scored(found, asked.suite, records, step, chat_template=plan.chat_template)
+        found = score_programs(found, asked.suite, records, step, chat_template=plan.chat_template)
     return estimates.estimated(found, plan, records)
 
 

@@ -15,7 +15,7 @@ from components.kubernetes.cluster_client import ClusterClient as Api
 from components.kubernetes.owner import reference
 from components.sandbox import job
 from components.sandbox.containment import Containment, Limits, Outcome
-from components.sandbox.pod_outcomes import heard
+from components.sandbox.pod_outcomes import outcomes_in
 from components.sandbox.programs import check_sandbox, run_programs
 from components.servers import kserve
 from components.servers.cluster_settings import KSERVE, ServingSettings
@@ -219,7 +219,7 @@ def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node
 
 def test_other_lines_of_the_log_are_not_heard() -> None:
     lines = ["Warning: slow", "[]", '{"a": 1}', '{"program": 1, "passed": false, "reason": "KeyError"}', "{"]
-    assert heard(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
+    assert outcomes_in(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
 
 
 def test_what_an_earlier_attempt_left_is_removed_first(cluster: Cluster, node: Node) -> None:

@@ -14,7 +14,7 @@ from components.run.results import RunResults
 from components.storage.location import open_store
 from components.track import step as track_step
 from components.track.mlflow_writer import track
-from components.track.spool import send, spooled
+from components.track.spool import send, spooled_run
 from components.tracking.connect import HOSTS
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
@@ -79,7 +79,7 @@ def test_a_server_outside_the_allow_list_is_refused_before_anything_is_sent(
 
 def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
-    told = spooled(decision, "http://me:secret@127.0.0.1:9", "It is down.")
+    told = spooled_run(decision, "http://me:secret@127.0.0.1:9", "It is down.")
     assert "secret" not in told.model_dump_json()
     told.write(tmp_path / "tracked.json")
     decision.write(tmp_path / "decision.json")

@@ -13,7 +13,7 @@ from components.sandbox.containment import Outcome
 from components.sandbox.programs import run_programs
 
 
-def scored(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
+def score_programs(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
     """Run the programs in the records of `file`; returns the scores with theirs, and writes the outcomes to `file`."""
     rows = records.read(file)
     with_program = [number for number, row in enumerate(rows) if row.program]

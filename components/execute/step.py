@@ -22,14 +22,14 @@ def execute(full: str, plan: str, scores: str) -> None:
     if answered.failure or answered.scored_in or not suite.programs:
         answered.write(scores)
         return
-    from components.execute.scores import scored
+    from components.execute.scores import score_programs
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
         variant_results = RunResults(planned.results).variant(answered.variant)
         for name in (answered.stage, *([AGAIN] if answered.again else [])):
             file = variant_results.records(name).fetched(Path(scratch), f"evaluate {answered.variant} again")
             try:
-                executed = scored(answered, suite, file, step, chat_template=planned.chat_template)
+                executed = score_programs(answered, suite, file, step, chat_template=planned.chat_template)
             except PrerequisiteError as error:
                 answered = answered.model_copy(update={"tasks": (), "failure": f"Its programs were not run: {error}"})
                 break

@@ -171,7 +171,7 @@ class ClusterClient:
         """The bytes of the answer; None for one of the `absent` statuses."""
         transient = (*TRANSIENT, HTTPStatus.CONFLICT) if verb == "patch" else TRANSIENT
         retrying = Retrying(
-            retry=retry_if_exception(partial(passes, statuses=transient)),
+            retry=retry_if_exception(partial(is_transient, statuses=transient)),
             wait=pause_s,
             stop=stop_after_delay(self.patience_s),
             reraise=True,
@@ -213,7 +213,7 @@ def configuration() -> "kubernetes.client.Configuration":
     return settings
 
 
-def passes(error: BaseException, statuses: tuple[int, ...] = TRANSIENT) -> bool:
+def is_transient(error: BaseException, statuses: tuple[int, ...] = TRANSIENT) -> bool:
     """Whether a retry may succeed."""
     return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in statuses)
 

@@ -42,7 +42,7 @@ def renew(cluster: ClusterClient, name: str, uid: str = "") -> JSON:
     return lease
 
 
-class Keeper:
+class LeaseRenewer:
     """Renews one lease in a thread until it is stopped or the lease is gone."""
 
     def __init__(self, cluster: ClusterClient, name: str) -> None:
@@ -77,13 +77,13 @@ class Keeper:
 
 
 @contextmanager
-def keeping(cluster: ClusterClient, name: str) -> Iterator[None]:
+def renewing(cluster: ClusterClient, name: str) -> Iterator[None]:
     """Renew the lease during the block; raises ServerGoneError at the end of the block if the lease was lost."""
-    keeper = Keeper(cluster, name)
-    keeper.start()
+    renewer = LeaseRenewer(cluster, name)
+    renewer.start()
     try:
         yield
     finally:
-        keeper.stop()
-        if keeper.lost:  # replaces the block's own error: the lost lease is the cause of it
-            raise keeper.lost
+        renewer.stop()
+        if renewer.lost:  # replaces the block's own error: the lost lease is the cause of it
+            raise renewer.lost

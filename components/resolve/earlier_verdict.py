@@ -11,10 +11,10 @@ def judged_before(model: Model, plan: EvaluationPlan, tracking_uri: str) -> Eval
 
     The plan as it is where there is no such run, or MLflow does not answer: the model is judged then.
     """
-    from components.tracking.earlier import judged
+    from components.tracking.earlier import find_decision
 
     try:
-        found = judged(model, plan, tracking_uri)
+        found = find_decision(model, plan, tracking_uri)
     except PrerequisiteError:
         return plan
     if not found:

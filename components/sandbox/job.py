@@ -27,7 +27,7 @@ from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER, NO_SIDEC
 from components.kubernetes.owner import own_pod, reference, run_name, workflow
 from components.sandbox.containment import Limits, Outcome
 from components.sandbox.inside import PATIENCE
-from components.sandbox.pod_outcomes import PROGRAMS, WANTED, Heard, heard
+from components.sandbox.pod_outcomes import PROGRAMS, PROGRAMS_FILE, ReportedOutcomes, outcomes_in
 from components.servers import objects
 from components.servers.cluster_settings import from_environment
 from components.servers.vllm_pod import Served, confined, unprivileged
@@ -118,7 +118,7 @@ def run_portion(
     objects_to_create = [(CONFIG_MAP, config_map(sandbox, packed)), (JOB, job(sandbox, seconds))]
     lease = create(sandbox, LEASE, lease_of(sandbox))
     try:
-        with cluster_lease.keeping(sandbox.cluster, sandbox.name):
+        with cluster_lease.renewing(sandbox.cluster, sandbox.name):
             owned = {"ownerReferences": [reference(lease)]}
             for kind, body in objects_to_create:
                 create(sandbox, kind, body | {"metadata": body["metadata"] | owned})
@@ -163,7 +163,7 @@ def create(sandbox: Sandbox, kind: ObjectKind, body: JSON) -> JSON:
 
 def follow(sandbox: Sandbox, count: int, on_done: Callable[[int, Outcome], None]) -> None:
     """Report the outcomes as they appear in the pod's log, until the Job is complete and all are reported."""
-    began, started, reported, reads_left = time.monotonic(), False, Heard(), LAST_READS
+    began, started, reported, reads_left = time.monotonic(), False, ReportedOutcomes(), LAST_READS
     while True:
         current = sandbox.cluster.get(JOB, sandbox.name)
         if current is None or "deletionTimestamp" in current["metadata"]:
@@ -175,7 +175,7 @@ def follow(sandbox: Sandbox, count: int, on_done: Callable[[int, Outcome], None]
         if pod and phase != "Pending":
             started = True
             lines = sandbox.cluster.log(pod["metadata"]["name"], CONTAINER, count + LOG_LINES, previous=False)
-            for number, outcome in reported.fresh(pod["metadata"]["uid"], heard(lines, count)):
+            for number, outcome in reported.fresh(pod["metadata"]["uid"], outcomes_in(lines, count)):
                 on_done(number, outcome)
         if "Failed" in over:
             raise PrerequisiteError(failed(sandbox, conditions["Failed"], pod))
@@ -235,7 +235,7 @@ def config_map(sandbox: Sandbox, packed: bytes) -> JSON:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": sandbox.name, "labels": sandbox.labels},
-        "binaryData": {WANTED: base64.b64encode(packed).decode("ascii")},
+        "binaryData": {PROGRAMS_FILE: base64.b64encode(packed).decode("ascii")},
     }
 
 
@@ -249,7 +249,7 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
     container = {
         "name": CONTAINER,
         "image": image,
-        "command": ["python", "-m", "components.sandbox.pod", f"{PROGRAMS}/{WANTED}"],
+        "command": ["python", "-m", "components.sandbox.pod", f"{PROGRAMS}/{PROGRAMS_FILE}"],
         "resources": {
             "requests": {"cpu": str(WORKERS), "memory": MEMORY},
             "limits": {"cpu": str(WORKERS), "memory": MEMORY},

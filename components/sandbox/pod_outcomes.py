@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from components.errors import PrerequisiteError
 from components.sandbox.containment import Outcome
 
-PROGRAMS, WANTED = "/programs", "wanted.json.gz"
+PROGRAMS, PROGRAMS_FILE = "/programs", "wanted.json.gz"
 
 
-def heard(lines: Iterable[str], count: int) -> dict[int, Outcome]:
+def outcomes_in(lines: Iterable[str], count: int) -> dict[int, Outcome]:
     """The outcomes in a pod's log by program number; other lines are ignored."""
     outcomes: dict[int, Outcome] = {}
     for line in lines:
@@ -28,7 +28,7 @@ def heard(lines: Iterable[str], count: int) -> dict[int, Outcome]:
 
 
 @dataclass
-class Heard:
+class ReportedOutcomes:
     """The outcomes reported so far; a pod that replaces another one starts again."""
 
     all: dict[int, Outcome] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from components.errors import PrerequisiteError
 from components.models.variants import VARIANTS
 from components.tracking.connect import connected
-from components.tracking.links import compare_page, opened, run_page
+from components.tracking.links import compare_page, full_address, run_page
 from components.tracking.tags import EXPERIMENTS
 from components.tracking.uris import SQLITE, sqlite_file
 
@@ -131,7 +131,7 @@ def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
         "variant": variant.data.params.get("variant", ""),
         "verdict": variant.data.tags.get("verdict", ""),
         **variant.data.metrics,
-        "link": opened(run_page(tracking_uri, variant.info.experiment_id, variant.info.run_id)),
+        "link": full_address(run_page(tracking_uri, variant.info.experiment_id, variant.info.run_id)),
         "run_id": variant.info.run_id,
         "experiment_id": variant.info.experiment_id,
     }
@@ -139,4 +139,4 @@ def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
 
 def comparison(tracking_uri: str, rows: "DataFrame") -> str:
     """The address of MLflow's page that shows these rows of a history side by side."""
-    return opened(compare_page(tracking_uri, rows["experiment_id"], rows["run_id"]))
+    return full_address(compare_page(tracking_uri, rows["experiment_id"], rows["run_id"]))

@@ -15,7 +15,7 @@ from components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
 from components.tracking.connect import connected
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG, experiment_name
-from components.tracking.tracked_run import TrackedRun, where
+from components.tracking.tracked_run import TrackedRun, run_location
 from components.tracking.uris import artifact_location, without_password
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
             writer.finish(child_ids[row.variant], row)
         _delete_duplicates(client, experiment.experiment_id, run.run_id, {parent_id, *child_ids.values()})
         writer.finish(parent_id, parent)
-    return where(tracking_uri, experiment, parent_id, {row.variant: child_ids[row.variant] for row in children})
+    return run_location(tracking_uri, experiment, parent_id, {row.variant: child_ids[row.variant] for row in children})
 
 
 @dataclass(frozen=True)

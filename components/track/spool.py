@@ -17,7 +17,7 @@ from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import without_password
 
 
-def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
+def spooled_run(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
     """The record of a run that MLflow does not have; `reason` says why."""
     return TrackedRun(
         tracking_uri=without_password(tracking_uri),
@@ -32,7 +32,7 @@ def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
 
 
 @contextmanager
-def at_hand(location: str) -> Iterator[RunResults]:
+def local_results(location: str) -> Iterator[RunResults]:
     """A run's results on this machine for the block; results in a bucket are copied, and changes are copied back."""
     results = RunResults(location)
     if results.is_local:

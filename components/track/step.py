@@ -19,8 +19,8 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
     it later, and the step's note says so.
     """
     from components.track.mlflow_writer import track as track_run
-    from components.track.spool import spooled
-    from components.tracking.earlier import judged_by
+    from components.track.spool import spooled_run
+    from components.tracking.earlier import verdict_key
     from components.tracking.facts import RunFiles, facts_here
 
     with progress.step(results, "track") as step, tempfile.TemporaryDirectory() as scratch:
@@ -39,14 +39,14 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         )
         uri = tracking_uri or own_store(results)
         name = f"{decided.suite} {run_id[:8]}"
-        key = judged_by(decided.plan) if decided.plan else ""
+        key = verdict_key(decided.plan) if decided.plan else ""
         changes = {"settings": {"engine": decided.engine or "none"}, "judged_by": key, "started_at": time.time()}
         facts = facts_here(run_id, name).model_copy(update=changes)
         run_results.facts.write(facts)
         try:
             recorded = track_run(decided, facts, RunFiles(files, flips=kept_flips.tables_of_flips(run_results)), uri)
         except PrerequisiteError as error:
-            recorded = spooled(decided, uri, str(error))
+            recorded = spooled_run(decided, uri, str(error))
         recorded.write(tracked)
         run_results.tracked.put(Path(tracked))
         step.end(note=recorded.page or f"Not in MLflow: {recorded.spooled} To send it later: quantgate track {results}")

@@ -17,7 +17,7 @@ from components.storage.artifact import Artifact
 from components.storage.location import open_store
 from components.tracking.connect import connected
 from components.tracking.tags import DECISION, EXPERIMENTS, JUDGED_BY, SCORES, VARIANT_TAG, experiment_name
-from components.tracking.tracked_run import TrackedRun, where
+from components.tracking.tracked_run import TrackedRun, run_location
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -28,7 +28,7 @@ MOST_RUNS = 20
 """How many runs are searched, the newest first."""
 
 
-def judged_by(plan: EvaluationPlan) -> str:
+def verdict_key(plan: EvaluationPlan) -> str:
     """sha256 of everything but the base model that a verdict depends on: the variants, the questions and the limits."""
     parts = plan.model_dump(
         include={"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
@@ -37,7 +37,7 @@ def judged_by(plan: EvaluationPlan) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def judged(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decision, TrackedRun] | None:
+def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decision, TrackedRun] | None:
     """The newest decision by this plan on the model with this digest, and its run in MLflow; None if there is none.
 
     A run in which a variant failed does not count. Raises PrerequisiteError when MLflow cannot be reached.
@@ -46,7 +46,7 @@ def judged(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decis
         experiment = client.get_experiment_by_name(experiment_name(model.source, plan.decided_limits.name))
         if not experiment:
             return None
-        matching = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{judged_by(plan)}'"
+        matching = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{verdict_key(plan)}'"
         for run in newest_runs(client, [experiment], matching):
             decision = read_artifact(client, run, DECISION, Decision, Path(scratch))
             if decision and not any(verdict.verdict == "failed" for verdict in decision.verdicts):
@@ -56,11 +56,13 @@ def judged(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decis
                 ids = {child.data.tags[VARIANT_TAG]: child.info.run_id for child in children}
                 if ids.keys() >= {verdict.variant for verdict in decision.verdicts}:
                     in_order = {verdict.variant: ids[verdict.variant] for verdict in decision.verdicts}
-                    return decision, where(tracking_uri, experiment, run.info.run_id, in_order)
+                    return decision, run_location(tracking_uri, experiment, run.info.run_id, in_order)
     return None
 
 
-def scored(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str, folder: Path) -> Scores | None:
+def find_baseline_scores(
+    weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str, folder: Path
+) -> Scores | None:
     """A baseline's newest scores for the same questions from a server with the same settings; None if there are none.
 
     `scored_in` of the scores names their run. The records of the scores, and those of the second pass if the plan has
@@ -82,7 +84,7 @@ def scored(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: 
             files = {local.records(stage).name: location for stage, location in stages.items()}
             complete = all(fetch_records(client, run, name, location, folder) for name, location in files.items())
             if complete and records_match(scores, folder):
-                link = where(tracking_uri, experiments[run.info.experiment_id], run.info.run_id, {}).link
+                link = run_location(tracking_uri, experiments[run.info.experiment_id], run.info.run_id, {}).link
                 return scores.model_copy(update={"scored_in": scores.scored_in or link})
     return None
 

@@ -22,7 +22,7 @@ def compare_page(tracking_uri: str, experiment_ids: Iterable[str], run_ids: Iter
     return f"{_address(tracking_uri)}#/compare-runs?runs={_json(run_ids)}&experiments={_json(experiment_ids)}&{_VIEW}"
 
 
-def opened(page: str) -> str:
+def full_address(page: str) -> str:
     """The page's full address; for a store that is a file, the one that the command of `open_command` serves."""
     return page if is_server(page) else HERE + page
 

@@ -34,7 +34,7 @@ class TrackedRun(Artifact):
         return self.page if is_server(self.tracking_uri) else f"run {self.run_id} of {self.tracking_uri}"
 
 
-def where(tracking_uri: str, experiment: "Experiment", run_id: str, children: dict[str, str]) -> TrackedRun:
+def run_location(tracking_uri: str, experiment: "Experiment", run_id: str, children: dict[str, str]) -> TrackedRun:
     """The location of a run in MLflow; `children` are MLflow's run ids of its variants."""
     experiment_id = experiment.experiment_id
     return TrackedRun(

@@ -16,7 +16,7 @@ from components.promote.promotion import rollback as roll_back
 from components.promote.registry import Registered, register
 from components.run.artifacts import Decision
 from components.run.results import RunResults
-from components.track.spool import at_hand, send
+from components.track.spool import local_results, send
 from components.tracking.facts import RunFacts
 from components.tracking.uris import shown_uri
 from pipelines import options
@@ -34,7 +34,7 @@ def track(
     tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [where it was to be recorded].")] = "",
 ) -> None:
     """Record a run in MLflow that it did not take when it ran; again it updates what is there."""
-    with at_hand(run) as results:
+    with local_results(run) as results:
         found = send(results, tracking_uri)
         at = RunFacts.read(results.facts.path).started_at
         registered = register(Decision.read(results.decision.path), found, tracking_uri or found.tracking_uri, at)
