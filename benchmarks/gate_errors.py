@@ -1,19 +1,19 @@
-"""How often the gate errs, and what it spends: simulated answers with a known truth, every method on the same draws.
+"""The gate's error rates and its cost in questions: simulated answers with a known truth, the same for every method.
 
     python benchmarks/gate_errors.py [--draws 2000] [--processes 2]
 
 A limit of 1.5 % relative to a baseline of 0.6, at 95 % confidence. Scenarios: the number of items, the share of
 discordant answers, whether items come in clusters whose drops differ (standard deviation 3 points; sizes as uneven as
-those of MMLU's subjects), and the truth: no drop, one at the limit, one of three times the limit. Printed of each:
+those of MMLU's subjects), and the truth: no drop, a drop at the limit, a drop of three times the limit. Columns:
 
-  false ship   how often the limit is held to be kept when the drop lies at it; promised: 5 % at most
-  ships        how often when there is no drop: the power
-  rejects      how often it is held to be broken at three times the limit
-  false reject how often when the drop lies at it; promised: 5 % at most
-  spent        the share of the items that the stopping form asks, in the order of the truths above
+  false ship   how often the variant ships when the drop is at the limit; promised: 5 % at most
+  ships        how often it ships without a drop: the power
+  rejects      how often it is rejected at three times the limit
+  false reject how often it is rejected when the drop is at the limit; promised: 5 % at most
+  spent        the share of the items that the stopping form needs, in the order of the truths above
 
-`evidence` is the gate's fixed form, `stopping` its form with looks, `point` the measured drop taken at its word,
-`z-test` the difference of two proportions with a normal approximation that ignores the pairing.
+`evidence` is the gate's fixed form, `stopping` its form with looks, `point` compares the measured drop with the limit,
+`z-test` compares two proportions with a normal approximation that ignores the pairing.
 """
 
 import argparse
@@ -56,9 +56,9 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method said of one draw: 1 kept, -1 broken, 0 neither; and the share of items asked."""
+    """One method's result for one draw: 1 ship, -1 reject, 0 neither; and the share of the items used."""
 
-    said: int
+    result: int
     spent: float = 1.0
 
 
@@ -69,7 +69,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     started = time.monotonic()
-    scenarios = [Scenario(*each) for each in product(ITEMS, DISCORDANT, (False, True)) if each[0] > TINY or not each[2]]
+    scenarios = [
+        Scenario(items, discordant, clustered)
+        for items, discordant, clustered in product(ITEMS, DISCORDANT, (False, True))
+        if items > TINY or not clustered
+    ]
     table = Table(
         "items", "discordant", "clusters", "method", "false ship", "ships", "rejects", "false reject", "spent"
     )
@@ -79,15 +83,15 @@ def main() -> None:
             scenarios, pool.map(simulate, scenarios, [arguments.draws] * len(scenarios)), strict=True
         ):
             for method in METHODS:
-                kept, broken, spent = rates[method]
-                worst[method] = max(worst[method], kept[1])
+                ships, rejects, spent = rates[method]
+                worst[method] = max(worst[method], ships[1])
                 table.add_row(
                     f"{scenario.items:,}",
                     f"{scenario.discordant:.0%}",
                     "yes" if scenario.clustered else "no",
                     method,
-                    *(f"{each:.1%}" for each in (kept[1], kept[0], broken[2], broken[1])),
-                    " ".join(f"{each:.0%}" for each in spent) if method == "stopping" else "",
+                    *(f"{rate:.1%}" for rate in (ships[1], ships[0], rejects[2], rejects[1])),
+                    " ".join(f"{share:.0%}" for share in spent) if method == "stopping" else "",
                     end_section=method == METHODS[-1],
                 )
     console = Console(width=120)
@@ -95,15 +99,15 @@ def main() -> None:
     error = (ALPHA * (1 - ALPHA) / arguments.draws) ** 0.5
     console.print("Highest false-ship rate: " + ", ".join(f"{method} {rate:.1%}" for method, rate in worst.items()))
     console.print(
-        f"{arguments.draws} draws each: a true 5 % is seen within ± {1.96 * error:.1%}, and the highest of so"
+        f"{arguments.draws} draws each: a true rate of 5 % is measured within ± {1.96 * error:.1%}. The highest of so"
     )
-    console.print(f"many rows lies above that now and then. {time.monotonic() - started:.0f} s")
+    console.print(f"many rows is sometimes above that. {time.monotonic() - started:.0f} s")
     console.print(families(arguments.draws))
 
 
 def simulate(scenario: Scenario, draws: int) -> dict[str, tuple[list[float], list[float], list[float]]]:
-    """For each method: the rates of "kept" and of "broken", and the mean share spent, for each truth."""
-    found: dict[str, tuple[list[float], list[float], list[float]]] = {method: ([], [], []) for method in METHODS}
+    """For each method: the rates of "ship" and of "reject", and the mean share spent, for each truth."""
+    rates: dict[str, tuple[list[float], list[float], list[float]]] = {method: ([], [], []) for method in METHODS}
     for truth in TRUTHS:
         source = np.random.default_rng([SEED, scenario.items, int(scenario.discordant * 100), scenario.clustered])
         outcomes: dict[str, list[Outcome]] = {method: [] for method in METHODS}
@@ -113,12 +117,12 @@ def simulate(scenario: Scenario, draws: int) -> dict[str, tuple[list[float], lis
             outcomes["stopping"].append(stopping(before, after, clusters))
             outcomes["point"].append(point(before, after))
             outcomes["z-test"].append(unpaired(before, after))
-        for method, said in outcomes.items():
-            kept, broken, spent = found[method]
-            kept.append(float(np.mean([each.said == 1 for each in said])))
-            broken.append(float(np.mean([each.said == -1 for each in said])))
-            spent.append(float(np.mean([each.spent for each in said])))
-    return found
+        for method, drawn in outcomes.items():
+            ships, rejects, spent = rates[method]
+            ships.append(float(np.mean([outcome.result == 1 for outcome in drawn])))
+            rejects.append(float(np.mean([outcome.result == -1 for outcome in drawn])))
+            spent.append(float(np.mean([outcome.spent for outcome in drawn])))
+    return rates
 
 
 def draw(
@@ -151,35 +155,35 @@ def fixed(
 
 
 def stopping(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None) -> Outcome:
-    """The same with looks, the first of which can only reject."""
+    """The form with looks, the first of which can only reject."""
     shares = look_shares(min(TINY, len(before)), len(before))
     for look, share in enumerate(shares, 1):
-        asked = round(share * len(before))
+        count = round(share * len(before))
         alpha = ALPHA * error_share(look, len(shares))
         tiny = look == 1 and len(shares) > 1
-        some = None if clusters is None else clusters[:asked]
-        found = fixed(before[:asked], after[:asked], some, 0.0 if tiny else alpha, alpha)
-        if found.said:
+        used = None if clusters is None else clusters[:count]
+        outcome = fixed(before[:count], after[:count], used, 0.0 if tiny else alpha, alpha)
+        if outcome.result:
             break
-    return Outcome(found.said, share)
+    return Outcome(outcome.result, share)
 
 
 def point(before: Numbers, after: Numbers) -> Outcome:
-    """The measured drop, taken at its word."""
+    """The measured drop, compared with the limit."""
     return Outcome(1 if before.sum() - after.sum() <= LIMIT * before.sum() else -1)
 
 
 def unpaired(before: Numbers, after: Numbers) -> Outcome:
-    """Two independent proportions, a normal approximation."""
-    one, other, items = before.mean(), after.mean(), len(before)
-    error = np.sqrt(((1 - LIMIT) ** 2 * one * (1 - one) + other * (1 - other)) / items)
-    z = ((1 - LIMIT) * one - other) / max(error, 1e-12)
+    """Two independent proportions, with a normal approximation."""
+    baseline, variant, items = before.mean(), after.mean(), len(before)
+    error = np.sqrt(((1 - LIMIT) ** 2 * baseline * (1 - baseline) + variant * (1 - variant)) / items)
+    z = ((1 - LIMIT) * baseline - variant) / max(error, 1e-12)
     return Outcome(int(z <= ndtri(ALPHA)) - int(z >= -ndtri(ALPHA)))
 
 
 def families(draws: int) -> Table:
-    """Runs of three variants of one baseline, so many of them at the limit: how often any of those is let through."""
-    table = Table("variants at the limit", "others", "any let through, by Holm", "uncorrected", title="Three variants")
+    """Runs of three variants of one baseline, some of them at the limit: how often any of those ships."""
+    table = Table("variants at the limit", "others", "any ships, by Holm", "uncorrected", title="Three variants")
     scenario = Scenario(1319, 0.1, clustered=False)
     for bad in (1, 2, 3):
         source = np.random.default_rng([SEED, bad])
@@ -188,8 +192,8 @@ def families(draws: int) -> Table:
             truths = [LIMIT] * bad + [-0.03] * (3 - bad)
             p = [margin.p_within([margin.pairs(*draw(scenario, truth, source))], RELATIVE, LIMIT) for truth in truths]
             divisors = holm_divisors(p, ALPHA)
-            corrected += any(p[each] <= ALPHA / divisors[each] for each in range(bad))
-            uncorrected += any(p[each] <= ALPHA for each in range(bad))
+            corrected += any(p[index] <= ALPHA / divisors[index] for index in range(bad))
+            uncorrected += any(p[index] <= ALPHA for index in range(bad))
         table.add_row(str(bad), f"{3 - bad} better by 3 %", f"{corrected / draws:.1%}", f"{uncorrected / draws:.1%}")
     return table
 

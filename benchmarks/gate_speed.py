@@ -1,10 +1,10 @@
-"""How long the gate takes to decide, and how much memory: variants with tasks as large as MMLU, each with its items.
+"""The gate's time and memory to decide on variants with tasks as large as MMLU.
 
     python benchmarks/gate_speed.py [--variants 3] [--tasks 10] [--items 14042]
 
-The answers lie in Parquet files as a run leaves them; "read" is from there to numbers, "decide" from numbers to the
-decision matrix with bounds, flips and divergence of every task. Scores are 0 or 1; with --fractional they are not, as
-those of TruthfulQA's mc2, and take longer.
+The answers are in Parquet files like those of a run. "read" loads them as numbers; "decide" computes the decision
+matrix with bounds, flips and divergence of every task. Scores are 0 or 1. With --fractional they are between,
+like those of TruthfulQA's mc2, which takes longer.
 """
 
 import argparse
@@ -44,7 +44,9 @@ def main() -> None:
         files = {}
         for name in names:
             files[name] = Path(folder) / f"{name}.parquet"
-            drawing = Process(target=write, args=(name, arguments, files[name]))  # its memory goes with it
+            drawing = Process(
+                target=write, args=(name, arguments, files[name])
+            )  # a process, so that its memory is freed
             drawing.start()
             drawing.join()
         before = peak_mb()
@@ -56,33 +58,33 @@ def main() -> None:
         model = Model(source="drawn", digest="d", uri="", size_bytes=0)
         decision = decide(model, "drawn", use_case_named("general-chat"), weights, scores, answers)
         decide_s = time.perf_counter() - started
-    shown = Table("variants", "tasks", "items", "read", "decide", "both", "peak before", "peak")
+    results = Table("variants", "tasks", "items", "read", "decide", "both", "peak before", "peak")
     counts = (str(len(names) - 1), str(arguments.tasks), f"{arguments.items:,}")
-    times = (f"{each:.2f} s" for each in (read_s, decide_s, read_s + decide_s))
-    shown.add_row(*counts, *times, f"{before:.0f} MB", f"{peak_mb():.0f} MB")
+    times = (f"{seconds:.2f} s" for seconds in (read_s, decide_s, read_s + decide_s))
+    results.add_row(*counts, *times, f"{before:.0f} MB", f"{peak_mb():.0f} MB")
     console = Console(width=110)
-    console.print(shown)
+    console.print(results)
     for row in decision.verdicts:
         console.print(f"{row.variant}: {row.verdict}")
 
 
 def write(variant: str, arguments: argparse.Namespace, file: Path) -> None:
-    """Leave one variant's records in the file."""
+    """Write one variant's records into the file."""
     pyarrow.parquet.write_table(table(variant, arguments), file)
 
 
 def table(variant: str, arguments: argparse.Namespace) -> pyarrow.Table:
-    """One variant's records: the baseline's answers, a tenth of them drawn anew."""
-    found = []
+    """One variant's records: the baseline's answers, a tenth of them drawn again."""
+    tables = []
     for task in range(arguments.tasks):
         source = np.random.default_rng([SEED, task])
         own = np.random.default_rng([SEED, task, *variant.encode()])
-        again = own.random(arguments.items) < 0.1 * (variant != BASELINE)
-        scores = np.where(again, own.random(arguments.items), source.random(arguments.items))
+        redrawn = own.random(arguments.items) < 0.1 * (variant != BASELINE)
+        scores = np.where(redrawn, own.random(arguments.items), source.random(arguments.items))
         logliks = source.normal(-20, 3, arguments.items * CHOICES) + own.normal(0, 0.1, arguments.items * CHOICES)
         offsets = np.arange(arguments.items + 1, dtype=np.int32) * CHOICES
         hashes = [f"{task:032d}{item:032d}" for item in range(arguments.items)]
-        found.append(
+        tables.append(
             pyarrow.table(
                 {
                     "variant": [variant] * arguments.items,
@@ -97,7 +99,7 @@ def table(variant: str, arguments: argparse.Namespace) -> pyarrow.Table:
                 }
             )
         )
-    return pyarrow.concat_tables(found)
+    return pyarrow.concat_tables(tables)
 
 
 def scores_of(variant: str, answers: dict[str, Any]) -> Scores:
@@ -106,20 +108,20 @@ def scores_of(variant: str, answers: dict[str, Any]) -> Scores:
         TaskScore(
             task=task,
             metric="acc",
-            score=float(each.scores.mean()),
+            score=float(answered.scores.mean()),
             stderr=0.0,
-            items=each.items,
+            items=answered.items,
             shots=0,
             chance=0.25,
             version="1",
         )
-        for task, each in answers.items()
+        for task, answered in answers.items()
     )
     return Scores(variant=variant, suite="drawn", stage="full", tasks=tasks, records="drawn", rows_source="drawn")
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had."""
+    """This process's peak memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,10 +1,10 @@
-"""The answer ledger's speed: answers read and written a second, on questions as long as few-shot prompts are.
+"""The answer ledger's speed: answers read and written a second, for questions as long as few-shot prompts.
 
     python benchmarks/ledger_speed.py [--questions 50000] [--tokens 300] [--choices 4]
 
-Reading is everything that stands between lm-eval's token ids and the answer: hashing the keys, the query, the seals.
-Writing commits each answer by itself, as an evaluation does; its share of an evaluation follows from how many answers
-a server gives a second.
+Reading is everything between lm-eval's token ids and the answer: hashing the keys, the query, the checksums. Writing
+commits each answer by itself, as an evaluation does; its share of an evaluation depends on the server's answers a
+second.
 """
 
 import argparse
@@ -39,45 +39,45 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--choices", type=int, default=4)
     arguments = parser.parse_args()
-    questions = made_up(arguments.questions, arguments.tokens, arguments.choices)
+    questions = random_questions(arguments.questions, arguments.tokens, arguments.choices)
     answer = pack(Loglik(-1.5, False))
     table = Table("what", "answers", "answers/s", "µs each")
     with tempfile.TemporaryDirectory() as folder:
         with closing(Ledger(Path(folder) / "ledger.sqlite", "a model")) as ledger:
             keys = question_keys(questions)
-            few = keys[:2000]
-            writing = median(lambda: write_each(ledger, few, answer)) / len(few)
+            written = keys[:2000]
+            writing_s = median(lambda: write_each(ledger, written, answer)) / len(written)
             ledger.put((key, answer) for key in keys)
         with closing(Ledger(Path(folder) / "ledger.sqlite", "a model")) as ledger:
-            reading = median(lambda: read(ledger, questions)) / len(questions)
-    table.add_row("write, one commit each", str(len(few)), f"{1 / writing:,.0f}", f"{writing * 1e6:.0f}")
-    table.add_row("read", str(len(questions)), f"{1 / reading:,.0f}", f"{reading * 1e6:.0f}")
+            reading_s = median(lambda: read(ledger, questions)) / len(questions)
+    table.add_row("write, one commit each", str(len(written)), f"{1 / writing_s:,.0f}", f"{writing_s * 1e6:.0f}")
+    table.add_row("read", str(len(questions)), f"{1 / reading_s:,.0f}", f"{reading_s * 1e6:.0f}")
     console = Console()
     console.print(table)
     for rate in ANSWERS_PER_S:
-        console.print(f"Where a server gives {rate} answers/s, writing takes {writing * rate:.2%} of the evaluation.")
+        console.print(f"With a server of {rate} answers/s, writing takes {writing_s * rate:.2%} of the evaluation.")
 
 
-def made_up(count: int, tokens: int, choices: int) -> list[Question]:
-    """Questions of random token ids, so many choices to a context."""
+def random_questions(count: int, tokens: int, choices: int) -> list[Question]:
+    """Questions of random token ids; each context has `choices` of them."""
     source = random.Random(0)
-    found = []
+    questions = []
     for _ in range(count // choices):
         context = tuple(source.choices(range(50_000), k=tokens))
-        found += [Question((*context, *source.choices(range(50_000), k=5)), tokens) for _ in range(choices)]
-    return found
+        questions += [Question((*context, *source.choices(range(50_000), k=5)), tokens) for _ in range(choices)]
+    return questions
 
 
 def read(ledger: Ledger, questions: list[Question]) -> None:
     """Every question's answer, as the endpoint looks it up."""
     keys = question_keys(questions)
-    kept = ledger.get(keys)
-    answers = [unpack(kept[key]) for key in keys]
+    packed = ledger.get(keys)
+    answers = [unpack(packed[key]) for key in keys]
     assert len(answers) == len(questions)
 
 
 def median(work: Callable[[], object]) -> float:
-    """Seconds that the work takes, the median of the rounds."""
+    """The median of the rounds' seconds."""
     seconds = []
     for _ in range(ROUNDS):
         began = time.monotonic()

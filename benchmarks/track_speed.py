@@ -1,11 +1,12 @@
-"""How long MLflow takes to record a run: 4 variants, 10 tasks, with everything that the track step gives it.
+"""The time that MLflow takes to record a run: 4 variants, 10 tasks, and all files of the track step.
 
     python -m benchmarks.track_speed [--items 1000] [--rounds 3]
 
 Each variant has the records of its answers (Parquet), its data sets and a table of a few hundred flips; the run has the
-report. The servers are MLflow's own on this machine: on a SQLite file and a folder, and, where PostgreSQL is installed,
-on it and a SeaweedFS. One recording goes before, through a proxy that counts its requests; then the median of the
-rounds. Last the step in a process of its own, as a pipeline runs it, importing MLflow included.
+report. The servers are MLflow servers on this machine: one on a SQLite file and a folder and, if PostgreSQL is
+installed, one on PostgreSQL and SeaweedFS. A first recording goes through a proxy that counts its requests. The seconds
+are medians of the rounds. The last column runs the step in a process of its own, as a pipeline does, including the
+import of MLflow.
 """
 
 import argparse
@@ -41,7 +42,7 @@ TASKS = tuple(f"task_{number}" for number in range(10))
 VARIANTS = ("bf16", "int8", "int4-g128", "int4-g64")
 WORDS = ("which", "of", "these", "is", "what", "a", "person", "would", "say", "after", "that", "question")
 FLIPPED = 0.03
-"""Of the answers: a few hundred."""
+"""The share of flipped answers: a few hundred of them."""
 LIMIT_S = 5.0
 STEP = "import sys; from components.track.step import track; track(*sys.argv[1:])"
 
@@ -51,58 +52,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=1000, help="of each task")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     table = Table("server", "requests", "recording, s", "again, s", "process of its own, s")
     with contextlib.ExitStack() as stack:
         results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        size = make_results(results, asked.items)
+        size = make_results(results, options.items)
         for name, server in servers(stack, results):
-            table.add_row(name, *measured(results, server, asked.rounds))
+            table.add_row(name, *measured(results, server, options.rounds))
     console = Console()
     console.print(table)
-    console.print(f"4 variants, {len(TASKS)} tasks of {asked.items:,} items, {size / 1e6:.1f} MB of files a run.")
+    console.print(f"4 variants, {len(TASKS)} tasks of {options.items:,} items, {size / 1e6:.1f} MB of files a run.")
 
 
 def servers(stack: contextlib.ExitStack, folder: Path) -> list[tuple[str, str]]:
-    """The name and the address of each, kept running by the stack."""
+    """The name and the address of each server; the stack stops them."""
     address = stack.enter_context(running_mlflow(f"sqlite:///{folder}/server.db", f"{folder}/files"))
-    found = [("SQLite, folder", address)]
+    servers = [("SQLite, folder", address)]
     binaries, weed = postgres_binaries(), weed_binary()
     if binaries and weed:
         database, bucket = stack.enter_context(running_postgres(binaries)), stack.enter_context(running_server(weed))
         mlflow = running_mlflow(database, f"s3://{bucket.bucket}/mlflow", bucket.environment())
-        found.append(("PostgreSQL, S3", stack.enter_context(mlflow)))
-    return found
+        servers.append(("PostgreSQL, S3", stack.enter_context(mlflow)))
+    return servers
 
 
 def measured(results: Path, server: str, rounds: int) -> tuple[str, str, str, str]:
-    """The row: requests, and seconds."""
+    """A row of the table: requests, and seconds."""
     with Proxy(server) as proxy, quiet():
         track_step.track(*arguments(results, uuid.uuid4().hex, proxy.address))
-    first, again, apart = [], [], []
+    first_s, again_s, process_s = [], [], []
     for _ in range(rounds):
         step = partial(track_step.track, *arguments(results, uuid.uuid4().hex, server))
         with quiet():
-            first.append(seconds(step))
-            again.append(seconds(step))
+            first_s.append(seconds(step))
+            again_s.append(seconds(step))
         command = [sys.executable, "-c", STEP, *arguments(results, uuid.uuid4().hex, server)]
-        apart.append(seconds(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)))
-    recording = statistics.median(first)
-    told = f"{recording:.2f}" + ("" if recording < LIMIT_S else f", over {LIMIT_S:.0f}")
-    return str(len(proxy.requests)), told, f"{statistics.median(again):.2f}", f"{statistics.median(apart):.2f}"
+        process_s.append(seconds(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)))
+    recording_s = statistics.median(first_s)
+    shown = f"{recording_s:.2f}" + ("" if recording_s < LIMIT_S else f", over {LIMIT_S:.0f}")
+    return str(len(proxy.requests)), shown, f"{statistics.median(again_s):.2f}", f"{statistics.median(process_s):.2f}"
 
 
 def make_results(results: Path, items: int) -> int:
-    """What the steps before `track` leave in the results' folder; bytes of the files that a run keeps."""
+    """Write the results of the steps before `track`; returns the bytes of the files that MLflow gets."""
     source = random.Random(0)
-    asked = {task: made_up_records(source, task, items) for task in TASKS}
-    baseline = [record for task in TASKS for record in asked[task]]
+    baseline = [record for task in TASKS for record in random_records(source, task, items)]
     files = []
     for variant in VARIANTS:
         folder = results / "variants" / variant
         folder.mkdir(parents=True)
-        answered = baseline if variant == VARIANTS[0] else [changed(source, each, variant) for each in baseline]
+        answered = baseline if variant == VARIANTS[0] else [changed(source, record, variant) for record in baseline]
         records.write(answered, folder / "full.parquet")
         files.append(folder / "full.parquet")
         if variant != VARIANTS[0]:
@@ -110,12 +110,12 @@ def make_results(results: Path, items: int) -> int:
                 json.dumps(flipped_items.columns(flipped_items.flips(baseline, answered)))
             )
             files.append(folder / "flips.json")
-    decision = made_up_decision(results, items)
+    decision = random_decision(results, items)
     decision.write(results / "decision.json")
-    return sum(each.stat().st_size for each in (*files, *write_report(decision, results, run="run", engine="vLLM")))
+    return sum(file.stat().st_size for file in (*files, *write_report(decision, results, run="run", engine="vLLM")))
 
 
-def made_up_records(source: random.Random, task: str, items: int) -> list[records.Record]:
+def random_records(source: random.Random, task: str, items: int) -> list[records.Record]:
     """The baseline's records of a task: four choices, a question of fifty words."""
     return [
         records.Record(
@@ -140,39 +140,39 @@ def made_up_records(source: random.Random, task: str, items: int) -> list[record
 
 
 def changed(source: random.Random, record: records.Record, variant: str) -> records.Record:
-    """What the variant answered: other log-likelihoods, and now and then another score."""
+    """The variant's record: other log-likelihoods, and sometimes another score."""
     score = 1 - (record.score or 0.0) if source.random() < FLIPPED else record.score
-    logliks = [each + source.gauss(0, 0.1) for each in record.logliks]
+    logliks = [loglik + source.gauss(0, 0.1) for loglik in record.logliks]
     return dataclasses.replace(record, variant=variant, score=score, logliks=logliks)
 
 
-def made_up_decision(results: Path, items: int) -> Decision:
+def random_decision(results: Path, items: int) -> Decision:
     """The gate's decision with the evidence of every task."""
     decision = make_decision({name: dict.fromkeys(TASKS, 0.6) for name in VARIANTS}, failed="")
     limit = {"kind": "drop", "estimate": 0.0, "lower": -0.01, "upper": 0.01, "outcome": "passed"}
-    limits = tuple(LimitEvidence(what=each, limit=0.05, **limit) for each in ("average", *TASKS))
+    limits = tuple(LimitEvidence(what=what, limit=0.05, **limit) for what in ("average", *TASKS))
     bounds = {"flip_rate": 0.03, "flip_rate_lower": 0.02, "flip_rate_upper": 0.04, "mcnemar_p": 0.5, "kl": 0.01}
     counts = {"items": items, "informative": True, "lost": 15, "gained": 15, "drop_lower": -0.01, "drop_upper": 0.01}
-    tasks = tuple(TaskEvidence(task=each, **counts, **bounds) for each in TASKS)
+    tasks = tuple(TaskEvidence(task=task, **counts, **bounds) for task in TASKS)
     rows = "; ".join(f"{task}: a hub, sha256 {number:032x}" for number, task in enumerate(TASKS))
     return decision.model_copy(
         update={
             "verdicts": tuple(
-                each if each.verdict == "reference" else each.model_copy(update={"limits": limits, "tasks": tasks})
-                for each in decision.verdicts
+                row if row.verdict == "reference" else row.model_copy(update={"limits": limits, "tasks": tasks})
+                for row in decision.verdicts
             ),
             "scores": tuple(
-                each.model_copy(
-                    update={"rows_source": rows, "records": str(results / "variants" / each.variant / "full.parquet")}
+                scores.model_copy(
+                    update={"rows_source": rows, "records": str(results / "variants" / scores.variant / "full.parquet")}
                 )
-                for each in decision.scores
+                for scores in decision.scores
             ),
         }
     )
 
 
 def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
-    """Those of the step `track`."""
+    """The arguments of the step `track`."""
     decision, page, text, tracked = (
         str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
     )
@@ -180,7 +180,7 @@ def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, s
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long the work takes."""
+    """The seconds that the work takes."""
     began = time.monotonic()
     work()
     return time.monotonic() - began
@@ -188,7 +188,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what a step says on the standard output."""
+    """Discard a step's standard output."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

@@ -19,7 +19,7 @@ def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
     """The server's scores; raises PrerequisiteError with the reason when the evaluation fails."""
     from components.evaluate.evaluation import evaluate
     from components.evaluate.ledger import Ledger, ledger_file
-    from components.execute.scores import scored
+    from components.execute.scores import score_programs
 
     questions, records = selection.questions_of(plan), VariantResults(plan.results).records(FULL).path
     with closing(Ledger(ledger_file(), server.identity)) if plan.ledger else nullcontext() as ledger:
@@ -27,7 +27,7 @@ def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
     if scores.failure:
         raise PrerequisiteError(scores.failure)
     if questions.suite.programs:
-        scores = scored(scores, questions.suite, records, step, chat_template=plan.chat_template)
+        scores = score_programs(scores, questions.suite, records, step, chat_template=plan.chat_template)
     return estimates.estimated(scores, plan, records)
 
 

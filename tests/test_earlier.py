@@ -22,7 +22,7 @@ from components.run.artifacts import Decision, Model, Scores, Server, Weights
 from components.run.plan import EvaluationPlan
 from components.track import step as track_step
 from components.track.mlflow_writer import track
-from components.tracking.earlier import judged, judged_by, scored
+from components.tracking.earlier import find_baseline_scores, find_decision, verdict_key
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tracked_run import TrackedRun
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
@@ -69,7 +69,7 @@ def earlier(tmp_path: Path, local: str) -> Callable[..., TrackedRun]:
 
     def one(run_id: str = "run-1", failed: bool = False, **changes: Any) -> TrackedRun:
         plan = plan_of(tmp_path, **changes)
-        facts = RunFacts(run_id=run_id, name=run_id, judged_by=judged_by(plan))
+        facts = RunFacts(run_id=run_id, name=run_id, judged_by=verdict_key(plan))
         return track(decided(tmp_path / run_id, plan, failed), facts, RunFiles(), local)
 
     return one
@@ -79,7 +79,7 @@ def test_the_scores_of_the_same_baseline_are_found_with_their_records(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     tracked = earlier()
-    found = scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    found = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
     assert found is not None
     assert found.by_task() == {"arc": 0.603}
     assert tracked.children["bf16"] in found.scored_in
@@ -104,14 +104,14 @@ def test_scores_of_anything_else_are_not_taken(
     made: Weights, asked: str, server: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    assert scored(made, plan_of(tmp_path, asked=asked), server, local, tmp_path) is None
+    assert find_baseline_scores(made, plan_of(tmp_path, asked=asked), server, local, tmp_path) is None
 
 
 def test_scores_without_the_second_pass_that_is_wished_are_not_taken(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    assert scored(weights(), plan_of(tmp_path, noise_floor=True), SERVER, local, tmp_path) is None
+    assert find_baseline_scores(weights(), plan_of(tmp_path, noise_floor=True), SERVER, local, tmp_path) is None
 
 
 @pytest.mark.parametrize("damage", ["other answers", "half a file", "no file"])
@@ -126,7 +126,7 @@ def test_scores_whose_records_are_not_those_that_were_scored_are_not_taken(
         kept.write_bytes(kept.read_bytes()[:200])
     else:
         kept.unlink()
-    assert scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path) is None
+    assert find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path) is None
 
 
 def is_baselines(records: Path) -> bool:
@@ -137,7 +137,7 @@ def test_scores_taken_twice_name_the_run_that_asked(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    found = scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    found = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
     assert found is not None
     decision = decided(tmp_path / "second", plan_of(tmp_path))
     handed = found.model_copy(update={"records": decision.scores[0].records})
@@ -146,7 +146,7 @@ def test_scores_taken_twice_name_the_run_that_asked(
     kept = MlflowClient(local).get_run(tracked.children["bf16"]).data
     assert "evaluate_s" not in kept.metrics, "nothing was asked in that run"
     assert kept.tags["scored_in"] == found.scored_in
-    again = scored(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    again = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
     assert again is not None
     assert again.scored_in == found.scored_in
 
@@ -220,7 +220,7 @@ def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) 
     policy = "name: Bob's\nmax_average_drop: 1 %\n"
     plan, limits = plan_of(tmp_path, policy=policy), chosen("general-chat", policy)
     decision = decided(tmp_path / "run-1", plan).model_copy(update={"limits": limits, "policy_text": policy})
-    facts = RunFacts(run_id="run-1", name="run-1", judged_by=judged_by(plan))
+    facts = RunFacts(run_id="run-1", name="run-1", judged_by=verdict_key(plan))
     tracked = track(decision, facts, RunFiles(), local)
     assert earlier_verdict.with_earlier_verdict(MODEL, plan, local).judged_in == tracked.link
 
@@ -249,12 +249,12 @@ def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier(failed=True)
-    assert judged(MODEL, plan_of(tmp_path), local) is None
+    assert find_decision(MODEL, plan_of(tmp_path), local) is None
     tracked = earlier("run-2")
-    assert judged(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), local) is None
-    found = judged(MODEL, plan_of(tmp_path), local)
+    assert find_decision(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), local) is None
+    found = find_decision(MODEL, plan_of(tmp_path), local)
     assert found is not None
     assert found[1] == tracked
     for kept in (tmp_path / "my results").rglob("artifacts/decision.json"):
         kept.write_text("{", encoding="utf-8")
-    assert judged(MODEL, plan_of(tmp_path), local) is None
+    assert find_decision(MODEL, plan_of(tmp_path), local) is None

@@ -15,7 +15,7 @@ from components.kubernetes.cluster_client import ClusterClient as Api
 from components.kubernetes.owner import reference
 from components.sandbox import job
 from components.sandbox.containment import Containment, Limits, Outcome
-from components.sandbox.pod_outcomes import heard
+from components.sandbox.pod_outcomes import outcomes_in
 from components.sandbox.programs import check_sandbox, run_programs
 from components.servers import kserve
 from components.servers.cluster_settings import KSERVE, ServingSettings
@@ -129,7 +129,7 @@ def test_more_programs_than_a_config_map_holds_run_one_job_after_the_other(
     assert outcomes == [PASSED] * 4
     assert told == [0, 1, 2, 3]
     assert cluster.counted()["create jobs"] >= 2
-    with pytest.raises(PrerequisiteError, match="is more than a ConfigMap can hold"):
+    with pytest.raises(PrerequisiteError, match="is larger than a ConfigMap can be"):
         run_programs([os.urandom(10_000).hex()], limits=LIMITS)
 
 
@@ -191,11 +191,11 @@ def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: No
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (['{"program": 0, "passed": true, "reason": ""}', '{"program": 1, "pas'], "lacks how 1 of them ended"),
-        (['{"program": 7, "passed": true, "reason": ""}'], "told what cannot be"),
+        (['{"program": 0, "passed": true, "reason": ""}', '{"program": 1, "pas'], "lacks the outcomes of 1"),
+        (['{"program": 7, "passed": true, "reason": ""}'], "contains an invalid outcome"),
         (
             ['{"program": 0, "passed": false, "reason": "x"}', '{"program": 0, "passed": true, "reason": ""}'],
-            "told what cannot be",
+            "contains an invalid outcome",
         ),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node
 
 def test_other_lines_of_the_log_are_not_heard() -> None:
     lines = ["Warning: slow", "[]", '{"a": 1}', '{"program": 1, "passed": false, "reason": "KeyError"}', "{"]
-    assert heard(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
+    assert outcomes_in(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
 
 
 def test_what_an_earlier_attempt_left_is_removed_first(cluster: Cluster, node: Node) -> None:

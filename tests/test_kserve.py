@@ -295,7 +295,7 @@ def test_a_name_that_another_one_has_is_left_alone(cluster: Cluster, deployed: D
         (
             "leases",
             LEASES,
-            "was removed while it was needed: its lease was not renewed in time, or somebody deleted it",
+            "was removed while it was in use: its lease was not renewed in time, or somebody deleted it",
         ),
     ],
 )

@@ -110,5 +110,5 @@ def test_a_refusal_fails_the_job_with_what_mlflow_said(users: Users) -> None:
 def test_the_runs_never_get_the_administrator_s_account(users: Users) -> None:
     done = run(users, MLFLOW_TRACKING_USERNAME="admin")
     assert done.returncode == 1
-    assert "a name of its own" in done.stderr
+    assert "Set another user name" in done.stderr
     assert not users.passwords

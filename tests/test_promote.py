@@ -316,7 +316,7 @@ def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys
     promote_step.promote(
         places["decision"], places["tracked"], str(tmp_path), "http://127.0.0.1:9", places["promoted"], move=True
     )
-    assert f"To do it later: quantgate track {tmp_path}" in capsys.readouterr().out
+    assert f"To register it later: quantgate track {tmp_path}" in capsys.readouterr().out
     assert Registered.read(places["promoted"]).candidate == ""
 
 

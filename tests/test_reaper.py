@@ -148,7 +148,7 @@ def test_a_step_whose_server_is_gone_says_so_before_its_work(
     server = deployed()
     kserve.undeploy("int8", RESULTS, settings)
     with (
-        pytest.raises(ServerGoneError, match="was removed while it was needed"),
+        pytest.raises(ServerGoneError, match="was removed while it was in use"),
         kserve.kept_alive(server, RESULTS, settings),
     ):
         pytest.fail("there is no server to work with")
@@ -172,7 +172,7 @@ def test_a_step_whose_server_goes_fails_with_that_reason(
         raise ConnectionError("the server does not answer")
 
     cluster.faults = faults
-    with pytest.raises(ServerGoneError, match="was removed while it was needed") as caught:  # noqa: SIM117
+    with pytest.raises(ServerGoneError, match="was removed while it was in use") as caught:  # noqa: SIM117
         with kserve.kept_alive(server, RESULTS, settings):
             work()
     assert isinstance(caught.value.__context__, ConnectionError)

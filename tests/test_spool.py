@@ -14,7 +14,7 @@ from components.run.results import RunResults
 from components.storage.location import open_store
 from components.track import step as track_step
 from components.track.mlflow_writer import track
-from components.track.spool import send, spooled
+from components.track.spool import send, spooled_run
 from components.tracking.connect import HOSTS
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
@@ -62,7 +62,7 @@ def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
 
 
 def test_a_folder_without_a_decided_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PrerequisiteError, match="holds no run that came to its decision"):
+    with pytest.raises(PrerequisiteError, match="contains no run with a decision"):
         send(RunResults(str(tmp_path)))
 
 
@@ -79,12 +79,12 @@ def test_a_server_outside_the_allow_list_is_refused_before_anything_is_sent(
 
 def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
-    told = spooled(decision, "http://me:secret@127.0.0.1:9", "It is down.")
+    told = spooled_run(decision, "http://me:secret@127.0.0.1:9", "It is down.")
     assert "secret" not in told.model_dump_json()
     told.write(tmp_path / "tracked.json")
     decision.write(tmp_path / "decision.json")
     FACTS.write(tmp_path / "facts.json")
-    with pytest.raises(PrerequisiteError, match="its password is kept nowhere. Give the address with --tracking-uri"):
+    with pytest.raises(PrerequisiteError, match="whose password is not stored. Give the address with --tracking-uri"):
         send(RunResults(str(tmp_path)))
 
 
@@ -115,5 +115,5 @@ def test_a_notebook_shows_what_to_do_and_no_traceback(capsys: pytest.CaptureFixt
     told += "send(RunResults('none'))"
     InteractiveShell().run_cell(told)  # type: ignore[no-untyped-call]
     shown = capsys.readouterr().out
-    assert "quantgate: none holds no run that came to its decision" in shown
+    assert "quantgate: none contains no run with a decision" in shown
     assert "Traceback" not in shown

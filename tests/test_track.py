@@ -311,7 +311,7 @@ def test_artifacts_that_cannot_be_stored_are_a_prerequisite_error(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     MlflowClient(local).create_experiment("quantgate/hf:org/model/general-chat", "s3://bucket/prefix")
-    with pytest.raises(PrerequisiteError, match="did not take the run: Unable to locate credentials"):
+    with pytest.raises(PrerequisiteError, match="did not record the run: Unable to locate credentials"):
         track(make_decision(tmp_path), FACTS, RunFiles(), local)
 
 

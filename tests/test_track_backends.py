@@ -159,9 +159,7 @@ def test_a_database_without_a_server_is_refused_as_it_keeps_no_files(
     postgres: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        PrerequisiteError, match=f"keeps no files: MLflow would leave the run's under {tmp_path}/mlruns"
-    ):
+    with pytest.raises(PrerequisiteError, match=f"stores no files: MLflow would write the run's to {tmp_path}/mlruns"):
         tracked(tmp_path, postgres, model)
     assert not (tmp_path / "mlruns").exists()
 

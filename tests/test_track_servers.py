@@ -88,8 +88,8 @@ def answering(status: int, body: str = "", location: str = "") -> Iterator[int]:
     ("status", "body", "words"),
     [
         (404, "", "cannot be reached at"),
-        (401, "who are you", "does not let this run in: .*who are you"),
-        (403, "not you", "does not let this run in: .*not you"),
+        (401, "who are you", "denies access to this run: .*who are you"),
+        (403, "not you", "denies access to this run: .*not you"),
         (200, "<html>A wiki.</html>", "cannot be reached at .*A wiki"),
         (200, "<html>" + "A wiki. " * 1000, r"A wiki\. A .* …\n"),
     ],
@@ -144,7 +144,7 @@ def test_a_server_keeps_versions_aliases_and_what_they_rest_on(mlflow_server: st
 
 USERNAME, PASSWORD, TOKEN = (f"MLFLOW_TRACKING_{each}" for each in ("USERNAME", "PASSWORD", "TOKEN"))
 SERVER_CERTIFICATE, CLIENT_CERTIFICATE = (f"MLFLOW_TRACKING_{each}_CERT_PATH" for each in ("SERVER", "CLIENT"))
-NOT_LET_IN = f"does not let this run in.*\nSet {USERNAME} and {PASSWORD}, or {TOKEN}"
+NOT_LET_IN = f"denies access to this run.*\nSet {USERNAME} and {PASSWORD}, or {TOKEN}"
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +207,7 @@ def test_mlflows_own_login_lets_in_who_knows_the_password(tmp_path: Path, monkey
 
 def test_a_token_with_a_line_break_is_told_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "right\n")
-    with Proxy(NOBODY) as proxy, pytest.raises(PrerequisiteError, match=f"{TOKEN} holds .* a line break") as refusal:
+    with Proxy(NOBODY) as proxy, pytest.raises(PrerequisiteError, match=f"{TOKEN} contains .* a line break") as refusal:
         recorded(tmp_path, proxy.address)
     assert proxy.connections == 0
     assert "right" not in str(refusal.value)

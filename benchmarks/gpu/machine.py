@@ -1,4 +1,4 @@
-"""The machine: what it is, and how busy its GPU is while something runs."""
+"""The machine: its description, and its GPU's memory and utilization while something runs."""
 
 import importlib.metadata
 import platform
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "transformers", "llmcompressor", "compressed-tensors", "lm-
 
 @dataclass
 class Watch:
-    """What was seen of the GPU."""
+    """The GPU's measurements."""
 
     base_bytes: int = 0
     peak_bytes: int = 0
@@ -28,7 +28,7 @@ class Watch:
 
     @property
     def gigabytes(self) -> str:
-        """The most memory in use above what was in use before; `–` without a GPU."""
+        """The peak memory above the memory in use at the start; `–` without a GPU."""
         return f"{(self.peak_bytes - self.base_bytes) / 1e9:.1f}" if self.peak_bytes else "–"
 
     @property
@@ -38,7 +38,7 @@ class Watch:
 
 
 def nvml() -> ModuleType | None:
-    """NVIDIA's management library, initialized; None where there is no GPU."""
+    """NVIDIA's management library, initialized; None without a GPU."""
     try:
         import pynvml
     except ImportError:
@@ -52,7 +52,7 @@ def nvml() -> ModuleType | None:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Look at the first GPU's memory and utilization for the time of the block."""
+    """Measure the first GPU's memory and utilization during the block."""
     watch, library = Watch(), nvml()
     if library is None:
         yield watch
@@ -61,12 +61,12 @@ def watched() -> Iterator[Watch]:
     watch.base_bytes = watch.peak_bytes = library.nvmlDeviceGetMemoryInfo(gpu).used
     ended = threading.Event()
 
-    def look() -> None:
+    def measure() -> None:
         while not ended.wait(POLL_S):
             watch.peak_bytes = max(watch.peak_bytes, library.nvmlDeviceGetMemoryInfo(gpu).used)
             watch.busy.append(float(library.nvmlDeviceGetUtilizationRates(gpu).gpu))
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=measure, daemon=True)
     thread.start()
     try:
         yield watch
@@ -76,7 +76,7 @@ def watched() -> Iterator[Watch]:
 
 
 def describe(folder: Path, serving_python: Path) -> None:
-    """Save what the machine is: date, GPU, driver, versions, command."""
+    """Save the machine's description: date, GPU, driver, versions, command."""
     table = Table(folder, "machine", "Machine", ("what", "value"))
     table.add("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     table.add("command", " ".join(["python", "-m", "benchmarks.gpu.run", *sys.argv[1:]]))
@@ -95,7 +95,7 @@ def describe(folder: Path, serving_python: Path) -> None:
 
 
 def gpu_line() -> str:
-    """What nvidia-smi says of the GPUs."""
+    """nvidia-smi's line for each GPU; `none` without one."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or "none"
@@ -111,7 +111,7 @@ def cpus() -> set[int]:
 
 
 def version_of(package: str) -> str:
-    """The installed version; "" where it is not installed."""
+    """The installed version; empty if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

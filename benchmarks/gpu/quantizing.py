@@ -1,7 +1,7 @@
-"""(a) llm-compressor on the GPU: seconds and peak GPU memory of each variant, beside the bare llm-compressor script.
+"""(a) llm-compressor on the GPU: seconds and peak GPU memory of each variant, and of a bare llm-compressor script.
 
-The program is the one that the step `quantize` runs; the seconds are those of the whole process, from its start to
-the checkpoint on the disk. The bare script makes int4-g64 only.
+The program is that of the step `quantize`; the seconds are those of the whole process, from its start to the checkpoint
+on the disk. The bare script quantizes to int4-g64 only.
 """
 
 import os
@@ -20,7 +20,7 @@ from components.models.variants import BASELINE
 from components.quantize.check import check_compressed
 
 LAYER_KINDS = 7
-"""Linear layers of a Llama's block."""
+"""Linear layers in a block of Llama."""
 SAMPLES, TOKENS = 32, 256
 REHEARSED_SAMPLES, REHEARSED_TOKENS = 4, 32
 FP8_SCRIPT = """
@@ -68,7 +68,7 @@ def main() -> None:
 def quantize(
     chosen: Setting, model: Path, variant: str, program: str, out: Path, layers: int
 ) -> tuple[str, str, str, str]:
-    """Seconds, peak memory, size and what came of it."""
+    """Seconds, peak memory, size and outcome."""
     if chosen.is_late(20):
         return NOT_RUN, "–", "–", "no time left"
     rows = str(chosen.data / "calibration.arrow")
@@ -89,17 +89,19 @@ def quantize(
         limit_s = max(1.0, chosen.ends_at - time.time())
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
         try:
-            done = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=limit_s, check=False)
+            process = subprocess.run(
+                command, stdout=output, stderr=output, env=environment, timeout=limit_s, check=False
+            )
         except subprocess.TimeoutExpired:
             return f"over {limit_s:.0f}", watch.gigabytes, "–", "cut off"
-        took = time.monotonic() - began
-    if done.returncode:
-        return seconds(took), watch.gigabytes, "–", f"exit status {done.returncode}: {last_line(log)}"
+        took_s = time.monotonic() - began
+    if process.returncode:
+        return seconds(took_s), watch.gigabytes, "–", f"exit status {process.returncode}: {last_line(log)}"
     try:
         check_compressed(out, layers * LAYER_KINDS)
     except PrerequisiteError as error:
-        return seconds(took), watch.gigabytes, "–", str(error)
-    return seconds(took), watch.gigabytes, f"{weights_size(out) / 1e9:.2f}", f"{layers * LAYER_KINDS} layers"
+        return seconds(took_s), watch.gigabytes, "–", str(error)
+    return seconds(took_s), watch.gigabytes, f"{weights_size(out) / 1e9:.2f}", f"{layers * LAYER_KINDS} layers"
 
 
 def last_line(log: Path) -> str:

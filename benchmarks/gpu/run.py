@@ -1,18 +1,18 @@
-"""The GPU benchmark: quantize, serve, score, write. One program for a machine with an NVIDIA GPU and no network.
+"""The GPU benchmark: quantize, serve, score, generate. For a machine with an NVIDIA GPU and no network.
 
     python -m benchmarks.gpu.run --out DIR --data DATA [--only a,c] [--seconds 700]
     python -m benchmarks.gpu.run --out DIR --data DATA --rehearse
 
-    a  quantize   llm-compressor: seconds and peak GPU memory of each variant, beside the bare script
-    b  serve      vLLM on each variant of the demo model: seconds to ready, its answers beside the CPU's
-    c  score      quantgate's scoring beside lm-eval's two clients, on the same items
+    a  quantize   llm-compressor: seconds and peak GPU memory of each variant, and of a bare script
+    b  serve      vLLM on each variant of the demo model: seconds to ready, its answers compared with the CPU's
+    c  score      quantgate's scoring compared with lm-eval's two clients, on the same items
     d  speed      output tokens a second and time to the first token of each variant
 
 Run it from the repository's root, with the project's Python; vLLM's is `.venv-serving` beside it, or
-$QUANTGATE_SERVING_PYTHON. `python -m benchmarks.gpu.carry` prepares what such a machine lacks, and
-`benchmarks/gpu/join.py` unpacks it there. DATA is a folder with rows as JSON lines (ai2_arc/ARC-Challenge, hellaswag,
-mmlu, gsm8k) and `calibration.arrow`. Each part is a process of its own and saves its table row by row, so that a run
-that is cut off leaves what it measured. `--rehearse` needs no GPU: the demo model cut to two layers, vLLM's CPU build,
+$QUANTGATE_SERVING_PYTHON. `python -m benchmarks.gpu.carry` prepares the files for such a machine, and
+`benchmarks/gpu/join.py` unpacks them there. DATA is a folder with rows as JSON lines (ai2_arc/ARC-Challenge, hellaswag,
+mmlu, gsm8k) and `calibration.arrow`. Each part is a process of its own and saves its table row by row, so that an
+interrupted run keeps its measurements. `--rehearse` needs no GPU: the demo model cut to two layers, vLLM's CPU build,
 few items.
 """
 
@@ -31,11 +31,11 @@ PARTS = {"a": "quantizing", "b": "serving", "c": "scoring", "d": "throughput"}
 TABLES = ("machine", "quantize", "serve", "score", "speed")
 GRACE_S = 20
 ON_A_GPU = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROCESSING_METHOD": "fork"}
-"""carry.py brings no FlashInfer, which vLLM would import; forking spares importing all else a second time."""
+"""carry.py does not transfer FlashInfer, which vLLM would import; forking avoids a second import of everything else."""
 
 
 def main() -> int:
-    """Run the parts in turn; 1 when one of them failed."""
+    """Run the parts in turn; returns 1 if one of them failed."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     machine.describe(options.out, serving_python())
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
 
 
 def run(part: str, options: argparse.Namespace, left_s: float) -> int:
-    """Run one part; its exit status, or that of a killed process when it outlasted its time."""
+    """Run one part; returns its exit status, or that of a killed process after a timeout."""
     command = [sys.executable, "-m", f"benchmarks.gpu.{part}", "--out", str(options.out), "--data", str(options.data)]
     command += ["--items", str(options.items), "--seconds", str(left_s), "--models", options.models]
     command += ["--rehearse"] if options.rehearse else []
@@ -85,7 +85,7 @@ def run(part: str, options: argparse.Namespace, left_s: float) -> int:
         try:
             return process.wait(left_s + GRACE_S)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)  # its servers end with it: their guards hold its lease
+            process.send_signal(signal.SIGINT)  # its servers end too: their guards watch its lease
             try:
                 return process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
@@ -94,7 +94,7 @@ def run(part: str, options: argparse.Namespace, left_s: float) -> int:
 
 
 def report(out: Path) -> str:
-    """The tables that there are, as Markdown."""
+    """All tables, as Markdown."""
     files = [file for name in TABLES for file in sorted(out.glob(f"{name}*.md"))]
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
 

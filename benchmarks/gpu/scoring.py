@@ -1,8 +1,8 @@
-"""(c) quantgate's scoring beside lm-eval's local-completions and lm-eval's own vllm engine, on the same items.
+"""(c) quantgate's scoring compared with lm-eval's local-completions and lm-eval's vllm engine, on the same items.
 
-One vLLM server answers quantgate and local-completions in turn; its prefix cache is emptied before every pass. The
-engine is a process of its own afterwards, on the same GPU. Llama-3.1-8B's shape has random weights, so its scores mean
-nothing; the demo model's must be the same for every client.
+One vLLM server answers quantgate and local-completions in turn; its prefix cache is emptied before every pass. Then the
+engine runs in a process of its own on the same GPU. Llama-3.1-8B's shape has random weights, so its scores are
+meaningless; the demo model's scores must be the same for every client.
 """
 
 import json
@@ -27,11 +27,11 @@ from components.servers import local_vllm
 from components.servers.client import ServerFailedError
 from components.servers.local_vllm import serving_python
 
-WANTED = ("arc_challenge", "mmlu", "hellaswag", "gsm8k")
+TASK_NAMES = ("arc_challenge", "mmlu", "hellaswag", "gsm8k")
 EIGHT = "llama-3.1-8b"
 DUMMY = ("--load-format", "dummy")
 QUICK_START = ("--compilation-config", '{"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}')
-"""Kernels as they are, decoding in CUDA graphs: ready in seconds, where compiling takes a minute."""
+"""Uncompiled kernels, decoding in CUDA graphs: ready in seconds, while compiling takes a minute."""
 ENGINE_OPTIONS: dict[str, Any] = {"max_model_len": 2048, "enforce_eager": True}
 
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
-    """The rows of the two clients of one server."""
+    """Add the rows of the two clients of one server."""
     options = () if chosen.rehearse else (*QUICK_START, *(DUMMY if name != shapes.DEMO else ()))
     results = chosen.out / "scoring" / name
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
@@ -61,7 +61,7 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
             table.add(name, "–", "–", "–", "server", NOT_RUN, "–", server.failure.splitlines()[0][:200])
             return
         try:
-            for task in WANTED:
+            for task in TASK_NAMES:
                 for client in ("quantgate", "local-completions"):
                     client_row(chosen, table, name, server, task, client)
         finally:
@@ -69,8 +69,8 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
 
 
 def client_row(chosen: Setting, table: Table, name: str, server: Server, task: str, client: str) -> None:
-    """One row."""
-    named, shots, _ = TASKS[task]
+    """Measure one client on one task, and add its row."""
+    task_name, shots, _ = TASKS[task]
     if chosen.is_late(30):
         table.add(name, task, shots, chosen.items, client, NOT_RUN, "–", "no time left")
         return
@@ -80,7 +80,7 @@ def client_row(chosen: Setting, table: Table, name: str, server: Server, task: s
             began = time.monotonic()
             outcome = simple_evaluate(
                 model=contender(server, client),
-                tasks=[task_of(named, chosen.data, chosen.items)],
+                tasks=[task_of(task_name, chosen.data, chosen.items)],
                 num_fewshot=shots,
                 task_manager=TaskManager(include_defaults=False),
                 bootstrap_iters=0,
@@ -89,21 +89,21 @@ def client_row(chosen: Setting, table: Table, name: str, server: Server, task: s
     except (PrerequisiteError, ServerFailedError, OSError) as error:
         table.add(name, task, shots, chosen.items, client, "failed", "–", str(error)[:200])
         return
-    row(table, name, task, chosen.items, client, took_s, watch, scores_of(outcome["results"][named]))
+    row(table, name, task, chosen.items, client, took_s, watch, scores_of(outcome["results"][task_name]))
 
 
 def row(
     table: Table, name: str, task: str, items: int, client: str, took_s: float, watch: Watch, scores: dict[str, float]
 ) -> None:
     """Add a measured row."""
-    told = ", ".join(f"{key.split(',')[0]} {value:.3f}" for key, value in scores.items())
-    table.add(name, task, TASKS[task][1], items, client, seconds(took_s), watch.busy_share, told)
+    shown = ", ".join(f"{key.split(',')[0]} {value:.3f}" for key, value in scores.items())
+    table.add(name, task, TASKS[task][1], items, client, seconds(took_s), watch.busy_share, shown)
 
 
 def engine(chosen: Setting, table: Table, name: str, folder: Path) -> None:
-    """The rows of lm-eval's own engine."""
-    found = subprocess.run([serving_python(), "-c", "import lm_eval"], capture_output=True, check=False)
-    if found.returncode:
+    """Add the rows of lm-eval's own engine."""
+    imported = subprocess.run([serving_python(), "-c", "import lm_eval"], capture_output=True, check=False)
+    if imported.returncode:
         table.add(name, "–", "–", "–", "lm-eval's vllm", NOT_RUN, "–", "lm-eval is not in vLLM's environment")
         return
     left_s = chosen.ends_at - time.time()
@@ -114,7 +114,7 @@ def engine(chosen: Setting, table: Table, name: str, folder: Path) -> None:
     out.unlink(missing_ok=True)
     options = ENGINE_OPTIONS | ({"load_format": "dummy"} if name != shapes.DEMO else {})
     command = [str(serving_python()), "-m", "benchmarks.gpu.engine", str(folder), str(chosen.data), str(chosen.items)]
-    command += [",".join(WANTED), str(out), json.dumps(options)]
+    command += [",".join(TASK_NAMES), str(out), json.dumps(options)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as output, watched() as watch:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
@@ -128,11 +128,11 @@ def engine(chosen: Setting, table: Table, name: str, folder: Path) -> None:
         if line["task"] == "start":
             table.add(name, "(start)", "–", "–", "lm-eval's vllm", seconds(line["seconds"]), "–", "–")
         else:
-            # the share is that of the whole process, its start among it
+            # the share is that of the whole process, including its start
             row(table, name, line["task"], chosen.items, "lm-eval's vllm", line["seconds"], watch, line["scores"])
     if process.returncode:
-        last = [text for text in log.read_text(errors="replace").splitlines() if "Error" in text]
-        table.add(name, "–", "–", "–", "lm-eval's vllm", "failed", "–", (last or ["see its log"])[-1][:200])
+        errors = [text for text in log.read_text(errors="replace").splitlines() if "Error" in text]
+        table.add(name, "–", "–", "–", "lm-eval's vllm", "failed", "–", (errors or ["see its log"])[-1][:200])
 
 
 if __name__ == "__main__":

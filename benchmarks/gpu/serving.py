@@ -1,7 +1,7 @@
 """(b) vLLM on every variant of the demo model: seconds to ready, the ways to score it, and its answers.
 
-The answers are held against transformers on the CPU in float32 with the same checkpoint: the log-likelihoods of the
-choices of ARC-Challenge's first questions, without shots.
+The answers are compared with those of transformers on the CPU, in float32, with the same checkpoint. An answer is the
+log-likelihood of each choice of an ARC-Challenge question, without shots.
 """
 
 import json
@@ -23,19 +23,19 @@ from components.servers.client import ServerFailedError
 
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
 TOLERANCE = 0.1
-"""Natural log units a token, on average, between a GPU's 16 bits and a CPU's 32."""
+"""The mean difference a token, in natural log units, allowed between a GPU's 16 bits and a CPU's 32."""
 BESIDE_OTHERS = ("--gpu-memory-utilization", "0.12")
-"""Part (a) may still be using the GPU."""
+"""Part (a) may still use the GPU."""
 EAGER = ("--enforce-eager",)
 WAIT_S = 90
 
 
 @dataclass
 class Answered:
-    """What a served variant answered, to be compared once the GPU is no longer needed."""
+    """A served variant's answers, which are compared after the GPU work."""
 
     row: int
-    """Of the table."""
+    """The index of its row in the table."""
     folder: Path
     logliks: list[list[float]]
     """Of each question's choices, in natural log units."""
@@ -58,27 +58,27 @@ def main() -> None:
     if chosen.models:
         table.name = f"serve-{'-'.join(chosen.models)}"
     base = shapes.demo(chosen.out, cut=chosen.rehearse)
-    asked = questions(chosen)
+    pairs = questions(chosen)
     starts = [(variant, "eager") for variant in shapes.VARIANTS]
     if not chosen.rehearse:
         starts.append((BASELINE, "compiled"))
     answers: list[Answered] = []
-    for variant, start in filter(lambda each: chosen.wants(each[0]), starts):
+    for variant, start in filter(lambda variant_and_start: chosen.wants(variant_and_start[0]), starts):
         folder = base if variant == BASELINE else checkpoint(chosen, variant)
-        if reason := why_not(chosen, variant, folder):
+        if reason := skip_reason(chosen, variant, folder):
             table.add(variant, start, NOT_RUN, "–", "–", reason, "–", "–")
         else:
-            cells, logliks = serve(chosen, variant, folder, start, asked)
+            cells, logliks = serve(chosen, variant, folder, start, pairs)
             if logliks:
                 answers.append(Answered(len(table.rows), folder, logliks))
             table.add(variant, start, *cells, "–", "–")
-    for each in answers:
+    for answered in answers:
         if not chosen.is_late():
-            compare(table, each, asked)
+            compare(table, answered, pairs)
 
 
-def why_not(chosen: Setting, variant: str, folder: Path) -> str:
-    """Why the variant is not served; "" where it is."""
+def skip_reason(chosen: Setting, variant: str, folder: Path) -> str:
+    """Why the variant is not served; empty if it is."""
     if chosen.rehearse and variant == shapes.FP8:
         return "FP8 needs a GPU"
     if not (folder / "config.json").exists():
@@ -87,7 +87,7 @@ def why_not(chosen: Setting, variant: str, folder: Path) -> str:
 
 
 def checkpoint(chosen: Setting, variant: str) -> Path:
-    """The variant's folder, once part (a), which may be running beside this one, has finished it."""
+    """The variant's folder; waits for part (a), which may run at the same time, to finish it."""
     deadline = time.monotonic() + (0 if chosen.rehearse else WAIT_S)
     while time.monotonic() < deadline and not chosen.is_late():
         tables = [json.loads(file.read_text(encoding="utf-8")) for file in chosen.out.glob("quantize*.json")]
@@ -98,9 +98,9 @@ def checkpoint(chosen: Setting, variant: str) -> Path:
 
 
 def serve(
-    chosen: Setting, variant: str, folder: Path, start: str, asked: list[tuple[str, list[str]]]
+    chosen: Setting, variant: str, folder: Path, start: str, pairs: list[tuple[str, list[str]]]
 ) -> tuple[tuple[str, str, str, str], list[list[float]]]:
-    """Seconds to ready, GPU memory, ways to score and what came of it; and the answers, none where it failed."""
+    """Seconds to ready, GPU memory, ways to score and outcome; and the answers, an empty list after a failure."""
     options = () if chosen.rehearse else (*BESIDE_OTHERS, *(EAGER if start == "eager" else ()))
     results = chosen.out / "serving" / f"{variant}-{start}"
     with lease.hold(results / "lease"), watched() as watch:
@@ -110,10 +110,10 @@ def serve(
         try:
             endpoint = Endpoint(server.url, server.served_name, str(folder), server.max_model_len)
             ways = ", ".join(
-                f"{each.kind} {each.difference:.3f}" if not each.trouble else f"{each.kind}: {each.trouble[:90]}"
-                for each in endpoint.server.tried
+                f"{way.kind} {way.difference:.3f}" if not way.trouble else f"{way.kind}: {way.trouble[:90]}"
+                for way in endpoint.server.tried
             )
-            answers = [logliks(endpoint, context, choices) for context, choices in asked]
+            answers = [logliks(endpoint, context, choices) for context, choices in pairs]
             return (seconds(server.startup_s), watch.gigabytes, ways, "answered"), answers
         except (PrerequisiteError, ServerFailedError) as error:
             return (seconds(server.startup_s), watch.gigabytes, "–", str(error)[:200]), []
@@ -121,9 +121,9 @@ def serve(
             local_vllm.undeploy(server)
 
 
-def compare(table: Table, answered: Answered, asked: list[tuple[str, list[str]]]) -> None:
-    """Put the distance from the CPU's answers into the table's row."""
-    distance, same = compared(answered.folder, asked, answered.logliks)
+def compare(table: Table, answered: Answered, pairs: list[tuple[str, list[str]]]) -> None:
+    """Write the distance from the CPU's answers into the table's row."""
+    distance, same = distance_from_cpu(answered.folder, pairs, answered.logliks)
     row = table.rows[answered.row]
     row[-3] = f"within {TOLERANCE} a token" if distance <= TOLERANCE else f"NOT within {TOLERANCE} a token"
     row[-2:] = [f"{distance:.4f}", same]
@@ -147,7 +147,9 @@ def logliks(endpoint: Endpoint, context: str, choices: list[str]) -> list[float]
     return [value for value, _ in endpoint.loglikelihood(requests)]
 
 
-def compared(folder: Path, pairs: list[tuple[str, list[str]]], answers: list[list[float]]) -> tuple[float, str]:
+def distance_from_cpu(
+    folder: Path, pairs: list[tuple[str, list[str]]], answers: list[list[float]]
+) -> tuple[float, str]:
     """Mean distance a token from transformers in float32 on the CPU, and in how many questions both choose the same."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -169,7 +171,7 @@ def compared(folder: Path, pairs: list[tuple[str, list[str]]], answers: list[lis
 
 
 def first_error(server: Server) -> str:
-    """Why a server did not come up, in a line."""
+    """Why a server did not start, in one line."""
     return (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:300]
 
 

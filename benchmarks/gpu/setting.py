@@ -1,6 +1,6 @@
-"""What every part of the GPU benchmark shares: its options, its deadline, its folder, and tables that are always saved.
+"""Shared by every part of the GPU benchmark: options, deadline, folder, and tables.
 
-A table is written to the disk after each row, so that a run that is cut off leaves what it had measured.
+A table is written to the disk after each row, so that an interrupted run keeps its measurements.
 """
 
 import argparse
@@ -15,27 +15,27 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Setting:
-    """How one part is run."""
+    """The settings of one part."""
 
     out: Path
     """Folder of the tables, weights and logs."""
     data: Path
     """Folder with the benchmarks' rows as JSON lines, and `calibration.arrow`."""
     rehearse: bool
-    """Whether this is the run without a GPU: a cut model, vLLM's CPU build, few items."""
+    """Whether to run without a GPU: a cut model, vLLM's CPU build, few items."""
     items: int
     """Benchmark items a task."""
     ends_at: float
-    """`time.time()` after which no further row is begun."""
+    """`time.time()` after which no row is started."""
     models: tuple[str, ...]
-    """Names of the models to run; empty: all of the part."""
+    """Names of the models to run; empty: all models of the part."""
 
     def is_late(self, needed_s: float = 0.0) -> bool:
-        """Whether a row of so many seconds would end after the deadline."""
+        """Whether a row that takes `needed_s` would end after the deadline."""
         return time.time() + needed_s > self.ends_at
 
     def wants(self, model: str) -> bool:
-        """Whether the model is among those to run."""
+        """Whether to run the model."""
         return not self.models or model in self.models
 
 
@@ -46,7 +46,7 @@ def parse(description: str | None) -> Setting:
     parser.add_argument("--data", type=Path, required=True, help="folder with the benchmarks' rows")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU: a cut model, few items")
     parser.add_argument("--items", type=int, default=200, help="benchmark items a task")
-    parser.add_argument("--seconds", type=float, default=3600, help="begin no row after so many seconds")
+    parser.add_argument("--seconds", type=float, default=3600, help="start no row after this many seconds")
     parser.add_argument("--models", default="", help="comma-separated; empty: all")
     options = parser.parse_args()
     return Setting(
@@ -61,7 +61,7 @@ def parse(description: str | None) -> Setting:
 
 @dataclass
 class Table:
-    """A table on the disk: NAME.json to read again, NAME.md for people."""
+    """A table on the disk: NAME.json for programs, NAME.md for people."""
 
     folder: Path
     name: str

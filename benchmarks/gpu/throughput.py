@@ -1,7 +1,7 @@
-"""(d) How fast each variant writes: output tokens a second and time to the first token, at 1, 8 and 64 requests.
+"""(d) Each variant's generation speed: output tokens a second and time to the first token, at 1, 8 and 64 requests.
 
-Every request has its own prompt of random tokens and writes as many tokens as it is told. Llama-3.1-8B's shape
-is served with random weights in each variant's format.
+Every request has its own prompt of random tokens and generates a fixed number of tokens. Llama-3.1-8B's shape is
+served with random weights in each variant's format.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ GRAPHS = (
 
 @dataclass(frozen=True)
 class Streamed:
-    """One request that was answered."""
+    """The measurements of one answered request."""
 
     first_s: float
     """Seconds to the first token."""
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure(chosen: Setting, table: Table, name: str, variant: str, folder: Path, options: tuple[str, ...]) -> None:
-    """The rows of one variant."""
+    """Add the rows of one variant."""
     results = chosen.out / "speed" / variant
     with lease.hold(results / "lease"):
         server = local_vllm.deploy(variant, folder, results, options=options)
@@ -84,7 +84,7 @@ def measure(chosen: Setting, table: Table, name: str, variant: str, folder: Path
 
 
 def row(chosen: Setting, table: Table, name: str, variant: str, server: Server, count: int) -> None:
-    """One row: a pass that is not counted, then the measured one."""
+    """Add one row: a pass that is not counted, then the measured one."""
     tokens = REHEARSED_TOKENS if chosen.rehearse else OUTPUT_TOKENS
     try:
         asyncio.run(ask_all(server, count, tokens))
@@ -95,21 +95,21 @@ def row(chosen: Setting, table: Table, name: str, variant: str, server: Server, 
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         table.add(name, variant, seconds(server.startup_s), count, "failed", "–", f"{error!r}"[:200])
         return
-    written = sum(each.tokens for each in answered) / took_s
-    first_ms = median(each.first_s for each in answered) * 1000
+    written = sum(request.tokens for request in answered) / took_s
+    first_ms = median(request.first_s for request in answered) * 1000
     cells = (f"{written:.0f}", f"{first_ms:.0f}", watch.busy_share)
     table.add(name, variant, seconds(server.startup_s), count, *cells)
 
 
 async def ask_all(server: Server, count: int, tokens: int) -> list[Streamed]:
-    """Send so many requests at once and wait for all."""
+    """Send `count` requests at once and wait for all of them."""
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         return list(await asyncio.gather(*(ask(session, server, tokens) for _ in range(count))))
 
 
 async def ask(session: aiohttp.ClientSession, server: Server, tokens: int) -> Streamed:
-    """One streamed request; raises ValueError when it wrote another number of tokens."""
+    """Send one streamed request; raises ValueError if it generates another number of tokens."""
     body = {
         "model": server.served_name,
         "prompt": [random.randrange(100, 40000) for _ in range(PROMPT_TOKENS)],
@@ -129,7 +129,7 @@ async def ask(session: aiohttp.ClientSession, server: Server, tokens: int) -> St
             usage = json.loads(line[6:]).get("usage")
             written = usage["completion_tokens"] if usage else written
     if written != tokens:
-        raise ValueError(f"{written} tokens were written where {tokens} were asked for")
+        raise ValueError(f"the server generated {written} tokens instead of {tokens}")
     return Streamed(first_s, written)
 
 

@@ -14,11 +14,11 @@ def scored_before(made: Weights, plan: EvaluationPlan, identity: str, tracking_u
     """A server that need not be started: MLflow has the baseline's scores, which are in the results now. Else None."""
     if made.variant != BASELINE or not plan.ledger or not tracking_uri:
         return None
-    from components.tracking.earlier import scored
+    from components.tracking.earlier import find_baseline_scores
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            held = scored(made, plan, identity, tracking_uri, Path(scratch))
+            held = find_baseline_scores(made, plan, identity, tracking_uri, Path(scratch))
         except PrerequisiteError:  # it is asked then
             return None
         if not held:

@@ -1,4 +1,4 @@
-"""Score the programs that a variant wrote: each is run once, and passes or does not."""
+"""Score the programs that a variant wrote: each program runs once and passes or fails."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,31 +13,33 @@ from components.sandbox.containment import Outcome
 from components.sandbox.programs import run_programs
 
 
-def scored(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
-    """The scores with those of the programs among the records in `file`, where how each ended is written to."""
-    found = records.read(file)
-    waiting = [number for number, each in enumerate(found) if each.program]
-    ended: set[int] = set()
+def score_programs(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
+    """Run the programs in the records of `file`; returns the scores with theirs, and writes the outcomes to `file`."""
+    rows = records.read(file)
+    with_program = [number for number, row in enumerate(rows) if row.program]
+    finished: set[int] = set()
 
     def on_done(number: int, _outcome: Outcome) -> None:
-        ended.add(number)
-        step.advance(len(ended), len(waiting))
+        finished.add(number)
+        step.advance(len(finished), len(with_program))
 
-    outcomes = run_programs([found[each].program for each in waiting], on_done, purpose=answered.variant)
-    for number, outcome in zip(waiting, outcomes, strict=True):
-        found[number] = replace(found[number], score=float(outcome.passed), outcome=outcome.reason)
-    records.write(found, file)
-    return answered.model_copy(update={"tasks": tuple(in_order(answered, suite, found, chat_template))})
+    outcomes = run_programs([rows[number].program for number in with_program], on_done, purpose=answered.variant)
+    for number, outcome in zip(with_program, outcomes, strict=True):
+        rows[number] = replace(rows[number], score=float(outcome.passed), outcome=outcome.reason)
+    records.write(rows, file)
+    return answered.model_copy(update={"tasks": tuple(scores_in_order(answered, suite, rows, chat_template))})
 
 
-def in_order(answered: Scores, suite: Suite, found: list[records.Record], chat_template: bool) -> Iterator[TaskScore]:
+def scores_in_order(
+    answered: Scores, suite: Suite, rows: list[records.Record], chat_template: bool
+) -> Iterator[TaskScore]:
     """The scores of all tasks in the suite's order."""
     from components.benchmarks import tasks
 
-    known = {each.task: each for each in answered.tasks}
-    for row in suite.tasks:
-        if row.programs:
-            settings = tasks.settings_text(tasks.raw_definition(tasks.task_file(row.task)), chat_template)
-            yield score_of(row, found, tasks.task_version(row.task), settings)
-        elif row.task in known:
-            yield known[row.task]
+    score_by_task = {score.task: score for score in answered.tasks}
+    for task in suite.tasks:
+        if task.programs:
+            settings = tasks.settings_text(tasks.raw_definition(tasks.task_file(task.task)), chat_template)
+            yield score_of(task, rows, tasks.task_version(task.task), settings)
+        elif task.task in score_by_task:
+            yield score_by_task[task.task]

@@ -12,28 +12,29 @@ from components.run.results import AGAIN, RunResults
 
 
 def execute(full: str, plan: str, scores: str) -> None:
-    """Run the programs that a variant wrote, in a sandbox, and score them; what else was asked stays as it is.
+    """Run the programs that a variant wrote, in a sandbox, and score them; the scores of other tasks stay unchanged.
 
-    Where the sandbox fails, the variant has no scores and the reason why: a program that was not run failed nothing.
+    If the sandbox fails, the variant gets a failure with the reason instead of scores: a program that did not run has
+    neither passed nor failed.
     """
     answered, planned = Scores.read(full), EvaluationPlan.read(plan)
     suite = selection.suite_of(planned)
     if answered.failure or answered.scored_in or not suite.programs:
         answered.write(scores)
         return
-    from components.execute.scores import scored
+    from components.execute.scores import score_programs
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
-        kept = RunResults(planned.results).variant(answered.variant)
+        variant_results = RunResults(planned.results).variant(answered.variant)
         for name in (answered.stage, *([AGAIN] if answered.again else [])):
-            file = kept.records(name).fetched(Path(scratch), f"evaluate {answered.variant} again")
+            file = variant_results.records(name).fetched(Path(scratch), f"evaluate {answered.variant} again")
             try:
-                ran = scored(answered, suite, file, step, chat_template=planned.chat_template)
+                executed = score_programs(answered, suite, file, step, chat_template=planned.chat_template)
             except PrerequisiteError as error:
                 answered = answered.model_copy(update={"tasks": (), "failure": f"Its programs were not run: {error}"})
                 break
-            kept.records(name).put(file)
-            answered = ran if name == answered.stage else answered
+            variant_results.records(name).put(file)
+            answered = executed if name == answered.stage else answered
         answered.write(scores)
-        kept.scores(answered.stage).put(Path(scores))
+        variant_results.scores(answered.stage).put(Path(scores))
         step.end(failure=answered.failure, note=answered.describe())

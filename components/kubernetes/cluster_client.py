@@ -1,7 +1,7 @@
-"""The Kubernetes API as serving needs it: plain objects in and out, retries of what passes, errors that say what to do.
+"""The Kubernetes API as serving needs it: plain objects in and out, retries, errors that say what to do.
 
-It goes through the official client, unpatched. A call that is refused for a moment (429, 5xx, a lost connection) is
-made again until PATIENCE_S have passed; a call that was refused for good tells who may not do what to which resource.
+It uses the official client, unpatched. After a transient failure (429, 5xx, a lost connection) a call is retried until
+PATIENCE_S have passed. The error of a forbidden call names the account, the verb and the resource.
 """
 
 import json
@@ -21,31 +21,32 @@ from urllib3.exceptions import HTTPError
 from components.errors import PrerequisiteError
 
 JSON = dict[str, Any]
-"""An object of the API, as its JSON: its schema is the cluster's and not ours."""
+"""An object of the API as JSON: the cluster defines its schema."""
 PATIENCE_S = 60.0
 LONGEST_PAUSE_S = 30.0
-"""Of what a server asks for: some ask for an hour."""
+"""The longest pause for a server's Retry-After: some servers ask for an hour."""
 TIMEOUTS_S = (5, 30)
+"""To connect, and to read."""
 NO_TLS = 0
-"""The status by which the client tells that TLS failed: a load balancer that restarts, or a certificate."""
-PASSING = (NO_TLS, 429, 500, 502, 503, 504)
+"""The client's status for a TLS failure: a load balancer that restarts, or a wrong certificate."""
+TRANSIENT = (NO_TLS, 429, 500, 502, 503, 504)
 WHO = re.compile(r'User "([^"]+)"')
-RBAC = "Give it that right (manifests/base holds the roles), or run the step under an account that has it."
+RBAC = "Grant it that right (the roles are in manifests/base), or run the step under an account that has it."
 
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """One kind of object: where the API has it."""
+    """One kind of object: its group, version and names in the API."""
 
     group: str
     """Empty for the core group."""
     version: str
     plural: str
     singular: str
-    """In the words of the core group's methods, e.g. `config_map`; of other groups the kubectl name."""
+    """In the core group as the client's methods spell it, e.g. `config_map`; in other groups the kubectl name."""
 
     def __str__(self) -> str:
-        """As RBAC and kubectl name it."""
+        """The name that RBAC and kubectl use."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
@@ -66,52 +67,52 @@ class ClusterClient:
     def __init__(self, namespace: str, patience_s: float = PATIENCE_S) -> None:
         self.namespace, self.patience_s = namespace, patience_s
         settings = configuration()
-        settings.retries = False  # urllib3's own would hide from us what was tried, and wait as long as it is told
+        settings.retries = False  # urllib3's retries are invisible here, and wait as long as the server asks
         self.host = settings.host
         self.client = kubernetes.client.ApiClient(settings)
         self.core = kubernetes.client.CoreV1Api(self.client)
         self.custom = kubernetes.client.CustomObjectsApi(self.client)
 
     def create(self, kind: ObjectKind, body: JSON) -> JSON | None:
-        """The object as it was created; None when one of that name exists."""
+        """The created object; None if an object of that name exists."""
         call = partial(self._method("create", kind), body=body)
         return self._answer(call, "create", kind, absent=(HTTPStatus.CONFLICT,))
 
     def get(self, kind: ObjectKind, name: str) -> JSON | None:
-        """The object; None when there is none."""
+        """The object; None if it does not exist."""
         call = partial(self._method("get", kind), name=name)
         return self._answer(call, "get", kind, absent=(HTTPStatus.NOT_FOUND,))
 
     def listed(self, kind: ObjectKind, labels: str = "", fields: str = "") -> tuple[list[JSON], str]:
-        """The objects that match, and the version from which to watch them; none of a kind that the cluster lacks."""
+        """The matching objects, and the version from which to watch them; none of a kind that the cluster lacks."""
         call = partial(self._method("list", kind), label_selector=labels, field_selector=fields)
-        found = self._answer(call, "list", kind, absent=(HTTPStatus.NOT_FOUND,)) or {}
-        return found.get("items", []), found.get("metadata", {}).get("resourceVersion", "")
+        answer = self._answer(call, "list", kind, absent=(HTTPStatus.NOT_FOUND,)) or {}
+        return answer.get("items", []), answer.get("metadata", {}).get("resourceVersion", "")
 
     def patch(self, kind: ObjectKind, name: str, change: JSON) -> JSON | None:
-        """The object after a JSON merge patch (RFC 7386); None when there is none, or not that of the patch's uid.
+        """The object after a JSON merge patch (RFC 7386); None if it does not exist or has another uid than the patch.
 
-        A patch that names no version conflicts only with one made at the same moment: it is tried again.
+        A patch without a version conflicts only with a simultaneous change: it is retried.
         """
         call = partial(self._method("patch", kind), name=name, body=change)
         absent = (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
         return self._answer(call, "patch", kind, absent)
 
     def delete(self, kind: ObjectKind, name: str, uid: str = "", version: str = "") -> bool:
-        """Delete the object, if it still is the one of that uid and version; whether it was.
+        """Delete the object if it still has that uid and version; returns whether it had.
 
-        What it owns goes with it, by the cluster's garbage collector.
+        The cluster's garbage collector deletes the objects that it owns.
         """
-        is_still = {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value}
-        body = {"propagationPolicy": "Background", "preconditions": is_still}
+        preconditions = {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value}
+        body = {"propagationPolicy": "Background", "preconditions": preconditions}
         call = partial(self._method("delete", kind), name=name, body=body)
         return self._answer(call, "delete", kind, absent=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)) is not None
 
     def log(self, pod: str, container: str, lines: int, *, previous: bool) -> list[str]:
-        """The last lines that a container wrote, or its predecessor before a restart; none where there is no log.
+        """The last lines of a container's log, or of its log before a restart; an empty list if there is no log.
 
-        It is asked for once, and a log that cannot be read says so in its place: it comes from the node's kubelet,
-        which the API server may not reach, and a server that starts well needs no log.
+        It is requested once, without retries. A log that cannot be read returns a line that says so: the log comes from
+        the node's kubelet, which may be unreachable, and a server that starts well needs no log.
         """
         call = partial(
             self.core.read_namespaced_pod_log,
@@ -132,9 +133,9 @@ class ClusterClient:
         return data.decode("utf-8", errors="replace").splitlines()
 
     def changes(self, kind: ObjectKind, name: str, version: str, within_s: int) -> Iterator[JSON | None]:
-        """The object after each change since `version`, None when it is gone, for so many seconds.
+        """The object after each change since `version`, None after its deletion, for `within_s` seconds.
 
-        Ends early where the connection is lost or the version is too old to watch from: list it again then.
+        Ends early if the connection is lost or the version is too old to watch from: list the object again then.
         """
         watch = kubernetes.watch.Watch(return_type="object")
         method = self._method("list", kind)
@@ -150,11 +151,11 @@ class ClusterClient:
         except HTTPError:
             return
         except ApiException as error:
-            if error.status not in (HTTPStatus.GONE, *PASSING):
+            if error.status not in (HTTPStatus.GONE, *TRANSIENT):
                 raise refused(error, "watch", kind, self.namespace) from error
 
     def _method(self, verb: str, kind: ObjectKind) -> Callable[..., Any]:
-        if kind.group:  # Deployments and Leases too: the paths are built alike, and answers stay plain objects
+        if kind.group:  # Deployments and Leases too: their paths have the same form, and the answers stay plain objects
             method = getattr(self.custom, f"{verb}_namespaced_custom_object")
             where = {"group": kind.group, "version": kind.version, "plural": kind.plural}
             return partial(method, namespace=self.namespace, **where)
@@ -168,35 +169,35 @@ class ClusterClient:
 
     def _data(self, call: Callable[..., Any], verb: str, kind: ObjectKind, absent: tuple[int, ...]) -> bytes | None:
         """The bytes of the answer; None for one of the `absent` statuses."""
-        passing = (*PASSING, HTTPStatus.CONFLICT) if verb == "patch" else PASSING
-        again = Retrying(
-            retry=retry_if_exception(partial(passes, passing=passing)),
+        transient = (*TRANSIENT, HTTPStatus.CONFLICT) if verb == "patch" else TRANSIENT
+        retrying = Retrying(
+            retry=retry_if_exception(partial(is_transient, statuses=transient)),
             wait=pause_s,
             stop=stop_after_delay(self.patience_s),
             reraise=True,
         )
         try:
-            # undecoded: the client's models refuse answers that the API gives, such as an event without a series
-            data: bytes = again(lambda: call(_preload_content=False, _request_timeout=TIMEOUTS_S).data)
+            # undecoded: the client's models reject some of the API's answers, such as an event without a series
+            data: bytes = retrying(lambda: call(_preload_content=False, _request_timeout=TIMEOUTS_S).data)
             return data
         except ApiException as error:
             if error.status in absent and (error.status != HTTPStatus.NOT_FOUND or verb != "create"):
                 return None
             if error.status == NO_TLS:
-                raise self._unanswered(error.reason) from error
+                raise self._no_answer(error.reason) from error
             raise refused(error, verb, kind, self.namespace) from error
         except HTTPError as error:
-            raise self._unanswered(error) from error
+            raise self._no_answer(error) from error
 
-    def _unanswered(self, why: object) -> PrerequisiteError:
+    def _no_answer(self, reason: object) -> PrerequisiteError:
         return PrerequisiteError(
-            f"The Kubernetes API at {self.host} did not answer for {self.patience_s:.0f} s: {why}. Check that this pod "
-            "may reach it (network policies), or the current context of your kubeconfig."
+            f"The Kubernetes API at {self.host} did not answer for {self.patience_s:.0f} s: {reason}. Check that this "
+            "pod may reach it (network policies), or the current context of your kubeconfig."
         )
 
 
 def configuration() -> "kubernetes.client.Configuration":
-    """How to reach the cluster: as this pod's service account, else by the kubeconfig."""
+    """The connection to the cluster: this pod's service account, else the kubeconfig."""
     settings = kubernetes.client.Configuration()
     try:
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
@@ -206,42 +207,44 @@ def configuration() -> "kubernetes.client.Configuration":
             kubernetes.config.load_kube_config(file, client_configuration=settings)
     except kubernetes.config.ConfigException as error:
         raise PrerequisiteError(
-            f"There is no way to a cluster: {error} Run it in a pod with a service account, set KUBECONFIG, or serve "
-            "on this machine with QUANTGATE_SERVING=local."
+            f"No connection to a cluster is configured: {error} Run in a pod with a service account, set KUBECONFIG, "
+            "or serve on this machine with QUANTGATE_SERVING=local."
         ) from error
     return settings
 
 
-def passes(error: BaseException, passing: tuple[int, ...] = PASSING) -> bool:
-    """Whether a failure may be gone the next time."""
-    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in passing)
+def is_transient(error: BaseException, statuses: tuple[int, ...] = TRANSIENT) -> bool:
+    """Whether a retry may succeed."""
+    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in statuses)
 
 
 def pause_s(state: RetryCallState) -> float:
-    """Seconds until the next try: what the server asks for, else twice as long each time, up to ten."""
+    """Seconds until the next try: the server's Retry-After, else twice as long each time, up to ten."""
     error = state.outcome.exception() if state.outcome else None
-    asked = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
-    longer = wait_exponential(multiplier=0.2, max=10) + wait_random(0, 0.2)
-    return min(float(asked), LONGEST_PAUSE_S) if asked.isdecimal() else longer(state)
+    retry_after = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
+    backoff = wait_exponential(multiplier=0.2, max=10) + wait_random(0, 0.2)
+    return min(float(retry_after), LONGEST_PAUSE_S) if retry_after.isdecimal() else backoff(state)
 
 
 def refused(error: ApiException, verb: str, kind: ObjectKind | str, namespace: str) -> PrerequisiteError:
-    """What the API's refusal means and what to do about it."""
-    said = message_of(error)
-    if error.status == HTTPStatus.FORBIDDEN and (who := WHO.search(said)):
-        return PrerequisiteError(f"{who[1]} may not {verb} {kind} in the namespace {namespace}. {RBAC}")
+    """An error that says what the API's refusal means and what to do."""
+    message = message_of(error)
+    if error.status == HTTPStatus.FORBIDDEN and (account := WHO.search(message)):
+        return PrerequisiteError(f"{account[1]} may not {verb} {kind} in the namespace {namespace}. {RBAC}")
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return PrerequisiteError(f"The cluster does not know who asks to {verb} {kind}: log in again ({said}).")
-    if error.status == HTTPStatus.NOT_FOUND:
-        what = f"There is no namespace {namespace}" if "namespaces" in said else f"The cluster has no {kind}"
         return PrerequisiteError(
-            f"{what} ({said}). Install KServe and manifests/, or serve without it: QUANTGATE_SERVING=deployment."
+            f"The cluster does not know the account that wants to {verb} {kind}: log in again ({message})."
         )
-    return PrerequisiteError(f"The cluster refused to {verb} {kind} in {namespace}: {said}")
+    if error.status == HTTPStatus.NOT_FOUND:
+        missing = f"There is no namespace {namespace}" if "namespaces" in message else f"The cluster has no {kind}"
+        return PrerequisiteError(
+            f"{missing} ({message}). Install KServe and manifests/, or serve without it: QUANTGATE_SERVING=deployment."
+        )
+    return PrerequisiteError(f"The cluster refused to {verb} {kind} in {namespace}: {message}")
 
 
 def message_of(error: ApiException) -> str:
-    """The API's own words."""
+    """The API's own message."""
     body = error.body.decode("utf-8", errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:
         return str(json.loads(body)["message"])

@@ -1,7 +1,7 @@
-"""The lease of a server on a cluster: a Lease object that owns it, and that each step which uses the server renews.
+"""The lease of a server on a cluster: a Lease object that owns the server. Each step that uses the server renews it.
 
-What nobody renews is removed by the reaper, and the server with it: a run whose pods were all killed cannot clean up.
-The times are those of the machines' clocks; a lease is long (half an hour) beside what clocks differ by.
+The reaper removes a lease that is not renewed, and with it the server: a run whose pods were all killed cannot clean
+up. The times come from the machines' clocks; a lease (half an hour) is much longer than clocks differ.
 """
 
 import threading
@@ -17,12 +17,12 @@ RENEWALS = 3
 
 
 def timestamp(moment: datetime) -> str:
-    """As Kubernetes writes microseconds."""
+    """The moment in UTC, in Kubernetes' format with microseconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def ends(lease: JSON) -> datetime:
-    """When the lease ends; a lease that does not tell is over."""
+    """When the lease ends; a lease without a renewal time is over."""
     spec = lease.get("spec", {})
     if not spec.get("renewTime"):
         return datetime.min.replace(tzinfo=UTC)
@@ -30,36 +30,36 @@ def ends(lease: JSON) -> datetime:
 
 
 def renew(cluster: ClusterClient, name: str, uid: str = "") -> JSON:
-    """Begin the lease's time anew, and return it; raises ServerGoneError when it (or the one of that uid) is gone."""
-    same = {"metadata": {"uid": uid}} if uid else {}  # it cannot be changed, so the patch of another one is refused
-    found = cluster.patch(LEASE, name, {**same, "spec": {"renewTime": timestamp(datetime.now(UTC))}})
-    if found is None or "deletionTimestamp" in found["metadata"]:
+    """Renew the lease and return it; raises ServerGoneError if the lease (or the one with that uid) is gone."""
+    same = {"metadata": {"uid": uid}} if uid else {}  # a uid cannot change, so the API refuses to patch another lease
+    lease = cluster.patch(LEASE, name, {**same, "spec": {"renewTime": timestamp(datetime.now(UTC))}})
+    if lease is None or "deletionTimestamp" in lease["metadata"]:
         raise ServerGoneError(
-            f"The server {name} in the namespace {cluster.namespace} was removed while it was needed: its lease was "
-            "not renewed in time, or somebody deleted it. Run the variant again; QUANTGATE_SERVING_LEASE_S is the "
+            f"The server {name} in the namespace {cluster.namespace} was removed while it was in use: its lease was "
+            "not renewed in time, or somebody deleted it. Run the variant again; QUANTGATE_SERVING_LEASE_S sets the "
             "lease's length."
         )
-    return found
+    return lease
 
 
-class Keeper:
-    """Renews one lease in a thread until it is told to stop, or the lease is gone."""
+class LeaseRenewer:
+    """Renews one lease in a thread until it is stopped or the lease is gone."""
 
     def __init__(self, cluster: ClusterClient, name: str) -> None:
         self.cluster, self.name = cluster, name
         self.lost: ServerGoneError | None = None
-        lease = renew(cluster, name)  # here and now: what is gone, or may not be renewed, is told before any work
+        lease = renew(cluster, name)  # now, so that a lease that is gone or forbidden raises before any work
         self.uid: str = lease["metadata"]["uid"]
         self.every_s: float = lease["spec"]["leaseDurationSeconds"] / RENEWALS
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_stopped, name=f"lease of {name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start to renew."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more but once, now: the next step has the lease's whole length to find its node."""
+        """Renew once more and stop, so that the next step has the lease's whole length to get a node."""
         self._stopped.set()
         self._thread.join()
 
@@ -72,18 +72,18 @@ class Keeper:
             except ServerGoneError as error:
                 self.lost = error
                 return
-            except PrerequisiteError as error:  # the lease has time left, and the API may answer again
+            except PrerequisiteError as error:  # the lease has time left, and the API may recover
                 print(f"quantgate: the lease of {self.name} was not renewed: {error}", flush=True)
 
 
 @contextmanager
-def keeping(cluster: ClusterClient, name: str) -> Iterator[None]:
-    """Renew the lease for the time of the block; raises ServerGoneError, at its end, when it was lost meanwhile."""
-    keeper = Keeper(cluster, name)
-    keeper.start()
+def renewing(cluster: ClusterClient, name: str) -> Iterator[None]:
+    """Renew the lease during the block; raises ServerGoneError at the end of the block if the lease was lost."""
+    renewer = LeaseRenewer(cluster, name)
+    renewer.start()
     try:
         yield
     finally:
-        keeper.stop()
-        if keeper.lost:  # of two errors the cause: that a server which is gone does not answer is no news
-            raise keeper.lost
+        renewer.stop()
+        if renewer.lost:  # replaces the block's own error: the lost lease is the cause of it
+            raise renewer.lost

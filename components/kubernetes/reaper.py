@@ -1,9 +1,9 @@
-"""Remove the servers that nobody renews any more: what a CronJob runs, for runs that cannot clean up themselves.
+"""Remove the servers whose leases are over. A CronJob runs this for runs that cannot clean up themselves.
 
     python -m components.kubernetes.reaper --namespace NAMESPACE
 
-It lists quantgate's leases and deletes those that are over; what a lease owns goes with it. It needs no more rights
-than that. A lease that is renewed between the look and the deletion stays: it is no longer the version that was seen.
+It lists quantgate's leases and deletes those that are over; the cluster then deletes the objects that a lease owns. It
+needs no other rights. A lease that is renewed between the listing and the deletion stays: its version has changed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reap once; returns the exit status to leave with."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--namespace", required=True, help="where the runs' servers are")
+    parser.add_argument("--namespace", required=True, help="the namespace of the runs' servers")
     options = parser.parse_args(arguments)
     try:
         removed = reap(ClusterClient(options.namespace), datetime.now(UTC))
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def reap(cluster: ClusterClient, now: datetime) -> list[str]:
-    """Delete the leases that ended before `now`; returns the names of those that it deleted."""
-    found, _ = cluster.listed(LEASE, labels=f"{MANAGED_BY}={MANAGER},{RUN}")
+    """Delete the leases that ended before `now`; returns their names."""
+    leases, _ = cluster.listed(LEASE, labels=f"{MANAGED_BY}={MANAGER},{RUN}")
     removed = []
-    for lease in found:
+    for lease in leases:
         metadata = lease["metadata"]
         over = ends(lease) <= now and "deletionTimestamp" not in metadata
         if over and cluster.delete(LEASE, metadata["name"], metadata["uid"], metadata["resourceVersion"]):

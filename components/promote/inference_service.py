@@ -1,4 +1,4 @@
-"""The deployment side of a promotion: a patch that a GitOps repository keeps, with the weights that may serve."""
+"""The deployment side of a promotion: a patch for a GitOps repository that names the weights to serve."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from components.storage.artifact import write_text
 
 
 def check_reachable(weights: str) -> None:
-    """Raises PrerequisiteError for weights that no cluster can load."""
+    """Raise PrerequisiteError for weights that no cluster can load."""
     if not weights.startswith(("s3://", "gs://", "pvc://", "https://", "hf://")):
         raise PrerequisiteError(
-            f"KServe cannot reach {weights}: they lie on one machine. Run the pipeline with --store s3://BUCKET/PREFIX."
+            f"KServe cannot load {weights}: the weights are on one machine. Run the pipeline with --store s3://BUCKET/PREFIX."
         )
 
 
 def write_patch(promotion: Promotion, service: str, file: Path) -> None:
-    """Write the patch of a KServe InferenceService of that name."""
-    told = f"{promotion.model} version {promotion.champion}: {promotion.variant}, verdict {promotion.verdict}"
+    """Write a patch for the KServe InferenceService of that name."""
+    summary = f"{promotion.model} version {promotion.champion}: {promotion.variant}, verdict {promotion.verdict}"
     patch = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -30,4 +30,4 @@ def write_patch(promotion: Promotion, service: str, file: Path) -> None:
         "spec": {"predictor": {"model": {"storageUri": promotion.weights}}},
     }
     reason = f", forced: {' '.join(promotion.forced.split())}" if promotion.forced else ""
-    write_text(file, f"# {told}{reason}\n{yaml.safe_dump(patch)}")
+    write_text(file, f"# {summary}{reason}\n{yaml.safe_dump(patch)}")

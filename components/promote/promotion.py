@@ -1,4 +1,4 @@
-"""Move the aliases of a registered model: to what a verdict allows, or back to what served before."""
+"""Move the aliases of a registered model: to a version that its verdict allows, or back to the previous one."""
 
 import json
 import tempfile
@@ -21,23 +21,23 @@ Check = Callable[[str], None]
 REFERENCE = "reference"
 FORCED = "quantgate.forced"
 SERVED = ("ship", "monitor")
-"""What some policy lets serve."""
+"""The verdicts that some policy allows to serve."""
 
 
 class Promotion(Artifact):
-    """What the aliases name now."""
+    """The versions that the aliases name after a promotion or a rollback."""
 
     model: str
     champion: str
-    """The version."""
+    """Its version."""
     variant: str
     verdict: str
     weights: str
-    """Where they are stored."""
+    """The URI of its weights."""
     previous: str = ""
-    """The version that it replaced; empty where there was none."""
+    """The version that it replaced; empty if there was none."""
     forced: str = ""
-    """The reason that was given for it against the verdict; empty where the verdict allowed it."""
+    """The reason given for a promotion against the verdict; empty if the verdict allowed it."""
 
 
 def promote(
@@ -49,105 +49,108 @@ def promote(
     force: str = "",
     check: Check = lambda _weights: None,
 ) -> Promotion:
-    """Make a version the champion, the candidate where none is named; what it replaces becomes `previous`.
+    """Make a version the champion, by default the candidate; the version that it replaces becomes `previous`.
 
-    Refused with PrerequisiteError unless the verdict in the version's own run is one of `allowed` and its digests are
-    the version's; `force` is a reason to do it all the same, which is recorded. The champion again stays as it is.
-    `check` may refuse the place of the weights before anything is moved.
+    Raises PrerequisiteError unless the verdict in the version's own run is one of `allowed` and the run's digests match
+    the version's. `force` is a reason to promote it nevertheless, and is recorded. Promoting the champion again changes
+    nothing. `check` gets the URI of the weights, and may raise before an alias is moved.
     """
     with connected(tracking_uri, "make the version champion") as client:
         chosen = version_of(client, model, version)
-        judged, weights = evidence(client, chosen)
-        refusal = why_not(chosen, judged, weights, allowed) or why_not_these(client, chosen, weights)
+        verdict, weights = evidence(client, chosen)
+        refusal = verdict_refusal(chosen, verdict, weights, allowed) or source_refusal(client, chosen, weights)
         if refusal and not force.strip():
             raise PrerequisiteError(
                 f"Version {chosen.version} of {model} may not become champion: {refusal} Nothing was changed."
-                " To do it all the same, give --force with the reason; it is recorded."
+                " To promote it nevertheless, give --force with the reason; the reason is recorded."
             )
         check(weights.uri)
         serving = aliased(client, model, CHAMPION)
-        before = serving if serving and serving.version != chosen.version else aliased(client, model, PREVIOUS)
-        if before:
-            client.set_registered_model_alias(model, PREVIOUS, before.version)
+        previous = serving if serving and serving.version != chosen.version else aliased(client, model, PREVIOUS)
+        if previous:
+            client.set_registered_model_alias(model, PREVIOUS, previous.version)
         if refusal:
-            told = json.dumps({"reason": force.strip(), "against": refusal, "at": time.time()})
-            client.set_model_version_tag(model, chosen.version, FORCED, told)
+            forced = json.dumps({"reason": force.strip(), "against": refusal, "at": time.time()})
+            client.set_model_version_tag(model, chosen.version, FORCED, forced)
         client.set_registered_model_alias(model, CHAMPION, chosen.version)
-    done = promotion(model, chosen, judged, weights, before)
-    return done.model_copy(update={"forced": force.strip()}) if refusal else done
+    moved = promotion(model, chosen, verdict, weights, previous)
+    return moved.model_copy(update={"forced": force.strip()}) if refusal else moved
 
 
 def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None) -> Promotion:
-    """Swap champion and previous; raises PrerequisiteError when nothing served before, or nothing that may have.
+    """Swap champion and previous; raises PrerequisiteError without a previous version, or if it may not serve.
 
     `check` is as in `promote`.
     """
     with connected(tracking_uri, "swap champion and previous") as client:
-        serving, before = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
-        if not serving or not before:
-            lacking = PREVIOUS if serving else CHAMPION
-            raise PrerequisiteError(f"{model} has no {lacking}: there is nothing to roll back to.")
-        judged, weights = evidence(client, before)
-        refusal = why_not(before, judged, weights, SERVED) or why_not_these(client, before, weights)
-        if refusal and FORCED not in before.tags:
-            raise PrerequisiteError(f"Version {before.version} of {model} may not become champion again: {refusal}")
+        serving, previous = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
+        if not serving or not previous:
+            missing = PREVIOUS if serving else CHAMPION
+            raise PrerequisiteError(f"{model} has no {missing}: there is nothing to roll back to.")
+        verdict, weights = evidence(client, previous)
+        refusal = verdict_refusal(previous, verdict, weights, SERVED) or source_refusal(client, previous, weights)
+        if refusal and FORCED not in previous.tags:
+            raise PrerequisiteError(f"Version {previous.version} of {model} may not become champion again: {refusal}")
         check(weights.uri)
-        # the champion first: a crash in between leaves it named twice and never unnamed
-        client.set_registered_model_alias(model, CHAMPION, before.version)
+        # champion first: after a crash in between, both aliases name the same version, and the champion never lacks one
+        client.set_registered_model_alias(model, CHAMPION, previous.version)
         client.set_registered_model_alias(model, PREVIOUS, serving.version)
-    return promotion(model, before, judged, weights, serving)
+    return promotion(model, previous, verdict, weights, serving)
 
 
 def promotion(
-    model: str, champion: "ModelVersion", judged: Verdict, weights: Weights, previous: "ModelVersion | None"
+    model: str, champion: "ModelVersion", verdict: Verdict, weights: Weights, previous: "ModelVersion | None"
 ) -> Promotion:
-    """What the aliases name, once they are moved."""
+    """The versions that the aliases name after they are moved."""
     return Promotion(
         model=model,
         champion=str(champion.version),
-        variant=judged.variant,
-        verdict=judged.verdict,
+        variant=verdict.variant,
+        verdict=verdict.verdict,
         weights=weights.uri,
         previous=str(previous.version) if previous else "",
     )
 
 
-def why_not(version: "ModelVersion", judged: Verdict, weights: Weights, allowed: Sequence[str]) -> str:
-    """Why the verdict does not let the version serve; empty when it does."""
-    if judged.verdict not in (*allowed, REFERENCE):
-        return f"its verdict is {judged.verdict}: {judged.sentence}"
-    if judged.variant != weights.variant:
-        return f"its run judged {judged.variant} and made {weights.variant}."
+def verdict_refusal(version: "ModelVersion", verdict: Verdict, weights: Weights, allowed: Sequence[str]) -> str:
+    """Why the verdict does not allow the version to serve; empty if it does."""
+    if verdict.verdict not in (*allowed, REFERENCE):
+        return f"its verdict is {verdict.verdict}: {verdict.sentence}"
+    if verdict.variant != weights.variant:
+        return f"its run has a verdict on {verdict.variant}, but weights of {weights.variant}."
     for tag, digest in ((DIGEST, weights.digest), (BASELINE, weights.baseline_digest)):
         if version.tags.get(tag, "") != digest or not digest:
-            return f"its {tag} is {version.tags.get(tag, 'missing')}, that of the run that judged it {digest}."
+            return f"its {tag} is {version.tags.get(tag, 'missing')}, but the run with its verdict has {digest}."
     if version.source not in sources_of(weights, version):
-        return f"it points at {version.source}, the weights that were judged lie at {weights.uri}."
+        return f"it points at {version.source}, but the weights with this verdict are at {weights.uri}."
     return ""
 
 
-def why_not_these(client: "MlflowClient", version: "ModelVersion", weights: Weights) -> str:
-    """Why the run that made the version made other weights than those that were judged; empty where it did not.
+def source_refusal(client: "MlflowClient", version: "ModelVersion", weights: Weights) -> str:
+    """How the weights that the version points at differ from those with the verdict; empty if they are the same.
 
-    A version that points at its run is as good as what that run made, whatever its tags say.
+    A version that points at a run has that run's weights, whatever its tags say.
     """
     if version.source == as_source(weights):
         return ""
-    made = artifact_of(client, version, str(version.run_id or ""), "weights", Weights)
-    if made.digest == weights.digest:
+    stored = artifact_of(client, version, str(version.run_id or ""), "weights", Weights)
+    if stored.digest == weights.digest:
         return ""
-    return f"its source {version.source} has the digest {made.digest}, the weights that were judged {weights.digest}."
+    return (
+        f"its source {version.source} has the digest {stored.digest}, but the weights with this verdict have"
+        f" {weights.digest}."
+    )
 
 
 def version_of(client: "MlflowClient", model: str, version: str) -> "ModelVersion":
-    """The version of that number, or the candidate; raises PrerequisiteError when there is none."""
+    """The version with that number, or the candidate; raises PrerequisiteError if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     if not version:
-        found = aliased(client, model, CANDIDATE)
-        if not found:
-            raise PrerequisiteError(f"{model} has no {CANDIDATE}. Run the pipeline, or name a version.")
-        return found
+        candidate = aliased(client, model, CANDIDATE)
+        if not candidate:
+            raise PrerequisiteError(f"{model} has no {CANDIDATE}. Run the pipeline, or give a version.")
+        return candidate
     try:
         return client.get_model_version(model, version)
     except MlflowException as error:
@@ -155,19 +158,19 @@ def version_of(client: "MlflowClient", model: str, version: str) -> "ModelVersio
 
 
 def aliased(client: "MlflowClient", model: str, alias: str) -> "ModelVersion | None":
-    """The version that the alias names; raises PrerequisiteError when there is no such model."""
+    """The version that the alias names, None if it names none; raises PrerequisiteError if the model does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
         version = client.get_registered_model(model).aliases.get(alias)
     except MlflowException as error:
-        known = ", ".join(each.name for each in client.search_registered_models(max_results=20)) or "none"
+        known = ", ".join(registered.name for registered in client.search_registered_models(max_results=20)) or "none"
         raise PrerequisiteError(f"MLflow has no registered model {model}. It has: {known}.") from error
     return client.get_model_version(model, version) if version else None
 
 
 def evidence(client: "MlflowClient", version: "ModelVersion") -> tuple[Verdict, Weights]:
-    """The verdict and the weights in the artifacts of the run that judged the version; raises PrerequisiteError."""
+    """The verdict and the weights in the artifacts of the version's run; raises PrerequisiteError without them."""
     from mlflow.exceptions import MlflowException
 
     run_id = str(version.tags.get(RUN) or version.run_id or "")
@@ -178,8 +181,8 @@ def evidence(client: "MlflowClient", version: "ModelVersion") -> tuple[Verdict, 
     if run.lifecycle_stage != "active" or run.status != "FINISHED":
         state = "deleted" if run.lifecycle_stage != "active" else run.status
         raise PrerequisiteError(
-            f"Version {version.version} of {version.name} was judged in the run {run_id}, which is {state}. Only what a"
-            " run holds that came to its end can be promoted."
+            f"Version {version.version} of {version.name} got its verdict in the run {run_id}, which is {state}. Only a"
+            " version of a finished run can be promoted."
         )
     return (
         artifact_of(client, version, run_id, "verdict", Verdict),
@@ -188,7 +191,7 @@ def evidence(client: "MlflowClient", version: "ModelVersion") -> tuple[Verdict, 
 
 
 def artifact_of(client: "MlflowClient", version: "ModelVersion", run_id: str, name: str, kind: type[A]) -> A:
-    """What a run's artifact says of the version; raises PrerequisiteError where it cannot be read."""
+    """The artifact `<name>.json` of the version's run; raises PrerequisiteError if it cannot be read."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -196,6 +199,7 @@ def artifact_of(client: "MlflowClient", version: "ModelVersion", run_id: str, na
             return kind.read(client.download_artifacts(run_id, f"{name}.json", scratch))
     except (MlflowException, OSError, ValueError) as error:
         raise PrerequisiteError(
-            f"Version {version.version} of {version.name} has no verdict that can be read: its run {run_id or '(none)'}"
-            f" says {type(error).__name__}: {error}. Only what a run has judged can be promoted."
+            f"Version {version.version} of {version.name} cannot be promoted: {name}.json of its run"
+            f" {run_id or '(none)'} is unavailable ({type(error).__name__}: {error}). Only"
+            " a version whose run has a verdict can be promoted: run the pipeline again."
         ) from error

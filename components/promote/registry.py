@@ -1,4 +1,4 @@
-"""Versions of a registered model in MLflow, one for each variant's weights, each once however often it is tracked."""
+"""Versions of a registered model in MLflow: one for each variant's weights, however often they are tracked."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,17 @@ DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT = (
     f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at")
 )
 RANKED = ("ship", "monitor", "ab_test", "inconclusive")
-"""Verdicts that make a candidate, the best first; what was rejected or not judged is none."""
+"""The verdicts of a candidate, the best first. A variant with another verdict cannot be a candidate."""
 
 
 class Registered(Artifact):
-    """What a run left in the registry."""
+    """A run's versions in the registry."""
 
     model: str
     versions: dict[str, str]
     """Variant → version."""
     candidate: str = ""
-    """The variant that the alias names; empty where none of the run may be one."""
+    """The variant that the alias names; empty if no variant of the run may be the candidate."""
 
 
 def model_name(source: str, use_case: str) -> str:
@@ -40,30 +40,31 @@ def model_name(source: str, use_case: str) -> str:
 
 
 def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_at: float = 0.0) -> Registered:
-    """Make a version of each variant's weights and name the best of them candidate, or none where none may be one.
+    """Create a version for each variant's weights, and set the alias `candidate` to the best, or remove the alias.
 
-    Weights that have a version get its tags renewed. What was judged later than `judged_at` (Unix time in seconds)
-    stays as it is. Raises PrerequisiteError when MLflow cannot be reached or refuses.
+    For weights that have a version, the version's tags are updated. Versions and aliases of a verdict later than
+    `judged_at` (Unix time in seconds) stay unchanged. Raises PrerequisiteError when MLflow is unavailable or refuses.
     """
     name = model_name(decision.model.source, decision.use_case)
-    verdicts = {each.variant: each for each in decision.verdicts}
+    verdicts = {verdict.variant: verdict for verdict in decision.verdicts}
     with connected(tracking_uri, "register the variants") as client:
-        make_model(client, name, decision)
+        create_model(client, name, decision)
         known = versions_of(client, name)
-        latest = max((told_at(each) for each in known), default=0.0)
+        latest = max((judged_time(version) for version in known), default=0.0)
         versions: dict[str, str] = {}
         for weights in decision.weights:
             if weights.digest and verdicts[weights.variant].verdict != "failed":
-                found = version_of_weights(known, weights)
+                existing = version_of_weights(known, weights)
                 tags = {**tags_of(weights, verdicts[weights.variant], tracked), JUDGED_AT: str(judged_at)}
-                if not found:
-                    versions[weights.variant] = make_version(client, name, weights, tags, tracking_uri)
+                if not existing:
+                    versions[weights.variant] = create_version(client, name, weights, tags, tracking_uri)
                     continue
-                versions[weights.variant] = str(found.version)
-                if told_at(found) <= judged_at:
-                    tell(client, found, tags)
-        best = min((verdicts[each] for each in versions if verdicts[each].verdict in RANKED), key=rank, default=None)
-        if latest > judged_at:  # a later run has named its own
+                versions[weights.variant] = str(existing.version)
+                if judged_time(existing) <= judged_at:
+                    set_tags(client, existing, tags)
+        ranked = (verdicts[variant] for variant in versions if verdicts[variant].verdict in RANKED)
+        best = min(ranked, key=rank, default=None)
+        if latest > judged_at:  # a later run has set the alias
             return Registered(model=name, versions=versions)
         if best:
             client.set_registered_model_alias(name, CANDIDATE, versions[best.variant])
@@ -73,13 +74,13 @@ def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_
 
 
 def rank(verdict: Verdict) -> tuple[int, float]:
-    """The better verdict first; then the smaller weights, or the smaller measured drop where no small one was shown."""
-    shown = verdict.verdict in ("ship", "monitor")
-    return RANKED.index(verdict.verdict), verdict.size_bytes if shown else verdict.average_drop or 0.0
+    """A sort key: by verdict, then by size for `ship` and `monitor`, by measured drop for the others."""
+    proven = verdict.verdict in ("ship", "monitor")
+    return RANKED.index(verdict.verdict), verdict.size_bytes if proven else verdict.average_drop or 0.0
 
 
-def make_model(client: "MlflowClient", name: str, decision: Decision) -> None:
-    """The registered model, made when it is missing."""
+def create_model(client: "MlflowClient", name: str, decision: Decision) -> None:
+    """Create the registered model if it is missing."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -95,18 +96,18 @@ def versions_of(client: "MlflowClient", name: str) -> "list[ModelVersion]":
 
 
 def version_of_weights(known: "Sequence[ModelVersion]", weights: Weights) -> "ModelVersion | None":
-    """The newest version that points at just these weights; None where none does, as when the store has moved."""
-    same = [each for each in known if each.tags.get(DIGEST) == weights.digest]
-    return next((each for each in reversed(same) if each.source in sources_of(weights, each)), None)
+    """The newest version that points at exactly these weights; None if there is none, e.g. after the store moved."""
+    same = [version for version in known if version.tags.get(DIGEST) == weights.digest]
+    return next((version for version in reversed(same) if version.source in sources_of(weights, version)), None)
 
 
 def sources_of(weights: Weights, version: "ModelVersion") -> tuple[str, ...]:
-    """What a version of these weights may point at: themselves, or the run that made the version."""
+    """The sources that a version of these weights may have: their own URI, or the run that created the version."""
     return as_source(weights), f"runs:/{version.run_id}/{WEIGHTS}"
 
 
-def told_at(version: "ModelVersion") -> float:
-    """When the verdict in a version's tags was reached, as Unix time in seconds; 0 where they do not say."""
+def judged_time(version: "ModelVersion") -> float:
+    """When the verdict in the version's tags was reached, as Unix time in seconds; 0 if the tags do not say."""
     try:
         return float(version.tags.get(JUDGED_AT, ""))
     except ValueError:
@@ -118,26 +119,26 @@ def number(version: "ModelVersion") -> int:
     return int(version.version)
 
 
-def make_version(client: "MlflowClient", name: str, weights: Weights, tags: dict[str, str], tracking_uri: str) -> str:
-    """A version that points at the stored weights, with these tags.
+def create_version(client: "MlflowClient", name: str, weights: Weights, tags: dict[str, str], tracking_uri: str) -> str:
+    """Create a version that points at the stored weights, with these tags; returns its number.
 
-    A server takes no folder of this machine for a source; there the version points at the run, and its tag says where
-    the weights are.
+    A server refuses a folder of this machine as a source. There the version points at the run, and its tag
+    `quantgate.weights` names the folder.
     """
     source, run_id = as_source(weights), tags[RUN]
     if source.startswith("file:") and is_server(tracking_uri):
         source = f"runs:/{run_id}/{WEIGHTS}"
-    made = client.create_model_version(name, source=source, run_id=run_id, tags=tags, await_creation_for=0)
-    return str(made.version)
+    version = client.create_model_version(name, source=source, run_id=run_id, tags=tags, await_creation_for=0)
+    return str(version.version)
 
 
 def as_source(weights: Weights) -> str:
-    """The weights' place as MLflow wants it: a URI."""
+    """The weights' location as a URI, which MLflow requires."""
     return weights.uri if "://" in weights.uri else Path(weights.uri).absolute().as_uri()
 
 
 def tags_of(weights: Weights, verdict: Verdict, tracked: TrackedRun) -> dict[str, str]:
-    """What is to be read beside a version."""
+    """The tags of a version."""
     return {
         DIGEST: weights.digest,
         BASELINE: weights.baseline_digest,
@@ -150,8 +151,8 @@ def tags_of(weights: Weights, verdict: Verdict, tracked: TrackedRun) -> dict[str
     }
 
 
-def tell(client: "MlflowClient", version: "ModelVersion", tags: Mapping[str, str]) -> None:
-    """Set the tags that are not so already."""
+def set_tags(client: "MlflowClient", version: "ModelVersion", tags: Mapping[str, str]) -> None:
+    """Set the tags whose values differ."""
     for key, value in tags.items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(version.name, version.version, key, value)

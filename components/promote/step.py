@@ -10,11 +10,10 @@ from components.tracking.uris import own_store
 
 
 def promote(decision: str, tracked: str, results: str, tracking_uri: str, promoted: str, *, move: bool) -> None:
-    """Register the variants in MLflow, and let the candidate become champion where that is wished and allowed.
+    """Register the variants in MLflow, and make the candidate champion if `move` is set and its verdict allows it.
 
-    A candidate that its verdict does not let through is no failure of the run: the step says why it stays one. Nor is a
-    registry that refuses. A run that only found an earlier one's verdict moves nothing: what serves may have been
-    rolled back since.
+    The run does not fail if the verdict does not allow it or the registry refuses: the step's note says why. A run that
+    only found an earlier run's verdict changes nothing: the champion may have been rolled back since.
     """
     from components.promote.promotion import promote as promote_model
     from components.promote.registry import Registered, register
@@ -22,29 +21,31 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
     from components.tracking.tracked_run import TrackedRun
 
     with progress.step(results, "promote") as step:
-        answer, recorded = Decision.read(decision), TrackedRun.read(tracked)
+        decided, recorded = Decision.read(decision), TrackedRun.read(tracked)
         uri = tracking_uri or own_store(results)
         Registered(model="", versions={}).write(promoted)
-        if recorded.spooled or answer.judged_in:
+        if recorded.spooled or decided.judged_in:
             step.end(
-                skipped=True, note="MLflow does not have the run" if recorded.spooled else "nothing was judged anew"
+                skipped=True, note="MLflow does not have the run" if recorded.spooled else "the run has no new verdict"
             )
             return
         facts = RunResults(results).facts.read(RunFacts)
         try:
-            registered = register(answer, recorded, uri, judged_at=facts.started_at if facts else 0.0)
+            registered = register(decided, recorded, uri, judged_at=facts.started_at if facts else 0.0)
         except PrerequisiteError as refusal:
-            step.end(note=f"Not in the registry: {refusal} To do it later: quantgate track {results}")
+            step.end(note=f"Not in the registry: {refusal} To register it later: quantgate track {results}")
             return
         registered.write(promoted)
         RunResults(results).registered.put(Path(promoted))
         note = f"{registered.model}: candidate {registered.candidate or 'none'}"
         if move and registered.candidate:
-            allowed = answer.limits.promotes
+            allowed = decided.limits.promotes
             try:
-                done = promote_model(uri, registered.model, registered.versions[registered.candidate], allowed=allowed)
-                note += f", champion {done.variant}"
-                RunResults(results).promotion.write(done)
+                promotion = promote_model(
+                    uri, registered.model, registered.versions[registered.candidate], allowed=allowed
+                )
+                note += f", champion {promotion.variant}"
+                RunResults(results).promotion.write(promotion)
             except PrerequisiteError as refusal:
                 note += f"; {refusal}"
         step.end(note=note)

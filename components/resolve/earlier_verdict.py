@@ -11,10 +11,10 @@ def with_earlier_verdict(model: Model, plan: EvaluationPlan, tracking_uri: str) 
 
     If there is no such run, or MLflow does not answer, the plan is unchanged and the model is judged again.
     """
-    from components.tracking.earlier import judged
+    from components.tracking.earlier import find_decision
 
     try:
-        earlier = judged(model, plan, tracking_uri)
+        earlier = find_decision(model, plan, tracking_uri)
     except PrerequisiteError:
         return plan
     if not earlier:

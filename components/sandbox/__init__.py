@@ -1,1 +1,1 @@
-"""Run programs that a language model wrote, never in the open."""
+"""Run programs that a language model wrote, always in a sandbox."""

@@ -1,7 +1,7 @@
-"""Run one program in its sandbox, stop it at its limits, and say how it ended.
+"""Run one program in its sandbox, stop it at its limits, and report how it ended.
 
-inside.py has the kernel limit memory, processor time and the size of files. What the kernel has no limit for is polled
-here: the time that passes, the output, the threads and the number of files.
+inside.py sets the kernel's limits for memory, processor time and the size of files. The limits that the kernel does not
+have are polled here: wall time, output, threads and the number of files.
 """
 
 import contextlib
@@ -27,33 +27,35 @@ from components.sandbox.inside import PATIENCE, RAISED, READY, SECRET_BYTES
 
 POLL_S = 0.05
 START_S = 60.0
-"""Python must have started by then; a program's own time begins after that."""
+"""Deadline for Python to start; a program's own time begins after that."""
 GRACE_S, STOP_S = 0.3, 10.0
-"""How long it may take to end by itself, and when killed."""
-LONGEST_TOLD = 1000
+"""How long a process may take to end by itself, and after it is killed."""
+LONGEST_MESSAGE = 1000
+"""Bytes on the channel: the messages of inside.py are shorter."""
 
 
 @dataclass
 class Run:
-    """A program under way, and what was seen of it."""
+    """A running program and its state."""
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
     limits: Limits
     containment: Containment
     answer: bytes
-    """What it tells when it reached its last statement."""
+    """The message of a program that reached its last statement."""
     started: float = field(default_factory=time.monotonic)
     ready: float | None = None
-    """When inside.py said that the program's time begins."""
-    told: bytes = b""
+    """When inside.py reported that the program's time begins."""
+    received: bytes = b""
+    """From the channel."""
     output: bytes = b""
     stopped: str = ""
-    """Why it was stopped."""
+    """The reason for which it was stopped."""
     worker: psutil.Process | None = None
 
     def follow(self) -> None:
-        """Read what it writes until it told its answer, ended or went over a limit."""
+        """Read its messages and output until it sends its answer, ends or exceeds a limit."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -64,40 +66,40 @@ class Run:
                         self.process.wait(POLL_S)
                         return
                 for key, _ in selector.select(POLL_S) if selector.get_map() else ():
-                    self.hear(key.fd, selector)
-                self.stopped = self.excess()
+                    self.read(key.fd, selector)
+                self.stopped = self.exceeded_limit()
 
-    def hear(self, number: int, selector: selectors.BaseSelector) -> None:
-        """Take in what can be read from that file descriptor, or forget it at its end."""
+    def read(self, number: int, selector: selectors.BaseSelector) -> None:
+        """Read what that file descriptor has, or stop watching it at its end."""
         try:
             chunk = os.read(number, 1 << 16)
-        except ConnectionResetError:  # it left the secret unread
+        except ConnectionResetError:  # it ended without reading the secret
             chunk = b""
         if not chunk:
             selector.unregister(number)
         elif number != self.channel.fileno():
             self.output += chunk
         else:
-            self.told += chunk
-            if self.ready is None and self.told.startswith(READY):
+            self.received += chunk
+            if self.ready is None and self.received.startswith(READY):
                 self.ready = time.monotonic()
 
-    def excess(self) -> str:
-        """Which limit it is over, or nothing."""
+    def exceeded_limit(self) -> str:
+        """The limit that it exceeded; empty if none."""
         if self.ready is None:
             return "" if time.monotonic() < self.started + START_S else "it took too long"
         if len(self.output) > self.limits.output_bytes:
             return f"over {size(self.limits.output_bytes)} of output"
-        if len(self.told) > LONGEST_TOLD:
+        if len(self.received) > LONGEST_MESSAGE:
             return "wrote to the result's channel"
         if self.verdict == self.answer:
             return ""
         if time.monotonic() > self.ready + PATIENCE * self.limits.seconds:
             return timed_out(PATIENCE * self.limits.seconds)
-        return self.crowd()
+        return self.too_many()
 
-    def crowd(self) -> str:
-        """Whether it has more threads or files than it may."""
+    def too_many(self) -> str:
+        """The limit of threads or files that it exceeded; empty if none."""
         try:
             if self.worker is None:
                 family = psutil.Process(self.process.pid).children(recursive=True)
@@ -106,26 +108,26 @@ class Run:
                 return f"over {self.limits.threads} threads"
             if self.containment is Containment.POD:
                 return ""
-            # Its own /tmp, seen from here: bubblewrap limits the size of a tmpfs, not the number of its files.
+            # The program's own /tmp, through /proc: bubblewrap limits the size of a tmpfs, not the number of its files.
             disk = os.statvfs(f"/proc/{self.worker.pid}/root/tmp")
         except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             return ""  # it has just ended
-        crowded = disk.f_files - disk.f_ffree > self.limits.scratch_files
-        return f"over {self.limits.scratch_files} files" if crowded else ""
+        files = disk.f_files - disk.f_ffree
+        return f"over {self.limits.scratch_files} files" if files > self.limits.scratch_files else ""
 
     @property
     def verdict(self) -> bytes:
-        """What was told since it was ready."""
-        return self.told.removeprefix(READY)
+        """The message that followed READY."""
+        return self.received.removeprefix(READY)
 
     @property
     def killed(self) -> bool:
-        """Whether it was killed, and not by us: as the kernel does when the machine has no memory left."""
+        """Whether something else killed it, as the kernel does when the machine has no memory left."""
         killed = self.process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
         return killed and not self.stopped and self.verdict != self.answer
 
     def reason(self) -> str:
-        """Why it did not pass, or nothing where it did; PrerequisiteError where the program was not even begun."""
+        """Why it failed, empty if it passed; raises PrerequisiteError if the program did not start."""
         if self.ready is None:
             last = self.output.decode(errors="replace").strip()[-500:]
             raise PrerequisiteError(f"The sandbox did not start a program: {last or self.stopped or 'it died'}")
@@ -140,7 +142,7 @@ class Run:
 
 
 def ended(status: int, limits: Limits) -> str:
-    """How a program that told nothing came to its end; bubblewrap's exit status for a signal is 128 + it."""
+    """How a program without a message ended; bubblewrap's exit status for a signal is 128 + its number."""
     number = -status if status < 0 else status - 128
     if number == signal.SIGXCPU:
         return timed_out(limits.seconds)
@@ -150,7 +152,7 @@ def ended(status: int, limits: Limits) -> str:
 
 
 def timed_out(seconds: float) -> str:
-    """That it took too long."""
+    """The reason for a program that took too long."""
     return f"timed out after {seconds:g} s"
 
 
@@ -160,23 +162,23 @@ def size(count: int) -> str:
 
 
 def run_contained(program: str, limits: Limits, containment: Containment) -> Run:
-    """The program's finished run; no process of it is left."""
-    ours, theirs = socket.socketpair()
+    """Run the program to its end; none of its processes is left."""
+    owner_end, program_end = socket.socketpair()
     secret, key = secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES)
-    with ours, theirs, scratch(containment) as folder, job(program, key, limits) as wanted:
-        ours.sendall(secret)
+    with owner_end, program_end, scratch(containment) as folder, job(program, key, limits) as job_file:
+        owner_end.sendall(secret)
         process = subprocess.Popen(
-            command(theirs.fileno(), limits, containment),
-            stdin=wanted,
+            command(program_end.fileno(), limits, containment),
+            stdin=job_file,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=ENVIRONMENT,
             cwd=folder,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(program_end.fileno(),),
             start_new_session=True,
         )
-        theirs.close()  # else its end would not be heard
-        run = Run(process, ours, limits, containment, key + secret)
+        program_end.close()  # else the end of the process would not close the channel
+        run = Run(process, owner_end, limits, containment, key + secret)
         with process:
             try:
                 run.follow()
@@ -187,23 +189,23 @@ def run_contained(program: str, limits: Limits, containment: Containment) -> Run
 
 @contextlib.contextmanager
 def job(program: str, key: bytes, limits: Limits) -> Iterator[IO[bytes]]:
-    """What inside.py reads."""
+    """The file that inside.py reads: the program and its limits."""
     with tempfile.TemporaryFile() as file:
-        wanted = {
+        content = {
             "program": program,
             "key": key.hex(),
             "seconds": math.ceil(limits.seconds),
             "memory_bytes": limits.memory_bytes,
             "file_bytes": limits.scratch_bytes,
         }
-        file.write(json.dumps(wanted).encode())
+        file.write(json.dumps(content).encode())
         file.seek(0)
         yield file
 
 
 @contextlib.contextmanager
 def scratch(containment: Containment) -> Iterator[str]:
-    """The folder to start in, which goes afterwards; bubblewrap brings its own."""
+    """The folder to start in, removed afterwards; bubblewrap has its own."""
     if containment is Containment.BUBBLEWRAP:
         yield "/"
         return
@@ -216,15 +218,15 @@ def scratch(containment: Containment) -> Iterator[str]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of it, and wait for that: bubblewrap ends after the last process inside has."""
+    """Kill the processes that are left, and wait for their end: bubblewrap ends after the last process inside."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(process.pid).children(recursive=True)
-        for each in family or [psutil.Process(process.pid)]:
+        for member in family or [psutil.Process(process.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+                member.kill()
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:

@@ -1,9 +1,9 @@
-"""What holds a program that a language model wrote: what stands inside the sandbox and what it may take.
+"""How a program that a language model wrote is contained: the sandbox's contents and the program's limits.
 
 Bubblewrap gives the program its own user, process, network, IPC and host name space, an empty environment, no
 capability, and a read-only file system with the Python interpreter and the system's libraries: no home, no /proc, no
-/sys. Only /tmp can be written, a file system in memory with a size limit. Whoever runs this needs no privilege; for
-root the same holds.
+/sys. Only /tmp can be written, a file system in memory with a size limit. This needs no privilege; as root the
+containment is the same.
 """
 
 import os
@@ -19,33 +19,33 @@ from components.errors import PrerequisiteError
 INSIDE = Path(__file__).with_name("inside.py")
 NOBODY = "65534"
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-"""A program whose result depends on the order of a set gives the same verdict each time."""
+"""A program whose result depends on the order of a set has the same outcome each time."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SYSTEM = ("/lib", "/lib32", "/lib64", "/bin")
 VARIABLE = "QUANTGATE_CONTAINMENT"
 
 
 class Containment(StrEnum):
-    """What holds a program."""
+    """The ways to contain a program."""
 
     BUBBLEWRAP = "bubblewrap"
     POD = "pod"
     """The pod that this process runs in: no secret, no network, an ordinary user, nothing of value, limits on memory,
-    disk and processes. The limits and refused system calls of inside.py hold as ever, but a program sees this
-    process's files and writes what it may write."""
+    disk and processes. The limits and refused system calls of inside.py apply too, but a program can read this
+    process's files and write where this process may write."""
     JOB = "job"
-    """Such a pod, which this process starts on the cluster that it is on: see job.py."""
+    """Such a pod, which this process starts on its own cluster: see job.py."""
 
 
 def chosen_containment() -> Containment:
-    """What QUANTGATE_CONTAINMENT says, else bubblewrap; raises PrerequisiteError for another word."""
-    word = os.environ.get(VARIABLE, Containment.BUBBLEWRAP.value)
-    if word not in list(Containment):
+    """The value of QUANTGATE_CONTAINMENT, by default bubblewrap; raises PrerequisiteError for an unknown value."""
+    value = os.environ.get(VARIABLE, Containment.BUBBLEWRAP.value)
+    if value not in list(Containment):
         raise PrerequisiteError(
-            f"{VARIABLE} is {word!r}. Set it to job on a cluster, to pod where this process runs in a locked-down pod, "
+            f"{VARIABLE} is {value!r}. Set it to job on a cluster, to pod if this process runs in a locked-down pod, "
             "else unset it."
         )
-    return Containment(word)
+    return Containment(value)
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,28 @@ class Outcome:
     """How one program ended."""
 
     passed: bool
-    """Its last statement was reached: what it asserts held."""
+    """Whether it reached its last statement: all its assertions hold."""
     reason: str
-    """Empty when it passed, else the name of what it raised or the limit that it went over."""
+    """Empty if it passed, else the name of the exception or the limit that it exceeded."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may take; it is one process, and starting another is refused."""
+    """The limits of one program. It is one process, and cannot start another."""
 
     seconds: float = 10.0
-    """Of processor time, rounded up; on the clock PATIENCE times as long, as others may be computing beside it."""
+    """Of processor time, rounded up; wall time is PATIENCE times as long, because others run at the same time."""
     memory_bytes: int = 1 << 30
-    """Of address space, some 50 MB for the interpreter itself included."""
+    """Of address space, including about 50 MB for the interpreter."""
     threads: int = 16
     output_bytes: int = 1 << 20
-    """Dropped; an honest program that prints a lot is not failed for it, an endless one is stopped."""
+    """The output is discarded. Printing a lot is no failure; a program that prints endlessly is stopped."""
     scratch_bytes: int = 16 << 20
     scratch_files: int = 1000
 
 
 def command(channel: int, limits: Limits, containment: Containment) -> list[str]:
-    """What starts inside.py with that file descriptor; PrerequisiteError where bubblewrap is not installed."""
+    """The command that starts inside.py with that file descriptor; raises PrerequisiteError without bubblewrap."""
     interpreter = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
     python = [interpreter, "-s", "-S", "-B", "-P", "-X", "utf8"]
     if containment is Containment.POD:
@@ -82,29 +82,30 @@ def command(channel: int, limits: Limits, containment: Containment) -> list[str]
     installed = shutil.which("bwrap")
     if installed is None:
         raise PrerequisiteError(
-            "Programs that a model wrote are only run in a sandbox, and bubblewrap is not installed."
+            "Programs that a model wrote run only in a sandbox, and bubblewrap is not installed."
             " Install it: `apt-get install bubblewrap` or `dnf install bubblewrap`."
         )
-    spaces = [f"--unshare-{each}" for each in ("user", "pid", "ipc", "net", "uts", "cgroup-try")]
-    shut = ["--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox", "--new-session", "--die-with-parent"]
-    emptied = [
+    namespaces = [f"--unshare-{name}" for name in ("user", "pid", "ipc", "net", "uts", "cgroup-try")]
+    identity = ["--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox", "--new-session", "--die-with-parent"]
+    no_privileges = [
         "--cap-drop",
         "ALL",
         "--clearenv",
-        *(word for pair in ENVIRONMENT.items() for word in ("--setenv", *pair)),
+        *(argument for pair in ENVIRONMENT.items() for argument in ("--setenv", *pair)),
     ]
-    room = ["--size", str(limits.scratch_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
-    return [installed, *spaces, *shut, *emptied, *mounts(), *room, "--", *python, "/inside.py", str(channel)]
+    scratch = ["--size", str(limits.scratch_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
+    options = [*namespaces, *identity, *no_privileges, *mounts(), *scratch]
+    return [installed, *options, "--", *python, "/inside.py", str(channel)]
 
 
 def mounts() -> Iterator[str]:
-    """The options that put the interpreter, the system's libraries and four devices there, all but these read-only."""
+    """The options that mount the interpreter and the system's libraries read-only, and four devices."""
     yield from ("--ro-bind", "/usr", "/usr")
-    for each in map(Path, SYSTEM):
-        if each.is_symlink():
-            yield from ("--symlink", str(each.readlink()), str(each))
-        elif each.exists():
-            yield from ("--ro-bind", str(each), str(each))
+    for folder in map(Path, SYSTEM):
+        if folder.is_symlink():
+            yield from ("--symlink", str(folder.readlink()), str(folder))
+        elif folder.exists():
+            yield from ("--ro-bind", str(folder), str(folder))
     yield from ("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache")
     prefix = Path(sys.base_prefix).resolve()
     if not prefix.is_relative_to("/usr"):

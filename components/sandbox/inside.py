@@ -1,15 +1,16 @@
-"""Run one program that a language model wrote: the script that stands inside the sandbox, with nothing but stdlib.
+"""Run one program that a language model wrote: the script inside the sandbox, which uses only the standard library.
 
     python -s -S -B -P -X utf8 inside.py CHANNEL < JOB
 
 JOB is JSON: `program`, `key`, and the limits `seconds`, `memory_bytes`, `file_bytes`. The kernel enforces them on this
 one process, and a filter refuses every system call that would start another, so that they hold for the whole program.
 
-CHANNEL is a socket that the owner put a fresh secret into. READY is written when all is set; then the program runs
-as a module of its own; when its last statement was reached, and only then, the secret is read and sent back after the
-key. Until then the secret is in the kernel and the key in a frame: neither reading file descriptors nor looking
-through objects gives both. What remains possible is a program that knows this file and answers itself, and one that
-cheats in the language, as with a result that equals everything. Such a program harms a score, never the machine.
+CHANNEL is a socket into which the owner wrote a fresh secret. This script writes READY when the limits are set, then
+runs the program as a module of its own. Only after the program's last statement it reads the secret and sends it back
+after the key. Until then the secret is in the kernel and the key in a frame: neither reading file descriptors nor
+searching objects gives both. Two ways to cheat remain: a program that knows this file and sends the answer itself, and
+one that cheats in the language, e.g. with a result that equals everything. Both falsify a score; neither can harm the
+machine.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ READY = b"ready\n"
 RAISED = b"raised "
 SECRET_BYTES = 32
 PATIENCE = 3
-"""How many times as long as its processor time a program has on its owner's clock."""
+"""A program's wall time limit, as a multiple of its processor time limit."""
 OPEN_FILES = 64
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
@@ -37,10 +38,10 @@ LOAD, EQUALS, AT_LEAST, HAS_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 AT_NUMBER, AT_ARCHITECTURE, AT_FIRST_ARGUMENT = 0, 4, 16
 CLONE_THREAD = 0x00010000
 X32 = 0x40000000
-"""x86-64 has every call twice; the second half begins here."""
+"""x86-64 has every call twice; the numbers of the second set begin here."""
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""linux/audit.h's name of the machine, and its column of REFUSED."""
+"""linux/audit.h's number of the architecture, and its column in REFUSED."""
 
 CLONE, CLONE3 = (56, 220), (435, 435)
 REFUSED: dict[str, tuple[int | None, int | None]] = {
@@ -90,7 +91,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 
 
 def main(channel: int) -> None:
-    """Run the job on standard input, tell the channel how it ended and leave."""
+    """Run the job on standard input, write how it ended to the channel, and exit."""
     job = json.load(sys.stdin)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
@@ -99,7 +100,7 @@ def main(channel: int) -> None:
     limit(job["seconds"], job["memory_bytes"], job["file_bytes"])
     key = bytes.fromhex(job["key"])
     refuse()
-    read, write, leave = os.read, os.write, os._exit  # as they are before the program may replace them
+    read, write, leave = os.read, os.write, os._exit  # saved, because the program can replace them
     write(channel, READY)
     try:
         run(job["program"])
@@ -107,11 +108,11 @@ def main(channel: int) -> None:
         write(channel, RAISED + type(error).__name__.encode()[:100])
         leave(1)
     write(channel, key + read(channel, SECRET_BYTES))
-    leave(0)  # at once: what it registered with atexit and the threads it left behind do not run on
+    leave(0)  # at once: its atexit functions do not run and its threads end
 
 
 def run(text: str) -> None:
-    """Execute the program as a module of its own; as in HumanEval's harness it is not `__main__`."""
+    """Execute the program as a module of its own, which is not `__main__`, as in HumanEval's harness."""
     module = types.ModuleType("program")
     sys.modules["program"] = module
     sys.argv = ["program"]
@@ -120,16 +121,17 @@ def run(text: str) -> None:
 
 def limit(seconds: int, memory_bytes: int, file_bytes: int) -> None:
     """Set this process's limits, which it cannot raise again."""
-    # SIGXCPU comes first; a program that ignores it is left to its owner's clock, so that SIGKILL means something else.
+    # SIGXCPU comes first. The hard limit is so high that the owner's wall time stops a program that ignores SIGXCPU:
+    # a SIGKILL then always has another cause.
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, PATIENCE * seconds * (os.cpu_count() or 1) + 1))
-    for what, most in (
+    for resource_kind, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
     ):
-        resource.setrlimit(what, (most, most))
+        resource.setrlimit(resource_kind, (most, most))
 
 
 def die_with_parent() -> None:
@@ -138,8 +140,8 @@ def die_with_parent() -> None:
 
 
 def refuse() -> None:
-    """Have the kernel refuse the calls of REFUSED, and every clone that is no thread, until this process ends."""
-    code = b"".join(struct.pack("=HBBI", *each) for each in instructions(platform.machine()))
+    """Make the kernel refuse the calls of REFUSED, and every clone that does not start a thread."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(platform.machine()))
     text = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("@HP", len(code) // 8, ctypes.addressof(text))
     control(PR_SET_NO_NEW_PRIVS, 1)
@@ -149,23 +151,23 @@ def refuse() -> None:
 def instructions(machine: str) -> list[tuple[int, int, int, int]]:
     """The filter as (code, jump if true, jump if false, operand) of seccomp's BPF; KeyError for another machine."""
     architecture, column = ARCHITECTURES[machine]
-    found = [(LOAD, 0, 0, AT_ARCHITECTURE), (EQUALS, 1, 0, architecture), (RETURN, 0, 0, KILL)]
-    found += [(LOAD, 0, 0, AT_NUMBER), (AT_LEAST, 0, 1, X32), (RETURN, 0, 0, KILL)]
+    program = [(LOAD, 0, 0, AT_ARCHITECTURE), (EQUALS, 1, 0, architecture), (RETURN, 0, 0, KILL)]
+    program += [(LOAD, 0, 0, AT_NUMBER), (AT_LEAST, 0, 1, X32), (RETURN, 0, 0, KILL)]
     for numbers in REFUSED.values():
         number = numbers[column]
         if number is not None:
-            found += [(EQUALS, 0, 1, number), (RETURN, 0, 0, REFUSE)]
-    # A filter cannot read clone3's flags; told that there is no such call, the C library takes clone.
-    found += [(EQUALS, 0, 1, CLONE3[column]), (RETURN, 0, 0, UNKNOWN)]
-    found += [(EQUALS, 0, 3, CLONE[column]), (LOAD, 0, 0, AT_FIRST_ARGUMENT), (HAS_BIT, 1, 0, CLONE_THREAD)]
-    return [*found, (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+            program += [(EQUALS, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+    # A filter cannot read clone3's flags. If clone3 seems missing, the C library falls back to clone.
+    program += [(EQUALS, 0, 1, CLONE3[column]), (RETURN, 0, 0, UNKNOWN)]
+    program += [(EQUALS, 0, 3, CLONE[column]), (LOAD, 0, 0, AT_FIRST_ARGUMENT), (HAS_BIT, 1, 0, CLONE_THREAD)]
+    return [*program, (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
 
 
 def control(option: int, *values: object) -> None:
-    """prctl(2), which takes five words; raises OSError."""
+    """Call prctl(2), which takes five arguments; raises OSError."""
     library = ctypes.CDLL(None, use_errno=True)
-    words = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in values]
-    if library.prctl(option, *words, *[ctypes.c_ulong(0)] * (4 - len(words))):
+    arguments = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in values]
+    if library.prctl(option, *arguments, *[ctypes.c_ulong(0)] * (4 - len(arguments))):
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 

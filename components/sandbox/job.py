@@ -1,13 +1,13 @@
-"""Run the programs in a Job of its own on a cluster: a pod with no rights, no token, no network and nothing of value.
+"""Run the programs in a Job on a cluster: its pod has no rights, no token, no network and nothing of value.
 
-The step `execute` shares its pod with kfp's launcher, which needs the run's token, S3's keys and a network, so no
-program of a model's runs there. The step makes
+The step `execute` shares its pod with kfp's launcher, which needs the run's token, S3's keys and a network. So a
+model's programs do not run there. The step creates
 
     Lease owns ConfigMap (the programs), Job -> Pod (components/sandbox/pod.py)
 
-reads how each program ended from the pod's log, and deletes the Lease: what it owns goes with it. Of a step that was
-killed the reaper does that once nobody has renewed the Lease for LEASE_S. The programs of an earlier attempt are not
-waited for: they go, and run again.
+reads how each program ended from the pod's log, and deletes the Lease; the cluster then deletes the objects that it
+owns. If the step is killed, the reaper deletes the Lease after LEASE_S without a renewal. The step does not wait for an
+earlier attempt's programs: it deletes them, and they run again.
 """
 
 import base64
@@ -27,30 +27,31 @@ from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER, NO_SIDEC
 from components.kubernetes.owner import own_pod, reference, run_name, workflow
 from components.sandbox.containment import Limits, Outcome
 from components.sandbox.inside import PATIENCE
-from components.sandbox.pod_outcomes import PROGRAMS, WANTED, Heard, heard
+from components.sandbox.pod_outcomes import PROGRAMS, PROGRAMS_FILE, ReportedOutcomes, outcomes_in
 from components.servers import objects
 from components.servers.cluster_settings import from_environment
 from components.servers.vllm_pod import Served, confined, unprivileged
 from components.servers.why_not_ready import LOG_LINES, why_not_ready, with_log
 
 SANDBOX = "quantgate.dev/sandbox"
-"""The label that tells the pods which may do nothing; its value is the variant."""
+"""The label of the pods without any access, for the network policies; its value is the variant."""
 IMAGE, RUNTIME_CLASS = "QUANTGATE_SANDBOX_IMAGE", "QUANTGATE_SANDBOX_RUNTIME_CLASS"
 ACCOUNT, CONTAINER = "quantgate-sandbox", "programs"
 WORKERS, MEMORY, SCRATCH = 2, "4Gi", "256Mi"
 RETRIES = 2
-"""Of the pod, when its node is drained or dies."""
+"""Of the pod, if its node is drained or dies."""
 MOST_BYTES = 900_000
-"""Of what a ConfigMap holds, whose end is at 1 MiB."""
+"""Of a ConfigMap's content; Kubernetes' limit is 1 MiB."""
 LEASE_S, POLL_S = 1800, 5.0
-LAST_LOOKS = 12
-"""At the log of a Job that is complete, when it lacks outcomes."""
+LAST_READS = 12
+"""Of a complete Job's log, if outcomes are missing from it."""
 START_WITHIN_S, GONE_WITHIN_S = 1800, 300
+"""Deadlines for the pod to start, and for an earlier attempt's objects to disappear."""
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One Job of a run: whose programs it runs, and until when it is there."""
+    """The Job that runs one variant's programs in a run."""
 
     cluster: ClusterClient
     run: str
@@ -60,49 +61,49 @@ class Sandbox:
 
     @property
     def name(self) -> str:
-        """The same whenever the step runs again, so that it finds what it left: a DNS label, no server's beginning."""
+        """The same in each attempt of the step, to find an earlier one's objects; a DNS label, no server's prefix."""
         return Served(self.run, f"run-{self.purpose}", "", ()).name
 
     @property
     def labels(self) -> dict[str, str]:
-        """On everything that is made for it."""
+        """The labels of all its objects."""
         return labels(self.run, self.purpose)
 
 
 def labels(run: str, purpose: str) -> dict[str, str]:
-    """Those of a sandbox. Not the one of a variant's server: `undeploy` removes what has that."""
+    """The labels of a sandbox's objects; not a server's label VARIANT, by which `undeploy` deletes objects."""
     return {MANAGED_BY: MANAGER, RUN: run, SANDBOX: purpose}
 
 
 def run_in_job(
     programs: Sequence[str], on_done: Callable[[int, Outcome], None], limits: Limits, purpose: str
 ) -> list[Outcome]:
-    """Each program's outcome, in the order given; raises PrerequisiteError, saying why, where the cluster has none."""
+    """Each program's outcome, in the given order; raises PrerequisiteError with the reason if there are none."""
     cluster = ClusterClient(from_environment().namespace)
     sandbox = Sandbox(cluster, run_name(cluster, ""), purpose)
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     for first, packed, count in portions(programs, limits):
 
-        def tell(number: int, outcome: Outcome, first: int = first) -> None:
-            found[first + number] = outcome
+        def record(number: int, outcome: Outcome, first: int = first) -> None:
+            outcomes[first + number] = outcome
             on_done(first + number, outcome)
 
-        run_portion(sandbox, packed, count, limits, tell)
-    return [found[number] for number in range(len(programs))]
+        run_portion(sandbox, packed, count, limits, record)
+    return [outcomes[number] for number in range(len(programs))]
 
 
 def portions(programs: Sequence[str], limits: Limits) -> Iterator[tuple[int, bytes, int]]:
-    """The programs in as few parts as ConfigMaps can hold: the first one's number, what the pod reads, how many."""
+    """The programs in parts that fit into ConfigMaps: the number of the first, the file for the pod, how many."""
     waiting = [(0, len(programs))]
     while waiting:
         first, end = waiting.pop()
-        wanted = {"programs": programs[first:end], "limits": asdict(limits), "workers": WORKERS}
-        packed = gzip.compress(json.dumps(wanted).encode(), mtime=0)
+        content = {"programs": programs[first:end], "limits": asdict(limits), "workers": WORKERS}
+        packed = gzip.compress(json.dumps(content).encode(), mtime=0)
         if len(packed) * 4 / 3 <= MOST_BYTES:
             yield first, packed, end - first
         elif end - first == 1:
             raise PrerequisiteError(
-                f"A program of {len(programs[first])} characters is more than a ConfigMap can hold."
+                f"A program of {len(programs[first])} characters is larger than a ConfigMap can be."
             )
         else:
             half = (first + end) // 2
@@ -110,89 +111,90 @@ def portions(programs: Sequence[str], limits: Limits) -> Iterator[tuple[int, byt
 
 
 def run_portion(
-    sandbox: Sandbox, packed: bytes, count: int, limits: Limits, tell: Callable[[int, Outcome], None]
+    sandbox: Sandbox, packed: bytes, count: int, limits: Limits, on_done: Callable[[int, Outcome], None]
 ) -> None:
-    """Run one Job to its end and tell each outcome once; nothing of it is left."""
+    """Run one Job to its end, report each outcome once, and delete its objects."""
     seconds = START_WITHIN_S + math.ceil(count / WORKERS) * PATIENCE * math.ceil(limits.seconds)
-    made = [(CONFIG_MAP, config_map(sandbox, packed)), (JOB, job(sandbox, seconds))]
+    objects_to_create = [(CONFIG_MAP, config_map(sandbox, packed)), (JOB, job(sandbox, seconds))]
     lease = create(sandbox, LEASE, lease_of(sandbox))
     try:
-        with cluster_lease.keeping(sandbox.cluster, sandbox.name):
+        with cluster_lease.renewing(sandbox.cluster, sandbox.name):
             owned = {"ownerReferences": [reference(lease)]}
-            for kind, body in made:
+            for kind, body in objects_to_create:
                 create(sandbox, kind, body | {"metadata": body["metadata"] | owned})
-            follow(sandbox, count, tell)
+            follow(sandbox, count, on_done)
     except ServerGoneError as error:
         raise PrerequisiteError(
             f"The Job {sandbox.name} in the namespace {sandbox.cluster.namespace} was removed while its programs ran: "
-            "by a second attempt of this step, by the reaper after half an hour without the API, or by somebody."
+            "by a second attempt of this step, by the reaper after half an hour without the API, or by somebody. Run "
+            "the step again."
         ) from error
     finally:
         remove(sandbox, lease)
 
 
 def remove(sandbox: Sandbox, lease: JSON) -> None:
-    """Delete the lease, and with it what it owns; where the API refuses, the reaper does it later."""
+    """Delete the lease and with it the objects that it owns; if the API refuses, the reaper does so later."""
     try:
         sandbox.cluster.delete(LEASE, sandbox.name, uid=lease["metadata"]["uid"])
     except PrerequisiteError as error:
-        print(f"quantgate: the Job {sandbox.name} could not be removed ({error}); it goes when its lease ends.")
+        print(f"quantgate: the Job {sandbox.name} was not removed ({error}); it is removed when its lease ends.")
 
 
 def create(sandbox: Sandbox, kind: ObjectKind, body: JSON) -> JSON:
-    """Create the object, once what an earlier attempt left of that name is gone."""
+    """Create the object, after an earlier attempt's object of that name is gone."""
     deadline = time.monotonic() + GONE_WITHIN_S
-    while (made := sandbox.cluster.create(kind, body)) is None:
-        found = sandbox.cluster.get(kind, sandbox.name)
-        if found and found["metadata"].get("labels", {}).get(MANAGED_BY) != MANAGER:
+    while (created := sandbox.cluster.create(kind, body)) is None:
+        existing = sandbox.cluster.get(kind, sandbox.name)
+        if existing and existing["metadata"].get("labels", {}).get(MANAGED_BY) != MANAGER:
             raise PrerequisiteError(
                 f"{kind} {sandbox.name} in the namespace {sandbox.cluster.namespace} is not quantgate's. Delete it."
             )
-        if found and kind is LEASE:
-            sandbox.cluster.delete(LEASE, sandbox.name, uid=found["metadata"]["uid"])
+        if existing and kind is LEASE:
+            sandbox.cluster.delete(LEASE, sandbox.name, uid=existing["metadata"]["uid"])
         if time.monotonic() > deadline:
             raise PrerequisiteError(
-                f"{kind} {sandbox.name} of an earlier attempt is still there after {GONE_WITHIN_S} s. See what keeps "
-                "it: its finalizers, or a garbage collector that does not run."
+                f"{kind} {sandbox.name} of an earlier attempt still exists after {GONE_WITHIN_S} s. Check what "
+                "blocks its deletion: its finalizers, or a garbage collector that does not run."
             )
         time.sleep(POLL_S)
-    return made
+    return created
 
 
-def follow(sandbox: Sandbox, count: int, tell: Callable[[int, Outcome], None]) -> None:
-    """Tell the outcomes as the pod's log has them, until the Job is complete and all are told."""
-    began, started, told, looks = time.monotonic(), False, Heard(), LAST_LOOKS
+def follow(sandbox: Sandbox, count: int, on_done: Callable[[int, Outcome], None]) -> None:
+    """Report the outcomes as they appear in the pod's log, until the Job is complete and all are reported."""
+    began, started, reported, reads_left = time.monotonic(), False, ReportedOutcomes(), LAST_READS
     while True:
-        seen = sandbox.cluster.get(JOB, sandbox.name)
-        if seen is None or "deletionTimestamp" in seen["metadata"]:
+        current = sandbox.cluster.get(JOB, sandbox.name)
+        if current is None or "deletionTimestamp" in current["metadata"]:
             raise ServerGoneError(f"The Job {sandbox.name} is gone.")
-        conditions = {each["type"]: each for each in seen.get("status", {}).get("conditions", ())}
-        over = {"Complete", "Failed"} & {name for name, each in conditions.items() if each["status"] == "True"}
+        conditions = {condition["type"]: condition for condition in current.get("status", {}).get("conditions", ())}
+        over = {"Complete", "Failed"} & {name for name, value in conditions.items() if value["status"] == "True"}
         pod = newest(sandbox)
         phase = pod.get("status", {}).get("phase", "Pending") if pod else "Pending"
         if pod and phase != "Pending":
             started = True
             lines = sandbox.cluster.log(pod["metadata"]["name"], CONTAINER, count + LOG_LINES, previous=False)
-            for number, outcome in told.fresh(pod["metadata"]["uid"], heard(lines, count)):
-                tell(number, outcome)
+            for number, outcome in reported.fresh(pod["metadata"]["uid"], outcomes_in(lines, count)):
+                on_done(number, outcome)
         if "Failed" in over:
             raise PrerequisiteError(failed(sandbox, conditions["Failed"], pod))
-        if over and (len(told.all) == count or not looks):
+        if over and (len(reported.all) == count or not reads_left):
             break
-        looks -= bool(over)  # its node may not give the log just now
+        reads_left -= bool(over)  # the node may not serve the log for a moment
         if not over and not started:
-            await_start(sandbox, seen, began)
+            check_start(sandbox, current, began)
         time.sleep(POLL_S)
-    if missing := count - len(told.all):
+    if missing := count - len(reported.all):
         raise PrerequisiteError(
-            f"The Job {sandbox.name} ran {count} programs, and its log lacks how {missing} of them ended: the log was "
+            f"The Job {sandbox.name} ran {count} programs, and its log lacks the outcomes of {missing}: the log was "
             "cut or its pod removed too early. Run the step again."
         )
 
 
-def await_start(sandbox: Sandbox, seen: JSON, began: float) -> None:
-    """Raise PrerequisiteError, saying why, for a pod that will not start, or has not for too long."""
-    reason = why_not_ready(sandbox.cluster, seen, f"{INSTANCE}={sandbox.name}", CONTAINER, less="")
+def check_start(sandbox: Sandbox, current: JSON, began: float) -> None:
+    """Raise PrerequisiteError with the reason for a pod that cannot start, or did not in time."""
+    reason = why_not_ready(sandbox.cluster, current, f"{INSTANCE}={sandbox.name}", CONTAINER, less="")
     if reason.final:
         raise PrerequisiteError(f"The Job {sandbox.name}, which runs the programs, cannot start: {reason.text}")
     if time.monotonic() - began > START_WITHIN_S:
@@ -202,50 +204,52 @@ def await_start(sandbox: Sandbox, seen: JSON, began: float) -> None:
 
 
 def newest(sandbox: Sandbox) -> JSON | None:
-    """The Job's latest pod: the Job makes another one where one's node died."""
-    found, _ = sandbox.cluster.listed(POD, labels=f"{INSTANCE}={sandbox.name}")
-    return max(found, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
+    """The Job's newest pod: the Job creates another one after its node dies. None without a pod."""
+    pods, _ = sandbox.cluster.listed(POD, labels=f"{INSTANCE}={sandbox.name}")
+    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
 def failed(sandbox: Sandbox, condition: JSON, pod: JSON | None) -> str:
-    """Why the Job failed, with the last lines of its pod."""
-    what = f"The Job {sandbox.name}, which runs the programs, failed: "
-    what += f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    """Why the Job failed, with the last lines of its pod's log."""
+    message = f"The Job {sandbox.name}, which runs the programs, failed: "
+    message += f"{condition.get('reason', '')}: {condition.get('message', '')}"
     if pod is None:
-        return what
+        return message
     statuses = pod.get("status", {}).get("containerStatuses", ())
-    ended = next((each.get("state", {}).get("terminated") or {} for each in statuses), {})
-    what += f" Its container ended with status {ended['exitCode']} ({ended.get('reason')})." if ended else ""
-    return with_log(what, CONTAINER, sandbox.cluster.log(pod["metadata"]["name"], CONTAINER, LOG_LINES, previous=False))
+    ended = next((status.get("state", {}).get("terminated") or {} for status in statuses), {})
+    message += f" Its container ended with status {ended['exitCode']} ({ended.get('reason')})." if ended else ""
+    return with_log(
+        message, CONTAINER, sandbox.cluster.log(pod["metadata"]["name"], CONTAINER, LOG_LINES, previous=False)
+    )
 
 
 def lease_of(sandbox: Sandbox) -> JSON:
-    """The object that owns the others and says until when they may stay."""
+    """The Lease that owns the other objects and limits how long they stay."""
     now = cluster_lease.timestamp(datetime.now(UTC))
     return objects.lease(sandbox.name, sandbox.labels, now, LEASE_S, workflow(sandbox.cluster))
 
 
 def config_map(sandbox: Sandbox, packed: bytes) -> JSON:
-    """The programs."""
+    """The ConfigMap with the programs."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": sandbox.name, "labels": sandbox.labels},
-        "binaryData": {WANTED: base64.b64encode(packed).decode("ascii")},
+        "binaryData": {PROGRAMS_FILE: base64.b64encode(packed).decode("ascii")},
     }
 
 
 def job(sandbox: Sandbox, seconds: int) -> JSON:
-    """The Job: the pod security standard `restricted`, no token, nothing to write but a small /tmp in memory."""
+    """The Job: the pod security standard `restricted`, no token, only a small /tmp in memory to write to."""
     if not (image := os.environ.get(IMAGE)):
         raise PrerequisiteError(f"{IMAGE} is not set: it names the project image, in which the programs run.")
-    own = (own_pod(sandbox.cluster) or {}).get("spec", {})
-    pull = {"imagePullSecrets": own["imagePullSecrets"]} if own.get("imagePullSecrets") else {}
+    own_spec = (own_pod(sandbox.cluster) or {}).get("spec", {})
+    pull = {"imagePullSecrets": own_spec["imagePullSecrets"]} if own_spec.get("imagePullSecrets") else {}
     runtime = {"runtimeClassName": os.environ[RUNTIME_CLASS]} if os.environ.get(RUNTIME_CLASS) else {}
     container = {
         "name": CONTAINER,
         "image": image,
-        "command": ["python", "-m", "components.sandbox.pod", f"{PROGRAMS}/{WANTED}"],
+        "command": ["python", "-m", "components.sandbox.pod", f"{PROGRAMS}/{PROGRAMS_FILE}"],
         "resources": {
             "requests": {"cpu": str(WORKERS), "memory": MEMORY},
             "limits": {"cpu": str(WORKERS), "memory": MEMORY},

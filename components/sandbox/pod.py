@@ -1,8 +1,8 @@
-"""Run programs in this pod, and tell on standard output how each ended: what the Job of `job.py` starts.
+"""Run programs in this pod, and print how each ended. The Job of `job.py` starts this module.
 
     python -m components.sandbox.pod /programs/wanted.json.gz
 
-The pod holds nothing else, see `Containment.POD`. A line is JSON: `program`, its number; `passed`; `reason`.
+The pod contains nothing of value, see `Containment.POD`. Each line is JSON: `program`, its number; `passed`; `reason`.
 """
 
 import gzip
@@ -19,20 +19,22 @@ PR_SET_DUMPABLE = 4
 
 
 def main() -> int:
-    """Run what the file names; returns the exit status to leave with."""
-    wanted = json.loads(gzip.decompress(Path(sys.argv[1]).read_bytes()))
-    control(PR_SET_DUMPABLE, 0)  # a program of this user's may not open what this process has open: its output
+    """Run the programs of the file; returns the exit status."""
+    content = json.loads(gzip.decompress(Path(sys.argv[1]).read_bytes()))
+    control(
+        PR_SET_DUMPABLE, 0
+    )  # a program runs as the same user, and must not open this process's open files: its output
     try:
-        limits, workers = Limits(**wanted["limits"]), wanted["workers"]
-        run_programs(wanted["programs"], tell, limits, workers, Containment.POD)
+        limits, workers = Limits(**content["limits"]), content["workers"]
+        run_programs(content["programs"], print_outcome, limits, workers, Containment.POD)
     except PrerequisiteError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def tell(number: int, outcome: Outcome) -> None:
-    """Write one line, at once."""
+def print_outcome(number: int, outcome: Outcome) -> None:
+    """Print one line, and flush it."""
     print(json.dumps({"program": number, "passed": outcome.passed, "reason": outcome.reason}), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Where a pod finds the programs, and what its log says of how they ended."""
+"""Where a pod finds its programs, and the programs' outcomes in the pod's log."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,33 +7,35 @@ from dataclasses import dataclass, field
 from components.errors import PrerequisiteError
 from components.sandbox.containment import Outcome
 
-PROGRAMS, WANTED = "/programs", "wanted.json.gz"
+PROGRAMS, PROGRAMS_FILE = "/programs", "wanted.json.gz"
 
 
-def heard(lines: Iterable[str], count: int) -> dict[int, Outcome]:
-    """The outcomes that a pod told, by number; its other lines are nothing to us."""
-    found: dict[int, Outcome] = {}
+def outcomes_in(lines: Iterable[str], count: int) -> dict[int, Outcome]:
+    """The outcomes in a pod's log by program number; other lines are ignored."""
+    outcomes: dict[int, Outcome] = {}
     for line in lines:
         try:
             row = json.loads(line)
             number, outcome = row["program"], Outcome(passed=row["passed"], reason=row["reason"])
         except (ValueError, KeyError, TypeError):
             continue
-        if number not in range(count) or found.get(number, outcome) != outcome:
-            raise PrerequisiteError(f"The pod that ran the programs told what cannot be: {line[:200]}")
-        found[number] = outcome
-    return found
+        if number not in range(count) or outcomes.get(number, outcome) != outcome:
+            raise PrerequisiteError(
+                f"The log of the pod that ran the programs contains an invalid outcome: {line[:200]}"
+            )
+        outcomes[number] = outcome
+    return outcomes
 
 
 @dataclass
-class Heard:
-    """What was told so far; a pod that takes another one's place begins anew."""
+class ReportedOutcomes:
+    """The outcomes reported so far; a pod that replaces another one starts again."""
 
     all: dict[int, Outcome] = field(default_factory=dict)
     pod: str = ""
 
     def fresh(self, pod: str, outcomes: dict[int, Outcome]) -> Iterator[tuple[int, Outcome]]:
-        """What the pod of that uid has told since the last time."""
+        """The outcomes that are new since the last call, for the pod with that uid."""
         if pod != self.pod:
             self.pod, self.all = pod, {}
         for number, outcome in outcomes.items():

@@ -87,7 +87,7 @@ def deploy(made: Weights, model_path: Path, results: str, settings: ServingSetti
     )
     try:
         lease = create_lease(start)
-        with cluster_lease.keeping(cluster, served.name):  # a start may take longer than a lease
+        with cluster_lease.renewing(cluster, served.name):  # a start may take longer than a lease
             create(start, lease)
             failure = wait_until_ready(start)
             server = server if failure else server.model_copy(update={"url": address(start)})
@@ -134,7 +134,7 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
         yield
         return
     cluster = ClusterClient(settings.namespace)
-    with cluster_lease.keeping(cluster, Served(run_name(cluster, results), server.variant, "", ()).name):
+    with cluster_lease.renewing(cluster, Served(run_name(cluster, results), server.variant, "", ()).name):
         yield
 
 

@@ -1,4 +1,4 @@
-"""The step `track`: a pipeline run in MLflow, its variants side by side, each with its verdict.
+"""The step `track`: record a pipeline run in MLflow, its variants side by side, each with its verdict.
 
-MLflow takes seconds to import: it is imported where a run is written.
+Importing MLflow takes seconds, so only the functions that write a run import it.
 """

@@ -1,4 +1,4 @@
-"""Months of runs as one table: what MLflow holds of every variant that was judged, a row each."""
+"""Months of runs as one table: one row for each variant of each run in MLflow."""
 
 import warnings
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from components.errors import PrerequisiteError
 from components.models.variants import VARIANTS
 from components.tracking.connect import connected
-from components.tracking.links import compare_page, opened, run_page
+from components.tracking.links import compare_page, full_address, run_page
 from components.tracking.tags import EXPERIMENTS
 from components.tracking.uris import SQLITE, sqlite_file
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-Found = TypeVar("Found")
+Item = TypeVar("Item")
 
 PAGE = 1000
-"""How much MLflow is asked for at a time."""
+"""Results a request."""
 FIRST = (
     "run",
     "time",
@@ -44,9 +44,10 @@ def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENT
     """A row for each variant of each run, the oldest run first and the baseline first in each.
 
     The columns are FIRST (times in UTC; drops and bounds as shares), MLflow's other metrics by their names
-    (`gsm8k.score`, `gsm8k.drop_upper`), and LAST; a number that was not measured is missing. `where` is a search in
-    MLflow's own words about the variants, `metrics.average_drop_upper < 0.02 and params.variant = 'int8'`;
-    `experiments` is a pattern for their names, `quantgate/%/math-tutoring`. Variants of a deleted run are left out.
+    (`gsm8k.score`, `gsm8k.drop_upper`), and LAST; a number that was not measured is missing. `where` is a filter on
+    the variants in MLflow's search syntax, e.g. `metrics.average_drop_upper < 0.02 and params.variant = 'int8'`;
+    `experiments` is a pattern for the experiments' names, e.g. `quantgate/%/math-tutoring`. Variants of a deleted run
+    are left out.
 
     Raises PrerequisiteError when MLflow cannot be reached or does not understand the search.
     """
@@ -56,11 +57,11 @@ def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENT
         from mlflow.exceptions import MlflowException
     from pandas import DataFrame
 
-    with connected(tracking_uri, "tell what it holds") as client:
+    with connected(tracking_uri, "list its runs") as client:
         try:
             ids = experiment_ids(client, experiments)
-            runs = {each.info.run_id: each for each in found(client, ids, _RUNS)}
-            variants = found(client, ids, f"{_VARIANTS} and {where}" if where.strip() else _VARIANTS)
+            runs = {run.info.run_id: run for run in search_runs(client, ids, _RUNS)}
+            variants = search_runs(client, ids, f"{_VARIANTS} and {where}" if where.strip() else _VARIANTS)
         except MlflowException as refusal:
             if refusal.error_code != "INVALID_PARAMETER_VALUE":
                 raise
@@ -69,9 +70,9 @@ def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENT
                 "Write it as metrics.average_drop_upper < 0.02 and params.variant = 'int8'; there is no OR."
             ) from refusal
     rows = [
-        row_of(each, run, tracking_uri)
-        for each in variants
-        if (run := runs.get(each.data.tags.get("mlflow.parentRunId", "")))
+        row_of(variant, run, tracking_uri)
+        for variant in variants
+        if (run := runs.get(variant.data.tags.get("mlflow.parentRunId", "")))
     ]
     metrics = sorted({name for row in rows for name in row} - {*FIRST, *LAST})
     places = {name: place for place, name in enumerate(VARIANTS)}
@@ -80,12 +81,12 @@ def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENT
 
 
 def newest(rows: "DataFrame") -> "DataFrame":
-    """Of such a table the last row of each variant."""
+    """The last row of each variant in a table that `history` returned."""
     return rows.groupby(["model", "use_case", "variant"], sort=False).tail(1)
 
 
 def check_store(tracking_uri: str) -> None:
-    """Raise PrerequisiteError for a file that is not there: MLflow would make it."""
+    """Raise PrerequisiteError for a file that does not exist: MLflow would create it."""
     if tracking_uri.startswith(SQLITE) and not sqlite_file(tracking_uri).exists():
         raise PrerequisiteError(
             f"There is no {sqlite_file(tracking_uri)}. Name the store of a run, e.g. that of `make demo`: "
@@ -93,8 +94,8 @@ def check_store(tracking_uri: str) -> None:
         )
 
 
-def pages(search: "Callable[[str | None], PagedList[Found]]") -> list[Found]:
-    """All that a search finds, asked for page by page."""
+def pages(search: "Callable[[str | None], PagedList[Item]]") -> list[Item]:
+    """All results of a search that returns them page by page."""
     page = search(None)
     result = list(page)
     while page.token:
@@ -104,17 +105,19 @@ def pages(search: "Callable[[str | None], PagedList[Found]]") -> list[Found]:
 
 
 def experiment_ids(client: "MlflowClient", pattern: str) -> list[str]:
-    """The experiments with such a name."""
-    words = f"name LIKE '{pattern}'"
-    experiments = pages(lambda page: client.search_experiments(filter_string=words, max_results=PAGE, page_token=page))
-    return [each.experiment_id for each in experiments]
+    """The ids of the experiments whose names match the pattern."""
+    matching = f"name LIKE '{pattern}'"
+    experiments = pages(
+        lambda page: client.search_experiments(filter_string=matching, max_results=PAGE, page_token=page)
+    )
+    return [experiment.experiment_id for experiment in experiments]
 
 
-def found(client: "MlflowClient", experiment_ids: list[str], words: str) -> "list[Run]":
-    """The runs that MLflow finds by these words; none where there is no experiment."""
+def search_runs(client: "MlflowClient", experiment_ids: list[str], matching: str) -> "list[Run]":
+    """The runs that the filter matches; an empty list without experiments."""
     if not experiment_ids:
         return []
-    return pages(lambda page: client.search_runs(experiment_ids, words, max_results=PAGE, page_token=page))
+    return pages(lambda page: client.search_runs(experiment_ids, matching, max_results=PAGE, page_token=page))
 
 
 def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
@@ -128,7 +131,7 @@ def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
         "variant": variant.data.params.get("variant", ""),
         "verdict": variant.data.tags.get("verdict", ""),
         **variant.data.metrics,
-        "link": opened(run_page(tracking_uri, variant.info.experiment_id, variant.info.run_id)),
+        "link": full_address(run_page(tracking_uri, variant.info.experiment_id, variant.info.run_id)),
         "run_id": variant.info.run_id,
         "experiment_id": variant.info.experiment_id,
     }
@@ -136,4 +139,4 @@ def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
 
 def comparison(tracking_uri: str, rows: "DataFrame") -> str:
     """The address of MLflow's page that shows these rows of a history side by side."""
-    return opened(compare_page(tracking_uri, rows["experiment_id"], rows["run_id"]))
+    return full_address(compare_page(tracking_uri, rows["experiment_id"], rows["run_id"]))

@@ -1,4 +1,4 @@
-"""The tables of flips that the gate left in the results."""
+"""The tables of flips that the gate wrote into the results."""
 
 import json
 from typing import Any
@@ -8,6 +8,6 @@ from components.run.results import RunResults
 
 
 def tables_of_flips(results: RunResults) -> dict[str, dict[str, list[Any]]]:
-    """By variant the questions that it answers otherwise than the baseline: columns by name."""
+    """By variant, the questions that it answers differently from the baseline: columns by name."""
     texts = {name: results.flips(name).text() for name in VARIANTS}
     return {name: json.loads(text) for name, text in texts.items() if text}

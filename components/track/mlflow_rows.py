@@ -1,7 +1,7 @@
-"""What MLflow shows of a decision: one row for the pipeline run and one for each variant, the baseline among them.
+"""The rows that MLflow shows of a decision: one for the pipeline run and one for each variant, including the baseline.
 
-All variants have the same parameters, tags and, where they were measured, metrics, so that MLflow's compare page lines
-them up. A number that was not measured is missing: never a zero.
+All variants have the same parameters, tags and, if measured, metrics, so that MLflow's compare page lines them up. A
+number that was not measured is missing, never zero.
 """
 
 import math
@@ -18,25 +18,25 @@ from components.storage.artifact import Artifact
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tags import DECISION, FLIPS, JUDGED_BY, RUN_ID_TAG, SCORES, VARIANT_TAG, VERDICT, WEIGHTS
 
-SHOWN = 300
-"""Characters of a sentence in a table."""
+LONGEST_CELL = 300
+"""Characters of a sentence in a table's cell."""
 _NOTHING = "none"
-"""A parameter that does not apply; MLflow's pages show an empty value like one that was forgotten."""
+"""The value of a parameter that does not apply: MLflow's pages show an empty value like a forgotten one."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """The rows of one task, as MLflow names what a run was given."""
+    """The rows of one task, as an MLflow dataset."""
 
     name: str
     digest: str
-    """sha256, its beginning."""
+    """The beginning of the rows' sha256."""
     source: str
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One MLflow run as it should be when it has been written."""
+    """The content of one MLflow run."""
 
     name: str
     params: Mapping[str, str]
@@ -59,23 +59,23 @@ class RunRow:
 
 def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
     """The pipeline run's own row."""
-    asked = {
+    params = {
         "model": decision.model.source,
         "model_digest": decision.model.digest,
         "model_note": decision.model.note or _NOTHING,
         "suite": decision.suite,
         "use_case": decision.use_case,
-        "variants": ", ".join(each.variant for each in decision.verdicts),
+        "variants": ", ".join(verdict.variant for verdict in decision.verdicts),
         "policy": decision.policy,
-        **_asked(decision),
+        **_plan_params(decision),
     }
     tags = {
         RUN_ID_TAG: run.run_id,
         "verdicts": _verdicts(decision),
         "mlflow.note.content": _summary(decision),
         "mlflow.source.name": "quantgate",
-        **{f"package.{name}": number for name, number in run.packages.items()},
-        **{f"machine.{name}": words for name, words in run.machine.items()},
+        **{f"package.{name}": version for name, version in run.packages.items()},
+        **{f"machine.{name}": value for name, value in run.machine.items()},
     }
     if run.commit:
         tags["mlflow.source.git.commit"] = run.commit
@@ -86,91 +86,89 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
         texts["policy.yaml"] = policy
     return RunRow(
         run.name,
-        {**run.settings, **asked},
+        {**run.settings, **params},
         metrics={},
         tags=tags,
         texts=texts,
         files=files.report,
         tables={"decision_matrix.json": _matrix(decision)},
-        datasets=tuple(dict.fromkeys(each for scores in decision.scores for each in _datasets(scores))),
+        datasets=tuple(dict.fromkeys(dataset for scores in decision.scores for dataset in _datasets(scores))),
         status="FINISHED",
     )
 
 
 def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[RunRow]:
-    """A row for each verdict, in the matrix's order."""
-    weights = {each.variant: each for each in decision.weights}
-    scores = {each.variant: each for each in decision.scores}
-    tasks = list(dict.fromkeys(task for each in decision.verdicts for task in each.scores))
-    baseline_bytes = next((each.size_bytes for each in decision.verdicts if each.verdict == "reference"), 0)
+    """A row for each verdict, in the decision matrix's order."""
+    weights_of = {weights.variant: weights for weights in decision.weights}
+    scores_of = {scores.variant: scores for scores in decision.scores}
+    tasks = list(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
+    baseline_bytes = next((verdict.size_bytes for verdict in decision.verdicts if verdict.verdict == "reference"), 0)
     rows = []
     for verdict in decision.verdicts:
-        made, measured = weights.get(verdict.variant), scores.get(verdict.variant)
-        # MLflow's pages keep this order: what decides comes first.
+        weights, scores = weights_of.get(verdict.variant), scores_of.get(verdict.variant)
+        # MLflow's pages keep this order: the metrics that decide come first.
         metrics = {
-            **_mean_metrics(verdict, measured),
-            **_cost_metrics(verdict, made, measured, baseline_bytes),
+            **_mean_metrics(verdict, scores),
+            **_cost_metrics(verdict, weights, scores, baseline_bytes),
             **_evidence_metrics(verdict),
-            **_task_metrics(verdict, measured, tasks),
+            **_task_metrics(verdict, scores, tasks),
         }
         rows.append(
             RunRow(
                 name=verdict.variant,
-                params=_params(decision, verdict, made, measured),
+                params=_params(decision, verdict, weights, scores),
                 metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
-                tags=_tags(verdict, made, measured, run.run_id),
-                texts=_texts(verdict, made, measured),
-                files=(*_records(measured), *files.variants.get(verdict.variant, ())),
+                tags=_tags(verdict, weights, scores, run.run_id),
+                texts=_texts(verdict, weights, scores),
+                files=(*_records(scores), *files.variants.get(verdict.variant, ())),
                 tables={FLIPS: flips} if (flips := files.flips.get(verdict.variant)) else {},
-                datasets=_datasets(measured) if measured else (),
+                datasets=_datasets(scores) if scores else (),
                 status="FAILED" if verdict.verdict == "failed" else "FINISHED",
             )
         )
     return rows
 
 
-def _params(decision: Decision, verdict: Verdict, made: Weights | None, measured: Scores | None) -> dict[str, str]:
+def _params(decision: Decision, verdict: Verdict, weights: Weights | None, scores: Scores | None) -> dict[str, str]:
     known = VARIANTS.get(verdict.variant)
     params = {
         "variant": verdict.variant,
-        "scheme": (made.scheme if made else "") or (known.scheme if known else ""),
+        "scheme": (weights.scheme if weights else "") or (known.scheme if known else ""),
         "group_size": str(known.group_size) if known and known.group_size else "",
-        "algorithm": made.algorithm if made else "",
-        "layout": made.layout if made else "",
-        "calibration": made.calibration if made else "",
-        "digest": made.digest if made else "",
+        "algorithm": weights.algorithm if weights else "",
+        "layout": weights.layout if weights else "",
+        "calibration": weights.calibration if weights else "",
+        "digest": weights.digest if weights else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,
         "asked": decision.plan.asked if decision.plan else "",
-        "stage": measured.stage if measured else "",
-        "tasks": "; ".join(
-            f"{each.task} {each.metric}, {each.shots}-shot, {each.items} items" for each in measured.tasks
-        )
-        if measured
+        "stage": scores.stage if scores else "",
+        "tasks": "; ".join(f"{task.task} {task.metric}, {task.shots}-shot, {task.items} items" for task in scores.tasks)
+        if scores
         else "",
     }
     return {key: value or _NOTHING for key, value in params.items()}
 
 
-def _tags(verdict: Verdict, made: Weights | None, measured: Scores | None, run_id: str) -> dict[str, str]:
-    failures = [each.failure for each in (made, measured) if each and each.failure]
+def _tags(verdict: Verdict, weights: Weights | None, scores: Scores | None, run_id: str) -> dict[str, str]:
+    failures = [artifact.failure for artifact in (weights, scores) if artifact and artifact.failure]
     return {
         RUN_ID_TAG: run_id,
         VARIANT_TAG: verdict.variant,
         "verdict": verdict.verdict,
         "sentence": verdict.sentence,
         "next_step": verdict.next_step or _NOTHING,
-        # Tags, because both change when the same run is resumed, and MLflow never changes a parameter.
-        "reused": str(made.reused).lower() if made else "false",
-        "scored_in": (measured.scored_in if measured else "") or _NOTHING,
+        # Tags and not parameters: both change when the same run is resumed, and MLflow never changes a parameter.
+        "reused": str(weights.reused).lower() if weights else "false",
+        "scored_in": (scores.scored_in if scores else "") or _NOTHING,
         "failure": failures[0] if failures else _NOTHING,
         "mlflow.note.content": f"**{verdict.verdict}** — {verdict.sentence}\n\n{verdict.next_step}".strip(),
         "mlflow.source.name": "quantgate",
     }
 
 
-def _mean_metrics(verdict: Verdict, measured: Scores | None) -> dict[str, float]:
-    perplexities = {each.task for each in measured.tasks if not each.is_share} if measured else set()
+def _mean_metrics(verdict: Verdict, scores: Scores | None) -> dict[str, float]:
+    perplexities = {task.task for task in scores.tasks if not task.is_share} if scores else set()
     shares = [score for task, score in verdict.scores.items() if task not in perplexities]
     if not shares:
         return {}
@@ -182,8 +180,8 @@ def _mean_metrics(verdict: Verdict, measured: Scores | None) -> dict[str, float]
     return metrics
 
 
-def _asked(decision: Decision) -> dict[str, str]:
-    """What the plan of the run says beside the suite."""
+def _plan_params(decision: Decision) -> dict[str, str]:
+    """The plan's options beside the suite, as parameters."""
     plan = decision.plan
     if plan is None:
         return {}
@@ -198,28 +196,28 @@ def _asked(decision: Decision) -> dict[str, str]:
 
 
 def _datasets(scores: Scores) -> tuple[DataSet, ...]:
-    """The rows that were asked, a data set a task: `TASK: WHERE, sha256 DIGEST…` as the evaluation tells them."""
-    told = re.findall(r"(?:^|; )([\w.-]+): (.+?), sha256 ([0-9a-f]{12,64})", scores.rows_source)
-    return tuple(DataSet(task, digest[:36], where) for task, where, digest in told)
+    """One dataset for each task, from the evaluation's text `TASK: WHERE, sha256 DIGEST…; …`."""
+    sources = re.findall(r"(?:^|; )([\w.-]+): (.+?), sha256 ([0-9a-f]{12,64})", scores.rows_source)
+    return tuple(DataSet(task, digest[:36], where) for task, where, digest in sources)
 
 
 def _matrix(decision: Decision) -> dict[str, list[Any]]:
-    """The decision matrix, a row a variant; a number that was not measured is None."""
-    tasks = dict.fromkeys(task for each in decision.verdicts for task in each.scores)
+    """The decision matrix, one row for each variant; a number that was not measured is None."""
+    tasks = dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores)
     rows = decision.verdicts
     return {
-        "variant": [each.variant for each in rows],
-        "verdict": [each.verdict for each in rows],
-        "average_drop": [each.average_drop for each in rows],
-        "size_bytes": [each.size_bytes or None for each in rows],
-        **{f"{task}.score": [each.scores.get(task) for each in rows] for task in tasks},
-        "sentence": [each.sentence for each in rows],
-        "next_step": [each.next_step for each in rows],
+        "variant": [row.variant for row in rows],
+        "verdict": [row.verdict for row in rows],
+        "average_drop": [row.average_drop for row in rows],
+        "size_bytes": [row.size_bytes or None for row in rows],
+        **{f"{task}.score": [row.scores.get(task) for row in rows] for task in tasks},
+        "sentence": [row.sentence for row in rows],
+        "next_step": [row.next_step for row in rows],
     }
 
 
 def _evidence_metrics(verdict: Verdict) -> dict[str, float]:
-    """The bounds of what limits the variant, and how its answers moved."""
+    """The bounds of the variant's drops, and how its answers differ from the baseline's."""
     metrics: dict[str, float | None] = {}
     for limit in verdict.limits:
         name = f"{limit.what}_drop" if limit.what == "average" else f"{limit.what}.{limit.kind}"
@@ -231,15 +229,17 @@ def _evidence_metrics(verdict: Verdict) -> dict[str, float]:
     if verdict.tasks:
         items = sum(task.items for task in verdict.tasks)
         metrics["flips"] = sum(task.lost + task.gained for task in verdict.tasks) / items
-        told = [(task.kl, task.items) for task in verdict.tasks if task.kl is not None]
-        metrics["kl"] = sum(kl * count for kl, count in told) / sum(count for _, count in told) if told else None
+        measured = [(task.kl, task.items) for task in verdict.tasks if task.kl is not None]
+        metrics["kl"] = (
+            sum(kl * count for kl, count in measured) / sum(count for _, count in measured) if measured else None
+        )
     metrics |= {f"{task}.perplexity_ratio": ratio for task, ratio in verdict.perplexity_ratios.items()}
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _task_metrics(verdict: Verdict, measured: Scores | None, tasks: Iterable[str]) -> dict[str, float]:
+def _task_metrics(verdict: Verdict, scores: Scores | None, tasks: Iterable[str]) -> dict[str, float]:
     reference = verdict.verdict == "reference"
-    by_task = {each.task: each for each in measured.tasks} if measured else {}
+    by_task = {score.task: score for score in scores.tasks} if scores else {}
     metrics: dict[str, float] = {}
     for task in tasks:
         if task in verdict.scores:
@@ -255,51 +255,51 @@ def _task_metrics(verdict: Verdict, measured: Scores | None, tasks: Iterable[str
 
 
 def _cost_metrics(
-    verdict: Verdict, made: Weights | None, measured: Scores | None, baseline_bytes: int
+    verdict: Verdict, weights: Weights | None, scores: Scores | None, baseline_bytes: int
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if verdict.size_bytes:
         metrics["size_bytes"] = verdict.size_bytes
         if baseline_bytes:
             metrics["size_ratio"] = verdict.size_bytes / baseline_bytes
-    if made and not made.failure:
-        metrics["quantize_s"] = made.duration_s
-    if measured and not measured.failure and not measured.scored_in:
-        metrics["evaluate_s"] = measured.duration_s
-        if measured.tokens_per_s:
-            metrics["tokens_per_s"] = measured.tokens_per_s
+    if weights and not weights.failure:
+        metrics["quantize_s"] = weights.duration_s
+    if scores and not scores.failure and not scores.scored_in:
+        metrics["evaluate_s"] = scores.duration_s
+        if scores.tokens_per_s:
+            metrics["tokens_per_s"] = scores.tokens_per_s
     return metrics
 
 
-def _texts(verdict: Verdict, made: Weights | None, measured: Scores | None) -> dict[str, str]:
-    artifacts = {VERDICT: verdict, WEIGHTS: made, SCORES: measured}
-    return {name: _json(each) for name, each in artifacts.items() if each}
+def _texts(verdict: Verdict, weights: Weights | None, scores: Scores | None) -> dict[str, str]:
+    artifacts = {VERDICT: verdict, WEIGHTS: weights, SCORES: scores}
+    return {name: _json(artifact) for name, artifact in artifacts.items() if artifact}
 
 
-def _json(each: Artifact) -> str:
-    return each.model_dump_json(indent=2) + "\n"
+def _json(artifact: Artifact) -> str:
+    return artifact.model_dump_json(indent=2) + "\n"
 
 
-def _records(measured: Scores | None) -> tuple[Path, ...]:
-    if not measured or not measured.records or not Path(measured.records).is_file():
+def _records(scores: Scores | None) -> tuple[Path, ...]:
+    if not scores or not scores.records or not Path(scores.records).is_file():
         return ()  # records in S3 stay there: scores.json says where
-    return (Path(measured.records),)
+    return (Path(scores.records),)
 
 
 def _verdicts(decision: Decision) -> str:
-    return " · ".join(f"{each.variant}: {each.verdict}" for each in decision.verdicts)
+    return " · ".join(f"{row.variant}: {row.verdict}" for row in decision.verdicts)
 
 
 def shortened(sentence: str) -> str:
-    """The first line of what may hold a server's log, for a cell of a table."""
+    """The sentence's first line, cut to fit a table's cell: the sentence may contain a server's log."""
     first = sentence.strip().partition("\n")[0]
-    return first if len(first) <= SHOWN else f"{first[: SHOWN - 1]}…"
+    return first if len(first) <= LONGEST_CELL else f"{first[: LONGEST_CELL - 1]}…"
 
 
 def _summary(decision: Decision) -> str:
-    # MLflow folds a long description: the first line is all that is read without a click.
-    rows = [f"| {each.variant} | **{each.verdict}** | {shortened(each.sentence)} |" for each in decision.verdicts]
-    asked = f"`{decision.model.source}` for **{decision.use_case}**, suite {decision.suite}: {decision.policy}"
+    # MLflow folds a long description: only the first line shows without a click.
+    rows = [f"| {row.variant} | **{row.verdict}** | {shortened(row.sentence)} |" for row in decision.verdicts]
+    run = f"`{decision.model.source}` for **{decision.use_case}**, suite {decision.suite}: {decision.policy}"
     note = ["", decision.model.note] if decision.model.note else []
     table = ["| variant | verdict | why |", "|---|---|---|", *rows]
-    return "\n".join([f"**{_verdicts(decision)}**", "", *table, "", asked, *note])
+    return "\n".join([f"**{_verdicts(decision)}**", "", *table, "", run, *note])

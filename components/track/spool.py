@@ -1,4 +1,4 @@
-"""A run that MLflow did not take lies in its results' folder, from where it is sent later."""
+"""A run that MLflow did not record stays in its results' folder, from which `quantgate track` sends it later."""
 
 import tempfile
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import without_password
 
 
-def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
-    """What is known of a run that MLflow does not have."""
+def spooled_run(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
+    """The record of a run that MLflow does not have; `reason` says why."""
     return TrackedRun(
         tracking_uri=without_password(tracking_uri),
         experiment="",
         experiment_id="",
         run_id="",
-        children={each.variant: "" for each in decision.verdicts},
+        children={verdict.variant: "" for verdict in decision.verdicts},
         page="",
         compare_page="",
         spooled=reason,
@@ -32,50 +32,50 @@ def spooled(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:
 
 
 @contextmanager
-def at_hand(location: str) -> Iterator[RunResults]:
-    """A run's results on this machine for the block; of those in a bucket a copy, whose new entries go back."""
+def local_results(location: str) -> Iterator[RunResults]:
+    """A run's results on this machine for the block; results in a bucket are copied, and changes are copied back."""
     results = RunResults(location)
     if results.is_local:
         yield results
         return
     with tempfile.TemporaryDirectory() as scratch:
-        here = RunResults(scratch)
+        local = RunResults(scratch)
         flips = tuple(results.flips(name) for name in VARIANTS)
-        sent = results.tracked, results.registered
-        for file in (*sent, results.decision, results.facts, *results.report_files, *flips):
-            file.get(here.folder / file.name)
-        yield here
-        for file in sent:
-            if (here.folder / file.name).exists():
-                file.put(here.folder / file.name)
+        changed = results.tracked, results.registered
+        for file in (*changed, results.decision, results.facts, *results.report_files, *flips):
+            file.get(local.folder / file.name)
+        yield local
+        for file in changed:
+            if (local.folder / file.name).exists():
+                file.put(local.folder / file.name)
 
 
 def send(results: RunResults, tracking_uri: str = "") -> TrackedRun:
-    """Record the run whose results are in this folder, where it was to be recorded unless a tracking URI is given.
+    """Record the run with these results in MLflow, by default at the tracking URI that the run was started with.
 
-    Sent again it updates what MLflow has. Raises PrerequisiteError when the folder holds no run that came to its
-    decision, or when MLflow does not take it now either.
+    A run that is sent again is updated. Raises PrerequisiteError when the folder contains no run with a decision, or
+    when MLflow does not record the run.
     """
     try:
-        decision, before = Decision.read(results.decision.path), TrackedRun.read(results.tracked.path)
+        decision, earlier = Decision.read(results.decision.path), TrackedRun.read(results.tracked.path)
         facts = RunFacts(run_id="", name="") if decision.judged_in else RunFacts.read(results.facts.path)
     except (OSError, ValidationError) as error:
         raise PrerequisiteError(
-            f"{results.location} holds no run that came to its decision ({error}). Give the folder of one, e.g."
+            f"{results.location} contains no run with a decision ({error}). Give the folder of a finished run, e.g."
             " runs/demo."
         ) from error
     if decision.judged_in:
         raise PrerequisiteError(
-            f"The run in {results.location} judged nothing: its verdict is that of {decision.judged_in}."
+            f"The run in {results.location} has no verdict of its own to send: its verdict is that of"
+            f" {decision.judged_in}."
         )
-    if not tracking_uri and "//***@" in before.tracking_uri:
+    if not tracking_uri and "//***@" in earlier.tracking_uri:
         raise PrerequisiteError(
-            f"{results.location} was to be recorded at {before.tracking_uri}, and its password is kept nowhere. Give"
-            " the address with --tracking-uri, and name and password as MLFLOW_TRACKING_USERNAME and"
-            " MLFLOW_TRACKING_PASSWORD."
+            f"{results.location} is to be recorded at {earlier.tracking_uri}, whose password is not stored. Give the"
+            " address with --tracking-uri, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     report = tuple(file.path for file in results.report_files if file.path.exists())
     files = RunFiles(report, flips=tables_of_flips(results))
-    found = track(decision, facts, files, tracking_uri or before.tracking_uri)
-    found.write(results.tracked.path)
-    return found
+    tracked = track(decision, facts, files, tracking_uri or earlier.tracking_uri)
+    tracked.write(results.tracked.path)
+    return tracked

@@ -13,44 +13,48 @@ from components.tracking.uris import own_store
 
 
 def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str, markdown: str, tracked: str) -> str:
-    """Record the run in MLflow, in the run's folder unless a tracking URI says where; returns where it is.
+    """Record the run in MLflow, by default in the run's folder; returns the run's page or why MLflow does not have it.
 
-    A server that does not take it is no failure of the run: what it was to get stays in the results for `quantgate
-    track`, and the step says so.
+    The run does not fail if MLflow does not record it: the results keep everything that `quantgate track` needs to send
+    it later, and the step's note says so.
     """
     from components.track.mlflow_writer import track as track_run
-    from components.track.spool import spooled
-    from components.tracking.earlier import judged_by
+    from components.track.spool import spooled_run
+    from components.tracking.earlier import verdict_key
     from components.tracking.facts import RunFiles, facts_here
 
     with progress.step(results, "track") as step, tempfile.TemporaryDirectory() as scratch:
-        answer, kept = Decision.read(decision), RunResults(results)
-        if answer.judged_in:
-            if not kept.earlier_tracked.get(Path(tracked)):
-                raise PrerequisiteError(f"Where MLflow keeps the earlier run is missing from {results}: run it again.")
-            kept.tracked.put(Path(tracked))
-            step.end(skipped=True, note=f"it is {answer.judged_in}")
-            return answer.judged_in
-        pages = {kept.report: html, kept.report_markdown: markdown}
-        files = tuple(file for each in kept.report_files if (file := fetched(each, Path(scratch), pages.get(each))))
+        decided, run_results = Decision.read(decision), RunResults(results)
+        if decided.judged_in:
+            if not run_results.earlier_tracked.get(Path(tracked)):
+                raise PrerequisiteError(
+                    f"The location of the earlier run in MLflow is missing from {results}. Run the pipeline again."
+                )
+            run_results.tracked.put(Path(tracked))
+            step.end(skipped=True, note=f"Recorded already: {decided.judged_in}")
+            return decided.judged_in
+        pages = {run_results.report: html, run_results.report_markdown: markdown}
+        files = tuple(
+            path for file in run_results.report_files if (path := copied(file, Path(scratch), pages.get(file)))
+        )
         uri = tracking_uri or own_store(results)
-        name = f"{answer.suite} {run_id[:8]}"
-        by = judged_by(answer.plan) if answer.plan else ""
-        told = {"settings": {"engine": answer.engine or "none"}, "judged_by": by, "started_at": time.time()}
-        facts = facts_here(run_id, name).model_copy(update=told)
-        kept.facts.write(facts)
+        name = f"{decided.suite} {run_id[:8]}"
+        key = verdict_key(decided.plan) if decided.plan else ""
+        changes = {"settings": {"engine": decided.engine or "none"}, "judged_by": key, "started_at": time.time()}
+        facts = facts_here(run_id, name).model_copy(update=changes)
+        run_results.facts.write(facts)
         try:
-            found = track_run(answer, facts, RunFiles(files, flips=kept_flips.tables_of_flips(kept)), uri)
+            recorded = track_run(decided, facts, RunFiles(files, flips=kept_flips.tables_of_flips(run_results)), uri)
         except PrerequisiteError as error:
-            found = spooled(answer, uri, str(error))
-        found.write(tracked)
-        kept.tracked.put(Path(tracked))
-        step.end(note=found.page or f"Not in MLflow: {found.spooled} To send it later: quantgate track {results}")
-    return found.page or f"not in MLflow: {found.spooled}"
+            recorded = spooled_run(decided, uri, str(error))
+        recorded.write(tracked)
+        run_results.tracked.put(Path(tracked))
+        step.end(note=recorded.page or f"Not in MLflow: {recorded.spooled} To send it later: quantgate track {results}")
+    return recorded.page or f"not in MLflow: {recorded.spooled}"
 
 
-def fetched(file: ResultFile, folder: Path, artifact: str | None) -> Path | None:
-    """The file in the folder, from the step's artifact where it is one; None where the run has none."""
+def copied(file: ResultFile, folder: Path, artifact: str | None) -> Path | None:
+    """A copy of the file in the folder, from the step's artifact if there is one; None if the run has no such file."""
     copy = folder / Path(file.name).name
     if artifact:
         copy.write_bytes(Path(artifact).read_bytes())

@@ -1,1 +1,1 @@
-"""MLflow: its address, its client, its pages, and what it knows of earlier runs."""
+"""MLflow: its address, its client, its pages, and the results of earlier runs."""

@@ -1,4 +1,4 @@
-"""What MLflow holds already: the scores of a baseline, and the verdict on a base model."""
+"""Earlier results in MLflow: the scores of a baseline, and the verdict on a base model."""
 
 import hashlib
 import json
@@ -17,94 +17,96 @@ from components.storage.artifact import Artifact
 from components.storage.location import open_store
 from components.tracking.connect import connected
 from components.tracking.tags import DECISION, EXPERIMENTS, JUDGED_BY, SCORES, VARIANT_TAG, experiment_name
-from components.tracking.tracked_run import TrackedRun, where
+from components.tracking.tracked_run import TrackedRun, run_location
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 A = TypeVar("A", bound=Artifact)
-LOOKED_AT = 20
-"""Runs, the newest first, that may hold what is looked for."""
+MOST_RUNS = 20
+"""How many runs are searched, the newest first."""
 
 
-def judged_by(plan: EvaluationPlan) -> str:
-    """sha256 of all that a verdict depends on beside the base model: what is made, what is asked, what is allowed."""
+def verdict_key(plan: EvaluationPlan) -> str:
+    """sha256 of everything but the base model that a verdict depends on: the variants, the questions and the limits."""
     parts = plan.model_dump(
         include={"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
     )
-    told = json.dumps([parts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([parts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def judged(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decision, TrackedRun] | None:
-    """The newest decision by this plan on the model of this digest, and where it is; None where there is none.
+def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decision, TrackedRun] | None:
+    """The newest decision by this plan on the model with this digest, and its run in MLflow; None if there is none.
 
-    A run in which a variant failed is none. Raises PrerequisiteError when MLflow cannot be reached.
+    A run in which a variant failed does not count. Raises PrerequisiteError when MLflow cannot be reached.
     """
-    with connected(tracking_uri, "tell what it holds") as client, tempfile.TemporaryDirectory() as scratch:
+    with connected(tracking_uri, "list its runs") as client, tempfile.TemporaryDirectory() as scratch:
         experiment = client.get_experiment_by_name(experiment_name(model.source, plan.decided_limits.name))
         if not experiment:
             return None
-        wanted = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{judged_by(plan)}'"
-        for run in newest(client, [experiment], wanted):
-            decision = artifact(client, run, DECISION, Decision, Path(scratch))
-            if decision and not any(each.verdict == "failed" for each in decision.verdicts):
+        matching = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{verdict_key(plan)}'"
+        for run in newest_runs(client, [experiment], matching):
+            decision = read_artifact(client, run, DECISION, Decision, Path(scratch))
+            if decision and not any(verdict.verdict == "failed" for verdict in decision.verdicts):
                 children = client.search_runs(
                     [experiment.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'", max_results=100
                 )
-                ids = {each.data.tags[VARIANT_TAG]: each.info.run_id for each in children}
-                if ids.keys() >= {each.variant for each in decision.verdicts}:
-                    in_order = {each.variant: ids[each.variant] for each in decision.verdicts}
-                    return decision, where(tracking_uri, experiment, run.info.run_id, in_order)
+                ids = {child.data.tags[VARIANT_TAG]: child.info.run_id for child in children}
+                if ids.keys() >= {verdict.variant for verdict in decision.verdicts}:
+                    in_order = {verdict.variant: ids[verdict.variant] for verdict in decision.verdicts}
+                    return decision, run_location(tracking_uri, experiment, run.info.run_id, in_order)
     return None
 
 
-def scored(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str, folder: Path) -> Scores | None:
-    """The newest scores of a baseline, asked the same of the same server, with their run; None where there are none.
+def find_baseline_scores(
+    weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str, folder: Path
+) -> Scores | None:
+    """A baseline's newest scores for the same questions from a server with the same settings; None if there are none.
 
-    Their records are left in `folder`, and those of a second pass where the plan has one, under the names that
-    VariantResults gives them. Raises PrerequisiteError when MLflow cannot be reached.
+    `scored_in` of the scores names their run. The records of the scores, and those of the second pass if the plan has
+    one, are written to `folder` under VariantResults' file names. Raises PrerequisiteError when MLflow is unavailable.
     """
-    here = VariantResults(str(folder))
-    with connected(tracking_uri, "tell what it holds") as client:
-        known = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
-        experiments = {each.experiment_id: each for each in known}
-        wanted = (
+    local = VariantResults(str(folder))
+    with connected(tracking_uri, "list its runs") as client:
+        searched = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
+        experiments = {experiment.experiment_id: experiment for experiment in searched}
+        matching = (
             f"params.digest = '{weights.digest}' and params.asked = '{plan.asked}'"
             f" and tags.`{VARIANT_TAG}` = '{weights.variant}'"
         )
-        for run in newest(client, known, wanted):
-            scores = artifact(client, run, SCORES, Scores, folder)
+        for run in newest_runs(client, searched, matching):
+            scores = read_artifact(client, run, SCORES, Scores, folder)
             if not scores or scores.identity != identity or (plan.noise_floor and not scores.again):
                 continue
             stages = {FULL: scores.records, **({AGAIN: scores.again} if plan.noise_floor else {})}
-            files = {here.records(stage).name: place for stage, place in stages.items()}
-            at_hand = all(brought(client, run, name, place, folder) for name, place in files.items())
-            if at_hand and whole(scores, folder):
-                link = where(tracking_uri, experiments[run.info.experiment_id], run.info.run_id, {}).link
+            files = {local.records(stage).name: location for stage, location in stages.items()}
+            complete = all(fetch_records(client, run, name, location, folder) for name, location in files.items())
+            if complete and records_match(scores, folder):
+                link = run_location(tracking_uri, experiments[run.info.experiment_id], run.info.run_id, {}).link
                 return scores.model_copy(update={"scored_in": scores.scored_in or link})
     return None
 
 
-def newest(client: "MlflowClient", experiments: "Sequence[Experiment]", wanted: str) -> "list[Run]":
-    """The newest finished runs that the filter lets through."""
-    ids = [each.experiment_id for each in experiments]
-    finished, order = f"{wanted} and attributes.status = 'FINISHED'", ["attributes.start_time DESC"]
-    return list(client.search_runs(ids, finished, max_results=LOOKED_AT, order_by=order)) if ids else []
+def newest_runs(client: "MlflowClient", experiments: "Sequence[Experiment]", matching: str) -> "list[Run]":
+    """The newest finished runs that the filter matches."""
+    ids = [experiment.experiment_id for experiment in experiments]
+    finished, order = f"{matching} and attributes.status = 'FINISHED'", ["attributes.start_time DESC"]
+    return list(client.search_runs(ids, finished, max_results=MOST_RUNS, order_by=order)) if ids else []
 
 
-def artifact(client: "MlflowClient", run: "Run", name: str, kind: type[A], folder: Path) -> A | None:
-    """What the run's artifact says; None where it is missing, or another version wrote it that this one cannot read."""
+def read_artifact(client: "MlflowClient", run: "Run", name: str, kind: type[A], folder: Path) -> A | None:
+    """The run's artifact; None if it is missing, or if this version of quantgate cannot read its format."""
     try:
-        file = downloaded(client, run, name, folder)
+        file = download(client, run, name, folder)
         return kind.read(file) if file else None
     except ValidationError:
         return None
 
 
-def downloaded(client: "MlflowClient", run: "Run", name: str, folder: Path) -> Path | None:
-    """The run's artifact in the folder; None where the run has none of that name."""
+def download(client: "MlflowClient", run: "Run", name: str, folder: Path) -> Path | None:
+    """Download the run's artifact into the folder; None if the run has no artifact of that name."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -113,17 +115,17 @@ def downloaded(client: "MlflowClient", run: "Run", name: str, folder: Path) -> P
         return None
 
 
-def brought(client: "MlflowClient", run: "Run", name: str, place: str, folder: Path) -> bool:
-    """Whether the run's records are in the folder now: from MLflow, or from the bucket where they stayed."""
-    if downloaded(client, run, name, folder):
+def fetch_records(client: "MlflowClient", run: "Run", name: str, location: str, folder: Path) -> bool:
+    """Download the run's records into the folder, from MLflow or their bucket; False if neither contains them."""
+    if download(client, run, name, folder):
         return True
-    prefix, _, last = place.rpartition("/")
-    return place.startswith("s3://") and open_store(prefix).get_file(last, folder / name)
+    prefix, _, last = location.rpartition("/")
+    return location.startswith("s3://") and open_store(prefix).get_file(last, folder / name)
 
 
-def whole(scores: Scores, folder: Path) -> bool:
-    """Whether the records in the folder are those that were scored."""
-    # with numpy and pyarrow: a second that the track step does not need
+def records_match(scores: Scores, folder: Path) -> bool:
+    """Whether the records in the folder are complete and belong to the scores."""
+    # imports numpy and pyarrow, which takes a second; the track step does not need them
     from components.evidence.saved_answers import read_ours
 
     VariantResults(str(folder)).scores(FULL).write(scores)

@@ -1,4 +1,4 @@
-"""What MLflow is told of a pipeline run beside the gate's decision: its identity, its versions and its files."""
+"""What MLflow records of a pipeline run beside the gate's decision: its identity, its versions and its files."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 class RunFacts(Artifact):
-    """One pipeline run, as a reader of MLflow wants to find it again."""
+    """What identifies one pipeline run in MLflow."""
 
     run_id: str
     """The pipeline's own id; tracking the same id again updates what is there."""
@@ -39,27 +39,27 @@ class RunFacts(Artifact):
     commit: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, str] = Field(default_factory=dict)
-    """Where it was recorded: cpu, gpu, and the image where one is known."""
+    """The machine that recorded it: cpu, gpu, and the container image if known."""
     settings: dict[str, str] = Field(default_factory=dict)
-    """Further parameters of the run that a reader compares, e.g. the serving engine."""
+    """Further parameters of the run, e.g. the serving engine."""
     judged_by: str = ""
-    """By what a later run finds this one's verdict, see earlier.py; empty where it shall not."""
+    """The hash by which a later run finds this run's verdict, see earlier.py; empty: a later run does not find it."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files to keep beside the numbers; every one must exist."""
+    """The files to store beside the numbers; every one must exist."""
 
     report: tuple[Path, ...] = ()
     """The pipeline run's own: report.html, report.md, verdicts.json."""
     variants: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    """Further files of a variant. Its records, where they are a local file, are kept without being named here."""
+    """Further files of a variant. Its records, if they are a local file, are stored without being listed here."""
 
     flips: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
-    """Of a variant the questions that it answers otherwise than the baseline: a table, columns by name."""
+    """By variant, the questions that it answers differently from the baseline: a table, columns by name."""
 
     def check(self) -> None:
-        """Raise FileNotFoundError for the first file that is not there."""
+        """Raise FileNotFoundError for the first file that does not exist."""
         for path in (*self.report, *(path for paths in self.variants.values() for path in paths)):
             if not path.is_file():
                 raise FileNotFoundError(f"The file to track does not exist: {path}")
@@ -68,9 +68,9 @@ class RunFiles:
 def facts_here(run_id: str, name: str) -> RunFacts:
     """The run's facts with this environment's package versions and this checkout's git commit."""
     packages = {"python": platform.python_version()}
-    for name_of_package in PACKAGES:
+    for package in PACKAGES:
         try:
-            packages[name_of_package] = version(name_of_package)
+            packages[package] = version(package)
         except PackageNotFoundError:
             continue
     commit = git_commit(Path(__file__).parents[2])
@@ -78,22 +78,22 @@ def facts_here(run_id: str, name: str) -> RunFacts:
 
 
 def machine_here() -> dict[str, str]:
-    """What this machine computes with, and the container image that QUANTGATE_IMAGE names."""
+    """This machine's CPU and GPUs, and the container image that QUANTGATE_IMAGE names."""
     from components.run.machine import gpus_here
 
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    found = {
+    machine = {
         "cpu": f"{os.cpu_count()} x {model or platform.processor() or platform.machine()}",
-        "gpu": ", ".join(f"{each.count} x {each.name}" for each in gpus_here()) or "none",
+        "gpu": ", ".join(f"{gpu.count} x {gpu.name}" for gpu in gpus_here()) or "none",
     }
     image = os.environ.get("QUANTGATE_IMAGE", "")
-    return {**found, "image": image} if image else found
+    return {**machine, "image": image} if image else machine
 
 
 def git_commit(checkout: Path) -> str:
-    """The commit checked out in `checkout`; empty where that is no git checkout, has no commit, or git is missing."""
+    """The commit checked out in `checkout`; empty if it is not a git checkout, has no commit, or git is missing."""
     if not (checkout / ".git").exists():  # an installed package must not report the repository around its venv
         return ""
     try:

@@ -7,23 +7,23 @@ from urllib.parse import quote
 from components.tracking.uris import PORT, is_server, without_password
 
 HERE = f"http://127.0.0.1:{PORT}/"
-"""Where the command of `open_command` serves a store that is a file."""
+"""The address at which the command of `open_command` serves a store that is a file."""
 _VIEW = "workflowType=machine_learning"
-"""Makes the page's menu that of runs and their metrics; MLflow takes every newcomer for a tracer of chats."""
+"""Makes the page show the menu for runs and metrics; by default MLflow shows the one for traces of chats."""
 
 
 def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
-    """The page of one run; of a store that is a file the part behind the address."""
+    """The page of one run; for a store that is a file, only the part after the address."""
     return f"{_address(tracking_uri)}#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
 
 
 def compare_page(tracking_uri: str, experiment_ids: Iterable[str], run_ids: Iterable[str]) -> str:
-    """The page that shows these runs side by side; of a store that is a file the part behind the address."""
+    """The page that shows these runs side by side; for a store that is a file, only the part after the address."""
     return f"{_address(tracking_uri)}#/compare-runs?runs={_json(run_ids)}&experiments={_json(experiment_ids)}&{_VIEW}"
 
 
-def opened(page: str) -> str:
-    """The page's whole address, once the command of `open_command` serves the store if it is a file."""
+def full_address(page: str) -> str:
+    """The page's full address; for a store that is a file, the one that the command of `open_command` serves."""
     return page if is_server(page) else HERE + page
 
 

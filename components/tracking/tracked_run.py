@@ -1,4 +1,4 @@
-"""Where MLflow keeps a pipeline run."""
+"""The location of a pipeline run in MLflow."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TrackedRun(Artifact):
-    """Where MLflow keeps a pipeline run."""
+    """The location of a pipeline run in MLflow."""
 
     tracking_uri: str
     """Without a password."""
@@ -22,20 +22,20 @@ class TrackedRun(Artifact):
     children: dict[str, str]
     """MLflow's run id of each variant, in the decision's order."""
     page: str
-    """The run's page: a URL of the tracking server, or the part behind the address that `open_command` serves."""
+    """The run's page: a URL of the tracking server, or the part after the address that `open_command` serves."""
     compare_page: str
     """The page that shows the variants side by side."""
     spooled: str = ""
-    """Why MLflow does not have the run yet: it lies in the results' folder until `quantgate track` sends it."""
+    """Why MLflow does not have the run; it stays in the results' folder until `quantgate track` sends it."""
 
     @property
     def link(self) -> str:
-        """The run in words that lead there: its page, or its id where no server serves one."""
+        """How to find the run: its page, or its id and store if no server serves a page."""
         return self.page if is_server(self.tracking_uri) else f"run {self.run_id} of {self.tracking_uri}"
 
 
-def where(tracking_uri: str, experiment: "Experiment", run_id: str, children: dict[str, str]) -> TrackedRun:
-    """The pages of a run that MLflow holds; `children` are its variants' runs."""
+def run_location(tracking_uri: str, experiment: "Experiment", run_id: str, children: dict[str, str]) -> TrackedRun:
+    """The location of a run in MLflow; `children` are MLflow's run ids of its variants."""
     experiment_id = experiment.experiment_id
     return TrackedRun(
         tracking_uri=without_password(tracking_uri),

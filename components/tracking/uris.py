@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs, and how a person opens them."""
+"""Tracking URIs: where MLflow stores its runs, and the command that opens them."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from components.run.results import RunResults
 
 SQLITE = "sqlite:///"
 PORT = 5000
-"""On which `open_command` serves a store that is a file."""
+"""The port on which `open_command` serves a store that is a file."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -20,47 +20,47 @@ def local_tracking_uri(folder: Path) -> str:
 
 
 def artifact_location(tracking_uri: str) -> str | None:
-    """Where a new experiment's files go: beside a SQLite database; None where the server decides.
+    """Where a new experiment's files go: beside a SQLite database; None if the server decides.
 
-    Without it MLflow would put them in `mlruns` under whatever folder the process runs in: raises PrerequisiteError for
-    any other database. MLflow stores the location as an absolute URI: a folder of results that is moved keeps its
-    numbers, but loses its files in MLflow's page.
+    Without a location MLflow would write them to `mlruns` in the current folder. Raises PrerequisiteError for any other
+    database. MLflow stores the location as an absolute URI: after a folder of results is moved, MLflow's page still
+    shows its numbers but not its files.
     """
     if tracking_uri.startswith(SQLITE):
         return (sqlite_file(tracking_uri).parent / "artifacts").as_uri()
     if is_database(tracking_uri):
         raise PrerequisiteError(
-            f"{without_password(tracking_uri)} is a database and keeps no files: MLflow would leave the run's under "
-            f"{Path.cwd() / 'mlruns'}. Track to an MLflow server on that database, http://<server>, or make the "
-            "experiment before: mlflow experiments create --experiment-name NAME --artifact-location s3://BUCKET/PREFIX"
+            f"{without_password(tracking_uri)} is a database and stores no files: MLflow would write the run's to "
+            f"{Path.cwd() / 'mlruns'}. Track to an MLflow server on that database, http://<server>, or create the "
+            "experiment first: mlflow experiments create --experiment-name NAME --artifact-location s3://BUCKET/PREFIX"
         )
     return None
 
 
 def is_database(tracking_uri: str) -> bool:
-    """True where MLflow would open a database itself rather than speak to a server."""
+    """Whether MLflow would open the database itself instead of talking to a server."""
     return re.split(r"[:+]", tracking_uri, maxsplit=1)[0] in _DATABASES
 
 
 def is_server(tracking_uri: str) -> bool:
-    """True where an MLflow server answers at the URI."""
+    """Whether the URI is that of an MLflow server."""
     return tracking_uri.startswith(("http://", "https://"))
 
 
 def without_password(tracking_uri: str) -> str:
-    """The URI as it may be shown and stored: a user name and a password in it become `***`."""
+    """The URI with its user name and password replaced by `***`, safe to show and to store."""
     return re.sub(r"//[^/\s]*@", "//***@", tracking_uri)
 
 
 def shown_uri(tracking_uri: str) -> str:
-    """The URI for a command to type: without a password, a file by its short path from the current folder."""
+    """The URI to type in a command: without a password, a file by its path from the current folder."""
     if tracking_uri.startswith(SQLITE):
         return f"{SQLITE}{_from_here(sqlite_file(tracking_uri))}"
     return without_password(tracking_uri)
 
 
 def open_command(tracking_uri: str, port: int = PORT) -> str:
-    """The command that opens MLflow on the results, with paths short for a terminal in the current folder.
+    """The command that opens MLflow on the results, with paths relative to the current folder.
 
     The command for a database serves `http://127.0.0.1:<port>` until Ctrl-C; an MLflow server is opened in the browser.
     """
@@ -84,7 +84,7 @@ def _from_here(path: Path) -> Path:
 
 
 def own_store(results: str) -> str:
-    """The tracking URI of an MLflow store in the results' folder; empty where they are in a bucket."""
+    """The tracking URI of an MLflow store in the results' folder; empty if the results are in a bucket."""
 
-    kept = RunResults(results)
-    return local_tracking_uri(kept.mlflow) if kept.is_local else ""
+    run_results = RunResults(results)
+    return local_tracking_uri(run_results.mlflow) if run_results.is_local else ""

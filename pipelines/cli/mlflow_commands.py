@@ -16,7 +16,7 @@ from components.promote.promotion import rollback as roll_back
 from components.promote.registry import Registered, register
 from components.run.artifacts import Decision
 from components.run.results import RunResults
-from components.track.spool import at_hand, send
+from components.track.spool import local_results, send
 from components.tracking.facts import RunFacts
 from components.tracking.uris import shown_uri
 from pipelines import options
@@ -35,7 +35,7 @@ def track(
     tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [the run's own].")] = "",
 ) -> None:
     """Record a run in MLflow later; if MLflow has the run, update it."""
-    with at_hand(run) as results:
+    with local_results(run) as results:
         tracked = send(results, tracking_uri)
         started_at = RunFacts.read(results.facts.path).started_at
         decision = Decision.read(results.decision.path)

@@ -83,7 +83,7 @@ def progress_display(variants: list[str], console: Console, quiet: bool) -> Abst
 def print_outcome(folder: Path, tracking_uri: str, console: Console) -> None:
     """Print the decision matrix, the path of the report, how to open MLflow, and which variant may be promoted."""
     from components.report.terminal import terminal_matrix
-    from components.tracking.links import opened
+    from components.tracking.links import full_address
     from components.tracking.tracked_run import TrackedRun
     from components.tracking.uris import open_command, own_store
 
@@ -105,7 +105,7 @@ def print_outcome(folder: Path, tracking_uri: str, console: Console) -> None:
     if not tracked.spooled:
         lines += [
             ("MLflow", open_command(uri)),
-            ("", f"then the variants side by side: {opened(tracked.compare_page)}"),
+            ("", f"then the variants side by side: {full_address(tracked.compare_page)}"),
             *(
                 ("Registry" if number == 0 else "", line)
                 for number, line in enumerate(mlflow_commands.registry_lines(results, decision, uri))

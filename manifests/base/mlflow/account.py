@@ -1,6 +1,6 @@
-"""Give the runs their account in MLflow, which is no administrator's; again it sets the password that it should have.
+"""Create the runs' account in MLflow, without administrator's rights; if it exists, set its password.
 
-Runs in the Job mlflow-account. The administrator is in ADMIN_USERNAME and ADMIN_PASSWORD, the account in
+This script runs in the Job mlflow-account. The administrator is in ADMIN_USERNAME and ADMIN_PASSWORD, the account in
 MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, the server in MLFLOW_TRACKING_URI.
 """
 
@@ -13,7 +13,7 @@ CREATED, EXISTS = 200, "RESOURCE_ALREADY_EXISTS"
 
 
 def main() -> str:
-    """Make the account, or set its password; the message of what failed, empty where nothing did."""
+    """Create the account or set its password; returns the error message, empty on success."""
     users = os.environ["MLFLOW_TRACKING_URI"].rstrip("/") + "/api/2.0/mlflow/users"
     admin = (os.environ["ADMIN_USERNAME"], os.environ["ADMIN_PASSWORD"])
     account = {
@@ -21,7 +21,7 @@ def main() -> str:
         "password": os.environ["MLFLOW_TRACKING_PASSWORD"],
     }
     if account["username"] == admin[0]:
-        return "The runs' account is the administrator's. Give quantgate-mlflow a name of its own."
+        return "The runs' account is the administrator's. Set another user name in the Secret quantgate-mlflow."
     answer = requests.post(f"{users}/create", json=account, auth=admin, timeout=60)
     if answer.status_code != CREATED and EXISTS in answer.text:
         answer = requests.patch(f"{users}/update-password", json=account, auth=admin, timeout=60)
