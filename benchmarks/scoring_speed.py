@@ -170,19 +170,19 @@ def contender(server: Server, name: str) -> Any:
 
 def remember(model: Endpoint, asked: set[tuple[int, ...]]) -> None:
     """Note the tokens of everything that the model is asked."""
-    question, generation = model.question, model.generation
+    question, body = model.question, model.payload
 
     def noted_question(context: list[int], continuation: list[int]) -> Any:
         found = question(context, continuation)
         asked.add(found.tokens if found else ())
         return found
 
-    def noted_generation(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
-        payload = generation(tokens, settings)
+    def noted_payload(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+        payload = body(tokens, settings)
         asked.add(tuple(payload["prompt"][0]))
         return payload
 
-    model.question, model.generation = noted_question, noted_generation  # type: ignore[method-assign]
+    model.question, model.payload = noted_question, noted_payload  # type: ignore[method-assign]
 
 
 def task_of(task: str, data: Path, items: int) -> ConfigurableTask:

@@ -33,7 +33,7 @@ def tested(served: Server, plan: EvaluationPlan, step: Step) -> Scores:
         raise PrerequisiteError(found.failure)
     if asked.suite.programs:
         found = scored(found, asked.suite, records, step, chat_template=plan.chat_template)
-    return estimates.estimated(found, plan, records)
+    return estimates.with_estimates(found, plan, records)
 
 
 def endpoint_server(endpoint: str, model: str, tokenizer: str, digest: str) -> Server:
