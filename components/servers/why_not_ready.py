@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from components.kubernetes.cluster_client import EVENT, JSON, POD, ClusterClient
-from components.servers.local_vllm import ERROR_TOLD, LAST_LINES
+from components.servers.local_vllm import ERROR_LINE, LAST_LINES
 from components.servers.vllm_pod import FETCHER, KSERVE_FETCHER
 
 LOG_LINES = 200
@@ -176,7 +176,7 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
 def with_log(what: str, container: str, lines: list[str]) -> str:
     """What happened, the first error of the log and its last lines."""
     told = "\n".join(f"  {line}" for line in lines[-LAST_LINES:]) or "  (it wrote nothing)"
-    first = next((found[0] for line in lines if (found := ERROR_TOLD.search(line))), "")
+    first = next((found[0] for line in lines if (found := ERROR_LINE.search(line))), "")
     cause = f" {first}" if first else ""
     return f"{what}{cause}\nLast lines of the container {container}:\n{told}"
 
