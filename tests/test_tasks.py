@@ -112,7 +112,7 @@ def test_several_suites_are_one_and_a_task_in_two_of_them_is_asked_once() -> Non
 
 
 def test_two_suites_that_ask_one_task_differently_are_refused() -> None:
-    with pytest.raises(PrerequisiteError, match="ask mmlu differently"):
+    with pytest.raises(PrerequisiteError, match="different settings for mmlu"):
         suite_named("arm,openllm")
 
 
