@@ -170,7 +170,7 @@ def contender(server: Server, name: str) -> Any:
 
 def record_prompts(model: Endpoint, prompts: set[tuple[int, ...]]) -> None:
     """Make the model add the tokens of every prompt to `prompts`."""
-    question, generation = model.question, model.generation
+    question, body = model.question, model.payload
 
     def recorded_question(context: list[int], continuation: list[int]) -> Any:
         built = question(context, continuation)
@@ -178,11 +178,11 @@ def record_prompts(model: Endpoint, prompts: set[tuple[int, ...]]) -> None:
         return built
 
     def recorded_generation(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
-        payload = generation(tokens, settings)
+        payload = body(tokens, settings)
         prompts.add(tuple(payload["prompt"][0]))
         return payload
 
-    model.question, model.generation = recorded_question, recorded_generation  # type: ignore[method-assign]
+    model.question, model.payload = recorded_question, recorded_generation  # type: ignore[method-assign]
 
 
 def task_of(task: str, data: Path, items: int) -> ConfigurableTask:

@@ -28,7 +28,7 @@ def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
         raise PrerequisiteError(scores.failure)
     if questions.suite.programs:
         scores = score_programs(scores, questions.suite, records, step, chat_template=plan.chat_template)
-    return estimates.estimated(scores, plan, records)
+    return estimates.with_estimates(scores, plan, records)
 
 
 def endpoint_server(endpoint: str, model: str, tokenizer: str, digest: str) -> Server:

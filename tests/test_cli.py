@@ -153,7 +153,7 @@ def test_a_model_that_is_served_is_tested_and_judged_from_what_that_leaves(serve
 def test_a_server_that_lacks_what_a_task_needs_is_refused_with_the_reason(served: Server, tmp_path: Path) -> None:
     answer = evaluated(served, tmp_path / "out", "--suite", "quick")
     assert answer.returncode == 2
-    assert "scores prompts in no way that is known here" in answer.stderr
+    assert "offers none of the three ways to score prompts" in answer.stderr
     assert "logprobs are not supported" in answer.stderr
     assert not (tmp_path / "out" / "full.json").exists()
 

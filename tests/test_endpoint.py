@@ -346,7 +346,7 @@ def test_an_answer_that_the_limit_of_tokens_ended_is_known_as_cut(serve: Any, tm
 def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
     ours = endpoint(serve("text-only"))
     assert ours.generate_until([SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": 9}))])
-    with pytest.raises(PrerequisiteError, match="scores prompts in no way that is known here"):
+    with pytest.raises(PrerequisiteError, match="offers none of the three ways to score prompts"):
         ours.loglikelihood(requests(PAIRS))
 
 

@@ -147,7 +147,7 @@ def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
             seen.append((scores.look, scores.tasks[0].items, len({each.item_id for each in found})))
             return scores.look == stop_at
 
-        return evaluate(server, Questions(suite, Few(24)), "full", step, folder / f"{stop_at}.parquet", enough=enough)
+        return evaluate(server, Questions(suite, Few(24)), "full", step, folder / f"{stop_at}.parquet", may_stop=enough)
 
     stopped, all_of_it = run(3), run(9)
     at_once = evaluate(server, Questions(suite, Few(24)), "full", step, folder / "once.parquet")

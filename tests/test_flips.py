@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluate.samples import taken
+from components.evaluate.samples import chosen_answer
 from components.gate.flipped_items import columns, examples, flips, share_of_right
 from components.report.forest import forest_plot
 from components.run.records import Record
@@ -29,7 +29,7 @@ def record(item: int, score: float, logliks: list[float], variant: str = "int8",
         truncated=False,
         question=f"Question {item}?",
         choices=choices,
-        answer=taken(logliks, choices, "acc") if logliks else "a text",
+        answer=chosen_answer(logliks, choices, "acc") if logliks else "a text",
     )
 
 
@@ -65,12 +65,12 @@ def test_the_table_has_a_column_a_field() -> None:
     ("metric", "answer"), [("acc", "a long choice"), ("acc_norm", "a long choice"), ("exact_match", "")]
 )
 def test_the_answer_is_the_choice_that_the_metric_takes(metric: str, answer: str) -> None:
-    assert taken([-3.0, -2.9], ("short", "a long choice"), metric) == answer
+    assert chosen_answer([-3.0, -2.9], ("short", "a long choice"), metric) == answer
 
 
 def test_length_counts_only_where_the_metric_is_normalized() -> None:
-    assert taken([-2.0, -2.5], ("short", "a long choice"), "acc") == "short"
-    assert taken([-2.0, -2.5], ("short", "a long choice"), "acc_norm") == "a long choice"
+    assert chosen_answer([-2.0, -2.5], ("short", "a long choice"), "acc") == "short"
+    assert chosen_answer([-2.0, -2.5], ("short", "a long choice"), "acc_norm") == "a long choice"
 
 
 def test_the_report_shows_what_was_lost(tmp_path: Path) -> None:

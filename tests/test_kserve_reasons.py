@@ -301,7 +301,7 @@ def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: C
             KSERVE,
             {},
             "exceeded quota: quantgate, requested: requests.nvidia.com/gpu=2, used: requests.nvidia.com/gpu=4",
-            "No pod could be made for it: exceeded quota: quantgate, requested: requests.nvidia.com/gpu=2",
+            "No pod could be created for it: exceeded quota: quantgate, requested: requests.nvidia.com/gpu=2",
         ),
         (
             DEPLOYMENT,

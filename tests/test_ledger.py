@@ -114,7 +114,7 @@ def test_when_nothing_can_be_written_that_is_told_once(file: Path, caplog: pytes
         ledger.database.execute(f"PRAGMA max_page_count = {ledger.database.execute('PRAGMA page_count').fetchone()[0]}")
         for number in range(3):
             ledger.put([(bytes([number]) * 32, b"x" * 9000)])
-        assert caplog.text.count("Answers are not kept any more") == 1
+        assert caplog.text.count("New answers are not saved") == 1
         assert len(ledger.get(KEYS)) == 1200
 
 

@@ -178,9 +178,9 @@ def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unkn
     assert found["org/set,,test"] == "org/set has no default configuration. Name one of main, other."
     assert found["org/set,mian,test"] == "org/set has no configuration 'mian'. Name one of main, other."
     assert str(found["org/gated,main,test"]).startswith("The data set org/gated is gated. Accept its licence")
-    assert str(found["org/none,,test"]).startswith("The hub knows no data set org/none, or it is private.")
+    assert str(found["org/none,,test"]).startswith("The hub has no data set org/none, or it is private.")
     assert str(found["org/down,,test"]).startswith(f"The hub {hub.url} is not reachable (Server error '503")
-    assert str(found["a/b/c,,test"]).startswith("a/b/c is no data set's name")
+    assert str(found["a/b/c,,test"]).startswith("a/b/c is not a valid data set name")
     assert hub.asked.count("/api/datasets/org/set") == 1, "the commit is asked for once"
     assert all(COMMIT in path for path in hub.asked if path.startswith("/datasets/"))
 
@@ -278,12 +278,12 @@ def test_types_are_those_of_all_rows_and_absent_keys_are_none(tmp_path: Path) ->
     [
         ("test.jsonl", '{"a": 1}\n{"a": \n', r"test\.jsonl, line 2: this is not JSON"),
         ("test.jsonl", "", "has no rows"),
-        ("test.jsonl", "[1]\n", "no objects"),
-        ("test.json", '{"a": 1}', "no objects"),
+        ("test.jsonl", "[1]\n", "not JSON objects"),
+        ("test.json", '{"a": 1}', "not JSON objects"),
         ("test.json", "", r"test\.json: this is not JSON"),
-        ("test.jsonl", '{"a": 1}\n{"a": "b"}\n', "its rows make no table"),
-        ("test.jsonl", '{"a": 99999999999999999999999}\n', "its rows make no table"),
-        ("test.parquet", "PAR1 but not really PAR1", "its rows make no table"),
+        ("test.jsonl", '{"a": 1}\n{"a": "b"}\n', "its rows are not a table"),
+        ("test.jsonl", '{"a": 99999999999999999999999}\n', "its rows are not a table"),
+        ("test.parquet", "PAR1 but not really PAR1", "its rows are not a table"),
     ],
 )
 def test_a_file_that_is_no_table_is_named_with_what_is_wrong(tmp_path: Path, name: str, text: str, what: str) -> None:
@@ -294,7 +294,7 @@ def test_a_file_that_is_no_table_is_named_with_what_is_wrong(tmp_path: Path, nam
 def test_a_split_without_a_file_is_none_and_a_data_set_without_a_folder_is_a_mistake(tmp_path: Path) -> None:
     folder = plain(tmp_path, "test.jsonl", '{"a": 1}\n')
     assert folder.split(Split("org/set", "default", "train")) is None
-    with pytest.raises(PrerequisiteError, match=rf"{tmp_path}/org/set/main is no folder"):
+    with pytest.raises(PrerequisiteError, match=rf"{tmp_path}/org/set/main is not a directory"):
         folder.split(Split("org/set", "main", "test"))
 
 

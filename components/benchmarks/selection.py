@@ -1,4 +1,4 @@
-"""What a plan selects: its suite with the custom test sets, and where the rows come from."""
+"""A plan's selection of questions: its suite with the custom tasks, and the source of the rows."""
 
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ EMBEDDED, HUB = "embedded", "hub"
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked: a suite, its rows, and whether prompts are put into the model's chat template."""
+    """A suite, the source of its rows, and whether prompts are formatted with the model's chat template."""
 
     suite: suites.Suite
     source: "Source"
@@ -29,40 +29,40 @@ class Questions:
 
 
 def suite_of(plan: EvaluationPlan) -> suites.Suite:
-    """The suite that the plan names, with its sets of one's own."""
+    """The suite that the plan names, with the plan's custom tasks."""
     return suites.suite_named(plan.suite, custom_sets(plan.custom_kept or plan.custom), plan.limit)
 
 
 def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":
-    """The test sets of one's own that lie in these folders or s3:// prefixes, or have the names of shipped ones."""
+    """The custom tasks' test sets; a location is a folder, an s3:// prefix, or the name of a shipped set."""
     with tempfile.TemporaryDirectory() as scratch:
-        return [read_set(local_set(each, Path(scratch) / str(place))) for place, each in enumerate(locations)]
+        return [read_set(local_set(location, Path(scratch) / str(number))) for number, location in enumerate(locations)]
 
 
 def local_set(location: str, scratch: Path) -> Path:
-    """The folder of a custom test set on this machine: itself, or a copy in `scratch` of what lies in a bucket."""
+    """The folder of a custom task's test set on this machine; a set in a bucket is copied to `scratch`."""
     if "://" not in location:
         plain = location.removeprefix("file:")
         return SETS / plain if plain in shipped_sets() else Path(plain)
     folder = scratch / location.rstrip("/").rpartition("/")[2]
     for name in (SET_FILE, ITEMS_FILE):
         if not open_store(location).get_file(name, folder / name):
-            raise PrerequisiteError(f"{location} has no {name}. A set of one's own is {SET_FILE} and {ITEMS_FILE}.")
+            raise PrerequisiteError(f"{location} has no {name}. A custom task needs {SET_FILE} and {ITEMS_FILE}.")
     return folder
 
 
 def shipped_sets() -> list[str]:
-    """The names of the sets that come with the project."""
-    return sorted(each.name for each in SETS.iterdir() if each.is_dir())
+    """The names of the test sets that are part of the project."""
+    return sorted(folder.name for folder in SETS.iterdir() if folder.is_dir())
 
 
 def questions_of(plan: EvaluationPlan) -> Questions:
-    """What the plan asks."""
+    """The questions that the plan selects."""
     return Questions(suite_of(plan), source_of(plan), plan.chat_template)
 
 
 def source_of(plan: EvaluationPlan) -> "Source":
-    """Where the plan's rows come from."""
+    """The source of the plan's rows."""
     from components.benchmarks.embedded import Embedded
     from components.benchmarks.row_sources import Mirror
 
@@ -70,19 +70,19 @@ def source_of(plan: EvaluationPlan) -> "Source":
 
 
 def kept_rows(plan: EvaluationPlan) -> str:
-    """The mirror in the store that keeps what a run has from the hub."""
+    """The location of the mirror in the store that keeps the rows a run has read from the hub."""
     return f"{plan.store}/rows"
 
 
 def wanted_splits(suite: suites.Suite) -> "list[Split]":
-    """The files that the suite asks for."""
+    """The splits that the suite needs."""
     from components.benchmarks.harness import splits_wanted
 
     return list(dict.fromkeys(split for task in suite.tasks for split in splits_wanted(task)))
 
 
 def are_kept(wanted: "list[Split]", location: str) -> bool:
-    """Whether the mirror has all of the files, or knows that there are none."""
+    """Whether the mirror contains each of the splits, or records that it does not exist."""
     from components.benchmarks.mirror import read_manifest
 
     try:

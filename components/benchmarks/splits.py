@@ -1,4 +1,4 @@
-"""A split of a benchmark, its rows, and what a place that they come from offers."""
+"""A split of a benchmark, its rows, and the interface of a source of rows."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,17 +33,17 @@ class Rows:
 
     dataset: datasets.Dataset
     sha256: str
-    """Of the file that holds them; from the hub, of the Parquet file that a mirror keeps of them."""
+    """The sha256 of the rows' file; for rows from the hub, of the Parquet file that a mirror would contain."""
     of: str
     """The hub's commit, or the local file."""
 
 
 class Source(Protocol):
-    """A place that rows come from."""
+    """A source of rows."""
 
     @property
     def told(self) -> str:
         """One line for people, recorded in the results: the same for all variants of a run."""
 
     def split(self, wanted: Split) -> Rows | None:
-        """The split's rows, or None when this source truly has no such split; raises PrerequisiteError otherwise."""
+        """The split's rows; None only when the source has no such split; raises PrerequisiteError for a failure."""

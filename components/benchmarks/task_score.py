@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class NoScoreError(ValueError):
-    """An answer from which no score comes: every choice was impossible to the model, say."""
+    """An answer has no score, as when the model gives every choice the probability zero."""
 
 
-def score_of(row: SuiteTask, found: "Sequence[Record]", version: str, settings: str) -> TaskScore:
-    """The task's mean score over its records, with the standard error that lm-eval gives to a mean.
+def score_of(row: SuiteTask, records: "Sequence[Record]", version: str, settings: str) -> TaskScore:
+    """The task's mean score over its records, with the standard error that lm-eval computes for a mean.
 
-    Of a perplexity task it is that of all documents together, without a standard error.
+    For a perplexity task: the perplexity of all documents together, without a standard error.
     """
-    answered = [each for each in found if each.task == row.task]
-    scores = [each.score for each in answered if each.score is not None and math.isfinite(each.score)]
+    answered = [record for record in records if record.task == row.task]
+    scores = [record.score for record in answered if record.score is not None and math.isfinite(record.score)]
     if len(scores) < len(answered):
         raise NoScoreError(f"{row.task} has an item whose score is not a number: {row.metric} cannot be computed.")
-    words = sum(each.units or 0.0 for each in answered)
+    words = sum(record.units or 0.0 for record in answered)
     return TaskScore(
         task=row.task,
         metric=row.metric,
@@ -36,5 +36,5 @@ def score_of(row: SuiteTask, found: "Sequence[Record]", version: str, settings: 
         chance=row.chance,
         version=version,
         settings=settings,
-        cut=sum(each.cut for each in answered),
+        cut=sum(record.cut for record in answered),
     )

@@ -1,7 +1,7 @@
-"""lm-eval's own definitions of its tasks, as they lie in its package.
+"""lm-eval's own task definitions, read from the YAML files in its package.
 
-Nothing of them is resolved that the scoring here does not need: some aggregations fetch a pickle, and the tasks of
-programs run one when they are imported.
+Only the functions that scoring needs are imported: some aggregations download a pickle, and the tasks of programs run
+a program on import.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any
 
 import lm_eval
 
-# the public way to a task's definition goes through a TaskManager that has read all of them
+# the public TaskManager reads all definitions before it returns one
 from lm_eval.tasks._yaml_loader import _import_fun_from_str, load_yaml
 
 FOLDER = Path(lm_eval.__file__).resolve().parent / "tasks"
@@ -23,7 +23,7 @@ GENERATED = "generated"
 
 @cache
 def task_file(task: str) -> Path:
-    """Where lm-eval defines the task or group, by most files' names and by what stands in them."""
+    """The file in which lm-eval defines the task or group: files of that name are searched first, then all."""
     line = re.compile(rf"^\"?(?:task|group)\"?: \"?{re.escape(task)}\"?$", re.MULTILINE)
     for name in (f"{task}.yaml", f"_{task}.yaml", "*.yaml"):
         for file in sorted(FOLDER.glob(f"**/{name}")):
@@ -34,57 +34,59 @@ def task_file(task: str) -> Path:
 
 @cache
 def leaf_files(task: str) -> tuple[Path, ...]:
-    """The files of the tasks that a group consists of, sorted by their tasks' names; of a task its own."""
+    """The files of a group's tasks, sorted by task name; for a single task, its own file."""
     file = task_file(task)
     if "group" not in load_yaml(file, resolve_func=False):
         return (file,)
-    beside = {each: load_yaml(each, resolve_func=False) for each in sorted(file.parent.glob("*.yaml"))}
-    wanted, grown = {task}, True
+    definitions = {path: load_yaml(path, resolve_func=False) for path in sorted(file.parent.glob("*.yaml"))}
+    names, grown = {task}, True
     while grown:
-        named = [name for found in beside.values() if found.get("group") in wanted for name in listed(found["task"])]
-        grown = not wanted >= set(named)
-        wanted |= set(named)
+        members = [
+            name for entry in definitions.values() if entry.get("group") in names for name in listed(entry["task"])
+        ]
+        grown = not names >= set(members)
+        names |= set(members)
     leaves = [
-        each
-        for each, found in beside.items()
-        if isinstance(found.get("task"), str) and not wanted.isdisjoint([found["task"], *listed(found.get("tag"))])
+        path
+        for path, entry in definitions.items()
+        if isinstance(entry.get("task"), str) and not names.isdisjoint([entry["task"], *listed(entry.get("tag"))])
     ]
-    return tuple(sorted(leaves, key=lambda each: str(beside[each]["task"])))
+    return tuple(sorted(leaves, key=lambda path: str(definitions[path]["task"])))
 
 
 def listed(value: Any) -> list[str]:
-    """What a YAML file gives as one name or as a list of names."""
+    """A list of names; a YAML file may give one name instead of a list, or none."""
     return [value] if isinstance(value, str) else list(value or ())
 
 
 def raw_definition(file: Path) -> dict[str, Any]:
-    """What stands in a task's file and those that it includes, functions by their names."""
+    """The content of a task's file and of the files that it includes; functions are given by name."""
     return dict(load_yaml(file, resolve_func=False))
 
 
 def definition(file: Path) -> dict[str, Any]:
-    """The task in the file for lm-eval's ConfigurableTask, without its data.
+    """The task's configuration for lm-eval's ConfigurableTask, without its data.
 
-    Aggregations are left out: a score here is the mean over the records. A task of programs is made one that only
-    writes them.
+    Aggregations are replaced: a score here is the mean over the records. For a task of programs, the configuration only
+    generates the programs.
     """
     raw = raw_definition(file)
     if raw.get("unsafe_code"):
-        return only_written(raw)
-    found = {name: resolved(value) for name, value in raw.items() if name not in ("metric_list", "tag", "group")}
+        return generation_only(raw)
+    config = {name: resolved(value) for name, value in raw.items() if name not in ("metric_list", "tag", "group")}
     if "metric_list" in raw:
-        found["metric_list"] = [
+        config["metric_list"] = [
             {name: unaggregated if is_function(value) else value for name, value in entry.items()}
             for entry in raw["metric_list"]
         ]
-    return found
+    return config
 
 
-def only_written(raw: dict[str, Any]) -> dict[str, Any]:
-    """A task of programs that are neither run nor scored; lm-eval's own module of it would run some on import."""
-    found = {name: alone(value) for name, value in raw.items() if name not in ("metric_list", "tag")}
-    found["metric_list"] = [{"metric": GENERATED, "aggregation": unaggregated, "higher_is_better": True}]
-    return {**found, "unsafe_code": False, "process_results": not_run}
+def generation_only(raw: dict[str, Any]) -> dict[str, Any]:
+    """A task whose programs are neither run nor scored; importing lm-eval's own module would run some."""
+    config = {name: compiled(value) for name, value in raw.items() if name not in ("metric_list", "tag")}
+    config["metric_list"] = [{"metric": GENERATED, "aggregation": unaggregated, "higher_is_better": True}]
+    return {**config, "unsafe_code": False, "process_results": not_run}
 
 
 def is_function(value: Any) -> bool:
@@ -95,30 +97,30 @@ def is_function(value: Any) -> bool:
 def resolved(value: Any) -> Any:
     """The value with lm-eval's functions in place of their names."""
     if isinstance(value, dict):
-        return {name: resolved(each) for name, each in value.items()}
+        return {name: resolved(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [resolved(each) for each in value]
+        return [resolved(entry) for entry in value]
     return _import_fun_from_str(value) if is_function(value) else value
 
 
-def alone(value: Any) -> Any:
-    """As `resolved`, each function compiled by itself, without what else its module does."""
+def compiled(value: Any) -> Any:
+    """As `resolved`, but each function is compiled by itself: the rest of its module does not run."""
     if isinstance(value, dict):
-        return {name: alone(each) for name, each in value.items()}
+        return {name: compiled(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [alone(each) for each in value]
+        return [compiled(entry) for entry in value]
     if not is_function(value):
         return value
     module, _, name = value.rpartition(".")
     source = ast.parse(Path(f"{module}.py").read_text(encoding="utf-8"))
-    node = next(each for each in source.body if isinstance(each, ast.FunctionDef) and each.name == name)
+    node = next(entry for entry in source.body if isinstance(entry, ast.FunctionDef) and entry.name == name)
     scope: dict[str, Any] = {"re": re}
     exec(compile(ast.Module([node], type_ignores=[]), f"{module}.py", "exec"), scope)
     return scope[name]
 
 
 def unaggregated(_items: Any) -> float:
-    """In place of an aggregation that is not used."""
+    """Replaces an aggregation that is not used."""
     return 0.0
 
 
@@ -128,14 +130,14 @@ def not_run(_doc: Any, _results: Any) -> dict[str, float]:
 
 
 def task_version(task: str) -> str:
-    """lm-eval's version of the task, with its own version number."""
+    """The task's version and lm-eval's version."""
     metadata = load_yaml(leaf_files(task)[0], resolve_func=False).get("metadata") or {}
     return f"{metadata.get('version', 'none')} of lm-eval {lm_eval.__version__}"
 
 
-def settings_text(found: dict[str, Any], chat_template: bool) -> str:
-    """How the task's prompts are wrapped and its texts generated, as JSON; empty where there is nothing to tell."""
-    told = dict(found.get("generation_kwargs") or {})
+def settings_text(config: dict[str, Any], chat_template: bool) -> str:
+    """The task's generation settings and use of the chat template, as JSON; empty when it has neither."""
+    settings = dict(config.get("generation_kwargs") or {})
     if chat_template:
-        told["chat_template"] = True
-    return json.dumps(told, sort_keys=True, default=str) if told else ""
+        settings["chat_template"] = True
+    return json.dumps(settings, sort_keys=True, default=str) if settings else ""

@@ -1,4 +1,4 @@
-"""The baseline's scores where MLflow has them."""
+"""The baseline's scores of an earlier run, from MLflow."""
 
 import tempfile
 from pathlib import Path
@@ -10,23 +10,26 @@ from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, RunResults, VariantResults
 
 
-def scored_before(made: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str) -> Server | None:
-    """A server that need not be started: MLflow has the baseline's scores, which are in the results now. Else None."""
-    if made.variant != BASELINE or not plan.ledger or not tracking_uri:
+def scored_before(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str) -> Server | None:
+    """Copy the baseline's scores from MLflow to the results, and return a Server that need not be started.
+
+    None when MLflow has no scores for the same questions, from a server with the same settings.
+    """
+    if weights.variant != BASELINE or not plan.ledger or not tracking_uri:
         return None
     from components.tracking.earlier import find_baseline_scores
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            held = find_baseline_scores(made, plan, identity, tracking_uri, Path(scratch))
-        except PrerequisiteError:  # it is asked then
+            earlier = find_baseline_scores(weights, plan, identity, tracking_uri, Path(scratch))
+        except PrerequisiteError:  # without MLflow the baseline is served and scored again
             return None
-        if not held:
+        if not earlier:
             return None
-        kept, brought = RunResults(plan.results).variant(BASELINE), VariantResults(scratch)
+        saved, downloaded = RunResults(plan.results).variant(BASELINE), VariantResults(scratch)
         uris = {
-            stage: kept.records(stage).put(brought.records(stage).path)
+            stage: saved.records(stage).put(downloaded.records(stage).path)
             for stage in (FULL, *((AGAIN,) if plan.noise_floor else ()))
         }
-        kept.scores(FULL).write(held.model_copy(update={"records": uris[FULL], "again": uris.get(AGAIN, "")}))
-    return Server(variant=BASELINE, engine=held.engine, identity=identity, scored_in=held.scored_in)
+        saved.scores(FULL).write(earlier.model_copy(update={"records": uris[FULL], "again": uris.get(AGAIN, "")}))
+    return Server(variant=BASELINE, engine=earlier.engine, identity=identity, scored_in=earlier.scored_in)

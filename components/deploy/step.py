@@ -13,35 +13,34 @@ from components.storage.location import fetch
 
 
 def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
-    """Serve the variant's weights; not the baseline's where MLflow holds its answers to just these questions."""
+    """Serve the variant's weights; start no server when MLflow has the baseline's scores for the same questions."""
     from components.servers import lifecycle
 
-    made, planned = Weights.read(weights), EvaluationPlan.read(plan)
+    quantized, planned = Weights.read(weights), EvaluationPlan.read(plan)
     results = planned.results
-    with progress.step(results, "deploy", made.variant) as step:
-        started = Server(variant=made.variant, failure=made.failure)
-        if not made.failure:
+    with progress.step(results, "deploy", quantized.variant) as step:
+        started = Server(variant=quantized.variant, failure=quantized.failure)
+        if not quantized.failure:
             try:
-                folder = fetch(made.uri, cache_dir(), weights=lifecycle.reads_weights())
-                held = earlier_scores.scored_before(
-                    made, planned, lifecycle.identity_here(folder, made.digest), tracking_uri
-                )
-                started = held or lifecycle.deploy(made, folder, results)
+                folder = fetch(quantized.uri, cache_dir(), weights=lifecycle.reads_weights())
+                identity = lifecycle.identity_here(folder, quantized.digest)
+                scored = earlier_scores.scored_before(quantized, planned, identity, tracking_uri)
+                started = scored or lifecycle.deploy(quantized, folder, results)
             except PrerequisiteError as error:
-                started = Server(variant=made.variant, failure=str(error))
+                started = Server(variant=quantized.variant, failure=str(error))
         started.write(server)
-        RunResults(results).server(made.variant).put(Path(server))
-        note = f"scored before in {started.scored_in}" if started.scored_in else in_words(started)
-        step.end(started.failure, skipped=bool(made.failure or started.scored_in), note=note)
+        RunResults(results).server(quantized.variant).put(Path(server))
+        note = f"scored before in {started.scored_in}" if started.scored_in else describe(started)
+        step.end(started.failure, skipped=bool(quantized.failure or started.scored_in), note=note)
 
 
-def in_words(started: Server) -> str:
-    """Where a server answers, for a step's note."""
-    return f"{started.url} after {started.startup_s:.0f} s"
+def describe(server: Server) -> str:
+    """The server's address and its startup time, for a step's note."""
+    return f"{server.url} after {server.startup_s:.0f} s"
 
 
 def undeploy(variant: str, results: str) -> None:
-    """Stop the variant's server, if `deploy` got so far as to start one."""
+    """Stop the variant's server, if `deploy` started one."""
     from components.servers import lifecycle
 
     with progress.step(results, "undeploy", variant):

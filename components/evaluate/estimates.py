@@ -9,10 +9,10 @@ from components.run.plan import EvaluationPlan
 from components.storage import location
 
 
-def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:
-    """The scores with the IRT estimates of tinyBenchmarks' tasks, where the plan has their published parameters."""
-    if not plan.irt_parameters or found.failure:
-        return found
+def with_estimates(scores: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:
+    """The scores with the IRT estimates of tinyBenchmarks' tasks; unchanged when the plan names no parameters."""
+    if not plan.irt_parameters or scores.failure:
+        return scores
     import numpy as np
 
     from components.benchmarks import irt
@@ -22,14 +22,14 @@ def estimated(found: Scores, plan: EvaluationPlan, records_file: Path) -> Scores
         parameters = irt.read_parameters(
             location.local_file(plan.irt_parameters_kept or plan.irt_parameters, Path(scratch))
         )
-    rows = sorted(records.read(records_file), key=lambda each: each.item_id)
+    rows = sorted(records.read(records_file), key=lambda row: row.item_id)
     tasks = []
-    for each in found.tasks:
-        scores = [row.score for row in rows if row.task == each.task and row.score is not None]
-        if each.task in parameters and len(scores) == irt.ANCHORS:
-            with suppress(ArithmeticError):  # no ability explains the answers: there is no estimate then
-                values = irt.estimate(np.array(scores), parameters[each.task])
-                told = {"irt": values.irt, "p_irt": values.p_irt, "gp_irt": values.gp_irt}
-                each = each.model_copy(update={"estimates": told})
-        tasks.append(each)
-    return found.model_copy(update={"tasks": tuple(tasks)})
+    for task in scores.tasks:
+        item_scores = [row.score for row in rows if row.task == task.task and row.score is not None]
+        if task.task in parameters and len(item_scores) == irt.ANCHORS:
+            with suppress(ArithmeticError):  # no ability explains the answers: the task has no estimate
+                estimate = irt.estimate(np.array(item_scores), parameters[task.task])
+                values = {"irt": estimate.irt, "p_irt": estimate.p_irt, "gp_irt": estimate.gp_irt}
+                task = task.model_copy(update={"estimates": values})
+        tasks.append(task)
+    return scores.model_copy(update={"tasks": tuple(tasks)})

@@ -1,4 +1,4 @@
-"""Test what a server answers: the suites' items, asked through lm-eval, as scores and per-item records."""
+"""Score a served variant: run the suite's items through lm-eval; write scores and one record an item."""
 
 import time
 from collections.abc import Callable
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from components.evaluate.ledger import Ledger
     from components.run.records import Record
 
-Enough = Callable[[Scores, "list[Record]"], bool]
-"""Whether the answers of a look at them, told with their scores, are enough."""
+StopRule = Callable[[Scores, "list[Record]"], bool]
+"""Whether the evaluation may stop after a look: takes the look's scores and all records so far."""
 
 
 def evaluate(
@@ -27,22 +27,22 @@ def evaluate(
     step: Step,
     records_file: Path,
     ledger: "Ledger | None" = None,
-    enough: Enough | None = None,
+    may_stop: StopRule | None = None,
 ) -> Scores:
-    """Ask the server the stage's items and score them; one record an item goes to `records_file` (Parquet).
+    """The scores of the stage's items on this server; writes one record an item to `records_file` (Parquet).
 
-    With `enough` the full stage is asked in blocks, in the items' fixed random order, until that says so;
-    components/evidence/looks.py says when it is asked. Programs are written here and have no score yet: the step
-    execute runs them.
+    With `may_stop` the full stage runs in blocks, in the items' fixed random order, until `may_stop` returns True;
+    components/evidence/looks.py lists the looks at which it is called. A task of programs has no score yet: the step
+    execute runs the programs.
 
-    What the ledger has is not asked again, and every answer goes there as it arrives; it must be the one of the
-    server's `identity`. A server that fails, dies or answers garbage gives scores with a `failure` and no records:
-    never a number.
+    An answer that is in the ledger is not requested again. Every new answer goes into the ledger as it arrives. The
+    ledger must be the one of the server's `identity`. When the server fails, ends or returns unreadable answers, the
+    scores have a `failure` and no records: a failure never becomes a number.
     """
     suite = questions.suite
-    nothing = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
+    unscored = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
     if server.failure:
-        return nothing
+        return unscored
     from components.benchmarks.harness import prepare
     from components.evaluate.endpoint import Endpoint, UnscorableError
     from components.evaluate.run_task import ask
@@ -52,35 +52,35 @@ def evaluate(
 
     started = time.monotonic()
     prepared = [prepare(task, questions.source, questions.chat_template) for task in suite.tasks if task.items(stage)]
-    shares = suite.looks if enough and stage == FULL else (1.0,)
-    looks = list(enumerate(shares, 1))[-max(len(shares) - 1, 1) :]  # the first was the tiny stage
-    found: list[records.Record] = []
+    shares = suite.looks if may_stop and stage == FULL else (1.0,)
+    looks = list(enumerate(shares, 1))[-max(len(shares) - 1, 1) :]  # the tiny stage was the first look
+    rows: list[records.Record] = []
     total = sum(task.items(stage) for task in suite.tasks)
     try:
         endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, ledger=ledger)
-        if any(each.reads_scores for each in prepared):
-            endpoint.kinds  # noqa: B018 - says here, before anything is asked, that the server offers none
+        if any(task.reads_scores for task in prepared):
+            endpoint.kinds  # noqa: B018 - raises before the first request when the server offers no way to score
         answered: set[tuple[str, tuple[int, int]]] = set()
         speed = Speed(server.url)
         for look, share in looks:
-            for each in prepared:
-                task = each.row.task
-                new = [item for item in each.chosen(stage, share) if (task, item) not in answered]
-                answered.update((task, item) for item in new)
-                endpoint.watch(teller(step, task, len(found), len(new), total))
-                found += ask(each, new, endpoint, server.variant, chat_template=questions.chat_template) if new else []
-            scores = nothing.model_copy(
+            for task in prepared:
+                name = task.row.task
+                new = [item for item in task.chosen(stage, share) if (name, item) not in answered]
+                answered.update((name, item) for item in new)
+                endpoint.watch(progress_callback(step, name, len(rows), len(new), total))
+                rows += ask(task, new, endpoint, server.variant, chat_template=questions.chat_template) if new else []
+            scores = unscored.model_copy(
                 update={
                     "tasks": tuple(
-                        score_of(each.row, found, each.version, each.settings)
-                        for each in prepared
-                        if not each.row.programs
+                        score_of(task.row, rows, task.version, task.settings)
+                        for task in prepared
+                        if not task.row.programs
                     ),
                     "records": str(records_file),
                     "engine": server.engine,
                     "identity": server.identity,
                     "tokens_per_s": speed.tokens_per_s() if endpoint.requests > endpoint.reused else 0.0,
-                    "rows_source": "; ".join(each.source for each in prepared),
+                    "rows_source": "; ".join(task.source for task in prepared),
                     "duration_s": time.monotonic() - started,
                     "requests": endpoint.requests,
                     "reused": endpoint.reused,
@@ -89,23 +89,23 @@ def evaluate(
                     "planned_items": total,
                 }
             )
-            if enough and look < len(shares) and enough(scores, found):
+            if may_stop and look < len(shares) and may_stop(scores, rows):
                 break
     except ServerFailedError as error:
-        what = f"The server stopped answering during {stage}: {error} Its log: {server.log}"
-        return nothing.model_copy(update={"failure": what})
+        failure = f"The server stopped answering during {stage}: {error} Its log: {server.log}"
+        return unscored.model_copy(update={"failure": failure})
     except (UnscorableError, NoScoreError, PrerequisiteError) as error:
-        return nothing.model_copy(update={"failure": f"{error} The server's log: {server.log}"})
+        return unscored.model_copy(update={"failure": f"{error} The server's log: {server.log}"})
     step.advance(total, total)
     order = {task.task: place for place, task in enumerate(suite.tasks)}
-    records.write(sorted(found, key=lambda each: (order[each.task], each.cluster, each.item_id)), records_file)
+    records.write(sorted(rows, key=lambda row: (order[row.task], row.cluster, row.item_id)), records_file)
     return scores
 
 
-def teller(step: Step, task: str, done: int, items: int, total: int) -> Callable[[int, int], None]:
-    """Turns the answers of one task's requests into the items of the stage that are done."""
+def progress_callback(step: Step, task: str, done: int, items: int, total: int) -> Callable[[int, int], None]:
+    """A callback that reports one task's progress, in items of the stage; takes answers so far and requests in all."""
 
-    def tell(answered: int, asked: int) -> None:
-        step.advance(done + items * answered // asked, total, task)
+    def report(answered: int, requests: int) -> None:
+        step.advance(done + items * answered // requests, total, task)
 
-    return tell
+    return report

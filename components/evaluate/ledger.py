@@ -1,11 +1,11 @@
-"""The answer ledger: what a model answered once, kept in SQLite and never asked again.
+"""The answer ledger: a model's answers in SQLite, so that no question is sent to a server twice.
 
-An answer belongs to a *book*, one for each model digest, engine version and settings that can change an answer, and
-there to a key: the hash of the prompt's token ids and of what was asked about them. Each row carries a seal over its
-key and its answer; a row whose seal does not fit is as good as none, so that it is asked anew and written over.
-Rows are committed as they come: a killed evaluation loses none but what was on its way.
+An answer belongs to a *book* and has a *key* in it. There is a book for each model digest, engine version and settings
+that can change an answer. The key is the hash of the prompt's token ids and of the kind of question. Each row has a
+seal: a hash of its key and answer. A row with a wrong seal counts as missing: the question is sent again and the row
+overwritten. Each answer is committed when it arrives, so a killed evaluation loses only the requests in flight.
 
-    answers(book, key) -> answer, seal        the answer is what `pack` made of it
+    answers(book, key) -> answer, seal        `pack` encodes the answer
 """
 
 import hashlib
@@ -47,47 +47,47 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 def question_keys(questions: Sequence[Question]) -> list[Key]:
-    """A key for each log-likelihood question. Neighbours that share a context share the work of hashing it."""
+    """A key for each log-likelihood question. A context that several questions in a row share is hashed once."""
     keys: list[Key] = []
     context: Tokens = ()
-    begun = hashlib.sha256()
-    for each in questions:
-        if each.tokens[: each.start] != context:
-            context = each.tokens[: each.start]
-            begun = hashlib.sha256(b"loglikelihood" + packed(context) + b"|")
-        digest = begun.copy()
-        digest.update(packed(each.tokens[each.start :]))
+    context_hash = hashlib.sha256()
+    for question in questions:
+        if question.tokens[: question.start] != context:
+            context = question.tokens[: question.start]
+            context_hash = hashlib.sha256(b"loglikelihood" + packed(context) + b"|")
+        digest = context_hash.copy()
+        digest.update(packed(question.tokens[question.start :]))
         keys.append(digest.digest())
     return keys
 
 
 def generation_key(tokens: Tokens, settings: dict[str, Any]) -> Key:
     """The key of a generation from these tokens with these settings."""
-    told = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(b"text and its end" + packed(tokens) + b"|" + told).digest()
+    settings_json = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(b"text and its end" + packed(tokens) + b"|" + settings_json).digest()
 
 
 def pack_text(text: Text) -> bytes:
-    """A generated text for the ledger."""
+    """Encode a generated text for the ledger."""
     return json.dumps([text.text, text.cut]).encode()
 
 
 def unpack_text(answer: bytes) -> Text:
-    """The text that `pack_text` packed."""
+    """Decode a text that `pack_text` encoded."""
     text, cut = json.loads(answer)
     return Text(text, cut)
 
 
 def packed(tokens: Tokens) -> bytes:
-    """Token ids as 32-bit numbers after their count."""
+    """The number of token ids, then each id as a 32-bit number."""
     return len(tokens).to_bytes(4, "little") + array("I", tokens).tobytes()
 
 
 class Ledger:
-    """One book of the ledger in `file`, which is made when it is missing.
+    """One book of the ledger in `file`, which is created when it is missing.
 
-    A file that is no database any more is put aside under another name, and a new one begun. When a write fails (a full
-    disk), that is logged once and the answers go unkept: an evaluation does not end for its ledger's sake.
+    A damaged file is renamed and a new one created. When a write fails (a full disk), one warning is logged and later
+    answers are not saved: the evaluation goes on without its ledger.
     """
 
     def __init__(self, file: Path, identity: str) -> None:
@@ -103,44 +103,46 @@ class Ledger:
             aside = file.with_name(f"{file.name}.damaged-{time.time_ns()}")
             log.warning("The answer ledger %s cannot be read (%s); it is now %s.", file, error, aside)
             file.replace(aside)
-            for rest in (f"{file}-wal", f"{file}-shm"):
-                Path(rest).unlink(missing_ok=True)
+            for companion in (f"{file}-wal", f"{file}-shm"):
+                Path(companion).unlink(missing_ok=True)
             self.open()
 
     def open(self) -> None:
-        """Open the database and find the book."""
+        """Open the database and look up the book's number."""
         self.database = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
             self.database.executescript(SCHEMA)
             self.database.execute("INSERT OR IGNORE INTO books (identity) VALUES (?)", (self.identity,))
-            asked = self.database.execute("SELECT book FROM books WHERE identity = ?", (self.identity,))
-            (self.book,) = asked.fetchone()
+            books = self.database.execute("SELECT book FROM books WHERE identity = ?", (self.identity,))
+            (self.book,) = books.fetchone()
         except BaseException:
             self.database.close()
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.database.close()
 
     def get(self, keys: Sequence[Key]) -> dict[Key, bytes]:
-        """The answers that are there and whole."""
-        found: dict[Key, bytes] = {}
+        """The saved answers of these keys, by key; missing and damaged ones are left out."""
+        answers: dict[Key, bytes] = {}
         for first in range(0, len(keys), KEYS_PER_QUERY):
-            some = keys[first : first + KEYS_PER_QUERY]
-            query = f"SELECT key, answer, seal FROM answers WHERE book = ? AND key IN ({','.join('?' * len(some))})"
+            batch = keys[first : first + KEYS_PER_QUERY]
+            query = f"SELECT key, answer, seal FROM answers WHERE book = ? AND key IN ({','.join('?' * len(batch))})"
             try:
-                rows = self.database.execute(query, (self.book, *some)).fetchall()
+                rows = self.database.execute(query, (self.book, *batch)).fetchall()
             except sqlite3.DatabaseError as error:
-                log.warning("Part of the answer ledger %s cannot be read (%s); it is asked anew.", self.file, error)
+                log.warning(
+                    "Part of the answer ledger %s cannot be read (%s); the server is asked again.", self.file, error
+                )
                 continue
-            found |= {key: answer for key, answer, seal in rows if seal == seal_of(key, answer)}
-        return found
+            answers |= {key: answer for key, answer, seal in rows if seal == seal_of(key, answer)}
+        return answers
 
     def put(self, answers: Iterable[tuple[Key, bytes]]) -> None:
-        """Keep the answers, at once and for good."""
+        """Save the answers in one transaction."""
         if not self.writable:
             return
         rows = [(self.book, key, answer, seal_of(key, answer)) for key, answer in answers]
@@ -150,71 +152,72 @@ class Ledger:
             self.database.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             self.writable = False
-            log.warning("Answers are not kept any more: %s cannot be written (%s).", self.file, error)
+            log.warning("New answers are not saved: %s cannot be written (%s).", self.file, error)
             if self.database.in_transaction:
                 self.database.execute("ROLLBACK")
 
     def count(self) -> int:
-        """How many answers the book holds."""
+        """How many answers the book contains."""
         (count,) = self.database.execute("SELECT count(*) FROM answers WHERE book = ?", (self.book,)).fetchone()
         return int(count)
 
     def export(self, file: Path) -> None:
-        """Write the book alone to a new ledger file."""
+        """Write this book, and no other, to a new ledger file."""
         file.unlink(missing_ok=True)
         with closing(Ledger(file, self.identity)) as copy:
             rows = self.database.execute("SELECT key, answer FROM answers WHERE book = ?", (self.book,))
             copy.put(rows)
             copy.database.execute("PRAGMA journal_mode=DELETE")  # one file, without a -wal beside it
 
-    def take(self, file: Path) -> int:
-        """Add what another ledger file has in this book; returns how many answers were new. Damaged ones stay out."""
-        whole: dict[Key, bytes] = {}
+    def merge(self, file: Path) -> int:
+        """Add another ledger file's answers of the same book, without damaged ones; returns how many were new."""
+        intact: dict[Key, bytes] = {}
         with closing(Ledger(file, self.identity)) as other:
             try:
                 rows = other.database.execute("SELECT key, answer, seal FROM answers WHERE book = ?", (other.book,))
-                whole.update((key, answer) for key, answer, seal in rows if seal == seal_of(key, answer))
+                intact.update((key, answer) for key, answer, seal in rows if seal == seal_of(key, answer))
             except sqlite3.DatabaseError as error:
-                log.warning("Part of the answers in %s cannot be read (%s); they are asked anew.", file, error)
-        new = whole.keys() - self.get(list(whole)).keys()
-        self.put((key, whole[key]) for key in new)
+                log.warning("Part of the answers in %s cannot be read (%s); the server is asked again.", file, error)
+        new = intact.keys() - self.get(list(intact)).keys()
+        self.put((key, intact[key]) for key in new)
         return len(new)
 
 
 def ledger_file() -> Path:
-    """Where this machine keeps its ledger: $QUANTGATE_LEDGER, or a file in the cache."""
+    """The ledger's file on this machine: $QUANTGATE_LEDGER, or a file in the cache."""
     chosen = os.environ.get("QUANTGATE_LEDGER")
     return Path(chosen) if chosen else cache_dir() / "ledger.sqlite"
 
 
 @contextmanager
 def shared(file: Path, identity: str, store: "Store") -> Iterator[Ledger]:
-    """The ledger in `file`, with what others who use the store have answered; theirs gets what the block added.
+    """The ledger in `file` with the store's answers merged in; new answers of the block go back to the store.
 
-    The store keeps one file a book. Of two that write at the same moment the later one's remains, which loses no
-    answer of this machine: the ledger in `file` has them all. A store that fails costs nothing but the sharing.
+    The store has one file for each book. When two machines write it at the same time, the later file remains. No answer
+    of this machine is lost then: the ledger in `file` has them all. When the store fails, the answers are not shared,
+    and nothing else changes.
     """
     with closing(Ledger(file, identity)) as ledger:
-        take_from(store, ledger)
+        merge_from(store, ledger)
         before = ledger.count()
         try:
             yield ledger
         finally:
             if ledger.count() > before:
-                take_from(store, ledger)
-                give_to(store, ledger)
+                merge_from(store, ledger)
+                upload_to(store, ledger)
 
 
-def take_from(store: "Store", ledger: Ledger) -> None:
+def merge_from(store: "Store", ledger: Ledger) -> None:
     """Add the store's answers of the ledger's book."""
-    with tempfile.TemporaryDirectory() as scratch, shrugging("taken from"):
+    with tempfile.TemporaryDirectory() as scratch, log_failure("read from"):
         if store.get_file(name_in_store(ledger), Path(scratch) / "theirs.sqlite"):
-            ledger.take(Path(scratch) / "theirs.sqlite")
+            ledger.merge(Path(scratch) / "theirs.sqlite")
 
 
-def give_to(store: "Store", ledger: Ledger) -> None:
-    """Put the ledger's book in the place of the store's."""
-    with tempfile.TemporaryDirectory() as scratch, shrugging("given to"):
+def upload_to(store: "Store", ledger: Ledger) -> None:
+    """Replace the store's file of the ledger's book."""
+    with tempfile.TemporaryDirectory() as scratch, log_failure("written to"):
         ledger.export(Path(scratch) / "ours.sqlite")
         store.put_file(Path(scratch) / "ours.sqlite", name_in_store(ledger))
 
@@ -225,24 +228,24 @@ def name_in_store(ledger: Ledger) -> str:
 
 
 @contextmanager
-def shrugging(what: str) -> Iterator[None]:
-    """Log what a store or a database could not do, and go on."""
+def log_failure(action: str) -> Iterator[None]:
+    """Log a failure of the store or the database as a warning, and go on."""
     try:
         yield
     except (PrerequisiteError, sqlite3.DatabaseError) as error:
-        log.warning("No answers were %s the store: %s", what, error)
+        log.warning("No answers were %s the store: %s", action, error)
 
 
 def seal_of(key: Key, answer: bytes) -> bytes:
-    """What shows that the answer belongs to the key and is whole."""
+    """A short hash of key and answer; it shows damage, and an answer that belongs to another key."""
     return hashlib.blake2b(key + answer, digest_size=SEAL_BYTES).digest()
 
 
 def pack(answer: Loglik) -> bytes:
-    """A log-likelihood's answer as it is kept."""
+    """Encode a log-likelihood for the ledger."""
     return LOGLIK.pack(answer.loglik, answer.greedy)
 
 
-def unpack(kept: bytes) -> Loglik:
-    """The reverse of `pack`."""
-    return Loglik(*LOGLIK.unpack(kept))
+def unpack(answer: bytes) -> Loglik:
+    """Decode a log-likelihood that `pack` encoded."""
+    return Loglik(*LOGLIK.unpack(answer))

@@ -1,4 +1,4 @@
-"""Ask a served variant the items of one task, through lm-eval."""
+"""Run the items of one task on a served variant, through lm-eval."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from components.evaluate.samples import from_sample
 from components.run.records import Record
 
 SHOTS_SEED = 1234
-"""lm-eval's own."""
+"""The seed of lm-eval's own runs."""
 
 
 def ask(
@@ -22,29 +22,29 @@ def ask(
     *,
     chat_template: bool = False,
 ) -> list[Record]:
-    """Answer these items, leaf and position of each; one record an item, in ascending order."""
-    asked = []
-    for number, each in enumerate(prepared.leaves):
-        each.task.pick([item for leaf_number, item in items if leaf_number == number])
-        if each.task.items:
-            asked.append(each)
-            each.task.set_fewshot_seed(SHOTS_SEED)
-    random.seed(0)  # as lm-eval's own runs are
+    """The records of these items, one an item, in ascending order; `items` are pairs of leaf number and position."""
+    leaves = []
+    for number, leaf in enumerate(prepared.leaves):
+        leaf.task.pick([item for leaf_number, item in items if leaf_number == number])
+        if leaf.task.items:
+            leaves.append(leaf)
+            leaf.task.set_fewshot_seed(SHOTS_SEED)
+    random.seed(0)  # lm-eval's own runs have this seed
     outcome = evaluate(
         lm=endpoint,
-        task_dict={"tasks": {each.name: each.task for each in asked}, "groups": {}},
+        task_dict={"tasks": {leaf.name: leaf.task for leaf in leaves}, "groups": {}},
         bootstrap_iters=0,
         log_samples=True,
         apply_chat_template=chat_template,
         fewshot_as_multiturn=chat_template,
     )
-    found = []
-    for each in asked:
-        samples = [one for one in outcome["samples"][each.name] if one["filter"] == prepared.row.filter]
-        for sample in sorted(samples, key=lambda one: int(one["doc_id"])):
-            question, choices = each.shown(sample["doc"])
-            told = {"variant": variant, "question": question, "choices": choices, "cluster": each.cluster}
+    records = []
+    for leaf in leaves:
+        samples = [sample for sample in outcome["samples"][leaf.name] if sample["filter"] == prepared.row.filter]
+        for sample in sorted(samples, key=lambda logged: int(logged["doc_id"])):
+            question, choices = leaf.shown(sample["doc"])
+            fields = {"variant": variant, "question": question, "choices": choices, "cluster": leaf.cluster}
             if prepared.row.custom:
-                told["cluster"] = str(sample["doc"].get("cluster") or "")
-            found.append(from_sample(sample, prepared.row, each.task.OUTPUT_TYPE, endpoint, told))
-    return found
+                fields["cluster"] = str(sample["doc"].get("cluster") or "")
+            records.append(from_sample(sample, prepared.row, leaf.task.OUTPUT_TYPE, endpoint, fields))
+    return records

@@ -16,12 +16,12 @@ ROUNDING = 1e-9
 
 
 def from_sample(
-    sample: dict[str, Any], row: "SuiteTask", output_type: str, model: "Endpoint", told: Mapping[str, Any]
+    sample: dict[str, Any], row: "SuiteTask", output_type: str, model: "Endpoint", fields: Mapping[str, Any]
 ) -> Record:
-    """The record of one of lm-eval's logged samples; `model` tokenizes as it did, `told` are further fields."""
+    """The record of one of lm-eval's logged samples; `model` tokenizes it again, `fields` are added to the record."""
     kind = {"multiple_choice": of_choices, "generate_until": of_text, "loglikelihood_rolling": of_document}[output_type]
     common = {
-        **told,
+        **fields,
         "task": row.task,
         "metric": row.metric,
         "item_id": int(sample["doc_id"]),
@@ -31,17 +31,17 @@ def from_sample(
 
 
 def of_choices(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
-    """Of a task whose choices' log-likelihoods are compared."""
-    prompts = [model._encode_pair(*(str(each) for each in pair)) for pair in sample_pairs(sample)]
+    """The record of a multiple-choice item: the log-likelihoods of its choices are compared."""
+    prompts = [model._encode_pair(*(str(part) for part in pair)) for pair in sample_pairs(sample)]
     lengths = [len(context) + len(continuation) for context, continuation in prompts]
-    answers = [each[0] if isinstance(each[0], (tuple, list)) else each for each in sample["resps"]]
+    answers = [resp[0] if isinstance(resp[0], (tuple, list)) else resp for resp in sample["resps"]]
     logliks = [float(loglik) for loglik, _ in answers]
     return Record(
         **common,
         score=as_share(float(sample[row.metric])),
         target=int(sample["target"]) if str(sample["target"]).isdecimal() else -1,
         logliks=logliks,
-        answer=taken(logliks, common["choices"], row.metric),
+        answer=chosen_answer(logliks, common["choices"], row.metric),
         greedy=[str(greedy) == "True" for _, greedy in answers],
         prompt_hash=hash_of([[len(context), *context, *continuation] for context, continuation in prompts]),
         tokens=sum(lengths),
@@ -49,20 +49,20 @@ def of_choices(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", comm
     )
 
 
-def taken(logliks: Sequence[float], choices: Sequence[str], metric: str) -> str:
-    """The choice that the metric takes for the answer; "" where it takes none, or the choices are not known."""
+def chosen_answer(logliks: Sequence[float], choices: Sequence[str], metric: str) -> str:
+    """The choice that the metric counts as the answer; "" when the metric picks none or the choices are unknown."""
     if metric not in ("acc", "acc_norm") or len(choices) != len(logliks):
         return ""
-    lengths = [len(each) if metric == "acc_norm" else 1 for each in choices]
-    return choices[max(range(len(choices)), key=lambda each: logliks[each] / max(lengths[each], 1))]
+    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
+    return choices[max(range(len(choices)), key=lambda index: logliks[index] / max(lengths[index], 1))]
 
 
 def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
-    """Of a task whose answer is generated; a program has no score yet."""
+    """The record of an item whose answer is generated; a program has no score yet."""
     ((context, settings),) = sample_pairs(sample)
-    found = model.generated(str(context), settings)
-    (taken,) = sample["filtered_resps"]
-    program = f"{taken[0] if isinstance(taken, list) else taken}\n{sample['target']}" if row.programs else ""
+    generated = model.generated(str(context), settings)
+    (filtered,) = sample["filtered_resps"]
+    program = f"{filtered[0] if isinstance(filtered, list) else filtered}\n{sample['target']}" if row.programs else ""
     return Record(
         **common,
         score=None if row.programs else as_share(float(sample[row.metric])),
@@ -70,16 +70,16 @@ def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common:
         logliks=[],
         greedy=[],
         answer=str(sample["resps"][0][0]),
-        cut=found.cut,
+        cut=generated.cut,
         program=program,
-        prompt_hash=hash_of([found.tokens]),
-        tokens=len(found.tokens),
-        truncated=found.truncated,
+        prompt_hash=hash_of([generated.tokens]),
+        tokens=len(generated.tokens),
+        truncated=generated.truncated,
     )
 
 
 def of_document(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common: dict[str, Any]) -> Record:
-    """Of a task that predicts whole documents; they are read in windows, so that none is cut."""
+    """The record of a perplexity task's document; the document is scored in windows, so it is never truncated."""
     loglik, units = sample[row.metric]
     tokens = model.tok_encode(str(sample["target"]))
     return Record(
@@ -96,22 +96,22 @@ def of_document(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", com
 
 
 def as_share(score: float) -> float:
-    """The score, 0 or 1 where only rounding took it beyond, as a sum of normalized probabilities may be."""
+    """The score, with 0 or 1 in place of a value that rounding moved outside (a sum of normalized probabilities)."""
     nearest = min(max(score, 0.0), 1.0)
     return nearest if abs(score - nearest) < ROUNDING else score
 
 
 def hash_of(prompts: Sequence[Sequence[int]]) -> str:
-    """sha256 over token ids."""
+    """The hex sha256 of the prompts' token ids."""
     digest = hashlib.sha256()
-    for each in prompts:
-        digest.update(array("q", each).tobytes())
+    for prompt in prompts:
+        digest.update(array("q", prompt).tobytes())
     return digest.hexdigest()
 
 
 def sample_pairs(sample: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Context and continuation, or generation settings, of each request of the item."""
+    """A pair for each request of the item: its context, and its continuation or its generation settings."""
     arguments = sample["arguments"]
     if isinstance(arguments, dict):
-        return [(each["arg_0"], each["arg_1"]) for each in arguments.values()]
-    return [(each[0], each[1]) for each in arguments]
+        return [(request["arg_0"], request["arg_1"]) for request in arguments.values()]
+    return [(request[0], request[1]) for request in arguments]

@@ -1,4 +1,4 @@
-"""How fast a server answers, by its own count: the Prometheus counters of vLLM's `/metrics`."""
+"""A server's throughput, from the Prometheus counters of vLLM's `/metrics`."""
 
 import re
 import time
@@ -10,24 +10,26 @@ TIMEOUT_S = 5.0
 
 
 class Speed:
-    """Tokens a second from its making on."""
+    """The server's tokens a second since this object was created."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.before = tokens_counted(url)
+        self.tokens_before = tokens_counted(url)
         self.started = time.monotonic()
 
     def tokens_per_s(self) -> float:
-        """Tokens of prompts (cached ones too) and answers a second until now; 0 where the server does not count."""
-        took_s, now = time.monotonic() - self.started, tokens_counted(self.url)
-        return (now - self.before) / took_s if now and self.before is not None and took_s else 0.0
+        """Tokens of prompts (cached ones too) and answers a second until now; 0 when the server has no counters."""
+        took_s, tokens_now = time.monotonic() - self.started, tokens_counted(self.url)
+        if not tokens_now or self.tokens_before is None or not took_s:
+            return 0.0
+        return (tokens_now - self.tokens_before) / took_s
 
 
 def tokens_counted(url: str) -> float | None:
-    """Tokens that the server has read and written since it started; None where it does not tell."""
+    """Tokens that the server has read and written since it started; None when the server has no counters."""
     try:
         answer = httpx.get(f"{url.rstrip('/').removesuffix('/v1')}/metrics", timeout=TIMEOUT_S)
     except httpx.HTTPError:
         return None
-    found = COUNTER.findall(answer.text) if answer.status_code == httpx.codes.OK else []
-    return sum(map(float, found)) if found else None
+    counts = COUNTER.findall(answer.text) if answer.status_code == httpx.codes.OK else []
+    return sum(map(float, counts)) if counts else None

@@ -1,4 +1,4 @@
-"""A stage of the evaluation: ask what the plan says, and keep the scores."""
+"""A stage of the evaluation: score the items that the plan selects, and save the scores in the run's results."""
 
 import os
 import tempfile
@@ -17,44 +17,44 @@ from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
 if TYPE_CHECKING:
-    from components.evaluate.evaluation import Enough
+    from components.evaluate.evaluation import StopRule
 
 
-def hand_on(serving: Server, step: progress.Step, results: str, scores: str) -> None:
-    """Hand on the scores that `scored_before` left in the results: all of them, whatever the stage."""
+def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scores: str) -> None:
+    """Copy the earlier run's full scores, which `scored_before` put into the results; both stages copy the same."""
     if not RunResults(results).scores(serving.variant, FULL).get(Path(scores)):
         raise PrerequisiteError(f"The scores of {serving.variant} are missing from {results}: run it again.")
     step.end(skipped=True, note=f"{Scores.read(scores).describe()}; scored before in {serving.scored_in}")
 
 
-def answered(
+def score_stage(
     serving: Server,
     plan: EvaluationPlan,
     stage: str,
     step: progress.Step,
     records: Path,
-    enough: "Enough | None" = None,
+    may_stop: "StopRule | None" = None,
 ) -> Scores:
-    """The scores of what the server answers; its per-item records go to the file."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # all it needs is here, and a hub that cannot be reached costs minutes
+    """The stage's scores; writes one record an item to the file `records`."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
     from components.evaluate.evaluation import evaluate
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
 
     serving = with_tokenizer(serving, plan.results)
-    known = plan.ledger and not serving.failure
-    kept = shared(ledger_file(), serving.identity, open_store(plan.store)) if known else nullcontext()
+    uses_ledger = plan.ledger and not serving.failure
+    opened = shared(ledger_file(), serving.identity, open_store(plan.store)) if uses_ledger else nullcontext()
     try:
-        with lifecycle.kept_alive(serving, plan.results), kept as ledger:
-            found = evaluate(serving, selection.questions_of(plan), stage, step, records, ledger, enough)
-    except ServerGoneError as gone:
-        found = Scores(variant=serving.variant, suite=plan.suite, stage=stage, failure=str(gone))
-    ended = local_vllm.why_it_ended(serving) if found.failure and not serving.failure else ""
-    return found.model_copy(update={"failure": f"{ended} {found.failure}"}) if ended else found
+        with lifecycle.kept_alive(serving, plan.results), opened as ledger:
+            scores = evaluate(serving, selection.questions_of(plan), stage, step, records, ledger, may_stop)
+    except ServerGoneError as error:
+        scores = Scores(variant=serving.variant, suite=plan.suite, stage=stage, failure=str(error))
+    cause = local_vllm.why_it_ended(serving) if scores.failure and not serving.failure else ""
+    return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 
 
 def with_tokenizer(serving: Server, results: str) -> Server:
-    """The server with its tokenizer on this machine: the step that started it may have run on another."""
+    """The server with its tokenizer on this machine; the deploy step may have run on another machine."""
     if not serving.url or Path(serving.model_path).exists():
         return serving
     weights = RunResults(results).weights(serving.variant).read(Weights)
@@ -64,30 +64,32 @@ def with_tokenizer(serving: Server, results: str) -> Server:
     return serving.model_copy(update={"model_path": str(folder)})
 
 
-def asked_again(found: Scores, serving: Server, plan: EvaluationPlan, step: progress.Step) -> Scores:
-    """The baseline's scores with the answers of a second pass, from which the gate takes the noise floor.
+def with_second_pass(baseline: Scores, serving: Server, plan: EvaluationPlan, step: progress.Step) -> Scores:
+    """The baseline's scores with the records of a second pass, from which the gate computes the noise floor.
 
-    When that pass fails, the failure takes their place: limits would be judged that the floor may forbid.
+    When the second pass fails, its failed scores are returned: without the noise floor the gate could judge a limit
+    that is below the noise.
     """
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "records.parquet"
-        again = answered(serving, plan.model_copy(update={"ledger": False}), suites.FULL, step, file)
+        again = score_stage(serving, plan.model_copy(update={"ledger": False}), suites.FULL, step, file)
         if again.failure:
             return again
-        return found.model_copy(update={"again": RunResults(plan.results).records(BASELINE, AGAIN).put(file)})
+        return baseline.model_copy(update={"again": RunResults(plan.results).records(BASELINE, AGAIN).put(file)})
 
 
-def keep(found: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:
-    """Hand the scores on, with their records where there are new ones, and tell them."""
-    kept = RunResults(results).variant(found.variant)
-    if found.records and not skipped:
-        uri = kept.records(found.stage).put(Path(found.records))
-        found = found.model_copy(update={"records": uri})
-    found.write(scores)
-    kept.scores(step.step).put(Path(scores))
-    note = found.describe()
-    if found.reused and not skipped:
-        note += f"; {found.reused} of {found.requests} answers were known"
-    if found.look < found.looks:
-        note += f"; {sum(each.items for each in found.tasks)} of {found.planned_items} questions settle it"
-    step.end(found.failure, skipped=skipped, note=note)
+def save_scores(measured: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:
+    """Write the scores to the artifact `scores` and to the results, with new records, and end the step with a note."""
+    of_variant = RunResults(results).variant(measured.variant)
+    if measured.records and not skipped:
+        uri = of_variant.records(measured.stage).put(Path(measured.records))
+        measured = measured.model_copy(update={"records": uri})
+    measured.write(scores)
+    of_variant.scores(step.step).put(Path(scores))
+    note = measured.describe()
+    if measured.reused and not skipped:
+        note += f"; {measured.reused} of {measured.requests} answers came from the ledger"
+    if measured.look < measured.looks:
+        items = sum(task.items for task in measured.tasks)
+        note += f"; stopped early after {items} of {measured.planned_items} questions"
+    step.end(measured.failure, skipped=skipped, note=note)

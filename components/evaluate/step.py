@@ -15,28 +15,28 @@ def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
     serving, planned = Server.read(server), EvaluationPlan.read(plan)
     with progress.step(planned.results, suites.TINY, serving.variant) as step:
         if serving.scored_in:
-            stages.hand_on(serving, step, planned.results, scores)
+            stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
-        found = stages.answered(serving, planned, suites.TINY, step, Path(records))
-        stages.keep(found, step, planned.results, scores, skipped=bool(serving.failure))
+        tiny_scores = stages.score_stage(serving, planned, suites.TINY, step, Path(records))
+        stages.save_scores(tiny_scores, step, planned.results, scores, skipped=bool(serving.failure))
 
 
 def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) -> None:
-    """Score all of the suite, for a variant until more answers could not change its verdict."""
-    serving, before, planned = Server.read(server), Scores.read(tiny), EvaluationPlan.read(plan)
+    """Score the full stage of the suite; a variant's evaluation ends once more answers cannot change its verdict."""
+    serving, tiny_scores, planned = Server.read(server), Scores.read(tiny), EvaluationPlan.read(plan)
     with progress.step(planned.results, suites.FULL, serving.variant) as step:
         if serving.scored_in:
-            stages.hand_on(serving, step, planned.results, scores)
+            stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
-        enough = early_stop.stopping(before, planned)
-        stopped = before.model_copy(update={"stage": suites.FULL}) if before.failure else None
-        if enough and not stopped:
-            stopped = early_stop.stopped_after_tiny(before, planned, enough)
-        if stopped:
-            stages.keep(stopped, step, planned.results, scores, skipped=True)
+        may_stop = early_stop.stop_rule(tiny_scores, planned)
+        final_scores = tiny_scores.model_copy(update={"stage": suites.FULL}) if tiny_scores.failure else None
+        if may_stop and not final_scores:
+            final_scores = early_stop.stopped_after_tiny(tiny_scores, planned, may_stop)
+        if final_scores:
+            stages.save_scores(final_scores, step, planned.results, scores, skipped=True)
             return
-        found = stages.answered(serving, planned, suites.FULL, step, Path(records), enough)
-        found = estimates.estimated(found, planned, Path(records))
-        if planned.noise_floor and serving.variant == BASELINE and not found.failure:
-            found = stages.asked_again(found, serving, planned, step)
-        stages.keep(found, step, planned.results, scores)
+        full_scores = stages.score_stage(serving, planned, suites.FULL, step, Path(records), may_stop)
+        full_scores = estimates.with_estimates(full_scores, planned, Path(records))
+        if planned.noise_floor and serving.variant == BASELINE and not full_scores.failure:
+            full_scores = stages.with_second_pass(full_scores, serving, planned, step)
+        stages.save_scores(full_scores, step, planned.results, scores)

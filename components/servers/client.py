@@ -1,4 +1,4 @@
-"""Talk to a completions server: many calls at a time in a given order, each tried again within limits."""
+"""A client for a completions server: sends calls in a given order, many at a time, and retries each within limits."""
 
 import asyncio
 import os
@@ -20,23 +20,23 @@ ATTEMPTS = 6
 TIMEOUT_S = 300
 LONGEST_WAIT_S = 20
 STOPS_SENT = 4
-"""Stop sequences that OpenAI's API allows; vLLM keeps to it. HumanEval has five."""
-PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that another try may change."""
+"""The most stop sequences that OpenAI's API, and so vLLM, accepts. HumanEval has five."""
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses of failures that may be temporary."""
 
 OnScored = Callable[[Ask, Scored], None]
 T = TypeVar("T")
 
 
 class ServerFailedError(Exception):
-    """The server did not answer, or not usably, however often it was asked; the message says what it said last."""
+    """The server gave no usable answer in any attempt; the message is that of the last attempt."""
 
 
 class RefusedError(Exception):
     """The server answered with an HTTP error."""
 
-    def __init__(self, status: int, what: str) -> None:
-        super().__init__(f"HTTP {status}: {what[:500]}")
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"HTTP {status}: {body[:500]}")
         self.status = status
 
 
@@ -50,10 +50,10 @@ class Text:
 
 
 class Client:
-    """One server that speaks OpenAI's completions, for one served model.
+    """One served model on a server with OpenAI's completions API.
 
-    `url` is the API's base with or without `/v1` or `/v1/completions`. A key for a server that wants one comes from
-    $VLLM_API_KEY, by which the server itself may have been given it.
+    `url` is the API's base with or without `/v1` or `/v1/completions`. If the server needs an API key, set
+    $VLLM_API_KEY, the variable from which vLLM reads it too.
     """
 
     def __init__(self, url: str, model: str, concurrency: int = CONCURRENT_CALLS, timeout_s: float = TIMEOUT_S) -> None:
@@ -72,12 +72,12 @@ class Client:
         )
 
     async def get(self, session: aiohttp.ClientSession, path: str) -> Any:
-        """One GET, its JSON."""
+        """The JSON response to one GET; raises as `post` does."""
         async with session.get(self.root + path) as response:
             return await self.read(response)
 
     async def post(self, session: aiohttp.ClientSession, path: str, payload: dict[str, Any]) -> Any:
-        """One POST, its JSON; raises RefusedError for an HTTP error and BadAnswerError for what is not JSON."""
+        """The JSON response to one POST; raises RefusedError for an HTTP error, BadAnswerError if it is not JSON."""
         async with session.post(self.root + path, json=payload) as response:
             return await self.read(response)
 
@@ -92,9 +92,9 @@ class Client:
             raise BadAnswerError(f"The server's answer is not JSON: {error}") from error
 
     async def score_call(self, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> list[Scored]:
-        """The asks of one call, tried again while that can help.
+        """The scores of one call's asks, with retries.
 
-        Another try takes nothing from the prefix cache, as a suffix whose wanted rows came from there has no answer.
+        A retry has a fresh salt, so that nothing comes from the prefix cache: a cached token has no score.
         """
         way = WAYS[asks[0].kind]
         salts = chain([salt], (fresh_salt() for _ in count()))
@@ -102,44 +102,44 @@ class Client:
         async def once() -> list[Scored]:
             return score(way, asks, await self.post(session, way.path, way.payload(self.model, asks, next(salts))))
 
-        return await patiently(once)
+        return await with_retries(once)
 
     async def score_all(self, asks: list[Ask], on_scored: OnScored) -> None:
         """Send the asks in their order; `on_scored` is called with each answer as it arrives.
 
-        Raises ServerFailedError when a call fails for good; the answers that had arrived have been handed on by then.
+        Raises ServerFailedError when a call fails in every attempt; `on_scored` has got all earlier answers by then.
         """
         salt = fresh_salt()
         async with self.session() as session:
 
-            async def one(call: list[Ask]) -> None:
+            async def send(call: list[Ask]) -> None:
                 for ask, scored in zip(call, await self.score_call(session, call, salt), strict=True):
                     on_scored(ask, scored)
 
-            await self.side_by_side(one, calls(asks))
+            await self.run_concurrently(send, calls(asks))
 
     async def generate_all(self, payloads: list[dict[str, Any]], on_text: Callable[[int, Text], None]) -> None:
-        """Complete one prompt a payload; `on_text` is called with its number and text as it arrives."""
+        """Complete the prompt of each payload; `on_text` is called with a payload's number and text as it arrives."""
         async with self.session() as session:
 
             async def complete(payload: dict[str, Any]) -> Text:
                 stops = list(payload.get("stop") or ())
                 sent = payload | {"stop": stops[:STOPS_SENT]}
-                return ended(text_of(await self.post(session, "/v1/completions", sent)), stops[STOPS_SENT:])
+                return cut_at(text_of(await self.post(session, "/v1/completions", sent)), stops[STOPS_SENT:])
 
-            async def one(numbered: tuple[int, dict[str, Any]]) -> None:
+            async def send(numbered: tuple[int, dict[str, Any]]) -> None:
                 number, payload = numbered
-                on_text(number, await patiently(partial(complete, payload)))
+                on_text(number, await with_retries(partial(complete, payload)))
 
-            await self.side_by_side(one, enumerate(payloads))
+            await self.run_concurrently(send, enumerate(payloads))
 
-    async def side_by_side(self, one: Callable[[T], Awaitable[None]], tasks: Iterable[T]) -> None:
-        """Work through the tasks in their order, `concurrency` at a time; the first failure ends all."""
-        waiting = iter(tasks)
+    async def run_concurrently(self, send: Callable[[T], Awaitable[None]], calls: Iterable[T]) -> None:
+        """Send the calls in their order, `concurrency` at a time; the first failure ends all."""
+        waiting = iter(calls)
 
         async def worker() -> None:
-            for task in waiting:
-                await one(task)
+            for call in waiting:
+                await send(call)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -150,7 +150,7 @@ class Client:
 
 
 def fresh_salt() -> str:
-    """A part of the server's prefix cache that holds nothing yet."""
+    """A new salt, for which the server's prefix cache is empty."""
     return secrets.token_hex(8)
 
 
@@ -159,35 +159,35 @@ def text_of(answer: Any) -> Text:
     try:
         (choice,) = answer["choices"]
         if isinstance(choice["text"], str):
-            whole = choice["text"].encode(errors="replace").decode()  # a cut may leave half a surrogate pair
-            return Text(whole, choice.get("finish_reason") == "length")
+            valid = choice["text"].encode(errors="replace").decode()  # a cut may leave half a surrogate pair
+            return Text(valid, choice.get("finish_reason") == "length")
     except (KeyError, TypeError, ValueError):
         pass
     raise BadAnswerError(f"The server's answer has no text: {str(answer)[:300]}")
 
 
-def ended(text: Text, stops: list[str]) -> Text:
-    """The text up to the first of the stop sequences that the server was not told."""
-    places = [place for stop in stops if (place := text.text.find(stop)) >= 0]
-    return Text(text.text[: min(places)], cut=False) if places else text
+def cut_at(text: Text, stops: list[str]) -> Text:
+    """The text up to the first of these stop sequences, which were not sent to the server."""
+    ends = [end for stop in stops if (end := text.text.find(stop)) >= 0]
+    return Text(text.text[: min(ends)], cut=False) if ends else text
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether another try can help."""
+def is_temporary(error: BaseException) -> bool:
+    """Whether a retry may succeed."""
     if isinstance(error, RefusedError):
-        return error.status in PASSING
+        return error.status in RETRIED
     return isinstance(error, (aiohttp.ClientError, TimeoutError, BadAnswerError))
 
 
-async def patiently(once: Callable[[], Awaitable[T]]) -> T:
-    """The call's result, tried again with growing waits; raises ServerFailedError when it never came."""
-    tried = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(may_pass),
+async def with_retries(once: Callable[[], Awaitable[T]]) -> T:
+    """The call's result, retried with growing waits; raises ServerFailedError when every attempt fails."""
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(is_temporary),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_S),
         reraise=True,
     )
     try:
-        return await tried(once)
+        return await retrying(once)
     except (RefusedError, aiohttp.ClientError, TimeoutError, BadAnswerError) as error:
         raise ServerFailedError(str(error) or type(error).__name__) from error

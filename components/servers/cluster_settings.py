@@ -13,18 +13,18 @@ KINDS = (LOCAL, KSERVE, DEPLOYMENT)
 PREFIX = "QUANTGATE_SERVING"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 OWN_IMAGE = "QUANTGATE_IMAGE"
-"""Which image a step's pod runs; pipelines/cluster.py says it."""
+"""The variable with the image of the step's own pod; pipelines/cluster.py sets it."""
 NAMESPACE = "quantgate"
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
 @dataclass(frozen=True)
 class Toleration:
-    """A taint that the server's pod puts up with."""
+    """A taint that the server's pod tolerates."""
 
     key: str
     value: str
-    """Empty: whatever the taint's value is."""
+    """Empty for any value."""
     effect: str
 
 
@@ -92,21 +92,21 @@ class ServingSettings:
 def from_environment(
     environment: Mapping[str, str] = os.environ, own_namespace: Path = OWN_NAMESPACE
 ) -> ServingSettings:
-    """The settings of this process; raises PrerequisiteError for a value that cannot be."""
-    found: dict[str, object] = {}
+    """The settings of this process; raises PrerequisiteError for an invalid value."""
+    values: dict[str, object] = {}
     if own_namespace.exists():
-        found["namespace"] = own_namespace.read_text(encoding="utf-8").strip()
+        values["namespace"] = own_namespace.read_text(encoding="utf-8").strip()
     if own_image := environment.get(OWN_IMAGE):
-        found["weights_image"] = own_image
+        values["weights_image"] = own_image
     for field in fields(ServingSettings):
         name = PREFIX if field.name == "kind" else f"{PREFIX}_{field.name.upper()}"
         if text := environment.get(name, "").strip():
             try:
-                found[field.name] = READERS.get(str(field.type), str)(text)
+                values[field.name] = READERS.get(str(field.type), str)(text)
             except ValueError as error:
                 raise PrerequisiteError(f"{name} is {text!r}: {error}") from None
-    settings = ServingSettings(**found)  # type: ignore[arg-type]
-    if settings.lease_s < 1:  # the API refuses it, when all else is done
+    settings = ServingSettings(**values)  # type: ignore[arg-type]
+    if settings.lease_s < 1:  # the API would refuse it only after the run has started
         raise PrerequisiteError(f"{PREFIX}_LEASE_S is {settings.lease_s}: a lease lasts at least a second.")
     return settings
 
@@ -119,25 +119,25 @@ def whole_number(text: str) -> int:
 
 
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """`a=b,c=d` in parts."""
-    found = [each.strip().partition("=") for each in text.split(",") if each.strip()]
-    if any(not name or not equals for name, equals, _ in found):
+    """Parse `a=b,c=d`."""
+    parts = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if any(not name or not equals for name, equals, _ in parts):
         raise ValueError("write it like name=value,other=value")
-    return tuple((name, value) for name, _, value in found)
+    return tuple((name, value) for name, _, value in parts)
 
 
 def tolerations(text: str) -> tuple[Toleration, ...]:
-    """`key=value:effect,key:effect` in parts; `none` for no toleration at all."""
-    found = []
-    for each in [] if text == "none" else text.split(","):
-        taint, _, effect = each.strip().rpartition(":")
+    """Parse `key=value:effect,key:effect`; `none` is no toleration."""
+    parsed = []
+    for part in [] if text == "none" else text.split(","):
+        taint, _, effect = part.strip().rpartition(":")
         key, _, value = taint.partition("=")
         if not key or effect not in EFFECTS:
             raise ValueError(
                 f"write it like nvidia.com/gpu:NoSchedule or team=a:NoExecute; effects: {', '.join(EFFECTS)}"
             )
-        found.append(Toleration(key, value, effect))
-    return tuple(found)
+        parsed.append(Toleration(key, value, effect))
+    return tuple(parsed)
 
 
 READERS: dict[str, Callable[[str], object]] = {
@@ -146,4 +146,4 @@ READERS: dict[str, Callable[[str], object]] = {
     str(tuple[tuple[str, str], ...]): pairs,
     str(tuple[Toleration, ...]): tolerations,
 }
-"""How a field's text is read, by the field's type."""
+"""The parser of a field's text, by the field's type."""

@@ -1,8 +1,9 @@
-"""Bring a model from the store to a folder: what the pod of a plain Deployment does before vLLM starts.
+"""Fetch a model from the store; an init container of a plain Deployment runs this before vLLM starts.
 
     python -m components.servers.fetch_model s3://BUCKET/PREFIX FOLDER
 
-It is checked against its marker on the way, and FOLDER is a link to it, in the folder `fetched` beside it.
+The files are checked against the model's marker. They go to the folder `fetched` beside FOLDER, and
+FOLDER is a link to them.
 """
 
 import argparse
@@ -15,18 +16,18 @@ from components.storage.location import fetch
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fetch what the command line says; returns the exit status to leave with."""
+    """Fetch the model that the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("uri", help="where the model lies in the store")
-    parser.add_argument("folder", type=Path, help="where it is to be found")
+    parser.add_argument("uri", help="the model's address in the store")
+    parser.add_argument("folder", type=Path, help="the folder to create")
     options = parser.parse_args(arguments)
     try:
-        found = fetch(options.uri, options.folder.parent / "fetched")  # a bucket may be called as the link is
+        model = fetch(options.uri, options.folder.parent / "fetched")  # a bucket may have the same name as the link
     except PrerequisiteError as error:
         print(error, file=sys.stderr)
         return 2
-    options.folder.unlink(missing_ok=True)  # of an attempt before, in the same pod
-    options.folder.symlink_to(os.path.relpath(found, options.folder.parent))
+    options.folder.unlink(missing_ok=True)  # an earlier attempt in the same pod may have left it
+    options.folder.symlink_to(os.path.relpath(model, options.folder.parent))
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Serve a variant on a cluster, through KServe or by a plain Deployment, and stop it again.
+"""Serve a variant on a cluster, through KServe or with a plain Deployment, and stop the server again.
 
-The same verbs as of the server on this machine, see `local.py`. What is made is in `objects.py`: a Lease comes first
-and owns the rest, so that at whatever point a start ends, what it made goes with the Lease. The names follow from run
-and variant: a start that runs again takes over what the first one made.
+The functions are those of `local_vllm.py`. `objects.py` builds the objects. A Lease is created first and owns all
+others, so that an interrupted start leaves nothing behind once the Lease is deleted. The names are computed from run
+and variant: a second attempt continues with the objects of the first.
 """
 
 import time
@@ -42,7 +42,7 @@ REACHED_WITHIN_S = 60.0
 
 @dataclass(frozen=True)
 class Start:
-    """One attempt to serve a variant: what is made, where, and until when it has to be there."""
+    """One attempt to serve a variant: its objects, its cluster, and the deadline for the server to be ready."""
 
     cluster: ClusterClient
     settings: ServingSettings
@@ -52,38 +52,40 @@ class Start:
     """Of the monotonic clock."""
 
     @property
-    def made(self) -> list[tuple[ObjectKind, JSON]]:
-        """The objects that its lease owns."""
+    def owned_objects(self) -> list[tuple[ObjectKind, JSON]]:
+        """The objects that the lease owns."""
         return objects.manifests(self.served, self.runtime, self.settings)
 
     @property
     def kind(self) -> ObjectKind:
-        """Of the object that becomes ready."""
+        """The kind of the object that becomes ready."""
         return INFERENCE_SERVICE if self.settings.kind == KSERVE else DEPLOYMENT
 
 
-def deploy(made: Weights, model_path: Path, results: str, settings: ServingSettings) -> Server:
-    """Serve the weights and wait until a step here is answered; `model_path` holds the same model's tokenizer.
+def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSettings) -> Server:
+    """Serve the weights and wait until the server answers this process; `model_path` contains the model's tokenizer.
 
-    A server that does not come up is removed, and a value with a `failure`: why, as far as the cluster tells.
+    When the server does not start, it is removed, and the returned Server has a `failure` with the cluster's reason.
     """
-    if not made.uri.startswith("s3://"):
-        raise PrerequisiteError(f"A cluster cannot read weights at {made.uri}. Give s3://BUCKET/PREFIX as the store.")
+    if not weights.uri.startswith("s3://"):
+        raise PrerequisiteError(
+            f"A cluster cannot read weights at {weights.uri}. Give s3://BUCKET/PREFIX as the store."
+        )
     cluster = ClusterClient(settings.namespace)
-    runtime, tokens, started = runtime_here(cluster, settings), max_model_len(model_path), time.monotonic()
+    runtime, tokens, started = find_runtime(cluster, settings), max_model_len(model_path), time.monotonic()
     options = objects.answering(settings, tokens)
-    served = Served(run_name(cluster, results), made.variant, made.uri, options)
+    served = Served(run_name(cluster, results), weights.variant, weights.uri, options)
     start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
     where = f"kubectl -n {settings.namespace}"
     server = Server(
-        variant=made.variant,
+        variant=weights.variant,
         served_name=served.served_name,
         model_path=str(model_path),
         max_model_len=tokens,
         log=f"{where} logs -l {pod_labels(start)} -c {container_of(settings)}",
         command=f"{where} get {start.kind}/{served.name} -o yaml",
         engine=runtime.image,
-        identity=objects.identity(made.digest, runtime, settings, tokens),
+        identity=objects.identity(weights.digest, runtime, settings, tokens),
     )
     try:
         lease = create_lease(start)
@@ -100,35 +102,34 @@ def deploy(made: Weights, model_path: Path, results: str, settings: ServingSetti
         except PrerequisiteError as error:
             failure += f"\nIt could not be removed ({error}); it goes when its lease ends."
         return server.model_copy(update={"failure": failure, "startup_s": time.monotonic() - started})
-    told = {"startup_s": time.monotonic() - started, "engine": engine_of(server)}
-    return server.model_copy(update=told)
+    return server.model_copy(update={"startup_s": time.monotonic() - started, "engine": engine_of(server)})
 
 
 def undeploy(variant: str, results: str, settings: ServingSettings) -> None:
-    """Remove the variant's server, also one that its `deploy` did not live to record; nothing where there is none."""
+    """Remove the variant's server, even if `deploy` was killed before it recorded one; does nothing without one."""
     cluster = ClusterClient(settings.namespace)
     remove(cluster, Served(run_name(cluster, results), variant, "", ()))
 
 
 def remove(cluster: ClusterClient, served: Served) -> None:
-    """Delete the leases of this run and variant: what they own goes with them."""
+    """Delete the leases of this run and variant; the cluster then deletes the objects that they own."""
     labels = ",".join(f"{name}={value}" for name, value in served.labels.items())
     for lease in cluster.listed(LEASE, labels=labels)[0]:
         cluster.delete(LEASE, lease["metadata"]["name"], uid=lease["metadata"]["uid"])
 
 
 def renew(variant: str, results: str, settings: ServingSettings) -> None:
-    """Begin the time of the variant's lease anew; raises ServerGoneError when its server was removed."""
+    """Renew the variant's lease; raises ServerGoneError when its server was removed."""
     cluster = ClusterClient(settings.namespace)
     cluster_lease.renew(cluster, Served(run_name(cluster, results), variant, "", ()).name)
 
 
 @contextmanager
 def kept_alive(server: Server, results: str, settings: ServingSettings) -> Iterator[None]:
-    """Renew the server's lease for the time of the block: what a step that asks it has to be in.
+    """Renew the server's lease during the block; a step must be in this block while it uses the server.
 
-    Raises ServerGoneError when the server was removed before the block or during it. A server on this machine has
-    another kind of lease, and one that was not started has none: nothing happens then.
+    Raises ServerGoneError when the server was removed before the block or during it. Does nothing for a server on this
+    machine, which has another kind of lease, and for one that was not started.
     """
     if settings.kind == LOCAL or server.failure or not server.url:
         yield
@@ -140,63 +141,63 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
 
 def identity_here(model_path: Path, digest: str, settings: ServingSettings) -> str:
     """The identity of the server that `deploy` would start on the model."""
-    runtime = runtime_here(ClusterClient(settings.namespace), settings)
+    runtime = find_runtime(ClusterClient(settings.namespace), settings)
     return objects.identity(digest, runtime, settings, max_model_len(model_path))
 
 
-def runtime_here(cluster: ClusterClient, settings: ServingSettings) -> Runtime:
-    """What vLLM is started from; raises PrerequisiteError when the cluster does not have it."""
+def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:
+    """vLLM's image and options on this cluster; raises PrerequisiteError when the ServingRuntime does not exist."""
     if settings.kind != KSERVE:
         return objects.own_runtime(settings)
-    if (found := cluster.get(SERVING_RUNTIME, settings.runtime)) is None:
+    if (serving_runtime := cluster.get(SERVING_RUNTIME, settings.runtime)) is None:
         raise PrerequisiteError(
             f"There is no ServingRuntime {settings.runtime} in the namespace {settings.namespace}. Apply manifests/, "
             "name another one in QUANTGATE_SERVING_RUNTIME, or serve without KServe: QUANTGATE_SERVING=deployment."
         )
-    return objects.runtime_of(found, settings)
+    return objects.runtime_of(serving_runtime, settings)
 
 
 def create(start: Start, lease: JSON) -> None:
-    """Create what the lease owns, or take over what an attempt before left."""
-    for kind, body in start.made:
+    """Create the objects that the lease owns; keep those that an earlier attempt has created."""
+    for kind, body in start.owned_objects:
         owned = body | {"metadata": body["metadata"] | {"ownerReferences": [owner.reference(lease)]}}
         while start.cluster.create(kind, owned) is None:
-            found = start.cluster.get(kind, start.served.name)
-            if found and is_owned(found, lease):
-                break  # an attempt before made it: its lease has the same digest of what it owns
-            if found and found["metadata"].get("labels", {}).get(MANAGED_BY) != MANAGER:
+            existing = start.cluster.get(kind, start.served.name)
+            if existing and is_owned(existing, lease):
+                break  # an earlier attempt created it, with the same settings: its lease has the same digest
+            if existing and existing["metadata"].get("labels", {}).get(MANAGED_BY) != MANAGER:
                 raise PrerequisiteError(
                     f"{kind} {start.served.name} in the namespace {start.settings.namespace} is not quantgate's. "
                     "Delete or rename it."
                 )
-            wait_for_the_end(start, kind)
+            wait_until_deleted(start, kind)
 
 
 def create_lease(start: Start) -> JSON:
-    """A lease of our own, or that of an attempt before to start just this."""
-    spec, name = objects.digest(start.made), start.served.name
+    """A new lease, or the renewed lease of an earlier attempt with the same settings."""
+    spec, name = objects.digest(start.owned_objects), start.served.name
     owner = workflow(start.cluster)
     while True:
         now = cluster_lease.timestamp(datetime.now(UTC))
         body = objects.lease(name, start.served.labels, now, start.settings.lease_s, owner, spec)
-        if made := start.cluster.create(LEASE, body):
-            return made
-        if (found := start.cluster.get(LEASE, name)) is None:
-            continue  # it went in between
-        metadata = found["metadata"]
+        if created := start.cluster.create(LEASE, body):
+            return created
+        if (existing := start.cluster.get(LEASE, name)) is None:
+            continue  # it was deleted between the two calls
+        metadata = existing["metadata"]
         if "deletionTimestamp" in metadata:
-            wait_for_the_end(start, LEASE)
+            wait_until_deleted(start, LEASE)
         elif metadata.get("annotations", {}).get(objects.SPEC) == spec:
             try:
                 return cluster_lease.renew(start.cluster, name, metadata["uid"])
-            except ServerGoneError:  # the reaper was faster
-                wait_for_the_end(start, LEASE)
-        else:  # of an attempt with other settings
+            except ServerGoneError:  # the reaper has deleted it
+                wait_until_deleted(start, LEASE)
+        else:  # an attempt with other settings
             start.cluster.delete(LEASE, name, uid=metadata["uid"])
 
 
-def wait_for_the_end(start: Start, kind: ObjectKind) -> None:
-    """Give what is being deleted a moment; raises PrerequisiteError once there is no time left."""
+def wait_until_deleted(start: Start, kind: ObjectKind) -> None:
+    """Wait a moment for an object that is being deleted; raises PrerequisiteError after the start's deadline."""
     if time.monotonic() > start.deadline:
         raise PrerequisiteError(
             f"{kind} {start.served.name} of an earlier start is still being deleted after "
@@ -205,54 +206,54 @@ def wait_for_the_end(start: Start, kind: ObjectKind) -> None:
     time.sleep(POLL_S)
 
 
-def is_owned(found: JSON, lease: JSON) -> bool:
-    """Whether an object lives and belongs to the lease: one of an earlier lease is about to be collected."""
-    metadata = found["metadata"]
-    owners = [each["uid"] for each in metadata.get("ownerReferences", ())]
+def is_owned(existing: JSON, lease: JSON) -> bool:
+    """Whether the object belongs to the lease and is not being deleted; an earlier lease's object will be collected."""
+    metadata = existing["metadata"]
+    owners = [reference["uid"] for reference in metadata.get("ownerReferences", ())]
     return lease["metadata"]["uid"] in owners and "deletionTimestamp" not in metadata
 
 
 def wait_until_ready(start: Start) -> str:
-    """Wait until the cluster calls the server ready; returns why it does not, "" when it does."""
-    reason = Reason("nothing is known of it yet")
+    """Wait until the cluster reports the server ready; returns "" then, and otherwise the reason why it is not."""
+    reason = Reason("the cluster has reported nothing yet")
     while (left_s := start.deadline - time.monotonic()) > 0:
-        found, version = start.cluster.listed(start.kind, fields=f"metadata.name={start.served.name}")
-        seen = found[0] if found else None
-        if is_ready(start, seen):
+        listed, version = start.cluster.listed(start.kind, fields=f"metadata.name={start.served.name}")
+        current = listed[0] if listed else None
+        if is_ready(start, current):
             return ""
-        if seen:
-            reason = why_not_ready(start.cluster, seen, pod_labels(start), container_of(start.settings))
+        if current:
+            reason = why_not_ready(start.cluster, current, pod_labels(start), container_of(start.settings))
             if reason.final:
                 return reason.text
         began, within_s = time.monotonic(), min(WATCHED_S, max(1, int(left_s)))
-        for each in start.cluster.changes(start.kind, start.served.name, version, within_s) if seen else ():
-            if (seen := each) is None or is_ready(start, each):
+        for change in start.cluster.changes(start.kind, start.served.name, version, within_s) if current else ():
+            if (current := change) is None or is_ready(start, change):
                 break
-        if seen is None:
-            return f"{start.kind} {start.served.name} was deleted while it started, by the reaper or by somebody."
-        if is_ready(start, seen):
+        if current is None:
+            return f"{start.kind} {start.served.name} was deleted while it started, by the reaper or by a user."
+        if is_ready(start, current):
             return ""
         time.sleep(max(0.0, POLL_S - (time.monotonic() - began)))  # a watch may end as soon as it begins
     return f"It was not ready after {start.settings.ready_within_s} s: {reason.text}"
 
 
-def is_ready(start: Start, seen: JSON | None) -> bool:
-    """Whether the object is there and its controller calls it ready, of a Deployment this very version of it.
+def is_ready(start: Start, current: JSON | None) -> bool:
+    """Whether the object exists and its controller reports it ready; for a Deployment, in its newest version.
 
-    Which version of an InferenceService was looked at is not told: its `observedGeneration` is its Deployment's.
+    An InferenceService does not report which version was observed: its `observedGeneration` is its Deployment's.
     """
-    if seen is None:
+    if current is None:
         return False
-    status = seen.get("status", {})
-    conditions = {each["type"]: each["status"] for each in status.get("conditions", ())}
+    status = current.get("status", {})
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", ())}
     if start.settings.kind == KSERVE:
         return conditions.get("Ready") == "True"
-    looked_at = status.get("observedGeneration", 0) >= seen["metadata"].get("generation", 0)
-    return looked_at and conditions.get("Available") == "True"
+    is_newest = status.get("observedGeneration", 0) >= current["metadata"].get("generation", 0)
+    return is_newest and conditions.get("Available") == "True"
 
 
 def address(start: Start) -> str:
-    """Base of the server's OpenAI API.
+    """The base URL of the server's OpenAI API.
 
     KServe's Service may be headless (`serviceClusterIPNone`), and then it translates no ports.
     """
@@ -269,22 +270,22 @@ def address(start: Start) -> str:
 
 
 def wait_until_reached(server: Server, start: Start) -> str:
-    """Wait until the ready server answers a request of ours; returns why it does not, "" when it does."""
+    """Wait until the ready server answers this process; returns "" then, and otherwise what to check."""
     deadline = min(start.deadline, time.monotonic() + REACHED_WITHIN_S)
     while True:
         if lists_our_model(server):
             return ""
         if time.monotonic() > deadline:
             return (
-                f"The cluster calls {start.served.name} ready, and {server.url}/models does not list "
-                f"{server.served_name} here. Check that a network policy lets this pod reach it, and "
-                "QUANTGATE_SERVING_ADDRESS."
+                f"The cluster reports {start.served.name} as ready, but {server.url}/models does not list "
+                f"{server.served_name} for this pod. Check that the network policies let this pod reach the server, "
+                "and check QUANTGATE_SERVING_ADDRESS."
             )
         time.sleep(POLL_S)
 
 
 def engine_of(server: Server) -> str:
-    """Which vLLM it is, by its own words; its image where it has none."""
+    """vLLM's version as the server reports it; the image when it reports none."""
     try:
         version = httpx.get(f"{server.url.removesuffix('/v1')}/version", timeout=5.0).json()["version"]
         return f"vllm {version}"
@@ -293,11 +294,11 @@ def engine_of(server: Server) -> str:
 
 
 def pod_labels(start: Start) -> str:
-    """By which the server's pods are found."""
+    """The label selector of the server's pods."""
     label = objects.KSERVE_LABEL if start.settings.kind == KSERVE else INSTANCE
     return f"{label}={start.served.name}"
 
 
 def container_of(settings: ServingSettings) -> str:
-    """In which of a pod's containers vLLM runs."""
+    """The name of the container in which vLLM runs."""
     return vllm_pod.KSERVE_CONTAINER if settings.kind == KSERVE else vllm_pod.VLLM_CONTAINER

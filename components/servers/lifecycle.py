@@ -1,6 +1,6 @@
-"""Serve a variant where this run serves: on this machine, or on a cluster as QUANTGATE_SERVING says.
+"""Start and stop a variant's server: on this machine, or on a cluster when QUANTGATE_SERVING says so.
 
-`local` and `kserve` are behind the same verbs.
+The modules `local_vllm` and `kserve` do the work.
 """
 
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from components.run.results import RunResults
 from components.servers.cluster_settings import LOCAL, from_environment
 
 
-def deploy(made: Weights, model_path: Path, results: str) -> Server:
-    """Start a server of the weights and wait until it answers; a server that does not has a `failure`.
+def deploy(weights: Weights, model_path: Path, results: str) -> Server:
+    """Start a server for the weights and wait until it answers; the Server has a `failure` when it does not.
 
-    `model_path` is their folder on this machine, with the tokenizer, and with the weights where `reads_weights`. Raises
-    PrerequisiteError where none can start.
+    `model_path` is the model's folder on this machine: with the tokenizer, and with the weights if `reads_weights()`.
+    Raises PrerequisiteError when something that a server needs is missing.
     """
     settings = from_environment()
     if settings.kind == LOCAL:
         from components.servers import local_vllm
 
-        return local_vllm.deploy(made.variant, model_path, local_folder(results), made.digest)
+        return local_vllm.deploy(weights.variant, model_path, local_folder(results), weights.digest)
     from components.servers import kserve
 
-    return kserve.deploy(made, model_path, results, settings)
+    return kserve.deploy(weights, model_path, results, settings)
 
 
 def reads_weights() -> bool:
-    """Whether `deploy` needs the weights on this machine; on a cluster it needs the configuration and tokenizer."""
+    """Whether `deploy` needs the weights on this machine; for a cluster, configuration and tokenizer are enough."""
     return from_environment().kind == LOCAL
 
 
@@ -48,9 +48,9 @@ def identity_here(model_path: Path, digest: str) -> str:
 
 @contextmanager
 def kept_alive(server: Server, results: str) -> Iterator[None]:
-    """Keep the server's lease renewed for the time of the block; raises PrerequisiteError when it was removed."""
+    """Renew the server's lease during the block; raises PrerequisiteError when the server was removed."""
     settings = from_environment()
-    if settings.kind == LOCAL:  # its lease is a file that the run holds, see guard.py
+    if settings.kind == LOCAL:  # the lease is a file that the run keeps locked, see guard.py
         yield
         return
     from components.servers import kserve
@@ -60,9 +60,9 @@ def kept_alive(server: Server, results: str) -> Iterator[None]:
 
 
 def undeploy(variant: str, results: str) -> None:
-    """Stop the variant's server; nothing where there is none."""
+    """Stop the variant's server; do nothing when there is none."""
     settings = from_environment()
-    if settings.kind != LOCAL:  # also one that its start did not live to record
+    if settings.kind != LOCAL:  # this also removes a server whose start was killed before it was recorded
         from components.servers import kserve
 
         kserve.undeploy(variant, results, settings)
@@ -73,10 +73,10 @@ def undeploy(variant: str, results: str) -> None:
 
 
 def local_folder(results: str) -> Path:
-    """The results' folder on this machine; raises PrerequisiteError when they are not on it."""
+    """The results' folder on this machine; raises PrerequisiteError when the results are in a store elsewhere."""
     if "://" in results:
         raise PrerequisiteError(
-            f"A server on this machine works beside the results, and they are at {results}. Give a local folder for"
-            " `results`, or serve on a cluster: QUANTGATE_SERVING=kserve."
+            f"A server on this machine needs the results on this machine, but they are at {results}. Give a local"
+            " folder for `results`, or serve on a cluster: QUANTGATE_SERVING=kserve."
         )
     return Path(results)

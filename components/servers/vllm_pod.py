@@ -1,4 +1,4 @@
-"""The pod in which vLLM serves a variant, as far as KServe's and a plain Deployment's are alike, and what feeds it."""
+"""The pod in which vLLM serves a variant: what KServe's pod and a plain Deployment's have in common."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """What vLLM is started from: of KServe's ServingRuntime, or our own where there is none."""
+    """vLLM's image, options and port: those of KServe's ServingRuntime, or our own without KServe."""
 
     image: str
     args: tuple[str, ...]
@@ -45,12 +45,12 @@ class Served:
     """The workflow's name."""
     variant: str
     uri: str
-    """Where its weights lie."""
+    """The address of its weights in the store."""
     options: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The same for the same run and variant, so that a step that runs again finds what it made: a DNS label."""
+        """A DNS label, the same for the same run and variant: a step that runs again finds its own objects."""
         return f"qg-{hashlib.sha256(self.run.encode()).hexdigest()[:10]}-{self.variant}"[:53].rstrip("-")
 
     @property
@@ -60,15 +60,15 @@ class Served:
 
     @property
     def labels(self) -> dict[str, str]:
-        """On everything that is made for it."""
+        """The labels of all objects of this server."""
         return {MANAGED_BY: MANAGER, RUN: self.run, VARIANT: self.variant}
 
 
 def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
-    """What both ways of serving give vLLM's container."""
-    # the endpoint that scores a continuation from the prefix cache; the plugin marks what came from there
+    """The part of vLLM's container that is the same with and without KServe."""
+    # adds the endpoint that scores a continuation after a cached prefix; our plugin marks the rows of cached tokens
     options = ["--served-model-name", served.served_name, *served.options, "--enable-scale-out"]
-    # KServe adds ours to the runtime's resources by name: what is not said there stays, so none is said by its name
+    # KServe merges these into the runtime's resources by name, so a GPU resource of the runtime must be set to 0
     gpus = dict.fromkeys(runtime.gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
     variables = {**ENVIRONMENT, **dict(settings.env)}
     return {
@@ -86,7 +86,7 @@ def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
 
 
 def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
-    """vLLM's container where no ServingRuntime has one."""
+    """vLLM's container in a plain Deployment."""
     container = vllm(served, runtime, settings)
     return container | {
         "name": VLLM_CONTAINER,
@@ -105,7 +105,7 @@ def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
 
 
 def fetcher(served: Served, settings: ServingSettings) -> JSON:
-    """The init container that brings the weights to where vLLM reads them."""
+    """The init container that fetches the weights to the folder from which vLLM reads them."""
     return {
         "name": FETCHER,
         "image": settings.weights_image,
@@ -121,34 +121,34 @@ def fetcher(served: Served, settings: ServingSettings) -> JSON:
 
 
 def unprivileged(user_id: int = 0) -> JSON:
-    """What Kubernetes' pod security standard `restricted` asks of a pod; 0 is the image's or the cluster's own user."""
+    """A pod's security context for Kubernetes' standard `restricted`; user 0 is the image's or the cluster's own."""
     user = {"runAsUser": user_id} if user_id else {}
     return {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def confined() -> JSON:
-    """What it asks of a container, and that nothing is written but to volumes."""
+    """A container's security context for the standard `restricted`, with a file system that is read-only."""
     return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
 def placed(settings: ServingSettings) -> JSON:
-    """Under which account, on which nodes and behind whom a pod runs."""
-    found: JSON = {"serviceAccountName": settings.service_account}
+    """The pod's service account, priority class, node selector and tolerations."""
+    spec: JSON = {"serviceAccountName": settings.service_account}
     if settings.priority_class:
-        found["priorityClassName"] = settings.priority_class
+        spec["priorityClassName"] = settings.priority_class
     if settings.node_selector:
-        found["nodeSelector"] = dict(settings.node_selector)
-    if tolerated := [each for each in settings.tolerations if settings.gpus or each.key != settings.gpu_resource]:
-        found["tolerations"] = [
-            {"key": each.key, "effect": each.effect}
-            | ({"operator": "Equal", "value": each.value} if each.value else {"operator": "Exists"})
-            for each in tolerated
+        spec["nodeSelector"] = dict(settings.node_selector)
+    if tolerated := [taint for taint in settings.tolerations if settings.gpus or taint.key != settings.gpu_resource]:
+        spec["tolerations"] = [
+            {"key": taint.key, "effect": taint.effect}
+            | ({"operator": "Equal", "value": taint.value} if taint.value else {"operator": "Exists"})
+            for taint in tolerated
         ]
-    return found
+    return spec
 
 
 def volumes(served: Served, settings: ServingSettings) -> list[JSON]:
-    """Our plugin of vLLM's, and the memory that its processes share."""
+    """The volumes for our vLLM plugin and for the memory that vLLM's processes share."""
     items = [{"key": key, "path": path} for key, path in plugin_files().items()]
     return [
         {"name": "plugin", "configMap": {"name": served.name, "items": items}},
@@ -157,12 +157,12 @@ def volumes(served: Served, settings: ServingSettings) -> list[JSON]:
 
 
 def scratch(settings: ServingSettings) -> list[JSON]:
-    """Where the weights and vLLM's own files go."""
+    """The volumes for the weights and for vLLM's temporary files."""
     return [{"name": "weights", "emptyDir": {"sizeLimit": settings.scratch}}, {"name": "tmp", "emptyDir": {}}]
 
 
 def plugin_files() -> dict[str, str]:
-    """The plugin's files by the key that a ConfigMap can have for them."""
+    """The plugin's files by their keys in the ConfigMap, which may contain no slash."""
     names = sorted(
         str(file.relative_to(PLUGIN))
         for file in PLUGIN.rglob("*")
