@@ -47,7 +47,7 @@ environments: python ## Make the environments without running anything
 project-environment: python
 	@"$(PYTHON)" environments.py project
 
-lock: python ## Resolve locks/*.txt anew from pyproject.toml and locks/*.in (with Python 3.11)
+lock: python ## Resolve the locks anew from pyproject.toml and serving-*.in (with Python 3.11)
 	"$(PYTHON)" environments.py lock
 
 clean: ## Remove the environments and caches; what runs wrote stays
