@@ -18,6 +18,7 @@ from pipelines.cli import (
     gate_command,
     mlflow_commands,
     run_command,
+    setup_command,
 )
 from pipelines.exits import USER_ERROR
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.command("run")(run_command.run)
+app.command("setup")(setup_command.setup)
 app.command("gate")(gate_command.gate)
 app.command("track")(mlflow_commands.track)
 app.command("promote")(mlflow_commands.promote)
