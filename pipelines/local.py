@@ -6,6 +6,7 @@ them end when the caller ends, even by SIGKILL.
     python -m pipelines.local ARGUMENTS.json      (the guard starts this; kfp's log is logs/pipeline.log)
 """
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -23,7 +24,6 @@ from components.run import progress
 from components.run.artifacts import Server
 from components.run.results import RunResults
 from components.servers import local_vllm as serving
-from components.servers.local_vllm import find_engine
 from components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
@@ -127,11 +127,22 @@ if __name__ == "__main__":
 
 
 NEEDED_BYTES = 2_000_000_000
+NEEDED_MODULES = ("llmcompressor", "lm_eval", "scipy", "mlflow")
+"""One of each extra that a run on this machine needs."""
 
 
-def check_machine(folder: Path) -> None:
-    """Raise PrerequisiteError when vLLM is missing, or the folder has other files, is read-only or lacks space."""
-    find_engine()
+def check_packages() -> None:
+    """Raise PrerequisiteError when quantgate was installed without the extras that a run needs."""
+    missing = [module for module in NEEDED_MODULES if importlib.util.find_spec(module) is None]
+    if missing:
+        raise PrerequisiteError(
+            f"{', '.join(missing)} is missing. A run needs quantgate's extras: install it again with [all], as "
+            'in `pip install ".[all]"` or `pip install "quantgate-VERSION-py3-none-any.whl[all]"`.'
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise PrerequisiteError when the folder has other files, is read-only or lacks space."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not RunResults(str(folder)).is_for_runs():

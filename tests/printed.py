@@ -40,7 +40,8 @@ CLI_HEAD = """# What does each command take?
 
 This page is generated: `python -m tests.printed` writes it from the program's own help, and a test compares the two.
 
-`quantgate` is in `.venv/bin`. Every command checks its arguments before it starts anything expensive.
+`quantgate` is in `.venv/bin`; `quantgate --install-completion` makes your shell complete commands and options. Every
+command checks its arguments before it starts anything expensive.
 
 "The worst" is the worst verdict of the run's variants.
 

@@ -12,13 +12,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import environments
+from components.environments.virtual_environment import pins_in
 from tests.support.kustomized import MANIFESTS, ROOT
 
 IMAGES = MANIFESTS / "images"
 CONTAINERFILES = sorted(IMAGES.glob("*.Containerfile"))
 HADOLINT = Path(sys.executable).with_name("hadolint")
 HEAVY = {"torch", "llmcompressor", "accelerate", "triton", "compressed-tensors"}
-LOCKED = environments.pins_in(environments.LOCKS / "project.txt")
+LOCKED = pins_in(environments.PROJECT_LOCK)
 
 
 def text_of(name: str) -> str:

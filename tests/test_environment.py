@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 import environments
+from components.environments.serving_environment import serving_environment, serving_lock
+from components.environments.virtual_environment import Environment, InstallError, accelerator_here, pins_in
 
 ROOT = Path(environments.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK_NAMES = ["project.txt", "serving-cpu.txt", "serving-cuda.txt"]
-SERVING_LOCKS = LOCK_NAMES[1:]
+LOCKS = {path.name: path for path in (environments.PROJECT_LOCK, serving_lock("cpu"), serving_lock("cuda"))}
+SERVING_LOCKS = ["serving-cpu.txt", "serving-cuda.txt"]
 
 
 def pins(lock_name: str) -> dict[str, str]:
-    return environments.pins_in(environments.LOCKS / lock_name)
+    return pins_in(LOCKS[lock_name])
 
 
 def requirements() -> list[str]:
@@ -39,15 +41,15 @@ def test_the_project_lock_holds_what_pyproject_asks_for(requirement: str) -> Non
 
 @pytest.mark.parametrize("lock_name", SERVING_LOCKS)
 def test_a_serving_lock_holds_what_its_input_asks_for(lock_name: str) -> None:
-    asked = environments.pins_in((environments.LOCKS / lock_name).with_suffix(".in"))
+    asked = pins_in(LOCKS[lock_name].with_suffix(".in"))
     assert asked["torch"].lstrip("=") == pins("project.txt")["torch"]
     for package, version in asked.items():
         assert pins(lock_name)[package] == version.lstrip("="), "run `make lock`"
 
 
-@pytest.mark.parametrize("lock_name", LOCK_NAMES)
+@pytest.mark.parametrize("lock_name", LOCKS)
 def test_every_line_of_a_lock_is_one_exact_version(lock_name: str) -> None:
-    lines = (environments.LOCKS / lock_name).read_text().splitlines()
+    lines = LOCKS[lock_name].read_text().splitlines()
     packages = [line for line in lines if not line.startswith("#")]
     assert len(packages) == len(pins(lock_name))
     assert {"pip", "setuptools", "torch"} <= pins(lock_name).keys()
@@ -75,47 +77,47 @@ def test_the_console_script_can_be_imported() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> environments.Environment:
+def made(tmp_path: Path) -> Environment:
     """A serving environment that looks whole."""
-    environment = environments.Environment("serving", tmp_path / ".venv-serving", "cpu")
+    environment = serving_environment(tmp_path / ".venv-serving", "cpu")
     environment.python.parent.mkdir(parents=True)
     environment.python.touch()
     environment.stamp.write_text(environment.fingerprint())
     return environment
 
 
-def test_a_whole_environment_is_kept(made: environments.Environment) -> None:
+def test_a_whole_environment_is_kept(made: Environment) -> None:
     assert made.is_current()
 
 
-def test_an_interrupted_environment_is_made_anew(made: environments.Environment) -> None:
+def test_an_interrupted_environment_is_made_anew(made: Environment) -> None:
     made.stamp.unlink()
     assert not made.is_current()
 
 
-def test_an_environment_made_from_other_pins_is_made_anew(made: environments.Environment) -> None:
+def test_an_environment_made_from_other_pins_is_made_anew(made: Environment) -> None:
     made.stamp.write_text("the fingerprint of another lock")
     assert not made.is_current()
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(made: environments.Environment) -> None:
+def test_an_environment_whose_python_is_gone_is_made_anew(made: Environment) -> None:
     made.python.unlink()
     assert not made.is_current()
 
 
-def test_an_environment_for_a_gpu_is_another_environment(made: environments.Environment) -> None:
-    for_a_gpu = environments.Environment("serving", made.folder, "cuda")
+def test_an_environment_for_a_gpu_is_another_environment(made: Environment) -> None:
+    for_a_gpu = serving_environment(made.folder, "cuda")
     assert for_a_gpu.fingerprint() != made.fingerprint()
 
 
-def test_a_moved_environment_is_made_anew(made: environments.Environment, tmp_path: Path) -> None:
+def test_a_moved_environment_is_made_anew(made: Environment, tmp_path: Path) -> None:
     moved = made.folder.rename(tmp_path / "moved")
-    assert not environments.Environment("serving", moved, "cpu").is_current()
+    assert not serving_environment(moved, "cpu").is_current()
 
 
 def test_an_accelerator_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATOR", "cuda")
-    assert environments.accelerator_here() == "cuda"
+    assert accelerator_here() == "cuda"
     monkeypatch.setenv("ACCELERATOR", "tpu")
-    with pytest.raises(environments.InstallError, match="cpu, cuda"):
-        environments.accelerator_here()
+    with pytest.raises(InstallError, match="cpu, cuda"):
+        accelerator_here()

@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 
 import environments
+from components.environments.serving_environment import serving_lock
+from components.environments.virtual_environment import pins_in
 from pipelines import cluster
 from tests.support.kustomized import (
     OVERLAYS,
@@ -120,11 +122,11 @@ def test_every_image_has_a_version_or_a_digest(overlay: str) -> None:
 
 
 def test_the_images_have_the_versions_of_the_locks() -> None:
-    project = environments.pins_in(environments.LOCKS / "project.txt")
+    project = pins_in(environments.PROJECT_LOCK)
     tags = {each["image"].partition("/")[2].rpartition(":")[::2] for each, _ in containers("kubeflow").values()}
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert version
-    vllm = f"v{environments.pins_in(environments.LOCKS / 'serving-cuda.txt')['vllm']}"
+    vllm = f"v{pins_in(serving_lock('cuda'))['vllm']}"
     assert {
         ("quantgate/quantgate", version[1]),
         ("quantgate/quantgate-mlflow", project["mlflow"]),

@@ -152,7 +152,9 @@ def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:
 
 def test_a_missing_environment_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", "/nowhere/python")
-    with pytest.raises(PrerequisiteError, match="no environment for vLLM at /nowhere/python. Run `make environments`"):
+    with pytest.raises(
+        PrerequisiteError, match="no environment for vLLM at /nowhere/python. Set QUANTGATE_SERVING_PYTHON"
+    ):
         local_vllm.find_engine()
 
 

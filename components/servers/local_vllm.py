@@ -11,7 +11,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from components.environments import serving_environment
 from components.errors import PrerequisiteError
 from components.processes.guarded import exit_status, start_guard
 from components.run.artifacts import Server
@@ -62,15 +62,14 @@ class Engine:
 
 
 def serving_python() -> Path:
-    """The Python of vLLM's environment: $QUANTGATE_SERVING_PYTHON, or `.venv-serving` beside the project's own."""
-    chosen = os.environ.get("QUANTGATE_SERVING_PYTHON")
-    return Path(chosen) if chosen else Path(sys.prefix).parent / ".venv-serving" / "bin" / "python"
+    """The Python of vLLM's environment; where there is none yet, one that does not exist."""
+    return serving_environment.find_python() or serving_environment.python_beside()
 
 
 def find_engine() -> Engine:
     """The vLLM of the serving environment; raises PrerequisiteError when there is none."""
     python = serving_python()
-    fix = "Run `make environments`, or set QUANTGATE_SERVING_PYTHON to a Python that has vLLM."
+    fix = serving_environment.how_to_get_vllm(python)
     if not python.exists():
         raise PrerequisiteError(f"There is no environment for vLLM at {python}. {fix}")
     code = (

@@ -18,28 +18,41 @@ from pipelines.cli import (
     gate_command,
     mlflow_commands,
     run_command,
+    setup_command,
 )
 from pipelines.exits import USER_ERROR
 
+FIRST_COMMANDS = ("setup", "run", "gate", "promote", "submit")
+"""In the order in which people need them."""
+
 app = typer.Typer(
     help="Quantize a language model, serve every variant, test it, and decide with evidence whether it may ship.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-app.command("run")(run_command.run)
-app.command("gate")(gate_command.gate)
+
+@app.callback()
+def first_commands(context: typer.Context) -> None:
+    """Without a command: list the first ones; as with a command that is missing, exit status 2."""
+    if context.invoked_subcommand is None:
+        print(overview(context), file=sys.stderr)
+        raise typer.Exit(USER_ERROR)
+
+
+app.command("run", short_help="Quantize, serve, test and judge a model on this machine.")(run_command.run)
+app.command("setup", short_help="Make vLLM's environment; the first run does it too.")(setup_command.setup)
+app.command("gate", short_help="Decide on saved results, lm-eval's included.")(gate_command.gate)
 app.command("track")(mlflow_commands.track)
-app.command("promote")(mlflow_commands.promote)
+app.command("promote", short_help="Make a variant champion, if its verdict allows it.")(mlflow_commands.promote)
 app.command("rollback")(mlflow_commands.rollback)
 app.command("eval")(endpoint_commands.evaluate)
 app.command("compare")(benchmark_commands.compare)
 app.command("suites")(benchmark_commands.suites)
 app.command("mirror")(benchmark_commands.mirror)
 app.command("compile")(cluster_commands.compile_pipeline)
-app.command("submit")(cluster_commands.submit)
+app.command("submit", short_help="Run the pipeline on a cluster with Kubeflow Pipelines.")(cluster_commands.submit)
 app.command("follow")(cluster_commands.follow)
 app.command("schedule")(cluster_commands.schedule)
 app.command("doctor")(endpoint_commands.doctor)
@@ -47,6 +60,13 @@ app.command(
     "lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(endpoint_commands.lm_eval_command)
+
+
+def overview(context: typer.Context) -> str:
+    """What `quantgate` prints alone: the commands that people need first, and where the others are."""
+    commands = context.command.commands  # type: ignore[attr-defined]  # typer's group has them
+    lines = [f"  quantgate {name:9} {commands[name].short_help}" for name in FIRST_COMMANDS]
+    return "\n".join([f"{context.command.help}\n", *lines, "\nAll commands: quantgate --help"])
 
 
 def main() -> None:
@@ -59,7 +79,7 @@ def main() -> None:
 def answer(arguments: list[str]) -> None:
     """Run the command of these arguments; exits with its status."""
     try:
-        app(arguments, standalone_mode=True)
+        app(arguments, prog_name="quantgate", standalone_mode=True)
     except PrerequisiteError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

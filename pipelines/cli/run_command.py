@@ -14,7 +14,7 @@ from components.run.artifacts import Decision
 from components.run.progress import FAILED, Event
 from components.run.results import RunResults
 from pipelines import local, options
-from pipelines.cli import mlflow_commands, watch
+from pipelines.cli import mlflow_commands, setup_command, watch
 from pipelines.cli.run_options import takes
 from pipelines.exits import INTERRUPTED
 
@@ -29,6 +29,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
+    local.check_packages()
     folder = out.absolute()
     results = RunResults(str(folder))
     locations = {
@@ -42,7 +43,8 @@ def run(
     plan = checks.check(model, options.plan_of(values | locations))
     arguments = options.pipeline_arguments(model, plan, tracking_uri, values["promote"])
     checks.check_places(plan.store, tracking_uri)
-    local.check_machine(folder)
+    local.check_folder(folder)
+    setup_command.ready_engine()
     console = Console()
     failures: list[str] = []
     try:

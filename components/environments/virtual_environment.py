@@ -1,0 +1,242 @@
+"""Make a virtual environment from a lock, keep it, and make it anew when its pins change.
+
+An environment is built, then stamped with a fingerprint of all it rests on: an interrupted installation has no stamp
+and is made anew.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import PrerequisiteError
+
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+LAST_LINES = 20
+STOPPED_WITHIN_S = 5.0
+ACCELERATORS = ("cpu", "cuda")
+
+DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+NO_NETWORK = re.compile(r"connection broken by|Max retries exceeded|Temporary failure in name resolution")
+"""How pip reports that it does not reach an index. Its last line names only the package that it did not find."""
+
+
+class InstallError(PrerequisiteError):
+    """An environment could not be made; the message says which stage failed, why, and where the log is."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment: its folder, the lock it is made from, and the torch it holds."""
+
+    name: str
+    folder: Path
+    accelerator: str
+    """`cuda` or `cpu`."""
+    lock: Path
+    """The file with the exact version of every package."""
+    command: str = "make"
+    """The command of the user that makes it."""
+    checkout: Path | None = None
+    """The sources of quantgate that are installed into it, editable; None where it holds no quantgate."""
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def log(self) -> Path:
+        """What the installation printed."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def stamp(self) -> Path:
+        """The file that says that the environment is whole, and what it was made from."""
+        return self.folder / "quantgate-environment"
+
+    def fingerprint(self) -> str:
+        """A hash of everything the environment rests on; not of the sources, nor of the tools' settings."""
+        parts: list[object] = [str(self.folder), *rests_on(self.accelerator, self.lock)]
+        if self.checkout:
+            pyproject = tomllib.loads((self.checkout / "pyproject.toml").read_text())
+            parts += [pyproject["project"], pyproject["build-system"], pyproject["tool"]["setuptools"]]
+        return sha256_of(parts)
+
+    def is_current(self) -> bool:
+        """Whether the environment is whole and made from what lies here now."""
+        return self.python.exists() and self.stamp.exists() and self.stamp.read_text() == self.fingerprint()
+
+    def say(self, sentence: str) -> None:
+        """Print one line of progress."""
+        print(f"{self.folder.name}: {sentence}", flush=True)
+
+
+def rests_on(accelerator: str, lock: Path) -> list[object]:
+    """What decides which files pip installs: accelerator, Python, machine and lock."""
+    return [accelerator, *sys.version_info[:2], platform.machine(), lock.read_text()]
+
+
+def sha256_of(parts: list[object]) -> str:
+    """The hash of the values, written as JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def pins_in(lock: Path) -> dict[str, str]:
+    """Each package of a lock and its version."""
+    return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))
+
+
+def accelerator_here(remembered: str = "") -> str:
+    """`cuda` where an NVIDIA GPU answers, else `cpu`; the remembered choice overrules, and $ACCELERATOR both."""
+    chosen = os.environ.get("ACCELERATOR", "")
+    if chosen not in ("", *ACCELERATORS):
+        raise InstallError(f"ACCELERATOR is {chosen!r}. Choose from: {', '.join(ACCELERATORS)}; or leave it out.")
+    if chosen or remembered:
+        return chosen or remembered
+    listed = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False)
+    return "cuda" if listed and listed.returncode == 0 else "cpu"
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Interrupt the process too, where Ctrl-C did not, and wait: pip then removes what it downloaded."""
+    for number in (0, signal.SIGINT):  # 0 does nothing: a second SIGINT would cut pip's tidying short
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOPPED_WITHIN_S)
+            return
+    process.kill()
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, waiting: str) -> Iterator[int]:
+    """Hold the lock file, after saying `waiting` where another process holds it; yields the file's descriptor."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def make(environment: Environment, held: int) -> None:
+    """Make the environment unless it is current; raises InstallError. `held` is the lock file's descriptor."""
+    if environment.is_current():
+        return
+    check_venv(environment)
+    began = time.monotonic()
+    environment.say(f"making the {environment.name} environment for {environment.accelerator}; log: {environment.log}")
+    shutil.rmtree(environment.folder, ignore_errors=True)
+    environment.log.write_text("")
+    stage = Stage(environment, held)
+    stage.run("an empty environment", [sys.executable, "-m", "venv", str(environment.folder)])
+    pins = pins_in(environment.lock)
+    # Without isolation the few source packages are built by this setuptools: one download instead of one a package.
+    stage.pip("pip and setuptools", "--no-deps", f"pip=={pins['pip']}", f"setuptools=={pins['setuptools']}")
+    install_torch(stage, pins["torch"])
+    stage.pip(f"{len(pins)} packages", "--no-deps", "--no-build-isolation", "-r", str(environment.lock))
+    if environment.checkout:
+        stage.pip("quantgate itself", "--no-deps", "--no-build-isolation", "-e", str(environment.checkout))
+    environment.stamp.write_text(environment.fingerprint())
+    environment.say(f"ready after {time.monotonic() - began:.0f} s")
+
+
+def check_venv(environment: Environment) -> None:
+    """Raises InstallError where this Python cannot make a virtual environment, as Debian's without python3-venv."""
+    missing = [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InstallError(
+            f"{sys.executable} has no module {' nor '.join(missing)}, so it cannot make a virtual environment. "
+            f"Debian, Ubuntu: apt-get install python3-venv. Then run `{environment.command}` again."
+        )
+
+
+def install_torch(stage: "Stage", version: str) -> None:
+    """Install the CPU build of torch, which the package index does not carry, or with a GPU the CUDA build."""
+    # `===` is the index's own build and nothing else: `==` would take a +cpu build just as well.
+    cuda_build = f"torch==={version}"
+    if stage.environment.accelerator == "cuda":
+        # Resolved and installed from, but never run: there was no GPU to run it on.
+        return stage.pip(f"torch {version} for CUDA", "-c", str(stage.environment.lock), cuda_build)
+    cpu_build = f"torch=={version}+cpu"
+    for where, options in (
+        ("from pip's own sources", []),
+        # Only this command may look there: where it is unreachable pip loses 8 s on every package it asks for.
+        ("from PyTorch", ["--extra-index-url", PYTORCH_CPU_INDEX, "--retries", "1", "--timeout", "15"]),
+    ):
+        try:
+            return stage.pip(f"{cpu_build} {where}", "--no-deps", *options, cpu_build)
+        except DiskFullError:
+            raise
+        except InstallError:
+            continue
+    stage.environment.say(f"no {cpu_build} there nor at {PYTORCH_CPU_INDEX}: taking the CUDA build, 4 GB larger")
+    return stage.pip(f"torch {version}", cuda_build)
+
+
+class DiskFullError(InstallError):
+    """The disk is full: another build of the package would not fit either."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Runs the commands that make an environment, each with its line on the terminal and its output in the log."""
+
+    environment: Environment
+    held: int
+
+    def pip(self, what: str, *arguments: str) -> None:
+        """Install with the environment's own pip."""
+        install = [str(self.environment.python), "-m", "pip", "install", "--disable-pip-version-check"]
+        self.run(what, [*install, *arguments])
+
+    def run(self, what: str, command: Sequence[str]) -> None:
+        """Run the command; raises InstallError with the cause, or with the last lines of its output."""
+        began = time.monotonic()
+        with self.environment.log.open("a+") as log:
+            log.write(f"\n$ {' '.join(command)}\n")
+            log.flush()
+            start = log.tell()
+            # The child holds the lock too: as long as it lives, no other process touches this folder.
+            where, nothing = self.environment.folder.parent, subprocess.DEVNULL
+            with subprocess.Popen(
+                command, stdin=nothing, stdout=log, stderr=log, pass_fds=[self.held], cwd=where
+            ) as process:
+                try:
+                    status = process.wait()
+                except KeyboardInterrupt:
+                    stop(process)
+                    raise
+            log.seek(start)
+            lines = log.readlines()
+        if status != 0:
+            raise self.failure(what, lines)
+        self.environment.say(f"{what}, {time.monotonic() - began:.0f} s")
+
+    def failure(self, what: str, lines: list[str]) -> InstallError:
+        """The error of a command that printed these lines."""
+        environment = self.environment
+        happened = f"{environment.folder.name}: {what} failed."
+        again = f"then run `{environment.command}` again. Log: {environment.log}"
+        if any(DISK_FULL.search(line) for line in lines):
+            where = f"the disk of {environment.folder.parent} or of {tempfile.gettempdir()}"
+            return DiskFullError(f"{happened} No space is left on {where}. Make room, {again}")
+        if any(NO_NETWORK.search(line) for line in lines):
+            index = "The package index is unreachable."
+            return InstallError(f"{happened} {index} Check the network, or set PIP_INDEX_URL to a mirror; {again}")
+        return InstallError(f"{happened}\n{''.join(lines[-LAST_LINES:])}Log: {environment.log}")

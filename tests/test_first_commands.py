@@ -1,0 +1,50 @@
+"""The first minutes: `quantgate` alone, completion in the shell, and an installation without extras."""
+
+import sys
+
+import pytest
+
+from pipelines.cli.app import FIRST_COMMANDS
+from tests.support.command import quantgate
+
+
+def test_quantgate_alone_lists_five_commands_and_where_the_others_are() -> None:
+    answer = quantgate()
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    lines = answer.stderr.splitlines()
+    named = [line.split()[1] for line in lines if line.startswith("  quantgate ")]
+    assert named == list(FIRST_COMMANDS) == ["setup", "run", "gate", "promote", "submit"]
+    assert all(len(line) <= 80 for line in lines if line.startswith("  "))
+    assert lines[-1] == "All commands: quantgate --help"
+
+
+@pytest.mark.parametrize("command", FIRST_COMMANDS)
+def test_the_line_of_a_first_command_is_the_one_in_the_full_list(command: str) -> None:
+    (line,) = [line for line in quantgate().stderr.splitlines() if line.startswith(f"  quantgate {command} ")]
+    assert line.removeprefix(f"  quantgate {command} ").strip() in quantgate("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("quantgate se", {"setup"}),
+        ("quantgate s", {"setup", "suites", "submit", "schedule"}),
+        ("quantgate setup --acc", {"--accelerator"}),
+        ("quantgate setup --accelerator c", {"cpu", "cuda"}),
+        ("quantgate run --use", {"--use-case"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, offered: set[str]) -> None:
+    asked = {"_QUANTGATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = quantgate(**asked)
+    assert answer.returncode == 0
+    assert set(answer.stdout.split()) == offered
+
+
+def test_an_installation_without_extras_is_reported_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llmcompressor", None)
+    answer = quantgate("run")
+    assert answer.returncode == 2
+    assert "llmcompressor is not installed" in answer.stderr
+    assert "[all]" in answer.stderr
