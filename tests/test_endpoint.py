@@ -180,7 +180,7 @@ def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(ser
         ([None, {"5": -1.0}, {"6": -2.0}, {"7": -3.0}], ""),
         ([None, {"6": -2.0}, {"7": -3.0}], ""),  # the second token came from the cache
         ([None, {"7": -3.0}], "came from the prefix cache"),
-        ([None, {"5": -1.0}, {"6": -2.0}], "cannot be read"),  # the last row is missing, not the first
+        ([None, {"5": -1.0}, {"6": -2.0}], "not the prompt's last ones"),  # the last row is missing, not the first
         ([], "scored 0 tokens where 4"),
         ([None, *[{"5": -1.0}] * 4], "scored 5 tokens where 4"),
     ],

@@ -195,7 +195,7 @@ def test_a_ready_server_that_this_pod_cannot_reach_is_told_and_removed(
     monkeypatch.setattr(kserve, "REACHED_WITHIN_S", 0.0)
     ready_at_once(cluster)
     failure = deployed(address="http://127.0.0.1:1/{service}").failure
-    assert "Check that a network policy lets this pod reach it" in failure
+    assert "Check that the network policies let this pod reach the server" in failure
     assert left(cluster) == []
 
 

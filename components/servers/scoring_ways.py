@@ -91,10 +91,12 @@ def suffix_scored(asks: list[Ask], answer: Any) -> list[Scored]:
         raise BadAnswerError(f"The server scored {len(rows)} tokens where {len(ask.whole)} were requested.")
     if ask.start <= left_out or is_marked(rows[ask.start - left_out]):
         raise BadAnswerError(f"Token {ask.start - 1} came from the prefix cache, which has no score of the next token.")
-    # each row names its own token, so rows that are not the prompt's end raise KeyError
-    first = left_out + 1 if left_out else ask.start
-    scored = {at: row_scored(rows[at - left_out], ask.whole[at]) for at in range(first, len(ask.whole))}
-    return [Scored({at: scored[at] for at in range(ask.start, len(ask.whole))})]
+    # each row names its own token
+    if left_out and any(str(ask.whole[at]) not in rows[at - left_out] for at in range(left_out + 1, len(ask.whole))):
+        raise BadAnswerError(
+            f"The server scored {len(rows)} tokens where {len(ask.whole)} were requested, not the prompt's last ones."
+        )
+    return [Scored({at: row_scored(rows[at - left_out], ask.whole[at]) for at in range(ask.start, len(ask.whole))})]
 
 
 def is_marked(row: dict[str, Any]) -> bool:
