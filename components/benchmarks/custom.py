@@ -1,11 +1,11 @@
-"""Test sets that a person writes: a folder with `set.yaml` and `items.jsonl` becomes a task of lm-eval.
+"""Custom tasks: a folder with `set.yaml` and `items.jsonl` becomes a task of lm-eval.
 
-`set.yaml` says how the answers are scored, `items.jsonl` has one item a line: its `id` and `question`, where wanted a
-`context` before the question and a `cluster` (which items belong together), and as `answer`
+`set.yaml` says how the answers are scored. `items.jsonl` has one item a line, with `id`, `question`, optionally a
+`context` before the question and a `cluster` (items that belong together), and an `answer`:
 
-    choice  the right one of its `choices`: the position, counted from 0, or the text
-    exact   the text, or a list of texts of which each is right
-    regex   the regular expression that must be found in the model's answer
+    choice  the right one of its `choices`: its position, counted from 0, or its text
+    exact   the right text, or a list of right texts
+    regex   a regular expression that the model's answer must match somewhere
 
 `sets/canopy` is an example.
 """
@@ -43,44 +43,44 @@ SET_FILE, ITEMS_FILE = "set.yaml", "items.jsonl"
 SPLIT = "test"
 
 ANSWER_CHARACTERS = 4096
-"""How much of an answer a regular expression is searched in."""
+"""A regular expression is searched in this many first characters of an answer."""
 SEARCH_S = 5.0
 FAULTS_TOLD = 5
 
 
 def check(holds: Any, refusal: str) -> None:
-    """Raise ValueError with the refusal unless it holds."""
+    """Raise ValueError with the message `refusal` unless `holds` is true."""
     if not holds:
         raise ValueError(refusal)
 
 
 def full_text(value: str) -> str:
-    """The text without the white space around it; an empty one is refused."""
+    """The text without surrounding white space; raises ValueError when it is empty."""
     check(value.strip(), "it is empty")
     return value.strip()
 
 
 def as_id(value: Any) -> Any:
-    """The text of a whole number, since a set may number its items; a text stays as it is."""
+    """The id as text; a whole number is accepted too."""
     check(type(value) in (int, str), "it must be a text or a whole number")
     return str(value)
 
 
 def as_accepted(value: Any) -> Any:
-    """The texts of which each is right, for one text or a list of them."""
+    """The tuple of right texts, from one text or a list of texts."""
     texts = [value] if isinstance(value, str) else value
-    fits = isinstance(texts, list) and texts and all(isinstance(each, str) for each in texts)
+    fits = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
     check(fits, "it must be a text or a list of texts")
     return tuple(texts)
 
 
 def as_pattern(value: Any) -> Any:
-    """The regular expression, as the only text of a tuple; one that is found in an empty answer is refused."""
+    """A tuple with the regular expression; raises ValueError for one that matches an empty answer."""
     check(isinstance(value, str), "it must be the text of a regular expression")
     try:
         pattern = regex.compile(value)
     except (regex.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
     check(not pattern.search(""), f"{value!r} is found in an empty answer, which would be scored as right")
     return (value,)
 
@@ -92,7 +92,7 @@ Stops = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 
 
 class Settings(BaseModel):
-    """What `set.yaml` says; CustomSet tells what it means."""
+    """The content of `set.yaml`; CustomSet explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -125,7 +125,7 @@ class Item(BaseModel):
 
 
 class ChoiceItem(Item):
-    """An item that is answered by choosing; `answer` is the right choice's position."""
+    """A multiple-choice item; `answer` is the right choice's position."""
 
     choices: Choices
     answer: int
@@ -144,18 +144,18 @@ class ChoiceItem(Item):
             check(value.strip() in choices, f"{value!r} is not among the choices")
             return choices.index(value.strip())
         outside = type(value) is int and choices and not 0 <= value < len(choices)
-        check(not outside, f"{value} is no position of a choice: they are 0 to {len(choices) - 1}")
+        check(not outside, f"{value} is not a position of a choice: positions are 0 to {len(choices) - 1}")
         return value
 
 
 class ExactItem(Item):
-    """An item that is answered with one of the texts of `answer`."""
+    """An item whose right answers are the texts in `answer`."""
 
     answer: Annotated[tuple[Text, ...], BeforeValidator(as_accepted)]
 
 
 class RegexItem(Item):
-    """An item whose answer is recognized by the regular expression that is alone in `answer`."""
+    """An item whose right answers match the regular expression, the only text in `answer`."""
 
     answer: Annotated[tuple[str, ...], BeforeValidator(as_pattern)]
 
@@ -173,13 +173,13 @@ class CustomSet:
     answer: str
     """choice, exact or regex."""
     instruction: str
-    """Stands before every item."""
+    """The text before every item."""
     max_tokens: int
-    """Of an answer that the model writes; `stop` and `ignore_case` are about such answers too."""
+    """The limit of tokens for a generated answer; `stop` and `ignore_case` apply to generated answers too."""
     stop: tuple[str, ...]
     ignore_case: bool
     sensitive_to: str
-    """What of a model's abilities the set shows, in words."""
+    """The ability of a model that the set measures."""
     items: tuple[AnyItem, ...]
     digest: str
     """sha256 over both files."""
@@ -189,8 +189,8 @@ class CustomSet:
     def metric(self) -> str:
         """lm-eval's name of the set's metric.
 
-        Choices that people write are phrases of unequal length, of which `acc` would prefer the shortest: `acc_norm`
-        divides a choice's log-likelihood by its characters.
+        Choices of a custom task are phrases of unequal length, and `acc` would prefer the shortest. `acc_norm` divides
+        a choice's log-likelihood by its number of characters.
         """
         return "acc_norm" if self.answer == "choice" else "exact_match"
 
@@ -202,7 +202,7 @@ class CustomSet:
 
 
 def read_set(folder: Path) -> CustomSet:
-    """The set in the folder; raises PrerequisiteError saying what is wrong in which file and line."""
+    """The test set in the folder; raises PrerequisiteError with file, line and fault."""
     texts, digest = {}, hashlib.sha256()
     for file in (folder / SET_FILE, folder / ITEMS_FILE):
         try:
@@ -259,36 +259,41 @@ def item_of(line: str, settings: Settings) -> AnyItem:
     return item
 
 
-def rows(found: CustomSet) -> "datasets.Dataset":
+def rows(test_set: CustomSet) -> "datasets.Dataset":
     """The items in order, with the columns id, question, context, choices (empty unless chosen), answer, cluster."""
     import datasets
 
     text = datasets.Value("string")
-    answer = datasets.Value("int64") if found.answer == "choice" else [text]
+    answer = datasets.Value("int64") if test_set.answer == "choice" else [text]
     columns = {"id": text, "question": text, "context": text, "choices": [text], "answer": answer, "cluster": text}
     return datasets.Dataset.from_list(
-        [{"choices": (), **item.model_dump()} for item in found.items], features=datasets.Features(columns)
+        [{"choices": (), **item.model_dump()} for item in test_set.items], features=datasets.Features(columns)
     )
 
 
-def task_config(found: CustomSet) -> dict[str, Any]:
+def task_config(test_set: CustomSet) -> dict[str, Any]:
     """The config of lm-eval's ConfigurableTask, but for `custom_dataset`, which gives `rows` as the split `test`."""
     config: dict[str, Any] = {
-        "task": found.name,
+        "task": test_set.name,
         "test_split": SPLIT,
         "num_fewshot": 0,
         # a function: lm-eval renders texts with Jinja, to which braces in an item or an instruction would be code
-        "doc_to_text": partial(prompt, instruction=found.instruction),
+        "doc_to_text": partial(prompt, instruction=test_set.instruction),
         "doc_to_target": "answer",
-        "metadata": {"version": found.digest[:12]},
+        "metadata": {"version": test_set.digest[:12]},
     }
-    if found.answer == "choice":
+    if test_set.answer == "choice":
         metrics = ["acc", "acc_norm"]
         config |= {"output_type": "multiple_choice", "doc_to_choice": "choices"}
     else:
         metrics = ["exact_match"]
-        until = {"until": list(found.stop), "max_gen_toks": found.max_tokens, "do_sample": False, "temperature": 0.0}
-        score = partial(exact_score if found.answer == "exact" else regex_score, ignore_case=found.ignore_case)
+        until = {
+            "until": list(test_set.stop),
+            "max_gen_toks": test_set.max_tokens,
+            "do_sample": False,
+            "temperature": 0.0,
+        }
+        score = partial(exact_score if test_set.answer == "exact" else regex_score, ignore_case=test_set.ignore_case)
         config |= {"output_type": "generate_until", "generation_kwargs": until, "process_results": score}
     means = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics]
     return {**config, "metric_list": means}
@@ -301,25 +306,25 @@ def prompt(row: dict[str, Any], instruction: str = "") -> str:
 
 
 def exact_score(row: dict[str, Any], answers: list[str], ignore_case: bool) -> dict[str, float]:
-    """1 for an answer that is one of the accepted texts, the white space around it left out."""
-    given, *accepted = (compared(text, ignore_case) for text in (answers[0], *row["answer"]))
-    return {"exact_match": float(given in accepted)}
+    """1 for an answer that is one of the accepted texts, without surrounding white space."""
+    answer, *accepted = (compared(text, ignore_case) for text in (answers[0], *row["answer"]))
+    return {"exact_match": float(answer in accepted)}
 
 
 def compared(text: str, ignore_case: bool) -> str:
-    """The text in the form in which two are compared: an é is the same letter whether as one code point or as two."""
+    """The text normalized for comparison: an é is the same letter as one code point or as two."""
     text = unicodedata.normalize("NFC", text.strip())
     return text.casefold() if ignore_case else text
 
 
 def regex_score(row: dict[str, Any], answers: list[str], ignore_case: bool) -> dict[str, float]:
-    """1 for an answer in whose first ANSWER_CHARACTERS the expression is found, the white space around it left out."""
+    """1 for an answer whose first ANSWER_CHARACTERS match the expression, without surrounding white space."""
     pattern = regex.compile(row["answer"][0], regex.IGNORECASE if ignore_case else 0)
     try:
-        found = pattern.search(answers[0].strip()[:ANSWER_CHARACTERS], timeout=SEARCH_S)
+        match = pattern.search(answers[0].strip()[:ANSWER_CHARACTERS], timeout=SEARCH_S)
     except TimeoutError as error:
         raise PrerequisiteError(
             f"The regular expression of item {row['id']} is not done with an answer after {SEARCH_S:.0f} s. Write it so"
             " that there is one way only to read a text: (a+)+ has many."
         ) from error
-    return {"exact_match": float(found is not None)}
+    return {"exact_match": float(match is not None)}
