@@ -383,7 +383,7 @@ def test_a_hub_model_that_cannot_be_had_says_why(hub: str, tmp_path: Path, sourc
 def test_a_hub_out_of_reach_says_what_to_do(tmp_path: Path) -> None:
     message = resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1")
     assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub is unavailable")
-    assert "name it with file:path" in message
+    assert "give file:path" in message
 
 
 def packed(folder: Path, name: str, members: dict[str, bytes]) -> Path:
