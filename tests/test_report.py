@@ -338,7 +338,7 @@ def test_a_decision_by_evidence_shows_its_bounds_flips_and_what_was_saved(tmp_pa
     assert "without confidence bounds" not in markdown
     (pair,) = page.tables["pairs"][1:]
     assert set(pair[:2]) == {"int8", "int4-g64"}
-    assert "about " in markdown_cells(markdown.split("## How sure")[1], "int4-g64")[7]
+    assert "about " in markdown_cells(markdown.split("## How certain")[1], "int4-g64")[7]
 
 
 def test_the_terminal_shows_the_same_bounds() -> None:
