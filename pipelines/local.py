@@ -136,7 +136,7 @@ def check_packages() -> None:
     missing = [module for module in NEEDED_MODULES if importlib.util.find_spec(module) is None]
     if missing:
         raise PrerequisiteError(
-            f"{', '.join(missing)} is not installed. A run needs quantgate's extras: install it again with [all], as "
+            f"These packages are missing: {', '.join(missing)}. Install quantgate again with its extras [all], as "
             'in `pip install ".[all]"` or `pip install "quantgate-VERSION-py3-none-any.whl[all]"`.'
         )
 

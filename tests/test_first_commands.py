@@ -1,11 +1,16 @@
 """The first minutes: `quantgate` alone, completion in the shell, and an installation without extras."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipelines.cli.app import FIRST_COMMANDS
 from tests.support.command import quantgate
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_quantgate_alone_lists_five_commands_and_where_the_others_are() -> None:
@@ -42,9 +47,20 @@ def test_the_shell_completes_commands_and_options(words: str, offered: set[str])
     assert set(answer.stdout.split()) == offered
 
 
+def test_quantgate_starts_without_the_packages_of_its_extras() -> None:
+    extras = "accelerate aiohttp boto3 compressed_tensors datasets gguf llmcompressor lm_eval mlflow numpy pyarrow"
+    code = f"""if True:
+        import sys
+        for name in "{extras} safetensors scipy torch transformers".split():
+            sys.modules[name] = None
+        import pipelines.cli.app
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_an_installation_without_extras_is_reported_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
     answer = quantgate("run")
     assert answer.returncode == 2
-    assert "llmcompressor is not installed" in answer.stderr
+    assert "These packages are missing: llmcompressor. " in answer.stderr
     assert "[all]" in answer.stderr
