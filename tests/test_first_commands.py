@@ -9,7 +9,6 @@ import pytest
 from pipelines.cli.app import FIRST_COMMANDS
 from tests.support.command import quantgate
 
-
 ROOT = Path(__file__).parents[1]
 
 
