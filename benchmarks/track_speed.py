@@ -32,7 +32,7 @@ from rich.table import Table
 from components.gate import flipped_items
 from components.report.pages import write_report
 from components.run import records
-from components.run.artifacts import Decision, LimitEvidence, TaskEvidence
+from components.run.artifacts import Decision, LimitEvidence, RowsOrigin, TaskEvidence
 from components.track import step as track_step
 from tests.support.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
 from tests.support.reported import make_decision
@@ -154,7 +154,7 @@ def random_decision(results: Path, items: int) -> Decision:
     bounds = {"flip_rate": 0.03, "flip_rate_lower": 0.02, "flip_rate_upper": 0.04, "mcnemar_p": 0.5, "kl": 0.01}
     counts = {"items": items, "informative": True, "lost": 15, "gained": 15, "drop_lower": -0.01, "drop_upper": 0.01}
     tasks = tuple(TaskEvidence(task=task, **counts, **bounds) for task in TASKS)
-    rows = "; ".join(f"{task}: a hub, sha256 {number:032x}" for number, task in enumerate(TASKS))
+    rows = tuple(RowsOrigin(task=task, where="a hub", sha256=f"{number:016x}") for number, task in enumerate(TASKS))
     return decision.model_copy(
         update={
             "verdicts": tuple(
@@ -163,7 +163,7 @@ def random_decision(results: Path, items: int) -> Decision:
             ),
             "scores": tuple(
                 scores.model_copy(
-                    update={"rows_source": rows, "records": str(results / "variants" / scores.variant / "full.parquet")}
+                    update={"row_origins": rows, "records": str(results / "variants" / scores.variant / "full.parquet")}
                 )
                 for scores in decision.scores
             ),

@@ -11,7 +11,7 @@ from rich.console import Console
 from components.errors import PrerequisiteError
 from components.report import summary
 from components.report.summary import Summary, compare, compared, compared_json, file_name, summary_of
-from components.run.artifacts import Scores, TaskScore
+from components.run.artifacts import RowsOrigin, Scores, TaskScore
 from components.run.machine import Gpu, gpus_here
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -23,6 +23,9 @@ ROWS = {
 }
 
 
+OWN = "own set, sha256 0123"
+
+
 def task(name: str, score: float, **changes: Any) -> TaskScore:
     asked = {"metric": "acc", "stderr": 0.0335, "items": 220, "shots": 0, "chance": 0.25, "version": "1.0"}
     return TaskScore.model_validate({"task": name, "score": score, **asked, **changes})
@@ -32,9 +35,16 @@ def perplexity(score: float) -> TaskScore:
     return task("wikitext", score, metric="word_perplexity", stderr=0.0, items=62)
 
 
+def origin(name: str, rows: str) -> RowsOrigin:
+    where, sha256 = rows.split(", sha256 ")
+    return RowsOrigin(task=name, where=where, sha256=sha256)
+
+
 def scores_of(*tasks: TaskScore, **changes: Any) -> Scores:
-    rows = "; ".join(f"{each.task}: {ROWS.get(each.task, 'own set')}" for each in tasks)
+    rows = "; ".join(f"{each.task}: {ROWS.get(each.task, OWN)}" for each in tasks)
+    origins = [origin(each.task, ROWS.get(each.task, OWN)) for each in tasks]
     found = Scores(variant="it", suite="demo", stage="full", tasks=tasks, rows_source=rows, engine="vllm 0.32.0")
+    found = found.model_copy(update={"row_origins": tuple(origins)})
     return found.model_copy(update=changes)
 
 
@@ -129,7 +139,7 @@ def test_the_chat_template_is_told_apart_from_other_settings() -> None:
 
 
 def test_rows_that_are_not_told_by_task_are_everys() -> None:
-    found = made(task("arc_easy", 0.5), task("piqa", 0.5), rows_source="lm-eval's samples")
+    found = made(task("arc_easy", 0.5), task("piqa", 0.5), rows_source="lm-eval's samples", row_origins=())
     assert {each.rows for each in found.benchmarks.values()} == {"lm-eval's samples"}
 
 
@@ -296,7 +306,10 @@ def test_what_differs_beside_the_question_does_not_keep_it_from_being_compared()
 
 
 def test_other_rows_are_not_compared() -> None:
-    one, other = made(task("arc_easy", 0.5)), made(task("arc_easy", 0.5), rows_source="arc_easy: a folder")
+    one, other = (
+        made(task("arc_easy", 0.5)),
+        made(task("arc_easy", 0.5), row_origins=(origin("arc_easy", "a folder, sha256 0"),)),
+    )
     assert compared(one, other).benchmarks["arc_easy"].not_comparable == ("other rows",)
 
 

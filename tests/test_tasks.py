@@ -64,7 +64,7 @@ def test_shots_come_from_the_training_split_where_the_source_has_it() -> None:
     prepared = prepare(ARC, School(with_train=True))
     for context in contexts(prepared.leaves[0].task, [0, 5, 19]).values():
         assert context.count("train") == 3
-    assert "shots from train" in prepared.source
+    assert "shots from train" in prepared.origin.describe()
 
 
 def test_where_it_has_none_they_come_from_what_is_scored_but_never_the_item_itself() -> None:
@@ -72,7 +72,7 @@ def test_where_it_has_none_they_come_from_what_is_scored_but_never_the_item_itse
     for item, context in contexts(prepared.leaves[0].task, list(range(20))).items():
         assert context.count(f"Question: test {item}\n") == 1, "as the question, not as a shot"
         assert context.count("Question: test") == 4
-    assert prepared.source.endswith("shots from the same")
+    assert prepared.origin.describe().endswith("shots from the same")
 
 
 def test_a_source_with_fewer_items_than_the_suite_asks_is_refused() -> None:

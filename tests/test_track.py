@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
 from components.policies.policy import use_case_named
-from components.run.artifacts import LimitEvidence, Scores, TaskEvidence
+from components.run.artifacts import LimitEvidence, RowsOrigin, Scores, TaskEvidence
 from components.track.mlflow_rows import variant_rows
 from components.track.mlflow_writer import track
 from components.tracking.connect import check_no_password, connected
@@ -177,8 +177,11 @@ def test_bounds_flips_and_divergences_have_stable_names(tmp_path: Path, local: s
 
 def test_the_rows_are_data_sets_and_the_matrix_a_table_once(tmp_path: Path, local: str) -> None:
     decision = make_decision(tmp_path)
-    source = "piqa: baber/piqa from hub, sha256 0123456789abcdef; own: own set own, sha256 fedcba9876543210"
-    scores = tuple(each.model_copy(update={"rows_source": source}) for each in decision.scores)
+    origins = (
+        RowsOrigin(task="piqa", where="baber/piqa from hub", sha256="0123456789abcdef", shots="shots from train"),
+        RowsOrigin(task="own", where="own set own", sha256="fedcba9876543210"),
+    )
+    scores = tuple(each.model_copy(update={"row_origins": origins}) for each in decision.scores)
     decision = decision.model_copy(update={"scores": scores})
     for _ in range(2):
         found = track(decision, FACTS, report_files(tmp_path), local)

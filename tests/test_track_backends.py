@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from components.errors import PrerequisiteError
 from components.promote.promotion import promote, rollback
 from components.promote.registry import Registered, register
-from components.run.artifacts import Decision
+from components.run.artifacts import Decision, RowsOrigin
 from components.track import step
 from components.track import step as track_step
 from components.track.mlflow_writer import track
@@ -29,7 +29,8 @@ from tests.support.mlflow_server import Proxy
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROWS = (
-    "hellaswag: Rowan/hellaswag from hub, sha256 0123456789abcdef; piqa: baber/piqa from hub, sha256 fedcba9876543210"
+    RowsOrigin(task="hellaswag", where="Rowan/hellaswag from hub", sha256="0123456789abcdef"),
+    RowsOrigin(task="piqa", where="baber/piqa from hub", sha256="fedcba9876543210"),
 )
 FLIPS: dict[str, list[Any]] = {"task": ["piqa", "piqa"], "item_id": [3, 7], "lost": [True, False]}
 CALLS = ("runs/create", "runs/log-batch", "runs/log-inputs", "mlflow-artifacts/", "runs/update")
@@ -40,7 +41,7 @@ def decision_on(folder: Path, model: str) -> Decision:
     """A decision on a model of that name, with a place for each variant's weights and a name for the rows asked."""
     decision = make_decision(folder)
     weights = tuple(each.model_copy(update={"uri": f"s3://bucket/{each.variant}"}) for each in decision.weights)
-    scores = tuple(each.model_copy(update={"rows_source": ROWS}) for each in decision.scores)
+    scores = tuple(each.model_copy(update={"row_origins": ROWS}) for each in decision.scores)
     of_model = decision.model.model_copy(update={"source": f"hf:org/{model}"})
     return decision.model_copy(update={"model": of_model, "weights": weights, "scores": scores})
 

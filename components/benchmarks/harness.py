@@ -19,6 +19,7 @@ from components.benchmarks import custom, ifeval, tasks
 from components.benchmarks.splits import Rows, Source, Split
 from components.benchmarks.suites import SuiteTask
 from components.errors import PrerequisiteError
+from components.run.artifacts import RowsOrigin
 
 ORDER_SEED = 20260101
 SHOWN = 2000
@@ -118,7 +119,7 @@ class Leaf:
     cluster: str
     """The cluster of its items, such as one of MMLU's subjects; empty without a group."""
     task: Picked
-    source: str
+    origin: RowsOrigin
 
     @property
     def items(self) -> int:
@@ -143,8 +144,7 @@ class Prepared:
     version: str
     settings: str
     """Generation settings and use of the chat template, as JSON."""
-    source: str
-    """The origin of the rows, with their digest."""
+    origin: RowsOrigin
 
     @property
     def reads_scores(self) -> bool:
@@ -207,12 +207,14 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
     items = sum(leaf.items for leaf in leaves)
     if items < row.full:
         raise PrerequisiteError(f"{source.told} has {items} items of {row.task}; {row.full} are needed.")
-    sources = sorted({leaf.source for leaf in leaves})
-    if len(sources) > 1:
-        digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()
-        sources = [f"{len(sources)} files of {config['dataset_path']}, sha256 {digest[:16]}"]
+    origins = sorted({leaf.origin.rows for leaf in leaves})
+    origin = leaves[0].origin.model_copy(update={"task": row.task})
+    if len(origins) > 1:
+        digest = hashlib.sha256("\n".join(origins).encode()).hexdigest()
+        where = f"{len(origins)} files of {config['dataset_path']}"
+        origin = RowsOrigin(task=row.task, where=where, sha256=digest[:16])
     settings = tasks.settings_text(config, chat_template)
-    return Prepared(row, tuple(leaves), version, settings, f"{row.task}: {sources[0]}")
+    return Prepared(row, tuple(leaves), version, settings, origin)
 
 
 def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, grouped: bool) -> Leaf:
@@ -222,7 +224,7 @@ def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, group
     rows = source.split(split)
     if rows is None:
         raise PrerequisiteError(f"{source.told} has no {split.file}, which {row.task} scores.")
-    origin = f"{split.stem} from {rows.of}, sha256 {rows.sha256[:16]}"
+    from_shots = ""
     splits = {scored: rows.dataset}
     config = {
         **definition,
@@ -236,11 +238,13 @@ def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, group
         shots: Rows | None = source.split(split_named(definition, pool)) if pool != scored else rows
         if shots is None or shots.sha256 == rows.sha256:
             config["fewshot_split"] = scored  # lm-eval then leaves the item itself out of its shots
-            origin += ", shots from the same" if pool != scored else ""
+            from_shots = "shots from the same" if pool != scored else ""
         else:
             config["fewshot_split"], splits[pool] = pool, shots.dataset
-            origin += f", shots from {pool}, sha256 {shots.sha256[:16]}"
+            from_shots = f"shots from {pool}, sha256 {shots.sha256[:16]}"
     config["custom_dataset"] = lambda **_metadata: splits
+    where = f"{split.stem} from {rows.of}"
+    origin = RowsOrigin(task=name, where=where, sha256=rows.sha256[:16], shots=from_shots)
     return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), origin)
 
 
@@ -248,7 +252,8 @@ def custom_leaf(test_set: custom.CustomSet) -> Leaf:
     """A custom task with its rows."""
     splits = {"test": custom.rows(test_set)}
     config = {**custom.task_config(test_set), "custom_dataset": lambda **_metadata: splits}
-    return Leaf(test_set.name, "", Picked(config), f"own set {test_set.name}, sha256 {test_set.digest[:16]}")
+    origin = RowsOrigin(task=test_set.name, where=f"own set {test_set.name}", sha256=test_set.digest[:16])
+    return Leaf(test_set.name, "", Picked(config), origin)
 
 
 def quiet(level: int, *names: str) -> None:

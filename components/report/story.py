@@ -133,8 +133,10 @@ def notes(variant: str, score: TaskScore) -> Iterator[str]:
 
 def sources(decision: Decision) -> tuple[str, ...]:
     """Where the benchmark rows came from, each place once."""
-    names = (source for scores in decision.scores for source in scores.rows_source.split("; ") if source)
-    return tuple(dict.fromkeys(names))
+    names: list[str] = []
+    for scores in decision.scores:
+        names += [origin.describe() for origin in scores.row_origins] or [scores.rows_source]
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def command(decision: Decision) -> str:

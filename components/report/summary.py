@@ -130,7 +130,7 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
         raise PrerequisiteError(
             f"{repository} has no scores to summarize: {reason} Fix the cause and evaluate it again."
         )
-    benchmarks = {each.task: _benchmark(each, scores.rows_source) for each in scores.tasks}
+    benchmarks = {each.task: _benchmark(each, scores) for each in scores.tasks}
     if len(benchmarks) < len(scores.tasks):
         raise ValueError(f"two scores for one benchmark: {', '.join(each.task for each in scores.tasks)}")
     shares = [each.score for each in benchmarks.values() if each.is_share]
@@ -148,10 +148,10 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
     )
 
 
-def _benchmark(task_score: TaskScore, rows_source: str) -> Benchmark:
+def _benchmark(task_score: TaskScore, scores: Scores) -> Benchmark:
     generation = json.loads(task_score.settings or "{}")
     generation.pop("chat_template", None)
-    parts = re.split(r"(?:^|; )([\w-]+): ", rows_source)  # evaluate() leaves `TASK: ROWS; TASK: ROWS`
+    rows = {origin.task: origin.rows for origin in scores.row_origins}
     return Benchmark(
         questions=task_score.items,
         score=task_score.score,
@@ -161,7 +161,7 @@ def _benchmark(task_score: TaskScore, rows_source: str) -> Benchmark:
         cut=task_score.cut,
         version=task_score.version,
         generation=json.dumps(generation, sort_keys=True) if generation else "",
-        rows=dict(zip(parts[1::2], parts[2::2], strict=True)).get(task_score.task, rows_source),
+        rows=rows.get(task_score.task, scores.rows_source),
     )
 
 

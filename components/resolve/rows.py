@@ -45,5 +45,5 @@ def digest_of(suite: str, prepared: "Sequence[Prepared]") -> str:
         (task.row.task, task.row.metric, task.row.shots, task.row.tiny, task.row.full, task.version, task.settings)
         for task in prepared
     ]
-    content = json.dumps([version("lm_eval"), suite, tasks, [task.source for task in prepared]])
+    content = json.dumps([version("lm_eval"), suite, tasks, [task.origin.describe() for task in prepared]])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -105,6 +105,27 @@ class TaskScore(Artifact):
         return self.metric not in PERPLEXITIES
 
 
+class RowsOrigin(Artifact):
+    """Where the rows of one task came from."""
+
+    task: str
+    where: str
+    """The files and what holds them, e.g. `allenai/ai2_arc/ARC-Easy/test from commit 210d026`."""
+    sha256: str
+    """The first 16 hexadecimal digits."""
+    shots: str = ""
+    """Where the shots came from, with their digest; empty where they need no rows of their own."""
+
+    @property
+    def rows(self) -> str:
+        """The origin for readers, without the task."""
+        return f"{self.where}, sha256 {self.sha256}{self.shots and f', {self.shots}'}"
+
+    def describe(self) -> str:
+        """The task and its rows' origin, for readers."""
+        return f"{self.task}: {self.rows}"
+
+
 class Scores(Artifact):
     """One variant's scores in one stage of a suite, or the reason why there are none."""
 
@@ -124,7 +145,9 @@ class Scores(Artifact):
     planned_items: int = 0
     """Number of items of a stage that was stopped early; 0 for a stage that was not."""
     rows_source: str = ""
-    """Where the benchmark rows came from, with digest."""
+    """Where the benchmark rows came from, with digest, for readers."""
+    row_origins: tuple[RowsOrigin, ...] = ()
+    """The same of each task; empty for results that were saved elsewhere."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: str = ""

@@ -5,7 +5,6 @@ number that was not measured is missing, never zero.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,9 +195,8 @@ def _plan_params(decision: Decision) -> dict[str, str]:
 
 
 def _datasets(scores: Scores) -> tuple[DataSet, ...]:
-    """One dataset for each task, from the evaluation's text `TASK: WHERE, sha256 DIGEST…; …`."""
-    sources = re.findall(r"(?:^|; )([\w.-]+): (.+?), sha256 ([0-9a-f]{12,64})", scores.rows_source)
-    return tuple(DataSet(task, digest[:36], where) for task, where, digest in sources)
+    """One dataset for each task."""
+    return tuple(DataSet(origin.task, origin.sha256, origin.where) for origin in scores.row_origins)
 
 
 def _matrix(decision: Decision) -> dict[str, list[Any]]:
