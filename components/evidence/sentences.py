@@ -12,7 +12,7 @@ from components.policies.policy import Band, side
 def passed(case: Case, band: Band, alpha: float) -> str:
     """Why a variant passes its limits and gets this band."""
     average = Limit("average", "drop", band.upper, case.average)
-    band_end = f"{'not over' if band.upper_belongs else 'under'} {case.use_case.in_words_of(band.upper)}"
+    band_end = f"{'not over' if band.upper_belongs else 'under'} {case.use_case.describe_limit(band.upper)}"
     bound = case.average.upper(alpha)
     conclusion = "so that the drop" if bound is not None and bound < 0 else "which"
     average_drop = (
@@ -62,7 +62,7 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
         caveats.append(f"the baseline is not significantly above chance on {near_chance}, so no pass can rest on that")
     if undecidable := [edge for edge in case.use_case.edges if not case.average.decidable(edge)]:
         caveats.append(
-            f"two passes of the baseline differ by more than {case.use_case.in_words_of(max(undecidable))}, so no"
+            f"two passes of the baseline differ by more than {case.use_case.describe_limit(max(undecidable))}, so no"
             " smaller drop can be detected"
         )
     missing = [name for name in case.use_case.tasks if name not in case.variant.answers]
@@ -149,7 +149,7 @@ def _limit(limit: Limit, case: Case) -> str:
         return f"{limit.limit:g} nats"
     if limit.kind == "perplexity":
         return f"{_as_ratio(limit.limit)} the baseline's"
-    return case.use_case.in_words_of(limit.limit)
+    return case.use_case.describe_limit(limit.limit)
 
 
 def _as_ratio(logarithm: float) -> str:
