@@ -37,14 +37,14 @@ def rejected(case: Case, exceeded: list[Limit]) -> str:
 
 def inconclusive(case: Case, unproven: list[Limit], alpha: float) -> str:
     """Which limits are undecided, and how many more questions would decide them."""
-    parts = list(dict.fromkeys(_describe_undecided(each, case, alpha) for each in unproven))
-    needed = [each.test.further_items(each.limit, alpha) for each in unproven]
-    counts = [each for each in needed if each is not None]
+    parts = list(dict.fromkeys(_describe_undecided(limit, case, alpha) for limit in unproven))
+    needed = [limit.test.further_items(limit.limit, alpha) for limit in unproven]
+    counts = [items for items in needed if items is not None]
     if len(counts) == len(needed):
         many = max(counts) > 1
         count = f"about {about(max(counts))} more questions are" if many else "one more question is"
         parts.append(f"{count} needed (80 % power)")
-    elif all(each.test.informative for each in unproven):
+    elif all(limit.test.informative for limit in unproven):
         parts.append("more questions of the same kind are not likely to decide it")
     return f"Inconclusive for {case.use_case.name}: {'; '.join(parts)}"
 
@@ -54,9 +54,9 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
     scores = case.variant.scores
     caveats = []
     near_chance = ", ".join(
-        f"{name} ({each.before:.3f}, chance {case.chance[name]:.3f})"
-        for name, each in case.tasks.items()
-        if not each.informative
+        f"{name} ({task.before:.3f}, chance {case.chance[name]:.3f})"
+        for name, task in case.tasks.items()
+        if not task.informative
     )
     if near_chance:
         caveats.append(f"the baseline is not significantly above chance on {near_chance}, so no pass can rest on that")
@@ -69,7 +69,7 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
     if missing:
         caveats.append(f"there are no answers for {', '.join(missing)}; the policy skips missing tasks")
     if scores.look < scores.looks:
-        answered = sum(each.items for each in case.variant.answers.values())
+        answered = sum(answers.items for answers in case.variant.answers.values())
         reason = (
             "because more answers could not change the verdict"
             if settled
@@ -104,7 +104,8 @@ def _change(limit: Limit, case: Case) -> str:
     test = limit.test
     if isinstance(test, DropTest):
         before, after = (
-            sum(each) / len(test.tasks) for each in zip(*((t.before, t.after) for t in test.tasks), strict=True)
+            sum(scores) / len(test.tasks)
+            for scores in zip(*((task.before, task.after) for task in test.tasks), strict=True)
         )
         subject = "the average" if limit.what == "average" else limit.what
         if test.estimate is None:

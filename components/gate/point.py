@@ -18,7 +18,7 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
     """The verdict on a variant whose scores may be compared with the baseline's.
 
     `reject` when a limit of the use case is exceeded or the average lies in that band; otherwise `not_comparable` when
-    a drop that the policy asks about does not exist because the baseline scores 0; otherwise the average's band.
+    a drop that the policy limits does not exist because the baseline scores 0; otherwise the average's band.
     """
     before, after = baseline.averaged, variant.averaged
     tasks = {
@@ -44,7 +44,7 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
 
 
 def mean(scores: Iterable[float]) -> float:
-    """The mean of at least one score, each task counting the same whatever its number of items."""
+    """The mean of at least one score. Every task has the same weight, whatever its number of items."""
     values = list(scores)
     return math.fsum(values) / len(values)
 
@@ -54,11 +54,11 @@ class _Ruling:
     verdict: str
     reason: str
     next_step: str = ""
-    """Empty: the verdict's usual one."""
+    """Empty for the verdict's usual next step."""
 
 
 def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change], average: Change | None) -> _Ruling:
-    """What follows from the drops; `tasks` and `average` hold those that exist, none where the baseline scores 0."""
+    """The verdict that follows from the drops. A relative drop is absent where the baseline scores 0."""
     if average is None:
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on every task")
     limits = [(tasks[task], limit) for task, limit in use_case.max_drop.items() if task in tasks]
@@ -100,7 +100,7 @@ def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change
 
 
 def _reservations(baseline: Scores) -> list[str]:
-    """What the drops cannot show, in words: tasks on which the baseline does no better than guessing."""
+    """The caveats of a verdict: tasks on which the baseline does no better than guessing."""
     near_chance = ", ".join(
         f"{task_score.task} ({task_score.score:.3f}, chance {task_score.chance:.3f})"
         for task_score in baseline.tasks

@@ -89,9 +89,11 @@ class Band:
     verdict: str
     upper: float
     range_description: str
+    """`under 1 %`, `from 1 % to under 3 %`."""
     verdict_label: str
+    """`ship`, `A/B test`."""
     opening: str
-    """What the sentence of such a verdict begins with."""
+    """The first words of the verdict's sentence."""
     upper_description: str = ""
     """`under 1 %`, `to 5 %`; empty for a band without an end."""
     upper_belongs: bool = False
@@ -195,12 +197,12 @@ class UseCase(BaseModel):
         return next(band for band in self.band_list() if band.holds(average_drop))
 
     def describe_limit(self, limit: float) -> str:
-        """`2 %` for 0.02, or `2 points`: a limit as its author wrote it."""
+        """The limit as its author wrote it: `2 %` for 0.02, or `2 points`."""
         unit = "%" if self.relative else "point" if limit == 0.01 else "points"
         return f"{limit * 100:g} {unit}"
 
     def describe_limits(self) -> str:
-        """Its limits, e.g. `gsm8k at most 2 %`."""
+        """The limits, e.g. `gsm8k at most 2 %`."""
         limits = [f"{task} at most {self.describe_limit(limit)}" for task, limit in self.max_drop.items()]
         if self.max_average_drop is not None:
             limits.append(f"average at most {self.describe_limit(self.max_average_drop)}")
@@ -209,7 +211,7 @@ class UseCase(BaseModel):
         return ", ".join(limits)
 
     def describe_policy(self) -> str:
-        """The bands and the limits in one line, for a reader."""
+        """The bands and the limits in one line."""
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
         return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}"
