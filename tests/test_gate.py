@@ -249,7 +249,7 @@ def test_a_decision_carries_what_it_rests_on_and_survives_its_file(tmp_path: Pat
         "math-tutoring", [weights_of(name) for name in GUIDE], [scores_of(name, row) for name, row in GUIDE.items()]
     )
     assert (decision.model, decision.suite, decision.use_case) == (MODEL, "guide", "math-tutoring")
-    assert decision.policy == use_case_named("math-tutoring").policy_in_words()
+    assert decision.policy == use_case_named("math-tutoring").describe_policy()
     decision.write(tmp_path / "decision.json")
     assert Decision.read(tmp_path / "decision.json") == decision
     assert json.loads((tmp_path / "decision.json").read_text(encoding="utf-8"))["verdicts"][0]["variant"] == "bf16"

@@ -47,12 +47,12 @@ def test_a_task_of_another_name_does_not_stand_in_for_the_required_one() -> None
         check_use_case(use_case_named("math-tutoring"), ["tinyGSM8k"])
 
 
-def test_the_policy_in_words_says_bands_and_limits() -> None:
-    assert use_case_named("math-tutoring").policy_in_words() == (
+def test_describe_policy_lists_bands_and_limits() -> None:
+    assert use_case_named("math-tutoring").describe_policy() == (
         "average drop: ship under 1 %, monitor from 1 % to under 3 %, A/B test from 3 % to 5 %, reject over 5 %;"
         " math-tutoring: gsm8k at most 2 %, else reject; drops are relative to the baseline's score"
     )
-    assert "general-chat: average at most 5 %, else reject" in use_case_named("general-chat").policy_in_words()
+    assert "general-chat: average at most 5 %, else reject" in use_case_named("general-chat").describe_policy()
 
 
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
@@ -131,7 +131,7 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
     found = read_use_case(path)
     assert found.alpha == pytest.approx(0.01)
     assert (found.relative, found.required()) == (False, ())
-    assert found.policy_in_words() == (
+    assert found.describe_policy() == (
         "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 point, A/B test from 1 point to"
         " 2 points, reject over 2 points; ours: mmlu at most 1.5 points, divergence on mmlu at most 0.05 nats,"
         " perplexity on wikitext at most 1.05 times, else reject; drops are in points of 100"
@@ -154,7 +154,7 @@ def test_a_missing_task_may_be_skipped(tmp_path: Path) -> None:
 def test_a_use_case_may_limit_several_tasks_and_the_average(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nmax_drop: {gsm8k: 0.025, mmlu: 0}\nmax_average_drop: 0.01\n", encoding="utf-8")
-    assert read_use_case(path).in_words() == "gsm8k at most 2.5 %, mmlu at most 0 %, average at most 1 %"
+    assert read_use_case(path).describe_limits() == "gsm8k at most 2.5 %, mmlu at most 0 %, average at most 1 %"
 
 
 @pytest.mark.parametrize(

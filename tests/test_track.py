@@ -68,7 +68,7 @@ def test_a_pipeline_run_becomes_a_parent_with_one_child_for_each_variant(local: 
         "suite": "quick",
         "use_case": "general-chat",
         "variants": "bf16, int8, int4-g128, int4-g64",
-        "policy": use_case_named("general-chat").policy_in_words(),
+        "policy": use_case_named("general-chat").describe_policy(),
     }
     assert parent.data.tags["quantgate.run_id"] == "run-1"
     assert parent.data.tags["package.torch"] == "2.13.0"

@@ -1,6 +1,6 @@
 """One model's answers to one task's items, and the checks before two models' answers are paired.
 
-An `Answers` holds a table with a row an item, sorted by `id`:
+An `Answers` holds a table with one row per item, sorted by `id`:
 
     id (with its cluster where there is one), item_hash (of its content), prompt_hash (of every token or character
     sent), score (0 to 1; of a perplexity task the log-likelihood), cluster, truncated, logliks (of the choices; may
@@ -20,7 +20,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Answers:
-    """One task's items, a row each."""
+    """One model's answers to one task's items, one row per item."""
 
     task: str
     table: pyarrow.Table
@@ -51,7 +51,7 @@ class Answers:
         return np.asarray(self.table["units"].to_numpy()) if "units" in self.table.column_names else None
 
     def logliks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The choices' log-likelihoods one after the other, and how many each item has (n,)."""
+        """The choices' log-likelihoods of all items, concatenated, and the number of choices per item (n,)."""
         column = self.table["logliks"].combine_chunks()
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float64), lengths

@@ -33,7 +33,7 @@ class Case:
 
     @property
     def p_ship(self) -> float:
-        """The p-value against "it must not ship", corrected for its look: the largest of all its limits' (IUT)."""
+        """The p-value against "it must not ship", corrected for the look: the largest of all limits' p-values (IUT)."""
         p_values = [limit.test.p_within(limit.limit) for limit in self.limits]
         return min(max([*p_values, self.average.p_within(self.use_case.bands.ship)]) / self.share, 1.0)
 
@@ -80,7 +80,10 @@ def tasks_of(
     chance: Mapping[str, float],
     alpha: float,
 ) -> dict[str, Task]:
-    """Each task with scores, paired on the items of the variant; the baseline's whole tells whether it is a guess."""
+    """Each task with scores, paired on the variant's items.
+
+    Whether the baseline only guesses on the task is tested on all of the baseline's items.
+    """
     return {
         name: _task(name, baseline[name], answers, again.get(name), chance[name], alpha)
         for name, answers in variant.items()
@@ -129,7 +132,7 @@ def limits_of(
 
 
 def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
-    """The first limit that these answers cannot be held against, and why; empty when there is none."""
+    """The first limit that cannot be tested on these answers, and why; empty if there is none."""
     if variant and all(answers.units is not None for answers in variant.values()):
         return "all its tasks measure perplexity, so there is no score to compute a drop from"
     for name in use_case.max_drop:

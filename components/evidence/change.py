@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from components.policies.policy import side
 
 MOST_DIGITS = 12
-"""Digits after the point beyond which nothing is told apart: the comparison itself ends at policy.EDGE."""
+"""The most digits after the point: a comparison with a bound ignores differences below policy.EDGE."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Change:
         return lost / self.before if self.relative else lost
 
     def describe(self, *bounds: float) -> str:
-        """`gsm8k fell 5.6 % (0.412 → 0.389)`, with the digits it takes to see the side of each bound."""
+        """`gsm8k fell 5.6 % (0.412 → 0.389)`, with enough digits to see on which side of each bound it is."""
         if side(self.drop, 0) == 0:
             return f"{self.what} stayed at {self.before:.3f}"
         verb = "fell" if self.drop > 0 else "rose"
         return f"{self.what} {verb} {self.percent(abs(self.drop), *bounds)} ({apart(self.before, self.after)})"
 
     def describe_drop(self, *bounds: float) -> str:
-        """`drop of 2.6 %` or `gain of 0.3 %`, with the digits it takes to see the side of each bound."""
+        """`drop of 2.6 %` or `gain of 0.3 %`, with enough digits to see on which side of each bound it is."""
         return f"{'gain' if side(self.drop, 0) < 0 else 'drop'} of {self.percent(abs(self.drop), *bounds)}"
 
     def percent(self, share: float, *bounds: float) -> str:
@@ -40,7 +40,7 @@ class Change:
 
 
 def percent(share: float, *bounds: float, unit: str = "%") -> str:
-    """`5.6 %` for 0.0558; more digits where one would show the share on, or across, 0 or a bound that it is not."""
+    """`5.6 %` for 0.0558; more digits if rounding would move it to, or across, 0 or a bound."""
     for digits in range(1, MOST_DIGITS):
         shown = f"{share * 100:.{digits}f}"
         if all(side(float(shown) / 100, bound) == side(share, bound) for bound in (0.0, *bounds)):
@@ -49,7 +49,7 @@ def percent(share: float, *bounds: float, unit: str = "%") -> str:
 
 
 def apart(before: float, after: float) -> str:
-    """`0.412 → 0.389`; more digits where three would show two scores as one."""
+    """`0.412 → 0.389`; more digits if the two scores would look the same."""
     for digits in range(3, MOST_DIGITS):
         shown = f"{before:.{digits}f}", f"{after:.{digits}f}"
         if shown[0] != shown[1]:
@@ -58,5 +58,5 @@ def apart(before: float, after: float) -> str:
 
 
 def about(count: int) -> str:
-    """`1,400` for 1,422: two digits are all that an estimate has."""
+    """`1,400` for 1,422: an estimate has only two significant digits."""
     return f"{float(f'{count:.2g}'):,.0f}"

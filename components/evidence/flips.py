@@ -1,6 +1,6 @@
-"""What a drop does not show: answers that flip both ways, choices that move, perplexity.
+"""Changes that a drop does not show: flips in both directions, divergence of the choices' probabilities, perplexity.
 
-A model can lose as many answers as it gains and keep its score; a user who got the right answer yesterday sees it
+A model that loses as many right answers as it gains keeps its score, but its users notice the changed answers
 (A. Dutta et al., Accuracy is Not All You Need, arXiv 2407.09141).
 """
 
@@ -19,13 +19,13 @@ RIGHT = 0.5
 
 @dataclass(frozen=True)
 class Flips:
-    """Right and wrong, before and after."""
+    """The counts of answers that changed between right and wrong, from the baseline to the variant."""
 
     items: int
     lost: int
-    """Right before, wrong now."""
+    """Items that the baseline answers right and the variant wrong."""
     gained: int
-    """Wrong before, right now."""
+    """Items that the baseline answers wrong and the variant right."""
 
     @property
     def rate(self) -> float:
@@ -41,36 +41,36 @@ class Flips:
 
     @property
     def p(self) -> float:
-        """McNemar's exact two-sided p-value against "as many are gained as lost"; 1 where nothing flipped."""
+        """McNemar's exact two-sided p-value against "losses and gains are equally likely"; 1 if nothing flipped."""
         return min(1.0, 2 * float(bdtr(min(self.lost, self.gained), self.lost + self.gained, 0.5)))
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean that was estimated, with its standard error and the degrees of freedom of its t."""
+    """An estimated mean, with its standard error and the degrees of freedom of its t-test."""
 
     mean: float
     error: float
     freedom: float
 
     def p_within(self, limit: float) -> float:
-        """The p-value against "it is `limit` or more"."""
+        """The p-value against "the mean is `limit` or more"."""
         return self._cdf(self.mean - limit)
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "it is `limit` or less"."""
+        """The p-value against "the mean is `limit` or less"."""
         return self._cdf(limit - self.mean)
 
     def upper(self, alpha: float) -> float:
-        """The one-sided upper bound."""
+        """The one-sided upper bound of the mean."""
         return self.mean + self.error * float(stdtrit(self.freedom, 1 - alpha))
 
     def lower(self, alpha: float) -> float:
-        """The one-sided lower bound."""
+        """The one-sided lower bound of the mean."""
         return self.mean - self.error * float(stdtrit(self.freedom, 1 - alpha))
 
     def _cdf(self, distance: float) -> float:
-        if self.error == 0 or not np.isfinite(self.error):  # documents that do not differ say nothing of others
+        if self.error == 0 or not np.isfinite(self.error):  # identical values give no estimate of the error
             return 0.5
         return float(stdtr(self.freedom, distance / self.error))
 
@@ -84,7 +84,8 @@ def flips(before: Numbers, after: Numbers) -> Flips:
 def divergences(baseline: Answers, variant: Answers) -> Numbers | None:
     """Each item's KL divergence KL(baseline ‖ variant) of the choices' distributions, in nats (n,).
 
-    A distribution is the softmax of the choices' log-likelihoods. None for tasks without two choices or more.
+    A distribution is the softmax of the choices' log-likelihoods. None if an item has fewer than two choices, if the
+    two models' numbers of choices differ, or if a log-likelihood is not finite.
     """
     (before, lengths), (after, variant_lengths) = baseline.logliks(), variant.logliks()
     if not len(lengths) or lengths.min() < 2 or not np.array_equal(lengths, variant_lengths):
@@ -97,20 +98,20 @@ def divergences(baseline: Answers, variant: Answers) -> Numbers | None:
 
 
 def divergence(baseline: Answers, variant: Answers) -> Mean | None:
-    """The mean of `divergences`; None where there are none."""
+    """The mean of `divergences`, in nats; None if they are None."""
     nats = divergences(baseline, variant)
     return None if nats is None else mean_of(nats, np.ones(len(nats)), baseline.clusters)
 
 
 def perplexity_ratio(baseline: Answers, variant: Answers) -> Mean | None:
-    """The logarithm of the variant's perplexity over the baseline's, a document being a cluster; None elsewhere."""
+    """The log of the variant's perplexity over the baseline's, documents as clusters; None without perplexity."""
     if baseline.units is None or variant.units is None:
         return None
     return mean_of(baseline.scores - variant.scores, baseline.units, None)
 
 
 def mean_of(sums: Numbers, units: Numbers, clusters: NDArray[np.int64] | None) -> Mean:
-    """The mean of `sums` (n,) over their `units` (n,), its error by the jackknife over items or clusters."""
+    """The sum of `sums` (n,) over the sum of `units` (n,), with the jackknife error over items or clusters."""
     if clusters is not None:
         sums, units = summed_by(clusters, sums), summed_by(clusters, units)
     mean, error, freedom = jackknife(sums, units, np.ones(len(sums)))

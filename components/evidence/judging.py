@@ -1,13 +1,13 @@
-"""The evidence form of the gate: every drop has confidence bounds from paired answers, and the bounds decide.
+"""Verdicts by evidence: every drop has confidence bounds from paired answers, and the bounds decide.
 
-    passed        the upper bound of every limit is within it (intersection-union: all must, so none is corrected)
-    exceeded      the lower bound of one is beyond it
+    passed        every upper bound is within its limit (intersection-union test: all must pass, so no correction)
+    exceeded      one lower bound is beyond its limit
     inconclusive  neither; with the number of further items that would decide it, at 80 % power
 
-A variant that passes its limits gets the best band whose end the average drop is surely within. The promise: with the
-policy's confidence, no variant of the run is given a better verdict than it deserves. So the variants share the error
-by Holm's method: each that ships leaves its share to the others; a variant's bands are one chain, and cost nothing.
-A rejection keeps the confidence for each variant by itself.
+A variant that passes its limits gets the best band whose end the average drop is within, with confidence. The
+guarantee: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
+share the error probability by Holm's method, where a variant that ships leaves its share to the others. The bands of a
+variant are tested in a fixed order and need no correction. The confidence of a rejection holds for one variant alone.
 """
 
 import math
@@ -29,9 +29,9 @@ LARGEST_LOGARITHM = 700.0
 
 
 def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool:
-    """Whether no further answer could change the verdict, in a run of so many variants; at any look but the last.
+    """Whether no further answer can change the verdict, in a run of `variants` variants, before the last look.
 
-    After the tiny stage a variant is stopped only to reject it.
+    With `only_reject`, after the tiny stage, only a rejection counts.
     """
     if evidence.exceeded():
         return True
@@ -45,21 +45,22 @@ def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool
 
 def judge_all(use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate]) -> list[Verdict]:
     """The verdicts on variants that may be compared with the baseline, in their order."""
-    cases = [case(use_case, baseline, each) for each in variants]
+    cases = [case(use_case, baseline, variant) for variant in variants]
+    divisors = holm_divisors([evidence.p_ship for evidence in cases], use_case.alpha)
     return [
-        _judge(each, baseline, use_case.alpha * each.share / divisor)
-        for each, divisor in zip(cases, holm_divisors([each.p_ship for each in cases], use_case.alpha), strict=True)
+        _judge(evidence, baseline, use_case.alpha * evidence.share / divisor)
+        for evidence, divisor in zip(cases, divisors, strict=True)
     ]
 
 
 def holm_divisors(p_values: Sequence[float], alpha: float) -> list[int]:
-    """By what each hypothesis' error is divided (S. Holm, Scandinavian J. of Statistics 6 (1979) 65-70).
+    """The divisor of alpha for each hypothesis (S. Holm, Scandinavian J. of Statistics 6 (1979) 65-70).
 
-    The smallest p-value is held against alpha / k, the next against alpha / (k - 1), until one fails: it and all after
-    it keep that divisor.
+    The smallest p-value is compared with alpha / k, the next with alpha / (k - 1), until one is larger. That
+    hypothesis and all after it keep this divisor.
     """
     divisors, divisor, failed = [0] * len(p_values), len(p_values), False
-    for place in sorted(range(len(p_values)), key=lambda each: p_values[each]):
+    for place in sorted(range(len(p_values)), key=lambda index: p_values[index]):
         divisors[place] = divisor
         failed = failed or p_values[place] > alpha / divisor
         divisor -= not failed
@@ -67,11 +68,11 @@ def holm_divisors(p_values: Sequence[float], alpha: float) -> list[int]:
 
 
 def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
-    """Every pair of variants on the items that both answered, on the mean score, corrected by Holm."""
+    """Compare the mean scores of every pair of variants on the items that both answered, with Holm's correction."""
     comparisons = []
     for first, second in combinations(variants, 2):
         ours, theirs = _common(first.answers, second.answers), _common(second.answers, first.answers)
-        if not ours or any(not each.items for each in ours.values()):
+        if not ours or any(not answers.items for answers in ours.values()):
             continue
         tasks = [margin.pairs(ours[name].scores, theirs[name].scores, ours[name].clusters) for name in ours]
         lost = margin.drop(tasks, ABSOLUTE) or 0.0
@@ -79,15 +80,15 @@ def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
         names = (first.name, second.name) if lost >= 0 else (second.name, first.name)
         comparisons.append(Comparison(better=names[0], worse=names[1], difference=abs(lost), p=p))
     return tuple(
-        each.model_copy(update={"p": p})
-        for each, p in zip(comparisons, holm_adjusted([e.p for e in comparisons]), strict=True)
+        comparison.model_copy(update={"p": p})
+        for comparison, p in zip(comparisons, holm_adjusted([pair.p for pair in comparisons]), strict=True)
     )
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """The p-values as Holm's method corrects them: to be held against alpha itself."""
+    """The p-values after Holm's correction, to compare with alpha itself."""
     adjusted, so_far = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         so_far = max(so_far, min(1.0, p_values[place] * (len(p_values) - rank)))
         adjusted[place] = so_far
     return adjusted
@@ -102,10 +103,10 @@ def _common(variant: Mapping[str, Answers], other: Mapping[str, Answers]) -> dic
 
 
 def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
-    """The verdict, `alpha` being what the variant's pass may err by."""
-    name = evidence.variant.name
+    """The verdict; `alpha` is the error probability that a pass may use."""
+    variant = evidence.variant.name
     exceeded, unproven, band = evidence.exceeded(), evidence.unproven(alpha), evidence.band(alpha)
-    rows = tuple(_row(each, evidence, alpha) for each in evidence.shown)
+    rows = tuple(_row(limit, evidence, alpha) for limit in evidence.shown)
     if exceeded:
         verdict, reason = "reject", sentences.rejected(evidence, exceeded)
     elif band and not unproven:
@@ -114,30 +115,30 @@ def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
         verdict, reason = "inconclusive", sentences.inconclusive(evidence, unproven, alpha)
     scores = evidence.variant.scores
     return Verdict(
-        variant=name,
+        variant=variant,
         verdict=verdict,
         sentence="; ".join([reason, *sentences.reservations(evidence, settled=verdict != "inconclusive")]) + ".",
-        next_step=_step_after_inconclusive(rows) if verdict == "inconclusive" else next_step(verdict, name),
+        next_step=_step_after_inconclusive(rows) if verdict == "inconclusive" else next_step(verdict, variant),
         size_bytes=evidence.variant.weights.size_bytes,
         scores=scores.by_task(),
         drops={
-            task: drop
-            for task, each in evidence.tasks.items()
-            if (drop := margin.drop([each.pairs], evidence.average.scale)) is not None
+            name: drop
+            for name, task in evidence.tasks.items()
+            if (drop := margin.drop([task.pairs], evidence.average.scale)) is not None
         },
         average_drop=evidence.average.estimate,
         form="evidence",
         confidence=1 - alpha,
         limits=rows,
-        tasks=tuple(_task_evidence(evidence, baseline, each, alpha) for each in evidence.tasks.values()),
+        tasks=tuple(_task_evidence(evidence, baseline, task, alpha) for task in evidence.tasks.values()),
         perplexity_ratios=_perplexity_ratios(evidence.variant.answers, baseline.answers),
-        items=sum(each.items for each in evidence.variant.answers.values()),
-        planned_items=scores.planned_items or sum(each.items for each in scores.tasks),
+        items=sum(answers.items for answers in evidence.variant.answers.values()),
+        planned_items=scores.planned_items or sum(task.items for task in scores.tasks),
     )
 
 
 def _step_after_inconclusive(rows: tuple[LimitEvidence, ...]) -> str:
-    """The next step after an inconclusive verdict: with the number of questions that would do, where one would."""
+    """The next step after an inconclusive verdict, with the number of questions that would decide it, if known."""
     counts = [row.further_items for row in rows if row.outcome not in ("passed", "exceeded")]
     sentence = next_step("inconclusive", "")
     known = [row for row in counts if row is not None]
@@ -177,7 +178,7 @@ def _row(limit: Limit, evidence: Case, alpha: float) -> LimitEvidence:
 
 
 def _perplexity_ratios(variant: Mapping[str, Answers], baseline: Mapping[str, Answers]) -> dict[str, float]:
-    """Of each task that has one; none for a ratio that no number holds."""
+    """The perplexity ratio of each perplexity task; a ratio too large for a float is left out."""
     measured = {
         name: flips.perplexity_ratio(baseline[name].only(answers.table["id"]), answers)
         for name, answers in variant.items()
@@ -187,7 +188,7 @@ def _perplexity_ratios(variant: Mapping[str, Answers], baseline: Mapping[str, An
 
 
 def _unlogged(value: float) -> float | None:
-    """The ratio whose logarithm it is; None for one that no number holds."""
+    """The ratio with this logarithm; None if it is too large for a float."""
     return math.exp(value) if value < LARGEST_LOGARITHM else None
 
 

@@ -1,4 +1,4 @@
-"""The limits of a policy as tests on one variant's answers beside the baseline's."""
+"""The limits of a policy as statistical tests on one variant's and the baseline's answers."""
 
 import math
 from collections.abc import Callable
@@ -12,39 +12,42 @@ from components.evidence.margin import ABSOLUTE, Pairs, Scale
 POWER = 0.8
 MOST_NATS = 2.0
 MOST_FURTHER = 10_000_000
-"""More further items than this are no advice."""
+"""No number is recommended above this many further items."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a variant, paired with the baseline's."""
+    """One task: the variant's answers paired with the baseline's."""
 
     name: str
     pairs: Pairs
     before: float
     """The baseline's score."""
     after: float
+    """The variant's score."""
     informative: bool
+    """Whether the baseline is significantly above chance."""
     floor: float | None
-    """The share of answers that flip between two passes of the baseline; None where that was not measured."""
+    """The share of answers that flip between two passes of the baseline; None if not measured."""
 
 
 @dataclass(frozen=True)
 class DropTest:
-    """The drop of the mean of some tasks' scores.
+    """The test of the drop of the tasks' mean score.
 
-    It may be shown to be over a margin by all of them, and to be within it by all and by the informative ones alone: a
-    task that the baseline only guesses on cannot lose anything, and would water a drop down.
+    All tasks together can show that the drop is beyond a limit. To show that it is within a limit, all tasks together
+    and the informative tasks alone must show it: a task on which the baseline only guesses has nothing to lose, and
+    would dilute the drop.
     """
 
     tasks: tuple[Task, ...]
     scale: Scale
-    known: dict[tuple[str, float], float] = field(default_factory=dict, compare=False, repr=False)
-    """The p-values that were asked for: each takes a while on many items."""
+    p_values: dict[tuple[str, float], float] = field(default_factory=dict, compare=False, repr=False)
+    """A cache of the computed p-values: one takes a while on many items."""
 
     @property
     def estimate(self) -> float | None:
-        """The measured drop; None for a relative one where the baseline scores 0."""
+        """The measured drop; None for a relative drop if the baseline scores 0."""
         return margin.drop(self._all, self.scale)
 
     @property
@@ -54,7 +57,7 @@ class DropTest:
 
     @property
     def floor(self) -> float:
-        """The drop below which two passes of the baseline itself differ; 0 where that was not measured."""
+        """The noise floor, the drop up to which two passes of the baseline differ; 0 if not measured."""
         if any(task.floor is None for task in self.tasks) or not self.tasks:
             return 0.0
         mean = sum(task.before for task in self.tasks) / len(self.tasks)
@@ -64,11 +67,11 @@ class DropTest:
         return floor / mean if mean > 0 else math.inf
 
     def decidable(self, limit: float) -> bool:
-        """Whether the limit is not below what two passes of the baseline itself differ by."""
+        """Whether the limit is at or above the noise floor."""
         return limit >= self.floor
 
     def p_within(self, limit: float) -> float:
-        """The p-value against "the drop is the limit or more"; 1 where that cannot be told."""
+        """The p-value against "the drop is the limit or more"; 1 if the test is impossible."""
         if not self.informative or not self.decidable(limit):
             return 1.0
         return self._once(
@@ -76,44 +79,48 @@ class DropTest:
         )
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "the drop is the limit, or the noise floor above it, or less"."""
+        """The p-value against "the drop is at most the limit", or at most the noise floor if that is higher."""
         edge = max(limit, self.floor)
         if edge >= margin.LARGEST_DROP:
             return 1.0
         return self._once("beyond", edge, lambda: margin.p_beyond(self._all, self.scale, edge))
 
     def upper(self, alpha: float) -> float | None:
-        """The bound that belongs to `p_within`; None where there is none."""
+        """The upper bound that matches `p_within`; None if there is none."""
         if self.estimate is None or not self.informative:
             return None
         return max(margin.upper(pairs, self.scale, alpha) for pairs in self._supports)
 
     def lower(self, alpha: float) -> float | None:
-        """The bound that belongs to `p_beyond`."""
+        """The lower bound that matches `p_beyond`; None if there is none."""
         if self.estimate is None:
             return None
         bound = margin.lower(self._all, self.scale, alpha)
         return bound if math.isfinite(bound) else None
 
     def further_items(self, limit: float, alpha: float) -> int | None:
-        """How many more items would settle the limit at 80 % power, were the estimate the truth; None: no number."""
+        """How many more items decide the limit at 80 % power, if the estimate is true; None if no number does."""
         if not self.informative or not self.decidable(limit):
             return None
-        sides = {(margin.drop(each, self.scale) or 0.0) < limit for each in self._supports}
+        sides = {(margin.drop(pairs, self.scale) or 0.0) < limit for pairs in self._supports}
         if len(sides) > 1:
-            return None  # all of the tasks say one thing and the informative ones another: more of both settle nothing
+            return (
+                None  # all tasks and the informative tasks lie on different sides of the limit: more items do not help
+            )
         p = margin.p_within if sides == {True} else margin.p_beyond
         enough = _with_power(alpha)
 
         def settles(times: float) -> bool:
-            return all(p([task.times(times) for task in each], self.scale, limit) <= enough for each in self._supports)
+            return all(
+                p([task.times(times) for task in pairs], self.scale, limit) <= enough for pairs in self._supports
+            )
 
-        return further(settles, sum(each.pairs.items for each in self.tasks))
+        return further(settles, sum(task.pairs.items for task in self.tasks))
 
     def _once(self, side: str, limit: float, compute: Callable[[], float]) -> float:
-        if (side, limit) not in self.known:
-            self.known[side, limit] = compute()
-        return self.known[side, limit]
+        if (side, limit) not in self.p_values:
+            self.p_values[side, limit] = compute()
+        return self.p_values[side, limit]
 
     @property
     def _all(self) -> list[Pairs]:
@@ -127,56 +134,58 @@ class DropTest:
 
 @dataclass(frozen=True)
 class MeanTest:
-    """The logarithm of the perplexity ratio, by a t-test over documents."""
+    """The test of the logarithm of the perplexity ratio: a t-test over documents."""
 
-    found: flips.Mean
+    log_ratio: flips.Mean
     items: int
     informative: bool = True
 
     @property
     def estimate(self) -> float:
-        """The mean."""
-        return self.found.mean
+        """The measured logarithm of the perplexity ratio."""
+        return self.log_ratio.mean
 
     def decidable(self, _limit: float) -> bool:
-        """No noise floor is measured for it."""
+        """Always True: this test has no noise floor."""
         return True
 
     def p_within(self, limit: float) -> float:
         """The p-value against "it is the limit or more"."""
-        return self.found.p_within(limit)
+        return self.log_ratio.p_within(limit)
 
     def p_beyond(self, limit: float) -> float:
         """The p-value against "it is the limit or less"."""
-        return self.found.p_beyond(limit)
+        return self.log_ratio.p_beyond(limit)
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound."""
-        return _finite(self.found.upper(alpha))
+        return _finite(self.log_ratio.upper(alpha))
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""
-        return _finite(self.found.lower(alpha))
+        return _finite(self.log_ratio.lower(alpha))
 
     def further_items(self, limit: float, alpha: float) -> int | None:
-        """As of a drop."""
+        """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
         return further(lambda times: _settles(self.times(times), limit, alpha), self.items)
 
     def times(self, factor: float) -> "MeanTest":
-        """So many times as many documents like these."""
-        log_ratio = replace(self.found, error=self.found.error / math.sqrt(factor), freedom=self.found.freedom * factor)
-        return replace(self, found=log_ratio)
+        """The test on `factor` times as many documents like these."""
+        log_ratio = replace(
+            self.log_ratio, error=self.log_ratio.error / math.sqrt(factor), freedom=self.log_ratio.freedom * factor
+        )
+        return replace(self, log_ratio=log_ratio)
 
 
 @dataclass(frozen=True)
 class ClippedTest:
-    """The mean KL divergence, an item that moved by more than `MOST_NATS` counting as that.
+    """The test of the mean KL divergence, each item's divergence clipped to `MOST_NATS`.
 
-    Divergences are skewed, which a t-test does not survive; a bounded mean has the exact bounds of a drop.
+    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop.
     """
 
     shares: Pairs
-    """Each item's share of MOST_NATS, as if all of it were lost."""
+    """Each item's divergence as a share of MOST_NATS, as the baseline's score; the variant's score is 0."""
     informative: bool = True
 
     @property
@@ -185,7 +194,7 @@ class ClippedTest:
         return MOST_NATS * (margin.drop([self.shares], ABSOLUTE) or 0.0)
 
     def decidable(self, _limit: float) -> bool:
-        """No noise floor is measured for it."""
+        """Always True: this test has no noise floor."""
         return True
 
     def p_within(self, limit: float) -> float:
@@ -193,7 +202,7 @@ class ClippedTest:
         return margin.p_within([self.shares], ABSOLUTE, limit / MOST_NATS)
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "it is the limit or less"; there is no item of less than none."""
+        """The p-value against "it is the limit or less"; no item's divergence is below 0."""
         return margin.p_above(self.shares, limit / MOST_NATS)
 
     def upper(self, alpha: float) -> float | None:
@@ -205,7 +214,7 @@ class ClippedTest:
         return MOST_NATS * max(margin.lower([self.shares], ABSOLUTE, alpha), 0.0)
 
     def further_items(self, limit: float, alpha: float) -> int | None:
-        """As of a drop."""
+        """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
         return further(
             lambda times: _settles(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
         )
@@ -213,17 +222,21 @@ class ClippedTest:
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit of the policy and the test of it; a perplexity ratio's are logarithms."""
+    """One limit of the policy and its test; the limit on a perplexity ratio is a logarithm."""
 
     what: str
+    """The task's name, or `average`."""
     kind: str
-    """drop, divergence, perplexity."""
+    """`drop`, `divergence` or `perplexity`."""
     limit: float
     test: DropTest | ClippedTest | MeanTest
 
 
 def further(decides: Callable[[float], bool], items: float) -> int | None:
-    """How many more items than `items` it takes until so many times as many settle it; None where no number does."""
+    """The smallest number of further items, beyond `items`, that decides it; None if no number does.
+
+    `decides` gets the total number of items as a multiple of `items`.
+    """
     enough = 2.0
     while not decides(enough):
         if items * enough > MOST_FURTHER:
@@ -241,7 +254,7 @@ def _settles(test: "ClippedTest | MeanTest", limit: float, alpha: float) -> bool
 
 
 def _with_power(alpha: float) -> float:
-    """The p-value that the middle of all draws must have for four of five to have `alpha`."""
+    """The p-value that the median sample needs so that four of five samples (80 % power) reach `alpha`."""
     return float(ndtr(-(ndtri(1 - alpha) + ndtri(POWER))))
 
 

@@ -1,19 +1,19 @@
-"""When a variant may be stopped early: how much of the error promise each look at the answers may use.
+"""Looks, the interim analyses for early stopping: when they happen, and each look's share of the error probability.
 
-A variant is looked at after the tiny stage, then whenever twice as many items are answered, and at the end. The
-looks before the last share a quarter of the promised error evenly, the last has the rest, and every bound of a look
-keeps to its share. So with the promised probability all bounds of all looks hold at once: they are a confidence
-sequence, by the union bound over looks that grow geometrically (D. Darling and H. Robbins, Confidence Sequences for
-Mean, Variance, and Median, PNAS 58 (1967) 66-68; "stitching" in S. Howard et al., Time-uniform, Nonparametric,
-Nonasymptotic Confidence Sequences, Annals of Statistics 49 (2021), arXiv 1810.08240). Whoever stops because of what
-the answers say stays within the promise; `benchmarks/gate_errors.py` counts it.
+The first look is after the tiny stage, the next ones whenever the number of answered items has doubled, the last one at
+the end. The looks before the last share a quarter of the policy's error probability evenly; the last look gets the
+rest. Every bound at a look uses only the look's share, so that with the policy's confidence all bounds of all looks
+hold at once. They are a confidence sequence, by the union bound over looks that grow geometrically (D. Darling and
+H. Robbins, Confidence Sequences for Mean, Variance, and Median, PNAS 58 (1967) 66-68; "stitching" in S. Howard et al.,
+Time-uniform, Nonparametric, Nonasymptotic Confidence Sequences, Annals of Statistics 49 (2021), arXiv 1810.08240). So
+stopping because of the answers does not raise the error probability; `benchmarks/gate_errors.py` measures it.
 """
 
 INTERIM = 0.25
-"""The share of the error that the looks before the last have together."""
+"""The share of the error probability that all looks before the last use together."""
 GROWTH = 2.0
 LAST_STEP = 0.7
-"""From this share of the items on, the next look is the last."""
+"""If a look would come at this share of the items or later, it is the last look, at 1, instead."""
 
 
 def look_shares(tiny: int, full: int) -> tuple[float, ...]:
@@ -26,7 +26,7 @@ def look_shares(tiny: int, full: int) -> tuple[float, ...]:
 
 
 def error_share(look: int, looks: int) -> float:
-    """The share of the promised error that look `look` (1 to `looks`) may use; the shares add up to 1."""
+    """The share of the error probability that look `look` (1 to `looks`) may use; the shares add up to 1."""
     if looks == 1:
         return 1.0
     return 1 - INTERIM if look == looks else INTERIM / (looks - 1)

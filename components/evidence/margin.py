@@ -1,21 +1,21 @@
-"""How sure a paired drop is: p-values and one-sided bounds that keep their promise on few items as on many.
+"""P-values and one-sided confidence bounds for a paired drop, valid for few items as for many.
 
-Both models answered the same items, with scores x (baseline) and y (variant) between 0 and 1. The drop is at most m
+Both models answer the same items, with scores x (baseline) and y (variant) between 0 and 1. The drop is at most m
 when the mean of w is at most 0, with w = (1 - m) x - y for a drop relative to the baseline's score, and w = x - y - m
-for an absolute one: a relative margin is tested without a ratio.
+for an absolute drop. So the test of a relative margin needs no ratio.
 
-*Item by item*, Gaffke's test of the mean of a bounded variable: one more item is added, the worst that could have
-been drawn (right before, wrong now), every item gets a random weight (exponential, as in the Bayesian bootstrap), and
-p is the probability that the weighted sum is still on the wrong side. For scores of 0 and 1 it becomes Clopper and
-Pearson's exact test; it needs no normal approximation and takes fractional scores. `benchmarks/gate_errors.py` counts
-its errors. Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467; E. Learned-Miller and P. Thomas, A New
-Confidence Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). In the average of several tasks each
-adds a worst item of its own, which errs on the safe side: a few small tasks show less together than they could.
+*Item by item*: Gaffke's test of the mean of a bounded variable. The test adds one item, the worst possible one (right
+before, wrong now), and gives every item a random weight (exponential, as in the Bayesian bootstrap). p is the
+probability that the weighted sum is still on the wrong side. For scores of 0 and 1 it is Clopper and Pearson's exact
+test; it needs no normal approximation and takes fractional scores. `benchmarks/gate_errors.py` counts its errors.
+Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467; E. Learned-Miller and P. Thomas, A New Confidence
+Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). For the average of several tasks, the test adds a
+worst item to every task. That is conservative: the bounds for a few small tasks are wider than necessary.
 
-*Cluster by cluster*, where items belong together: a t-test on the clusters' sums with the variance of the jackknife
-that leaves out a cluster at a time (CR3 in J. MacKinnon, M. Nielsen and M. Webb, J. of Econometrics 232 (2023)
-272-299), and Satterthwaite's degrees of freedom for clusters whose items move together, so that a few large ones count
-as the few that they are. Where there are clusters, the larger of both p-values counts.
+*Cluster by cluster*, for items in clusters: a t-test on the clusters' sums. The variance is that of the jackknife that
+leaves out one cluster at a time (CR3 in J. MacKinnon, M. Nielsen and M. Webb, J. of Econometrics 232 (2023) 272-299).
+The degrees of freedom are Satterthwaite's for clusters whose items are fully correlated, so that a few large clusters
+get few degrees of freedom. With clusters, the result is the larger of both p-values.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,40 +29,45 @@ from scipy.special import stdtr
 Numbers = NDArray[np.float64]
 
 INTEGRALS = ((32, 5.0), (96, 6.0), (300, 7.5), (1000, 9.0), (4000, 11.0))
-"""Points of the integral of a tail, and how far it reaches: until two ways to it agree."""
+"""Number of points and upper end of the tail integral; the next pair is used until two estimates agree."""
 AGREEMENT, TINIEST = 1e-6, 1e-13
+"""Relative and absolute difference up to which two estimates of the tail agree."""
 MOST_PAIRS = 2000
 DROPS, SCORES = 64, 4
-"""More distinct pairs of scores than that are put on a grid of so many drops and baseline scores from 0 to 1."""
+"""If there are more than MOST_PAIRS distinct pairs of scores, `pairs` puts them on a grid.
+
+The grid has DROPS steps of the drop and SCORES steps of the baseline's score, each per 1.
+"""
 LARGEST_DROP = 1.0
 LARGEST_GAIN = 1000.0
-"""Lower bounds of relative drops end here: a gain of so many times the baseline's score is as good as any."""
+"""The smallest lower bound of a relative drop is a gain of this many times the baseline's score."""
 CLOSE = 1e-10
+"""The distance that bounds keep from the ends of the range, and the smallest divisor of the jackknife."""
 
 Excess = Callable[[Numbers, Numbers, Numbers | float], Numbers]
-"""w, of scores x and y summed over a number of items."""
+"""w of the module's docstring, from x, y and the number of items that they are summed over."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """A task's sums over its clusters, one entry a cluster."""
+    """A task's sums per cluster: the number of items, the baseline's and the variant's scores."""
 
     items: Numbers
     before: Numbers
     after: Numbers
     times: float = 1.0
-    """How many clusters are like each of these."""
+    """How often every cluster counts."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """How two models scored on one task's items: each distinct pair of scores, and how many items had it."""
+    """Two models' scores on one task's items: the distinct pairs of scores, and the number of items with each."""
 
     before: Numbers
     after: Numbers
     counts: Numbers
     clusters: Clusters | None = None
-    """None where each item stands for itself."""
+    """None if the items are independent."""
 
     @property
     def items(self) -> float:
@@ -70,24 +75,24 @@ class Pairs:
         return float(self.counts.sum())
 
     def times(self, factor: float) -> "Pairs":
-        """So many times as many items, answered alike, in as many more clusters."""
+        """`factor` times as many items and clusters, with the same distribution of scores."""
         clusters = self.clusters and replace(self.clusters, times=self.clusters.times * factor)
         return Pairs(self.before, self.after, self.counts * factor, clusters)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a drop is measured in: shares of the baseline's score, or points."""
+    """The unit of a drop: shares of the baseline's score, or points."""
 
     relative: bool
 
     def excess(self, before: Numbers, after: Numbers, items: Numbers | float, margin: float) -> Numbers:
-        """w of the module's docstring, of single items (`items` = 1) or summed over as many."""
+        """w of the module's docstring, for single items (`items` = 1) or summed over `items` items."""
         return (1 - margin) * before - after if self.relative else before - after - margin * items
 
     @property
     def smallest(self) -> float:
-        """The smallest, a gain, that is looked for."""
+        """The smallest drop (the largest gain) that the search for a lower bound tries."""
         return -LARGEST_GAIN if self.relative else -1.0
 
 
@@ -95,9 +100,9 @@ RELATIVE, ABSOLUTE = Scale(relative=True), Scale(relative=False)
 
 
 def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = None) -> Pairs:
-    """The pairs of two score arrays (n,), each from 0 to 1, in any order; `clusters` (n,) says who belongs together.
+    """The pairs of two score arrays (n,) from 0 to 1, in any order; `clusters` (n,) holds each item's cluster.
 
-    One cluster alone says nothing about how clusters differ: its items stand for themselves.
+    If all items are in one cluster, the variance between clusters is unknown, and the items count as independent.
     """
     values, counts = np.unique(before + 1j * after, return_counts=True)
     summed = None
@@ -111,9 +116,9 @@ def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = 
 
 
 def _on_grid(before: Numbers, after: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """Baseline's and variant's scores and counts, each item shared by the four grid points around it.
+    """The baseline's scores, the variant's scores and the counts, each item split among the four grid points around it.
 
-    Means stay as they are, and what an item's share adds to the variance (5e-5) can only widen a bound.
+    The means do not change. The split adds up to 5e-5 to an item's variance, which can only widen a bound.
     """
     across, along = before * SCORES, (before - after + 1) * DROPS
     x, drop = np.floor(across), np.floor(along)
@@ -129,12 +134,12 @@ def _on_grid(before: Numbers, after: Numbers) -> tuple[Numbers, Numbers, Numbers
 
 
 def summed_by(place: NDArray[np.int64], values: Numbers) -> Numbers:
-    """The sums (G,) of values (n,) that stand in places (n,) from 0 to G - 1."""
+    """The sums (G,) of `values` (n,) by group; `place` (n,) holds the group numbers, 0 to G - 1."""
     return np.asarray(np.bincount(place, values), dtype=np.float64)
 
 
 def drop(tasks: Sequence[Pairs], scale: Scale) -> float | None:
-    """The drop of the mean of the tasks' mean scores; None for a relative one where the baseline scores 0."""
+    """The drop of the mean of the tasks' mean scores; None for a relative drop if the baseline scores 0."""
     before = float(np.mean([task.counts @ task.before / task.items for task in tasks]))
     after = float(np.mean([task.counts @ task.after / task.items for task in tasks]))
     if not scale.relative:
@@ -143,22 +148,25 @@ def drop(tasks: Sequence[Pairs], scale: Scale) -> float | None:
 
 
 def p_within(tasks: Sequence[Pairs], scale: Scale, margin: float) -> float:
-    """The p-value against "the drop is `margin` or more": small when the drop is surely less.
+    """The p-value against "the drop is `margin` or more"; a small p-value shows that the drop is less.
 
-    Of several tasks it is the drop of the mean of their mean scores.
+    The drop of several tasks is that of the mean of their mean scores.
     """
     return _p(tasks, lambda before, after, items: scale.excess(before, after, items, margin), (1.0, 0.0))
 
 
 def p_beyond(tasks: Sequence[Pairs], scale: Scale, margin: float) -> float:
-    """The p-value against "the drop is `margin` or less": small when the drop is surely more."""
+    """The p-value against "the drop is `margin` or less"; a small p-value shows that the drop is more."""
     return _p(tasks, lambda before, after, items: -scale.excess(before, after, items, margin), (0.0, 1.0))
 
 
 def upper(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
-    """The one-sided upper bound of the drop: it is more with a probability of at most `alpha`."""
+    """The one-sided upper bound of the drop: the error probability is at most `alpha`.
+
+    Raises ValueError for a relative drop if the baseline scores 0.
+    """
     start = _start(tasks, scale)
-    if p_within(tasks, scale, start) <= alpha:  # by float error only: half of the weight lies above the estimate
+    if p_within(tasks, scale, start) <= alpha:  # only by float error: p is about a half at the estimate
         return start
     if p_within(tasks, scale, LARGEST_DROP - CLOSE) > alpha:
         return LARGEST_DROP
@@ -166,7 +174,10 @@ def upper(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
 
 
 def lower(tasks: Sequence[Pairs], scale: Scale, alpha: float) -> float:
-    """The one-sided lower bound of the drop, -inf where the baseline's score is too small for any."""
+    """The one-sided lower bound of the drop; -inf for a relative drop if the baseline's score is too close to 0.
+
+    Raises ValueError for a relative drop if the baseline scores 0.
+    """
     start = _start(tasks, scale)
     if p_beyond(tasks, scale, start) <= alpha:
         return start
@@ -209,10 +220,11 @@ def tail(values: Numbers, counts: Numbers) -> float:
 def _upper_tail(values: Numbers, counts: Numbers) -> float:
     """The tail for terms of both signs with a mean of at most 0.
 
-    The moment generating function is inverted along a path through its saddlepoint (S. Rice's method, as in
-    C. Helstrom, IEEE Trans. AES 32 (1996) 1180-1184): straight up, where it falls like a normal distribution's unless a
-    few terms hold most of the variance, and bent like the steepest descent, where it falls then. Either may fail; both
-    are taken, with more points until they agree or one agrees with itself.
+    It inverts the moment generating function along two paths through the saddlepoint (S. Rice's method, as in
+    C. Helstrom, IEEE Trans. AES 32 (1996) 1180-1184). On the straight vertical path the integrand falls like that of a
+    normal distribution, unless a few terms hold most of the variance; then it falls on the path bent like the steepest
+    descent. Either path may fail. So both are integrated with more and more points, until the two agree or one agrees
+    with its own earlier estimate.
     """
     end = 1 / values.max()
 
@@ -228,7 +240,7 @@ def _upper_tail(values: Numbers, counts: Numbers) -> float:
         steps = (np.arange(nodes) + 0.5) * (reach / nodes)
         height, widths = np.sinh(steps) / np.sqrt(second), np.cosh(steps) / np.sqrt(second) * (reach / nodes)
         for bend in (0.0, steepest):
-            slack = 1 + 2 * abs(bend) * height  # the path never leans over by more than one in two
+            slack = 1 + 2 * abs(bend) * height  # the path's slope stays limited: at most 1 across for 2 up
             path = point + bend * height**2 / slack + 1j * height
             direction = 2 * bend * height * (slack - abs(bend) * height) / slack**2 + 1j
             with np.errstate(over="ignore", invalid="ignore"):
@@ -254,7 +266,7 @@ def _p_of_clusters(tasks: Sequence[Pairs], excess: Excess) -> float:
 
 
 def _grouped(task: Pairs, excess: Excess) -> tuple[Numbers, Numbers, Numbers]:
-    """The excess summed over each cluster, the items in it, and how many clusters are like it."""
+    """Per cluster: the sum of the excess, the number of items, and how often the cluster counts."""
     if task.clusters is None:
         return excess(task.before, task.after, 1.0), np.ones(len(task.counts)), task.counts
     sums = excess(task.clusters.before, task.clusters.after, task.clusters.items)
@@ -262,7 +274,7 @@ def _grouped(task: Pairs, excess: Excess) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def jackknife(sums: Numbers, items: Numbers, counts: Numbers) -> tuple[float, float, float]:
-    """The mean over the items, its jackknife standard error, and the degrees of freedom of its t."""
+    """The mean over the items, its jackknife standard error, and the degrees of freedom of its t-test."""
     total, groups = counts @ items, counts.sum()
     mean = float(counts @ sums / total)
     left_out = (sums - items * mean) / np.maximum(1 - items / total, CLOSE)

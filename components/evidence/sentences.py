@@ -12,7 +12,7 @@ from components.policies.policy import Band, side
 def passed(case: Case, band: Band, alpha: float) -> str:
     """Why a variant passes its limits and gets this band."""
     average = Limit("average", "drop", band.upper, case.average)
-    band_end = f"{'not over' if band.upper_belongs else 'under'} {case.use_case.in_words_of(band.upper)}"
+    band_end = f"{'not over' if band.upper_belongs else 'under'} {case.use_case.describe_limit(band.upper)}"
     bound = case.average.upper(alpha)
     conclusion = "so that the drop" if bound is not None and bound < 0 else "which"
     average_drop = (
@@ -37,14 +37,14 @@ def rejected(case: Case, exceeded: list[Limit]) -> str:
 
 def inconclusive(case: Case, unproven: list[Limit], alpha: float) -> str:
     """Which limits are undecided, and how many more questions would decide them."""
-    parts = list(dict.fromkeys(_describe_undecided(each, case, alpha) for each in unproven))
-    needed = [each.test.further_items(each.limit, alpha) for each in unproven]
-    counts = [each for each in needed if each is not None]
+    parts = list(dict.fromkeys(_describe_undecided(limit, case, alpha) for limit in unproven))
+    needed = [limit.test.further_items(limit.limit, alpha) for limit in unproven]
+    counts = [items for items in needed if items is not None]
     if len(counts) == len(needed):
         many = max(counts) > 1
         count = f"about {about(max(counts))} more questions are" if many else "one more question is"
         parts.append(f"{count} needed (80 % power)")
-    elif all(each.test.informative for each in unproven):
+    elif all(limit.test.informative for limit in unproven):
         parts.append("more questions of the same kind are not likely to decide it")
     return f"Inconclusive for {case.use_case.name}: {'; '.join(parts)}"
 
@@ -54,22 +54,22 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
     scores = case.variant.scores
     caveats = []
     near_chance = ", ".join(
-        f"{name} ({each.before:.3f}, chance {case.chance[name]:.3f})"
-        for name, each in case.tasks.items()
-        if not each.informative
+        f"{name} ({task.before:.3f}, chance {case.chance[name]:.3f})"
+        for name, task in case.tasks.items()
+        if not task.informative
     )
     if near_chance:
         caveats.append(f"the baseline is not significantly above chance on {near_chance}, so no pass can rest on that")
     if undecidable := [edge for edge in case.use_case.edges if not case.average.decidable(edge)]:
         caveats.append(
-            f"two passes of the baseline differ by more than {case.use_case.in_words_of(max(undecidable))}, so no"
+            f"two passes of the baseline differ by more than {case.use_case.describe_limit(max(undecidable))}, so no"
             " smaller drop can be detected"
         )
     missing = [name for name in case.use_case.tasks if name not in case.variant.answers]
     if missing:
         caveats.append(f"there are no answers for {', '.join(missing)}; the policy skips missing tasks")
     if scores.look < scores.looks:
-        answered = sum(each.items for each in case.variant.answers.values())
+        answered = sum(answers.items for answers in case.variant.answers.values())
         reason = (
             "because more answers could not change the verdict"
             if settled
@@ -104,7 +104,8 @@ def _change(limit: Limit, case: Case) -> str:
     test = limit.test
     if isinstance(test, DropTest):
         before, after = (
-            sum(each) / len(test.tasks) for each in zip(*((t.before, t.after) for t in test.tasks), strict=True)
+            sum(scores) / len(test.tasks)
+            for scores in zip(*((task.before, task.after) for task in test.tasks), strict=True)
         )
         subject = "the average" if limit.what == "average" else limit.what
         if test.estimate is None:
@@ -149,7 +150,7 @@ def _limit(limit: Limit, case: Case) -> str:
         return f"{limit.limit:g} nats"
     if limit.kind == "perplexity":
         return f"{_as_ratio(limit.limit)} the baseline's"
-    return case.use_case.in_words_of(limit.limit)
+    return case.use_case.describe_limit(limit.limit)
 
 
 def _as_ratio(logarithm: float) -> str:

@@ -1,4 +1,4 @@
-"""Early stopping: whether a variant needs no more questions, by the gate's own evidence."""
+"""Early stopping: whether the gate's own tests already decide a variant's verdict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from components.run.artifacts import Scores, Weights
 
 @dataclass(frozen=True)
 class Stopping:
-    """What a variant's answers are held against: the baseline's, the policy, and how many variants share the error."""
+    """The inputs of the check: the policy, the baseline, the weights, and how many variants share the error."""
 
     use_case: UseCase
     baseline: Candidate
@@ -21,9 +21,9 @@ class Stopping:
     variants: int
 
     def enough(self, scores: Scores, answers: Mapping[str, Answers]) -> bool:
-        """Whether the verdict stands whatever else the variant answers; after the tiny stage only for a rejection.
+        """Whether no further answer can change the verdict; after the tiny stage True only for a rejection.
 
-        Answers that cannot be compared with the baseline's are never enough: the gate says what is wrong with them.
+        False for answers that cannot be compared with the baseline's: the gate reports the reason.
         """
         variant = candidate(self.weights, scores, scores.suite, answers)
         if variant.failure or self.baseline.failure or first_difference(self.baseline, variant):

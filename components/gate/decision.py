@@ -26,52 +26,53 @@ def decide(
 ) -> Decision:
     """The decision matrix: the baseline's row first, then the variants in the order of `weights`.
 
-    `scores` holds the last stage that each variant reached; a variant without any is a failed row, like one whose
-    weights or scores carry a failure. `answers` holds the per-item answers by variant: with them and the baseline's a
-    variant is judged by evidence, without them by its measured drops. `again` are those of a second pass of the
-    baseline. In the Decision every variant has its Scores, with the failure if there is one.
+    `scores` holds the scores of the last stage that each variant reached. A variant without scores, or with a failure
+    in its weights or scores, gets a failed row. `answers` holds the per-item answers by variant. A variant is judged by
+    evidence if its answers and the baseline's are there, otherwise by its measured drops. `again` holds the answers of
+    the baseline's second pass. In the Decision every variant has its Scores, with the failure if there is one.
 
-    Raises PrerequisiteError for a variant that does not exist, and ValueError for lists that no run makes: no baseline,
-    a variant twice, scores of a variant without weights.
+    Raises PrerequisiteError for a variant that does not exist. Raises ValueError for inconsistent lists: no baseline, a
+    duplicate variant, scores of a variant without weights.
     """
-    names = [variant_named(each.variant).name for each in weights]
-    scored = {each.variant: each for each in scores}
+    names = [variant_named(row.variant).name for row in weights]
+    scores_by_variant = {row.variant: row for row in scores}
     if BASELINE not in names or len(set(names)) < len(names):
         raise ValueError(f"The gate needs the weights of {BASELINE} and of each variant once, it got: {names}")
-    if len(scored) < len(scores) or not scored.keys() <= set(names):
-        raise ValueError(f"The gate needs one Scores a variant of {names}, it got: {[each.variant for each in scores]}")
-    by_variant = answers or {}
+    if len(scores_by_variant) < len(scores) or not scores_by_variant.keys() <= set(names):
+        got = [row.variant for row in scores]
+        raise ValueError(f"The gate needs one Scores a variant of {names}, it got: {got}")
+    answers_by_variant = answers or {}
     candidates = [
         candidate(
-            each,
-            scored.get(each.variant),
+            row,
+            scores_by_variant.get(row.variant),
             suite,
-            by_variant.get(each.variant),
-            again if each.variant == BASELINE else None,
+            answers_by_variant.get(row.variant),
+            again if row.variant == BASELINE else None,
         )
-        for each in sorted(weights, key=lambda each: each.variant != BASELINE)
+        for row in sorted(weights, key=lambda row: row.variant != BASELINE)
     ]
     return decide_candidates(model, suite, use_case, candidates)
 
 
 def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: Sequence[Candidate]) -> Decision:
-    """The same of candidates, the baseline the first of them."""
+    """The decision matrix for these candidates; the first candidate is the baseline."""
     baseline, *variants = candidates
-    verdicts = {each.name: verdict for each in variants if (verdict := _unjudged(use_case, baseline, each))}
-    judged = [each for each in variants if each.name not in verdicts]
-    paired = [each for each in judged if each.answers and baseline.answers]
+    verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}
+    judged = [variant for variant in variants if variant.name not in verdicts]
+    paired = [variant for variant in judged if variant.answers and baseline.answers]
     for row in judging.judge_all(use_case, baseline, paired):
         verdicts[row.variant] = row
-    for each in judged:
-        if each not in paired:
-            verdicts[each.name] = judge(use_case, baseline, each)
+    for variant in judged:
+        if variant not in paired:
+            verdicts[variant.name] = judge(use_case, baseline, variant)
     return Decision(
         model=model,
         suite=suite,
         limits=use_case,
-        verdicts=(_reference(baseline), *(verdicts[each.name] for each in variants)),
-        weights=tuple(each.weights for each in candidates),
-        scores=tuple(each.scores for each in candidates),
+        verdicts=(_reference(baseline), *(verdicts[variant.name] for variant in variants)),
+        weights=tuple(row.weights for row in candidates),
+        scores=tuple(row.scores for row in candidates),
         comparisons=judging.compare(paired),
     )
 
@@ -86,7 +87,7 @@ def _reference(baseline: Candidate) -> Verdict:
 
 
 def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict | None:
-    """The verdict on a variant whose numbers are not looked at; None when they may be."""
+    """The verdict on a variant that cannot be judged by its numbers; None if it can."""
     if variant.failure:
         return _without_drops(variant, "failed", variant.failure)
     if baseline.failure:

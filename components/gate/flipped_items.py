@@ -7,14 +7,14 @@ from components.run.artifacts import Flip
 from components.run.records import Record
 
 EXAMPLES = 3
-"""Shown of each variant in the report; the whole list goes to MLflow."""
+"""How many flips of each variant the report shows; MLflow gets the whole list."""
 
 
 def flips(baseline: Sequence[Record], variant: Sequence[Record]) -> list[Flip]:
-    """Every item whose score changed: lost items first, the largest change on top.
+    """Every item whose score changed: lost items first, then by the size of the change.
 
-    The change is how much probability the right choice lost (natural log-likelihoods, softmax over the
-    choices); where there are no choices the items' order stays.
+    The change is the difference in the right choice's probability (softmax over the choices' natural
+    log-likelihoods). Items without choices keep their order.
     """
     before = {(record.task, record.cluster, record.item_id): record for record in baseline}
     flipped = [

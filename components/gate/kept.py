@@ -1,4 +1,4 @@
-"""What the gate reads of all variants' answers, and the flips that it keeps."""
+"""Read all variants' answers from the run's results, and write the flips to them."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def kept_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Flip]]":
-    """Of each variant the questions that it answers otherwise than the baseline; all of them stay in the results."""
+    """Each variant's flips from the baseline; writes all of them to the run's results."""
     from components.gate import flipped_items
     from components.run import records
 
@@ -30,19 +30,19 @@ def kept_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Fl
             exists = scores.records and run.records(scores.variant, scores.stage).get(file)
             return records.read(file) if exists else []
 
-        baseline = next((read(each) for each in all_scores if each.variant == BASELINE), [])
-        for each in all_scores:
-            if each.variant != BASELINE and each.records:
-                flips[each.variant] = flipped_items.flips(baseline, read(each))
-                table = json.dumps(flipped_items.columns(flips[each.variant]), ensure_ascii=False)
-                run.flips(each.variant).put_text(table + "\n")
+        baseline = next((read(scores) for scores in all_scores if scores.variant == BASELINE), [])
+        for scores in all_scores:
+            if scores.variant != BASELINE and scores.records:
+                flips[scores.variant] = flipped_items.flips(baseline, read(scores))
+                table = json.dumps(flipped_items.columns(flips[scores.variant]), ensure_ascii=False)
+                run.flips(scores.variant).put_text(table + "\n")
     return flips
 
 
 def kept_answers(
     all_scores: list[Scores], results: str
 ) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
-    """Each variant's answers item by item, and those of the baseline's second pass."""
+    """Each variant's per-item answers, and those of the baseline's second pass, if there was one."""
     from components.evidence import saved_answers
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,7 +57,7 @@ def kept_answers(
 
 
 def keep_earlier_decision(results: RunResults, decision: str) -> None:
-    """Copy the decision of the run that judged this model before: to the step's artifact, and as this run's own."""
+    """Copy the earlier run's decision to the step's artifact `decision` and to this run's results."""
     file = results.earlier_decision
     if not file.get(Path(decision)):
         raise PrerequisiteError(f"The earlier decision is missing from {results.location}: run the evaluation again.")

@@ -18,7 +18,7 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
     """The verdict on a variant whose scores may be compared with the baseline's.
 
     `reject` when a limit of the use case is exceeded or the average lies in that band; otherwise `not_comparable` when
-    a drop that the policy asks about does not exist because the baseline scores 0; otherwise the average's band.
+    a drop that the policy limits does not exist because the baseline scores 0; otherwise the average's band.
     """
     before, after = baseline.averaged, variant.averaged
     tasks = {
@@ -44,7 +44,7 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
 
 
 def mean(scores: Iterable[float]) -> float:
-    """The mean of at least one score, each task counting the same whatever its number of items."""
+    """The mean of at least one score. Every task has the same weight, whatever its number of items."""
     values = list(scores)
     return math.fsum(values) / len(values)
 
@@ -54,14 +54,13 @@ class _Ruling:
     verdict: str
     reason: str
     next_step: str = ""
-    """Empty: the verdict's usual one."""
+    """Empty for the verdict's usual next step."""
 
 
 def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change], average: Change | None) -> _Ruling:
-    """What follows from the drops; `tasks` and `average` hold those that exist, none where the baseline scores 0."""
+    """The verdict that follows from the drops. A relative drop is absent where the baseline scores 0."""
     if average is None:
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on every task")
-    in_words = use_case.in_words_of
     limits = [(tasks[task], limit) for task, limit in use_case.max_drop.items() if task in tasks]
     if use_case.max_average_drop is not None:
         limits.append((average, use_case.max_average_drop))
@@ -74,11 +73,11 @@ def _ruling(use_case: UseCase, before: Collection[str], tasks: dict[str, Change]
         limited = f"{', '.join(unmeasured)}, which {use_case.name} limits"
         return _unmeasurable(f"Not comparable for {use_case.name}: the baseline scores 0 on {limited}")
     by_band = (
-        f"{band.opening} for {use_case.name}: {average.describe(*use_case.edges)}, in the band {band.range_in_words}"
+        f"{band.opening} for {use_case.name}: {average.describe(*use_case.edges)}, in the band {band.range_description}"
     )
     within = [
         f"{'the limit on the average' if change == average else f'{change.describe(limit)}, the limit'}"
-        f" is {in_words(limit)}"
+        f" is {use_case.describe_limit(limit)}"
         for change, limit in limits
     ]
     return _Ruling(band.verdict, "; ".join([by_band, *within]))
@@ -92,16 +91,16 @@ def _unmeasurable(reason: str) -> _Ruling:
 def _over_its_limits(use_case: UseCase, average: Change, over: list[tuple[Change, float]]) -> str:
     band = use_case.band_of(average.drop)
     exceeded = ", and ".join(
-        f"{change.describe(limit)}, the limit is {use_case.in_words_of(limit)}" for change, limit in over
+        f"{change.describe(limit)}, the limit is {use_case.describe_limit(limit)}" for change, limit in over
     )
     average_is_over = average in [change for change, _ in over]
     band_subject = "the average's band" if average_is_over else f"the average {average.describe_drop(*use_case.edges)}"
-    outcome = "would mean reject too" if band.verdict == "reject" else f"alone would mean {band.verdict_in_words}"
+    outcome = "would mean reject too" if band.verdict == "reject" else f"alone would mean {band.verdict_label}"
     return f"Rejected for {use_case.name}: {exceeded}; {band_subject} {outcome}"
 
 
 def _reservations(baseline: Scores) -> list[str]:
-    """What the drops cannot show, in words: tasks on which the baseline does no better than guessing."""
+    """The caveats of a verdict: tasks on which the baseline does no better than guessing."""
     near_chance = ", ".join(
         f"{task_score.task} ({task_score.score:.3f}, chance {task_score.chance:.3f})"
         for task_score in baseline.tasks

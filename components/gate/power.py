@@ -1,11 +1,11 @@
 """How many questions a limit needs, before a run: the gate's own test on expected answers.
 
-The gate settles a limit with a probability of `power` when the answers that are exactly as expected lie z(1 - alpha) +
-z(power) standard errors away from it: the usual reckoning of sample sizes (R. Connor, Sample Size for Testing
-Differences in Proportions for the Paired-Sample Design, Biometrics 43 (1987) 207-211; J. Nam, Establishing Equivalence
-of Two Treatments and Sample Size Requirements in Matched-Pairs Design, Biometrics 53 (1997) 1422-1430; of language
-models E. Miller, Adding Error Bars to Evals, arXiv 2411.00640). How far they lie is told by the p-values of `margin`,
-so that few questions, and clusters, cost here what they cost in a verdict.
+The gate decides a limit with a probability of `power` when the expected answers lie z(1 - alpha) + z(power) standard
+errors away from the limit. This is the usual sample size formula (R. Connor, Sample Size for Testing Differences in
+Proportions for the Paired-Sample Design, Biometrics 43 (1987) 207-211; J. Nam, Establishing Equivalence of Two
+Treatments and Sample Size Requirements in Matched-Pairs Design, Biometrics 53 (1997) 1422-1430; for language models
+E. Miller, Adding Error Bars to Evals, arXiv 2411.00640). The distance comes from the p-values of `margin`, so that
+few questions, or clusters, widen it as much here as in a verdict.
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Expected:
-    """How a variant is expected to answer a task beside the baseline; all in shares of 1."""
+    """The expected difference between a variant's and the baseline's answers to a task, in shares of 1."""
 
     differing: float
-    """Of the questions, those that one of the two answers right and the other wrong."""
+    """The share of the questions that one of the two models answers right and the other wrong."""
     drop: float = 0.0
-    """The true drop, in what the limit is in: shares of the baseline's score, or points."""
+    """The true drop, in the limit's unit: shares of the baseline's score, or points."""
     baseline: float = 0.6
     """The baseline's score."""
     clusters: tuple[int, ...] = ()
-    """How large the clusters are, relative to one another; empty where each question stands for itself."""
+    """The relative sizes of the clusters; empty if the questions are independent."""
     spread: float = 0.0
     """The standard deviation of the clusters' true drops, in points."""
 
     def pairs(self, items: float, scale: Scale = RELATIVE) -> Pairs:
-        """So many answers that are exactly as expected; raises PrerequisiteError where no answers could be."""
+        """The expected answers to `items` questions; raises PrerequisiteError if the numbers contradict each other."""
         fewer = self.drop * self.baseline if scale.relative else self.drop
         lost, gained = (self.differing + fewer) / 2, (self.differing - fewer) / 2
         shares = np.array([lost, gained, self.baseline - lost, 1 - self.baseline - gained])
@@ -52,7 +52,7 @@ class Expected:
         return Pairs(before, after, items * np.maximum(shares, 0.0), self._clustered(items, fewer))
 
     def _clustered(self, items: float, fewer: float) -> Clusters | None:
-        """The clusters' sums: half of each cluster with a drop of one standard deviation more, half with one less."""
+        """The clusters' sums, each cluster in two halves: one standard deviation above the drop, and one below."""
         if len(self.clusters) < 2:
             return None
         sizes = items * np.repeat(self.clusters, 2) / sum(self.clusters)
@@ -64,10 +64,10 @@ class Expected:
 def questions(
     expected: Expected, limit: float, alpha: float, *, power: float = POWER, scale: Scale = RELATIVE
 ) -> int | None:
-    """How many questions settle a limit on one task: that it is kept, or broken where the drop is expected beyond it.
+    """How many questions decide a limit on one task: passed, or exceeded if the expected drop is beyond the limit.
 
-    `alpha` is what that may err by, after Holm's division by variants and with the looks' share. None where no number
-    is known to do: the drop lies on the limit, or the clusters differ too much.
+    `alpha` is the allowed error probability, after Holm's division by variants and with the look's share. None if no
+    number of questions is enough: the drop equals the limit, or the clusters differ too much.
     """
     p = margin.p_within if expected.drop < limit else margin.p_beyond
     cases = _shown(expected, alpha, power)
@@ -80,9 +80,10 @@ def questions(
 def smallest_limit(
     expected: Expected, items: Sequence[int], alpha: float, *, power: float = POWER, scale: Scale = RELATIVE
 ) -> float:
-    """The smallest limit that so many questions show to be kept: of one task, or of the average of several like it.
+    """The smallest limit that a variant can pass with so many questions.
 
-    It is 1 where they show none.
+    `items` holds one count for a limit on one task, several for the average of several such tasks. The result is 1 if
+    no limit can be passed.
     """
     cases = _shown(expected, alpha, power)
     return max(
@@ -91,7 +92,7 @@ def smallest_limit(
 
 
 def _shown(expected: Expected, alpha: float, power: float) -> list[tuple[Expected, float]]:
-    """What must be shown, item by item and by clusters, each with the p-value that the expected answers must have."""
+    """The tests to pass, item by item and by clusters, each with the p-value that the expected answers need."""
     alone = (replace(expected, clusters=()), float(ndtr(-(ndtri(1 - alpha) + ndtri(power)))))
     if len(expected.clusters) < 2:
         return [alone]

@@ -1,7 +1,7 @@
-"""Results that lie on a disk, for the gate: a variant's folder of a run, or lm-eval's output with `--log_samples`.
+"""Read and judge results on disk: a variant's folder of a run, or lm-eval's output with `--log_samples`.
 
-ours      full.json (Scores), full.parquet (a record an item), weights.json; the tiny stage's where there is no full
-lm-eval's results_<date>.json, samples_<task>_<date>.jsonl; a group's tasks (MMLU's subjects) become its clusters
+a run's   full.json (Scores), full.parquet (one record per item), weights.json; without full.*, the tiny stage's files
+lm-eval's results_<date>.json, samples_<task>_<date>.jsonl; the tasks of a group (MMLU's subjects) become its clusters
 """
 
 import hashlib
@@ -37,15 +37,15 @@ METRICS = (
     "prompt_level_strict_acc",
     "word_perplexity",
 )
-"""Of the metrics that a task of lm-eval's logs, the first of these is compared; all but perplexity rise to 1."""
+"""The gate compares the first of these metrics that lm-eval logged for a task; all but perplexity are at most 1."""
 PERPLEXITY = "word_perplexity"
 GUESSED = ("acc", "acc_norm")
-"""Metrics on which guessing scores one in so many choices."""
+"""Metrics on which guessing among n choices scores 1 / n."""
 SUITE = "saved"
 
 
 def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = METRICS) -> Decision:
-    """The decision on the results in these folders, the baseline's the first."""
+    """The decision on the results in these folders; the first folder is the baseline's."""
     candidates = _with_unique_names([(folder, read_candidate(folder, metrics)) for folder in folders])
     baseline = candidates[0]
     if not baseline.failure:
@@ -55,7 +55,7 @@ def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[s
 
 
 def _with_unique_names(candidates: Sequence[tuple[Path, Candidate]]) -> list[Candidate]:
-    """The candidates, each under a name of its own: their folders' where they have the same."""
+    """The candidates with unique names; candidates with the same name get their folder's path as name."""
     count = Counter(saved.name for _, saved in candidates)
     named: list[Candidate] = []
     for number, (folder, saved) in enumerate(candidates):
@@ -68,7 +68,7 @@ def _with_unique_names(candidates: Sequence[tuple[Path, Candidate]]) -> list[Can
 
 
 def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
-    """What lies in the folder; raises PrerequisiteError when these are no results that can be read."""
+    """The results in the folder; raises PrerequisiteError if it has no readable results."""
     if not folder.is_dir():
         raise PrerequisiteError(f"{folder} is not a directory. Give a variant's folder, e.g. runs/demo/variants/int8.")
     if any(VariantResults(str(folder)).scores(stage).path.exists() for stage in (FULL, TINY)):
@@ -82,7 +82,7 @@ def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
 
 
 def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
-    """A folder that lm-eval wrote; of several runs in it each task's newest that has samples."""
+    """The results in lm-eval's output folder; if it holds several runs, each task's newest results with samples."""
     summaries = sorted(folder.rglob("results_*.json"), key=lambda path: path.name, reverse=True)
     if not summaries:
         raise PrerequisiteError(f"{folder} has samples but no results_*.json with the settings of the evaluation.")
@@ -91,7 +91,7 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
         raise PrerequisiteError(
             f"{folder} contains the results of several models. Give the folder of one model: {names}."
         )
-    found: dict[str, Answers] = {}
+    task_answers: dict[str, Answers] = {}
     scores: list[TaskScore] = []
     for summary in summaries:
         results = _json(summary.read_bytes(), summary)
@@ -102,10 +102,10 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
                 task: _rows(task, file, metrics, results) for task, file in sorted(files.items()) if file.exists()
             }
             for task, rows in _grouped(results, rows_by_task):
-                if task not in found:
-                    found[task] = answers(task, pyarrow.Table.from_pylist(rows))
-                    scores.append(_task_score(task, found[task], rows, results))
-    if not found:
+                if task not in task_answers:
+                    task_answers[task] = answers(task, pyarrow.Table.from_pylist(rows))
+                    scores.append(_task_score(task, task_answers[task], rows, results))
+    if not task_answers:
         raise PrerequisiteError(
             f"{folder} has no samples for the tasks in its results_*.json: run lm-eval again with --log_samples."
         )
@@ -113,12 +113,12 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
     all_scores = Scores(
         variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), rows_source=HARNESS
     )
-    return candidate(Weights(variant=name, baseline_digest=""), all_scores, SUITE, answers=found)
+    return candidate(Weights(variant=name, baseline_digest=""), all_scores, SUITE, answers=task_answers)
 
 
 @contextmanager
 def _format_errors(file: Path) -> Iterator[None]:
-    """Whatever is not as lm-eval writes it, as a PrerequisiteError that names the file."""
+    """Turn errors from files that are not in lm-eval's format into a PrerequisiteError that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, pyarrow.ArrowException) as error:
@@ -128,7 +128,7 @@ def _format_errors(file: Path) -> Iterator[None]:
 
 
 def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One record an item of lm-eval's samples, of the first metric and the first filter."""
+    """One record per item of lm-eval's samples, for the first of `metrics` in them and the first filter."""
     samples = [_json(line, file) for line in file.read_bytes().split(b"\n") if line.strip()]
     if not samples:
         raise PrerequisiteError(f"{file} is empty: run lm-eval again.")
@@ -173,11 +173,11 @@ def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str
 def _grouped(
     results: Mapping[str, Any], rows: dict[str, list[dict[str, Any]]]
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The tasks' rows, those of a group that lm-eval gives a score of its own together, the task as their cluster."""
-    subtasks = {name: list(each) for name, each in (results.get("group_subtasks") or {}).items() if each}
+    """Each task's rows; the tasks of a group that lm-eval scores as a whole are one task, with each as a cluster."""
+    subtasks = {name: list(members) for name, members in (results.get("group_subtasks") or {}).items() if members}
 
     def leaves(name: str) -> list[str]:
-        return [leaf for each in subtasks[name] for leaf in leaves(each)] if name in subtasks else [name]
+        return [leaf for subtask in subtasks[name] for leaf in leaves(subtask)] if name in subtasks else [name]
 
     grouped: set[str] = set()
     aggregated = [
@@ -185,19 +185,19 @@ def _grouped(
         for name, metrics_of_group in (results.get("groups") or {}).items()
         if name in subtasks and any("," in key for key in metrics_of_group)
     ]
-    for group in sorted(aggregated, key=lambda each: -len(leaves(each))):  # MMLU before its fields of study
-        members = [each for each in dict.fromkeys(leaves(group)) if each in rows]
-        metrics = {row["metric"] for each in members for row in rows[each]}
+    for group in sorted(aggregated, key=lambda name: -len(leaves(name))):  # MMLU before its subject groups
+        members = [task for task in dict.fromkeys(leaves(group)) if task in rows]
+        metrics = {row["metric"] for task in members for row in rows[task]}
         if members and len(metrics) == 1 and not grouped & set(members):
             grouped.update(members)
-            yield group, [{**row, "cluster": each} for each in members for row in rows[each]]
-    yield from ((task, each) for task, each in rows.items() if task not in grouped)
+            yield group, [{**row, "cluster": task} for task in members for row in rows[task]]
+    yield from ((task, task_rows) for task, task_rows in rows.items() if task not in grouped)
 
 
 def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results: Mapping[str, Any]) -> TaskScore:
     members = sorted({row["cluster"] or task for row in rows})
     metric = str(rows[0]["metric"])
-    generation = [results["configs"].get(each, {}).get("generation_kwargs") for each in members]
+    generation = [results["configs"].get(member, {}).get("generation_kwargs") for member in members]
     settings = {
         "generation": generation if any(generation) else None,
         **{name: results.get(name) for name in ("chat_template_sha", "system_instruction_sha", "fewshot_as_multiturn")},
@@ -209,15 +209,15 @@ def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results
         score = float(scores.mean())
         error = float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0
     choices = [len(row["logliks"]) for row in rows]
-    versions = sorted({str((results.get("versions") or {}).get(each, "unknown")) for each in members})
+    versions = sorted({str((results.get("versions") or {}).get(member, "unknown")) for member in members})
     return TaskScore(
         task=task,
         metric=metric,
         score=score,
         stderr=error,
         items=answers.items,
-        shots=max(int((results.get("n-shot") or {}).get(each) or 0) for each in members),
-        chance=float(np.mean([1 / each for each in choices])) if metric in GUESSED and min(choices) > 1 else 0.0,
+        shots=max(int((results.get("n-shot") or {}).get(member) or 0) for member in members),
+        chance=float(np.mean([1 / count for count in choices])) if metric in GUESSED and min(choices) > 1 else 0.0,
         version=f"{', '.join(versions)} of lm-eval {results.get('lm_eval_version', 'unknown')}",
         settings=json.dumps({name: value for name, value in settings.items() if value}, sort_keys=True),
     )

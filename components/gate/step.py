@@ -11,7 +11,7 @@ from components.run.results import RunResults
 
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
-    """Decide on every variant; returns the numbers for the run's page, by what they are of."""
+    """Decide on every variant; return the metrics for the run's page by name."""
     from components.gate.decision import decide
     from components.gate.flipped_items import examples
 
@@ -21,9 +21,9 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
             kept.keep_earlier_decision(RunResults(planned.results), decision)
             step.end(skipped=True, note=f"judged before in {planned.judged_in}")
             return numbers(Decision.read(decision))
-        last_scores = [Scores.read(each) for each in scores]
+        last_scores = [Scores.read(file) for file in scores]
         answers, again = kept.kept_answers(last_scores, planned.results)
-        limits, all_weights = planned.decided_limits, [Weights.read(each) for each in weights]
+        limits, all_weights = planned.decided_limits, [Weights.read(file) for file in weights]
         suite = selection.suite_of(planned).name
         answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, answers, again)
         flips = kept.kept_flips(last_scores, planned.results)
@@ -36,7 +36,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
 
 
 def numbers(decision: Decision) -> dict[str, float]:
-    """Each variant's drop, size and scores, named as the list of a run's metrics reads well."""
+    """Each variant's average drop, size and scores, with metric names for the run's page."""
     metrics: dict[str, float] = {}
     for row in decision.verdicts:
         if row.average_drop is not None:

@@ -88,11 +88,13 @@ class Band:
 
     verdict: str
     upper: float
-    range_in_words: str
-    verdict_in_words: str
+    range_description: str
+    """`under 1 %`, `from 1 % to under 3 %`."""
+    verdict_label: str
+    """`ship`, `A/B test`."""
     opening: str
-    """What the sentence of such a verdict begins with."""
-    upper_in_words: str = ""
+    """The first words of the verdict's sentence."""
+    upper_description: str = ""
     """`under 1 %`, `to 5 %`; empty for a band without an end."""
     upper_belongs: bool = False
     """True when a drop of exactly `upper` lies in this band, not in the next."""
@@ -162,7 +164,7 @@ class UseCase(BaseModel):
 
     def band_list(self) -> tuple[Band, ...]:
         """The bands in ascending order; the last one has no end."""
-        ship, monitor, ab_test = (self.in_words_of(edge) for edge in self.edges)
+        ship, monitor, ab_test = (self.describe_limit(edge) for edge in self.edges)
         return (
             Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships", f"under {ship}"),
             Band(
@@ -194,25 +196,25 @@ class UseCase(BaseModel):
         """The band of an average drop: exactly 1 % is monitor, exactly 3 % and exactly 5 % are ab_test."""
         return next(band for band in self.band_list() if band.holds(average_drop))
 
-    def in_words_of(self, limit: float) -> str:
-        """`2 %` for 0.02, or `2 points`: a limit as its author wrote it."""
+    def describe_limit(self, limit: float) -> str:
+        """The limit as its author wrote it: `2 %` for 0.02, or `2 points`."""
         unit = "%" if self.relative else "point" if limit == 0.01 else "points"
         return f"{limit * 100:g} {unit}"
 
-    def in_words(self) -> str:
-        """Its limits, e.g. `gsm8k at most 2 %`."""
-        limits = [f"{task} at most {self.in_words_of(limit)}" for task, limit in self.max_drop.items()]
+    def describe_limits(self) -> str:
+        """The limits, e.g. `gsm8k at most 2 %`."""
+        limits = [f"{task} at most {self.describe_limit(limit)}" for task, limit in self.max_drop.items()]
         if self.max_average_drop is not None:
-            limits.append(f"average at most {self.in_words_of(self.max_average_drop)}")
+            limits.append(f"average at most {self.describe_limit(self.max_average_drop)}")
         limits += [f"divergence on {task} at most {limit:g} nats" for task, limit in self.max_divergence.items()]
         limits += [f"perplexity on {task} at most {ratio:g} times" for task, ratio in self.max_perplexity_ratio.items()]
         return ", ".join(limits)
 
-    def policy_in_words(self) -> str:
-        """The bands and the limits in one line, for a reader."""
-        bands = ", ".join(f"{band.verdict_in_words} {band.range_in_words}" for band in self.band_list())
+    def describe_policy(self) -> str:
+        """The bands and the limits in one line."""
+        bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
-        return f"average drop: {bands}; {self.name}: {self.in_words()}, else reject; {scale}"
+        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:

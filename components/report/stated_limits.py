@@ -24,15 +24,16 @@ class StatedLimit:
 def stated_limits(policy: UseCase) -> tuple[StatedLimit, ...]:
     """Where each band of the average drop ends, then the use case's own limits on drops."""
     bands = [
-        StatedLimit(band.verdict_in_words, band.upper_in_words, band.upper)
+        StatedLimit(band.verdict_label, band.upper_description, band.upper)
         for band in policy.band_list()
-        if band.upper_in_words
+        if band.upper_description
     ]
     own = [
-        StatedLimit(task, f"at most {policy.in_words_of(drop)}", drop, task) for task, drop in policy.max_drop.items()
+        StatedLimit(task, f"at most {policy.describe_limit(drop)}", drop, task)
+        for task, drop in policy.max_drop.items()
     ]
     if policy.max_average_drop is not None:
-        words = f"at most {policy.in_words_of(policy.max_average_drop)}"
+        words = f"at most {policy.describe_limit(policy.max_average_drop)}"
         own.append(StatedLimit(AVERAGE, words, policy.max_average_drop))
     return (*bands, *own)
 

@@ -307,7 +307,7 @@ class Decision(Artifact):
     @property
     def policy(self) -> str:
         """The bands and the limits of the policy, in one line."""
-        return self.limits.policy_in_words()
+        return self.limits.describe_policy()
 
     @property
     def relative(self) -> bool:
