@@ -345,16 +345,25 @@ def test_the_terminal_shows_the_same_bounds() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     for each in terminal_evidence(judged()):
         console.print(each)
-    told = console.export_text()
+    printed = console.export_text()
     for words in (
         "Limits",
-        "passed",
-        "open",
+        "✓ within limit",
+        "? inconclusive",
         "Flips",
         "int8: Ships",
         "int4-g64: Inconclusive for general-chat: the average",
     ):
-        assert words in told
+        assert words in printed
+
+
+def test_the_limits_fit_into_80_columns_without_truncation() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_evidence(judged())[0])
+    printed = console.export_text()
+    for words in ("Measured", "questions", "120,000", "? inconclusive"):
+        assert words in printed
+    assert "…" not in printed
 
 
 def test_a_perplexity_belongs_to_no_mean_and_has_no_standard_error(tmp_path: Path) -> None:

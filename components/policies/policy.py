@@ -1,8 +1,8 @@
-"""What the gate allows: the bands on the average drop, and each use case's own, stricter limits.
+"""The gate's policy: the bands on the average drop, and the stricter limits of each use case.
 
-A use case is a YAML file in `use_cases/`, named after it; `bands.yaml` has the bands of those that give none. A drop is
-relative to the baseline's score unless the file says `drop: absolute`: 0.02 is then a loss of 2 points of 100. Task
-names are lm-eval's, exactly: `tinyGSM8k` is another task than `gsm8k`.
+A use case is a YAML file in `use_cases/` with the same name; `bands.yaml` contains the default bands. A drop is
+relative to the baseline's score unless the file sets `drop: absolute`: 0.02 is then a loss of 2 points of 100. Task
+names must match lm-eval's exactly: `tinyGSM8k` and `gsm8k` are different tasks.
 """
 
 import math
@@ -22,20 +22,21 @@ USE_CASES = Path(__file__).parent / "use_cases"
 BANDS_FILE = Path(__file__).parent / "bands.yaml"
 
 EDGE = 1e-12
-"""A drop this close to a bound lies on it.
+"""A drop this close to a bound counts as equal to it.
 
-Binary fractions miss a bound that decimal ones hit: 0.8 → 0.76 is a drop of exactly 5 %, which floats compute as
-0.050000000000000044. Their error stays below 1e-14 here; no benchmark is large enough for this to excuse one item.
+Floats cannot represent most decimal fractions: 0.8 → 0.76 is a drop of exactly 5 %, but floats compute
+0.050000000000000044. The rounding error stays below 1e-14 here. No benchmark has so many items that a single item
+changes the score by less than this tolerance.
 """
 
 
 def side(drop: float, bound: float) -> int:
-    """-1 for a drop under the bound, 0 for one on it (within EDGE), 1 for one over it."""
+    """-1 if the drop is under the bound, 0 if it equals the bound (within EDGE), 1 if it is over the bound."""
     return (drop > bound + EDGE) - (drop < bound - EDGE)
 
 
 def as_share(value: Any) -> Any:
-    """0.02 for `2 %`; what is no text stays as it is."""
+    """0.02 for `2 %`; a value that is not a string is returned unchanged."""
     if not isinstance(value, str):
         return value
     percentage = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
@@ -45,7 +46,7 @@ def as_share(value: Any) -> Any:
 
 
 def in_range(low: float, high: float, allowed: str) -> BeforeValidator:
-    """Refuses what is not a number from `low` (allowed) to `high` (not allowed), saying what is."""
+    """A validator that accepts a number from `low` (inclusive) to `high` (exclusive); its error quotes `allowed`."""
 
     def check(value: Any) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -84,7 +85,7 @@ class Edges(BaseModel):
 
 @dataclass(frozen=True)
 class Band:
-    """The verdict on average drops that lie above the band before it and below `upper`."""
+    """The verdict for average drops between the end of the previous band and `upper`."""
 
     verdict: str
     upper: float
@@ -93,14 +94,14 @@ class Band:
     verdict_label: str
     """`ship`, `A/B test`."""
     opening: str
-    """The first words of the verdict's sentence."""
+    """The start of the verdict's sentence, e.g. `Ships`."""
     upper_description: str = ""
     """`under 1 %`, `to 5 %`; empty for a band without an end."""
     upper_belongs: bool = False
     """True when a drop of exactly `upper` lies in this band, not in the next."""
 
     def holds(self, drop: float) -> bool:
-        """True for a drop that is not above this band; the bands before it come first."""
+        """True if the drop is not above this band. A drop below the band also returns True: check lower bands first."""
         return side(drop, self.upper) < 0 or (self.upper_belongs and side(drop, self.upper) == 0)
 
 
@@ -111,24 +112,24 @@ def shipped_edges() -> Edges:
 
 
 class UseCase(BaseModel):
-    """What a use case may lose at most; a measured drop of exactly a limit is allowed."""
+    """The largest losses that a use case allows; a measured drop equal to a limit is allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Annotated[str, Field(min_length=1)]
     drop: Literal["relative", "absolute"] = "relative"
-    """To the baseline's score, or in points."""
+    """Whether drops are relative to the baseline's score, or absolute, in points."""
     confidence: Confidence = 0.95
-    """With which no variant is let through that is over a limit: one-sided."""
+    """One-sided confidence that a variant over a limit does not pass."""
     promotes: list[Literal["ship", "monitor"]] = ["ship"]
     """The verdicts with which a variant may become champion in the registry."""
     suites: list[str] = []
-    """The suites that score what it limits."""
+    """The suites that score the limited tasks."""
     missing_tasks: Literal["refuse", "skip"] = "refuse"
-    """What becomes of a run without a limited task."""
+    """Whether to refuse a run that lacks a limited task, or to skip that task's limits."""
     bands: Edges = Field(default_factory=shipped_edges)
     max_drop: dict[str, Limit] = {}
-    """Per task."""
+    """The largest drop for each task."""
     max_average_drop: Limit | None = None
     max_divergence: dict[str, Nats] = {}
     """Per multiple-choice task: mean KL divergence of the choices' distribution from the baseline's, in nats."""
@@ -150,12 +151,12 @@ class UseCase(BaseModel):
 
     @property
     def alpha(self) -> float:
-        """The probability of letting a variant through that is over a limit, at most."""
+        """The maximum probability that a variant over a limit passes."""
         return 1 - self.confidence
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that a limit names."""
+        """The tasks that have a limit."""
         return tuple(dict.fromkeys((*self.max_drop, *self.max_divergence, *self.max_perplexity_ratio)))
 
     def required(self) -> tuple[str, ...]:
@@ -163,7 +164,7 @@ class UseCase(BaseModel):
         return self.tasks if self.missing_tasks == "refuse" else ()
 
     def band_list(self) -> tuple[Band, ...]:
-        """The bands in ascending order; the last one has no end."""
+        """The bands in ascending order; the last band has no end."""
         ship, monitor, ab_test = (self.describe_limit(edge) for edge in self.edges)
         return (
             Band("ship", self.bands.ship, f"under {ship}", "ship", "Ships", f"under {ship}"),
@@ -189,7 +190,7 @@ class UseCase(BaseModel):
 
     @property
     def edges(self) -> tuple[float, float, float]:
-        """The drops at which the bands change."""
+        """The drops at which the bands end, in ascending order."""
         return (self.bands.ship, self.bands.monitor, self.bands.ab_test)
 
     def band_of(self, average_drop: float) -> Band:
@@ -202,7 +203,7 @@ class UseCase(BaseModel):
         return f"{limit * 100:g} {unit}"
 
     def describe_limits(self) -> str:
-        """The limits, e.g. `gsm8k at most 2 %`."""
+        """The use case's limits, e.g. `gsm8k at most 2 %`."""
         limits = [f"{task} at most {self.describe_limit(limit)}" for task, limit in self.max_drop.items()]
         if self.max_average_drop is not None:
             limits.append(f"average at most {self.describe_limit(self.max_average_drop)}")
@@ -211,19 +212,19 @@ class UseCase(BaseModel):
         return ", ".join(limits)
 
     def describe_policy(self) -> str:
-        """The bands and the limits in one line."""
+        """The bands and the limits in one line of text."""
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
         return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:
-    """The use case that the YAML text describes; raises PrerequisiteError saying what is wrong where in `source`."""
+    """The use case in the YAML text; raises PrerequisiteError that names `source`, the place and the problem."""
     return parse(UseCase, text, source)
 
 
 def read_use_case(path: Path) -> UseCase:
-    """The use case that a YAML file describes; raises PrerequisiteError saying what is wrong with the file."""
+    """The use case in the YAML file; raises PrerequisiteError that names the file and the problem."""
     try:
         return parse_use_case(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -231,30 +232,30 @@ def read_use_case(path: Path) -> UseCase:
 
 
 def use_case_names() -> list[str]:
-    """The names to choose from, sorted."""
+    """The names of the shipped use cases, sorted."""
     return sorted(path.stem for path in USE_CASES.glob("*.yaml"))
 
 
 def use_case_named(name: str) -> UseCase:
-    """The use case of that name; raises PrerequisiteError with the valid names."""
+    """The shipped use case with this name; raises PrerequisiteError with the valid names."""
     if name not in use_case_names():
         raise PrerequisiteError(f"Unknown use case {name!r}. Choose from: {', '.join(use_case_names())}.")
     return read_use_case(USE_CASES / f"{name}.yaml")
 
 
 def chosen(use_case: str, policy: str = "") -> UseCase:
-    """The use case that the text of a policy file describes, or the shipped one of that name where there is no text."""
+    """The use case in a policy file's text; if the text is empty, the shipped use case with this name."""
     return parse_use_case(policy, "The policy") if policy else use_case_named(use_case)
 
 
 def text_of(use_case: str) -> str:
-    """The file of the shipped use case of that name; empty where none has it."""
+    """The YAML text of the shipped use case with this name; empty if there is no such use case."""
     file = USE_CASES / f"{use_case}.yaml"
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
-    """Raise PrerequisiteError when a suite of these tasks cannot answer for the use case: call it before a run."""
+    """Raise PrerequisiteError if these tasks lack a task that the use case requires: call it before a run."""
     scored = list(tasks)
     lacking = [task for task in use_case.required() if task not in scored]
     if lacking:

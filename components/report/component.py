@@ -1,4 +1,4 @@
-"""kfp's types around the step report."""
+"""The kfp component of the report step."""
 
 from kfp import dsl
 

@@ -1,8 +1,8 @@
-"""Figures for notebooks, made with matplotlib: months of runs, and what a limit costs in questions.
+"""Matplotlib figures for notebooks: a history of runs, and the number of questions that a limit requires.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; whatever has a colour has a shape of its own too. A
-notebook shows them with `%matplotlib inline`. matplotlib takes long to import and is there for notebooks only, so that
-each function imports it.
+The colours are Okabe and Ito's colour-blind safe palette; everything that has a colour also has its own shape. A
+notebook shows the figures with `%matplotlib inline`. matplotlib is slow to import and only notebooks need it, so each
+function imports it.
 """
 
 from collections.abc import Mapping
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
 SHAPES = {"ship": "o", "monitor": "s", "ab_test": "^", "inconclusive": "D", "reject": "X"}
-"""Of the verdicts that rest on a drop."""
+"""The markers of the verdicts that are based on a drop."""
 DROP = "average drop (below 0: better)"
 LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "v"), ("--", "P"))
 APART, BESIDE = 1.25, 0.06
-"""How far labels are from one another: as a ratio on a scale of logarithms, as a share of the greatest size."""
+"""Least distance between labels: as a ratio on a logarithmic scale, and as a share of the largest size."""
 ROUND = (0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2)
 
 
 def drop_against_size(rows: "DataFrame", limit: float | None = None) -> "Figure":
-    """Each variant of a history by its size and its average drop, a sign for its verdict; a limit as a line."""
+    """The size and average drop of each variant in a history, with a marker for its verdict; the limit is a line."""
     from matplotlib.figure import Figure
 
     shown = measured(rows, "size_bytes")
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Drop against size, one sign a variant of a run", loc="left", pad=48)
+    axes.set_title("Drop against size, one marker per variant and run", loc="left", pad=48)
     signs(axes, shown, "size_bytes")
     axes.set_xlim(0, 1.05 * shown["size_bytes"].max())
     unit, name = (1e9, "GB") if shown["size_bytes"].max() >= 1e9 else (1e6, "MB")
@@ -51,7 +51,7 @@ def drop_against_size(rows: "DataFrame", limit: float | None = None) -> "Figure"
 
 
 def drop_over_time(rows: "DataFrame", limit: float | None = None) -> "Figure":
-    """Each variant's average drop from run to run, a panel a variant, with the bounds that each verdict rests on."""
+    """Each variant's average drop over time, one panel per variant, with the bounds that decided each verdict."""
     from matplotlib.figure import Figure
 
     shown = measured(rows, "time")
@@ -74,7 +74,7 @@ def drop_over_time(rows: "DataFrame", limit: float | None = None) -> "Figure":
 
 
 def questions_against_limit(costs: "DataFrame", sizes: Mapping[str, int]) -> "Figure":
-    """The questions that each limit (index) costs at each share of differing answers (columns), beside benchmarks."""
+    """The questions needed for each limit (index) and share of differing answers (columns), with benchmark sizes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 5), layout="constrained")
@@ -87,12 +87,12 @@ def questions_against_limit(costs: "DataFrame", sizes: Mapping[str, int]) -> "Fi
             costs.index, column.astype(float), line, marker=shape, color=colour, label=f"{percent_text(share)} differ"
         )
     transform, label_y = axes.get_yaxis_transform(), 0.0
-    for name, items in sorted(sizes.items(), key=lambda each: each[1]):
+    for name, items in sorted(sizes.items(), key=lambda benchmark: benchmark[1]):
         axes.axhline(items, color="0.75", linewidth=0.8, zorder=0)
         label_y = max(items, APART * label_y)
         axes.text(1.01, label_y, f"{name} {count_text(items)}", transform=transform, va="center", fontsize=8)
-    ticks = [each for each in ROUND if costs.index.min() <= each <= costs.index.max()]
-    axes.set_xticks(ticks, [percent_text(each) for each in ticks], minor=False)
+    ticks = [limit for limit in ROUND if costs.index.min() <= limit <= costs.index.max()]
+    axes.set_xticks(ticks, [percent_text(limit) for limit in ticks], minor=False)
     axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter(lambda value, _: count_text(round(value)))
     axes.set_xlabel("limit on the drop")
@@ -102,7 +102,7 @@ def questions_against_limit(costs: "DataFrame", sizes: Mapping[str, int]) -> "Fi
 
 
 def measured(rows: "DataFrame", column: str) -> "DataFrame":
-    """The variants that have a drop and this; raises PrerequisiteError when there is none."""
+    """The variants that have a drop and a value in this column; raises PrerequisiteError if there are none."""
     shown = rows[rows["verdict"].isin(SHAPES.keys())].dropna(subset=["average_drop", column])
     if shown.empty:
         raise PrerequisiteError(
@@ -112,7 +112,7 @@ def measured(rows: "DataFrame", column: str) -> "DataFrame":
 
 
 def signs(axes: "Axes", rows: "DataFrame", across: str) -> None:
-    """Each row's sign at its drop, by its verdict."""
+    """Draw each row's marker at its drop; the verdict determines shape and colour."""
     for verdict, shape in SHAPES.items():
         judged, mark = rows[rows["verdict"] == verdict], MARKS[verdict]
         if len(judged):
@@ -130,7 +130,7 @@ def signs(axes: "Axes", rows: "DataFrame", across: str) -> None:
 
 
 def drops(axes: "Axes", limit: float | None, label: str = DROP) -> None:
-    """An axis of drops up, with no drop and the limit as lines."""
+    """Label the vertical axis as drops, with lines at a drop of 0 and at the limit."""
     axes.axhline(0, color="black", linewidth=0.9, zorder=1)
     if limit is not None:
         axes.axhline(limit, color="black", linewidth=1, linestyle=(0, (4, 3)), zorder=1)

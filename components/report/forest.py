@@ -1,4 +1,4 @@
-"""The forest plot: each limit on a drop with the interval that the answers leave room for."""
+"""The forest plot: each limit on a drop with the measured drop's confidence interval."""
 
 from markupsafe import Markup
 
@@ -11,9 +11,9 @@ START, END = 18, RIGHT + 4
 
 
 def forest_plot(decision: Decision) -> Markup:
-    """A lane for each variant and each of its limits on a drop; empty where none was judged by its answers.
+    """A lane for each variant and each of its limits on a drop; empty if no limit has a measured drop.
 
-    A bound that is missing, or far beyond the others, ends in an arrow at the plot's edge.
+    If a bound is missing or far beyond the other values, the interval ends in an arrow at the plot's edge.
     """
     lanes = [
         (index, verdict.variant, limit)
@@ -24,7 +24,7 @@ def forest_plot(decision: Decision) -> Markup:
     if not lanes:
         return Markup("")
     top, bottom = 8, 8 + LANE * len(lanes)
-    across = Axis.over([0.0, *(100 * each for _, _, limit in lanes for each in shown(limit))], START, END)
+    across = Axis.over([0.0, *(100 * drop for _, _, limit in lanes for drop in shown(limit))], START, END)
     drawn = [tick_line(across.at(value), top, bottom, label) for value, label in across.ticks()]
     drawn.append(line(across.at(0), top, across.at(0), bottom, "zero"))
     for place, (index, variant, limit) in enumerate(lanes):
@@ -41,7 +41,7 @@ def forest_plot(decision: Decision) -> Markup:
 
 
 def shown(limit: LimitEvidence) -> list[float]:
-    """What the scale must hold: the limit, the drop, and bounds that are not far beyond both."""
+    """The drops that the scale must include: the limit, the measured drop, and bounds that are not far from both."""
     estimate, values = limit.estimate or 0.0, [limit.limit, limit.estimate or 0.0]
     reach = 6 * max(abs(estimate), limit.limit, 0.01)
     return values + [
@@ -50,7 +50,7 @@ def shown(limit: LimitEvidence) -> list[float]:
 
 
 def interval(limit: LimitEvidence, across: Axis, y: float) -> list[Markup]:
-    """The line from bound to bound."""
+    """The line from the lower to the upper bound, with a bar at a bound and an arrow at the plot's edge."""
     drawn, ends = [], []
     for bound, edge in ((limit.lower, START), (limit.upper, END)):
         x = across.at(100 * bound) if bound is not None else edge

@@ -1,4 +1,4 @@
-"""How numbers are printed; what was not measured is a dash, never a zero."""
+"""Numbers and results as text. A value that was not measured is a dash, never a zero."""
 
 import math
 
@@ -6,6 +6,14 @@ from components.evidence.change import about, percent
 
 MISSING = "—"
 MINUS = "−"
+OUTCOMES = {
+    "passed": "✓ within limit",
+    "exceeded": "✗ over limit",
+    "open": "? inconclusive",
+    "undecidable": "? below the noise floor",
+    "uninformative": "? baseline may be guessing",
+}
+"""The result of a limit, as the report and the terminal print it."""
 
 
 def score_text(score: float | None) -> str:
@@ -14,14 +22,15 @@ def score_text(score: float | None) -> str:
 
 
 def stderr_text(stderr: float | None) -> str:
-    """`± 0.016`, or nothing where it is not known."""
+    """`± 0.016`, or an empty string if the error is unknown."""
     return "" if stderr is None else f"± {stderr:.3f}"
 
 
 def percent_text(share: float | None, bounds: tuple[float, ...] = (), unit: str = "%") -> str:
-    """`2.6 %` for 0.026; a gain, which is a negative drop, is `−0.4 %`. Or `2.6 points`.
+    """`2.6 %` for 0.026, or `2.6 points`; a gain is a negative drop: `−0.4 %`.
 
-    As in the gate's sentences, more digits where one would show the share on, or across, 0 or a bound that it is not.
+    Rounding never moves a share onto 0 or a bound, or across it: the text then has more digits, as in the gate's
+    sentences.
     """
     if share is None:
         return MISSING
@@ -30,12 +39,12 @@ def percent_text(share: float | None, bounds: tuple[float, ...] = (), unit: str 
 
 
 def unit_of(relative: bool) -> str:
-    """What a drop is in."""
+    """The unit of a drop: `%` if drops are relative, else `points`."""
     return "%" if relative else "points"
 
 
 def size_text(size_bytes: int | None) -> str:
-    """`163 MB`, a million bytes each; two digits under 10 MB."""
+    """`163 MB`, where 1 MB is a million bytes; two significant digits under 10 MB."""
     if size_bytes is None:
         return MISSING
     megabytes = size_bytes / 1e6
@@ -43,7 +52,7 @@ def size_text(size_bytes: int | None) -> str:
 
 
 def ratio_text(ratio: float | None) -> str:
-    """`0.61×`, or nothing where it is not known."""
+    """`0.61×`, or an empty string if the ratio is unknown."""
     return "" if ratio is None else f"{ratio:.2f}×"
 
 
@@ -59,7 +68,7 @@ def duration_text(duration_s: float) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """The first twelve digits, enough to recognise one."""
+    """The first twelve digits of a digest, enough to recognise it."""
     return digest.removeprefix("sha256:")[:12] or MISSING
 
 
@@ -69,7 +78,7 @@ def p_text(p: float) -> str:
 
 
 def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = (), unit: str = "%") -> str:
-    """A limit or what is held against it: a drop as a percentage, a divergence in nats, a perplexity as a ratio."""
+    """A limit or the value compared with it: a drop in `unit`, a divergence in nats, a perplexity as a ratio."""
     if value is None or not math.isfinite(value):
         return MISSING
     if kind == "drop":

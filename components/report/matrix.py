@@ -1,4 +1,4 @@
-"""The decision matrix: one row a variant, its numbers exact, its verdict with the word and the sign readers see."""
+"""The decision matrix: one row per variant, with exact numbers and the verdict's printed label and symbol."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from components.run.artifacts import Decision, Scores, Verdict
 
 @dataclass(frozen=True)
 class Mark:
-    """What a verdict looks like, and what it answers when no variant of the run has a better one."""
+    """How a verdict is printed, and the headline if it is the best verdict of the run."""
 
     verdict: str
     label: str
@@ -18,7 +18,7 @@ class Mark:
     colour: str
     """From Okabe and Ito's colour-blind safe palette, all light enough for black ink."""
     answer: str
-    """With {variants}, {baseline} and {use_case}."""
+    """The headline's template, with the fields {variants}, {baseline} and {use_case}."""
 
 
 MARKS = {
@@ -67,39 +67,39 @@ TOO_FEW = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant on one task; None where there is no number."""
+    """A variant's result on a task; None for a number that is unavailable."""
 
     task: str
     score: float | None
     stderr: float | None
     drop: float | None
-    """Share of the baseline's score that is lost; negative is a gain."""
+    """The drop as a share of the baseline's score, or in points; a gain is negative."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant in the decision matrix, unrounded."""
+    """A variant's row in the decision matrix, unrounded."""
 
     variant: str
     mark: Mark
     stage: str
-    """The last stage it was scored in and, if it was stopped early, what it was asked; empty where it has no scores."""
+    """The last stage that scored the variant; with its question count if it stopped early. Empty without scores."""
     size_bytes: int | None
     size_ratio: float | None
-    """Of the baseline's size."""
+    """The size divided by the baseline's size."""
     cells: tuple[Cell, ...]
-    """One a task, in the same order in every row."""
+    """One cell per task, in the same order in every row."""
     mean_score: float | None
-    """Over all tasks but perplexities; None unless each of them has a score."""
+    """The mean over all tasks except perplexity tasks; None if any of these tasks has no score."""
     mean_stderr: float | None
-    """Of the mean score, the tasks taken as independent."""
+    """The standard error of the mean score; it treats the tasks as independent."""
     average_drop: float | None
     sentence: str
     next_step: str
 
 
 def matrix(decision: Decision) -> tuple[Row, ...]:
-    """The rows of the decision matrix, the baseline first; raises PrerequisiteError for a verdict it does not know."""
+    """The rows of the decision matrix, the baseline first; raises PrerequisiteError for an unknown verdict."""
     tasks = tasks_of(decision)
     scores = {variant_scores.variant: variant_scores for variant_scores in decision.scores}
     baseline_bytes = decision.verdicts[0].size_bytes if decision.verdicts else 0
@@ -107,21 +107,21 @@ def matrix(decision: Decision) -> tuple[Row, ...]:
 
 
 def tasks_of(decision: Decision) -> tuple[str, ...]:
-    """The tasks that any variant has a score for: the columns of the matrix."""
+    """The tasks on which any variant has a score: the columns of the matrix."""
     return tuple(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
 
 
 def verdicts_json(decision: Decision) -> str:
-    """The verdicts as a JSON list for scripts: a row a variant, the baseline first, numbers unrounded.
+    """The verdicts as a JSON list for scripts: one item per variant, the baseline first, numbers unrounded.
 
-    A variant without weights has `size_bytes` 0, one without an average drop null.
+    `size_bytes` is 0 for a variant without weights; `average_drop` is null if it is unavailable.
     """
     rows = [verdict.model_dump(mode="json") for verdict in decision.verdicts]
     return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def headline(decision: Decision) -> str:
-    """One sentence: may a variant replace the baseline, for this use case?"""
+    """The sentence that says whether a variant may replace the baseline for this use case."""
     rows = matrix(decision)
     if not rows:
         return "Nothing to decide: this run has no variants."
@@ -142,9 +142,10 @@ def headline(decision: Decision) -> str:
 
 
 def _too_few(verdicts: Sequence[Verdict]) -> str:
-    """How many questions the undecided limits of each variant rest on; empty unless more questions would decide them.
+    """The number of questions behind each variant's undecided limits; empty unless more questions would decide them.
 
-    It is also empty if the numbers differ, or for a perplexity task: TaskEvidence does not count its questions.
+    It is also empty if the variants' numbers differ, or for a perplexity task: TaskEvidence does not count its
+    questions.
     """
     counts = set()
     for verdict in verdicts:
@@ -157,7 +158,7 @@ def _too_few(verdicts: Sequence[Verdict]) -> str:
 
 
 def mark_of(verdict: Verdict) -> Mark:
-    """The mark of a verdict; raises PrerequisiteError with the words that are known."""
+    """The mark of a verdict; raises PrerequisiteError with the known verdicts if it is unknown."""
     if verdict.verdict not in MARKS:
         raise PrerequisiteError(
             f"{verdict.variant} has the verdict {verdict.verdict!r}, which this report does not know "
@@ -198,7 +199,7 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
 
 
 def _stage(scores: Scores) -> str:
-    """Its name, with what was asked of it where that was not all."""
+    """The stage's name; with the number of questions if the variant stopped early."""
     answered = sum(task_score.items for task_score in scores.tasks)
     return (
         f"{scores.stage}, {answered:,} of {scores.planned_items:,} questions"

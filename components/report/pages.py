@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file, and the same facts as Markdown."""
+"""The report as a single self-contained HTML file, and the same content as Markdown."""
 
 import re
 from pathlib import Path
@@ -17,23 +17,14 @@ from components.run.artifacts import Decision
 from components.run.results import PLOTS, RunResults
 from components.storage.artifact import write_text
 
-OUTCOMES = {
-    "passed": "✓ within limit",
-    "exceeded": "✗ over limit",
-    "open": "? inconclusive",
-    "undecidable": "? below the noise floor",
-    "uninformative": "? baseline may be guessing",
-}
-"""The result of a limit, as the report prints it."""
-
 
 def write_report(
     decision: Decision, folder: Path, *, run: str = "", mlflow_hint: str = "", engine: str = ""
 ) -> tuple[Path, Path]:
     """Write the report into the folder, as HTML and as Markdown, and return their paths.
 
-    `run` names the run, `mlflow_hint` says where it is recorded, `engine` what served the models; an empty one is left
-    out.
+    `run` is the name of the run, `mlflow_hint` says where MLflow recorded it, and `engine` is the engine that served
+    the models. The report omits those that are empty.
     """
     results = RunResults(str(folder))
     html, markdown = results.report.path, results.report_markdown.path
@@ -44,7 +35,7 @@ def write_report(
 
 
 def plots(decision: Decision) -> dict[str, str]:
-    """The report's plots as SVG files of their own, by file name; those that it has."""
+    """The report's plots as separate SVG files: the content by file name, without the empty plots."""
     rows = matrix(decision)
     drawings = dict(
         zip(
@@ -58,7 +49,7 @@ def plots(decision: Decision) -> dict[str, str]:
 
 
 def in_markdown(value: object) -> object:
-    """The value as one line of Markdown text: what Markdown or HTML would read as a sign is escaped."""
+    """The value as a single line of Markdown text; characters that are Markdown or HTML syntax are escaped."""
     if isinstance(value, Markup):
         return value
     line = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -66,7 +57,7 @@ def in_markdown(value: object) -> object:
 
 
 def in_code(text: str) -> Markup:
-    """The text as a Markdown code span in a line or a cell; longer fences than any backticks inside."""
+    """The text as a Markdown code span for a line or a table cell; the fence is longer than any backticks inside."""
     line = " ".join(text.split()).replace("|", "\\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if "`" in line else ""
@@ -74,18 +65,18 @@ def in_code(text: str) -> Markup:
 
 
 def in_block(text: str) -> Markup:
-    """The text as a Markdown code block, its lines kept."""
+    """The text as a Markdown code block, with its line breaks."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return Markup(f"{fence}text\n{text}\n{fence}")  # noqa: S704 (as in a code span)
 
 
 def with_breaks(name: str) -> Markup:
-    """A task's name that a browser may break after an underscore."""
+    """A task's name with a permitted line break after each underscore."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def as_prose(sentence: str) -> str:
-    """The sentence with its percentages held together at a line's end."""
+    """The sentence with a non-breaking space between each number and its % sign."""
     return re.sub(r"(?<=\d) %", "\u00a0%", sentence)
 
 
@@ -131,7 +122,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "p": formats.p_text,
         "count": formats.count_text,
         "about": formats.about_text,
-        "outcome": OUTCOMES.__getitem__,
+        "outcome": formats.OUTCOMES.__getitem__,
         "size": formats.size_text,
         "ratio": formats.ratio_text,
         "short": formats.short_digest,

@@ -1,6 +1,6 @@
-"""The two plots of the report as inline SVG: size against mean score, and the drops beside their limits.
+"""Two of the report's plots as inline SVG: size against mean score, and the drops with their limits.
 
-Each is as wide as a phone and scales up; a variant keeps its shape and its colour in both.
+Each plot is as wide as a phone and scales up. A variant has the same shape and colour in both plots.
 """
 
 import itertools
@@ -38,7 +38,7 @@ COLOURS = ("currentColor", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00"
 
 
 def marker(index: int, x: float, y: float) -> Markup:
-    """The sign of the variant in that row of the matrix; thirty are told apart, by shape and colour."""
+    """The marker of the variant in this row of the matrix; shape and colour distinguish thirty variants."""
     shape = SHAPES[index % len(SHAPES)]
     colour = COLOURS[index if index == 0 else 1 + (index + index // len(SHAPES) - 1) % (len(COLOURS) - 1)]
     return Markup('<path class="marker" d="{}" fill="{}" transform="translate({:.1f},{:.1f})"/>').format(
@@ -47,14 +47,14 @@ def marker(index: int, x: float, y: float) -> Markup:
 
 
 def legend_marker(index: int) -> Markup:
-    """The same sign beside a variant's name in the text."""
+    """The same marker, for use beside a variant's name in the text."""
     return Markup('<svg class="sign" viewBox="-8 -8 16 16" aria-hidden="true">{}</svg>').format(marker(index, 0, 0))
 
 
 def size_plot(rows: tuple[Row, ...]) -> Markup:
-    """Size against mean score, a whisker of one standard error; empty where no row has both.
+    """Size against mean score, with whiskers of one standard error; empty if no row has both.
 
-    A row scored in another stage than the baseline answered other items: it is left out.
+    A row scored in a different stage from the baseline answered different items, so the plot omits it.
     """
     points = [
         (index, row.size_bytes / 1e6, row.mean_score, row.mean_stderr or 0.0)
@@ -79,11 +79,11 @@ def size_plot(rows: tuple[Row, ...]) -> Markup:
         *(marker(index, x, y) for index, (x, y) in spots.items()),
         *_labels({rows[index].variant: spot for index, spot in spots.items()}),
     ]
-    return svg(height, "Size of the weights against the mean score, one sign a variant", drawn)
+    return svg(height, "Size of the weights against the mean score, one marker per variant", drawn)
 
 
 def _front(spots: list[tuple[float, float]]) -> list[Markup]:
-    """The steps along those that no other beats in both, smaller and better (the Pareto front)."""
+    """The Pareto front as steps: the variants that no other variant dominates in size and score."""
     best = [
         spot for spot in sorted(spots) if not any(x <= spot[0] and y <= spot[1] and (x, y) != spot for x, y in spots)
     ]
@@ -94,7 +94,7 @@ def _front(spots: list[tuple[float, float]]) -> list[Markup]:
 
 
 def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
-    """Each variant's drop, on average and per task, beside the limits; empty where nothing was compared."""
+    """Each variant's drop, on average and per task, with the limits; empty if nothing was compared."""
     lanes = [lane for lane in _lanes(rows) if lane[1]]
     if not lanes:
         return Markup("")
@@ -106,7 +106,7 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
     top = 8 + LABEL_HEIGHT * len(averages)
     bottom = top + lane_height * len(lanes)
     drops = [drop for _, drops_of_lane in lanes for drop in drops_of_lane.values()]
-    across = Axis.over([0.0, *(100 * each for each in (*drops, *(limit.drop for limit in limits)))], 18, RIGHT + 4)
+    across = Axis.over([0.0, *(100 * drop for drop in (*drops, *(limit.drop for limit in limits)))], 18, RIGHT + 4)
     drawn = [tick_line(across.at(value), top, bottom, label) for value, label in across.ticks()]
     drawn.append(line(across.at(0), top, across.at(0), bottom, "zero"))
     drawn.extend(_average_limits(averages, across, top + lane_height))
@@ -114,7 +114,8 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
         y = top + place * lane_height
         drawn.append(line(18, y, RIGHT + 4, y, "lane"))
         drawn.append(text(20, y + 14, shortened(name, 52), kind="average" if place == 0 else "task"))
-        drawn.extend(_task_limits([each for each in limits if place and each.task == name], across, y, lane_height))
+        task_limits = [limit for limit in limits if place and limit.task == name]
+        drawn.extend(_task_limits(task_limits, across, y, lane_height))
         drawn.extend(
             marker(index, across.at(100 * drop), y + 27 + 9 * (index - 1)) for index, drop in drops_of_lane.items()
         )
@@ -123,7 +124,7 @@ def drop_plot(rows: tuple[Row, ...], limits: tuple[StatedLimit, ...]) -> Markup:
 
 
 def _lanes(rows: tuple[Row, ...]) -> list[tuple[str, dict[int, float]]]:
-    """The average, then each task: its name, and the drop of each row that has one."""
+    """A lane for the average, then one for each task: its name, and the drops by row number."""
     averages = {index: row.average_drop for index, row in enumerate(rows) if row.average_drop is not None and index}
     lanes = [("average", averages)]
     for place, cell in enumerate(rows[0].cells if rows else ()):
@@ -153,7 +154,7 @@ def _task_limits(limits: list[StatedLimit], across: Axis, top: float, height: fl
 
 
 def _labels(spots: dict[str, tuple[float, float]]) -> list[Markup]:
-    """Each name beside its spot, moved down where it would cover another, with a line back to its spot."""
+    """Each name beside its marker. A name that would cover another moves down and gets a line to its marker."""
     drawn: list[Markup] = []
     taken: list[tuple[float, float, float]] = []
     for name, (x, y) in sorted(spots.items(), key=lambda spot: spot[1][1]):

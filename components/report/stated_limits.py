@@ -1,4 +1,4 @@
-"""The drops that a policy allows at most, for drawing and for choosing how many digits a drop needs."""
+"""The limits on drops in a policy: the plots draw them, and they determine how many digits a printed drop needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class StatedLimit:
-    """A drop that a band or a use case allows at most."""
+    """The largest drop that a band or a use case allows."""
 
     subject: str
-    """A band's word, a task's name, or `average`."""
+    """A band's verdict, a task's name, or `average`."""
     words: str
     """`under 3 %`, `at most 2 %`."""
     drop: float
     task: str = ""
-    """The task that is limited; empty for the average."""
+    """The limited task; empty for the average."""
 
 
 def stated_limits(policy: UseCase) -> tuple[StatedLimit, ...]:
-    """Where each band of the average drop ends, then the use case's own limits on drops."""
+    """The end of each band of the average drop, then the use case's own limits on drops."""
     bands = [
         StatedLimit(band.verdict_label, band.upper_description, band.upper)
         for band in policy.band_list()
@@ -39,7 +39,7 @@ def stated_limits(policy: UseCase) -> tuple[StatedLimit, ...]:
 
 
 def bounds(policy: UseCase, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """The drops at which the policy's answer changes, for each of these tasks and for the `average`."""
+    """The drops at which the policy's verdict changes, for each of these tasks and for the `average`."""
     limits = stated_limits(policy)
     by_task = {task: tuple(limit.drop for limit in limits if limit.task == task) for task in tasks}
     return {AVERAGE: tuple(limit.drop for limit in limits if not limit.task), **by_task}

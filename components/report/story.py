@@ -1,4 +1,4 @@
-"""What stands beside the matrix: what each verdict rests on, how each variant was made, how to run it again."""
+"""The report apart from the matrix: the evidence, how each variant was built, and how to reproduce the run."""
 
 import shlex
 from collections.abc import Iterator
@@ -12,34 +12,34 @@ from components.run.plan import EvaluationPlan
 
 @dataclass(frozen=True)
 class Measured:
-    """One task as it was put to the variants named."""
+    """A task with its settings, and the variants that were evaluated with these settings."""
 
     stage: str
     task: TaskScore
-    """As the first of the variants scored it; what the variants share, their scores aside."""
+    """The first variant's score; the settings in it are the same for all `variants`."""
     variants: tuple[str, ...]
     largest_stderr: float | None
-    """None of a perplexity, as are the next two."""
+    """None for a perplexity; so are `stderr_as_drop` and `above_chance`."""
     stderr_as_drop: float | None
-    """The largest standard error as a share of the baseline's score: the scale of a drop that may be noise."""
+    """The largest standard error as a share of the baseline's score: a drop of this size may be noise."""
     above_chance: bool | None
-    """Whether the baseline does better than guessing; None where it was not put to the baseline."""
+    """Whether the baseline scores better than guessing; None if the baseline was not evaluated with these settings."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """One variant beside its numbers."""
+    """The report's section about a variant."""
 
     row: Row
     build: tuple[tuple[str, str], ...]
-    """How it was made: a name and words each."""
+    """How the variant was built, as pairs of a label and a text."""
     digest: str
     failure: str
-    """The reason in full; empty when it did not fail."""
+    """The full reason of a failure; empty if the variant did not fail."""
 
 
 def measured(decision: Decision) -> tuple[Measured, ...]:
-    """Each task, once for every way it was asked: a variant asked in another way gets a line of its own."""
+    """Each task, once for each combination of settings: variants with different settings are listed separately."""
     by_settings: dict[tuple[object, ...], list[tuple[str, TaskScore]]] = {}
     for scores in decision.scores:
         for task_score in scores.tasks:
@@ -58,13 +58,13 @@ def measured(decision: Decision) -> tuple[Measured, ...]:
 
 
 def stories(decision: Decision) -> tuple[Story, ...]:
-    """Each variant in the order of the matrix."""
-    weights = {each.variant: each for each in decision.weights}
-    scores = {each.variant: each for each in decision.scores}
+    """The sections about the variants, in the order of the matrix."""
+    weights = {variant_weights.variant: variant_weights for variant_weights in decision.weights}
+    scores = {variant_scores.variant: variant_scores for variant_scores in decision.scores}
     result = []
     for row in matrix(decision):
         weight, score = weights.get(row.variant), scores.get(row.variant)
-        reasons = dict.fromkeys(each.failure for each in (weight, score) if each and each.failure)
+        reasons = dict.fromkeys(artifact.failure for artifact in (weight, score) if artifact and artifact.failure)
         failure = "\n\n".join(reasons) or (row.sentence if row.mark.verdict == "failed" else "")
         result.append(Story(row, _build_facts(weight) if weight else (), weight.digest if weight else "", failure))
     return tuple(result)
@@ -72,21 +72,21 @@ def stories(decision: Decision) -> tuple[Story, ...]:
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure the verdicts are, in words for the page."""
+    """The report's sentences about the confidence of the verdicts."""
 
     by_evidence: bool
-    """False where measured drops were taken at their word."""
+    """False if measured drops were compared with the limits directly, without confidence bounds."""
     promise: str
     saved: tuple[str, ...]
-    """What was not asked, a sentence a variant."""
+    """The evaluations and questions that the run skipped, one sentence each."""
     notes: tuple[str, ...]
-    """What else a reader of the scores should know."""
+    """Further notes on the scores."""
     twice: bool
-    """Whether the baseline was asked twice, so that the noise floor is known."""
+    """Whether the baseline was evaluated twice, so that the noise floor is known."""
 
 
 def certainty(decision: Decision) -> Certainty:
-    """What the bounds of the run promise, and what they cost."""
+    """The confidence of the run's bounds, and the evaluations and questions that the run skipped."""
     judged = [verdict for verdict in decision.verdicts if verdict.form == "evidence"]
     point = [verdict for verdict in decision.verdicts if verdict.form == "point" and verdict.average_drop is not None]
     highest = max((verdict.confidence or 0.0 for verdict in judged), default=0.0)
@@ -114,7 +114,7 @@ def certainty(decision: Decision) -> Certainty:
 
 
 def scores_of_earlier_runs(decision: Decision) -> tuple[str, ...]:
-    """What an earlier run had done already."""
+    """A sentence for each variant whose scores come from an earlier run."""
     return tuple(
         f"{scores.variant} was not evaluated again: its scores come from {scores.scored_in}."
         for scores in decision.scores
@@ -123,7 +123,7 @@ def scores_of_earlier_runs(decision: Decision) -> tuple[str, ...]:
 
 
 def notes(variant: str, score: TaskScore) -> Iterator[str]:
-    """What a reader of one score should know beside it."""
+    """Notes on a score: answers that the token limit cut off, and IRT estimates."""
     if score.cut:
         yield f"The token limit cut off {score.cut:,} of {variant}'s {score.items:,} answers on {score.task}."
     if score.estimates:
@@ -132,7 +132,7 @@ def notes(variant: str, score: TaskScore) -> Iterator[str]:
 
 
 def sources(decision: Decision) -> tuple[str, ...]:
-    """Where the benchmark rows came from, each place once."""
+    """The sources of the benchmark rows, without duplicates."""
     names: list[str] = []
     for scores in decision.scores:
         names += [origin.describe() for origin in scores.row_origins] or [scores.rows_source]
@@ -140,7 +140,7 @@ def sources(decision: Decision) -> tuple[str, ...]:
 
 
 def command(decision: Decision) -> str:
-    """The command line that asks the same question again; a policy's own text stands beside it."""
+    """The command line that reproduces the run; for a custom policy it needs `policy_text` as `policy.yaml`."""
     names, plan = [verdict.variant for verdict in decision.verdicts], decision.plan
     words = ["quantgate", "run", "--model", decision.model.source, "--suite", plan.suite if plan else decision.suite]
     words += ["--policy", "policy.yaml"] if decision.policy_text else ["--use-case", decision.use_case]
@@ -149,7 +149,7 @@ def command(decision: Decision) -> str:
 
 
 def options(plan: EvaluationPlan) -> Iterator[str]:
-    """The further options of a run that has this plan, those that are not as they are by themselves."""
+    """The command-line options for the plan's settings that differ from the defaults."""
     for custom_task in plan.custom:
         yield from ("--custom", custom_task)
     if plan.limit:

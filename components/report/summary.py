@@ -1,8 +1,8 @@
-"""The summary of one tested model as one JSON file, and two of them side by side.
+"""The summary of an evaluated model as a JSON file, and the comparison of two summaries.
 
-    Scores -> summary_of -> 2026-11-21_ORG_MODEL_BENCHMARKS.json;  two of those -> compare -> a table, or JSON
+    Scores -> summary_of -> 2026-11-21_ORG_MODEL_BENCHMARKS.json;  two summaries -> compare -> a table, or JSON
 
-A summary tells scores and how they were asked. It holds no per-item results, so that two of them make no verdict.
+A summary contains scores and evaluation settings. It contains no per-item results, so two summaries give no verdict.
 """
 
 import json
@@ -28,7 +28,7 @@ from components.run.machine import Gpu
 from components.storage.artifact import Artifact
 
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
-"""Benchmarks in a file's name, and characters of its parts: under 255 in all, even with what `write_text` adds."""
+"""Limits of a file name: its benchmarks, and its parts' characters; under 255 in all, with what `write_text` adds."""
 ADVICE = "Give a summary that `quantgate eval` wrote."
 READING = "Score ± standard error. B less A: in points of 100, and relative to A. For perplexity, less is better."
 NO_VERDICT = "This table is not a verdict: it has no paired test. `quantgate gate` decides from per-item results."
@@ -40,7 +40,7 @@ Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))
 
 
 class Benchmark(Artifact):
-    """One benchmark's score, and how it was asked."""
+    """A benchmark's score and evaluation settings."""
 
     questions: Count
     score: Amount
@@ -50,17 +50,17 @@ class Benchmark(Artifact):
     """Standard error of the mean; None for a perplexity and for a single question."""
     shots: int
     cut: int
-    """How many answers the limit of tokens ended."""
+    """The number of answers that the token limit cut off."""
     version: str
     """lm-eval's version of the task."""
     generation: str
-    """How texts were generated, as JSON; empty where there is nothing to tell."""
+    """The generation settings as JSON; empty if there are none."""
     rows: str
-    """Where the rows came from, with digest."""
+    """The source of the rows, with its digest."""
 
     @property
     def is_share(self) -> bool:
-        """Whether more is better, and 1 is all."""
+        """Whether the score is a share from 0 to 1, where higher is better."""
         return self.metric not in PERPLEXITIES
 
     @model_validator(mode="after")
@@ -71,18 +71,18 @@ class Benchmark(Artifact):
 
 
 class Summary(Artifact):
-    """One tested model: what it is, what it was asked, what it scored."""
+    """An evaluated model: its identity, the evaluation settings and the scores."""
 
     timestamp: Instant
     """In UTC."""
     repository: Name
-    """`ORG/MODEL`, or the name alone of a model without an organisation."""
+    """`ORG/MODEL`, or only the name if the model has no organisation."""
     model_format: Name
     """E.g. `bf16 safetensors`, `compressed-tensors int-quantized`, `unknown`."""
     gpus: tuple[Gpu, ...]
-    """Of the machine that ran the command, not of an endpoint elsewhere; empty where it has none."""
+    """The GPUs of the machine that ran the command, not of a remote endpoint; empty if it has none."""
     engine: str
-    """Package and version that answered, e.g. `vllm 0.32.0`; empty when it did not tell."""
+    """Package and version of the engine that answered, e.g. `vllm 0.32.0`; empty if it did not report them."""
     suite: str
     chat_template: bool
     """Whether prompts were put into the model's chat template."""
@@ -90,11 +90,11 @@ class Summary(Artifact):
     benchmarks: Annotated[dict[str, Benchmark], Field(min_length=1)]
     """In the suite's order."""
     overall: Amount | None
-    """The plain mean over the benchmarks whose metric is a share; None where there is none."""
+    """The unweighted mean over the benchmarks whose metric is a share; None if there are none."""
 
     @property
     def description(self) -> str:
-        """What it is, in one line for people."""
+        """The model, its format, its engine and the time of the evaluation, in one line of text."""
         what = (self.repository, self.model_format, self.engine, f"{self.timestamp:%Y-%m-%d %H:%M} UTC")
         return ", ".join(filter(None, what))
 
@@ -103,15 +103,15 @@ class Difference(Artifact):
     """How B's score, on a benchmark or overall, differs from A's."""
 
     difference: float | None = None
-    """B's score less A's: 0.01 is a point of a share. None where nothing can be compared."""
+    """B's score minus A's: for a share, 0.01 is a point. None if the scores are not comparable."""
     relative: float | None = None
-    """The same over A's score; None also where that is 0."""
+    """The difference divided by A's score; None also if A's score is 0."""
     not_comparable: tuple[str, ...] = ()
     """Why there is no difference, e.g. `shots 5 and 0`."""
 
 
 class Compared(Artifact):
-    """Two summaries side by side, with every benchmark that either has."""
+    """Two summaries and their differences on every benchmark that either has."""
 
     a: Summary
     b: Summary
@@ -121,19 +121,19 @@ class Compared(Artifact):
 
 
 def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequence[Gpu], at: datetime) -> Summary:
-    """What a model scored, as a summary; `at` must know its time zone.
+    """The summary of a model's scores; `at` must have a time zone.
 
-    Raises PrerequisiteError for scores that failed, ValueError for numbers that are no scores.
+    Raises PrerequisiteError for a failed evaluation, ValueError for invalid scores.
     """
     if scores.failure or not scores.tasks:
         reason = scores.failure or "it was evaluated on no benchmark."
         raise PrerequisiteError(
             f"{repository} has no scores to summarize: {reason} Fix the cause and evaluate it again."
         )
-    benchmarks = {each.task: _benchmark(each, scores) for each in scores.tasks}
+    benchmarks = {task_score.task: _benchmark(task_score, scores) for task_score in scores.tasks}
     if len(benchmarks) < len(scores.tasks):
-        raise ValueError(f"two scores for one benchmark: {', '.join(each.task for each in scores.tasks)}")
-    shares = [each.score for each in benchmarks.values() if each.is_share]
+        raise ValueError(f"two scores for one benchmark: {', '.join(task_score.task for task_score in scores.tasks)}")
+    shares = [benchmark.score for benchmark in benchmarks.values() if benchmark.is_share]
     return Summary(
         timestamp=at,
         repository=repository,
@@ -141,7 +141,7 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
         gpus=tuple(gpus),
         engine=scores.engine,
         suite=scores.suite,
-        chat_template=any(json.loads(each.settings or "{}").get("chat_template") for each in scores.tasks),
+        chat_template=any(json.loads(task_score.settings or "{}").get("chat_template") for task_score in scores.tasks),
         rows_source=scores.rows_source,
         benchmarks=benchmarks,
         overall=fmean(shares) if shares else None,
@@ -168,7 +168,7 @@ def _benchmark(task_score: TaskScore, scores: Scores) -> Benchmark:
 def file_name(summary: Summary) -> str:
     """`2026-11-21_HuggingFaceTB_SmolLM2-135M-Instruct_arc_easy-hellaswag-piqa.json`, safe on every file system.
 
-    Without an organisation, as of a model served from a path, it is `local`.
+    A model without an organisation, such as one served from a path, gets the organisation `local`.
     """
     org, _, model = summary.repository.rstrip("/").rpartition("/")
     org = "" if summary.repository.startswith(("/", ".", "~")) else org
@@ -181,7 +181,7 @@ def file_name(summary: Summary) -> str:
 
 
 def read_summary(path: str | os.PathLike[str]) -> Summary:
-    """The summary in the file; raises PrerequisiteError that names the file and what is wrong with it."""
+    """The summary in the file; raises PrerequisiteError that names the file and the problem."""
     try:
         return Summary.read(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -193,9 +193,11 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
 
 
 def compared(a: Summary, b: Summary) -> Compared:
-    """One as A beside the other as B: how their scores differ, and why some cannot be compared."""
+    """The comparison of two summaries: how B's scores differ from A's, and why some are not comparable."""
     differences = {name: _of_benchmark(name, a, b) for name in {**a.benchmarks, **b.benchmarks}}
-    averaged_in_a, averaged_in_b = ({name for name, each in of.benchmarks.items() if each.is_share} for of in (a, b))
+    averaged_in_a, averaged_in_b = (
+        {name for name, benchmark in summary.benchmarks.items() if benchmark.is_share} for summary in (a, b)
+    )
     reasons = [f"{name} is not" for name in differences if name in averaged_in_a and differences[name].not_comparable]
     overall = _difference(
         a.overall, b.overall, reasons if averaged_in_a == averaged_in_b else ["means of other benchmarks"]
@@ -243,7 +245,7 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
 
 
 def compare(a: Summary, b: Summary) -> Group:
-    """A and B in a table with a row a benchmark, between what they are and what to know; print it with rich."""
+    """The table that compares A and B by benchmark, with descriptions above and notes below; print it with rich."""
     comparison = compared(a, b)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("Benchmark", overflow="fold")

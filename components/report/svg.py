@@ -1,4 +1,4 @@
-"""What the report's plots are drawn with: a scale, and the pieces of an inline SVG."""
+"""The drawing tools of the report's plots: a scale, and the elements of an inline SVG."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ LEFT, RIGHT = 58, 400
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from values to pixels, with round ticks that lie on it."""
+    """A scale from values to pixels, with ticks at round values."""
 
     low: float
     high: float
@@ -22,7 +22,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float) -> Self:
-        """From the tick at or below the least value to the tick at or above the greatest."""
+        """The scale from the tick at or below the smallest value to the tick at or above the largest."""
         known = list(values)
         low, high = min(known), max(known)
         if high - low < 1e-9:
@@ -35,7 +35,7 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Each tick's value and its label, with the digits that the step needs."""
+        """Each tick's value and its label, with as many decimals as the step has."""
         step = tick_step(self.low, self.high)
         digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if leading(step) == 2.5 else 0)
         first = math.ceil(self.low / step - 1e-9)
@@ -50,7 +50,7 @@ def svg(height: float, title: str, drawn: Iterable[Markup]) -> Markup:
 
 
 def standing_alone(drawn: Markup, style: str) -> str:
-    """An SVG of the page as a file: with the page's light colours, on white."""
+    """The content of a separate SVG file: the plot with the page's light colours, on white."""
     colours = ":root { --card: #ffffff; --ink: #1b1e22; --soft: #5b626b; --line: #d9dcdf; color: #1b1e22; }"
     opening, _, rest = str(drawn).partition(">")
     opening = opening.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" ', 1)
@@ -91,9 +91,9 @@ def shortened(words: str, letters: int) -> str:
 
 
 def tick_step(low: float, high: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that cuts the range into six steps at most."""
+    """The smallest of 1, 2, 2.5 or 5 times a power of ten that divides the range into at most six steps."""
     power = 10.0 ** math.floor(math.log10((high - low) / 6))
-    return next(each * power for each in (1, 2, 2.5, 5, 10) if (high - low) / (each * power) <= 6 + 1e-9)
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if (high - low) / (factor * power) <= 6 + 1e-9)
 
 
 def leading(step: float) -> float:

@@ -1,4 +1,6 @@
-"""The decision matrix in a terminal."""
+"""The decision matrix and its evidence as tables for the terminal."""
+
+from textwrap import fill
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -8,6 +10,7 @@ from rich.text import Text
 
 from components.report.formats import (
     MISSING,
+    OUTCOMES,
     about_text,
     amount_text,
     count_text,
@@ -24,12 +27,14 @@ from components.report.stated_limits import AVERAGE, bounds
 from components.run.artifacts import Decision
 
 TASKS_ACROSS = 5
+RESULT_WIDTH = len(OUTCOMES["passed"])
+"""A longer result gets a line break, so that the table of limits fits into 80 columns."""
 
 
 def terminal_matrix(decision: Decision) -> RenderableType:
-    """The same matrix as in the report, its next steps below it; print it with rich.
+    """The report's decision matrix, with the next steps below it; print it with rich.
 
-    80 columns take TASKS_ACROSS tasks; where there are more they stand in a table of their own, one below the other.
+    At most TASKS_ACROSS tasks fit into 80 columns. If there are more, a separate table lists them, one task per row.
     """
     rows, edges, tasks = matrix(decision), bounds(decision.limits, tasks_of(decision))[AVERAGE], tasks_of(decision)
     across = tasks if len(tasks) <= TASKS_ACROSS else ()
@@ -49,7 +54,7 @@ def terminal_matrix(decision: Decision) -> RenderableType:
         for number, task in enumerate(tasks):
             cells = (row.cells[number] for row in rows)
             last.add_row(
-                Text(task), *(f"{score_text(each.score)} {stderr_text(each.stderr)}".rstrip() for each in cells)
+                Text(task), *(f"{score_text(cell.score)} {stderr_text(cell.stderr)}".rstrip() for cell in cells)
             )
     last.caption, last.caption_style, last.caption_justify = _next_steps(rows), "not italic", "left"
     return table if last is table else Group(table, last)
@@ -63,44 +68,45 @@ def _plain(title: Text | None, *columns: str) -> Table:
 
 
 def terminal_evidence(decision: Decision) -> list[Table | Text]:
-    """What the verdicts rest on: each limit with its bounds, each task with its flips, and the sentences."""
-    judged = [each for each in decision.verdicts if each.form == "evidence"]
-    sentences = [Text(f"{each.variant}: {each.sentence}") for each in decision.verdicts[1:]]
+    """The evidence for the verdicts: each limit with its bounds, each task with its flips, and the sentences."""
+    judged = [verdict for verdict in decision.verdicts if verdict.form == "evidence"]
+    sentences = [Text(f"{verdict.variant}: {verdict.sentence}") for verdict in decision.verdicts[1:]]
     if not judged:
         return [*sentences]
     unit = unit_of(decision.relative)
-    limits = _table("Limits", ["Variant", "Limit on"], ["Limit", "Measured", "At least", "At most"], ["Outcome"])
-    limits.add_column("More questions\nneeded", justify="right")
+    limits = _table("Limits", ["Variant", "Limit on"], [])
+    for name in ("Limit", "Measured", "At least", "At most"):
+        limits.add_column(name, justify="right", no_wrap=True)
+    limits.add_column("Result", no_wrap=True)
+    limits.add_column("More\nquestions\nneeded", justify="right", no_wrap=True)
     for row in judged:
-        for each in row.limits:
-            numbers = (each.limit, each.estimate, each.lower, each.upper)
+        for limit in row.limits:
+            numbers = (limit.limit, limit.estimate, limit.lower, limit.upper)
             limits.add_row(
                 row.variant,
-                each.what if each.kind == "drop" else f"{each.what} {each.kind}",
-                *(amount_text(number, each.kind, (each.limit,), unit) for number in numbers),
-                each.outcome,
-                about_text(each.further_items),
+                limit.what if limit.kind == "drop" else f"{limit.what} {limit.kind}",
+                *(amount_text(number, limit.kind, (limit.limit,), unit) for number in numbers),
+                fill(OUTCOMES[limit.outcome], RESULT_WIDTH),
+                about_text(limit.further_items).replace(" ", "\n"),
             )
     flips = _table(
-        "Flips", ["Variant", "Task"], ["Questions", "Lost", "Gained", "Flip rate", "McNemar p", "KL in nats"], []
+        "Flips", ["Variant", "Task"], ["Questions", "Lost", "Gained", "Flip rate", "McNemar p", "KL in nats"]
     )
     for row in judged:
         for task in row.tasks:
             rate = f"{percent_text(task.flip_rate)} ({task.flip_rate_lower:.1%}-{task.flip_rate_upper:.1%})"
             moved = MISSING if task.kl is None else f"{task.kl:.4f} {stderr_text(task.kl_stderr)}".rstrip()
-            counts = (count_text(each) for each in (task.items, task.lost, task.gained))
+            counts = map(count_text, (task.items, task.lost, task.gained))
             flips.add_row(row.variant, task.task, *counts, rate, p_text(task.mcnemar_p), moved)
     return [limits, flips, *sentences]
 
 
-def _table(title: str, left: list[str], right: list[str], after: list[str]) -> Table:
+def _table(title: str, left: list[str], right: list[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in left:
         table.add_column(name, overflow="fold")
     for name in right:
         table.add_column(name, justify="right")
-    for name in after:
-        table.add_column(name)
     return table
 
 
