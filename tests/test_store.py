@@ -295,7 +295,7 @@ def test_s3_uploads_in_parts_from_the_threshold_on_and_keeps_the_files_sha256(
 def test_s3_without_its_marker_is_not_read(s3_location: str, s3_server: S3Server, model: Path, tmp_path: Path) -> None:
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
     s3_server.client().delete_object(Bucket=s3_server.bucket, Key=f"{key_of(uri)}/{MARKER}")
-    with pytest.raises(PrerequisiteError, match="it has no COMPLETE"):
+    with pytest.raises(PrerequisiteError, match="COMPLETE.json is missing"):
         fetch(uri, tmp_path / "cache")
 
 
