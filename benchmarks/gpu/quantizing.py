@@ -16,13 +16,14 @@ from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.quantize_overhead import BARE
 from components.errors import PrerequisiteError
 from components.models.digest import weights_size
-from components.models.variants import BASELINE
+from components.models.variants import BASELINE, variant_named
 from components.quantize.check import check_compressed
+from components.quantize.quantization import compress_command
+from components.run.calibration import Calibration
 
 LAYER_KINDS = 7
 """Linear layers in a block of Llama."""
-SAMPLES, TOKENS = 32, 256
-REHEARSED_SAMPLES, REHEARSED_TOKENS = 4, 32
+REHEARSED = Calibration(samples=4, tokens=32)
 FP8_SCRIPT = """
 import sys
 from llmcompressor import oneshot
@@ -71,17 +72,15 @@ def quantize(
     """Seconds, peak memory, size and outcome."""
     if chosen.is_late(20):
         return NOT_RUN, "–", "–", "no time left"
-    rows = str(chosen.data / "calibration.arrow")
+    rows = chosen.data / "calibration.arrow"
     if variant == shapes.FP8:
         command = [sys.executable, "-c", FP8_SCRIPT, str(model), str(out)]
     elif program == "bare":
-        command = [sys.executable, "-c", BARE, str(model), rows, str(out)]
+        command = [sys.executable, "-c", BARE, str(model), str(rows), str(out)]
     else:
-        command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant]
-        samples, tokens = (REHEARSED_SAMPLES, REHEARSED_TOKENS) if chosen.rehearse else (SAMPLES, TOKENS)
-        command += ["--calibration", rows, "--samples", str(samples), "--tokens", str(tokens), "--out", str(out)]
         out.parent.mkdir(parents=True, exist_ok=True)
-        command += ["--facts", str(out.with_suffix(".facts.json"))]
+        calibration, facts = REHEARSED if chosen.rehearse else Calibration(), out.with_suffix(".facts.json")
+        command = compress_command(variant_named(variant), model, rows, calibration, out, facts)
     log = chosen.out / "logs" / f"quantize-{model.name}-{variant}-{program}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with watched() as watch, log.open("wb") as output:

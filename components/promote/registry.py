@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-CANDIDATE, CHAMPION, PREVIOUS = ALIASES = ("candidate", "champion", "previous")
+CANDIDATE, CHAMPION, PREVIOUS = ("candidate", "champion", "previous")
 DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT = (
     f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at")
 )

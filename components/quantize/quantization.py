@@ -85,16 +85,22 @@ def compress(
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
-        command = [sys.executable, "-m", "components.quantize.compress", "--variant", variant.name]
-        command += ["--model", str(fetch(baseline.uri, cache_dir())), "--out", str(out), "--facts", str(facts_file)]
-        command += ["--calibration", str(embedded(calibration.benchmark).file)]
-        command += ["--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
-        run(command, log, step)
+        model, rows = fetch(baseline.uri, cache_dir()), embedded(calibration.benchmark).file
+        run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         check_compressed(out, facts["layers"])
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest)
         return {"digest": digest, "uri": uri, "size_bytes": weights_size(out), "layout": str(facts["layout"])}
+
+
+def compress_command(
+    variant: Variant, model: Path, rows: Path, calibration: Calibration, out: Path, facts: Path
+) -> list[str]:
+    """The command line of the program `compress`; `rows` is the Arrow file with the calibration texts."""
+    command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
+    command += ["--calibration", str(rows), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
+    return [*command, "--out", str(out), "--facts", str(facts)]
 
 
 def run(command: list[str], log: Path, step: Step) -> None:
