@@ -1,13 +1,13 @@
-"""The virtual environments that `make` works in: made from the locks, kept, and made anew when their pins change.
+"""The virtual environments that `make` uses: built from the locks, and rebuilt when their pins change.
 
-    .venv           the project with every extra, editable, so that editing the sources changes nothing here
-    .venv-serving   vLLM, whose compressed-tensors contradicts llm-compressor's
+    .venv           the project with every extra, editable, so that a change of the sources needs no rebuild
+    .venv-serving   vLLM, which needs another compressed-tensors than llm-compressor
 
-    environments.py project serving   make what is missing or out of date
-    environments.py lock              resolve the locks anew from pyproject.toml and serving-*.in
+    environments.py project serving   build the environments that are missing or out of date
+    environments.py lock              resolve the locks again from pyproject.toml and serving-*.in
 
-components/environments makes them, as it makes vLLM's where there is no checkout. Only the standard library is used:
-this runs before anything is installed.
+components/environments builds them, and also builds vLLM's environment without a checkout. Only the standard library
+is used: this program runs before anything is installed.
 """
 
 import argparse
@@ -48,10 +48,10 @@ def make_all(names: Sequence[str]) -> None:
     }
     waiting = "Another make is installing here; waiting for it."
     with only_one(ROOT / ".venv.lock", waiting) as held, ThreadPoolExecutor() as pool:
-        made = [pool.submit(make, environments[name], held) for name in dict.fromkeys(names)]
+        builds = [pool.submit(make, environments[name], held) for name in dict.fromkeys(names)]
         try:
-            for each in made:
-                each.result()
+            for build in builds:
+                build.result()
         except KeyboardInterrupt:
             print("Interrupted; the next make begins anew with what is not whole.", file=sys.stderr, flush=True)
             os._exit(130)  # A plain exit would wait for the threads, which take an interrupted pip for a failed one.
@@ -66,8 +66,8 @@ def resolve(lock: Path, wanted: Sequence[str], dropped: re.Pattern[str]) -> None
         subprocess.run([*pip, "--upgrade", "pip"], check=True, cwd=ROOT)
         dry_run = ["--dry-run", "--ignore-installed", "--report", str(report), "pip", "setuptools"]
         subprocess.run([*pip, *dry_run, *wanted], check=True, cwd=ROOT)
-        found = [each["metadata"] for each in json.loads(report.read_text())["install"]]
-    pins = {re.sub(r"[-_.]+", "-", each["name"]).lower(): each["version"].split("+")[0] for each in found}
+        packages = [package["metadata"] for package in json.loads(report.read_text())["install"]]
+    pins = {re.sub(r"[-_.]+", "-", package["name"]).lower(): package["version"].split("+")[0] for package in packages}
     lines = [
         f"{name}=={pins[name]}" + ('; platform_machine == "x86_64"' if ONLY_ON_X86.match(name) else "")
         for name in sorted(pins)

@@ -33,7 +33,7 @@ SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0
 class Few:
     """A source of a few rows in PIQA's form."""
 
-    told = "a few rows of the tests"
+    description = "a few rows of the tests"
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

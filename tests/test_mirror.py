@@ -33,7 +33,7 @@ class Origin:
     rows: dict[Split, list[dict[str, object]]]
     breaks_after: int = 99
     asked: list[Split] = field(default_factory=list)
-    told: str = "the test's own rows"
+    description: str = "the test's own rows"
 
     def split(self, wanted: Split) -> Rows | None:
         if len(self.asked) == self.breaks_after:
@@ -156,7 +156,7 @@ def test_the_manifest_says_what_each_file_is_and_what_the_origin_lacks(tmp_path:
     assert written["made_by"].startswith("quantgate")
     mirror = Mirror(str(tmp_path), tmp_path)
     assert mirror.split(TRAIN) is None
-    assert mirror.told == f"mirror {tmp_path}, manifest sha256 {manifest.sha256[:16]}"
+    assert mirror.description == f"mirror {tmp_path}, manifest sha256 {manifest.sha256[:16]}"
 
 
 def test_a_split_that_nobody_asked_for_when_the_mirror_was_made_is_not_taken_for_missing(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ from pathlib import Path
 from components.benchmarks.mirror import check
 from components.benchmarks.row_sources import Mirror, Split
 mirror = Mirror({str(tmp_path)!r}, Path({str(tmp_path / "cache")!r}))
-print(mirror.split(Split("org/set", "b", "test")).sha256, len(mirror.told), check({str(tmp_path)!r}))
+print(mirror.split(Split("org/set", "b", "test")).sha256, len(mirror.description), check({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     sha256, told, troubles = done.stdout.strip().split(" ", 2)
@@ -349,7 +349,7 @@ def test_a_mirror_in_a_bucket_is_made_resumed_read_and_checked_like_a_folder(
     assert check(s3_location) == []
     assert rows_of(s3_location, B, tmp_path / "cache") == rows_of(tmp_path / "local", B, tmp_path)
     assert Mirror(s3_location, tmp_path).split(TRAIN) is None
-    assert Mirror(s3_location, tmp_path).told == f"mirror {s3_location}, manifest sha256 {manifest.sha256[:16]}"
+    assert Mirror(s3_location, tmp_path).description == f"mirror {s3_location}, manifest sha256 {manifest.sha256[:16]}"
 
     key = s3_location.removeprefix(f"s3://{s3_server.bucket}/")
     s3_server.client().delete_object(Bucket=s3_server.bucket, Key=f"{key}/{A.file}")

@@ -69,7 +69,7 @@ from components.errors import PrerequisiteError
 from components.benchmarks.mirror import make
 from components.benchmarks.row_sources import Hub, Mirror, Split
 hub = Hub(Path(sys.argv[1]) / "cache")
-answers = {"told": hub.told}
+answers = {"told": hub.description}
 for wanted in sys.argv[2:]:
     split = Split(*wanted.split(","))
     try:

@@ -22,7 +22,7 @@ ARC = SuiteTask("arc_challenge", "acc_norm", shots=3, chance=0.25, tiny=2, full=
 class School:
     """Rows in ARC's form: twenty that are scored, eight for shots if `with_train`."""
 
-    told = "rows of the tests"
+    description = "rows of the tests"
 
     def __init__(self, with_train: bool) -> None:
         self.with_train = with_train

@@ -85,7 +85,7 @@ class Embedded:
     """The package as a source of rows: it returns the validation split for any evaluation split."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The package."""
         return f"the Python package {PACKAGE} {VERSION}"
 
@@ -96,7 +96,7 @@ class Embedded:
         benchmark = SPLITS.get((wanted.path, wanted.name))
         if benchmark is None:
             raise PrerequisiteError(
-                f"{self.told} has no rows of {wanted.path}. Use the hub (--data hub) or a mirror (--data DIR)."
+                f"{self.description} has no rows of {wanted.path}. Use the hub (--data hub) or a mirror (--data DIR)."
             )
         if wanted.split == "train":
             return None

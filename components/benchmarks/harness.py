@@ -206,7 +206,7 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
         version, config = tasks.task_version(row.task), tasks.raw_definition(files[0])
     items = sum(leaf.items for leaf in leaves)
     if items < row.full:
-        raise PrerequisiteError(f"{source.told} has {items} items of {row.task}; {row.full} are needed.")
+        raise PrerequisiteError(f"{source.description} has {items} items of {row.task}; {row.full} are needed.")
     origins = sorted({leaf.origin.rows for leaf in leaves})
     origin = leaves[0].origin.model_copy(update={"task": row.task})
     if len(origins) > 1:
@@ -223,7 +223,7 @@ def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, group
     split = split_named(definition, scored)
     rows = source.split(split)
     if rows is None:
-        raise PrerequisiteError(f"{source.told} has no {split.file}, which {row.task} scores.")
+        raise PrerequisiteError(f"{source.description} has no {split.file}, which {row.task} scores.")
     from_shots = ""
     splits = {scored: rows.dataset}
     config = {

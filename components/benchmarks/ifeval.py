@@ -33,9 +33,9 @@ class WithPunkt:
     source: Source
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """As the source's."""
-        return self.source.told
+        return self.source.description
 
     def split(self, wanted: Split) -> Rows | None:
         """As the source's."""
@@ -59,7 +59,7 @@ def make_ready(source: Source) -> None:
     model = source.split(PUNKT)
     if model is None:
         raise PrerequisiteError(
-            f"{source.told} has no {PUNKT.file}, which IFEval's checks need. Make the mirror again."
+            f"{source.description} has no {PUNKT.file}, which IFEval's checks need. Make the mirror again."
         )
     folder = cache_dir() / "nltk" / model.sha256[:16]
     for row in model.dataset:

@@ -46,7 +46,7 @@ class Mirror:
     cache: Path
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         where = self._store.root if isinstance(self._store, FolderStore) else self.location
         return f"mirror {where}, manifest sha256 {self.manifest.sha256[:16]}"
 
@@ -100,7 +100,7 @@ class Folder:
     path: Path
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"folder {self.path.absolute()}"
 
     def split(self, wanted: Split) -> Rows | None:
@@ -127,7 +127,7 @@ class Hub:
         self._infos: dict[str, huggingface_hub.DatasetInfo] = {}
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"hub {huggingface_hub.constants.ENDPOINT}"
 
     def split(self, wanted: Split) -> Rows | None:

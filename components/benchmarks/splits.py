@@ -42,7 +42,7 @@ class Source(Protocol):
     """A source of rows."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """One line for people, recorded in the results: the same for all variants of a run."""
 
     def split(self, wanted: Split) -> Rows | None:

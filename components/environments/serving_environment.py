@@ -139,7 +139,7 @@ def announce(environment: Environment) -> None:
         )
     print(f"Making vLLM's environment in {folder}: {DOWNLOAD[accelerator]}, once.", flush=True)
     print(f"Ctrl-C stops it. To use a vLLM that is installed already, set {VARIABLE}.", flush=True)
-    for other in sorted(each for each in folder.parent.glob(f"serving-{accelerator}-*") if each.is_dir()):
+    for other in sorted(path for path in folder.parent.glob(f"serving-{accelerator}-*") if path.is_dir()):
         print(f"This version of quantgate does not use {other}: remove it if no other one does.", flush=True)
 
 

@@ -1,7 +1,7 @@
-"""Make a virtual environment from a lock, keep it, and make it anew when its pins change.
+"""Build a virtual environment from a lock, and rebuild it when its pins change.
 
-An environment is built, then stamped with a fingerprint of all it rests on: an interrupted installation has no stamp
-and is made anew.
+A finished environment gets a stamp: a fingerprint of everything that it is built from. An interrupted installation has
+no stamp and is rebuilt.
 """
 
 import contextlib
@@ -66,11 +66,11 @@ class Environment:
 
     @property
     def stamp(self) -> Path:
-        """The file that says that the environment is whole, and what it was made from."""
+        """The file with the fingerprint; it exists only in a finished environment."""
         return self.folder / "quantgate-environment"
 
     def fingerprint(self) -> str:
-        """A hash of everything the environment rests on; not of the sources, nor of the tools' settings."""
+        """A hash of everything that the environment is built from; the sources and the tools' settings do not count."""
         parts: list[object] = [str(self.folder), *rests_on(self.accelerator, self.lock)]
         if self.checkout:
             pyproject = tomllib.loads((self.checkout / "pyproject.toml").read_text())
@@ -78,7 +78,7 @@ class Environment:
         return sha256_of(parts)
 
     def is_current(self) -> bool:
-        """Whether the environment is whole and made from what lies here now."""
+        """Whether the environment is complete and was built from the current lock and settings."""
         return self.python.exists() and self.stamp.exists() and self.stamp.read_text() == self.fingerprint()
 
     def say(self, sentence: str) -> None:
