@@ -81,7 +81,8 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 
     def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
         before = asked(server)
-        known = shared(folder / f"{machine}.sqlite", server.identity, store) if machine else nullcontext()
+        book = server.identity.describe() if server.identity else ""
+        known = shared(folder / f"{machine}.sqlite", book, store) if machine else nullcontext()
         with known as ledger:
             found = evaluate(server, QUESTIONS, stage, step, folder / f"{stage}.parquet", ledger)
         return found, asked(server) - before - probes

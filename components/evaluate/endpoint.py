@@ -23,6 +23,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from components.errors import PrerequisiteError
 from components.evaluate import ledger
 from components.evaluate.ledger import Ledger
+from components.run.server_identity import ServerIdentity
 from components.servers.abilities import Abilities, abilities
 from components.servers.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
 from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
@@ -94,7 +95,8 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         )
         self.add_bos_token = puts_bos(self.tokenizer)
         if isinstance(ledger, str):
-            ledger = Ledger(Path(ledger), f"{model_digest}, vLLM {self.server.version}")
+            identity = ServerIdentity(weights=model_digest, package="vLLM", version=self.server.version)
+            ledger = Ledger(Path(ledger), identity.describe())
         self.ledger = ledger
         self.on_answer: OnAnswer = lambda _answered, _total: None
         self.requests = self.reused = self.truncated = 0

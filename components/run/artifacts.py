@@ -8,6 +8,7 @@ A failed variant has the reason in `failure`: the later steps return early and t
 
 from components.policies.policy import UseCase
 from components.run.plan import EvaluationPlan
+from components.run.server_identity import ServerIdentity
 from components.storage.artifact import Artifact
 
 
@@ -67,8 +68,8 @@ class Server(Artifact):
     startup_s: float = 0.0
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
-    identity: str = ""
-    """The weights' digest, the engine, and all settings that can change an answer."""
+    identity: ServerIdentity | None = None
+    """None for a server that was not started."""
     scored_in: str = ""
     """The MLflow run with the variant's earlier scores, for which no server was started; else empty."""
     failure: str = ""
@@ -150,8 +151,8 @@ class Scores(Artifact):
     """The same of each task; empty for results that were saved elsewhere."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
-    identity: str = ""
-    """The identity of the server that answered."""
+    identity: ServerIdentity | None = None
+    """The identity of the server that answered; None when none did."""
     scored_in: str = ""
     """The MLflow run that the scores come from; empty when this run measured them."""
     duration_s: float = 0.0

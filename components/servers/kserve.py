@@ -29,6 +29,7 @@ from components.kubernetes.cluster_client import (
 from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
 from components.kubernetes.owner import run_name, workflow
 from components.run.artifacts import Server, Weights
+from components.run.server_identity import ServerIdentity
 from components.servers import objects, vllm_pod
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
 from components.servers.local_vllm import lists_our_model, max_model_len
@@ -74,6 +75,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     cluster = ClusterClient(settings.namespace)
     runtime, tokens, started = find_runtime(cluster, settings), max_model_len(model_path), time.monotonic()
     options = objects.answering(settings, tokens)
+    identity = objects.identity_of(weights.digest, runtime, settings, tokens)
     served = Served(run_name(cluster, results), weights.variant, weights.uri, options)
     start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
     where = f"kubectl -n {settings.namespace}"
@@ -84,8 +86,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         max_model_len=tokens,
         log=f"{where} logs -l {pod_labels(start)} -c {container_of(settings)}",
         command=f"{where} get {start.kind}/{served.name} -o yaml",
-        engine=runtime.image,
-        identity=objects.identity(weights.digest, runtime, settings, tokens),
+        engine=identity.engine,
+        identity=identity,
     )
     try:
         lease = create_lease(start)
@@ -139,10 +141,10 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
         yield
 
 
-def identity_here(model_path: Path, digest: str, settings: ServingSettings) -> str:
+def identity_here(model_path: Path, digest: str, settings: ServingSettings) -> ServerIdentity:
     """The identity of the server that `deploy` would start on the model."""
     runtime = find_runtime(ClusterClient(settings.namespace), settings)
-    return objects.identity(digest, runtime, settings, max_model_len(model_path))
+    return objects.identity_of(digest, runtime, settings, max_model_len(model_path))
 
 
 def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:
