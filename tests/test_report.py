@@ -131,7 +131,7 @@ def test_the_page_tells_how_each_variant_was_made_and_what_it_rests_on(tmp_path:
     page = page_of(make_decision(), tmp_path, engine="vllm 0.32.0", mlflow_hint="mlflow ui --port <5000>")
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     assert {"W4A16", "GPTQ", LAYOUT, "37 s", "32 samples of 256 tokens of boolq passages"} <= set(page.texts["dd"])
-    assert facts["Rows from"] == "folder rows, sha256:9c1e"
+    assert facts["Rows from"] == "piqa: piqa/validation from a folder, sha256 9c1e"
     assert facts["Engine"] == "vllm 0.32.0"
     assert facts["Reused"].startswith("yes")
     assert page.tables["evidence"][1] == [

@@ -80,7 +80,6 @@ def evaluate(
                     "engine": server.engine,
                     "identity": server.identity,
                     "tokens_per_s": speed.tokens_per_s() if endpoint.requests > endpoint.reused else 0.0,
-                    "rows_source": "; ".join(task.origin.describe() for task in prepared),
                     "row_origins": tuple(task.origin for task in prepared),
                     "duration_s": time.monotonic() - started,
                     "requests": endpoint.requests,
