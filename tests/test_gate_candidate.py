@@ -123,7 +123,8 @@ def test_scores_of_another_suite_are_refused() -> None:
 )
 def test_a_task_measured_differently_is_not_comparable(field: str, value: object, difference: str) -> None:
     changed = task_score("gsm8k", 0.1).model_copy(update={field: value})
-    variant = scores_of("int8", {"mmlu": 0.6}).model_copy(update={"tasks": (task_score("mmlu", 0.6), changed)})
+    tasks = (task_score("mmlu", 0.6), changed)
+    variant = scores_of("int8", {"gsm8k": 0.1, "mmlu": 0.6}).model_copy(update={"tasks": tasks})
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4, "mmlu": 0.6}), variant)
     assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
     assert (row.drops, row.average_drop) == ({}, None)

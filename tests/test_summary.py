@@ -298,8 +298,8 @@ def test_a_score_of_nothing_has_no_relative_difference() -> None:
         ({"items": 100}, "questions 220 and 100"),
         ({"metric": "acc_norm"}, "metric acc and acc_norm"),
         ({"version": "2.0"}, "task version 1.0 and 2.0"),
-        ({"settings": '{"chat_template": true}'}, "chat template no and yes"),
-        ({"settings": '{"until": ["\\n"]}'}, "other generation settings"),
+        ({"settings": PromptSettings(chat_template=True)}, "chat template no and yes"),
+        ({"settings": PromptSettings(generation=({"until": ["\\n"]},))}, "other generation settings"),
     ],
 )
 def test_what_was_asked_in_another_way_is_not_compared(changes: dict[str, Any], reason: str) -> None:
