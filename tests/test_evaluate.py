@@ -23,6 +23,7 @@ from components.processes import lease
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
+from components.run.prompt_settings import PromptSettings
 from components.servers import local_vllm
 from components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
@@ -86,7 +87,8 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 
     def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
         before = asked(server)
-        known = shared(folder / f"{machine}.sqlite", server.identity, store) if machine else nullcontext()
+        book = server.identity.describe() if server.identity else ""
+        known = shared(folder / f"{machine}.sqlite", book, store) if machine else nullcontext()
         with known as ledger:
             found = Evaluation(server, asked_here, stage, step).run(folder / f"{stage}.parquet", Earlier(ledger))
         return found, asked(server) - before - probes
@@ -103,6 +105,8 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
     assert (again.reused, elsewhere.reused, at_once.reused) == (2 * 10, 2 * 10, 0)
 
     assert [tiny.failure, full.failure] == ["", ""]
+    assert full.identity == server.identity
+    assert [origin.task for origin in full.row_origins] == [task.task for task in SUITE.tasks]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (4, 10)
     assert full.tasks == at_once.tasks
     assert [each for each in found if each.item_id in {kept.item_id for kept in kept}] == kept
@@ -195,7 +199,7 @@ def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
     row = SUITE.tasks[0]
     record = records.Record("int8", "piqa", 0, "", "acc", float("nan"), 0, [], [], "", 1, False)
     with pytest.raises(NoScoreError, match="acc cannot be computed"):
-        score_of(row, [record], "1", "")
+        score_of(row, [record], "1", PromptSettings())
 
 
 def test_a_server_that_never_came_up_is_not_asked(tiny_model: Path, tmp_path: Path) -> None:

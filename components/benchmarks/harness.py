@@ -21,6 +21,7 @@ from components.benchmarks.splits import Rows, Source, Split
 from components.benchmarks.suites import SuiteTask
 from components.errors import PrerequisiteError
 from components.run.artifacts import RowsOrigin
+from components.run.prompt_settings import PromptSettings
 
 ORDER_SEED = 20260101
 SHOWN = 2000
@@ -147,8 +148,7 @@ class Prepared:
     row: SuiteTask
     leaves: tuple[Leaf, ...]
     version: str
-    settings: str
-    """Generation settings and use of the chat template, as JSON."""
+    settings: PromptSettings
     origin: RowsOrigin
 
     @property
@@ -218,7 +218,7 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
         digest = hashlib.sha256("\n".join(origins).encode()).hexdigest()
         where = f"{len(origins)} files of {config['dataset_path']}"
         origin = RowsOrigin(task=row.task, where=where, sha256=digest[:16])
-    settings = tasks.settings_text(config, chat_template)
+    settings = tasks.prompt_settings(row, config, chat_template)
     return Prepared(row, tuple(leaves), version, settings, origin)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.benchmarks.suites import SuiteTask
 from components.run.artifacts import TaskScore
+from components.run.prompt_settings import PromptSettings
 
 if TYPE_CHECKING:
     from components.run.records import Record
@@ -16,7 +17,7 @@ class NoScoreError(ValueError):
     """An answer has no score, as when the model gives every choice the probability zero."""
 
 
-def score_of(row: SuiteTask, records: "Sequence[Record]", version: str, settings: str) -> TaskScore:
+def score_of(row: SuiteTask, records: "Sequence[Record]", version: str, settings: PromptSettings) -> TaskScore:
     """The task's mean score over its records, with the standard error that lm-eval computes for a mean.
 
     For a perplexity task: the perplexity of all documents together, without a standard error.

@@ -2,7 +2,6 @@
 
 import math
 
-from components.evidence.candidate import HARNESS
 from components.evidence.case import Case
 from components.evidence.change import Change, about, percent
 from components.evidence.limits import DropTest, Limit
@@ -76,7 +75,7 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
             else "enough for that run's policy only: evaluate the rest"
         )
         caveats.append(f"stopped early after {answered:,} of {scores.planned_items:,} questions, {reason}")
-    if scores.rows_source == HARNESS:
+    if any(not origin.sha256 for origin in scores.row_origins):
         caveats.append(
             "lm-eval's samples contain neither token ids nor truncation, so only the prompts' texts were compared"
         )

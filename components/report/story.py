@@ -8,6 +8,7 @@ from components.report.formats import duration_text
 from components.report.matrix import Row, matrix
 from components.run.artifacts import Decision, TaskScore, Weights
 from components.run.plan import EvaluationPlan
+from components.run.prompt_settings import PromptSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def measured(decision: Decision) -> tuple[Measured, ...]:
                 task_score.shots,
                 task_score.chance,
                 task_score.version,
+                task_score.settings.describe(),
             )
             by_settings.setdefault(settings, []).append((scores.variant, task_score))
     baseline = decision.verdicts[0].variant if decision.verdicts else ""
@@ -135,8 +137,15 @@ def sources(decision: Decision) -> tuple[str, ...]:
     """The sources of the benchmark rows, without duplicates."""
     names: list[str] = []
     for scores in decision.scores:
-        names += [origin.describe() for origin in scores.row_origins] or [scores.rows_source]
-    return tuple(dict.fromkeys(filter(None, names)))
+        names += [origin.describe() for origin in scores.row_origins]
+    return tuple(dict.fromkeys(names))
+
+
+def prompt_settings(decision: Decision) -> tuple[tuple[str, str], ...]:
+    """Each task that has other settings than lm-eval's defaults, and these settings."""
+    pairs = ((task_score.task, task_score.settings) for scores in decision.scores for task_score in scores.tasks)
+    texts = ((task, settings.describe()) for task, settings in pairs if settings != PromptSettings())
+    return tuple(dict.fromkeys(texts))
 
 
 def command(decision: Decision) -> str:
