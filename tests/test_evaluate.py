@@ -171,6 +171,32 @@ def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
     assert records.read(folder / "9.parquet") == records.read(folder / "once.parquet"), "whatever order they were asked"
 
 
+@pytest.mark.slow
+def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_looks(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = harness.item_order(24)
+    anchors = (order[20], order[2], order[20], order[9])
+    row = SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=3, full=24, anchors=anchors)
+    questions = Questions(Suite("small", "For tests.", (row,)), Few(24))
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    step, store = Step(None, "full", "int8"), open_store(str(folder / "store"))
+    seen: list[set[int]] = []
+
+    def never(_scores: Scores, found: list[records.Record]) -> bool:
+        seen.append({each.item_id for each in found})
+        return False
+
+    with shared(folder / "mine.sqlite", server.identity, store) as ledger:
+        tiny = evaluate(server, questions, "tiny", step, folder / "tiny.parquet", ledger)
+        full = evaluate(server, questions, "full", step, folder / "full.parquet", ledger, never)
+    local_vllm.undeploy(server)
+    assert [each.item_id for each in records.read(folder / "tiny.parquet")] == sorted(set(anchors))
+    assert seen == [set(order[:6]), set(order[:12])]
+    assert (tiny.tasks[0].items, full.tasks[0].items) == (3, 24)
+    assert full.reused == 2 * 3
+
+
 @pytest.mark.parametrize(
     ("mode", "what"),
     [("mortal", "stopped answering"), ("500", "500"), ("garbage", "cannot be read"), ("short", "where")],

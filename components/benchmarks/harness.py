@@ -18,7 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from components.benchmarks import custom, ifeval, tasks
 from components.benchmarks.splits import Rows, Source, Split
-from components.benchmarks.suites import SuiteTask
+from components.benchmarks.suites import TINY, SuiteTask
 from components.errors import PrerequisiteError
 from components.run.artifacts import RowsOrigin
 from components.run.prompt_settings import PromptSettings
@@ -157,8 +157,14 @@ class Prepared:
         return any(leaf.task.OUTPUT_TYPE != "generate_until" for leaf in self.leaves)
 
     def chosen(self, stage: str, share: float = 1.0) -> list[tuple[int, int]]:
-        """The items of the stage, or of this share of the full stage: leaf and position of each, ascending."""
+        """The items of the stage, or of this share of the full stage: leaf and position of each, ascending.
+
+        A share of the full stage is a random sample, in which an anchor is as likely as any other item: the interim
+        looks draw conclusions from it about all items.
+        """
         items = [(number, position) for number, leaf in enumerate(self.leaves) for position in range(leaf.items)]
+        if stage == TINY and self.row.anchors:
+            return sorted(items[index] for index in set(self.row.anchors))
         return sorted(items[index] for index in item_order(len(items))[: self.row.items(stage, share)])
 
 
@@ -212,6 +218,11 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
     items = sum(leaf.items for leaf in leaves)
     if items < row.full:
         raise PrerequisiteError(f"{source.description} has {items} items of {row.task}; {row.full} are needed.")
+    if row.anchors and items != row.full:
+        raise PrerequisiteError(
+            f"{source.description} has {items} items of {row.task}; tinyBenchmarks chose its items from {row.full}."
+            " Use the published rows, or test a random sample with --limit."
+        )
     origins = sorted({leaf.origin.rows for leaf in leaves})
     origin = leaves[0].origin.model_copy(update={"task": row.task})
     if len(origins) > 1:

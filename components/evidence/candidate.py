@@ -34,6 +34,11 @@ class Candidate:
         return {task_score.task: task_score.score for task_score in self.scores.tasks if task_score.is_share}
 
     @property
+    def chosen(self) -> frozenset[str]:
+        """The tasks whose items tinyBenchmarks chose: a variant that was answered on them can only be rejected."""
+        return frozenset(task_score.task for task_score in self.scores.tasks if task_score.chosen)
+
+    @property
     def failure(self) -> str:
         """Why this variant cannot be judged, the earliest reason first; empty when it can."""
         return self.weights.failure or self.scores.failure

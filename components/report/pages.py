@@ -10,6 +10,7 @@ from components.report import formats
 from components.report.forest import forest_plot
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
+from components.report.screen import screen
 from components.report.stated_limits import bounds, stated_limits
 from components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
 from components.report.svg import standing_alone
@@ -95,6 +96,7 @@ def _facts(decision: Decision) -> dict[str, object]:
         "sources": sources(decision),
         "command": command(decision),
         "certainty": certainty(decision),
+        "screen": screen(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from components.report.formats import duration_text
 from components.report.matrix import Row, matrix
+from components.report.screen import stopped_variants
 from components.run.artifacts import Decision, TaskScore, Weights
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
@@ -106,7 +107,7 @@ def certainty(decision: Decision) -> Certainty:
             f"{verdict.variant} stopped early after {verdict.items:,} of {verdict.planned_items:,} questions: more"
             " answers could not have changed its verdict."
             for verdict in judged
-            if verdict.items < verdict.planned_items
+            if verdict.items < verdict.planned_items and verdict.variant not in stopped_variants(decision)
         ),
         notes=tuple(
             note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
@@ -128,7 +129,7 @@ def notes(variant: str, score: TaskScore) -> Iterator[str]:
     """Notes on a score: answers that the token limit cut off, and IRT estimates."""
     if score.cut:
         yield f"The token limit cut off {score.cut:,} of {variant}'s {score.items:,} answers on {score.task}."
-    if score.estimates:
+    if score.estimates and not score.chosen:  # the screen shows those of chosen items
         estimates = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
         yield f"The IRT models of tinyBenchmarks estimate {variant}'s score on all items of {score.task}: {estimates}."
 

@@ -96,7 +96,9 @@ class TaskScore(Artifact):
     """lm-eval's version of the task."""
     settings: PromptSettings = PromptSettings()
     estimates: dict[str, float] = {}
-    """For a task of tinyBenchmarks: the scores that the IRT models expect on all items of the benchmark."""
+    """tinyBenchmarks' estimates: irt, p_irt and gp_irt; for its chosen items of a whole benchmark also their mean."""
+    chosen: bool = False
+    """Whether the items are those that tinyBenchmarks chose of a whole benchmark: no random sample of it."""
     cut: int = 0
     """Number of answers that the token limit cut."""
 
@@ -292,6 +294,8 @@ class Decision(Artifact):
     weights: tuple[Weights, ...]
     scores: tuple[Scores, ...]
     """Each variant's scores in the last stage that it reached."""
+    screens: tuple[Scores, ...] = ()
+    """Each variant's scores in a tiny stage with items that tinyBenchmarks chose: the screen before the full stage."""
     policy_text: str = ""
     """The text of the policy file; empty when a use case decided."""
     plan: EvaluationPlan | None = None
