@@ -72,6 +72,7 @@ def test_a_shell_is_its_step(tmp_path: Path) -> None:
             custom=[],
             limit=0,
             data="",
+            max_model_len=0,
             chat_template=False,
             irt_parameters="",
             use_case="general-chat",
