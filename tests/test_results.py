@@ -8,7 +8,7 @@ import pytest
 from components.benchmarks.custom import ITEMS_FILE, SETS
 from components.benchmarks.selection import suite_of
 from components.errors import PrerequisiteError
-from components.resolve.given import copy_inputs
+from components.resolve.input_copies import copy_inputs
 from components.run.artifacts import Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import FULL, RunResults, VariantResults, run_location

@@ -46,7 +46,7 @@ def serving_environment(folder: Path, accelerator: str, command: str = "make") -
 
 
 def environment_in_cache(accelerator: str = "") -> Environment:
-    """vLLM's environment in the cache, whether it is made or not: for this accelerator, or for the one in use here."""
+    """vLLM's environment in the cache, even if it does not exist yet; by default for this machine's accelerator."""
     chosen = accelerator or accelerator_here(remembered_accelerator())
     recipe = sha256_of(rests_on(chosen, serving_lock(chosen)))
     return serving_environment(cache_dir() / f"serving-{chosen}-{recipe[:12]}", chosen, COMMAND)
@@ -76,7 +76,7 @@ def python_outside_cache() -> Path | None:
 
 
 def find_python() -> Path | None:
-    """vLLM's Python; None where its environment is still to be made."""
+    """vLLM's Python; None if its environment does not exist yet."""
     if python := python_outside_cache():
         return python
     environment = environment_in_cache()

@@ -221,7 +221,7 @@ def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Differen
         ("chat template", *("yes" if summary.chat_template else "no" for summary in (summary_a, summary_b))),
         ("task version", a.version, b.version),
     )
-    reasons = [f"{name_of_setting} {ours} and {theirs}" for name_of_setting, ours, theirs in settings if ours != theirs]
+    reasons = [f"{setting} {in_a} and {in_b}" for setting, in_a, in_b in settings if in_a != in_b]
     reasons += ["other rows"] if a.rows != b.rows else []
     reasons += ["other generation settings"] if a.generation != b.generation else []
     return _difference(a.score, b.score, reasons)

@@ -6,7 +6,7 @@ The parameters are names, locations and paths of files. The other modules of thi
 from pathlib import Path
 
 from components.models.variants import BASELINE
-from components.resolve import checks, earlier_verdict, given, rows
+from components.resolve import checks, earlier_verdict, input_copies, rows
 from components.resolve.checks import check
 from components.run import progress
 from components.run.plan import EvaluationPlan
@@ -30,7 +30,7 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        resolved = rows.prepare_rows(given.copy_inputs(checked), step)
+        resolved = rows.prepare_rows(input_copies.copy_inputs(checked), step)
         if resolved.chat_template:
             checks.check_chat_template(str(fetch(base_model.uri, cache_dir(), weights=False)))
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
