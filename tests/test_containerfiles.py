@@ -67,12 +67,12 @@ def needs_of(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_hadolint_has_nothing_to_say(file: Path) -> None:
+def test_hadolint_has_no_complaints(file: Path) -> None:
     done = subprocess.run([HADOLINT, "--no-color", file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_hadolint_would_say_it(tmp_path: Path) -> None:
+def test_hadolint_detects_a_known_fault(tmp_path: Path) -> None:
     bad = tmp_path / "Containerfile"
     bad.write_text("FROM python:latest\nRUN pip install httpx\n")
     told = subprocess.run([HADOLINT, "--no-color", bad], capture_output=True, text=True, check=False).stdout
@@ -80,7 +80,7 @@ def test_hadolint_would_say_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_an_image_is_pinned_and_runs_as_nobody(file: Path) -> None:
+def test_an_image_is_pinned_and_does_not_run_as_root(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     last = re.split(r"^FROM .*$", text, flags=re.MULTILINE)[-1]
     (base,) = re.findall(r"^ARG PYTHON=(\S+)$", text, flags=re.MULTILINE)
@@ -93,7 +93,7 @@ def test_an_image_is_pinned_and_runs_as_nobody(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_nothing_secret_and_nothing_but_what_is_named_gets_into_an_image(file: Path) -> None:
+def test_only_the_listed_files_and_no_secret_get_into_an_image(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"(?i)token|password|secret|index-url|^ADD ", text, flags=re.MULTILINE)
     copied = [
@@ -106,7 +106,7 @@ def test_nothing_secret_and_nothing_but_what_is_named_gets_into_an_image(file: P
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_every_installation_is_held_to_the_lock(file: Path) -> None:
+def test_every_installation_uses_the_lock(file: Path) -> None:
     installed = re.findall(r"pip install((?:.|\\\n)*?)(?:&&|\n(?!\s))", file.read_text(encoding="utf-8"))
     assert installed
     for arguments in installed:
@@ -120,7 +120,7 @@ def test_the_lean_image_has_neither_torch_nor_llm_compressor() -> None:
     assert not [name for name in packages if environments.CUDA_PARTS.match(name)]
 
 
-def test_the_quantize_image_has_all_of_the_lean_one_and_what_quantizes() -> None:
+def test_the_quantize_image_adds_the_quantization_packages_to_the_lean_one() -> None:
     assert extras_of("quantize") - extras_of("quantgate") == {"quantize"}
     assert extras_of("quantize") > extras_of("quantgate")
     packages = closure(f"quantgate[{','.join(extras_of('quantize'))}]")
@@ -128,19 +128,19 @@ def test_the_quantize_image_has_all_of_the_lean_one_and_what_quantizes() -> None
 
 
 @pytest.mark.parametrize("name", ["quantgate", "quantize"])
-def test_the_lock_has_every_package_of_an_image(name: str) -> None:
+def test_the_lock_pins_every_package_of_an_image(name: str) -> None:
     packages = closure(f"quantgate[{','.join(extras_of(name))}]") - {"quantgate"}
     assert {each for each in packages if not environments.CUDA_PARTS.match(each)} <= LOCKED.keys()
 
 
-def test_the_lock_has_every_package_of_mlflow_s_image() -> None:
+def test_the_lock_pins_every_package_of_mlflows_image() -> None:
     lines = (IMAGES / "mlflow.txt").read_text(encoding="utf-8").splitlines()
     asked = [each for each in lines if not each.startswith("#")]
     assert not [each for each in asked if "==" in each], "take the lock's version"
     assert closure(*asked) <= LOCKED.keys()
 
 
-def test_the_images_that_the_manifests_name_are_those_that_are_built_here() -> None:
+def test_the_manifests_use_the_images_that_are_built_here() -> None:
     for file in CONTAINERFILES:
         text = file.read_text(encoding="utf-8")
         (command,) = re.findall(r"^#   docker build (.+)$", text, flags=re.MULTILINE)

@@ -79,7 +79,7 @@ def scores(outcome: dict[str, Any], metric: str) -> list[float]:
     return [sample[metric] for sample in samples]
 
 
-def test_a_choice_scores_when_it_is_the_likeliest_for_its_length(tmp_path: Path) -> None:
+def test_a_choice_scores_when_it_is_most_likely_relative_to_its_length(tmp_path: Path) -> None:
     lines = [
         {"id": 1, "question": "Force?", "choices": ["joule", "newton"], "answer": 1},
         {"id": 2, "question": "Energy?", "choices": ["newton", "joule", "watt"], "answer": "joule"},
@@ -98,7 +98,7 @@ def test_a_choice_scores_when_it_is_the_likeliest_for_its_length(tmp_path: Path)
     assert [sample["target"] for sample in outcome["samples"]["units"]] == [1, 1, 1]
 
 
-def test_an_exact_answer_is_one_of_the_accepted_texts_but_for_white_space_and_case(tmp_path: Path) -> None:
+def test_an_exact_answer_equals_an_accepted_text_apart_from_white_space_and_case(tmp_path: Path) -> None:
     lines = [{"id": n, "question": f"Item {n}?", "answer": ["Café", "N"]} for n in range(6)]
     answers = ["  café\t", "n", "N.", "", "Cafe\u0301", "the N"]
     found = read_set(written(tmp_path, SETTINGS["exact"], *lines))
@@ -116,7 +116,7 @@ def test_a_regular_expression_is_searched_in_the_answer(tmp_path: Path) -> None:
     assert scores(outcome, "exact_match") == [1.0, 0.0, 1.0, 0.0]
 
 
-def test_case_counts_where_the_set_says_so(tmp_path: Path) -> None:
+def test_case_matters_if_the_set_says_so(tmp_path: Path) -> None:
     for kind, item in (("exact", {**EXACT, "answer": "N"}), ("regex", {**REGEX, "answer": "N"})):
         found = read_set(written(tmp_path, SETTINGS[kind] + "ignore_case: false\n", item))
         score = custom.task_config(found)["process_results"]
@@ -129,7 +129,7 @@ def test_a_regular_expression_is_searched_in_the_first_4096_characters() -> None
         assert custom.regex_score({"answer": ["N"]}, [answer], ignore_case=False) == {"exact_match": score}
 
 
-def test_braces_reach_the_model_as_they_were_written(tmp_path: Path) -> None:
+def test_braces_reach_the_model_unchanged(tmp_path: Path) -> None:
     item = {"id": 1, "context": "{% raw %}", "question": "{{ 7 * 7 }}?", "choices": ["{{a}}", "question"], "answer": 0}
     found = read_set(written(tmp_path, SETTINGS["choice"] + "instruction: '{{ id }}'\n", item))
     model = Table({"{{a}}": -1.0})
@@ -146,7 +146,7 @@ def test_the_settings_of_a_written_answer_reach_the_model(tmp_path: Path) -> Non
     assert model.asked == [("Question: Unit of force?\nAnswer:", settings)]
 
 
-def test_a_set_is_read_whole_and_in_order(tmp_path: Path) -> None:
+def test_a_set_is_read_completely_and_in_order(tmp_path: Path) -> None:
     second = {"id": "b", "question": "Two\u2028lines?", "choices": ["1", "0"], "answer": "1", "cluster": "c"}
     folder = written(tmp_path, SETTINGS["choice"], CHOICE, "", second)
     found = read_set(folder)
@@ -166,7 +166,7 @@ def test_a_set_is_read_whole_and_in_order(tmp_path: Path) -> None:
     }
 
 
-def test_answers_are_kept_as_texts_where_the_model_writes_them(tmp_path: Path) -> None:
+def test_answers_of_generation_tasks_are_stored_as_texts(tmp_path: Path) -> None:
     exact = read_set(written(tmp_path, SETTINGS["exact"], {**EXACT, "answer": "42"}))
     regex = read_set(written(tmp_path, SETTINGS["regex"], REGEX))
     assert [type(found.items[0]) for found in (exact, regex)] == [ExactItem, RegexItem]
@@ -209,7 +209,7 @@ KEYS = "name, description, answer, instruction, max_tokens, stop, ignore_case, s
         (SETTINGS["exact"] + "name: y\n", "line 4: name is given twice"),
     ],
 )
-def test_settings_that_say_something_else_are_refused(settings: str, complaint: str, tmp_path: Path) -> None:
+def test_unknown_or_invalid_settings_are_refused(settings: str, complaint: str, tmp_path: Path) -> None:
     folder = written(tmp_path, settings, EXACT)
     with pytest.raises(PrerequisiteError) as refusal:
         read_set(folder)
@@ -247,7 +247,7 @@ def test_settings_that_say_something_else_are_refused(settings: str, complaint: 
         ("regex", {**REGEX, "id": 9, "answer": ["N"]}, "answer: it must be the text of a regular expression"),
     ],
 )
-def test_a_bad_line_is_refused_with_its_number(
+def test_a_malformed_line_is_refused_with_its_number(
     kind: str, line: dict[str, Any] | str, complaint: str, tmp_path: Path
 ) -> None:
     good = {"choice": CHOICE, "exact": EXACT, "regex": REGEX}[kind]
@@ -258,7 +258,7 @@ def test_a_bad_line_is_refused_with_its_number(
     assert str(refusal.value).endswith("Correct the file.")
 
 
-def test_the_first_five_faults_are_told_and_the_rest_counted(tmp_path: Path) -> None:
+def test_the_first_five_faults_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError) as refusal:
         read_set(written(tmp_path, SETTINGS["exact"], *["{"] * 7))
     assert "line 5: this is not JSON" in str(refusal.value)
@@ -272,7 +272,7 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["set.yaml", "items.jsonl"])
-def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(name: str, tmp_path: Path) -> None:
     folder = written(tmp_path, SETTINGS["exact"], EXACT)
     (folder / name).write_bytes(b"\xff")
     with pytest.raises(PrerequisiteError, match=rf"{name} cannot be read: .*both in UTF-8"):
@@ -302,14 +302,14 @@ def test_canopys_passages_have_60_to_120_words() -> None:
     assert max(lengths) <= 120
 
 
-def test_canopys_right_choices_stand_in_every_position_equally_often_and_in_no_order() -> None:
+def test_canopys_right_choices_are_spread_evenly_over_the_positions_in_random_order() -> None:
     answers = [item.answer for item in canopy()[1]]
     assert set(Counter(answers).values()) <= {15, 16, 17}
     steps = Counter((after - before) % 4 for before, after in pairwise(answers))
     assert max(steps.values()) <= len(answers) * 0.4
 
 
-def test_canopys_right_choices_cannot_be_told_by_their_length() -> None:
+def test_the_length_of_canopys_choices_does_not_reveal_the_right_one() -> None:
     _, items = canopy()
     ranks = []
     for item in items:

@@ -32,7 +32,7 @@ def package_of(requirement: str) -> str:
 
 
 @pytest.mark.parametrize("requirement", requirements())
-def test_the_project_lock_holds_what_pyproject_asks_for(requirement: str) -> None:
+def test_the_project_lock_satisfies_pyproject(requirement: str) -> None:
     locked = pins("project.txt")
     assert package_of(requirement) in locked, "run `make lock`"
     if "==" in requirement:
@@ -40,7 +40,7 @@ def test_the_project_lock_holds_what_pyproject_asks_for(requirement: str) -> Non
 
 
 @pytest.mark.parametrize("lock_name", SERVING_LOCKS)
-def test_a_serving_lock_holds_what_its_input_asks_for(lock_name: str) -> None:
+def test_a_serving_lock_satisfies_its_input(lock_name: str) -> None:
     asked = pins_in(LOCKS[lock_name].with_suffix(".in"))
     assert asked["torch"].lstrip("=") == pins("project.txt")["torch"]
     for package, version in asked.items():
@@ -57,7 +57,7 @@ def test_every_line_of_a_lock_is_one_exact_version(lock_name: str) -> None:
 
 @pytest.mark.parametrize("package", environments.NEVER_FOR_SERVING)
 @pytest.mark.parametrize("lock_name", SERVING_LOCKS)
-def test_no_serving_lock_holds_what_breaks_transformers(lock_name: str, package: str) -> None:
+def test_no_serving_lock_contains_a_package_that_breaks_transformers(lock_name: str, package: str) -> None:
     assert package not in pins(lock_name)
 
 
@@ -86,31 +86,31 @@ def made(tmp_path: Path) -> Environment:
     return environment
 
 
-def test_a_whole_environment_is_kept(made: Environment) -> None:
+def test_a_complete_environment_is_kept(made: Environment) -> None:
     assert made.is_current()
 
 
-def test_an_interrupted_environment_is_made_anew(made: Environment) -> None:
+def test_an_interrupted_environment_is_rebuilt(made: Environment) -> None:
     made.stamp.unlink()
     assert not made.is_current()
 
 
-def test_an_environment_made_from_other_pins_is_made_anew(made: Environment) -> None:
+def test_an_environment_with_other_pins_is_rebuilt(made: Environment) -> None:
     made.stamp.write_text("the fingerprint of another lock")
     assert not made.is_current()
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(made: Environment) -> None:
+def test_an_environment_without_its_python_is_rebuilt(made: Environment) -> None:
     made.python.unlink()
     assert not made.is_current()
 
 
-def test_an_environment_for_a_gpu_is_another_environment(made: Environment) -> None:
+def test_an_environment_for_a_gpu_is_a_separate_environment(made: Environment) -> None:
     for_a_gpu = serving_environment(made.folder, "cuda")
     assert for_a_gpu.fingerprint() != made.fingerprint()
 
 
-def test_a_moved_environment_is_made_anew(made: Environment, tmp_path: Path) -> None:
+def test_a_moved_environment_is_rebuilt(made: Environment, tmp_path: Path) -> None:
     moved = made.folder.rename(tmp_path / "moved")
     assert not serving_environment(moved, "cpu").is_current()
 

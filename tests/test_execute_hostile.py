@@ -69,7 +69,7 @@ def seen(secrets_around: tuple[Path, Path]) -> dict[str, Seen]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_program_neither_passes_nor_gets_anything(name: str, seen: dict[str, Seen]) -> None:
+def test_a_hostile_program_neither_passes_nor_gains_access(name: str, seen: dict[str, Seen]) -> None:
     ended = seen[name]
     assert ended.reason
     assert ended.output.count("refused: ") >= ("attempt(" in HOSTILE[name])
@@ -99,13 +99,13 @@ def test_a_hostile_program_neither_passes_nor_gets_anything(name: str, seen: dic
         ("reads a home", "AssertionError"),
     ],
 )
-def test_the_reason_names_what_ended_it(name: str, reason: str, seen: dict[str, Seen]) -> None:
+def test_the_reason_names_the_limit_that_ended_the_program(name: str, reason: str, seen: dict[str, Seen]) -> None:
     """By processor time or by the clock, whichever a busy machine reaches first."""
     found = seen[name].reason
     assert found.startswith(reason) if reason.endswith(" ") else found == reason
 
 
-def test_nothing_outside_was_changed(secrets_around: tuple[Path, Path], seen: dict[str, Seen]) -> None:
+def test_nothing_outside_the_sandbox_was_changed(secrets_around: tuple[Path, Path], seen: dict[str, Seen]) -> None:
     home, outside = secrets_around
     assert outside.read_text() == "unchanged"
     assert [each.name for each in home.iterdir()] == ["secret"]

@@ -34,7 +34,7 @@ LIMITS = Limits(seconds=5)
 
 
 @pytest.mark.slow
-def test_programs_run_in_a_job_of_which_nothing_is_left(cluster: Cluster, node: Node) -> None:
+def test_programs_run_in_a_job_that_is_deleted_completely(cluster: Cluster, node: Node) -> None:
     told: dict[int, Outcome] = {}
     programs = [HONEST, WRONG, LOUD, "import os; os.fork()"]
     outcomes = run_programs(programs, told.__setitem__, LIMITS, purpose="int8")
@@ -44,7 +44,7 @@ def test_programs_run_in_a_job_of_which_nothing_is_left(cluster: Cluster, node: 
 
 
 @pytest.mark.slow
-def test_a_program_cannot_write_what_the_pod_tells(node: Node) -> None:
+def test_a_program_cannot_forge_the_pods_output(node: Node) -> None:
     forged = '{"program": 1, "passed": true, "reason": ""}'
     outcomes = run_programs(
         [f"import os\nopen(f'/proc/{{os.getppid()}}/fd/1', 'w').write({forged!r})", WRONG], limits=LIMITS
@@ -52,7 +52,7 @@ def test_a_program_cannot_write_what_the_pod_tells(node: Node) -> None:
     assert outcomes == [Outcome(passed=False, reason="PermissionError"), FALSE]
 
 
-def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
+def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[JSON] = []
@@ -96,7 +96,7 @@ def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
     assert "a-secret" not in json.dumps(seen)
 
 
-def test_undeploy_of_the_variant_leaves_its_programs_alone(cluster: Cluster, node: Node) -> None:
+def test_undeploying_the_variant_does_not_touch_its_programs(cluster: Cluster, node: Node) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     undeployed = []
 
@@ -118,7 +118,7 @@ def test_undeploy_of_the_variant_leaves_its_programs_alone(cluster: Cluster, nod
     assert undeployed == [True]
 
 
-def test_more_programs_than_a_config_map_holds_run_one_job_after_the_other(
+def test_programs_that_exceed_a_config_map_run_in_several_jobs_in_turn(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.lines = tuple(json.dumps({"program": number, "passed": True, "reason": ""}) for number in range(2))
@@ -133,7 +133,7 @@ def test_more_programs_than_a_config_map_holds_run_one_job_after_the_other(
         run_programs([os.urandom(10_000).hex()], limits=LIMITS)
 
 
-def test_a_pod_that_was_replaced_is_heard_anew(node: Node) -> None:
+def test_the_log_of_a_replacement_pod_is_read_from_the_start(node: Node) -> None:
     node.phases = ("Failed", "Succeeded")
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     assert run_programs([HONEST], limits=LIMITS) == [PASSED]
@@ -169,7 +169,7 @@ def test_a_pod_that_was_replaced_is_heard_anew(node: Node) -> None:
     ],
     ids=["no node", "no image"],
 )
-def test_why_the_programs_do_not_start_is_told(
+def test_the_reason_why_programs_do_not_start_is_reported(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch, status: JSON, within_s: int, told: str
 ) -> None:
     node.status = status
@@ -179,7 +179,7 @@ def test_why_the_programs_do_not_start_is_told(
     assert left(cluster) == []
 
 
-def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: Node) -> None:
+def test_the_reason_why_a_job_failed_is_reported_with_its_last_lines(cluster: Cluster, node: Node) -> None:
     node.phases, node.lines = ("Failed",), ("The sandbox did not start a program",)
     with pytest.raises(
         PrerequisiteError, match=r"failed: DeadlineExceeded: it was active too long(.|\n)*did not start"
@@ -199,14 +199,14 @@ def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: No
         ),
     ],
 )
-def test_a_log_that_is_cut_or_lies_is_no_score(cluster: Cluster, node: Node, lines: list[str], told: str) -> None:
+def test_a_truncated_or_forged_log_gives_no_score(cluster: Cluster, node: Node, lines: list[str], told: str) -> None:
     node.lines = tuple(lines)
     with pytest.raises(PrerequisiteError, match=told):
         run_programs([HONEST, HONEST], limits=LIMITS)
     assert left(cluster) == []
 
 
-def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node: Node) -> None:
+def test_a_log_that_is_temporarily_unreadable_is_read_again(cluster: Cluster, node: Node) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
 
     def faults(_: int, request: Request) -> int | None:
@@ -217,12 +217,12 @@ def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node
     assert cluster.counted()["get pods/log"] > 3
 
 
-def test_other_lines_of_the_log_are_not_heard() -> None:
+def test_other_lines_of_the_log_are_ignored() -> None:
     lines = ["Warning: slow", "[]", '{"a": 1}', '{"program": 1, "passed": false, "reason": "KeyError"}', "{"]
     assert outcomes_in(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
 
 
-def test_what_an_earlier_attempt_left_is_removed_first(cluster: Cluster, node: Node) -> None:
+def test_an_earlier_attempts_objects_are_deleted_first(cluster: Cluster, node: Node) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     cluster.faults = lambda _, request: 500 if str(request) == "create jobs" else None
     api = Api("quantgate", patience_s=0.1)
@@ -242,7 +242,7 @@ def owned(sandbox: job.Sandbox, lease: JSON) -> JSON:
     return {"name": sandbox.name, "labels": sandbox.labels, "ownerReferences": [reference(lease)]}
 
 
-def test_what_is_not_ours_is_left_alone(cluster: Cluster, node: Node) -> None:
+def test_other_peoples_objects_are_left_alone(cluster: Cluster, node: Node) -> None:
     name = job.Sandbox(Api("quantgate"), WORKFLOW, "int8").name
     cluster.create("api/v1/configmaps", {"metadata": {"name": name}})
     with pytest.raises(PrerequisiteError, match="is not quantgate's"):
@@ -251,7 +251,7 @@ def test_what_is_not_ours_is_left_alone(cluster: Cluster, node: Node) -> None:
     assert left(cluster) == []
 
 
-def test_a_job_that_is_removed_while_it_runs_is_told(cluster: Cluster, node: Node) -> None:
+def test_a_job_that_is_deleted_while_it_runs_is_reported(cluster: Cluster, node: Node) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if (what, plural) == ("created", "jobs"):
             cluster.delete("apis/coordination.k8s.io/v1/leases", obj["metadata"]["name"], {})
@@ -261,14 +261,14 @@ def test_a_job_that_is_removed_while_it_runs_is_told(cluster: Cluster, node: Nod
         run_programs([HONEST], limits=LIMITS)
 
 
-def test_a_step_that_may_not_make_jobs_says_so_before_anything_is_made(cluster: Cluster, node: Node) -> None:
+def test_a_step_without_the_right_to_create_jobs_fails_before_it_creates_anything(cluster: Cluster, node: Node) -> None:
     cluster.forbidden = {"create jobs"}
     with pytest.raises(PrerequisiteError, match=rf"{USER} may not create jobs\.batch"):
         check_sandbox()
     assert left(cluster) == []
 
 
-def test_a_step_that_is_not_told_the_image_says_so(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_without_the_images_name_is_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUANTGATE_SANDBOX_IMAGE")
     with pytest.raises(PrerequisiteError, match="QUANTGATE_SANDBOX_IMAGE is not set"):
         check_sandbox()
@@ -282,7 +282,7 @@ def run_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_whatever_a_killed_step_leaves_the_reaper_removes(cluster: Cluster, node: Node, after: bool) -> None:
+def test_the_reaper_deletes_everything_that_a_killed_step_leaves(cluster: Cluster, node: Node, after: bool) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     before = len(cluster.requests)
     run_programs([HONEST], limits=LIMITS, purpose="int8")

@@ -64,7 +64,7 @@ def test_programs_that_pass_their_tests_score(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_the_gate_reads_programs_that_were_run_and_none_that_were_not(tmp_path: Path) -> None:
+def test_the_gate_reads_only_programs_that_were_run(tmp_path: Path) -> None:
     found = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
     scores = run(tmp_path, "code", found)
     assert read_ours(tmp_path / "variants" / "int8").failure == ""
@@ -74,13 +74,13 @@ def test_the_gate_reads_programs_that_were_run_and_none_that_were_not(tmp_path: 
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_a_second_pass_that_an_earlier_run_left_is_not_run(tmp_path: Path) -> None:
+def test_a_second_pass_of_an_earlier_run_is_not_executed(tmp_path: Path) -> None:
     found = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
     records.write([record("arc_easy", 0, "", 0.5)], tmp_path / "variants" / "int8" / "again.parquet")
     assert run(tmp_path, "code", found).by_task() == {"humaneval": 1.0, "mbpp": 1.0}
 
 
-def test_a_variant_whose_programs_were_not_run_has_the_reason_and_no_score(
+def test_a_variant_whose_programs_did_not_run_has_a_reason_and_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # where no bubblewrap is
@@ -91,7 +91,7 @@ def test_a_variant_whose_programs_were_not_run_has_the_reason_and_no_score(
     assert Scores.read(tmp_path / "variants" / "int8" / "full.json") == scores
 
 
-def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
+def test_missing_records_are_reported(tmp_path: Path) -> None:
     plan = EvaluationPlan(variants=("int8",), suite="code", store=str(tmp_path), results=str(tmp_path))
     plan.write(tmp_path / "plan.json")
     Scores(variant="int8", suite="code", stage="full").write(tmp_path / "full.json")
@@ -99,7 +99,7 @@ def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
         execute_step.execute(str(tmp_path / "full.json"), str(tmp_path / "plan.json"), str(tmp_path / "scores.json"))
 
 
-def test_scores_without_programs_go_on_as_they_are(tmp_path: Path) -> None:
+def test_scores_without_programs_are_passed_on_unchanged(tmp_path: Path) -> None:
     task = TaskScore(
         task="arc_easy",
         metric="acc",
@@ -115,9 +115,7 @@ def test_scores_without_programs_go_on_as_they_are(tmp_path: Path) -> None:
     assert not (tmp_path / "progress.jsonl").exists(), "no step is shown"
 
 
-def test_a_suite_of_programs_is_refused_where_nothing_contains_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_suite_of_programs_is_refused_without_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     plan = EvaluationPlan(variants=("int8",), suite="code", use_case="code", store=str(tmp_path), results=str(tmp_path))
     with pytest.raises(PrerequisiteError, match="apt-get install bubblewrap"):

@@ -51,7 +51,7 @@ def verdict(use_case: UseCase, tasks: Mapping[str, Moved], chance: float = 0.0) 
         ((3, 0, 70, 30), "inconclusive"),
     ],
 )
-def test_the_verdict_is_what_the_bounds_of_the_average_show(moved: Moved, expected: str) -> None:
+def test_the_bounds_of_the_average_determine_the_verdict(moved: Moved, expected: str) -> None:
     found = verdict(CHAT, {"mmlu": moved})
     (row,) = found.limits
     assert found.verdict == expected
@@ -65,7 +65,7 @@ def test_the_verdict_is_what_the_bounds_of_the_average_show(moved: Moved, expect
     assert shown.get(expected, row.lower > 0.05 if expected == "reject" else row.lower < 0.05 < row.upper)
 
 
-def test_a_drop_under_the_limit_on_a_hundred_questions_is_not_shown_to_be_under_it() -> None:
+def test_a_hundred_questions_are_too_few_to_show_that_a_drop_is_under_the_limit() -> None:
     """The point form ships it: 1 lost of 60 right is 1.7 %."""
     found = verdict(TUTOR, {"gsm8k": (1, 0, 59, 40)})
     assert found.verdict == "inconclusive"
@@ -79,7 +79,7 @@ def test_a_drop_under_the_limit_on_a_hundred_questions_is_not_shown_to_be_under_
     assert step in found.next_step
 
 
-def test_the_further_questions_do_settle_it() -> None:
+def test_the_advised_number_of_further_questions_decides() -> None:
     found = verdict(TUTOR, {"gsm8k": (30, 10, 1170, 790)})
     (needed,) = [row.further_items for row in found.limits if row.outcome == "open"]
     assert needed is not None
@@ -89,7 +89,7 @@ def test_the_further_questions_do_settle_it() -> None:
     assert enough < 0.02, "at 80 % power the middle draw lies well within"
 
 
-def test_a_limit_that_is_exceeded_rejects_whatever_the_average_says() -> None:
+def test_an_exceeded_limit_rejects_despite_the_average() -> None:
     found = verdict(TUTOR, {"gsm8k": (140, 20, 900, 259), "mmlu": (10, 1300, 9000, 3000)})
     assert found.verdict == "reject"
     assert found.sentence.startswith("Rejected for math-tutoring: gsm8k fell 11.5 % (0.788 → 0.697), with 95 % confid")
@@ -105,14 +105,14 @@ def test_every_limit_must_pass_for_a_variant_to_ship() -> None:
         assert verdict(both, kept | {task: (2, 0, 90, 10)}).verdict == "inconclusive"
 
 
-def test_a_variant_that_ships_says_by_which_bounds() -> None:
+def test_a_ship_verdict_names_the_bounds_that_decided() -> None:
     assert verdict(TUTOR, {"gsm8k": (10, 10, 9000, 900)}).sentence == (
         "Ships for math-tutoring: the average stayed at 0.908, with 95 % confidence a drop of at most 0.1 %, which is"
         " under 1 %; gsm8k stayed at 0.908, a drop of at most 0.1 %, the limit is 2 %."
     )
 
 
-def test_a_sure_gain_is_called_a_gain() -> None:
+def test_a_significant_gain_is_described_as_a_gain() -> None:
     sentence = verdict(TUTOR, {"gsm8k": (5, 300, 9000, 900)}).sentence
     assert "gsm8k rose 3.3 % (0.882 → 0.911), a gain of at least 2.9 %, the limit is 2 %" in sentence
 
@@ -132,7 +132,7 @@ def test_no_bound_is_rounded_before_it_is_compared(nudge: float, expected: str) 
     assert verdict(strict, {"mmlu": moved}).verdict == expected
 
 
-def test_a_task_on_which_the_baseline_guesses_supports_no_pass() -> None:
+def test_a_task_with_the_baseline_at_chance_supports_no_pass() -> None:
     found = verdict(TUTOR, {"gsm8k": (0, 0, 2500, 7500)}, chance=0.25)
     assert found.verdict == "inconclusive"
     assert not found.tasks[0].informative
@@ -143,11 +143,11 @@ def test_a_task_on_which_the_baseline_guesses_supports_no_pass() -> None:
     assert found.next_step == "A/B test the variant; until then keep serving the current model."
 
 
-def test_a_task_on_which_the_baseline_guesses_can_still_reject() -> None:
+def test_a_task_with_the_baseline_at_chance_can_still_reject() -> None:
     assert verdict(TUTOR, {"gsm8k": (2000, 0, 500, 7500)}, chance=0.25).verdict == "reject"
 
 
-def test_a_task_that_can_lose_nothing_does_not_water_the_average_down() -> None:
+def test_a_task_that_cannot_drop_does_not_dilute_the_average() -> None:
     dropping = (130, 20, 2020, 500)
     assert verdict(CHAT, {"mmlu": dropping}, chance=0.25).verdict == "inconclusive"
     beside = {"mmlu": dropping, "guessed": (0, 0, 2500, 7500)}
@@ -177,7 +177,7 @@ def test_a_limit_below_the_noise_floor_is_undecidable(flipped: int, expected: st
         assert "the limit of 2.5 % on gsm8k cannot be tested, because two passes of the baseline" in found.sentence
 
 
-def test_a_noise_floor_hides_no_collapse_and_says_what_it_hides() -> None:
+def test_a_noise_floor_does_not_hide_a_collapse_and_is_mentioned() -> None:
     before, after = pair_of(900, 0, 0, 600)
     again = before.copy()
     again[:60] = 0.0
@@ -194,7 +194,7 @@ def test_a_noise_floor_hides_no_collapse_and_says_what_it_hides() -> None:
     ("moved", "most"),
     [((0, 0, 60, 40), 600), ((0, 1, 59, 40), 600), ((1, 1, 58, 40), 2000), ((30, 10, 1170, 790), 50_000)],
 )
-def test_so_many_questions_settle_it_and_many_fewer_do_not(moved: Moved, most: int) -> None:
+def test_the_advised_number_of_questions_decides_and_far_fewer_do_not(moved: Moved, most: int) -> None:
     limit = next(row for row in verdict(TUTOR, {"gsm8k": moved}).limits if row.what == "gsm8k")
     assert limit.further_items is not None
     assert limit.further_items < most
@@ -204,7 +204,7 @@ def test_so_many_questions_settle_it_and_many_fewer_do_not(moved: Moved, most: i
         assert (p_within([task], RELATIVE, 0.02) < 0.01) is settles
 
 
-def test_a_drop_that_only_guessed_tasks_water_down_is_settled_by_no_number() -> None:
+def test_no_number_of_questions_decides_a_drop_diluted_only_by_tasks_at_chance() -> None:
     beside = {"mmlu": (130, 20, 2020, 500), "guessed": (0, 0, 2500, 7500)}
     (row,) = verdict(CHAT, beside, chance=0.25).limits
     assert (row.outcome, row.further_items) == ("open", None)
@@ -225,7 +225,7 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_the_bound_on_a_skewed_divergence_keeps_its_promise() -> None:
+def test_the_bound_on_a_skewed_divergence_has_its_promised_error_rate() -> None:
     """A t-test would pass three times as many at the limit."""
     from components.evidence.limits import MOST_NATS, ClippedTest
 
@@ -241,7 +241,7 @@ def test_the_bound_on_a_skewed_divergence_keeps_its_promise() -> None:
     assert np.mean(passed) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
 
 
-def test_a_variant_stopped_by_another_policy_is_not_said_to_be_settled() -> None:
+def test_a_variant_stopped_by_another_policy_is_not_reported_as_decided() -> None:
     before, after = pair_of(0, 0, 4000, 6000)
     some = np.arange(200) + 3900
     names = [str(each) for each in some]
@@ -263,7 +263,7 @@ def test_absolute_drops_are_points() -> None:
     assert "the limit is 2 points" in found.sentence
 
 
-def test_a_choice_that_moves_is_a_divergence_and_may_be_limited() -> None:
+def test_a_changed_choice_distribution_is_a_divergence_and_can_have_a_limit() -> None:
     scores = pair_of(10, 10, 900, 80)
     moved = [[-1.0 - each, -2.0 + each * 1.5] for each in scores[1]]
     use_case = UseCase(name="close", max_divergence={"mmlu": 0.01})
@@ -289,7 +289,7 @@ def test_a_limit_on_a_divergence_that_cannot_be_measured_is_not_comparable() -> 
 
 
 @pytest.mark.parametrize(("worse", "expected"), [(0.01, "ship"), (0.2, "reject"), (0.0495, "inconclusive")])
-def test_a_perplexity_ratio_may_be_limited(worse: float, expected: str) -> None:
+def test_a_perplexity_ratio_can_have_a_limit(worse: float, expected: str) -> None:
     source = np.random.default_rng(0)
     words = source.integers(100, 900, 60).astype(float)
     before = -3.0 * words + source.normal(0, 20, 60)
@@ -319,7 +319,7 @@ def test_a_run_without_scores_has_no_drop_to_judge() -> None:
     assert "all its tasks measure perplexity" in found.sentence
 
 
-def test_several_variants_share_the_error_by_holm() -> None:
+def test_several_variants_share_the_error_by_holms_method() -> None:
     good, fair = (5, 5, 9000, 900), (45, 25, 8960, 880)
     alone = verdict(TUTOR, {"gsm8k": fair})
     together = decided(TUTOR, {"gsm8k": good}, {"gsm8k": fair}, {"gsm8k": good}).verdicts
@@ -331,7 +331,7 @@ def test_several_variants_share_the_error_by_holm() -> None:
     ], "each that ships leaves its share to the next"
 
 
-def test_holm_stops_at_the_first_that_fails() -> None:
+def test_holms_method_stops_at_the_first_failure() -> None:
     assert holm_divisors([0.001, 0.2, 0.02], 0.05) == [3, 1, 2]
     assert holm_divisors([0.001, 0.2, 0.03], 0.05) == [3, 2, 2]
     assert holm_divisors([0.02, 0.2, 0.03], 0.05) == [3, 3, 3]
@@ -347,7 +347,7 @@ def test_variants_are_compared_with_one_another_on_the_same_items() -> None:
     assert found.p < 0.001
 
 
-def test_without_answers_item_by_item_the_measured_drop_decides() -> None:
+def test_without_per_item_answers_the_measured_drop_decides() -> None:
     with_answers = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", pair_of(1, 0, 59, 40)[0])})
     without = candidate_of("int8", {"gsm8k": answers_of("gsm8k", pair_of(1, 0, 59, 40)[1])})
     bare = Candidate(without.weights, without.scores)
@@ -356,7 +356,7 @@ def test_without_answers_item_by_item_the_measured_drop_decides() -> None:
     assert found.limits == ()
 
 
-def test_a_stopped_variant_is_held_to_its_looks_share_of_the_error_and_says_what_was_saved() -> None:
+def test_a_stopped_variant_uses_its_looks_share_of_the_error_and_reports_the_saved_questions() -> None:
     before, after = pair_of(0, 0, 4000, 6000)
     baseline = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", before)})
     some = np.arange(2000) + 2500
@@ -382,7 +382,7 @@ def test_swapping_baseline_and_variant_mirrors_every_bound() -> None:
     assert ahead.drop_lower == pytest.approx(-(behind.drop_upper or 0))
 
 
-def test_clusters_widen_what_items_alone_would_show() -> None:
+def test_clusters_widen_the_bounds_of_independent_items() -> None:
     scores = pair_of(60, 20, 1900, 1020)
     subjects = [f"subject {place // 60}" for place in range(3000)]
     rows = []

@@ -9,25 +9,25 @@ from components.evidence.flips import Flips, Mean, divergence, flips, mean_of, p
 from tests.support.answered import answers_of, pair_of
 
 
-def test_flips_are_counted_both_ways_while_the_score_stands_still() -> None:
+def test_flips_are_counted_in_both_directions_at_an_unchanged_score() -> None:
     found = flips(*pair_of(15, 15, 50, 20))
     assert (found.items, found.lost, found.gained, found.rate) == (100, 15, 15, 0.3)
     assert found.p == 1.0
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (9, 2), (40, 41), (300, 200)])
-def test_mcnemars_p_is_the_exact_one(lost: int, gained: int) -> None:
+def test_mcnemars_p_value_is_exact(lost: int, gained: int) -> None:
     expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
     assert Flips(1000, lost, gained).p == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("flipped", [0, 1, 30, 100])
-def test_the_flip_rates_interval_is_clopper_and_pearsons(flipped: int) -> None:
+def test_the_flip_rate_has_the_clopper_pearson_interval(flipped: int) -> None:
     expected = binomtest(flipped, 100).proportion_ci(0.95)
     assert Flips(100, flipped, 0).interval(0.95) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_the_divergence_is_the_mean_of_each_items() -> None:
+def test_the_divergence_is_the_mean_over_the_items() -> None:
     source = np.random.default_rng(0)
     choices = [int(each) for each in source.integers(2, 6, 50)]
     before, after = ([source.normal(-20, 3, each).tolist() for each in choices] for _ in range(2))
@@ -73,7 +73,7 @@ def test_a_mean_over_clusters_has_the_error_of_the_clusters() -> None:
     assert mean_of(values, np.ones(200), None).error < 0.5 * alone.error
 
 
-def test_bounds_of_a_mean_are_where_its_p_value_is_alpha() -> None:
+def test_a_mean_at_its_bound_has_a_p_value_of_alpha() -> None:
     found = Mean(0.03, 0.01, 20)
     assert found.p_within(found.upper(0.05)) == pytest.approx(0.05)
     assert found.p_beyond(found.lower(0.05)) == pytest.approx(0.05)

@@ -14,7 +14,7 @@ from tests.support.answered import answers_of, candidate_of, pair_of
 
 
 @pytest.mark.parametrize(("tiny", "full"), [(100, 14_042), (100, 1319), (100, 560), (100, 164), (100, 120), (100, 100)])
-def test_each_look_has_twice_the_items_of_the_one_before_and_the_last_has_all(tiny: int, full: int) -> None:
+def test_each_look_has_twice_the_items_of_the_previous_one_and_the_last_has_all(tiny: int, full: int) -> None:
     shares = look_shares(tiny, full)
     assert shares[-1] == 1.0
     assert all(later == pytest.approx(2 * earlier) for earlier, later in pairwise(shares[:-1]))
@@ -22,7 +22,7 @@ def test_each_look_has_twice_the_items_of_the_one_before_and_the_last_has_all(ti
 
 
 @pytest.mark.parametrize("looks", range(1, 10))
-def test_the_looks_together_err_no_more_than_promised(looks: int) -> None:
+def test_all_looks_together_keep_the_promised_error_rate(looks: int) -> None:
     shares = [error_share(look, looks) for look in range(1, looks + 1)]
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) > 0
@@ -61,18 +61,18 @@ def test_after_the_tiny_stage_a_variant_is_stopped_only_to_reject_it() -> None:
     assert enough(0, 0, look=2)
 
 
-def test_a_variant_goes_on_while_its_limits_are_open() -> None:
+def test_a_variant_continues_while_its_limits_are_undecided() -> None:
     assert not enough(110, 10, look=3)
     assert not enough(30, 20, look=3, items=200)
 
 
-def test_a_variant_goes_on_while_a_better_band_is_possible() -> None:
+def test_a_variant_continues_while_a_better_band_is_possible() -> None:
     assert not enough(15, 5, look=3), "surely under 3 %, but under 1 % may still be shown"
     assert enough(38, 0, look=4), "surely under 3 % and surely not under 1 %"
 
 
 @pytest.mark.slow
-def test_several_variants_must_be_surer() -> None:
+def test_several_variants_need_stronger_evidence_to_stop() -> None:
     fates = [[enough(lost, 0, look=2, variants=many) for many in (1, 50)] for lost in range(40)]
     assert any(alone and not together for alone, together in fates)
     assert not any(together and not alone for alone, together in fates)

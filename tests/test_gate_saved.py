@@ -87,7 +87,7 @@ def test_the_exit_status_is_the_verdict(
 
 
 @pytest.mark.slow
-def test_of_several_variants_the_worst_decides_the_exit_status(tmp_path: Path, gate: Gate) -> None:
+def test_the_worst_variant_decides_the_exit_status(tmp_path: Path, gate: Gate) -> None:
     baseline, *variants = results(tmp_path, (10, 10, 9000, 5000), (700, 100, 8310, 4910))
     named = [part for each in variants for part in ("--variant", each)]
     status, out, _ = gate("--baseline", baseline, *named)
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_message_and_exit_status_2(
     assert what in " ".join(err.split())
 
 
-def test_a_damaged_file_is_told_and_never_read_as_whole(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_never_read_as_complete(tmp_path: Path) -> None:
     bf16, int8 = results(tmp_path, (3, 0, 70, 30))
     file = int8 / "full.parquet"
     file.write_bytes(file.read_bytes()[:-200])
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_told_and_never_read_as_whole(tmp_path: Path) -> None:
         read_candidate(int8)
 
 
-def test_two_folders_of_the_same_variant_are_told_apart_by_their_place(tmp_path: Path) -> None:
+def test_two_folders_of_the_same_variant_are_distinguished_by_their_position(tmp_path: Path) -> None:
     bf16, _ = results(tmp_path, (3, 0, 70, 30))
     rows = decide_saved(UseCase(name="any", max_average_drop=0.05), [bf16, bf16]).verdicts
     assert [row.variant for row in rows] == [str(bf16), f"{bf16} (1)"]
@@ -214,7 +214,7 @@ def test_lm_evals_own_results_are_judged_with_a_groups_tasks_as_clusters(harness
 
 
 @pytest.mark.slow
-def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable[..., Path]) -> None:
+def test_lm_evals_results_with_different_settings_are_not_comparable(harness: Callable[..., Path]) -> None:
     one, other = harness("one", 1), harness("other", 1, gen_kwargs="temperature=1")
     row = decide_saved(UseCase(name="any", max_average_drop=0.05), [one, other]).verdicts[1]
     assert row.verdict == "not_comparable"
@@ -227,7 +227,7 @@ def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable
 
 
 @pytest.mark.slow
-def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_are_refused(
+def test_each_tasks_newest_run_in_lm_evals_folder_counts_and_two_models_are_refused(
     harness: Callable[..., Path],
 ) -> None:
     folder = harness("both", 1, tasks=["exam"])
@@ -250,7 +250,7 @@ def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_ar
         ({"arguments": None, "doc_id": None}, ""),
     ],
 )
-def test_samples_that_are_odd_are_told_without_a_traceback(
+def test_malformed_samples_are_reported_without_a_traceback(
     harness: Callable[..., Path], changes: dict[str, Any], what: str
 ) -> None:
     folder = harness("odd", 1, tasks=["exam"])

@@ -89,7 +89,7 @@ def test_the_estimates_are_the_papers_equations(theta: tuple[float, float], para
     assert close(estimate(scores, parameters), estimate_item_by_item(scores, parameters))
 
 
-def test_fractional_scores_enter_as_they_are(parameters: Parameters) -> None:
+def test_fractional_scores_are_used_unrounded(parameters: Parameters) -> None:
     rng = np.random.default_rng(2)
     scores = rng.random(ANCHORS)
     assert close(estimate(scores, parameters), estimate_item_by_item(scores, parameters))
@@ -127,7 +127,7 @@ def test_the_estimates_are_near_the_score_of_all_items(theta: tuple[float, float
     assert np.sqrt((combined**2).mean()) < 1.3 * max(spread.values())
 
 
-def test_the_plain_mean_misses_a_benchmark_that_the_estimates_find(parameters: Parameters) -> None:
+def test_the_estimates_are_right_where_the_plain_mean_is_biased(parameters: Parameters) -> None:
     # Anchors of clusters of unequal size: the easy half of them represents nine tenths of the items.
     easy = np.arange(N) < 1800
     a, b = np.ones((1, N)), np.where(easy, -1.5, 1.5)
@@ -142,7 +142,7 @@ def test_the_plain_mean_misses_a_benchmark_that_the_estimates_find(parameters: P
     assert estimates.gp_irt == pytest.approx((estimates.irt + estimates.p_irt) / 2)
 
 
-def test_all_right_is_estimated_near_1_and_all_wrong_near_0(parameters: Parameters) -> None:
+def test_only_right_answers_are_estimated_near_1_and_only_wrong_ones_near_0(parameters: Parameters) -> None:
     right = estimate(np.ones(ANCHORS), parameters)
     wrong = estimate(np.zeros(ANCHORS), parameters)
     assert (right.mean, wrong.mean, wrong.irt) == (1, 0, 0)
@@ -164,7 +164,7 @@ def test_more_right_answers_never_lower_the_ability_in_one_dimension() -> None:
     assert abilities == sorted(abilities)
 
 
-def test_an_anchor_that_is_asked_twice_counts_twice_among_the_seen_and_once_among_the_items() -> None:
+def test_a_repeated_anchor_counts_twice_as_seen_and_once_as_an_item() -> None:
     rng = np.random.default_rng(5)
     anchors = np.arange(100)
     anchors[7] = 3
@@ -185,7 +185,7 @@ def test_scores_that_are_not_100_are_refused(parameters: Parameters) -> None:
 
 
 @pytest.mark.parametrize("score", [-1e-9, 1 + 1e-9, np.nan, np.inf])
-def test_a_score_that_is_no_share_is_refused_by_its_row(score: float, parameters: Parameters) -> None:
+def test_a_score_outside_0_to_1_is_refused_with_its_row(score: float, parameters: Parameters) -> None:
     scores = np.ones(ANCHORS)
     scores[41] = score
     with pytest.raises(PrerequisiteError, match=r"The score of row 41 is .*, not from 0 to 1"):
@@ -250,7 +250,7 @@ def written(content: object, path: Path, protocol: int = 4) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_file_of_the_published_layout_gives_its_parameters(protocol: int, tmp_path: Path) -> None:
+def test_a_file_with_the_published_layout_gives_its_parameters(protocol: int, tmp_path: Path) -> None:
     content = published()
     read = read_parameters(*written(content, tmp_path / "tinyBenchmarks.pkl", protocol))
     assert list(read) == ["tinyArc", "tinyGSM8k", "tinyHellaswag", "tinyMMLU", "tinyTruthfulQA", "tinyWinogrande"]
@@ -296,7 +296,7 @@ def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
         read_parameters(path)
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match=r"tinyBenchmarks.pkl cannot be read: .*fetch the file"):
         read_parameters(tmp_path / "tinyBenchmarks.pkl")
 
@@ -329,7 +329,7 @@ def test_a_file_that_would_execute_something_is_refused_even_with_its_digest(tmp
         (["subscenarios_position", "arc"], {"arc": list(range(490, 659))}, "each item of the scenario exactly once"),
     ],
 )
-def test_another_layout_is_refused_with_the_task_and_what_is_wrong(
+def test_another_layout_is_refused_with_the_task_and_the_reason(
     keys: list[str], value: object, complaint: str, tmp_path: Path
 ) -> None:
     content = copy.deepcopy(published())

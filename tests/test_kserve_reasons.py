@@ -134,7 +134,7 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
         ),
     ],
 )
-def test_what_waiting_does_not_mend_is_told_at_once_and_removed(
+def test_a_permanent_fault_is_reported_at_once_and_the_server_is_deleted(
     cluster: Cluster, deployed: Deploy, status: JSON, container: str, log: str, told: list[str]
 ) -> None:
     with_pod(cluster, status, container, log)
@@ -224,7 +224,7 @@ SCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable
         ({"phase": "Pending"}, "", {}, ["its pod is Pending."]),
     ],
 )
-def test_what_may_pass_is_waited_for_and_told_at_the_deadline(
+def test_a_temporary_fault_is_reported_at_the_deadline(
     cluster: Cluster, deployed: Deploy, status: JSON, log: str, event: dict[str, str], told: list[str]
 ) -> None:
     with_pod(cluster, status, log=log, **event)
@@ -234,7 +234,7 @@ def test_what_may_pass_is_waited_for_and_told_at_the_deadline(
     assert left(cluster) == []
 
 
-def test_a_fetch_that_goes_on_is_told_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
+def test_an_unfinished_download_is_reported_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
     running = {"name": "storage-initializer", "state": {"running": {}}}
     with_pod(cluster, of(running, init=True), "storage-initializer", "INFO Copying contents of s3://bucket\n")
     failure = deployed(ready_within_s=SOON_S).failure
@@ -242,7 +242,7 @@ def test_a_fetch_that_goes_on_is_told_at_the_deadline(cluster: Cluster, deployed
     assert "INFO Copying contents of s3://bucket" in failure
 
 
-def test_the_newest_pod_counts_and_one_that_goes_does_not(cluster: Cluster, deployed: Deploy) -> None:
+def test_the_newest_pod_counts_and_a_terminating_one_does_not(cluster: Cluster, deployed: Deploy) -> None:
     with_pod(cluster, of(crashed("kserve-container")))
     before = cluster.on
 
@@ -260,7 +260,7 @@ def test_the_newest_pod_counts_and_one_that_goes_does_not(cluster: Cluster, depl
     assert "vLLM ended" in deployed().failure
 
 
-def test_what_an_earlier_start_left_is_no_reason(cluster: Cluster, deployed: Deploy) -> None:
+def test_faults_of_an_earlier_start_are_ignored(cluster: Cluster, deployed: Deploy) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             name = obj["metadata"]["name"]
@@ -277,7 +277,7 @@ def test_what_an_earlier_start_left_is_no_reason(cluster: Cluster, deployed: Dep
     )
 
 
-def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: Cluster, deployed: Deploy) -> None:
+def test_an_evicted_pod_and_its_replacement_are_both_reported(cluster: Cluster, deployed: Deploy) -> None:
     running = {"name": "storage-initializer", "state": {"running": {}}}
     with_pod(cluster, of(running, init=True))
     before = cluster.on
@@ -313,7 +313,7 @@ def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: C
         (KSERVE, {"observedGeneration": 1}, "", "it has no pod yet."),
     ],
 )
-def test_why_there_is_no_pod_is_told(
+def test_the_reason_for_a_missing_pod_is_reported(
     cluster: Cluster, deployed: Deploy, kind: str, status: JSON, event: str, told: str
 ) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
@@ -333,7 +333,9 @@ def test_why_there_is_no_pod_is_told(
 
 
 @pytest.mark.parametrize("has_pod", [False, True])
-def test_what_kserve_tells_by_an_event_alone_is_told(cluster: Cluster, deployed: Deploy, has_pod: bool) -> None:
+def test_a_fault_that_kserve_reports_only_as_an_event_is_reported(
+    cluster: Cluster, deployed: Deploy, has_pod: bool
+) -> None:
     if has_pod:
         with_pod(cluster, {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
     before = cluster.on
@@ -352,7 +354,7 @@ def test_what_kserve_tells_by_an_event_alone_is_told(cluster: Cluster, deployed:
     assert deployed(ready_within_s=SOON_S).failure == told
 
 
-def test_what_kserve_refuses_is_told_at_once(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_refusal_by_kserve_is_reported_at_once(cluster: Cluster, deployed: Deploy) -> None:
     refusal = {"reason": "NoSupportingRuntime", "message": "Specified runtime does not support specified framework"}
 
     def on(what: str, plural: str, obj: JSON) -> None:

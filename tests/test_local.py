@@ -55,7 +55,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tup
     return out, answer.stdout
 
 
-def test_a_variant_whose_server_dies_is_a_row_with_the_reason(finished: "tuple[Path, str]") -> None:
+def test_a_variant_whose_server_dies_is_a_failed_row_with_the_reason(finished: "tuple[Path, str]") -> None:
     row = verdicts(finished[0])["int8"]
     assert row["verdict"] == "failed"
     assert "vLLM ended (exit status 1) before it was ready" in row["sentence"]
@@ -72,7 +72,7 @@ def test_the_other_variants_are_still_judged(finished: "tuple[Path, str]") -> No
     assert [(task["lost"], task["gained"], task["kl"]) for task in same["tasks"]] == [(0, 0, 0.0)] * 3
 
 
-def test_a_run_tells_its_steps_in_plain_lines_where_there_is_no_terminal(finished: "tuple[Path, str]") -> None:
+def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tuple[Path, str]") -> None:
     lines = [line.split(" ", 1)[-1] for line in finished[1].splitlines()]
     for line in ("bf16 quantize done", "bf16 tiny running", "int8 full skipped", "gate running"):
         assert any(each.startswith(line) for each in lines), line
@@ -101,7 +101,7 @@ def test_a_second_run_in_the_same_folder_reuses_the_weights_and_replaces_the_out
     assert "running" not in printed
 
 
-def test_a_variant_that_surely_breaks_a_limit_is_asked_no_more_after_the_tiny_stage(
+def test_a_variant_that_clearly_exceeds_a_limit_stops_after_the_tiny_stage(
     repeated: "tuple[Path, str]",
 ) -> None:
     out, _ = repeated
@@ -113,20 +113,20 @@ def test_a_variant_that_surely_breaks_a_limit_is_asked_no_more_after_the_tiny_st
     assert "int8 stopped early after 100 of 560 questions" in (out / "report.md").read_text()
 
 
-def test_asking_the_baseline_twice_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:
+def test_a_second_pass_of_the_baseline_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:
     out, _ = repeated
     assert {task["noise_floor"] for task in verdicts(out)["int8"]["tasks"]} == {0.0}  # the fake has no noise
     assert (out / "variants" / "bf16" / "again.parquet").exists()
 
 
-def test_a_model_without_a_chat_template_is_refused_before_anything_is_made(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_model_without_a_chat_template_is_refused_before_quantization(tmp_path: Path, tiny_model: Path) -> None:
     answer = quantgate(tmp_path / "run", tiny_model, "--chat-template", "--quiet")
     assert answer.returncode == 1
     assert "has no chat template. Run it with --no-chat-template." in answer.stderr
     assert not (tmp_path / "run" / "variants").exists()
 
 
-def test_a_run_that_is_told_to_end_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
     """By SIGTERM, as by a scheduler; on the real vLLM: tests/e2e/test_run.py."""
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -153,7 +153,7 @@ def test_a_run_that_is_told_to_end_stops_every_process(tmp_path: Path, tiny_mode
     assert not (out / "verdicts.json").exists()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_file_that_looks_complete(tmp_path: Path, tiny_model: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -189,7 +189,7 @@ def known(
         yield folder, options
 
 
-def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
+def test_weights_can_be_stored_in_s3_and_a_custom_task_is_judged(
     known: "tuple[Path, tuple[str, ...]]", s3_server: S3Server
 ) -> None:
     out = known[0] / "first"
@@ -209,7 +209,7 @@ def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
     assert "own set canopy, sha256" in report
 
 
-def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(
+def test_a_baseline_with_scores_in_mlflow_is_neither_started_nor_evaluated(
     known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
 ) -> None:
     folder, options = known
@@ -221,7 +221,7 @@ def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(
     assert "bf16 was not evaluated again: its scores come from run " in (folder / "second" / "report.md").read_text()
 
 
-def test_a_model_that_mlflow_has_a_verdict_on_is_not_judged_again_where_that_is_wished(
+def test_with_skip_judged_a_model_with_a_verdict_in_mlflow_is_not_judged_again(
     known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
 ) -> None:
     folder, options = known

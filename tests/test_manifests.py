@@ -84,7 +84,7 @@ def test_an_invalid_serving_runtime_is_refused(spoil: Any) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_has_each_object_once_and_all_in_the_namespace_of_the_runs(overlay: str) -> None:
+def test_an_overlay_has_each_object_once_and_in_the_namespace_of_the_runs(overlay: str) -> None:
     names = [title(each) for each in built(overlay)]
     assert len(names) == len(set(names))
     everywhere = {"Namespace", "Profile"}
@@ -103,7 +103,7 @@ def part_of(each: Object, overlay: str) -> str:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_reaper_cannot_take_an_object_of_the_manifests_for_a_run_s(overlay: str) -> None:
+def test_the_reaper_cannot_mistake_an_object_of_the_manifests_for_a_runs(overlay: str) -> None:
     for each in built(overlay):
         labels = each["metadata"].get("labels", {})
         assert labels["app.kubernetes.io/part-of"] == part_of(each, overlay), title(each)
@@ -121,7 +121,7 @@ def test_every_image_has_a_version_or_a_digest(overlay: str) -> None:
         assert re.search(r"(:v?\d[\w.-]*|@sha256:[0-9a-f]{64})$", rest), f"{name}: {image}"
 
 
-def test_the_images_have_the_versions_of_the_locks() -> None:
+def test_the_images_have_the_versions_in_the_locks() -> None:
     project = pins_in(environments.PROJECT_LOCK)
     tags = {each["image"].partition("/")[2].rpartition(":")[::2] for each, _ in containers("kubeflow").values()}
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
@@ -137,7 +137,7 @@ def test_the_images_have_the_versions_of_the_locks() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_container_is_confined(overlay: str) -> None:
+def test_every_container_is_restricted(overlay: str) -> None:
     for name, (container, pod) in containers(overlay).items():
         own, shared = container["securityContext"], pod.get("securityContext", {})
         assert own["allowPrivilegeEscalation"] is False, name
@@ -150,7 +150,7 @@ def test_every_container_is_confined(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_container_says_what_it_needs_and_whoever_serves_has_probes(overlay: str) -> None:
+def test_every_container_declares_its_resources_and_every_server_has_probes(overlay: str) -> None:
     for name, (container, _) in containers(overlay).items():
         resources = container["resources"]
         assert {"cpu", "memory"} <= resources["requests"].keys(), name
@@ -160,7 +160,7 @@ def test_every_container_says_what_it_needs_and_whoever_serves_has_probes(overla
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_right_is_given_on_everything_or_in_the_whole_cluster(overlay: str) -> None:
+def test_no_right_applies_to_all_resources_or_the_whole_cluster(overlay: str) -> None:
     assert not of_kind(overlay, "ClusterRole", "ClusterRoleBinding")
     for binding in of_kind(overlay, "RoleBinding").values():
         assert binding["roleRef"]["kind"] == "Role", title(binding)
@@ -171,7 +171,7 @@ def test_no_right_is_given_on_everything_or_in_the_whole_cluster(overlay: str) -
                 assert rule["resourceNames"], title(role)
 
 
-def test_the_rights_page_says_who_may_do_what_and_nothing_else_is_given() -> None:
+def test_the_rights_page_lists_exactly_the_granted_rights() -> None:
     rights = RIGHTS.read_text(encoding="utf-8")
     told = table_after("## Who may do what", rights)
     given = {
@@ -183,7 +183,7 @@ def test_the_rights_page_says_who_may_do_what_and_nothing_else_is_given() -> Non
     assert set(told) == given
 
 
-def test_the_rights_page_names_every_account_and_who_has_a_token() -> None:
+def test_the_rights_page_lists_every_account_and_which_have_a_token() -> None:
     told = table_after("\nThe accounts:", RIGHTS.read_text(encoding="utf-8"))
     accounts = {name: each for overlay in OVERLAYS for name, each in of_kind(overlay, "ServiceAccount").items()}
     asks = {
@@ -196,7 +196,7 @@ def test_the_rights_page_names_every_account_and_who_has_a_token() -> None:
     assert {account: token.startswith("yes") for account, _, token in told} == has
 
 
-def test_the_rights_page_says_which_secret_goes_where() -> None:
+def test_the_rights_page_lists_the_users_of_each_secret() -> None:
     told = {
         secret: set(re.split(r", (?!what)", goes))
         for secret, goes in table_after("## Who is given which secret", RIGHTS.read_text("utf-8"))
@@ -224,13 +224,13 @@ def test_no_secret_is_in_git(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_namespace_refuses_privileged_pods_and_warns_of_the_rest(overlay: str) -> None:
+def test_the_namespace_refuses_privileged_pods_and_warns_about_unrestricted_ones(overlay: str) -> None:
     labels = of_kind(overlay, "Namespace")["quantgate"]["metadata"]["labels"]
     levels = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")}
     assert levels == {"enforce": "baseline", "audit": "restricted", "warn": "restricted"}
 
 
-def test_openshift_gets_no_fixed_user_and_no_way_in_but_a_route() -> None:
+def test_on_openshift_there_is_no_fixed_user_and_only_a_route_leads_in() -> None:
     text = str(built("openshift-ai"))
     for field in ("runAsUser", "runAsGroup", "fsGroup", "'Ingress', 'metadata'", "NodePort", "LoadBalancer'"):
         assert field not in text
@@ -238,7 +238,7 @@ def test_openshift_gets_no_fixed_user_and_no_way_in_but_a_route() -> None:
     assert route["spec"]["host"] in variables("openshift-ai", "Deployment/mlflow/mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"]
 
 
-def test_a_cluster_without_gpus_is_asked_for_none() -> None:
+def test_nothing_requests_gpus_on_a_cluster_without_gpus() -> None:
     assert "nvidia.com/gpu" not in str(containers("dev"))
     assert of_kind("dev", "ResourceQuota")["quantgate"]["spec"]["hard"]["requests.nvidia.com/gpu"] == "0"
 

@@ -14,7 +14,7 @@ SECRETS = MANIFESTS / "secrets"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_run_s_account_in_mlflow_is_sent_to_the_server_of_the_manifests_alone(
+def test_a_runs_mlflow_account_is_sent_only_to_the_server_of_the_manifests(
     overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = of_kind(overlay, "ConfigMap")[cluster.MLFLOW_PLACE.name]["data"]["QUANTGATE_TRACKING_HOSTS"]
@@ -26,7 +26,7 @@ def test_a_run_s_account_in_mlflow_is_sent_to_the_server_of_the_manifests_alone(
             check_host(f"http://{host}:443")
 
 
-def test_certificates_for_mlflow_are_shown_as_the_steps_find_them() -> None:
+def test_the_documented_mlflow_certificates_match_the_steps_paths() -> None:
     """They are comments, as a variable that names a file which is not there keeps every run out of MLflow."""
     settings = (MANIFESTS / "base" / "settings.yaml").read_text(encoding="utf-8")
     shown = dict(re.findall(rf"# (\w+): {cluster.MLFLOW_FOLDER}/(\S+)", settings))

@@ -13,7 +13,7 @@ from tests.support.network_policies import connects, pod
 
 
 @pytest.mark.parametrize("overlay", ["kubeflow", "openshift-ai"])
-def test_the_recurring_run_is_scheduled_by_options_that_exist_and_in_the_images_of_its_job(overlay: str) -> None:
+def test_the_recurring_run_is_scheduled_with_existing_options_and_its_jobs_images(overlay: str) -> None:
     from pipelines.cli.app import app
 
     spec = of_kind(overlay, "Job")["quantgate-recurring-run"]["spec"]["template"]["spec"]
@@ -35,7 +35,7 @@ def test_the_recurring_run_is_scheduled_by_options_that_exist_and_in_the_images_
     assert audience == ("pipelines.kubeflow.org" if overlay == "kubeflow" else None)
 
 
-def test_on_openshift_the_recurring_run_s_token_goes_to_the_pipelines_server_whose_certificate_is_known(
+def test_on_openshift_the_recurring_runs_token_goes_only_to_a_server_with_a_known_certificate(
     tmp_path: Path,
 ) -> None:
     spec = of_kind("openshift-ai", "Job")["quantgate-recurring-run"]["spec"]["template"]["spec"]

@@ -61,7 +61,7 @@ def become_ready(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_steps_may_do_to_servers_and_jobs_what_they_do_and_nothing_else(
+def test_steps_have_exactly_the_rights_on_servers_and_jobs_that_they_use(
     cluster: Cluster, settings: ServingSettings, deployed: Callable[..., Server], node: Node
 ) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
@@ -85,7 +85,7 @@ def test_steps_may_do_to_servers_and_jobs_what_they_do_and_nothing_else(
     assert set(cluster.counted()) == given(role)
 
 
-def test_the_reaper_may_do_what_it_does_and_nothing_else(cluster: Cluster, deployed: Callable[..., Server]) -> None:
+def test_the_reaper_has_exactly_the_rights_that_it_uses(cluster: Cluster, deployed: Callable[..., Server]) -> None:
     ready_at_once(cluster)
     deployed(lease_s=0)
     cluster.requests.clear()

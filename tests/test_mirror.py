@@ -74,7 +74,7 @@ def splits_in(folder: Path) -> list[Split]:
 
 
 @pytest.mark.slow
-def test_a_mirror_of_every_benchmark_has_their_rows_row_by_row(
+def test_a_mirror_of_every_benchmark_has_all_their_rows(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = laid_out(tmp_path_factory)
@@ -95,7 +95,7 @@ def test_a_mirror_of_every_benchmark_has_their_rows_row_by_row(
     )
 
 
-def test_rows_come_back_from_a_mirror_as_they_are_in_the_published_file(
+def test_rows_from_a_mirror_equal_those_of_the_published_file(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = laid_out(tmp_path_factory)
@@ -116,7 +116,7 @@ def given(values: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def test_features_survive_the_mirror_class_labels_included(tmp_path: Path) -> None:
+def test_a_mirror_preserves_features_including_class_labels(tmp_path: Path) -> None:
     features = datasets.Features(
         {
             "label": datasets.ClassLabel(names=["no", "yes"]),
@@ -135,7 +135,7 @@ def test_features_survive_the_mirror_class_labels_included(tmp_path: Path) -> No
     assert found.dataset.to_dict() == rows
 
 
-def test_the_same_rows_give_the_same_bytes_however_they_are_chunked_and_chosen() -> None:
+def test_the_same_rows_give_the_same_bytes_regardless_of_chunks_and_selection() -> None:
     rows = [{"text": f"row {number % 7}", "number": number} for number in range(1000)]
     whole = datasets.Dataset.from_list(rows)
     chunked = datasets.concatenate_datasets([whole.select(range(10)), whole.select(range(10, 1000))])
@@ -144,7 +144,7 @@ def test_the_same_rows_give_the_same_bytes_however_they_are_chunked_and_chosen()
     assert parquet_of(whole) != parquet_of(whole.select(range(999)))
 
 
-def test_the_manifest_says_what_each_file_is_and_what_the_origin_lacks(tmp_path: Path) -> None:
+def test_the_manifest_describes_each_file_and_lists_missing_splits(tmp_path: Path) -> None:
     manifest = made(tmp_path, [B, TRAIN])
     assert read_manifest(str(tmp_path)) == manifest
     written = json.loads((tmp_path / MANIFEST).read_text())
@@ -159,7 +159,7 @@ def test_the_manifest_says_what_each_file_is_and_what_the_origin_lacks(tmp_path:
     assert mirror.description == f"mirror {tmp_path}, manifest sha256 {manifest.sha256[:16]}"
 
 
-def test_a_split_that_nobody_asked_for_when_the_mirror_was_made_is_not_taken_for_missing(tmp_path: Path) -> None:
+def test_a_split_that_was_not_mirrored_is_not_treated_as_missing(tmp_path: Path) -> None:
     made(tmp_path, [A])
     with pytest.raises(PrerequisiteError, match=r"was made without org/set/b/test\.parquet.*quantgate mirror SUITE"):
         Mirror(str(tmp_path), tmp_path).split(B)
@@ -181,7 +181,7 @@ def flip(path: Path) -> None:
     ],
     ids=["one byte changed", "deleted", "one byte short", "emptied"],
 )
-def test_a_damaged_file_is_refused_and_named_and_made_again(
+def test_a_damaged_file_is_refused_by_name_and_written_again(
     tmp_path: Path, damage: Callable[[Path], object], what: str
 ) -> None:
     manifest = made(tmp_path)
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_refused_and_named_and_made_again(
     ],
     ids=["cut in half", "empty", "another form", "a name outside", "no sha256"],
 )
-def test_a_manifest_that_cannot_be_used_is_refused_and_made_again(
+def test_an_unusable_manifest_is_refused_and_written_again(
     tmp_path: Path, change: Callable[[str], str], what: str
 ) -> None:
     manifest = made(tmp_path)
@@ -222,12 +222,12 @@ def test_a_manifest_that_cannot_be_used_is_refused_and_made_again(
     assert check(str(tmp_path)) == []
 
 
-def test_no_mirror_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_mirror_the_error_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match=rf"No mirror at {tmp_path}.*quantgate mirror SUITE {tmp_path}"):
         Mirror(str(tmp_path), tmp_path).split(A)
 
 
-def test_a_making_that_breaks_off_leaves_no_mirror_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_mirror_is_not_readable_and_the_next_attempt_resumes(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="The network is gone"):
         made(tmp_path, source=origin(breaks_after=2))
     with pytest.raises(PrerequisiteError, match="No mirror"):
@@ -243,7 +243,7 @@ def test_a_making_that_breaks_off_leaves_no_mirror_and_the_next_goes_on(tmp_path
     assert seen == [(A.file, 1, 3), (B.file, 2, 3), (C.file, 3, 3)]
 
 
-def test_a_file_that_was_damaged_after_the_making_broke_off_is_written_again(tmp_path: Path) -> None:
+def test_a_file_damaged_after_an_interruption_is_written_again(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError):
         made(tmp_path, source=origin(breaks_after=2))
     flip(tmp_path / A.file)
@@ -253,7 +253,7 @@ def test_a_file_that_was_damaged_after_the_making_broke_off_is_written_again(tmp
     assert check(str(tmp_path)) == []
 
 
-def test_another_suite_extends_a_mirror_and_takes_nothing_from_it(tmp_path: Path) -> None:
+def test_another_suite_extends_a_mirror_and_removes_nothing(tmp_path: Path) -> None:
     made(tmp_path, [A, TRAIN])
     before = files_in(tmp_path)
     with pytest.raises(PrerequisiteError):
@@ -278,13 +278,13 @@ def test_a_split_that_the_origin_gets_later_is_no_longer_missing(tmp_path: Path)
     assert manifest.files.keys() == {B.file, TRAIN.file}
 
 
-def test_a_split_that_two_tasks_want_is_written_once(tmp_path: Path) -> None:
+def test_a_split_that_two_tasks_use_is_written_once(tmp_path: Path) -> None:
     source = origin()
     made(tmp_path, [A, Split("org/set", "default", "test"), A], source)
     assert len(source.asked) == 1
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_location_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     for location in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(PrerequisiteError, match=f"{tmp_path}/file"):

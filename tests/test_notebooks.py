@@ -28,12 +28,12 @@ def code(notebook: NotebookNode) -> list[ast.Module]:
     return [ast.parse(without_magic(cell.source)) for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_these_are_all() -> None:
+def test_the_tests_cover_every_notebook() -> None:
     assert sorted(each.stem for each in NOTEBOOKS.glob("*.ipynb")) == NAMES
 
 
 @named
-def test_nothing_that_a_run_leaves_is_committed(name: str) -> None:
+def test_no_output_of_a_run_is_committed(name: str) -> None:
     notebook = read(name)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [(cell.execution_count, cell.outputs, set(cell.metadata) - {"tags"}) for cell in cells] == len(cells) * [
@@ -45,7 +45,7 @@ def test_nothing_that_a_run_leaves_is_committed(name: str) -> None:
 
 
 @named
-def test_it_begins_with_a_title_and_its_parameters_come_before_all_code(name: str) -> None:
+def test_a_notebook_starts_with_a_title_and_its_parameters_come_before_all_code(name: str) -> None:
     cells = read(name).cells
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
@@ -55,7 +55,7 @@ def test_it_begins_with_a_title_and_its_parameters_come_before_all_code(name: st
 
 
 @named
-def test_it_holds_no_logic(name: str) -> None:
+def test_a_notebook_contains_no_logic(name: str) -> None:
     for module in code(read(name)):
         assert [type(node).__name__ for node in ast.walk(module) if isinstance(node, LOGIC)] == []
 
@@ -74,7 +74,7 @@ def compared(store: str, tmp_path_factory: pytest.TempPathFactory) -> NotebookNo
 
 
 @pytest.mark.slow
-def test_months_of_runs_are_a_table(compared: NotebookNode) -> None:
+def test_months_of_runs_are_shown_as_a_table(compared: NotebookNode) -> None:
     runs = WEEKS + len(range(0, WEEKS, 4))
     assert told(compared, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
     head, *rows = table(compared, "runs")
@@ -98,7 +98,7 @@ def test_the_verdicts_of_each_variant_are_counted(compared: NotebookNode, store:
 
 
 @pytest.mark.slow
-def test_a_search_finds_what_mlflow_finds(compared: NotebookNode, store: str) -> None:
+def test_a_search_finds_the_runs_that_mlflow_finds(compared: NotebookNode, store: str) -> None:
     expected = history(store, "metrics.piqa.drop_upper < 0.006")
     assert 0 < len(expected) < WEEKS
     head, *rows = table(compared, "search")
@@ -109,7 +109,7 @@ def test_a_search_finds_what_mlflow_finds(compared: NotebookNode, store: str) ->
 
 
 @pytest.mark.slow
-def test_the_way_into_mlflow_is_shown(compared: NotebookNode, store: str) -> None:
+def test_the_command_that_opens_mlflow_is_shown(compared: NotebookNode, store: str) -> None:
     last = newest(history(store))
     assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in told(compared, "open")
     assert told(compared, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
@@ -150,7 +150,7 @@ def test_the_shipped_policies_are_shown_with_their_limits(reckoned: NotebookNode
 
 
 @pytest.mark.slow
-def test_each_limit_is_shown_with_the_questions_that_it_costs(reckoned: NotebookNode) -> None:
+def test_each_limit_is_shown_with_the_questions_that_it_needs(reckoned: NotebookNode) -> None:
     head, _, *rows = table(reckoned, "cost")
     assert head == ["answers that differ", "1.0%", "5.0%", "10.0%", "30.0%"]
     costs = {row[0]: [int(number) for number in row[1:]] for row in rows}
@@ -160,7 +160,7 @@ def test_each_limit_is_shown_with_the_questions_that_it_costs(reckoned: Notebook
 
 
 @pytest.mark.slow
-def test_what_each_benchmark_can_show_is_shown(reckoned: NotebookNode) -> None:
+def test_the_smallest_limit_of_each_benchmark_is_shown(reckoned: NotebookNode) -> None:
     head, *rows = table(reckoned, "sizes")
     shown = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
     assert shown.keys() >= {"mmlu", "gsm8k", "arc_challenge", "humaneval"}
@@ -171,7 +171,7 @@ def test_what_each_benchmark_can_show_is_shown(reckoned: NotebookNode) -> None:
 
 
 @pytest.mark.slow
-def test_what_else_costs_questions_is_shown(reckoned: NotebookNode) -> None:
+def test_other_reasons_for_more_questions_are_shown(reckoned: NotebookNode) -> None:
     cost = {row[0]: row[1] for row in table(reckoned, "more")[1:]}
     assert cost["it loses 2 %, all that is allowed"] == "&lt;NA&gt;"
     numbers = {name: int(each) for name, each in cost.items() if each.isdigit()}
@@ -185,7 +185,7 @@ def test_what_else_costs_questions_is_shown(reckoned: NotebookNode) -> None:
 
 
 @pytest.mark.slow
-def test_an_edited_policy_judges_the_same_answers_otherwise(reckoned: NotebookNode) -> None:
+def test_an_edited_policy_judges_the_same_answers_differently(reckoned: NotebookNode) -> None:
     _, *rows = table(reckoned, "edited")
     assert [row[:3] for row in rows] == [
         ["general-chat", "int8", "monitor"],

@@ -46,6 +46,6 @@ def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[
     assert [name for name in OPTIONS if f"--{name.replace('_', '-')}" not in told] == sorted(lacking)
 
 
-def test_what_is_not_given_is_what_the_plan_says() -> None:
+def test_options_default_to_the_plans_values() -> None:
     plan = plan_of({"variants": "int8, int4-g64", "store": "store", "results": "results"})
     assert plan == EvaluationPlan(variants=("int8", "int4-g64"), store="store", results="results")

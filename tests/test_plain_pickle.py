@@ -31,7 +31,7 @@ def text(value: str) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_and_arrays_come_back_from_every_protocol(protocol: int) -> None:
+def test_plain_values_and_arrays_are_read_from_every_protocol(protocol: int) -> None:
     value = {"a": [None, True, -1, 2**70, 0.5], ("b", 2): (), "bytes": b"\x00\xff", "number": np.float64(0.25)}
     arrays = [np.arange(6).reshape(2, 3), np.array([]), np.array([[1.5]], np.float32), np.asfortranarray(np.eye(2))]
     assert load(pickle.dumps(value, protocol), "a.pkl") == value
@@ -91,7 +91,7 @@ def map_first(function: Callable[[str], object], argument: str) -> object:
 
 
 @pytest.mark.parametrize("name", attacks(Path("canary")))
-def test_what_pickle_would_call_is_refused_and_not_called(name: str, tmp_path: Path) -> None:
+def test_a_function_that_pickle_would_call_is_refused_and_not_called(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     written = attacks(canary)[name]
     with pytest.raises(PrerequisiteError, match=r"a.pkl was not loaded. It needs .*Fetch the file"):
@@ -110,13 +110,13 @@ def test_what_pickle_would_call_is_refused_and_not_called(name: str, tmp_path: P
         ("collections", "OrderedDict"),
     ],
 )
-def test_a_refusal_names_what_the_pickle_asked_for(module: str, name: str) -> None:
+def test_a_refusal_names_the_function_that_the_pickle_needs(module: str, name: str) -> None:
     needed = f"{module.replace('core', '_core')}.{name}"
     with pytest.raises(PrerequisiteError, match=f"It needs {needed},"):
         load(b"\x80\x04" + text(module) + text(name) + b"\x93.", "a.pkl")
 
 
-def test_a_pickle_that_is_cut_off_or_none_is_refused() -> None:
+def test_an_incomplete_or_invalid_pickle_is_refused() -> None:
     whole = pickle.dumps({"a": np.arange(5), "b": [np.float64(1)] * 3})
     for written in (whole[:-1], whole[:20], b"", b"no pickle", b"\x80\x09.", b"\x80\x04h\x00."):
         with pytest.raises(PrerequisiteError, match=r"a.pkl is not a complete pickle: .*Fetch the file again"):

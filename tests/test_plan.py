@@ -62,7 +62,7 @@ def random_questions(seed: int) -> list[Question]:
 
 @pytest.mark.parametrize("kinds", [ALL, *(frozenset({kind}) for kind in Kind), frozenset({Kind.READ, Kind.ECHO})])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_question_is_answered_as_defined_whatever_the_server_can(kinds: frozenset[Kind], seed: int) -> None:
+def test_every_request_is_answered_correctly_for_any_server_abilities(kinds: frozenset[Kind], seed: int) -> None:
     questions = random_questions(seed)
     asks, answers = run(questions, kinds)
     assert answers == {number: expected(each) for number, each in enumerate(questions)}
@@ -77,7 +77,7 @@ def test_single_token_choices_are_one_request() -> None:
     assert (ask.kind, ask.tokens, ask.ids) == (Kind.READ, CONTEXT, (3, 5, 7, 9))
 
 
-def test_longer_choices_are_one_suffix_each_and_a_choice_that_another_begins_with_is_none() -> None:
+def test_longer_choices_are_one_suffix_each_except_a_prefix_of_another_choice() -> None:
     choices = [(1, 2, 3), (1, 2), (1, 4, 5), (6, 7, 8)]
     questions = [Question(CONTEXT + each, len(CONTEXT)) for each in choices]
     asks = plan(questions, ALL)
@@ -85,7 +85,7 @@ def test_longer_choices_are_one_suffix_each_and_a_choice_that_another_begins_wit
     assert {ask.kind for ask in asks} == {Kind.SUFFIX}
 
 
-def test_a_suffix_wants_no_score_of_what_one_before_it_has_put_into_the_cache() -> None:
+def test_a_suffix_requests_no_score_for_tokens_that_an_earlier_one_cached() -> None:
     choices = [(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6)]
     asks = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], ALL)
     seen: list[tuple[int, ...]] = []
@@ -94,7 +94,7 @@ def test_a_suffix_wants_no_score_of_what_one_before_it_has_put_into_the_cache() 
         seen.append(ask.whole)
 
 
-def test_reads_share_the_positions_that_choices_share() -> None:
+def test_reads_share_the_common_positions_of_choices() -> None:
     choices = [(1, 2, 3), (1, 2, 4), (1, 5, 3)]
     asks = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], frozenset({Kind.READ}))
     assert sorted((ask.tokens[len(CONTEXT) :], ask.ids) for ask in asks) == [
@@ -121,7 +121,7 @@ def test_contexts_that_share_a_prefix_follow_one_another() -> None:
     assert asked == [(1, 2), (1, 2), (1, 3), (1, 3), (9, 8), (9, 8), (9, 9), (9, 9)]
 
 
-def test_a_tie_with_the_likeliest_counts_as_greedy() -> None:
+def test_a_tie_with_the_most_likely_token_counts_as_greedy() -> None:
     assert Scored({1: ({4: -0.5}, -0.5)}).at(1, 4) == (-0.5, True)
     assert Scored({1: ({4: -0.6}, -0.5)}).at(1, 4) == (-0.6, False)
 

@@ -59,7 +59,7 @@ def test_a_models_name_has_no_character_that_mlflow_refuses() -> None:
     assert model_name("hf:org/name@main", "code") == "hf-org-name@main.code"
 
 
-def test_every_judged_variant_is_a_version_and_the_best_is_the_candidate(tmp_path: Path, local: str) -> None:
+def test_every_judged_variant_becomes_a_version_and_the_best_the_candidate(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local, failed="int4-g64")
     assert list(found.versions) == ["bf16", "int8", "int4-g128"]
     assert found.candidate == "int8"
@@ -81,7 +81,7 @@ def test_the_same_weights_are_one_version_however_often_they_are_tracked(tmp_pat
     ), "the tag names the run that judged it last"
 
 
-def test_the_candidate_that_ships_becomes_champion_and_again_changes_nothing(tmp_path: Path, local: str) -> None:
+def test_the_candidate_that_ships_becomes_champion_and_a_repetition_changes_nothing(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local)
     once, twice = promote(local, found.model), promote(local, found.model)
     assert once == twice
@@ -99,7 +99,9 @@ def test_no_other_verdict_becomes_champion(tmp_path: Path, local: str, variant: 
         assert "champion" not in aliases(local, found.model)
 
 
-def test_monitor_may_where_the_policy_allows_it_and_reject_never(tmp_path: Path, local: str) -> None:
+def test_a_monitored_variant_becomes_champion_if_the_policy_allows_it_and_a_rejected_one_never(
+    tmp_path: Path, local: str
+) -> None:
     found = registered(tmp_path, local)
     allowed = ("ship", "monitor")
     assert promote(local, found.model, found.versions["int4-g128"], allowed=allowed).verdict == "monitor"
@@ -108,7 +110,7 @@ def test_monitor_may_where_the_policy_allows_it_and_reject_never(tmp_path: Path,
 
 
 @pytest.mark.parametrize("tag", [DIGEST, "quantgate.baseline_digest"])
-def test_a_version_whose_digest_is_another_is_refused(tmp_path: Path, local: str, tag: str) -> None:
+def test_a_version_with_another_digest_is_refused(tmp_path: Path, local: str, tag: str) -> None:
     found = registered(tmp_path, local)
     MlflowClient(local).set_model_version_tag(found.model, found.versions["int8"], tag, "another")
     with pytest.raises(PrerequisiteError, match=f"its {tag} is another"):
@@ -136,7 +138,7 @@ def test_force_needs_a_reason_which_is_recorded(tmp_path: Path, local: str) -> N
     assert "its verdict is reject" in told
 
 
-def test_what_the_champion_replaced_is_kept_and_rolled_back_to(tmp_path: Path, local: str) -> None:
+def test_the_previous_champion_is_remembered_and_restored_by_a_rollback(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local)
     with pytest.raises(PrerequisiteError, match="has no champion"):
         rollback(local, found.model)
@@ -181,7 +183,7 @@ def test_no_option_of_the_command_lets_a_rejected_variant_through_without_a_reas
     assert "its verdict is reject" in capsys.readouterr().err
 
 
-def test_weights_that_no_cluster_reaches_are_refused_before_anything_is_moved(tmp_path: Path, local: str) -> None:
+def test_weights_that_no_cluster_can_load_are_refused_before_an_alias_moves(tmp_path: Path, local: str) -> None:
     decision = placed(make_decision(tmp_path))
     weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
     decision = decision.model_copy(update={"weights": weights})
@@ -192,7 +194,7 @@ def test_weights_that_no_cluster_reaches_are_refused_before_anything_is_moved(tm
     assert run("promote", found.model, "--tracking-uri", local) == 0
 
 
-def test_a_model_or_a_version_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, local: str) -> None:
+def test_a_missing_model_or_version_is_reported_with_the_existing_ones(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local)
     with pytest.raises(PrerequisiteError, match=f"no registered model nobody. It has: {found.model}"):
         promote(local, "nobody")
@@ -200,7 +202,7 @@ def test_a_model_or_a_version_that_is_not_there_is_told_with_those_that_are(tmp_
         promote(local, found.model, "99")
 
 
-def test_nothing_rolls_back_to_a_version_that_no_verdict_let_serve(tmp_path: Path, local: str) -> None:
+def test_a_rollback_to_a_version_that_may_not_serve_is_refused(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local)
     promote(local, found.model)
     MlflowClient(local).set_registered_model_alias(found.model, "previous", found.versions["int4-g64"])
@@ -224,7 +226,7 @@ def test_a_version_that_points_at_its_run_cannot_borrow_anothers_verdict(tmp_pat
 REJECTED = dict.fromkeys(("int8", "int4_g128", "int4_g64"), "reject")
 
 
-def test_a_run_of_which_nothing_may_be_candidate_leaves_none(tmp_path: Path, local: str) -> None:
+def test_a_run_without_an_eligible_variant_leaves_no_candidate(tmp_path: Path, local: str) -> None:
     registered(tmp_path, local, judged_at=1.0)
     found = registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
     assert found.candidate == ""
@@ -234,14 +236,14 @@ def test_a_run_of_which_nothing_may_be_candidate_leaves_none(tmp_path: Path, loc
 
 
 @pytest.mark.parametrize(("verdict", "candidate"), [("ship", "int4-g64"), ("inconclusive", "int8")])
-def test_of_what_may_serve_the_smallest_is_candidate_and_else_what_lost_least(
+def test_the_smallest_variant_that_may_serve_is_candidate_then_the_one_with_the_least_drop(
     tmp_path: Path, local: str, verdict: str, candidate: str
 ) -> None:
     found = registered(tmp_path, local, int8=verdict, int4_g128=verdict, int4_g64=verdict)
     assert found.candidate == candidate
 
 
-def test_an_older_verdict_that_is_sent_late_replaces_no_newer_one(tmp_path: Path, local: str) -> None:
+def test_an_older_verdict_that_is_sent_late_does_not_replace_a_newer_one(tmp_path: Path, local: str) -> None:
     registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
     late = registered(tmp_path, local, run="run-1", judged_at=1.0)
     assert late.candidate == ""
@@ -266,7 +268,7 @@ def test_a_verdict_whose_run_was_deleted_or_did_not_end_promotes_nothing(
     assert "champion" not in aliases(local, found.model)
 
 
-def test_weights_whose_store_has_moved_are_a_version_of_their_own(tmp_path: Path, local: str) -> None:
+def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: str) -> None:
     first = registered(tmp_path, local)
     decision = make_decision(tmp_path)
     moved = tuple(each.model_copy(update={"uri": f"s3://other/{each.variant}"}) for each in decision.weights)
@@ -277,14 +279,14 @@ def test_weights_whose_store_has_moved_are_a_version_of_their_own(tmp_path: Path
     assert promote(local, found.model).weights == "s3://other/int8"
 
 
-def test_a_name_holds_nothing_that_mlflows_search_trips_over(tmp_path: Path, local: str) -> None:
+def test_a_name_contains_nothing_that_breaks_mlflows_search(tmp_path: Path, local: str) -> None:
     assert model_name("file:/data/bob's model", "Bob's tutor") == "file-data-bob-s-model.Bob-s-tutor"
     decision = called(placed(make_decision(tmp_path)), "Bob's tutor")
     found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
     assert found.candidate == "int8"
 
 
-def test_a_patch_stays_one_object_whatever_the_reason_is(tmp_path: Path, local: str) -> None:
+def test_a_patch_is_one_object_for_any_reason_text(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local)
     patch = tmp_path / "patch.yaml"
     options = ("--version", found.versions["int4-g64"], "--kserve", str(patch), "--service", "tutor")
@@ -292,7 +294,7 @@ def test_a_patch_stays_one_object_whatever_the_reason_is(tmp_path: Path, local: 
     assert yaml.safe_load(patch.read_text())["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/int4-g64"
 
 
-def test_the_step_moves_nothing_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
+def test_the_step_moves_no_alias_if_the_verdict_was_copied_from_an_earlier_run(tmp_path: Path, local: str) -> None:
     found = registered(tmp_path, local)
     promote(local, found.model)
     promote(local, found.model, found.versions["bf16"])  # somebody went back
@@ -306,7 +308,9 @@ def test_the_step_moves_nothing_where_an_earlier_verdict_was_only_found(tmp_path
     assert Registered.read(places["promoted"]).versions == {}
 
 
-def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_that_refuses_does_not_fail_the_run(
+    tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     decision = placed(make_decision(tmp_path))
     tracked = track(decision, FACTS, report_files(tmp_path), local)
     places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
@@ -327,7 +331,7 @@ def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys
         ("general-chat", "monitor", "the policy does not let it become champion"),
     ],
 )
-def test_a_runs_end_tells_what_may_be_promoted(
+def test_the_end_of_a_run_shows_what_may_be_promoted(
     tmp_path: Path, local: str, use_case: str, verdict: str, line: str
 ) -> None:
     found = registered(tmp_path, local, int8=verdict, int4_g128="reject")
@@ -347,13 +351,13 @@ def test_a_runs_end_tells_what_may_be_promoted(
     assert "champion is version" in registry_lines(RunResults(str(tmp_path)), decision, local)[0]
 
 
-def test_a_runs_end_tells_that_the_registry_did_not_take_it(tmp_path: Path, local: str) -> None:
+def test_the_end_of_a_run_reports_that_the_registry_refused(tmp_path: Path, local: str) -> None:
     assert registry_lines(RunResults(str(tmp_path)), make_decision(tmp_path), local) == [
         f"the variants are not registered; to do it later: quantgate track {tmp_path}"
     ]
 
 
-def test_a_runs_end_tells_of_no_promotion_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
+def test_the_end_of_a_run_shows_no_promotion_if_the_verdict_was_copied(tmp_path: Path, local: str) -> None:
     assert (
         registry_lines(
             RunResults(str(tmp_path)),

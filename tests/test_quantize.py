@@ -33,7 +33,7 @@ def baseline(tiny_model: Path, tmp_path: Path) -> Model:
     return resolve(f"file:{tiny_model}", open_store(str(tmp_path / "store")), cache_dir())
 
 
-def test_the_baseline_is_its_own_weights(baseline: Model, tmp_path: Path) -> None:
+def test_the_baseline_uses_the_models_own_weights(baseline: Model, tmp_path: Path) -> None:
     weights = make("bf16", baseline, tmp_path)
     assert (weights.digest, weights.uri, weights.size_bytes) == (baseline.digest, baseline.uri, baseline.size_bytes)
     assert (weights.scheme, weights.algorithm, weights.failure) == ("BF16", "", "")
@@ -56,7 +56,7 @@ def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_width_that_no_group_fits_is_the_variants_failure(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_width_that_no_group_fits_fails_the_variant(tmp_path: Path, tiny_model: Path) -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     odd = tmp_path / "odd"
@@ -71,7 +71,7 @@ def test_a_width_that_no_group_fits_is_the_variants_failure(tmp_path: Path, tiny
     assert not (tmp_path / "store" / "recipes").exists()
 
 
-def test_weights_are_named_by_all_that_they_are_made_of(tmp_path: Path) -> None:
+def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     model = Model(source="x", digest="1", uri="u", size_bytes=1)
     key = recipe_key(VARIANTS["int8"], model, CALIBRATION)
     assert key == recipe_key(VARIANTS["int8"], model.model_copy(update={"source": "y"}), CALIBRATION)
@@ -91,7 +91,7 @@ def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:
 
 
 @needs_torch
-def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
+def test_a_complete_checkpoint_passes_the_check(tmp_path: Path) -> None:
     check_compressed(checkpoint(tmp_path, 1.0), layers=1)
 
 
@@ -104,7 +104,7 @@ def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
         (1.0, False, 1, "without a quantization config"),
     ],
 )
-def test_a_checkpoint_that_is_not_what_was_asked_for_is_refused(
+def test_a_checkpoint_that_differs_from_the_variant_is_refused(
     tmp_path: Path, scale: float, quantized: bool, layers: int, what: str
 ) -> None:
     with pytest.raises(PrerequisiteError, match=what):

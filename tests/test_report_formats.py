@@ -26,7 +26,7 @@ def test_sizes_and_durations_are_never_rounded_to_nothing() -> None:
     ]
 
 
-def test_the_limits_that_are_drawn_are_the_policys_own_values() -> None:
+def test_the_drawn_limits_are_the_policys_values() -> None:
     policy = parse_use_case("name: math\nmax_drop: {gsm8k: 2.5 %}\nmax_average_drop: 4 %\n", "policy.yaml")
     assert stated_limits(policy) == (
         StatedLimit("ship", "under 1 %", 0.01),
@@ -39,7 +39,7 @@ def test_the_limits_that_are_drawn_are_the_policys_own_values() -> None:
 
 
 @pytest.mark.parametrize("task", ["how-to", "a: b, c", "ship", "at most 3 %"])
-def test_the_limit_of_a_task_stays_with_it_whatever_the_task_is_called(task: str) -> None:
+def test_a_task_keeps_its_limit_whatever_its_name(task: str) -> None:
     policy = parse_use_case(json.dumps({"name": "mine", "max_drop": {task: "2 %"}}), "policy.yaml")
     assert bounds(policy, [task])[task] == (0.02,)
     assert bounds(policy, [task])["average"] == policy.edges

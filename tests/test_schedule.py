@@ -11,7 +11,7 @@ from tests.support.on_kubeflow import kubeflow, pipeline, scheduled, uploads
 __all__ = ["kubeflow", "pipeline"]
 
 
-def test_a_schedule_starts_one_run_at_a_time_and_makes_up_for_none(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_starts_one_run_at_a_time_and_skips_missed_starts(kubeflow: State, pipeline: Path) -> None:
     done = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--suite", "quick")
     assert (done.status, done.out.startswith("quantgate: 0 3 * * 1 UTC, quantgate-ship-")) == (0, True)
     made = kubeflow.only("recurringruns")
@@ -22,7 +22,7 @@ def test_a_schedule_starts_one_run_at_a_time_and_makes_up_for_none(kubeflow: Sta
     assert (given["suite"], given["skip_judged"]) == ("quick", False)
 
 
-def test_a_schedule_on_new_models_looks_hourly_and_skips_what_is_judged(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_on_new_models_checks_hourly_and_skips_judged_models(kubeflow: State, pipeline: Path) -> None:
     mlflow = ("--tracking-uri", "http://mlflow:5000")
     assert scheduled(kubeflow, pipeline, "--on-new-model", *mlflow).status == 0
     made = kubeflow.only("recurringruns")
@@ -30,7 +30,7 @@ def test_a_schedule_on_new_models_looks_hourly_and_skips_what_is_judged(kubeflow
     assert made["runtime_config"]["parameters"]["skip_judged"] is True
 
 
-def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_with_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
     for name, cron in (
         ("weekly", "0 3 * * 1"),
         ("other", "0 4 * * *"),
@@ -44,7 +44,7 @@ def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(kubeflow: State
     assert uploads(kubeflow) == 1
 
 
-def test_a_schedule_that_cannot_be_replaced_leaves_the_one_before(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_that_cannot_be_replaced_stays_unchanged(kubeflow: State, pipeline: Path) -> None:
     assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
     kubeflow.faults = [("POST", "recurringruns", 403)]
     done = scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1")
@@ -73,7 +73,7 @@ def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> No
         (("--on-new-model",), "give its server with --tracking-uri"),
     ],
 )
-def test_a_time_that_cannot_be_is_told_before_anything_is_sent(
+def test_an_invalid_time_is_reported_before_anything_is_sent(
     kubeflow: State, pipeline: Path, options: tuple[str, ...], what: str
 ) -> None:
     done = scheduled(kubeflow, pipeline, *options)

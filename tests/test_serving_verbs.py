@@ -62,7 +62,7 @@ def test_a_step_serves_and_a_later_one_stops_it_twice(deployed: Path, cluster: C
         assert left(cluster) == []
 
 
-def test_the_tokenizer_is_fetched_where_the_step_that_served_ran_elsewhere(
+def test_the_tokenizer_is_fetched_if_the_serving_step_ran_on_another_machine(
     deployed: Path, plan: EvaluationPlan
 ) -> None:
     server = Server.read(deployed / "server.json")
@@ -71,7 +71,7 @@ def test_the_tokenizer_is_fetched_where_the_step_that_served_ran_elsewhere(
     assert (Path(again.model_path) / "tokenizer_config.json").is_file()
 
 
-def test_no_step_that_a_cluster_serves_for_fetches_the_weights(
+def test_no_step_fetches_the_weights_if_a_cluster_serves(
     deployed: Path, plan: EvaluationPlan, weights: Weights, tmp_path: Path
 ) -> None:
     server = Server.read(deployed / "server.json")
@@ -85,7 +85,7 @@ def test_no_step_that_a_cluster_serves_for_fetches_the_weights(
     assert {each.name for each in whole.iterdir()} - kept == {each.name for each in whole.glob("*.safetensors")}
 
 
-def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:
+def test_a_removed_server_gives_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:
     lifecycle.undeploy("int8", plan.results)  # as the reaper would
     files = [str(deployed / name) for name in ("server.json", "plan.json", "scores.json", "records.parquet")]
     evaluate_step.evaluate_tiny(*files)
@@ -95,7 +95,7 @@ def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan
     assert "removed" in scores.failure
 
 
-def test_a_start_that_was_killed_before_it_was_recorded_is_stopped_all_the_same(
+def test_a_start_that_was_killed_before_it_was_recorded_is_still_stopped(
     deployed: Path, cluster: Cluster, plan: EvaluationPlan
 ) -> None:
     store = open_store(plan.results)

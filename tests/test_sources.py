@@ -167,7 +167,7 @@ def asked_of(folder: Path, wanted: list[str], *, probe: str = PROBE, **environme
 
 
 @pytest.mark.slow
-def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unknown(hub: Hub, tmp_path: Path) -> None:
+def test_the_hub_gives_rows_at_one_commit_and_reports_absent_gated_and_unknown_data(hub: Hub, tmp_path: Path) -> None:
     wanted = ["org/set,main,test", "org/set,main,train", "org/set,,test", "org/set,mian,test"]
     wanted += ["org/gated,main,test", "org/none,,test", "org/down,,test", "a/b/c,,test"]
     found = asked_of(tmp_path, wanted, HF_ENDPOINT=hub.url)
@@ -204,7 +204,7 @@ print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": l
 
 
 @pytest.mark.slow
-def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(hub: Hub, tmp_path: Path) -> None:
+def test_a_run_stores_the_hubs_rows_and_downloads_them_once(hub: Hub, tmp_path: Path) -> None:
     first = asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url)
     assert first == {"data": ["hub", f"{tmp_path}/store/rows"], "of": COMMIT, "rows": 2}
     asked = len(hub.asked)
@@ -214,7 +214,7 @@ def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(
 
 
 @pytest.mark.slow
-def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_and_a_mirror_advised(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     message = str(asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=url)["org/set,main,test"])
     assert message.startswith(f"The hub {url} is not reachable (")
@@ -222,7 +222,7 @@ def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(
 
 
 @pytest.mark.slow
-def test_the_offline_flag_keeps_every_request_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_with_the_offline_flag_no_request_reaches_the_hub(hub: Hub, tmp_path: Path) -> None:
     found = asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
     assert "is not reachable (" in str(found["org/set,main,test"])
     assert "HF_HUB_OFFLINE" in str(found["org/set,main,test"])
@@ -243,12 +243,12 @@ def rows_in(folder: Folder) -> list[dict[str, object]]:
     return rows
 
 
-def test_a_split_is_a_file_and_default_stands_for_no_configuration() -> None:
+def test_a_split_is_a_file_and_default_means_no_configuration() -> None:
     assert Split("openai/gsm8k", "main", "test").file == "openai/gsm8k/main/test.parquet"
     assert Split("google/IFEval", "", "train").file == "google/IFEval/default/train.parquet"
 
 
-def test_types_are_those_of_all_rows_and_absent_keys_are_none(tmp_path: Path) -> None:
+def test_types_are_derived_from_all_rows_and_absent_keys_are_none(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "score": None, "arguments": [{}]},
         {"id": 2, "score": 1, "arguments": [{"words": 3}, {"text": "a"}], "late": "x\u2028y"},
@@ -286,32 +286,32 @@ def test_types_are_those_of_all_rows_and_absent_keys_are_none(tmp_path: Path) ->
         ("test.parquet", "PAR1 but not really PAR1", "its rows are not a table"),
     ],
 )
-def test_a_file_that_is_no_table_is_named_with_what_is_wrong(tmp_path: Path, name: str, text: str, what: str) -> None:
+def test_a_file_that_is_not_a_table_is_named_with_the_reason(tmp_path: Path, name: str, text: str, what: str) -> None:
     with pytest.raises(PrerequisiteError, match=what):
         rows_in(plain(tmp_path, name, text))
 
 
-def test_a_split_without_a_file_is_none_and_a_data_set_without_a_folder_is_a_mistake(tmp_path: Path) -> None:
+def test_a_split_without_a_file_is_none_and_a_data_set_without_a_folder_is_an_error(tmp_path: Path) -> None:
     folder = plain(tmp_path, "test.jsonl", '{"a": 1}\n')
     assert folder.split(Split("org/set", "default", "train")) is None
     with pytest.raises(PrerequisiteError, match=rf"{tmp_path}/org/set/main is not a directory"):
         folder.split(Split("org/set", "main", "test"))
 
 
-def test_a_split_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_split_with_two_files_is_refused(tmp_path: Path) -> None:
     plain(tmp_path, "test.json", '[{"a": 1}]')
     with pytest.raises(PrerequisiteError, match=r"twice, as test\.jsonl and test\.json"):
         rows_in(plain(tmp_path, "test.jsonl", '{"a": 1}\n'))
 
 
-def test_the_rows_say_their_file_and_its_sha256(tmp_path: Path) -> None:
+def test_the_rows_name_their_file_and_its_sha256(tmp_path: Path) -> None:
     rows = plain(tmp_path, "test.jsonl", '{"a": 1}\n').split(Split("org/set", "", "test"))
     assert rows is not None
     assert rows.sha256 == hashlib.sha256(b'{"a": 1}\n').hexdigest()
     assert rows.of == str(tmp_path / "org/set/default/test.jsonl")
 
 
-def test_the_shared_data_is_laid_out_as_the_published_splits(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_shared_data_has_the_layout_of_the_published_splits(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = Folder(laid_out(tmp_path_factory))
 
     def count(path: str, name: str, split: str) -> int:
@@ -331,12 +331,12 @@ def test_the_shared_data_is_laid_out_as_the_published_splits(tmp_path_factory: p
     assert {count("cais/mmlu", subject, "dev") for subject in subjects} == {5}
 
 
-def test_pages_are_cut_at_headings_of_the_first_level_and_lose_no_line() -> None:
+def test_pages_are_split_at_first_level_headings_and_lose_no_line() -> None:
     text = " \n = One = \n \n a \n = = Part = = \n b \n = Two = \n c \n"
     assert pages_of(text) == [" = One = \n \n a \n = = Part = = \n b ", " = Two = \n c \n"]
 
 
-def test_a_tiny_mmlu_row_has_its_subjects_five_examples_before_the_question(
+def test_a_tiny_mmlu_row_has_five_examples_of_its_subject_before_the_question(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     row = json.loads(lines_of(laid_out(tmp_path_factory) / "tinyBenchmarks/tinyMMLU/all/test.jsonl")[0])

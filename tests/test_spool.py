@@ -43,7 +43,7 @@ def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
     return TrackedRun.read(found)
 
 
-def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
+def test_a_run_that_mlflow_refuses_is_reported_and_can_be_sent_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = recorded(tmp_path, NOBODY)
@@ -61,7 +61,7 @@ def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
     assert send(results).run_id == sent.run_id, "where it is now"
 
 
-def test_a_folder_without_a_decided_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_decision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="contains no run with a decision"):
         send(RunResults(str(tmp_path)))
 
@@ -77,7 +77,7 @@ def test_a_server_outside_the_allow_list_is_refused_before_anything_is_sent(
         track(decision, FACTS, report_files(tmp_path), NOBODY)
 
 
-def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path) -> None:
+def test_a_password_is_stored_nowhere_and_needed_again_for_sending(tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
     told = spooled_run(decision, "http://me:secret@127.0.0.1:9", "It is down.")
     assert "secret" not in told.model_dump_json()
@@ -88,7 +88,7 @@ def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path
         send(RunResults(str(tmp_path)))
 
 
-def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
+def test_a_run_with_results_in_a_bucket_is_sent_later_and_registered(
     tmp_path: Path, s3_location: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded(tmp_path / "run", NOBODY)

@@ -74,7 +74,7 @@ def test_only_pipelines_and_the_step_itself_import_a_step() -> None:
     assert wrong == []
 
 
-def test_only_the_shells_and_what_builds_or_sends_the_pipeline_import_kfp() -> None:
+def test_only_components_and_the_code_that_builds_or_sends_the_pipeline_import_kfp() -> None:
     wrong = [
         told(module, line, imported)
         for module, line, imported in every_import()
@@ -85,7 +85,7 @@ def test_only_the_shells_and_what_builds_or_sends_the_pipeline_import_kfp() -> N
     assert wrong == []
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
     graph = {module: {each for _, each in imports(module) if each in FILES and each != module} for module in FILES}
     try:
         TopologicalSorter(graph).prepare()
@@ -94,7 +94,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         raise AssertionError(f"These modules import each other in a circle: {circle}") from None
 
 
-def test_no_folder_of_components_imports_itself_by_way_of_others() -> None:
+def test_folders_of_components_do_not_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for module, _, imported in every_import():
         folder, other = (".".join(each.split(".")[:2]) for each in (module, imported))
@@ -129,7 +129,7 @@ def literals(module: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def test_only_run_results_says_where_a_file_of_a_run_lies() -> None:
+def test_only_run_results_contains_the_paths_of_a_runs_files() -> None:
     wrong = [
         f"{FILES[module].relative_to(ROOT)}:{line} names {text!r}"
         for module in FILES
@@ -151,7 +151,7 @@ def test_every_step_has_the_same_shape() -> None:
     assert sorted(file.parent.name for file in (ROOT / "components").glob("*/component.py")) == STEPS
 
 
-def test_a_shell_is_written_as_kfp_reads_it() -> None:
+def test_a_component_has_the_form_that_kfp_reads() -> None:
     """kfp copies a shell's source: what is imported or defined around it is not there when it runs."""
     for step in STEPS:
         module = f"components.{step}.component"

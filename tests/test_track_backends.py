@@ -93,7 +93,7 @@ def model() -> str:
     return uuid.uuid4().hex
 
 
-def test_a_parent_and_its_children_hold_numbers_words_tables_data_sets_and_files(
+def test_a_parent_and_its_children_contain_numbers_texts_tables_data_sets_and_files(
     mlflow_backend: str, model: str, tmp_path: Path
 ) -> None:
     found = tracked(tmp_path, mlflow_backend, model)
@@ -128,7 +128,7 @@ def test_a_parent_and_its_children_hold_numbers_words_tables_data_sets_and_files
     assert json.loads(files["verdict.json"])["verdict"] == "ship"
 
 
-def test_tracking_again_doubles_nothing(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+def test_tracking_again_creates_no_duplicates(mlflow_backend: str, model: str, tmp_path: Path) -> None:
     first, again = (tracked(tmp_path, mlflow_backend, model) for _ in range(2))
     client = MlflowClient(mlflow_backend)
     runs = runs_of(client, first)
@@ -138,7 +138,7 @@ def test_tracking_again_doubles_nothing(mlflow_backend: str, model: str, tmp_pat
     assert [len(data_sets_of(run)) for run in runs.values()] == [2] * 5
 
 
-def test_an_answer_that_is_lost_on_its_way_doubles_nothing(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+def test_a_lost_response_creates_no_duplicates(mlflow_backend: str, model: str, tmp_path: Path) -> None:
     """MLflow's client asks again, although the server has done what it was asked."""
     lost: set[str] = set()
 
@@ -156,7 +156,7 @@ def test_an_answer_that_is_lost_on_its_way_doubles_nothing(mlflow_backend: str, 
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
-def test_a_database_without_a_server_is_refused_as_it_keeps_no_files(
+def test_a_database_without_a_server_is_refused_because_it_stores_no_files(
     postgres: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -180,7 +180,9 @@ def test_three_runs_of_a_model_are_three_parents_with_four_children_each(
     assert len(client.search_runs([found[0].experiment_id])) == 3 * (1 + 4)
 
 
-def test_what_ships_becomes_champion_and_is_rolled_back(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+def test_a_variant_that_ships_becomes_champion_and_is_rolled_back(
+    mlflow_backend: str, model: str, tmp_path: Path
+) -> None:
     found = registered(tmp_path, mlflow_backend, model)
     client = MlflowClient(mlflow_backend)
     assert registered(tmp_path, mlflow_backend, model) == found
@@ -193,7 +195,7 @@ def test_what_ships_becomes_champion_and_is_rolled_back(mlflow_backend: str, mod
     assert (back.variant, champion_of(client, found.model)) == ("bf16", found.versions["bf16"])
 
 
-def test_what_was_rejected_is_refused_by_every_way_and_every_time_whatever_its_tags_say(
+def test_a_rejected_variant_is_refused_in_every_way_despite_its_tags(
     mlflow_backend: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = registered(tmp_path, mlflow_backend, model)
@@ -279,7 +281,7 @@ def undisturbed(mlflow_backend: str, results: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_killed_anywhere_and_repeated_each_variant_has_one_whole_run(
+def test_after_a_kill_anywhere_and_a_repetition_each_variant_has_one_complete_run(
     mlflow_backend: str, undisturbed: dict[str, Any], results: Path, tmp_path: Path, call: str
 ) -> None:
     """It is killed at one of these calls, its repetition is killed anywhere, and then it is left alone."""

@@ -15,7 +15,7 @@ def drawn(board: watch.Board) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_shows_what_is_done_what_runs_and_how_far_it_is() -> None:
+def test_the_table_shows_finished_steps_running_steps_and_their_progress() -> None:
     board = watch.Board(["bf16", "int8"])
     for event in (
         Event(0, "resolve", "", RUNNING),
@@ -45,7 +45,7 @@ def plain(events: list[Event], quiet: bool) -> list[str]:
     return [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]
 
 
-def test_plain_lines_tell_each_step_and_every_tenth_item() -> None:
+def test_plain_lines_report_each_step_and_every_tenth_item() -> None:
     events = [Event(0, "tiny", "int8", RUNNING)]
     events += [Event(0, "tiny", "int8", RUNNING, done, 100) for done in range(1, 101)]
     events += [Event(0, "tiny", "int8", DONE, note="piqa 0.650")]
@@ -55,7 +55,7 @@ def test_plain_lines_tell_each_step_and_every_tenth_item() -> None:
     assert told[11:] == ["int8 tiny done: piqa 0.650"]
 
 
-def test_quiet_tells_failures_only() -> None:
+def test_quiet_reports_only_failures() -> None:
     events = [
         Event(0, "tiny", "int8", RUNNING),
         Event(0, "tiny", "int8", FAILED, note="died"),

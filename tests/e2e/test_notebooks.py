@@ -36,7 +36,7 @@ def decision(out: Path) -> Decision:
     return Decision.read(out / "decision.json")
 
 
-def test_the_run_comes_to_its_end_and_leaves_no_process(first: NotebookNode, out: Path) -> None:
+def test_the_run_finishes_and_leaves_no_process(first: NotebookNode, out: Path) -> None:
     assert json.loads((out / "run.json").read_text())["state"] == "finished"
     assert processes_of(out) == []
     shown = told(first, "run")
@@ -47,7 +47,7 @@ def test_the_run_comes_to_its_end_and_leaves_no_process(first: NotebookNode, out
     assert "Report" in shown
 
 
-def test_the_decision_is_a_row_a_variant(first: NotebookNode, decision: Decision) -> None:
+def test_the_decision_has_one_row_per_variant(first: NotebookNode, decision: Decision) -> None:
     head, *rows = table(first, "decision")
     assert head[:4] == ["variant", "verdict", "average_drop", "MB"]
     assert [row[:2] for row in rows] == [[each.variant, each.verdict] for each in decision.verdicts]
@@ -57,7 +57,7 @@ def test_the_decision_is_a_row_a_variant(first: NotebookNode, decision: Decision
     assert 0.5 < float(rows[1][3]) / float(rows[0][3]) < 0.65
 
 
-def test_each_limit_stands_beside_its_bounds(first: NotebookNode, decision: Decision) -> None:
+def test_each_limit_is_shown_with_its_bounds(first: NotebookNode, decision: Decision) -> None:
     head, *rows = table(first, "limits")
     shown = [dict(zip(head, row, strict=True)) for row in rows]
     (limit,) = decision.verdicts[1].limits
@@ -86,7 +86,7 @@ def test_the_report_is_in_the_notebook(first: NotebookNode, out: Path) -> None:
     assert "report.html" in told(first, "report-link")
 
 
-def test_it_tells_where_the_run_is_recorded_and_what_to_do_next(
+def test_it_shows_where_the_run_is_recorded_and_the_next_step(
     first: NotebookNode, out: Path, decision: Decision
 ) -> None:
     tracked = TrackedRun.read(out / "tracked.json")

@@ -44,7 +44,7 @@ def test_the_baseline_is_above_chance(demo: Path) -> None:
     assert sum(baseline["scores"].values()) > sum(TASKS.values()) + 0.2
 
 
-def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
+def test_llm_compressor_wrote_the_checkpoints(demo: Path) -> None:
     weights = {variant: Weights.read(demo / "variants" / variant / "weights.json") for variant in VARIANTS}
     formats = {}
     for variant in VARIANTS[1:]:
@@ -56,7 +56,7 @@ def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
     assert len({each.digest for each in weights.values()}) == 4
 
 
-def test_int4_answers_are_those_of_the_weights(demo: Path) -> None:
+def test_the_int4_answers_match_the_weights(demo: Path) -> None:
     """Some CPUs have no kernel of vLLM's for 4 bits: what stands in for it is held against transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -93,7 +93,7 @@ def test_every_variant_answered_the_same_questions(demo: Path) -> None:
         assert not any(each.truncated for each in found)
 
 
-def test_the_folder_holds_what_a_person_or_a_script_needs(demo: Path) -> None:
+def test_the_folder_contains_the_report_and_the_files_for_scripts(demo: Path) -> None:
     for name in ("report.html", "report.md", "verdicts.json", "run.json", "mlflow/mlflow.db", "logs/pipeline.log"):
         assert (demo / name).is_file(), name
     for variant in VARIANTS:
@@ -105,7 +105,7 @@ def test_the_folder_holds_what_a_person_or_a_script_needs(demo: Path) -> None:
     assert all(variant in page for variant in VARIANTS)
 
 
-def test_it_tells_where_the_results_are(demo: Path) -> None:
+def test_it_prints_the_location_of_the_results(demo: Path) -> None:
     told = demo.with_suffix(".txt").read_text()
     assert f"Report   {demo / 'report.html'}" in told
     assert "mlflow ui" in told
@@ -128,7 +128,9 @@ def test_mlflow_has_a_parent_run_with_four_children(demo: Path) -> None:
         assert each.data.metrics["piqa.score"] == rows[each.data.params["variant"]]["scores"]["piqa"]
 
 
-def test_tiny_is_not_asked_again_and_a_second_run_asks_nothing(demo: Path, second: "tuple[Path, NotebookNode]") -> None:
+def test_the_full_stage_skips_the_tiny_items_and_a_second_run_sends_no_request(
+    demo: Path, second: "tuple[Path, NotebookNode]"
+) -> None:
     def scores(run: Path, stage: str) -> Scores:
         return Scores.read(run / "variants" / "int8" / f"{stage}.json")
 
