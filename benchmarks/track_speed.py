@@ -174,7 +174,7 @@ def random_decision(results: Path, items: int) -> Decision:
 def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
     """The arguments of the step `track`."""
     decision, page, text, tracked = (
-        str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
+        str(results / name) for name in ("decision.json", "report.html", "report.md", "tracked.json")
     )
     return decision, run_id, str(results), server, page, text, tracked
 

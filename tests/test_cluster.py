@@ -1,4 +1,4 @@
-"""What the compiled pipeline asks of a cluster, step by step."""
+"""The compiled pipeline's requirements of a cluster, step by step."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ PRODUCTION = Cluster(
 
 
 def command(*options: str) -> Result:
-    """What `quantgate compile` leaves."""
+    """The file that `quantgate compile` writes."""
     app = typer.Typer()
     app.command()(compile_pipeline)
     return on_a_short_stack(lambda: CliRunner().invoke(app, list(options)))
@@ -41,21 +41,21 @@ class Compiled:
         self.pipeline, self.platform = yaml.safe_load_all(file.read_text())
 
     def container(self, step: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
-        return found
+        spec: dict[str, Any] = self.pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+        return spec
 
     def pod(self, step: str) -> dict[str, Any]:
         executors = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        found: dict[str, Any] = executors[f"exec-{step}"]
-        return found
+        spec: dict[str, Any] = executors[f"exec-{step}"]
+        return spec
 
     def environment(self, step: str) -> dict[str, str]:
-        return {each["name"]: each["value"] for each in self.container(step).get("env", [])}
+        return {variable["name"]: variable["value"] for variable in self.container(step).get("env", [])}
 
     def references(self, step: str, kind: str) -> dict[str, bool]:
         """The names of the step's Secrets (or ConfigMaps), and whether each may be absent."""
         key = "secretName" if kind == "secretAsEnv" else "configMapName"
-        return {each[key]: each.get("optional", False) for each in self.pod(step).get(kind, [])}
+        return {reference[key]: reference.get("optional", False) for reference in self.pod(step).get(kind, [])}
 
     def tasks(self) -> dict[str, Any]:
         loop = self.pipeline["components"]["comp-for-loop-1"]["dag"]["tasks"]
@@ -93,7 +93,7 @@ def test_every_step_has_resources_a_timeout_and_a_label_and_does_not_run_as_root
     assert pod["podMetadata"]["labels"] == labels
     assert pod["securityContext"] == {"runAsNonRoot": True}
     assert pod["imagePullPolicy"] == "IfNotPresent"
-    assert [each["secretName"] for each in pod["imagePullSecret"]] == ["registry"]
+    assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["registry"]
 
 
 def test_only_quantize_gets_the_gpus_and_their_nodes(production: Compiled) -> None:
@@ -124,7 +124,7 @@ def test_nothing_requests_gpus_on_a_cluster_without_gpus(tmp_path: Path) -> None
     assert "tolerations" not in small.pod("quantize")
     assert small.container("quantize")["resources"]["resourceMemoryLimit"] == "6Gi"
     assert "imagePullSecret" not in small.pod("quantize")
-    assert [each["mountPath"] for each in small.pod("quantize")["emptyDirMounts"]] == ["/cache"]
+    assert [mount["mountPath"] for mount in small.pod("quantize")["emptyDirMounts"]] == ["/cache"]
     assert "pvcMount" not in small.pod("quantize")
 
 
@@ -151,15 +151,15 @@ def test_steps_that_record_in_mlflow_get_the_optional_certificates(production: C
     recording = {step for step in STEPS if "quantgate-mlflow" in production.references(step, "secretAsEnv")}
     for step in STEPS:
         files = [
-            (each["secretName"], each["mountPath"], each["optional"])
-            for each in production.pod(step).get("secretAsVolume", [])
+            (secret["secretName"], secret["mountPath"], secret["optional"])
+            for secret in production.pod(step).get("secretAsVolume", [])
         ]
         wanted = [("quantgate-mlflow-certificates", "/etc/quantgate/mlflow", True)]
         assert files == (wanted if step in recording else [])
-    maps = {each["configMapName"]: each for each in production.pod("track")["configMapAsEnv"]}
-    given = {each["envVar"] for each in maps["quantgate-mlflow"]["keyToEnv"]}
+    maps = {config_map["configMapName"]: config_map for config_map in production.pod("track")["configMapAsEnv"]}
+    optional_variables = {variable["envVar"] for variable in maps["quantgate-mlflow"]["keyToEnv"]}
     assert maps["quantgate-mlflow"]["optional"] is True
-    assert given == {
+    assert optional_variables == {
         "QUANTGATE_TRACKING_HOSTS",
         "MLFLOW_TRACKING_SERVER_CERT_PATH",
         "MLFLOW_TRACKING_CLIENT_CERT_PATH",
@@ -193,14 +193,16 @@ def test_steps_that_create_objects_get_their_settings_and_the_run(production: Co
     serving = {step for step in STEPS if production.environment(step).get("QUANTGATE_SERVING") == "kserve"}
     assert serving == {"deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
     for step in STEPS:
-        told = {each["name"]: each["fieldPath"] for each in production.pod(step).get("fieldPathAsEnv", [])}
+        fields = {
+            variable["name"]: variable["fieldPath"] for variable in production.pod(step).get("fieldPathAsEnv", [])
+        }
         run = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
-        assert told == (run if step in serving | {"execute", "resolve"} else {})
+        assert fields == (run if step in serving | {"execute", "resolve"} else {})
         assert ("quantgate-serving" in production.references(step, "configMapAsEnv")) == (step in serving)
 
 
 def test_only_steps_outside_the_loop_are_retried(production: Compiled) -> None:
-    """Inside, kfp's backend ignores them (kubeflow/pipelines #13897), and the steps repeat what is worth it."""
+    """Inside the loop kfp's backend ignores retries (kubeflow/pipelines #13897); the steps retry by themselves."""
     retries = {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in production.tasks().items()}
     assert {name for name, count in retries.items() if count} == {"resolve", "gate", "report", "track", "promote"}
     assert production.tasks()["resolve"]["retryPolicy"]["backoffDuration"] == "30s"
@@ -214,7 +216,7 @@ def test_the_parallelism_sets_how_many_variants_run_at_once(production: Compiled
 
 
 def test_a_task_keeps_the_name_that_other_tasks_refer_to(production: Compiled) -> None:
-    """Where it has another, kfp's backend does not find them (kubeflow/pipelines #11173)."""
+    """With another name kfp's backend does not find the outputs (kubeflow/pipelines #11173)."""
     assert all(task["taskInfo"]["name"] == name for name, task in production.tasks().items())
 
 
@@ -227,9 +229,9 @@ def test_fitting_one_pipeline_changes_neither_the_next_nor_the_local_one(tmp_pat
 
 
 def test_a_form_in_the_browser_explains_every_parameter_and_has_a_default(production: Compiled) -> None:
-    for name, each in production.pipeline["root"]["inputDefinitions"]["parameters"].items():
-        assert len(each.get("description", "")) > 20, name
-        assert "defaultValue" in each, name
+    for name, parameter in production.pipeline["root"]["inputDefinitions"]["parameters"].items():
+        assert len(parameter.get("description", "")) > 20, name
+        assert "defaultValue" in parameter, name
 
 
 @pytest.mark.parametrize("image", ["registry.example/quantgate:latest", "registry.example:5000/quantgate", "quantgate"])
@@ -253,7 +255,7 @@ def test_the_command_writes_the_settings_of_its_options(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"Wrote {file}\n")
     spec, platform = yaml.safe_load_all(file.read_text())
     executors = spec["deploymentSpec"]["executors"]
-    assert {name: each["container"]["image"] for name, each in executors.items()} == {
+    assert {name: executor["container"]["image"] for name, executor in executors.items()} == {
         **dict.fromkeys(executors, "registry.example/quantgate:1.2.3"),
         **dict.fromkeys(("exec-resolve", "exec-quantize"), f"registry.example/q{DIGEST}"),
     }

@@ -1,4 +1,4 @@
-"""How the environment says how to serve on a cluster, and what the pod without KServe does first."""
+"""The environment variables that configure serving on a cluster, and how a pod without KServe fetches its weights."""
 
 from pathlib import Path
 
@@ -14,13 +14,18 @@ NOWHERE = Path("/nowhere/namespace")
 
 
 def test_without_any_variable_serving_is_local() -> None:
-    found = from_environment({}, NOWHERE)
-    assert (found.kind, found.namespace, found.gpus, found.tensor_parallel_size) == ("local", "quantgate", 1, 1)
+    settings = from_environment({}, NOWHERE)
+    assert (settings.kind, settings.namespace, settings.gpus, settings.tensor_parallel_size) == (
+        "local",
+        "quantgate",
+        1,
+        1,
+    )
 
 
 def test_each_variable_is_parsed_to_the_type_of_its_field(tmp_path: Path) -> None:
     (tmp_path / "namespace").write_text("team-a\n")
-    found = from_environment(
+    settings = from_environment(
         {
             "QUANTGATE_SERVING": "kserve",
             "QUANTGATE_SERVING_GPUS": "4",
@@ -32,17 +37,20 @@ def test_each_variable_is_parsed_to_the_type_of_its_field(tmp_path: Path) -> Non
         },
         tmp_path / "namespace",
     )
-    assert (found.kind, found.namespace, found.image) == ("kserve", "team-a", "")
-    assert (found.gpus, found.tensor_parallel_size) == (4, 4)
-    assert found.node_selector == (("nvidia.com/gpu.product", "H100"), ("disk", "ssd"))
-    assert found.tolerations == (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
-    assert found.options == ("--dtype", "float32", "--chat-template", "a b")
-    assert found.env == (("VLLM_CPU_KVCACHE_SPACE", "4"),)
+    assert (settings.kind, settings.namespace, settings.image) == ("kserve", "team-a", "")
+    assert (settings.gpus, settings.tensor_parallel_size) == (4, 4)
+    assert settings.node_selector == (("nvidia.com/gpu.product", "H100"), ("disk", "ssd"))
+    assert settings.tolerations == (
+        Toleration("nvidia.com/gpu", "", "NoSchedule"),
+        Toleration("team", "a", "NoExecute"),
+    )
+    assert settings.options == ("--dtype", "float32", "--chat-template", "a b")
+    assert settings.env == (("VLLM_CPU_KVCACHE_SPACE", "4"),)
 
 
 def test_tolerations_can_be_empty_and_fewer_gpus_can_be_set() -> None:
-    found = from_environment({"QUANTGATE_SERVING_TOLERATIONS": "none", "QUANTGATE_SERVING_GPUS": "0"}, NOWHERE)
-    assert (found.tolerations, found.tensor_parallel_size) == ((), 1)
+    settings = from_environment({"QUANTGATE_SERVING_TOLERATIONS": "none", "QUANTGATE_SERVING_GPUS": "0"}, NOWHERE)
+    assert (settings.tolerations, settings.tensor_parallel_size) == ((), 1)
 
 
 def test_the_steps_own_image_fetches_the_weights_by_default() -> None:
@@ -59,7 +67,7 @@ def test_there_is_no_priority_class_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("", "knative", "QUANTGATE_SERVING is 'knative'. Valid: local, kserve, deployment"),
         ("_GPUS", "two", "QUANTGATE_SERVING_GPUS is 'two': give a whole number"),
@@ -71,10 +79,10 @@ def test_there_is_no_priority_class_by_default() -> None:
         ("_ADDRESS", "http://{pod}", "Write it like http://{service}.{namespace}.svc:{port}"),
     ],
 )
-def test_an_invalid_value_is_reported_with_the_valid_ones(name: str, value: str, told: str) -> None:
+def test_an_invalid_value_is_reported_with_the_valid_ones(name: str, value: str, message: str) -> None:
     with pytest.raises(PrerequisiteError) as caught:
         from_environment({f"QUANTGATE_SERVING{name}": value}, NOWHERE)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_weights_are_checked_and_served_at_the_same_path(

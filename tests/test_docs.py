@@ -1,4 +1,4 @@
-"""README and docs/ do not lie: what they show is what the program prints, and what they name exists."""
+"""README and docs/ are correct: they show the program's real output, and everything that they name exists."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ PATH = re.compile(
     r"`((?:components|pipelines|benchmarks|tests|locks|manifests|notebooks|docs)/(?:[\w.-]+/)*(?:[\w-]+\.\w+)?)`"
 )
 PLACEHOLDER = "NAME"
-"""In a path: the reader's own name for what they add."""
+"""A path segment that stands for the reader's own name."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

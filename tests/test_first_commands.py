@@ -1,4 +1,4 @@
-"""The first minutes: `quantgate` alone, completion in the shell, and an installation without extras."""
+"""The first commands: `quantgate` without arguments, shell completion, and an installation without extras."""
 
 import subprocess
 import sys
@@ -40,8 +40,8 @@ def test_a_first_command_has_the_same_line_as_in_the_full_list(command: str) -> 
     ],
 )
 def test_the_shell_completes_commands_and_options(words: str, offered: set[str]) -> None:
-    asked = {"_QUANTGATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    answer = quantgate(**asked)
+    variables = {"_QUANTGATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = quantgate(**variables)
     assert answer.returncode == 0
     assert set(answer.stdout.split()) == offered
 

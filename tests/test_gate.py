@@ -23,7 +23,7 @@ def decide_table(use_case: str, table: dict[str, dict[str, float]]) -> dict[str,
     decision = decide_on(
         use_case, [weights_of(name) for name in table], [scores_of(name, row) for name, row in table.items()]
     )
-    return {each.variant: each for each in decision.verdicts}
+    return {row.variant: row for row in decision.verdicts}
 
 
 def verdict_on_gsm8k(before: float, after: float, use_case: str) -> str:
@@ -239,9 +239,9 @@ def test_the_baseline_comes_first_and_the_variants_keep_their_order() -> None:
         "math-tutoring", [weights_of(name) for name in names], [scores_of(name, GUIDE[name]) for name in sorted(names)]
     )
     expected = ["bf16", "int4-g64", "int8", "int4-g128"]
-    assert [each.variant for each in decision.verdicts] == expected
-    assert [each.variant for each in decision.weights] == expected
-    assert [each.variant for each in decision.scores] == expected
+    assert [row.variant for row in decision.verdicts] == expected
+    assert [weights.variant for weights in decision.weights] == expected
+    assert [scores.variant for scores in decision.scores] == expected
 
 
 def test_a_decision_contains_its_evidence_and_reads_back_from_its_file(tmp_path: Path) -> None:

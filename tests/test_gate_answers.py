@@ -1,4 +1,4 @@
-"""What must hold before any number: the same items, asked alike, all of them whole."""
+"""The checks before any comparison: the same items, prompts and settings, and complete answers."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)
 
 
 def sentence(baseline: dict[str, Any] | None = None, **variant: Any) -> str:
-    """What the gate says of a variant whose records differ in these columns; "" when it judges it."""
+    """The gate's sentence for a variant whose records differ in these columns; empty if it judges the variant."""
     pair = [
         candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0], **(baseline or {}))}),
         candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1], **variant)}),
     ]
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
-    return found.sentence if found.verdict in ("not_comparable", "failed") else ""
+    row = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
+    return row.sentence if row.verdict in ("not_comparable", "failed") else ""
 
 
 def changed(values: list[str], *places: int) -> list[str]:
@@ -39,8 +39,8 @@ def test_answers_to_the_same_questions_are_judged_in_any_order() -> None:
         candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])}),
         candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1][mixed], item_id=list(mixed), **columns)}),
     ]
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
-    assert (found.tasks[0].lost, found.tasks[0].gained) == (5, 5)
+    row = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
+    assert (row.tasks[0].lost, row.tasks[0].gained) == (5, 5)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_missing_items_are_named() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     fewer = candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1][:96])})
     same_count = fewer.scores.model_copy(
-        update={"tasks": tuple(each.model_copy(update={"items": 100}) for each in fewer.scores.tasks)}
+        update={"tasks": tuple(task.model_copy(update={"items": 100}) for task in fewer.scores.tasks)}
     )
     variant = type(fewer)(fewer.weights, same_count, fewer.answers)
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [baseline, variant]).verdicts[1]
-    assert found.verdict == "not_comparable"
-    assert found.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
+    row = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [baseline, variant]).verdicts[1]
+    assert row.verdict == "not_comparable"
+    assert row.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
 
 
 def test_an_item_without_a_cluster_is_its_own_cluster() -> None:
@@ -101,8 +101,8 @@ def test_a_missing_score_is_a_fault(score: float) -> None:
 def test_scores_that_contradict_the_answers_are_refused() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     other = answers_of("mmlu", 1 - SCORES[0])
-    found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
-    assert found.failure == (
+    combined = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
+    assert combined.failure == (
         "bf16 scored 0.650000 on mmlu, its answers 0.350000: the two come from different evaluations."
     )
 
@@ -112,10 +112,10 @@ def test_different_generation_settings_are_not_comparable() -> None:
         candidate_of(name, {"mmlu": answers_of("mmlu", scores)})
         for name, scores in zip(("bf16", "int8"), SCORES, strict=True)
     ]
-    tasks = tuple(each.model_copy(update={"settings": '{"temperature": 1}'}) for each in pair[1].scores.tasks)
+    tasks = tuple(task.model_copy(update={"settings": '{"temperature": 1}'}) for task in pair[1].scores.tasks)
     warm = type(pair[1])(pair[1].weights, pair[1].scores.model_copy(update={"tasks": tasks}), pair[1].answers)
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
-    assert found.sentence.endswith('on mmlu its generation setting is {"temperature": 1}, the baseline\'s is none.')
+    row = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
+    assert row.sentence.endswith('on mmlu its generation setting is {"temperature": 1}, the baseline\'s is none.')
 
 
 @pytest.mark.parametrize("column", ["item_hash", "prompt_hash", "truncated"])
@@ -125,8 +125,8 @@ def test_a_column_with_missing_values_is_a_fault(column: str) -> None:
 
 
 def test_scores_and_answers_need_each_other() -> None:
-    found = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
-    none = candidate(found.weights, found.scores, "drawn", {})
+    combined = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
+    none = candidate(combined.weights, combined.scores, "drawn", {})
     assert none.failure == "bf16 has a score for mmlu, but no answers."
-    more = candidate(found.weights, found.scores, "drawn", {**found.answers, "law": found.answers["mmlu"]})
+    more = candidate(combined.weights, combined.scores, "drawn", {**combined.answers, "law": combined.answers["mmlu"]})
     assert more.failure == "bf16 has answers for law, but no score."

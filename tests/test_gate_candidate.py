@@ -1,4 +1,4 @@
-"""What the gate does not judge: failures, numbers that are no scores, scores that were not measured alike."""
+"""What the gate does not judge: failures, invalid scores, and scores with different settings."""
 
 import math
 from pathlib import Path

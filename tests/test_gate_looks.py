@@ -1,4 +1,4 @@
-"""Looks before the end: their shares of the items and of the error, and what stops a variant."""
+"""Interim looks: their shares of the items and of the error probability, and when a variant stops early."""
 
 from itertools import pairwise
 
@@ -32,10 +32,10 @@ def test_all_looks_together_keep_the_promised_error_rate(looks: int) -> None:
 def test_the_suites_looks_begin_with_the_tiny_stage_and_end_with_the_full_one() -> None:
     suite = suite_named("demo")
     for task in suite.tasks:
-        asked = [task.items(FULL, share) for share in suite.looks]
-        assert asked[0] >= task.items(TINY)
-        assert asked == sorted(asked)
-        assert asked[-1] == task.full
+        items = [task.items(FULL, share) for share in suite.looks]
+        assert items[0] >= task.items(TINY)
+        assert items == sorted(items)
+        assert items[-1] == task.full
 
 
 def stopping(variants: int = 1, use_case: str = "general-chat") -> Stopping:
@@ -45,14 +45,16 @@ def stopping(variants: int = 1, use_case: str = "general-chat") -> Stopping:
 
 
 def enough(lost: int, gained: int, look: int, items: int = 4000, variants: int = 1, prompt: str = "") -> bool:
-    """Whether `items` answers, half of them to questions that the baseline got right, stop the variant there."""
+    """Whether the variant stops at this look; the baseline is right on half of the items."""
     places = np.concatenate([np.arange(items // 2), 6000 + np.arange(items // 2)])
     after = np.repeat([0.0, 1.0, 1.0, 0.0], [lost, items // 2 - lost, gained, items // 2 - gained])
     names = [str(place) for place in places]
-    found = answers_of(
-        "mmlu", after, item_id=list(places), item_hash=names, prompt_hash=[prompt or each for each in names]
+    answers = answers_of(
+        "mmlu", after, item_id=list(places), item_hash=names, prompt_hash=[prompt or name for name in names]
     )
-    return stopping(variants).enough(candidate_of("int8", {"mmlu": found}, look=look, looks=5).scores, {"mmlu": found})
+    return stopping(variants).enough(
+        candidate_of("int8", {"mmlu": answers}, look=look, looks=5).scores, {"mmlu": answers}
+    )
 
 
 def test_after_the_tiny_stage_a_variant_is_stopped_only_to_reject_it() -> None:

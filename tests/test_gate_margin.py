@@ -1,4 +1,4 @@
-"""The statistics of a paired drop: exact where theory is, within the promise, and with the right symmetries."""
+"""The statistics of a paired drop: equal to known exact values, within the promised error rate, and symmetric."""
 
 from itertools import pairwise
 
@@ -30,8 +30,8 @@ def test_without_gains_the_bounds_are_clopper_and_pearsons(items: int, lost: int
 @pytest.mark.parametrize("items", [20, 45])
 @pytest.mark.parametrize("limit", [0.0, 0.02, 0.05, 0.1])
 def test_a_drop_at_the_limit_always_passes_in_at_most_one_of_twenty_runs(items: int, limit: float) -> None:
-    """Every outcome of a run is enumerated, so this is exact: the promise on a few items is no approximation."""
-    lost, gained = (each.ravel() for each in np.meshgrid(np.arange(items + 1), np.arange(items + 1)))
+    """Every outcome of a run is enumerated, so the error rate is exact, not simulated."""
+    lost, gained = (grid.ravel() for grid in np.meshgrid(np.arange(items + 1), np.arange(items + 1)))
     possible = lost + gained <= items
     lost, gained = lost[possible], gained[possible]
     passes = np.array(
@@ -98,7 +98,7 @@ def test_an_item_with_equal_answers_never_raises_the_bound_of_a_drop(lost: int, 
 
 def test_a_relative_margin_is_tested_without_a_ratio() -> None:
     task = [margin.pairs(*pair_of(30, 10, 50, 10))]
-    doubled = [margin.pairs(*(np.concatenate([each, np.zeros(100)]) for each in pair_of(30, 10, 50, 10)))]
+    doubled = [margin.pairs(*(np.concatenate([scores, np.zeros(100)]) for scores in pair_of(30, 10, 50, 10)))]
     assert margin.upper(doubled, RELATIVE, ALPHA) == pytest.approx(margin.upper(task, RELATIVE, ALPHA), abs=1e-9), (
         "items that both get wrong say nothing of a share of the baseline's score"
     )
@@ -123,10 +123,12 @@ def test_many_different_scores_are_counted_on_a_grid_with_the_same_result(limit:
     before = source.random(2 * margin.MOST_PAIRS)
     after = np.clip(before * 0.96 + source.normal(0, 0.2, len(before)), 0, 1)
     grid = margin.pairs(before, after)
-    each = Pairs(before, after, np.ones(len(before)))
+    ungrouped = Pairs(before, after, np.ones(len(before)))
     assert len(grid.counts) < len(before)
-    assert margin.drop([grid], RELATIVE) == pytest.approx(margin.drop([each], RELATIVE), abs=1e-12)
-    assert margin.p_within([grid], RELATIVE, limit) == pytest.approx(margin.p_within([each], RELATIVE, limit), rel=0.02)
+    assert margin.drop([grid], RELATIVE) == pytest.approx(margin.drop([ungrouped], RELATIVE), abs=1e-12)
+    assert margin.p_within([grid], RELATIVE, limit) == pytest.approx(
+        margin.p_within([ungrouped], RELATIVE, limit), rel=0.02
+    )
 
 
 @pytest.mark.parametrize("items", [1, 5, 100, 140_420])
@@ -135,19 +137,19 @@ def test_many_different_scores_are_counted_on_a_grid_with_the_same_result(limit:
 def test_the_tail_probability_matches_the_known_exact_values(items: int, lost: int, p: float) -> None:
     if lost < items:
         at = beta.isf(p, lost + 1, items - lost)
-        found = margin.tail(np.array([-at, 1 - at]), np.array([items - lost, lost + 1.0]))
-        assert found == pytest.approx(p, rel=1e-3 if items < 5 or p > 0.5 else 1e-6)
+        p_value = margin.tail(np.array([-at, 1 - at]), np.array([items - lost, lost + 1.0]))
+        assert p_value == pytest.approx(p, rel=1e-3 if items < 5 or p > 0.5 else 1e-6)
 
 
 @pytest.mark.parametrize(("items", "right", "limit"), [(1319, 791, 0.015), (14_042, 8425, 0.0005), (500, 500, 0.005)])
 def test_each_additional_lost_answer_lowers_the_p_value_of_a_drop(items: int, right: int, limit: float) -> None:
-    """Where a few answers hold most of the variance, each way of integrating a tail fails somewhere."""
-    found = [
+    """If a few answers have most of the variance, every method of integrating the tail has weak spots."""
+    p_values = [
         margin.p_beyond([margin.pairs(*pair_of(lost, 0, right - lost, items - right))], RELATIVE, limit)
         for lost in range(60)
     ]
-    assert all(0 < later < earlier for earlier, later in pairwise(found))
-    ratios = [later / earlier for earlier, later in pairwise(found)]
+    assert all(0 < later < earlier for earlier, later in pairwise(p_values))
+    ratios = [later / earlier for earlier, later in pairwise(p_values)]
     assert all(later < earlier + 1e-3 for earlier, later in pairwise(ratios)), "and smoothly so"
 
 

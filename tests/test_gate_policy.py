@@ -128,10 +128,10 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
         "max_perplexity_ratio: {wikitext: 1.05}\n",
         encoding="utf-8",
     )
-    found = read_use_case(path)
-    assert found.alpha == pytest.approx(0.01)
-    assert (found.relative, found.required()) == (False, ())
-    assert found.describe_policy() == (
+    use_case = read_use_case(path)
+    assert use_case.alpha == pytest.approx(0.01)
+    assert (use_case.relative, use_case.required()) == (False, ())
+    assert use_case.describe_policy() == (
         "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 point, A/B test from 1 point to"
         " 2 points, reject over 2 points; ours: mmlu at most 1.5 points, divergence on mmlu at most 0.05 nats,"
         " perplexity on wikitext at most 1.05 times, else reject; drops are in points of 100"

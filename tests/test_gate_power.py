@@ -1,4 +1,4 @@
-"""What a limit costs in questions: held against draws, against the gate's own advice, and against the formula."""
+"""The number of questions that a limit needs, compared with simulations, the gate's advice and the formula."""
 
 import numpy as np
 import pytest
@@ -14,18 +14,18 @@ from components.report.figures import questions_against_limit
 
 ALPHA = 0.05
 MMLU = (1534, 895, 783, 612, 545, *52 * (186,))
-"""The sizes of its five largest subjects, and of the others on average."""
+"""The sizes of MMLU's five largest subjects, and the average size of the others."""
 
 
 def settled(expected: Expected, items: int, limit: float, draws: int = 250) -> float:
-    """The share of runs of so many questions, drawn as expected, that settle the limit."""
+    """The share of simulated runs with this number of questions that decide the limit."""
     source = np.random.default_rng([1, items])
     p = margin.p_within if expected.drop < limit else margin.p_beyond
     return float(np.mean([p([drawn(expected, items, source)], RELATIVE, limit) <= ALPHA for _ in range(draws)]))
 
 
 def drawn(expected: Expected, items: int, source: np.random.Generator) -> margin.Pairs:
-    """One run; the clusters' drops are normal."""
+    """One simulated run; the clusters' drops have a normal distribution."""
     clusters: NDArray[np.int64] | None = None
     fewer = np.full(items, expected.drop * expected.baseline)
     if expected.clusters:
@@ -98,9 +98,9 @@ def test_several_variants_need_more_questions() -> None:
 
 @pytest.mark.parametrize(("items", "points"), [(100, 0.052), (1319, 0.0144), (14_042, 0.0044)])
 def test_the_half_width_of_a_bound_is_the_limit_with_a_power_of_one_half(items: int, points: float) -> None:
-    """On few items one more must be allowed for, the worst that could have been drawn: two points of a hundred."""
-    found = smallest_limit(Expected(0.1), [items], ALPHA, power=0.5, scale=ABSOLUTE)
-    assert points < found < points + 1.3 / items
+    """With few items the bound includes the worst possible further item: two points of a hundred."""
+    limit = smallest_limit(Expected(0.1), [items], ALPHA, power=0.5, scale=ABSOLUTE)
+    assert points < limit < points + 1.3 / items
 
 
 @pytest.mark.parametrize("items", [164, 1319, 14_042])
@@ -110,7 +110,7 @@ def test_the_smallest_limit_needs_exactly_the_available_questions(items: int) ->
     assert questions(expected, limit, ALPHA) == pytest.approx(items, rel=0.003)
 
 
-def test_the_average_of_equal_tasks_has_the_power_of_all_their_questions() -> None:
+def test_the_average_of_equal_tasks_has_nearly_the_power_of_all_their_questions() -> None:
     expected = Expected(0.1)
     apart, together = smallest_limit(expected, 4 * [3000], ALPHA), smallest_limit(expected, [12_000], ALPHA)
     assert together < apart < 1.05 * together, "each task has a worst item of its own"
@@ -142,11 +142,11 @@ def test_impossible_expected_answers_are_refused(expected: Expected) -> None:
 def test_the_figure_has_a_line_per_share_and_marks_where_no_number_is_enough() -> None:
     costs = DataFrame({0.01: [2234, 737, None], 0.1: [17_360, 4400, 1984]}, index=[0.01, 0.02, 0.03])
     axes = questions_against_limit(costs, {"mmlu": 14_042, "gsm8k": 1319, "winogrande": 1267}).axes[0]
-    lines = {str(each.get_label()): np.asarray(each.get_ydata(), dtype=np.float64) for each in axes.lines[:2]}
+    lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines[:2]}
     assert list(lines) == ["1.0 % differ", "10.0 % differ"]
     assert lines["1.0 % differ"][:2].tolist() == [2234, 737]
     assert np.isnan(lines["1.0 % differ"][2])
     assert lines["10.0 % differ"].tolist() == [17_360, 4400, 1984]
-    heights = {each.get_text(): each.get_position()[1] for each in axes.texts}
+    heights = {label.get_text(): label.get_position()[1] for label in axes.texts}
     assert list(heights) == ["winogrande 1,267", "gsm8k 1,319", "mmlu 14,042"]
     assert heights["gsm8k 1,319"] > 1.2 * heights["winogrande 1,267"], "one name does not cover the other"

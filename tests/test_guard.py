@@ -56,7 +56,7 @@ def stubborn_family(folder: Path) -> list[int]:
     """The process ids of the stubborn server and its child, once both run."""
     file = folder / "pids"
     within(10, lambda: file.exists() and len(file.read_text().split()) == 2)
-    return [int(each) for each in file.read_text().split()]
+    return [int(pid) for pid in file.read_text().split()]
 
 
 def within(seconds: float, condition: Callable[[], object]) -> None:

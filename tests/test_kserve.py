@@ -1,4 +1,4 @@
-"""Serving on a cluster: what is made, when it is ready, what is taken over, what is left; the API is a stand-in."""
+"""Serving on a cluster: the objects that are created, reused and deleted, and readiness. The API is a stand-in."""
 
 import threading
 from collections.abc import Callable
@@ -40,12 +40,12 @@ def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
     ready_at_once(cluster)
     server = deployed(options=("--enforce-eager",))
     assert server.failure == ""
-    lease, made = the_one(cluster, "leases"), the_one(cluster, "inferenceservices")
-    name = made["metadata"]["name"]
+    lease, service = the_one(cluster, "leases"), the_one(cluster, "inferenceservices")
+    name = service["metadata"]["name"]
     assert server.url.endswith(f"/{name}-predictor.quantgate/8080/v1")
     assert (server.served_name, server.max_model_len, server.engine) == ("quantgate-int8", 1024, "vllm 0.32.0")
-    assert made["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
-    predictor = made["spec"]["predictor"]
+    assert service["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+    predictor = service["spec"]["predictor"]
     model = predictor["model"]
     assert (model["storageUri"], model["runtime"]) == (WEIGHTS.uri, "quantgate-vllm")
     assert model["resources"]["limits"]["nvidia.com/gpu"] == "2"
@@ -56,10 +56,10 @@ def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
     )
     assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
     assert lease["spec"]["leaseDurationSeconds"] == settings.lease_s
-    for each in (made, the_one(cluster, "configmaps")):
-        assert each["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
+    for obj in (service, the_one(cluster, "configmaps")):
+        assert obj["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
         assert (
-            each["metadata"]["labels"].items()
+            obj["metadata"]["labels"].items()
             >= {"quantgate.dev/run": WORKFLOW, "quantgate.dev/variant": "int8"}.items()
         )
     kserve.undeploy("int8", RESULTS, settings)
@@ -73,16 +73,16 @@ def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
     cluster.absent |= {"inferenceservices", "servingruntimes"}
     server = deployed(kind=DEPLOYMENT)
     assert server.failure == ""
-    made, service = the_one(cluster, "deployments"), the_one(cluster, "services")
+    deployment, service = the_one(cluster, "deployments"), the_one(cluster, "services")
     assert server.url.endswith(f"/{service['metadata']['name']}.quantgate/8080/v1")
-    pod = made["spec"]["template"]
+    pod = deployment["spec"]["template"]
     assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     assert pod["spec"]["initContainers"][0]["command"][-2:] == [WEIGHTS.uri, "/mnt/models/model"]
     assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models/model"]
-    mounted = {each["name"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
-    assert mounted <= {each["name"] for each in pod["spec"]["volumes"]}
-    keys = {each["key"] for volume in pod["spec"]["volumes"] for each in volume.get("configMap", {}).get("items", ())}
+    mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounted <= {volume["name"] for volume in pod["spec"]["volumes"]}
+    keys = {item["key"] for volume in pod["spec"]["volumes"] for item in volume.get("configMap", {}).get("items", ())}
     assert keys == set(the_one(cluster, "configmaps")["data"])
     kserve.undeploy("int8", RESULTS, replace(settings, kind=DEPLOYMENT))
     assert left(cluster) == []
@@ -107,8 +107,8 @@ def test_the_identity_contains_everything_that_can_change_an_answer(
         {"env": (("VLLM_ATTENTION_BACKEND", "TRITON_ATTN"),)},
         {"kind": DEPLOYMENT},
     )
-    found = {kserve.identity_here(model, WEIGHTS.digest, replace(settings, **each)) for each in others}
-    assert len(found | {identity}) == len(others) + 1
+    identities = {kserve.identity_here(model, WEIGHTS.digest, replace(settings, **changes)) for changes in others}
+    assert len(identities | {identity}) == len(others) + 1
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
@@ -144,7 +144,7 @@ def test_the_status_of_an_earlier_version_of_a_deployment_is_ignored(cluster: Cl
     def on(what: str, plural: str, obj: JSON) -> None:
         before(what, plural, obj)
         if what == "created" and plural == "deployments":
-            cluster.change(plural, obj["metadata"]["name"], lambda each: each["spec"].update(changed=True))
+            cluster.change(plural, obj["metadata"]["name"], lambda obj: obj["spec"].update(changed=True))
 
     cluster.on = on
     assert "It was not ready after 0.4 s" in deployed(kind=DEPLOYMENT, ready_within_s=0.4).failure
@@ -154,9 +154,9 @@ def test_the_generation_in_kserves_status_is_its_deployments_and_is_ignored(clus
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             name, condition = obj["metadata"]["name"], {"type": "Ready", "status": "True"}
-            cluster.change(plural, name, lambda each: each["spec"].update(defaulted=True))  # generation 2
+            cluster.change(plural, name, lambda obj: obj["spec"].update(defaulted=True))  # generation 2
             status = {"observedGeneration": 1, "conditions": [condition]}
-            cluster.change(plural, name, lambda each: each.update(status=status))
+            cluster.change(plural, name, lambda obj: obj.update(status=status))
 
     cluster.on = on
     assert deployed(ready_within_s=5).failure == ""
@@ -220,9 +220,9 @@ def test_a_start_with_other_settings_replaces_the_first_ones_objects(cluster: Cl
     deployed()
     before = the_one(cluster, "inferenceservices")["metadata"]["uid"]
     assert deployed(options=("--enforce-eager",)).failure == ""
-    made = the_one(cluster, "inferenceservices")
-    assert made["metadata"]["uid"] != before
-    assert "--enforce-eager" in made["spec"]["predictor"]["model"]["args"]
+    service = the_one(cluster, "inferenceservices")
+    assert service["metadata"]["uid"] != before
+    assert "--enforce-eager" in service["spec"]["predictor"]["model"]["args"]
 
 
 def test_a_server_that_is_still_being_deleted_is_waited_for(
@@ -230,20 +230,20 @@ def test_a_server_that_is_still_being_deleted_is_waited_for(
 ) -> None:
     ready_at_once(cluster)
     deployed()
-    made = the_one(cluster, "inferenceservices")["metadata"]
+    metadata = the_one(cluster, "inferenceservices")["metadata"]
     held = {"finalizers": ["inferenceservice.finalizers"]}
-    cluster.change("inferenceservices", made["name"], lambda obj: obj["metadata"].update(held))
+    cluster.change("inferenceservices", metadata["name"], lambda obj: obj["metadata"].update(held))
     kserve.undeploy("int8", RESULTS, settings)
     assert "deletionTimestamp" in the_one(cluster, "inferenceservices")["metadata"]
 
     def controller(number: int, request: Request) -> None:
         if str(request) == "get inferenceservices" and cluster.counted()[str(request)] == 2:
-            cluster.change("inferenceservices", made["name"], lambda obj: obj["metadata"].update(finalizers=[]))
+            cluster.change("inferenceservices", metadata["name"], lambda obj: obj["metadata"].update(finalizers=[]))
 
     cluster.faults = controller
     assert deployed().failure == ""
     assert cluster.counted()["create inferenceservices"] > 2
-    assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != made["uid"]
+    assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != metadata["uid"]
 
 
 def test_a_server_that_awaits_garbage_collection_is_not_taken_over(
@@ -285,7 +285,7 @@ def test_an_unrelated_object_with_the_same_name_is_left_alone(cluster: Cluster, 
 
 
 @pytest.mark.parametrize(
-    ("plural", "path", "told"),
+    ("plural", "path", "message"),
     [
         ("inferenceservices", "apis/serving.kserve.io/v1beta1/inferenceservices", "was deleted while it started"),
         (
@@ -296,21 +296,21 @@ def test_an_unrelated_object_with_the_same_name_is_left_alone(cluster: Cluster, 
     ],
 )
 def test_a_server_that_is_deleted_while_it_starts_is_reported(
-    cluster: Cluster, deployed: Deploy, plural: str, path: str, told: str
+    cluster: Cluster, deployed: Deploy, plural: str, path: str, message: str
 ) -> None:
     def controller(number: int, request: Request) -> None:
         if request.verb == "watch":
             cluster.delete(path, the_one(cluster, plural)["metadata"]["name"], {})
 
     cluster.faults = controller
-    assert told in deployed().failure
+    assert message in deployed().failure
     assert left(cluster) == []
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
 def test_a_servers_pod_gets_the_configured_priority_class(cluster: Cluster, deployed: Deploy, kind: str) -> None:
-    def pod_of(made: JSON) -> JSON:
-        pod: JSON = made["spec"]["predictor"] if kind == KSERVE else made["spec"]["template"]["spec"]
+    def pod_of(deployment: JSON) -> JSON:
+        pod: JSON = deployment["spec"]["predictor"] if kind == KSERVE else deployment["spec"]["template"]["spec"]
         return pod
 
     ready_at_once(cluster)
@@ -323,25 +323,28 @@ def test_a_servers_pod_gets_the_configured_priority_class(cluster: Cluster, depl
 def test_a_server_requests_its_own_gpus_instead_of_the_runtimes(cluster: Cluster, deployed: Deploy) -> None:
     devices = {"cpu": "4", "nvidia.com/gpu": "1", "rdma/hca": "1"}
 
-    def asked(**changed: object) -> JSON:
+    def requested_gpus(**changed: object) -> JSON:
         deployed(**changed)
         resources = the_one(cluster, "inferenceservices")["spec"]["predictor"]["model"]["resources"]
         return {name: value for name, value in resources["limits"].items() if name != "memory"}
 
     ready_at_once(cluster)
-    assert asked(gpus=0) == {}
+    assert requested_gpus(gpus=0) == {}
     resources = {"resources": {"limits": devices}}
     cluster.change("servingruntimes", "quantgate-vllm", lambda obj: obj["spec"]["containers"][0].update(resources))
-    assert asked(gpus=2) == {"nvidia.com/gpu": "2"}
-    assert asked(gpus=0) == {"nvidia.com/gpu": "0"}
-    assert asked(gpu_resource="amd.com/gpu") == {"nvidia.com/gpu": "0", "amd.com/gpu": "2"}
+    assert requested_gpus(gpus=2) == {"nvidia.com/gpu": "2"}
+    assert requested_gpus(gpus=0) == {"nvidia.com/gpu": "0"}
+    assert requested_gpus(gpu_resource="amd.com/gpu") == {"nvidia.com/gpu": "0", "amd.com/gpu": "2"}
 
 
 def test_without_gpus_only_the_taints_of_other_nodes_are_tolerated(cluster: Cluster, deployed: Deploy) -> None:
     def tolerated(gpus: int) -> list[str]:
         both = (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
         deployed(gpus=gpus, tolerations=both)
-        return [each["key"] for each in the_one(cluster, "inferenceservices")["spec"]["predictor"]["tolerations"]]
+        return [
+            toleration["key"]
+            for toleration in the_one(cluster, "inferenceservices")["spec"]["predictor"]["tolerations"]
+        ]
 
     ready_at_once(cluster)
     assert tolerated(gpus=1) == ["nvidia.com/gpu", "team"]

@@ -1,4 +1,4 @@
-"""Serving on a cluster that refuses, is busy or cannot be reached: what is told, and what is simply tried again."""
+"""Serving on a cluster that refuses, is busy or is unreachable: which errors are reported, and which are retried."""
 
 import os
 from collections.abc import Callable
@@ -40,7 +40,7 @@ Deploy = Callable[..., Server]
 def test_a_missing_right_is_reported_with_its_account(cluster: Cluster, deployed: Deploy, kind: str) -> None:
     plural = PLURALS[kind]
     group = {KSERVE: "serving.kserve.io", DEPLOYMENT: "apps"}[kind]
-    for verb, resource, told in (
+    for verb, resource, in_message in (
         ("create", "leases", "leases.coordination.k8s.io"),
         ("create", "configmaps", "configmaps"),
         ("create", plural, f"{plural}.{group}"),
@@ -50,7 +50,7 @@ def test_a_missing_right_is_reported_with_its_account(cluster: Cluster, deployed
         ("list", "events", "events"),
     ):
         cluster.forbidden = {f"{verb} {resource}"}
-        assert f"{USER} may not {verb} {told} in the namespace quantgate" in deployed(kind=kind).failure
+        assert f"{USER} may not {verb} {in_message} in the namespace quantgate" in deployed(kind=kind).failure
         assert left(cluster) == []
 
 
@@ -125,10 +125,10 @@ def test_a_throttled_request_is_repeated_after_the_servers_retry_after(cluster: 
 def test_a_tls_failure_counts_as_an_unreachable_api(cluster: Cluster) -> None:
     file = Path(os.environ["KUBECONFIG"])
     file.write_text(file.read_text().replace("http://", "https://"))  # the stand-in speaks no TLS
-    with pytest.raises(PrerequisiteError, match="(?s)did not answer for 0 s: SSLError.*this pod may reach it") as told:
+    with pytest.raises(PrerequisiteError, match="(?s)did not answer for 0 s: SSLError.*this pod may reach it") as error:
         cluster_client.ClusterClient("quantgate", patience_s=0.0).listed(cluster_client.LEASE)
-    assert told.value.__cause__
-    assert cluster_client.is_transient(told.value.__cause__)
+    assert error.value.__cause__
+    assert cluster_client.is_transient(error.value.__cause__)
 
 
 @pytest.mark.parametrize("fault", [403, 500, LOST])

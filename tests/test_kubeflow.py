@@ -1,4 +1,4 @@
-"""How Kubeflow Pipelines is reached and lets one in, with kfp's own client against a stand-in of its REST API."""
+"""Connection to Kubeflow Pipelines and authentication, with kfp's own client and a stand-in for its REST API."""
 
 import os
 import sys

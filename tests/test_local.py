@@ -1,4 +1,4 @@
-"""The whole pipeline under kfp's local runner; only vLLM is a fake, so that it can be made to fail."""
+"""The whole pipeline under kfp's local runner. Only vLLM is a fake, so that tests can make it fail."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def command(out: Path, tiny_model: Path, *options: str) -> list[str]:
 
 
 def environment(out: Path) -> dict[str, str]:
-    """With the fake in vLLM's place, and a ledger beside the run."""
+    """An environment with the fake in place of vLLM, and a ledger beside the run."""
     python = serving_python(out.with_suffix(".python"))
     own = {"QUANTGATE_SERVING_PYTHON": str(python), "QUANTGATE_LEDGER": str(out.with_suffix(".sqlite"))}
     return os.environ | own
@@ -46,7 +46,7 @@ def verdicts(out: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, str]":
-    """A run in which vLLM dies at the start of one variant and another one has no group that fits."""
+    """A run in which vLLM dies while it starts one variant, and another variant has no group size that fits."""
     out = tmp_path_factory.mktemp("runs") / "run"
     answer = quantgate(
         out, tiny_model, "--variants", "int8,int4-g64", FAKE_VLLM="dies", FAKE_VLLM_ONLY="quantgate-int8"
@@ -75,12 +75,12 @@ def test_the_other_variants_are_still_judged(finished: "tuple[Path, str]") -> No
 def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tuple[Path, str]") -> None:
     lines = [line.split(" ", 1)[-1] for line in finished[1].splitlines()]
     for line in ("bf16 quantize done", "bf16 tiny running", "int8 full skipped", "gate running"):
-        assert any(each.startswith(line) for each in lines), line
+        assert any(printed.startswith(line) for printed in lines), line
 
 
 @pytest.fixture(scope="module")
 def repeated(finished: "tuple[Path, str]", tiny_model: Path) -> "tuple[Path, str]":
-    """A second run in the same folder, by another policy, with a variant that answers otherwise."""
+    """A second run in the same folder, by another policy, with a variant that answers differently."""
     out, _ = finished
     policy = out.with_suffix(".yaml")
     policy.write_text("name: close\nmax_divergence: {arc_easy: 0.001}\n", encoding="utf-8")
@@ -144,12 +144,12 @@ def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path) 
     assert any("vllm.entrypoints" in line for line in processes_of(out))
     process.terminate()
     deadline = time.monotonic() + 30
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     while left := processes_of(out):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     assert (process.returncode, json.loads((out / "run.json").read_text())["state"]) == (130, "interrupted")
-    assert "interrupted" in told
+    assert "interrupted" in output
     assert not (out / "verdicts.json").exists()
 
 
@@ -176,7 +176,7 @@ def test_a_full_disk_is_reported_and_leaves_no_file_that_looks_complete(tmp_path
 def known(
     tiny_model: Path, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> "Iterator[tuple[Path, tuple[str, ...]]]":
-    """A folder with a run that an MLflow store outside of it holds, weights in S3, and the options of that run."""
+    """The folder of a run that is recorded in an external MLflow store, with weights in S3; and the run's options."""
     folder = tmp_path_factory.mktemp("known")
     options: tuple[str, ...] = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8")
     options += ("--quiet", "--store", f"s3://{s3_server.bucket}/known")

@@ -1,4 +1,4 @@
-"""Whether the manifests' parts fit each other, and what runs make fits them."""
+"""The manifests' parts fit each other, and the objects of runs fit the manifests."""
 
 import re
 import shutil
@@ -50,9 +50,9 @@ def references(node: object) -> Iterator[tuple[str, str, str]]:
         ):
             if key_ref in node:
                 yield kind, node[key_ref]["name"], node[key_ref]["key"]
-            for each in (all_ref, volume):
-                if isinstance(node.get(each), dict):
-                    yield kind, node[each].get("name") or node[each]["secretName"], ""
+            for key in (all_ref, volume):
+                if isinstance(node.get(key), dict):
+                    yield kind, node[key].get("name") or node[key]["secretName"], ""
         for value in node.values():
             yield from references(value)
     elif isinstance(node, list):
@@ -62,11 +62,11 @@ def references(node: object) -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Object]:
-    """The Secrets as they are made of the examples, by name."""
+    """The Secrets created from the examples, by name."""
     folder = shutil.copytree(SECRETS, tmp_path_factory.mktemp("filled") / "secrets")
-    for each in folder.glob("*.env.example"):
-        each.rename(each.with_suffix(""))
-    return {each["metadata"]["name"]: each for each in kustomized(folder)}
+    for example in folder.glob("*.env.example"):
+        example.rename(example.with_suffix(""))
+    return {secret["metadata"]["name"]: secret for secret in kustomized(folder)}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -81,8 +81,8 @@ def test_everything_that_a_pod_refers_to_exists(overlay: str, secrets: dict[str,
         assert spec.get("serviceAccountName", "quantgate-serving") in accounts, title
         for volume in spec.get("volumes", ()):
             assert volume.get("persistentVolumeClaim", {}).get("claimName") in (None, *claims), title
-        mounted = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())}
-        offered = {each["name"] for each in spec.get("volumes", ())}
+        mounted = {mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", ())}
+        offered = {volume["name"] for volume in spec.get("volumes", ())}
         assert mounted <= offered | {"data"}, title
 
 
@@ -98,9 +98,9 @@ def test_the_secrets_contain_the_keys_that_the_steps_use(secrets: dict[str, Obje
 
 
 def test_the_secrets_are_valid_and_have_kserves_s3_annotations(secrets: dict[str, Object]) -> None:
-    for each in secrets.values():
-        check(each)
-        assert each["metadata"]["namespace"] == "quantgate"
+    for secret in secrets.values():
+        check(secret)
+        assert secret["metadata"]["namespace"] == "quantgate"
     annotations = secrets["quantgate-s3"]["metadata"]["annotations"]
     place = of_kind("kubeflow", "ConfigMap")["quantgate-s3"]["data"]
     scheme = "http" if annotations["serving.kserve.io/s3-usehttps"] == "0" else "https"
@@ -124,7 +124,7 @@ def test_a_service_selects_its_pods_and_their_port(overlay: str) -> None:
             spec for labels, spec in pods(overlay).values() if service["spec"]["selector"].items() <= labels.items()
         ]
         assert len(selected) == 1, name
-        ports = {each["name"]: each["containerPort"] for each in selected[0]["containers"][0]["ports"]}
+        ports = {port["name"]: port["containerPort"] for port in selected[0]["containers"][0]["ports"]}
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"], name
 
@@ -167,7 +167,7 @@ def test_the_network_policies_allow_exactly_these_connections(
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_network_policy_selects_kubeflows_own_pods(overlay: str) -> None:
-    """A policy that only adds a way takes all others from a pod that no policy was about."""
+    """A pod without policies accepts everything; the first policy that selects it closes all other connections."""
     policies = list(of_kind(overlay, "NetworkPolicy").values())
     own, other = pod(KUBEFLOW_S[overlay]), pod({"app": "mysql"}, "elsewhere")
     assert connects(policies, own, other, 3306)
@@ -208,8 +208,8 @@ def test_a_models_programs_have_no_access_to_dns(overlay: str) -> None:
             assert not connects(policies, pod(SANDBOX), peer, port, protocol)
     account = of_kind(overlay, "ServiceAccount")[job.ACCOUNT]
     assert account["automountServiceAccountToken"] is False
-    bound = [each for binding in of_kind(overlay, "RoleBinding").values() for each in binding["subjects"]]
-    assert job.ACCOUNT not in [each["name"] for each in bound]
+    bound = [subject for binding in of_kind(overlay, "RoleBinding").values() for subject in binding["subjects"]]
+    assert job.ACCOUNT not in [subject["name"] for subject in bound]
 
 
 @pytest.mark.parametrize("labels", [RUN, STEP, EXECUTE], ids=["driver", "step", "execute"])
@@ -239,9 +239,9 @@ def test_only_openshifts_router_reaches_mlflow_from_outside() -> None:
 
 
 def serving_settings(overlay: str) -> ServingSettings:
-    """How the overlay's steps serve a variant."""
-    told = of_kind(overlay, "ConfigMap")[cluster.SERVING.name]["data"]
-    return from_environment({**told, "QUANTGATE_SERVING": "kserve"}, Path("/of no pod"))
+    """The settings with which the overlay's steps serve a variant."""
+    data = of_kind(overlay, "ConfigMap")[cluster.SERVING.name]["data"]
+    return from_environment({**data, "QUANTGATE_SERVING": "kserve"}, Path("/of no pod"))
 
 
 def test_openshift_chooses_a_servers_user() -> None:
@@ -258,10 +258,10 @@ def quantity(text: str) -> Decimal:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_cache_is_writable_for_the_group_of_the_images(overlay: str) -> None:
-    made = of_kind(overlay, "Job")["quantgate-cache"]
+    job_object = of_kind(overlay, "Job")["quantgate-cache"]
     # within Argo CD's sync: after it would be never where the volume waits for its first consumer (argo-cd #12840)
-    assert made["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "Sync"
-    job = made["spec"]["template"]["spec"]
+    assert job_object["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "Sync"
+    job = job_object["spec"]["template"]["spec"]
     # OpenShift gives every pod the group of its namespace, and refuses another
     assert job["securityContext"].get("fsGroup") == (None if overlay == "openshift-ai" else 0)
     (container,) = job["containers"]
@@ -276,8 +276,8 @@ def test_the_cache_is_writable_for_the_group_of_the_images(overlay: str) -> None
 def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
     hard = of_kind(overlay, "ResourceQuota")["quantgate"]["spec"]["hard"]
     step, server, quantize = cluster.STEPS["evaluate-full"], serving_settings(overlay), cluster.STEPS["quantize"]
-    told = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
-    memory = re.search(r"compile .*--quantize-memory (\w+)", told)
+    text = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
+    memory = re.search(r"compile .*--quantize-memory (\w+)", text)
     needed = [
         ("cpu", (step.cpu, server.cpu)),
         ("memory", (step.memory, server.memory)),
@@ -285,16 +285,16 @@ def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
         ("memory", (memory[1] if memory else quantize.memory,)),
     ]
     for resource, of_a_run in needed:
-        asked = [
-            quantity(each["resources"]["requests"][resource])
-            for name, (each, _) in containers(overlay).items()
+        requests = [
+            quantity(container["resources"]["requests"][resource])
+            for name, (container, _) in containers(overlay).items()
             if not name.startswith("ServingRuntime/")
         ]
-        assert sum(asked) + sum(map(quantity, of_a_run)) <= quantity(hard[f"requests.{resource}"])
+        assert sum(requests) + sum(map(quantity, of_a_run)) <= quantity(hard[f"requests.{resource}"])
     assert server.gpus <= int(hard["requests.nvidia.com/gpu"])
     claims = of_kind(overlay, "PersistentVolumeClaim").values()
     templates = of_kind(overlay, "StatefulSet")["mlflow-postgres"]["spec"]["volumeClaimTemplates"]
-    stored = [quantity(each["spec"]["resources"]["requests"]["storage"]) for each in (*claims, *templates)]
+    stored = [quantity(claim["spec"]["resources"]["requests"]["storage"]) for claim in (*claims, *templates)]
     assert sum(stored) <= quantity(hard["requests.storage"])
 
 
@@ -310,8 +310,10 @@ def test_a_variants_server_fits_the_runtime_and_the_schemas(overlay: str) -> Non
             predictor = body["spec"]["predictor"]
             assert predictor["serviceAccountName"] in of_kind(overlay, "ServiceAccount")
             # KServe puts both lists into one pod
-            taken = {each["name"] for each in of_kind(overlay, "ServingRuntime")[settings.runtime]["spec"]["volumes"]}
-            assert not taken & {each["name"] for each in predictor["volumes"]}
+            taken = {
+                volume["name"] for volume in of_kind(overlay, "ServingRuntime")[settings.runtime]["spec"]["volumes"]
+            }
+            assert not taken & {volume["name"] for volume in predictor["volumes"]}
     assert runtime.port == PORT
 
 

@@ -1,4 +1,4 @@
-"""The notebooks: what they show when they are run from a clean kernel, and that they hold no logic of their own.
+"""The notebooks: their output in a clean kernel, and that they contain no logic.
 
 The first one runs the pipeline: tests/e2e/test_notebooks.py.
 """
@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from components.gate.power import Expected, questions, smallest_limit
 from components.track.history import FIRST, comparison, history, newest
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
-from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, read, table, told
+from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, printed, read, table
 from tests.support.months import WEEKS, fill
 
 NAMES = ["01_first_run", "02_compare_in_mlflow", "03_policies_and_power"]
@@ -23,13 +23,13 @@ named = pytest.mark.parametrize("name", NAMES)
 
 
 def code(notebook: NotebookNode) -> list[ast.Module]:
-    """Its code, a tree a cell."""
+    """The notebook's code, one syntax tree per cell."""
     without_magic = TransformerManager().transform_cell  # type: ignore[no-untyped-call]
     return [ast.parse(without_magic(cell.source)) for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def test_the_tests_cover_every_notebook() -> None:
-    assert sorted(each.stem for each in NOTEBOOKS.glob("*.ipynb")) == NAMES
+    assert sorted(notebook.stem for notebook in NOTEBOOKS.glob("*.ipynb")) == NAMES
 
 
 @named
@@ -68,21 +68,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def compared(store: str, tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     folder = tmp_path_factory.mktemp("compared")
-    found = executed("02_compare_in_mlflow", folder, TRACKING_URI=store, SEARCH="metrics.piqa.drop_upper < 0.006")
-    assert {each.name for each in folder.iterdir()} <= {"ipython"}, "it changes nothing"
-    return found
+    notebook = executed("02_compare_in_mlflow", folder, TRACKING_URI=store, SEARCH="metrics.piqa.drop_upper < 0.006")
+    assert {file.name for file in folder.iterdir()} <= {"ipython"}, "it changes nothing"
+    return notebook
 
 
 @pytest.mark.slow
 def test_months_of_runs_are_shown_as_a_table(compared: NotebookNode) -> None:
     runs = WEEKS + len(range(0, WEEKS, 4))
-    assert told(compared, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
+    assert printed(compared, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
     head, *rows = table(compared, "runs")
     assert head == list(FIRST)
     assert len(rows) == 12
     assert rows[-1][:3] == ["week 25", "2026-10-26", "hf:org/model"]
     assert rows[-3][5:8] == ["int8", "ship", "9,080,000,000"]
-    assert [float(each) for each in rows[-3][9:]] == [-0.005, -0.013, 0.003]
+    assert [float(number) for number in rows[-3][9:]] == [-0.005, -0.013, 0.003]
 
 
 @pytest.mark.slow
@@ -105,14 +105,14 @@ def test_a_search_finds_the_runs_that_mlflow_finds(compared: NotebookNode, store
     assert head == ["run", "time", "variant", "verdict", "average_drop", "average_drop_upper", "link"]
     assert [row[0] for row in rows] == list(expected["run"])
     assert {row[2] for row in rows} == {"int8"}
-    assert all(f'href="{link}"' in told(compared, "search") for link in expected["link"])
+    assert all(f'href="{link}"' in printed(compared, "search") for link in expected["link"])
 
 
 @pytest.mark.slow
 def test_the_command_that_opens_mlflow_is_shown(compared: NotebookNode, store: str) -> None:
     last = newest(history(store))
-    assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in told(compared, "open")
-    assert told(compared, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
+    assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in printed(compared, "open")
+    assert printed(compared, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
     assert [row[1] for row in table(compared, "newest")[1:]] == list(last["run"])
 
 
@@ -120,7 +120,7 @@ def test_the_command_that_opens_mlflow_is_shown(compared: NotebookNode, store: s
 def test_drops_are_drawn_against_size_and_over_time(compared: NotebookNode) -> None:
     drawn = pictures(compared)
     assert list(drawn) == ["size", "time"]
-    assert all(is_drawn(each) for each in drawn.values())
+    assert all(is_drawn(picture) for picture in drawn.values())
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +131,10 @@ def reckoned(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
 
 
 def results(run: Path) -> None:
-    """What a run leaves of a baseline and two variants: one loses 1 % of its score, the other 5.7 %."""
+    """The results of a run with a baseline and two variants: one loses 1 % of its score, the other 5.7 %."""
     moved = {"bf16": (0, 0, 3000, 2000), "int8": (45, 15, 2955, 1985), "int4-g64": (232, 60, 2768, 1940)}
-    for name, each in moved.items():
-        after = pair_of(*each)[1]
+    for name, counts in moved.items():
+        after = pair_of(*counts)[1]
         write_results(run / "variants" / name, candidate_of(name, {"mmlu": answers_of("mmlu", after)}))
 
 
@@ -174,7 +174,7 @@ def test_the_smallest_limit_of_each_benchmark_is_shown(reckoned: NotebookNode) -
 def test_other_reasons_for_more_questions_are_shown(reckoned: NotebookNode) -> None:
     cost = {row[0]: row[1] for row in table(reckoned, "more")[1:]}
     assert cost["it loses 2 %, all that is allowed"] == "&lt;NA&gt;"
-    numbers = {name: int(each) for name, each in cost.items() if each.isdigit()}
+    numbers = {name: int(value) for name, value in cost.items() if value.isdigit()}
     assert numbers["it loses nothing"] == questions(Expected(0.1), 0.02, 0.05)
     assert numbers["one of three variants"] == questions(Expected(0.1), 0.02, 0.05 / 3)
     assert numbers["it may be stopped early"] == questions(Expected(0.1), 0.02, 0.05 * 0.75)

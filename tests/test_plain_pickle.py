@@ -16,7 +16,7 @@ from components.errors import PrerequisiteError
 
 
 class Call:
-    """Pickles as a call."""
+    """An object whose pickle calls the function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)

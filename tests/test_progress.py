@@ -1,4 +1,4 @@
-"""What a run tells while it works."""
+"""A run's progress events."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from components.run import progress
 
 def states(folder: Path) -> list[tuple[str, str, str, str]]:
     events, _ = progress.read(folder / "progress.jsonl")
-    return [(each.variant, each.step, each.state, each.note) for each in events]
+    return [(event.variant, event.step, event.state, event.note) for event in events]
 
 
 def test_a_step_reports_its_start_and_its_end(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_only_complete_lines_are_read(tmp_path: Path) -> None:
     with file.open("a") as stream:
         stream.write('{"time": 1, "st')
     events, offset = progress.read(file)
-    assert [each.state for each in events] == ["running", "done"]
+    assert [event.state for event in events] == ["running", "done"]
     assert progress.read(file, offset) == ([], offset)
 
 

@@ -1,4 +1,4 @@
-"""Making a variant with the real llm-compressor, on a very small model."""
+"""Quantize a very small model with the real llm-compressor."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def make(variant: str, baseline: Model, folder: Path) -> Weights:
 
 @pytest.fixture
 def baseline(tiny_model: Path, tmp_path: Path) -> Model:
-    """The small model in a store of its own."""
+    """The small model in a separate store."""
     return resolve(f"file:{tiny_model}", open_store(str(tmp_path / "store")), cache_dir())
 
 
@@ -41,18 +41,18 @@ def test_the_baseline_uses_the_models_own_weights(baseline: Model, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path) -> None:
-    made = make("int4-g64", baseline, tmp_path)
-    assert made.failure == ""
-    assert made.layout == "g64 on all 14 layers"
-    config = json.loads((Path(made.uri) / "config.json").read_text())
+    weights = make("int4-g64", baseline, tmp_path)
+    assert weights.failure == ""
+    assert weights.layout == "g64 on all 14 layers"
+    config = json.loads((Path(weights.uri) / "config.json").read_text())
     assert config["quantization_config"]["format"] == "pack-quantized"
-    assert made.size_bytes < baseline.size_bytes
+    assert weights.size_bytes < baseline.size_bytes
     events, _ = progress.read(tmp_path / "progress.jsonl")
-    assert all(0 < each.done <= each.total for each in events)
-    assert [each.name for each in (tmp_path / "run").iterdir()] == ["logs"]
+    assert all(0 < event.done <= event.total for event in events)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["logs"]
 
     again = make("int4-g64", baseline, tmp_path)
-    assert again == made.model_copy(update={"reused": True})
+    assert again == weights.model_copy(update={"reused": True})
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What nobody renews is removed, and nothing else: leases, the reaper, and starts that are killed between two calls."""
+"""Leases and the reaper: it deletes only what nobody renews, also after a start that was killed between two calls."""
 
 import threading
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def test_the_reaper_deletes_expired_leases_and_everything_that_they_own(cluster:
     assert reaper.reap(api, later(590)) == []
     assert len(left(cluster)) == 3
     removed = reaper.reap(api, later(601))
-    assert [f"leases/{each}" for each in removed] != []
+    assert [f"leases/{name}" for name in removed] != []
     assert left(cluster) == []
 
 
@@ -55,13 +55,13 @@ def test_the_reaper_keeps_renewed_leases_and_unrelated_objects(
 ) -> None:
     ready_at_once(cluster)
     deployed(lease_s=600)
-    ours, over = cluster.all("leases")[0], cluster_lease.timestamp(later(-7200))
+    own_lease, over = cluster.all("leases")[0], cluster_lease.timestamp(later(-7200))
     spec = {"renewTime": over, "leaseDurationSeconds": 600}
     cluster.create(LEASES, {"metadata": {"name": "kube-scheduler"}, "spec": spec})
-    labels = dict(ours["metadata"]["labels"])
+    labels = dict(own_lease["metadata"]["labels"])
     del labels["quantgate.dev/run"]
     cluster.create(LEASES, {"metadata": {"name": "of-no-run", "labels": labels}, "spec": spec})
-    cluster.change("leases", ours["metadata"]["name"], lambda obj: obj["spec"].update(renewTime=over))
+    cluster.change("leases", own_lease["metadata"]["name"], lambda obj: obj["spec"].update(renewTime=over))
     kserve.renew("int8", RESULTS, settings)
     assert reaper.reap(Api("quantgate"), later(0)) == []
     assert len(cluster.all("leases")) == 3
@@ -119,7 +119,7 @@ def test_a_step_that_uses_a_server_renews_its_lease(
         for _ in range(3):  # the first when the block begins
             assert renewals.acquire(timeout=30)
     assert cluster.all("leases")[0]["spec"]["renewTime"] > before
-    assert not any(each.name.startswith("lease of") for each in threading.enumerate())
+    assert not any(thread.name.startswith("lease of") for thread in threading.enumerate())
 
 
 def test_a_renewal_that_fails_once_does_not_end_the_step(
@@ -195,20 +195,20 @@ def test_a_server_with_the_same_name_from_another_start_is_not_renewed(
 
 
 def test_a_server_outside_the_cluster_needs_no_lease(cluster: Cluster, settings: ServingSettings) -> None:
-    asked = len(cluster.requests)
+    before = len(cluster.requests)
     for server, kind in (
         (Server(variant="int8", url="http://127.0.0.1:1/v1"), LOCAL),
         (Server(variant="int8", failure="it was never made"), KSERVE),
         (Server(variant="int8", scored_in="mlflow run"), KSERVE),
     ):
         with kserve.kept_alive(server, RESULTS, replace(settings, kind=kind)):
-            assert len(cluster.requests) == asked
+            assert len(cluster.requests) == before
 
 
 def asked_since(cluster: Cluster, what: str, since: str) -> int:
-    """How often something was asked after the first request of another kind."""
-    asked = [str(each) for each in cluster.requests]
-    return asked[asked.index(since) :].count(what)
+    """The number of requests of one kind after the first of another kind."""
+    requests = [str(request) for request in cluster.requests]
+    return requests[requests.index(since) :].count(what)
 
 
 def test_a_waiting_start_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
@@ -245,10 +245,10 @@ def test_a_step_leaves_the_next_one_the_whole_lease(
     ready_at_once(cluster)
     server = deployed()
     with kserve.kept_alive(server, RESULTS, settings):
-        asked = datetime.now(UTC)
-    assert renewed() >= asked
+        before = datetime.now(UTC)
+    assert renewed() >= before
     assert deployed().failure == ""
-    assert [str(each) for each in cluster.requests][-1] == "patch leases"
+    assert [str(request) for request in cluster.requests][-1] == "patch leases"
 
 
 def test_a_renewal_that_conflicts_with_another_change_is_repeated(
@@ -278,7 +278,7 @@ def test_the_reaper_deletes_everything_that_a_killed_start_leaves(
     for last in range(1, calls + 1):
         assert killed_at(cluster, last, after, kserve.deploy, WEIGHTS, model, RESULTS, settings)
         leftovers.append(left(cluster))
-        owners = {each["metadata"]["uid"] for each in cluster.all("leases")}
+        owners = {lease["metadata"]["uid"] for lease in cluster.all("leases")}
         assert len(owners) <= 1
         reaper.reap(Api("quantgate"), later(settings.lease_s + 1))
         assert left(cluster) == []

@@ -176,12 +176,12 @@ def test_a_report_without_a_run_name_omits_it(tmp_path: Path) -> None:
 def test_the_page_loads_nothing_from_other_sites(tmp_path: Path) -> None:
     page = page_of(make_decision(), tmp_path)
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
-    assert {value for _, given in page.tags for name, value in given.items() if name in ("src", "href")} == {
+    assert {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")} == {
         "#evidence"
     }
-    assert "default-src 'none'; style-src 'unsafe-inline'" in [given.get("content") for _, given in page.tags]
+    assert "default-src 'none'; style-src 'unsafe-inline'" in [attributes.get("content") for _, attributes in page.tags]
     assert "url(" not in page.texts["style"][0]
-    assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg", "svg"]
+    assert [tag for tag, attributes in page.tags if attributes.get("class") == "plot"] == ["svg", "svg"]
 
 
 def test_the_plots_name_their_axes_and_draw_the_policys_limits(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_run_with_only_the_baseline_decides_nothing(tmp_path: Path) -> None:
     page = page_of(make_decision({"bf16": MEASURED["bf16"]}, failed=""), tmp_path)
     assert page.texts["h1"] == ["Nothing to decide: this run evaluated only bf16."]
     assert [row[0] for row in page.matrix] == ["Variant", "bf16"]
-    assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg"]
+    assert [tag for tag, attributes in page.tags if attributes.get("class") == "plot"] == ["svg"]
 
 
 def test_a_run_with_only_failures_has_no_number_and_no_plot(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_variant_scored_in_another_stage_is_marked_and_left_out_of_the_size_pl
     page = page_of(decision, tmp_path)
     assert page.matrix[3][0] == "int4-g128 stage tiny only"
     assert "int4-g128" not in page.texts["text"]
-    assert [each.stage for each in measured(decision)] == ["full"] * 3 + ["tiny"] * 3
+    assert [measurement.stage for measurement in measured(decision)] == ["full"] * 3 + ["tiny"] * 3
 
 
 def test_a_task_with_the_baseline_at_chance_is_marked(tmp_path: Path) -> None:
@@ -300,23 +300,23 @@ def test_cut_answers_and_estimates_are_mentioned() -> None:
     decision = judged()
     task = decision.scores[1].tasks[0].model_copy(update={"cut": 3, "estimates": {"gp_irt": 0.5}})
     scores = decision.scores[1].model_copy(update={"tasks": (task,)})
-    told = certainty(decision.model_copy(update={"scores": (scores,)})).notes
+    notes = certainty(decision.model_copy(update={"scores": (scores,)})).notes
     name = task.task
-    assert told == (
+    assert notes == (
         f"The token limit cut off 3 of {scores.variant}'s {task.items:,} answers on {task.task}.",
         f"The IRT models of tinyBenchmarks estimate {scores.variant}'s score on all items of {name}: gp_irt 0.5000.",
     )
 
 
 def judged() -> Decision:
-    """A decision by evidence: one variant ships early, one is settled by nothing."""
+    """A decision by evidence: one variant ships early, the other stays undecided."""
     before, after = pair_of(5, 5, 4000, 990)
     some = np.arange(2000) + 2500
     names = [str(place) for place in some]
-    asked = answers_of("mmlu", after[some], item_id=list(some), item_hash=names, prompt_hash=names)
+    answered = answers_of("mmlu", after[some], item_id=list(some), item_hash=names, prompt_hash=names)
     candidates = [
         candidate_of("bf16", {"mmlu": answers_of("mmlu", before)}),
-        candidate_of("int8", {"mmlu": asked}, look=3, looks=5),
+        candidate_of("int8", {"mmlu": answered}, look=3, looks=5),
         candidate_of("int4-g64", {"mmlu": answers_of("mmlu", pair_of(300, 90, 3705, 905)[1])}),
     ]
     return decide_candidates(MODEL, "drawn", use_case_named("general-chat"), candidates)
@@ -343,8 +343,8 @@ def test_a_decision_by_evidence_shows_bounds_flips_and_saved_questions(tmp_path:
 
 def test_the_terminal_shows_the_same_bounds() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
-    for each in terminal_evidence(judged()):
-        console.print(each)
+    for part in terminal_evidence(judged()):
+        console.print(part)
     printed = console.export_text()
     for words in (
         "Limits",
@@ -378,8 +378,8 @@ def test_a_perplexity_is_left_out_of_the_mean_and_has_no_standard_error(tmp_path
                 for row in decision.verdicts
             ),
             "scores": tuple(
-                each.model_copy(update={"tasks": (*each.tasks, worse)}) if each.tasks else each
-                for each in decision.scores
+                scores.model_copy(update={"tasks": (*scores.tasks, worse)}) if scores.tasks else scores
+                for scores in decision.scores
             ),
         }
     )
@@ -403,9 +403,9 @@ def test_many_tasks_are_listed_one_below_the_other_in_a_terminal() -> None:
 
 
 def test_each_plot_is_also_a_complete_svg_file() -> None:
-    found = plots(judged())
-    assert list(found) == ["size.svg", "drops.svg", "limits.svg"]
-    for drawing in found.values():
+    drawings = plots(judged())
+    assert list(drawings) == ["size.svg", "drops.svg", "limits.svg"]
+    for drawing in drawings.values():
         root = ElementTree.fromstring(drawing)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "--soft: #5b626b" in drawing, "it brings the colours that the page has"

@@ -18,10 +18,10 @@ def test_a_percentage_never_contradicts_the_bound_it_was_compared_with() -> None
 
 
 def test_sizes_and_durations_are_never_rounded_to_nothing() -> None:
-    assert [size_text(each) for each in (6_400_000_000, 269_060_552, 1_234_567, 20_000, None)] == [
+    assert [size_text(size) for size in (6_400_000_000, 269_060_552, 1_234_567, 20_000, None)] == [
         *("6,400 MB", "269 MB", "1.2 MB", "0.02 MB", "—"),
     ]
-    assert [duration_text(each) for each in (0.31, 37.2, 119.6, 200, 7500)] == [
+    assert [duration_text(seconds) for seconds in (0.31, 37.2, 119.6, 200, 7500)] == [
         *("0.3 s", "37 s", "2 min 0 s", "3 min 20 s", "2 h 5 min"),
     ]
 

@@ -1,4 +1,4 @@
-"""Where a run's files lie, and the copies of what it was given."""
+"""The paths of a run's files, and the copies of its inputs."""
 
 import shutil
 from pathlib import Path
@@ -46,9 +46,9 @@ def test_a_missing_file_is_reported_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_new_run_in_a_folder_keeps_weights_and_mlflow_but_no_outcome(tmp_path: Path) -> None:
     results = RunResults(str(tmp_path))
-    for kept in (results.store / "weights", results.mlflow / "mlflow.db"):
-        kept.parent.mkdir()
-        kept.touch()
+    for file in (results.store / "weights", results.mlflow / "mlflow.db"):
+        file.parent.mkdir()
+        file.touch()
     for outcome in (results.decision, results.report, results.plot("size.svg"), results.weights("int8")):
         outcome.put_text("{}")
     results.clear()
@@ -67,11 +67,11 @@ def test_the_inputs_of_resolve_are_copied_once_and_later_changes_are_ignored(tmp
         results=str(tmp_path / "run"),
     )
     before = suite_of(plan)
-    kept = copy_inputs(plan)
+    copied = copy_inputs(plan)
     (tmp_path / "mine" / ITEMS_FILE).write_text("changed", encoding="utf-8")
     (tmp_path / "parameters.pkl").unlink()
-    assert [task.full for task in suite_of(kept).tasks] == [task.full for task in before.tasks]
-    assert Path(kept.irt_parameters_kept).read_bytes() == b"parameters"
-    assert (kept.custom, kept.irt_parameters) == (plan.custom, plan.irt_parameters), "what a reader is told stays"
+    assert [task.full for task in suite_of(copied).tasks] == [task.full for task in before.tasks]
+    assert Path(copied.irt_parameters_kept).read_bytes() == b"parameters"
+    assert (copied.custom, copied.irt_parameters) == (plan.custom, plan.irt_parameters), "what a reader is told stays"
     with pytest.raises(PrerequisiteError):
         suite_of(plan)

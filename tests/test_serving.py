@@ -1,4 +1,4 @@
-"""Starting, waiting for and stopping a server; the server is a fake, its processes are real."""
+"""Start, wait for and stop a server. The server is a fake; its processes are real."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake as the Python of vLLM's environment."""
+    """The fake in place of the Python of vLLM's environment."""
     python = serving_python(tmp_path / "serving-python")
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model folder with what the command needs to know of it."""
+    """A model folder with the files that the server's command needs."""
     folder = tmp_path / "model"
     folder.mkdir()
     config = {"max_position_embeddings": 1024, "num_hidden_layers": 30, "num_attention_heads": 9, "head_dim": 64}
@@ -129,11 +129,11 @@ def test_a_server_that_ended_is_reported_with_its_first_error(model: Path, run: 
 
 
 @pytest.mark.parametrize(
-    ("told", "own"),
+    ("flags", "own"),
     [("flags\t\t: fpu avx2", False), ("flags\t\t: fpu avx512_bf16", True), ("Features\t: fp bf16", True), ("", True)],
 )
-def test_the_cpus_data_types_are_read_from_its_flags(tmp_path: Path, told: str, own: bool) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{told}\n")
+def test_the_cpus_data_types_are_read_from_its_flags(tmp_path: Path, flags: str, own: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
     assert local_vllm.multiplies_16_bits(tmp_path / "cpuinfo") is own
     assert local_vllm.multiplies_16_bits(tmp_path / "none")
 
@@ -178,4 +178,4 @@ def test_the_cache_has_room_for_sixteen_full_prompts(
 def test_only_a_vllm_with_the_scoring_endpoint_gets_its_option(model: Path, version: str, options: list[str]) -> None:
     engine = local_vllm.Engine(Path("python"), "vllm", version)
     command = local_vllm.vllm_command(engine, model, "quantgate-int8", 8000, [])
-    assert [each for each in command if each == "--enable-scale-out"] == options
+    assert [argument for argument in command if argument == "--enable-scale-out"] == options

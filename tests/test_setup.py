@@ -1,4 +1,4 @@
-"""`quantgate setup`: vLLM's environment in the cache. A stub stands for Python and its pip."""
+"""`quantgate setup`: vLLM's environment in the cache. A stub replaces Python and its pip."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StubPython:
-    """A machine without a GPU where nothing is set up."""
+    """A machine without a GPU and without an environment."""
     return StubPython(tmp_path, monkeypatch)
 
 

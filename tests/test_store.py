@@ -1,4 +1,4 @@
-"""Both ends of the store: the folder, and S3 on a real SeaweedFS."""
+"""Both kinds of store: a folder, and S3 on a real SeaweedFS."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Each end in turn."""
+    """Each kind of store in turn."""
     location = str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_location")
     return open_store(location)
 
@@ -54,9 +54,9 @@ def key_of(uri: str) -> str:
 
 
 def objects(server: S3Server, uri: str) -> dict[str, object]:
-    """Key to time of last change, as the server says."""
+    """The time of the last change by key, from the server."""
     answer = server.client().list_objects_v2(Bucket=server.bucket, Prefix=key_of(uri))
-    return {each["Key"]: each["LastModified"] for each in answer.get("Contents", ())}
+    return {entry["Key"]: entry["LastModified"] for entry in answer.get("Contents", ())}
 
 
 def test_a_folder_is_read_back_unchanged_without_hidden_files(store: Store, model: Path, tmp_path: Path) -> None:
@@ -100,13 +100,13 @@ def test_another_digest_under_the_same_name_replaces_every_file(store: Store, mo
 
 
 def test_a_file_is_read_back_unchanged(store: Store, tmp_path: Path) -> None:
-    source, found = tmp_path / "source", tmp_path / "found"
+    source, target = tmp_path / "source", tmp_path / "found"
     source.write_bytes(bytes(range(256)) * 99)
-    assert not store.get_file("ledger/a.sqlite", found)
-    assert not found.exists()
+    assert not store.get_file("ledger/a.sqlite", target)
+    assert not target.exists()
     store.put_file(source, "ledger/a.sqlite")
-    assert store.get_file("ledger/a.sqlite", found)
-    assert found.read_bytes() == source.read_bytes()
+    assert store.get_file("ledger/a.sqlite", target)
+    assert target.read_bytes() == source.read_bytes()
 
 
 def test_a_missing_folder_or_file_cannot_be_read(store: Store, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_full_disk_is_reported_with_the_bytes_needed_and_leaves_no_partial_cop
 
 
 def test_a_disk_that_fills_up_during_the_copy_is_reported_and_leaves_no_partial_copy(tmp_path: Path) -> None:
-    """A source that grows after it was measured fills a small disk: the shortage shows only in the write."""
+    """A source that grows after it was measured fills a small disk: the error occurs only during the write."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f"""

@@ -1,4 +1,4 @@
-"""Runs on Kubeflow Pipelines, with kfp's own client against a stand-in of its REST API."""
+"""Runs on Kubeflow Pipelines, with kfp's own client and a stand-in for its REST API."""
 
 import signal
 import subprocess
@@ -46,8 +46,8 @@ def test_a_run_is_uploaded_started_followed_and_ends_with_its_verdict(
         assert line in done.out
     run = kubeflow.only("runs")
     assert run["service_account"] == "quantgate-pipeline"
-    given = run["runtime_config"]["parameters"]
-    assert (given["variants"], given["suite"], given["limit"]) == (["bf16", "int8"], "quick", 3)
+    parameters = run["runtime_config"]["parameters"]
+    assert (parameters["variants"], parameters["suite"], parameters["limit"]) == (["bf16", "int8"], "quick", 3)
     assert f"report s3://bucket/results/{run['run_id']}/report.html" in done.out
     assert f"{kubeflow.host}/#/runs/details/{run['run_id']}" in done.out
     assert kubeflow.only("versions")["content"].count("# PIPELINE DEFINITION") == 1
@@ -56,8 +56,8 @@ def test_a_run_is_uploaded_started_followed_and_ends_with_its_verdict(
 def test_every_parameter_of_the_pipeline_is_sent(kubeflow: State, pipeline: Path) -> None:
     assert submitted(kubeflow, pipeline, "--detach").status == 0
     spec = next(iter(yaml.safe_load_all(pipeline.read_text())))
-    asked = set(spec["root"]["inputDefinitions"]["parameters"])
-    assert set(kubeflow.only("runs")["runtime_config"]["parameters"]) == asked
+    declared = set(spec["root"]["inputDefinitions"]["parameters"])
+    assert set(kubeflow.only("runs")["runtime_config"]["parameters"]) == declared
 
 
 @pytest.mark.slow
@@ -69,14 +69,14 @@ def test_a_pipeline_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pip
     assert "uploaded" in submitted(kubeflow, other, "--detach").out
     assert uploads(kubeflow) == 2
     assert len(kubeflow.objects["pipelines"]) == 1
-    used = [each["pipeline_version_reference"]["pipeline_version_id"] for each in kubeflow.objects["runs"].values()]
+    used = [run["pipeline_version_reference"]["pipeline_version_id"] for run in kubeflow.objects["runs"].values()]
     assert used[0] == used[1] != used[2]
 
 
 def test_two_runs_have_different_names_and_results(kubeflow: State, pipeline: Path) -> None:
     assert submitted(kubeflow, pipeline).status == 0
     assert submitted(kubeflow, pipeline).status == 0
-    assert len({each["display_name"] for each in kubeflow.objects["runs"].values()}) == 2
+    assert len({run["display_name"] for run in kubeflow.objects["runs"].values()}) == 2
     assert len(kubeflow.s3) == 2
 
 
@@ -110,10 +110,10 @@ def test_a_run_can_be_detached_followed_later_and_stopped(kubeflow: State, pipel
     left = submitted(kubeflow, pipeline, "--detach")
     run_id = kubeflow.only("runs")["run_id"]
     assert left.status == 0
-    *_, told = left.out.partition("To follow it: quantgate ")
-    assert told == f"follow {run_id} --host {kubeflow.host}\n"
+    *_, command = left.out.partition("To follow it: quantgate ")
+    assert command == f"follow {run_id} --host {kubeflow.host}\n"
     assert "GET runs/" + run_id not in kubeflow.requests
-    assert Answer(*told.split(), *QUICK).status == 0
+    assert Answer(*command.split(), *QUICK).status == 0
     assert Answer("follow", run_id, "--host", kubeflow.host, "--stop").status == 0
     after = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
     assert (after.status, "run: canceled" in after.out) == (4, True)

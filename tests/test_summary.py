@@ -27,8 +27,8 @@ OWN = "own set, sha256 0123"
 
 
 def task(name: str, score: float, **changes: Any) -> TaskScore:
-    asked = {"metric": "acc", "stderr": 0.0335, "items": 220, "shots": 0, "chance": 0.25, "version": "1.0"}
-    return TaskScore.model_validate({"task": name, "score": score, **asked, **changes})
+    defaults = {"metric": "acc", "stderr": 0.0335, "items": 220, "shots": 0, "chance": 0.25, "version": "1.0"}
+    return TaskScore.model_validate({"task": name, "score": score, **defaults, **changes})
 
 
 def perplexity(score: float) -> TaskScore:
@@ -41,14 +41,14 @@ def origin(name: str, rows: str) -> RowsOrigin:
 
 
 def scores_of(*tasks: TaskScore, **changes: Any) -> Scores:
-    rows = "; ".join(f"{each.task}: {ROWS.get(each.task, OWN)}" for each in tasks)
-    origins = [origin(each.task, ROWS.get(each.task, OWN)) for each in tasks]
-    found = Scores(variant="it", suite="demo", stage="full", tasks=tasks, rows_source=rows, engine="vllm 0.32.0")
-    found = found.model_copy(update={"row_origins": tuple(origins)})
-    return found.model_copy(update=changes)
+    rows = "; ".join(f"{task.task}: {ROWS.get(task.task, OWN)}" for task in tasks)
+    origins = [origin(task.task, ROWS.get(task.task, OWN)) for task in tasks]
+    scores = Scores(variant="it", suite="demo", stage="full", tasks=tasks, rows_source=rows, engine="vllm 0.32.0")
+    scores = scores.model_copy(update={"row_origins": tuple(origins)})
+    return scores.model_copy(update=changes)
 
 
-def made(*tasks: TaskScore, repository: str = "HuggingFaceTB/SmolLM2-135M-Instruct", **changes: Any) -> Summary:
+def make_summary(*tasks: TaskScore, repository: str = "HuggingFaceTB/SmolLM2-135M-Instruct", **changes: Any) -> Summary:
     return summary_of(scores_of(*tasks, **changes), repository, "bf16 safetensors", [H100], NOON)
 
 
@@ -60,14 +60,16 @@ def shown(one: Summary, other: Summary, width: int = 100) -> str:
 
 
 def why(one: TaskScore, other: TaskScore) -> tuple[str, ...]:
-    return compared(made(one), made(other)).benchmarks[one.task].not_comparable
+    return compared(make_summary(one), make_summary(other)).benchmarks[one.task].not_comparable
 
 
 def test_a_summary_contains_the_questions_and_the_scores() -> None:
-    found = made(task("arc_easy", 0.55, shots=5, cut=3), task("hellaswag", 0.41), perplexity(17.3)).model_dump_json()
-    told = json.loads(found)
-    first, _, last = told.pop("benchmarks").values()
-    assert told == {
+    text = make_summary(
+        task("arc_easy", 0.55, shots=5, cut=3), task("hellaswag", 0.41), perplexity(17.3)
+    ).model_dump_json()
+    values = json.loads(text)
+    first, _, last = values.pop("benchmarks").values()
+    assert values == {
         "timestamp": "2026-11-21T12:00:00Z",
         "repository": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "model_format": "bf16 safetensors",
@@ -85,35 +87,35 @@ def test_a_summary_contains_the_questions_and_the_scores() -> None:
 
 
 def test_a_summary_reads_back_unchanged(tmp_path: Path) -> None:
-    found = made(task("arc_easy", 0.1 + 0.2), perplexity(17.3))
-    found.write(tmp_path / file_name(found))
-    assert summary.read_summary(tmp_path / file_name(found)) == found
+    saved = make_summary(task("arc_easy", 0.1 + 0.2), perplexity(17.3))
+    saved.write(tmp_path / file_name(saved))
+    assert summary.read_summary(tmp_path / file_name(saved)) == saved
 
 
 def test_perplexities_alone_have_no_overall_score() -> None:
-    assert made(perplexity(17.3)).overall is None
-    assert made(task("arc_easy", 0.0), perplexity(17.3)).overall == 0.0
+    assert make_summary(perplexity(17.3)).overall is None
+    assert make_summary(task("arc_easy", 0.0), perplexity(17.3)).overall == 0.0
 
 
 def test_one_question_has_no_standard_error() -> None:
-    assert made(task("arc_easy", 1.0, items=1, stderr=0.0)).benchmarks["arc_easy"].stderr is None
-    assert made(task("arc_easy", 1.0, items=2, stderr=0.0)).benchmarks["arc_easy"].stderr == 0.0
+    assert make_summary(task("arc_easy", 1.0, items=1, stderr=0.0)).benchmarks["arc_easy"].stderr is None
+    assert make_summary(task("arc_easy", 1.0, items=2, stderr=0.0)).benchmarks["arc_easy"].stderr == 0.0
 
 
 def test_a_time_is_stored_in_utc_and_one_without_a_zone_is_refused() -> None:
     late = datetime(2026, 11, 21, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
-    found = summary_of(scores_of(task("arc_easy", 0.5)), "a/b", "unknown", [], late)
-    assert found.timestamp.isoformat() == "2026-11-22T04:30:00+00:00"
-    assert file_name(found) == "2026-11-22_a_b_arc_easy.json"
+    summary = summary_of(scores_of(task("arc_easy", 0.5)), "a/b", "unknown", [], late)
+    assert summary.timestamp.isoformat() == "2026-11-22T04:30:00+00:00"
+    assert file_name(summary) == "2026-11-22_a_b_arc_easy.json"
     with pytest.raises(ValueError, match="timezone"):
         summary_of(scores_of(task("arc_easy", 0.5)), "a/b", "unknown", [], late.replace(tzinfo=None))
 
 
 def test_a_failed_evaluation_has_no_summary() -> None:
     with pytest.raises(PrerequisiteError, match=r"a/b has no scores to summarize: The server died\. Fix the cause"):
-        made(task("arc_easy", 0.5), repository="a/b", failure="The server died.")
+        make_summary(task("arc_easy", 0.5), repository="a/b", failure="The server died.")
     with pytest.raises(PrerequisiteError, match="it was evaluated on no benchmark"):
-        made()
+        make_summary()
 
 
 @pytest.mark.parametrize(
@@ -128,19 +130,19 @@ def test_a_failed_evaluation_has_no_summary() -> None:
 )
 def test_an_invalid_score_is_refused(tasks: list[TaskScore], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        made(*tasks)
+        make_summary(*tasks)
 
 
 def test_the_chat_template_is_distinguished_from_other_settings() -> None:
-    with_both = made(task("gsm8k", 0.5, settings='{"chat_template": true, "until": ["\\n"]}'))
+    with_both = make_summary(task("gsm8k", 0.5, settings='{"chat_template": true, "until": ["\\n"]}'))
     assert (with_both.chat_template, with_both.benchmarks["gsm8k"].generation) == (True, '{"until": ["\\n"]}')
-    with_one = made(task("gsm8k", 0.5, settings='{"until": ["\\n"]}'))
+    with_one = make_summary(task("gsm8k", 0.5, settings='{"until": ["\\n"]}'))
     assert (with_one.chat_template, with_one.benchmarks["gsm8k"].generation) == (False, '{"until": ["\\n"]}')
 
 
 def test_rows_without_a_task_belong_to_every_task() -> None:
-    found = made(task("arc_easy", 0.5), task("piqa", 0.5), rows_source="lm-eval's samples", row_origins=())
-    assert {each.rows for each in found.benchmarks.values()} == {"lm-eval's samples"}
+    summary = make_summary(task("arc_easy", 0.5), task("piqa", 0.5), rows_source="lm-eval's samples", row_origins=())
+    assert {benchmark.rows for benchmark in summary.benchmarks.values()} == {"lm-eval's samples"}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_rows_without_a_task_belong_to_every_task() -> None:
     ],
 )
 def test_a_file_name_is_safe_everywhere(repository: str, part: str) -> None:
-    assert file_name(made(task("arc_easy", 0.5), repository=repository)) == f"2026-11-21_{part}_arc_easy.json"
+    assert file_name(make_summary(task("arc_easy", 0.5), repository=repository)) == f"2026-11-21_{part}_arc_easy.json"
 
 
 @pytest.mark.parametrize(
@@ -172,18 +174,18 @@ def test_a_file_name_is_safe_everywhere(repository: str, part: str) -> None:
     ],
 )
 def test_a_file_name_contains_the_suite_if_the_benchmarks_are_many_or_long(names: list[str], part: str) -> None:
-    found = made(*(task(name, 0.5) for name in names), repository="a/b", suite="demo,canopy")
-    assert file_name(found) == f"2026-11-21_a_b_{part}.json"
+    summary = make_summary(*(task(name, 0.5) for name in names), repository="a/b", suite="demo,canopy")
+    assert file_name(summary) == f"2026-11-21_a_b_{part}.json"
 
 
 def test_the_longest_file_name_can_be_written(tmp_path: Path) -> None:
-    found = made(task("a" * 81, 0.5), repository="o" * 300 + "/" + "m" * 300, suite="s" * 300)
-    found.write(tmp_path / file_name(found))
-    assert len(file_name(found)) == 220
+    summary = make_summary(task("a" * 81, 0.5), repository="o" * 300 + "/" + "m" * 300, suite="s" * 300)
+    summary.write(tmp_path / file_name(summary))
+    assert len(file_name(summary)) == 220
 
 
 def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put an nvidia-smi with this script before all others."""
+    """Put an nvidia-smi with this script first on the PATH."""
     (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     (folder / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -256,21 +258,23 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_summary_with_impossible_numbers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "it.json"
-    path.write_text(made(task("arc_easy", 0.5)).model_dump_json().replace('"score":0.5', '"score":NaN'))
+    path.write_text(make_summary(task("arc_easy", 0.5)).model_dump_json().replace('"score":0.5', '"score":NaN'))
     with pytest.raises(PrerequisiteError, match=r"benchmarks: arc_easy: score: Input should be a finite number"):
         summary.read_summary(path)
 
 
 def test_a_difference_is_b_minus_a_in_points_and_relative() -> None:
-    found = compared(made(task("arc_easy", 0.5), perplexity(16.0)), made(task("arc_easy", 0.45), perplexity(20.0)))
-    assert found.benchmarks["arc_easy"].difference == pytest.approx(-0.05)
-    assert found.benchmarks["arc_easy"].relative == pytest.approx(-0.1)
-    assert (found.benchmarks["wikitext"].difference, found.benchmarks["wikitext"].relative) == (4.0, 0.25)
-    assert found.overall == found.benchmarks["arc_easy"]
+    comparison = compared(
+        make_summary(task("arc_easy", 0.5), perplexity(16.0)), make_summary(task("arc_easy", 0.45), perplexity(20.0))
+    )
+    assert comparison.benchmarks["arc_easy"].difference == pytest.approx(-0.05)
+    assert comparison.benchmarks["arc_easy"].relative == pytest.approx(-0.1)
+    assert (comparison.benchmarks["wikitext"].difference, comparison.benchmarks["wikitext"].relative) == (4.0, 0.25)
+    assert comparison.overall == comparison.benchmarks["arc_easy"]
 
 
 def test_a_score_of_zero_has_no_relative_difference() -> None:
-    one, other = made(task("gsm8k", 0.0)), made(task("gsm8k", 0.02))
+    one, other = make_summary(task("gsm8k", 0.0)), make_summary(task("gsm8k", 0.02))
     assert compared(one, other).benchmarks["gsm8k"].model_dump() == {
         "difference": 0.02,
         "relative": None,
@@ -301,20 +305,20 @@ def test_all_different_settings_are_listed() -> None:
 
 def test_differences_outside_the_benchmark_do_not_prevent_a_comparison() -> None:
     assert why(task("arc_easy", 0.5, stderr=0.01, cut=1), task("arc_easy", 0.6, stderr=0.02, cut=2)) == ()
-    alone, among = made(task("arc_easy", 0.5)), made(task("hellaswag", 0.4), task("arc_easy", 0.6))
+    alone, among = make_summary(task("arc_easy", 0.5)), make_summary(task("hellaswag", 0.4), task("arc_easy", 0.6))
     assert compared(alone, among).benchmarks["arc_easy"].not_comparable == ()
 
 
 def test_different_rows_are_not_compared() -> None:
     one, other = (
-        made(task("arc_easy", 0.5)),
-        made(task("arc_easy", 0.5), row_origins=(origin("arc_easy", "a folder, sha256 0"),)),
+        make_summary(task("arc_easy", 0.5)),
+        make_summary(task("arc_easy", 0.5), row_origins=(origin("arc_easy", "a folder, sha256 0"),)),
     )
     assert compared(one, other).benchmarks["arc_easy"].not_comparable == ("other rows",)
 
 
 def overall(one: Iterable[TaskScore], other: Iterable[TaskScore]) -> tuple[str, ...]:
-    return compared(made(*one), made(*other)).overall.not_comparable
+    return compared(make_summary(*one), make_summary(*other)).overall.not_comparable
 
 
 def test_overall_scores_are_compared_only_for_the_same_benchmarks_and_settings() -> None:
@@ -327,13 +331,13 @@ def test_overall_scores_are_compared_only_for_the_same_benchmarks_and_settings()
 
 
 def test_the_table_has_both_scores_the_difference_and_no_verdict() -> None:
-    one = made(
+    one = make_summary(
         task("arc_easy", 0.5545),
         task("hellaswag", 0.41, shots=10, metric="acc_norm"),
         task("piqa", 0.65, cut=2),
         perplexity(17.25),
     )
-    other = made(
+    other = make_summary(
         task("arc_easy", 0.5289),
         task("hellaswag", 0.40, metric="acc_norm"),
         perplexity(18.5),
@@ -361,27 +365,27 @@ def test_the_table_has_both_scores_the_difference_and_no_verdict() -> None:
 
 
 def test_no_number_is_wrapped_in_a_narrow_terminal() -> None:
-    one = made(task("ifeval", 0.5545, metric="prompt_level_strict_acc"))
-    other = made(task("ifeval", 0.5289, metric="prompt_level_strict_acc"))
+    one = make_summary(task("ifeval", 0.5545, metric="prompt_level_strict_acc"))
+    other = make_summary(task("ifeval", 0.5289, metric="prompt_level_strict_acc"))
     for number in ("0.5545 ± 0.0335", "0.5289 ± 0.0335", "−2.6 points (−4.6 %)"):
         assert number in shown(one, other, 80)
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
-    one = made(task("arc_easy", 0.5545))
+    one = make_summary(task("arc_easy", 0.5545))
     assert shown(one, one).count("0.0 points (0.0 %)") == 2
 
 
 def test_the_json_contains_both_summaries_and_exact_differences() -> None:
-    one, other = made(task("arc_easy", 0.1 + 0.2)), made(task("piqa", 0.5), task("arc_easy", 0.5))
-    found = json.loads(compared_json(one, other))
-    assert Summary.model_validate(found["a"]) == one
-    assert Summary.model_validate(found["b"]) == other
-    assert found["benchmarks"]["arc_easy"]["difference"] == 0.5 - (0.1 + 0.2)
-    assert found["benchmarks"]["piqa"] == {
+    one, other = make_summary(task("arc_easy", 0.1 + 0.2)), make_summary(task("piqa", 0.5), task("arc_easy", 0.5))
+    comparison = json.loads(compared_json(one, other))
+    assert Summary.model_validate(comparison["a"]) == one
+    assert Summary.model_validate(comparison["b"]) == other
+    assert comparison["benchmarks"]["arc_easy"]["difference"] == 0.5 - (0.1 + 0.2)
+    assert comparison["benchmarks"]["piqa"] == {
         "difference": None,
         "relative": None,
         "not_comparable": ["only B has it"],
     }
-    assert found["overall"]["not_comparable"] == ["means of other benchmarks"]
-    assert found["notes"] == [summary.NO_VERDICT]
+    assert comparison["overall"]["not_comparable"] == ["means of other benchmarks"]
+    assert comparison["notes"] == [summary.NO_VERDICT]

@@ -94,20 +94,20 @@ def test_a_search_with_wrong_syntax_is_refused_with_an_example(store: str, where
 
 def test_links_equal_those_that_a_run_prints(tmp_path: Path) -> None:
     uri = local_tracking_uri(tmp_path)
-    found = track(make_decision(tmp_path), FACTS, RunFiles(), uri)
+    tracked = track(make_decision(tmp_path), FACTS, RunFiles(), uri)
     rows = history(uri)
-    assert list(rows["run_id"]) == list(found.children.values())
-    page = "http://127.0.0.1:5000/" + found.page
-    assert list(rows["link"]) == [page.replace(found.run_id, each) for each in found.children.values()]
-    assert comparison(uri, rows) == "http://127.0.0.1:5000/" + found.compare_page
+    assert list(rows["run_id"]) == list(tracked.children.values())
+    page = "http://127.0.0.1:5000/" + tracked.page
+    assert list(rows["link"]) == [page.replace(tracked.run_id, child) for child in tracked.children.values()]
+    assert comparison(uri, rows) == "http://127.0.0.1:5000/" + tracked.compare_page
     served = comparison("https://me:secret@mlflow.example/", rows)
-    assert served == "https://***@mlflow.example/" + found.compare_page
+    assert served == "https://***@mlflow.example/" + tracked.compare_page
 
 
 def test_the_newest_row_of_each_variant_is_that_of_its_last_run(store: str) -> None:
     rows = newest(history(store))
-    told = {(use_case, run) for use_case, run in zip(rows["use_case"], rows["run"], strict=True)}
-    assert told == {("general-chat", "week 25"), ("math-tutoring", "week 24")}
+    shown = {(use_case, run) for use_case, run in zip(rows["use_case"], rows["run"], strict=True)}
+    assert shown == {("general-chat", "week 25"), ("math-tutoring", "week 24")}
     assert len(rows) == 8
 
 
@@ -145,25 +145,25 @@ def png_of(figure: Figure) -> bytes:
 
 def labels(figure: Figure) -> list[str]:
     (legend,) = figure.legends
-    return [each.get_text() for each in legend.get_texts()]
+    return [label.get_text() for label in legend.get_texts()]
 
 
 def test_drop_against_size_has_a_marker_for_each_verdict(store: str) -> None:
     rows = history(store, experiments="quantgate/%/general-chat")
     figure = drop_against_size(rows, 0.05)
     axes: Any = figure.axes[0]
-    given = [mark for mark in MARKS.values() if mark.verdict in set(rows["verdict"]) - {"reference", "failed"}]
-    assert [each.verdict for each in given] == ["ship", "monitor", "ab_test", "inconclusive", "reject"]
-    assert labels(figure) == [mark.label for mark in given]
-    drawn = {str(each.get_label()): each for each in axes.collections}
+    marks = [mark for mark in MARKS.values() if mark.verdict in set(rows["verdict"]) - {"reference", "failed"}]
+    assert [mark.verdict for mark in marks] == ["ship", "monitor", "ab_test", "inconclusive", "reject"]
+    assert labels(figure) == [mark.label for mark in marks]
+    drawn = {str(points.get_label()): points for points in axes.collections}
     judged = rows[~rows["verdict"].isin(["reference", "failed"])]
-    assert {label: len(each.get_offsets()) for label, each in drawn.items()} == {
-        mark.label: int((judged["verdict"] == mark.verdict).sum()) for mark in given
+    assert {label: len(points.get_offsets()) for label, points in drawn.items()} == {
+        mark.label: int((judged["verdict"] == mark.verdict).sum()) for mark in marks
     }
-    shapes = {each.get_paths()[0].vertices.tobytes() for each in axes.collections}
-    colours = {tuple(each.get_facecolor()[0]) for each in axes.collections}
-    assert len(shapes) == len(colours) == len(given)
-    assert [each.get_text() for each in axes.texts] == ["int4-g128", "int4-g64", "int8", "limit 5.0 %"]
+    shapes = {points.get_paths()[0].vertices.tobytes() for points in axes.collections}
+    colours = {tuple(points.get_facecolor()[0]) for points in axes.collections}
+    assert len(shapes) == len(colours) == len(marks)
+    assert [label.get_text() for label in axes.texts] == ["int4-g128", "int4-g64", "int8", "limit 5.0 %"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("size of the weights in GB", "average drop (below 0: better)")
     assert is_drawn(png_of(figure))
 
@@ -173,7 +173,7 @@ def test_drop_over_time_has_a_panel_per_variant_with_its_bounds(store: str) -> N
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["int8", "int4-g128", "int4-g64"]
     panels: list[Any] = figure.axes
     bounds = [axes.collections[0].get_segments() for axes in panels]
-    assert [len(each) for each in bounds] == [WEEKS, WEEKS, WEEKS - 1]
+    assert [len(series) for series in bounds] == [WEEKS, WEEKS, WEEKS - 1]
     for week in (0, LOST_WEEK):
         low, high = bounds[1][week][:, 1]
         assert (low + high) / 2 == pytest.approx(drop_of("int4-g128", week))

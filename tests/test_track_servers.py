@@ -1,4 +1,4 @@
-"""What an MLflow server holds after `track`, and what `track` says to one that is not there."""
+"""The content of an MLflow server after `track`, and the errors of `track` for an unusable server."""
 
 import base64
 import os
@@ -64,7 +64,7 @@ def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def answering(status: int, body: str = "", location: str = "") -> Iterator[int]:
-    """The port of a server that says the same to every request."""
+    """The port of a server with the same answer to every request."""
 
     class Other(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -116,34 +116,34 @@ def test_a_server_that_never_answers_times_out_after_seconds(tmp_path: Path) -> 
 
 
 def test_a_server_shows_a_run_on_its_page_and_a_failed_variant_as_failed(mlflow_server: str, tmp_path: Path) -> None:
-    found = recorded(tmp_path, mlflow_server, failed="int4-g64")
+    tracked = recorded(tmp_path, mlflow_server, failed="int4-g64")
     client = MlflowClient(mlflow_server)
-    page = f"{mlflow_server}/#/experiments/{found.experiment_id}/runs/{found.run_id}?workflowType=machine_learning"
-    assert found.page == page
-    assert client.get_run(found.children["int4-g64"]).info.status == "FAILED"
-    assert client.get_run(found.children["int4-g128"]).info.status == "FINISHED"
+    page = f"{mlflow_server}/#/experiments/{tracked.experiment_id}/runs/{tracked.run_id}?workflowType=machine_learning"
+    assert tracked.page == page
+    assert client.get_run(tracked.children["int4-g64"]).info.status == "FAILED"
+    assert client.get_run(tracked.children["int4-g128"]).info.status == "FINISHED"
 
 
 def test_a_server_stores_versions_aliases_and_their_evidence(mlflow_server: str, tmp_path: Path) -> None:
-    """A server takes no folder of this machine for a version's source: the version points at its run."""
+    """A server does not accept this machine's folder as a version's source, so the version points at its run."""
     decision = make_decision(tmp_path)
-    weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
+    weights = tuple(weights.model_copy(update={"uri": str(tmp_path / weights.variant)}) for weights in decision.weights)
     decision = called(decision.model_copy(update={"weights": weights}), "registry")
-    found = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
-    done = promote(mlflow_server, found.model)
+    registration = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
+    done = promote(mlflow_server, registration.model)
     assert (done.variant, done.weights) == ("int8", str(tmp_path / "int8"))
     client = MlflowClient(mlflow_server)
-    assert str(client.get_model_version(found.model, done.champion).source).startswith("runs:/")
-    aliases = client.get_registered_model(found.model).aliases
-    assert {name: str(each) for name, each in aliases.items()} == dict.fromkeys(
+    assert str(client.get_model_version(registration.model, done.champion).source).startswith("runs:/")
+    aliases = client.get_registered_model(registration.model).aliases
+    assert {name: str(version) for name, version in aliases.items()} == dict.fromkeys(
         ("candidate", "champion"), done.champion
     )
     with pytest.raises(PrerequisiteError, match="its verdict is reject"):
-        promote(mlflow_server, found.model, found.versions["int4-g64"])
+        promote(mlflow_server, registration.model, registration.versions["int4-g64"])
 
 
-USERNAME, PASSWORD, TOKEN = (f"MLFLOW_TRACKING_{each}" for each in ("USERNAME", "PASSWORD", "TOKEN"))
-SERVER_CERTIFICATE, CLIENT_CERTIFICATE = (f"MLFLOW_TRACKING_{each}_CERT_PATH" for each in ("SERVER", "CLIENT"))
+USERNAME, PASSWORD, TOKEN = (f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN"))
+SERVER_CERTIFICATE, CLIENT_CERTIFICATE = (f"MLFLOW_TRACKING_{name}_CERT_PATH" for name in ("SERVER", "CLIENT"))
 NOT_LET_IN = f"denies access to this run.*\nSet {USERNAME} and {PASSWORD}, or {TOKEN}"
 
 
@@ -154,13 +154,13 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recorded(folder: Path, server: str, failed: str = "") -> TrackedRun:
-    """A run in an experiment of its own."""
+    """Record a run in a separate experiment."""
     decision = called(make_decision(folder, failed=failed), folder.name)
     return track(decision, FACTS, report_files(folder), server)
 
 
 def known(_number: int, headers: Message) -> int:
-    """Lets in who knows the password or the token; 401 for anybody else."""
+    """Accepts requests with the password or the token; 401 for all others."""
     basic = base64.b64encode(b"me:right").decode()
     return 0 if headers["Authorization"] in (f"Basic {basic}", "Bearer right") else 401
 
@@ -172,8 +172,8 @@ def test_a_user_with_the_password_or_the_token_gets_access(
     for name, value in credentials.items():
         monkeypatch.setenv(name, value)
     with Proxy(mlflow_server, before=known) as proxy:
-        found = recorded(tmp_path, proxy.address)
-    assert len(MlflowClient(mlflow_server).search_runs([found.experiment_id])) == 1 + 4
+        tracked = recorded(tmp_path, proxy.address)
+    assert len(MlflowClient(mlflow_server).search_runs([tracked.experiment_id])) == 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_mlflows_own_login_accepts_the_password(tmp_path: Path, monkeypatch: pyt
             with pytest.raises(PrerequisiteError, match=NOT_LET_IN):
                 recorded(tmp_path, server)
         monkeypatch.setenv(PASSWORD, "a long password")
-        found = recorded(tmp_path, server)
-        assert len(MlflowClient(server).search_runs([found.experiment_id])) == 1 + 4
+        tracked = recorded(tmp_path, server)
+        assert len(MlflowClient(server).search_runs([tracked.experiment_id])) == 1 + 4
 
 
 def test_a_token_with_a_line_break_is_refused_without_being_printed(
@@ -246,8 +246,8 @@ def test_a_client_certificate_is_sent_if_the_server_requests_one(
                 recorded(tmp_path, proxy.address)
         assert proxy.requests == []
         monkeypatch.setenv(CLIENT_CERTIFICATE, str(certificates / "client.pem"))
-        found = recorded(tmp_path, proxy.address)
-    assert len(MlflowClient(mlflow_server).search_runs([found.experiment_id])) == 1 + 4
+        tracked = recorded(tmp_path, proxy.address)
+    assert len(MlflowClient(mlflow_server).search_runs([tracked.experiment_id])) == 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_client_certificate_is_sent_if_the_server_requests_one(
 def test_a_host_outside_the_allow_list_gets_no_connection(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However the URI is written: MLflow's client reads it otherwise than Python does."""
+    """For every form of the URI: MLflow's client parses it differently from Python."""
     monkeypatch.setenv(TOKEN, "secret")
     monkeypatch.setenv(HOSTS, "mlflow.example, localhost")
     with Proxy(NOBODY, before=known) as proxy, pytest.raises(PrerequisiteError, match="is not among those") as refusal:

@@ -1,4 +1,4 @@
-"""What a person sees while a run works."""
+"""The progress display of a run."""
 
 import io
 
@@ -49,10 +49,10 @@ def test_plain_lines_report_each_step_and_every_tenth_item() -> None:
     events = [Event(0, "tiny", "int8", RUNNING)]
     events += [Event(0, "tiny", "int8", RUNNING, done, 100) for done in range(1, 101)]
     events += [Event(0, "tiny", "int8", DONE, note="piqa 0.650")]
-    told = plain(events, quiet=False)
-    assert told[0] == "int8 tiny running"
-    assert told[1:11] == [f"int8 tiny running {tenth}0/100" for tenth in range(1, 11)]
-    assert told[11:] == ["int8 tiny done: piqa 0.650"]
+    lines = plain(events, quiet=False)
+    assert lines[0] == "int8 tiny running"
+    assert lines[1:11] == [f"int8 tiny running {tenth}0/100" for tenth in range(1, 11)]
+    assert lines[11:] == ["int8 tiny done: piqa 0.650"]
 
 
 def test_quiet_reports_only_failures() -> None:
