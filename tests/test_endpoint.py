@@ -77,7 +77,7 @@ def endpoint(server: Any, **settings: Any) -> Endpoint:
     return Endpoint(server.url, server.served_name, server.model_path, 128, **settings)
 
 
-def theirs(server: Any) -> LocalCompletionsAPI:
+def lm_eval_client(server: Any) -> LocalCompletionsAPI:
     return LocalCompletionsAPI(
         base_url=f"{server.url}/completions",
         model=server.served_name,
@@ -92,13 +92,13 @@ def requests(pairs: list[tuple[Any, ...]]) -> list[Any]:
     return [SimpleNamespace(args=pair) for pair in pairs]
 
 
-def same(found: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> bool:
+def same(results: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> bool:
     """Whether the log-likelihoods agree but for the order of their sums, and the greedy flags."""
-    assert [loglik for loglik, _ in found] == pytest.approx([loglik for loglik, _ in expected], abs=1e-9)
-    return [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [loglik for loglik, _ in results] == pytest.approx([loglik for loglik, _ in expected], abs=1e-9)
+    return [greedy for _, greedy in results] == [greedy for _, greedy in expected]
 
 
-def asked(server: Any) -> int:
+def request_count(server: Any) -> int:
     with urllib.request.urlopen(server.url.removesuffix("/v1") + "/asked") as answer:
         return int(json.loads(answer.read()))
 
@@ -106,11 +106,11 @@ def asked(server: Any) -> int:
 @pytest.mark.parametrize(("mode", "way"), [*(("ok", way) for way in ("", *Kind)), ("left-out", "suffix")])
 def test_every_way_gives_the_results_of_lm_evals_own_client(serve: Any, mode: str, way: str) -> None:
     server = serve(mode)
-    ours = endpoint(server, way=way)
-    expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
-    found = ours.loglikelihood(requests(PAIRS))
-    assert same(found, expected)
-    assert ours.truncated == 1
+    client = endpoint(server, way=way)
+    expected = lm_eval_client(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    results = client.loglikelihood(requests(PAIRS))
+    assert same(results, expected)
+    assert client.truncated == 1
 
 
 def test_bos_is_part_of_the_prompt_only_when_the_tokenizer_adds_it(serve: Any, tiny_model: Path) -> None:
@@ -123,18 +123,18 @@ def test_bos_is_part_of_the_prompt_only_when_the_tokenizer_adds_it(serve: Any, t
     )
     folder = Path(server.model_path).parent / "with-bos"
     tokenizer.save_pretrained(folder)
-    found = Endpoint(server.url, server.served_name, str(folder), 128).loglikelihood(requests(PAIRS))
-    own = theirs(server.model_copy(update={"model_path": str(folder)}))
+    results = Endpoint(server.url, server.served_name, str(folder), 128).loglikelihood(requests(PAIRS))
+    own = lm_eval_client(server.model_copy(update={"model_path": str(folder)}))
     own.add_bos_token = True
     expected = own.loglikelihood(requests(PAIRS), disable_tqdm=True)
-    assert same(found, expected)
-    assert found != plain
+    assert same(results, expected)
+    assert results != plain
 
 
 def test_rolling_windows_equal_lm_evals(serve: Any) -> None:
     server = serve("ok")
     texts = requests([("abc def " * 80,), ("short",)])
-    expected = theirs(server).loglikelihood_rolling(texts, disable_tqdm=True)
+    expected = lm_eval_client(server).loglikelihood_rolling(texts, disable_tqdm=True)
     for way in Kind:
         assert endpoint(server, way=way).loglikelihood_rolling(texts) == pytest.approx(expected, abs=1e-9)
 
@@ -145,25 +145,27 @@ def test_generation_sends_the_requests_of_lm_eval(serve: Any, tmp_path: Path) ->
     prompts = requests(
         [("Say it", settings), ("long " * 60, settings), ("Say it all", {"until": ["."], "max_gen_toks": 9})]
     )
-    expected = theirs(server).generate_until(prompts, disable_tqdm=True)
-    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
-    ours = endpoint(server, **kept)
-    before = asked(server)
-    assert ours.generate_until(prompts) == expected
-    assert ours.truncated == 1
-    assert asked(server) - before == 3
-    again = endpoint(server, **kept)
-    before = asked(server)
+    expected = lm_eval_client(server).generate_until(prompts, disable_tqdm=True)
+    options = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
+    client = endpoint(server, **options)
+    before = request_count(server)
+    assert client.generate_until(prompts) == expected
+    assert client.truncated == 1
+    assert request_count(server) - before == 3
+    again = endpoint(server, **options)
+    before = request_count(server)
     assert again.generate_until(prompts) == expected
-    assert (asked(server) - before, again.reused) == (0, 3)
+    assert (request_count(server) - before, again.reused) == (0, 3)
 
 
 def test_an_older_server_is_scored_by_echo(serve: Any) -> None:
     server = serve("echo-only")
-    ours = endpoint(server)
-    assert ours.kinds == {Kind.ECHO}
-    assert {each.kind for each in ours.server.tried if each.trouble} == {Kind.READ, Kind.SUFFIX}
-    assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
+    client = endpoint(server)
+    assert client.kinds == {Kind.ECHO}
+    assert {trial.kind for trial in client.server.tried if trial.trouble} == {Kind.READ, Kind.SUFFIX}
+    assert same(
+        client.loglikelihood(requests(PAIRS)), lm_eval_client(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    )
 
 
 def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(serve: Any) -> None:
@@ -171,7 +173,7 @@ def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(ser
     assert endpoint(serve("left-out")).kinds == set(Kind)
     unmarked = endpoint(serve("unmarked"))
     assert unmarked.kinds == {Kind.READ, Kind.ECHO}
-    assert "does not mark" in next(each.trouble for each in unmarked.server.tried if each.kind is Kind.SUFFIX)
+    assert "does not mark" in next(trial.trouble for trial in unmarked.server.tried if trial.kind is Kind.SUFFIX)
 
 
 @pytest.mark.parametrize(
@@ -187,25 +189,25 @@ def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(ser
 )
 def test_a_suffix_is_read_from_the_last_rows_of_the_prompt(rows: list[Any], trouble: str) -> None:
     ask = Ask(Kind.SUFFIX, (4, 5, 6, 7), start=2)
-    given = [row and {token: {"logprob": value} for token, value in row.items()} for row in rows]
+    entries = [row and {token: {"logprob": value} for token, value in row.items()} for row in rows]
     if trouble:
         with pytest.raises(BadAnswerError, match=trouble):
-            score(WAYS[Kind.SUFFIX], [ask], {"prompt_logprobs": given})
+            score(WAYS[Kind.SUFFIX], [ask], {"prompt_logprobs": entries})
     else:
-        (scored,) = score(WAYS[Kind.SUFFIX], [ask], {"prompt_logprobs": given})
+        (scored,) = score(WAYS[Kind.SUFFIX], [ask], {"prompt_logprobs": entries})
         assert scored.positions == {2: ({6: -2.0}, -2.0), 3: ({7: -3.0}, -3.0)}
 
 
 def test_doctor_shows_which_ways_work_and_why_the_others_do_not(serve: Any) -> None:
     server = serve("echo-only")
     command = [sys.executable, "-m", "pipelines.cli", "doctor", "--endpoint", server.url]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "serves quantgate-v0 (vLLM 0.0.fake, 2048 tokens)" in told
-    assert "✔ echo" in told
-    assert "✘ suffix" in told
-    assert "HTTP 404" in told
-    assert "--enable-scale-out" in told
-    assert "Used: echo" in told
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "serves quantgate-v0 (vLLM 0.0.fake, 2048 tokens)" in output
+    assert "✔ echo" in output
+    assert "✘ suffix" in output
+    assert "HTTP 404" in output
+    assert "--enable-scale-out" in output
+    assert "Used: echo" in output
     wrong = subprocess.run([*command, "--model", "llama"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "not 'llama'" in wrong.stderr
@@ -257,11 +259,11 @@ def test_a_server_that_fails_for_good_is_an_error_and_its_answers_are_kept(
 ) -> None:
     server = serve(mode, probes=PROBES + 3)
     file = tmp_path / "ledger.sqlite"
-    ours = endpoint(server, num_concurrent=1, ledger=str(file), model_digest="tiny")
+    client = endpoint(server, num_concurrent=1, ledger=str(file), model_digest="tiny")
     with pytest.raises(ServerFailedError):
-        ours.loglikelihood(requests(PAIRS))
-    assert ours.ledger
-    with closing(Ledger(file, ours.ledger.identity)) as ledger:
+        client.loglikelihood(requests(PAIRS))
+    assert client.ledger
+    with closing(Ledger(file, client.ledger.identity)) as ledger:
         assert 0 < ledger.count() < len(PAIRS)
 
 
@@ -275,18 +277,18 @@ def test_an_interrupted_evaluation_repeats_no_request_and_loses_no_answer(serve:
 
     server = serve("ok", probes=PROBES)
     calm = endpoint(server).loglikelihood(requests(PAIRS))
-    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny", "num_concurrent": 1}
-    first = endpoint(server, **kept)
+    options = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny", "num_concurrent": 1}
+    first = endpoint(server, **options)
     first.watch(break_off)
     with pytest.raises(BaseExceptionGroup):
         first.loglikelihood(requests(PAIRS))
-    second = endpoint(server, **kept)
+    second = endpoint(server, **options)
     assert second.loglikelihood(requests(PAIRS)) == calm
     assert second.reused == 5
-    third = endpoint(server, **kept)
-    before = asked(server)
+    third = endpoint(server, **options)
+    before = request_count(server)
     assert third.loglikelihood(requests(PAIRS)) == calm
-    assert (asked(server), third.reused) == (before, len(PAIRS))
+    assert (request_count(server), third.reused) == (before, len(PAIRS))
 
 
 EVALUATION = """
@@ -294,7 +296,7 @@ import sys
 from tests import test_endpoint as t
 from components.evaluate.endpoint import Endpoint
 url, name, model, file = sys.argv[1:]
-ours = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1)
+client = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1)
 print("ready", flush=True)
 ours.watch(lambda answered, _: print(answered, flush=True))
 ours.loglikelihood(t.requests(t.PAIRS))
@@ -310,68 +312,68 @@ def test_a_killed_evaluation_resumes_where_it_stopped(
     command = [sys.executable, "-c", EVALUATION, server.url, server.served_name, server.model_path, str(file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    with process.stdout as told:
-        for line in told:
+    with process.stdout as output:
+        for line in output:
             if line.strip() == "4":
                 process.kill()
                 break
     process.wait()
-    before = asked(server)
+    before = request_count(server)
     assert before <= 5  # one was on its way
     rest = endpoint(server, ledger=str(file), model_digest="tiny")
-    found = rest.loglikelihood(requests(PAIRS))
+    results = rest.loglikelihood(requests(PAIRS))
     assert rest.reused >= 4
-    assert asked(server) - PROBES <= len(PAIRS) + 1
-    assert found == endpoint(server).loglikelihood(requests(PAIRS))
+    assert request_count(server) - PROBES <= len(PAIRS) + 1
+    assert results == endpoint(server).loglikelihood(requests(PAIRS))
 
 
 def test_stop_sequences_beyond_a_servers_limit_of_four_are_applied_by_the_client(serve: Any) -> None:
     """The fake refuses more than four and answers `N tokens, 99 more, until […]`."""
     settings = {"until": ["a1", "a2", "a3", "a4", " more"], "max_gen_toks": 99, "do_sample": False}
-    ours = endpoint(serve("ok"))
-    assert ours.generate_until([SimpleNamespace(args=("Say it", settings))]) == ["6 tokens, 99"]
-    assert not ours.generated("Say it", settings).cut
+    client = endpoint(serve("ok"))
+    assert client.generate_until([SimpleNamespace(args=("Say it", settings))]) == ["6 tokens, 99"]
+    assert not client.generated("Say it", settings).cut
 
 
 def test_an_answer_that_reached_the_token_limit_is_marked_as_cut(serve: Any, tmp_path: Path) -> None:
     """The fake says `length` where its text is longer than `max_tokens`."""
     asked_for = [SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": most})) for most in (8, 90)]
     for _ in range(2):  # the second time from the ledger
-        ours = endpoint(serve("ok"), ledger=str(tmp_path / "ledger.sqlite"), model_digest="tiny")
-        ours.generate_until(asked_for)
-        assert [ours.generated(*each.args).cut for each in asked_for] == [True, False]
-    assert ours.reused == 2
+        client = endpoint(serve("ok"), ledger=str(tmp_path / "ledger.sqlite"), model_digest="tiny")
+        client.generate_until(asked_for)
+        assert [client.generated(*request.args).cut for request in asked_for] == [True, False]
+    assert client.reused == 2
 
 
 def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
-    ours = endpoint(serve("text-only"))
-    assert ours.generate_until([SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": 9}))])
+    client = endpoint(serve("text-only"))
+    assert client.generate_until([SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": 9}))])
     with pytest.raises(PrerequisiteError, match="offers none of the three ways to score prompts"):
-        ours.loglikelihood(requests(PAIRS))
+        client.loglikelihood(requests(PAIRS))
 
 
 def test_a_template_without_system_messages_is_used_without_one(serve: Any) -> None:
-    ours = endpoint(serve("ok"))
-    ours.tokenizer.chat_template = (
+    client = endpoint(serve("ok"))
+    client.tokenizer.chat_template = (
         "{% for each in messages %}{% if each.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "<{{ each.content }}>{% endfor %}"
     )
     said = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hello"}]
-    assert ours.apply_chat_template(said) == "<Hello>"
-    ours.tokenizer.chat_template = "{{ raise_exception('nothing at all') }}"
+    assert client.apply_chat_template(said) == "<Hello>"
+    client.tokenizer.chat_template = "{{ raise_exception('nothing at all') }}"
     with pytest.raises(PrerequisiteError, match="refuses a prompt: nothing at all. Run it with --no-chat-template"):
-        ours.apply_chat_template(said)
+        client.apply_chat_template(said)
 
 
 def test_no_second_bos_is_added_to_a_template_with_one(serve: Any) -> None:
-    ours = endpoint(serve("ok"))
-    ours.tokenizer.bos_token = "<eos>"
-    ours.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<eos> $A", special_tokens=[("<eos>", ours.tokenizer.eos_token_id)]
+    client = endpoint(serve("ok"))
+    client.tokenizer.bos_token = "<eos>"
+    client.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", client.tokenizer.eos_token_id)]
     )
-    ours.add_bos_token = True
-    assert ours.tok_encode("<eos>Hello") == ours.tok_encode("Hello")
-    assert ours.tok_encode(["<eos>Hello", "Hello"]) == [ours.tok_encode("Hello")] * 2
+    client.add_bos_token = True
+    assert client.tok_encode("<eos>Hello") == client.tok_encode("Hello")
+    assert client.tok_encode(["<eos>Hello", "Hello"]) == [client.tok_encode("Hello")] * 2
 
 
 def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path: Path) -> None:
@@ -388,26 +390,26 @@ def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path
         tokenizer(context).input_ids + tokenizer(continuation).input_ids != tokenizer(context + continuation).input_ids
     )
     server = serve("ok").model_copy(update={"model_path": str(tmp_path / "learnt")})
-    expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    expected = lm_eval_client(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
     for way in Kind:
         assert same(endpoint(server, way=way).loglikelihood(requests(PAIRS)), expected)
 
 
 def test_identical_requests_are_sent_once_and_share_the_answer(serve: Any) -> None:
     server = serve("ok")
-    ours = endpoint(server, way="suffix")
-    before = asked(server)
-    told: list[tuple[int, int]] = []
-    ours.watch(lambda answered, of: told.append((answered, of)))
-    found = ours.loglikelihood(requests([("the same", " word")] * 4))
-    assert len(set(found)) == 1
-    assert (asked(server) - before, told) == (1, [(4, 4)])
+    client = endpoint(server, way="suffix")
+    before = request_count(server)
+    progress: list[tuple[int, int]] = []
+    client.watch(lambda answered, of: progress.append((answered, of)))
+    results = client.loglikelihood(requests([("the same", " word")] * 4))
+    assert len(set(results)) == 1
+    assert (request_count(server) - before, progress) == (1, [(4, 4)])
 
 
 def test_a_continuation_longer_than_the_window_is_an_error(serve: Any) -> None:
-    ours = endpoint(serve("ok"))
+    client = endpoint(serve("ok"))
     with pytest.raises(UnscorableError, match="larger --max-model-len"):
-        ours.loglikelihood(requests([("a", " b" * 100)]))
+        client.loglikelihood(requests([("a", " b" * 100)]))
 
 
 def test_a_ledger_without_a_name_for_the_model_is_refused(tmp_path: Path) -> None:
@@ -417,13 +419,16 @@ def test_a_ledger_without_a_name_for_the_model_is_refused(tmp_path: Path) -> Non
 
 def test_two_evaluations_can_share_a_ledger(serve: Any, tmp_path: Path) -> None:
     server = serve("ok")
-    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
+    options = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
     calm = endpoint(server).loglikelihood(requests(PAIRS))
-    found: list[Any] = []
-    both = [endpoint(server, **kept) for _ in range(2)]
-    threads = [threading.Thread(target=lambda e=each: found.append(e.loglikelihood(requests(PAIRS)))) for each in both]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert found == [calm, calm]
+    results: list[Any] = []
+    both = [endpoint(server, **options) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda e=endpoint_: results.append(e.loglikelihood(requests(PAIRS))))
+        for endpoint_ in both
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [calm, calm]

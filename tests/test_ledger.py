@@ -27,9 +27,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def filled(file: Path, identity: str = "a model") -> Ledger:
-    found = Ledger(file, identity)
-    found.put(zip(KEYS, ANSWERS, strict=True))
-    return found
+    ledger = Ledger(file, identity)
+    ledger.put(zip(KEYS, ANSWERS, strict=True))
+    return ledger
 
 
 def test_answers_are_read_back_bit_for_bit(file: Path) -> None:
@@ -84,9 +84,9 @@ def test_damaged_pages_lose_answers_but_never_give_wrong_ones(file: Path) -> Non
     file.write_bytes(data)
     expected = dict(zip(KEYS, ANSWERS, strict=True))
     with closing(Ledger(file, "a model")) as ledger:
-        found = ledger.get(KEYS)
-    assert len(found) < 1200
-    assert found.items() <= expected.items()
+        answers = ledger.get(KEYS)
+    assert len(answers) < 1200
+    assert answers.items() <= expected.items()
 
 
 def test_stored_answers_survive_a_kill(file: Path) -> None:
@@ -97,16 +97,16 @@ def test_stored_answers_survive_a_kill(file: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    with process.stdout as told:
-        for line in told:
+    with process.stdout as output:
+        for line in output:
             if int(line) == 300:
                 process.send_signal(signal.SIGKILL)
                 break
     process.wait()
     with closing(Ledger(file, "a model")) as ledger:
-        found = ledger.get(KEYS)
-    assert found.keys() >= set(KEYS[:301])
-    assert found.items() <= dict(zip(KEYS, ANSWERS, strict=True)).items()
+        answers = ledger.get(KEYS)
+    assert answers.keys() >= set(KEYS[:301])
+    assert answers.items() <= dict(zip(KEYS, ANSWERS, strict=True)).items()
 
 
 def test_a_ledger_that_cannot_be_written_is_reported_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,12 +164,12 @@ def test_the_intact_answers_of_a_damaged_file_in_the_store_are_used(tmp_path: Pa
     store = open_store(str(tmp_path / "store"))
     with shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
         ledger.put(zip(KEYS, ANSWERS, strict=True))
-    (kept,) = (tmp_path / "store" / "ledger").iterdir()
-    data = bytearray(kept.read_bytes())
+    (stored,) = (tmp_path / "store" / "ledger").iterdir()
+    data = bytearray(stored.read_bytes())
     data[len(data) // 2 :] = os.urandom(len(data) - len(data) // 2)
-    kept.write_bytes(data)
+    stored.write_bytes(data)
     expected = dict(zip(KEYS, ANSWERS, strict=True))
     with shared(tmp_path / "yours.sqlite", "a model", store) as ledger:
-        found = ledger.get(KEYS)
-        assert len(found) < 1200
-        assert found.items() <= expected.items()
+        answers = ledger.get(KEYS)
+        assert len(answers) < 1200
+        assert answers.items() <= expected.items()

@@ -31,9 +31,9 @@ def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
     decision = make_decision(folder)
     decision.write(folder / "decision.json")
     files = report_files(folder)
-    for page in files.report:
-        if page.parent != folder:
-            shutil.copy(page, folder)
+    for file in files.report:
+        if file.parent != folder:
+            shutil.copy(file, folder)
     page, text = str(folder / "report.html"), str(folder / "report.md")
     tracked = str(folder / "tracked-by-the-step.json")
     track_step.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, tracked)

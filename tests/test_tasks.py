@@ -48,7 +48,7 @@ def contexts(task: Any, items: list[int]) -> dict[int, str]:
         task.pick(items)
     task.set_fewshot_seed(run_task.SHOTS_SEED)
     task.build_all_requests()
-    return {each.doc_id: str(each.args[0]) for each in task.instances if each.doc_id in items}
+    return {instance.doc_id: str(instance.args[0]) for instance in task.instances if instance.doc_id in items}
 
 
 @pytest.mark.parametrize("with_train", [True, False])
@@ -91,9 +91,9 @@ def test_mmlu_is_its_57_subjects() -> None:
 def test_every_task_of_every_suite_exists_in_lm_eval_with_that_metric() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
         raw = tasks.raw_definition(tasks.leaf_files(row.task)[0])
-        metrics = [str(each["metric"]).rpartition(".")[2] for each in raw["metric_list"]]
+        metrics = [str(metric["metric"]).rpartition(".")[2] for metric in raw["metric_list"]]
         assert row.metric.replace("pass@1", "pass_at_k") in metrics, row.task
-        filters = [each["name"] for each in raw.get("filter_list", [])] or ["none"]
+        filters = [filter_["name"] for filter_ in raw.get("filter_list", [])] or ["none"]
         assert row.filter in filters, row.task
 
 

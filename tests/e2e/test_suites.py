@@ -1,4 +1,4 @@
-"""Every suite on a real vLLM and real rows, offline: what is asked, scored and kept. The model is small and random."""
+"""Every suite on a real vLLM and real rows, offline: requests, scores and records. The model is small and random."""
 
 import json
 import os
@@ -123,14 +123,14 @@ def test_every_suite_runs_offline_without_trying_to_connect(
     assert (answer.returncode, tried) == (0, ""), answer.stdout + answer.stderr
     scores = Scores.read(tmp_path / suite / "full.json")
     tasks = [row.task for row in SUITES[suite].tasks]
-    assert [(each.task, each.items) for each in scores.tasks] == [(task, 3) for task in tasks]
+    assert [(task.task, task.items) for task in scores.tasks] == [(task, 3) for task in tasks]
     table = pyarrow.parquet.read_table(tmp_path / suite / "full.parquet").to_pylist()
     assert not any(row["score"] is None for row in table)
     assert {row["task"] for row in table} == set(tasks)
     assert all(row["cluster"] for row in table if row["task"] == "mmlu")
     assert all(bool(row["program"]) is (suite == "code") for row in table)
-    kept = read_ours(tmp_path / suite)
-    assert (kept.failure, sorted(kept.answers)) == ("", sorted(tasks)), "the gate reads it"
+    saved = read_ours(tmp_path / suite)
+    assert (saved.failure, sorted(saved.answers)) == ("", sorted(tasks)), "the gate reads it"
     (summary,) = tmp_path.glob(f"{suite}/20*.json")
     assert json.loads(summary.read_text())["suite"] == suite
 
@@ -142,17 +142,17 @@ def test_scores_equal_those_of_lm_evals_own_run(server: Server, rows: Path, row:
     leaf = prepared.leaves[0]
     items = [(0, item) for item in range(min(ITEMS, leaf.items))]
     endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
-    ours = run_task.ask(prepared, items, endpoint, "bf16")
-    theirs = own_run(server, leaf.task.config, row.shots, len(items))
-    assert len(ours) == len(theirs) == len(items)
-    for one, other in zip(ours, theirs, strict=True):
+    records = run_task.ask(prepared, items, endpoint, "bf16")
+    samples = own_run(server, leaf.task.config, row.shots, len(items))
+    assert len(records) == len(samples) == len(items)
+    for one, other in zip(records, samples, strict=True):
         assert one.item_hash == other["doc_hash"]
-        assert one.logliks == pytest.approx([float(each[0][0]) for each in other["resps"]], abs=CLOSE)
+        assert one.logliks == pytest.approx([float(sample[0][0]) for sample in other["resps"]], abs=CLOSE)
         assert one.score == pytest.approx(float(other[row.metric]), abs=CLOSE)
 
 
 def own_run(server: Server, config: Any, shots: int, limit: int) -> list[dict[str, Any]]:
-    """The samples of lm-eval's task and client, which know nothing of ours."""
+    """The samples of lm-eval's own task and client, without quantgate's."""
     model = LocalCompletionsAPI(
         base_url=f"{server.url}/completions",
         model=server.served_name,
@@ -171,4 +171,4 @@ def own_run(server: Server, config: Any, shots: int, limit: int) -> list[dict[st
         bootstrap_iters=0,
         log_samples=True,
     )
-    return sorted(outcome["samples"][config.task], key=lambda each: int(each["doc_id"]))
+    return sorted(outcome["samples"][config.task], key=lambda sample: int(sample["doc_id"]))
