@@ -1,4 +1,4 @@
-"""Custom test sets: what a folder may hold, and the scores that lm-eval gives a model whose answers are known."""
+"""Custom tasks: which folders are valid, and lm-eval's scores of a model with known answers."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def written(folder: Path, settings: str, *items: dict[str, Any] | str) -> Path:
 
 
 class Table(LM):  # type: ignore[misc]  # lm-eval is untyped
-    """Answers from a table: what it writes after a prompt, or how likely it finds a continuation (-10 if not told)."""
+    """A model that answers from a table: generated texts, or log-likelihoods of continuations (-10 if missing)."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         super().__init__()

@@ -149,7 +149,7 @@ def test_scores_reused_twice_name_the_run_that_measured_them(
     decision = decision.model_copy(update={"scores": (reused, decision.scores[1])})
     tracked = track(decision, RunFacts(run_id="run-2", name="second"), RunFiles(), local)
     recorded = MlflowClient(local).get_run(tracked.children["bf16"]).data
-    assert "evaluate_s" not in recorded.metrics, "nothing was asked in that run"
+    assert "evaluate_s" not in recorded.metrics, "that run sent no request"
     assert recorded.tags["scored_in"] == scores.scored_in
     again = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
     assert again is not None

@@ -14,7 +14,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.processes import lease
 
-# a server with a child of its own that ignores SIGTERM: the hardest to get rid of
+# a server with a child process that ignores SIGTERM: the hardest to stop
 STUBBORN = """
 import os, signal, sys, time
 if os.fork() == 0:

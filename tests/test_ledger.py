@@ -1,4 +1,4 @@
-"""The answer ledger: what is kept comes back, what is damaged does not, and a kill loses nothing."""
+"""The answer ledger: stored answers are read back, damaged ones are not, and a kill loses none."""
 
 import logging
 import os

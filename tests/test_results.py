@@ -72,6 +72,8 @@ def test_the_inputs_of_resolve_are_copied_once_and_later_changes_are_ignored(tmp
     (tmp_path / "parameters.pkl").unlink()
     assert [task.full for task in suite_of(copied).tasks] == [task.full for task in before.tasks]
     assert Path(copied.irt_parameters_kept).read_bytes() == b"parameters"
-    assert (copied.custom, copied.irt_parameters) == (plan.custom, plan.irt_parameters), "what a reader is told stays"
+    assert (copied.custom, copied.irt_parameters) == (plan.custom, plan.irt_parameters), (
+        "the reader sees the original locations"
+    )
     with pytest.raises(PrerequisiteError):
         suite_of(plan)

@@ -109,7 +109,7 @@ def test_a_port_in_use_is_reported(model: Path, run: Path, monkeypatch: pytest.M
     from socketserver import BaseRequestHandler, ThreadingTCPServer
     from threading import Thread
 
-    with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # hangs up, so that nobody waits for it
+    with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # closes each connection at once
         Thread(target=taken.serve_forever, daemon=True).start()
         monkeypatch.setattr(local_vllm, "free_port", lambda: taken.server_address[1])
         server = local_vllm.deploy("int8", model, run, ready_within_s=30)

@@ -181,7 +181,7 @@ def test_the_hub_gives_rows_at_one_commit_and_reports_absent_gated_and_unknown_d
     assert str(answers["org/none,,test"]).startswith("The hub has no data set org/none, or it is private.")
     assert str(answers["org/down,,test"]).startswith(f"The hub {hub.url} is not reachable (Server error '503")
     assert str(answers["a/b/c,,test"]).startswith("a/b/c is not a valid data set name")
-    assert hub.requested.count("/api/datasets/org/set") == 1, "the commit is asked for once"
+    assert hub.requested.count("/api/datasets/org/set") == 1, "the commit is requested once"
     assert all(COMMIT in path for path in hub.requested if path.startswith("/datasets/"))
 
 

@@ -137,7 +137,7 @@ def test_every_suite_runs_offline_without_trying_to_connect(
 
 @pytest.mark.parametrize("row", CHOICES, ids=lambda row: str(row.task))
 def test_scores_equal_those_of_lm_evals_own_run(server: Server, rows: Path, row: Any) -> None:
-    """Its own tasks and client on the first items; here they are picked out of all, and asked in the fast ways."""
+    """lm-eval scores the first items alone; quantgate picks them out of all items and scores them in its fast ways."""
     prepared = harness.prepare(row, Mirror(str(rows), cache_dir()))
     leaf = prepared.leaves[0]
     items = [(0, item) for item in range(min(ITEMS, leaf.items))]

@@ -83,7 +83,7 @@ class State:
         return matching[begin : begin + self.page_size], str(begin + self.page_size) if more else ""
 
     def allowed(self, namespace: str) -> None:
-        """Refuse what is not this user's, as a Kubeflow of several users does; one of one user knows no namespaces."""
+        """Refuse other users' namespaces, as a multi-user Kubeflow does; a single-user one has no namespaces."""
         if self.namespaces and namespace not in self.namespaces:
             raise RefusedError(403, f"User 'anna' is not authorized with reason: (namespace: {namespace})")
         if not self.namespaces and namespace:

@@ -86,7 +86,7 @@ def running_mlflow(
         log, port = Path(name) / "log.txt", free_ports(1)[0]
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--workers", "1", "--backend-store-uri", store, "--artifacts-destination", artifacts, *options]
-        # the server of jobs is for what asks language models, and starts processes of its own
+        # MLflow's job server is only for features with language models, and starts further processes
         settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with log.open("wb") as sink:
             process = subprocess.Popen(

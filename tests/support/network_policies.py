@@ -19,7 +19,7 @@ class Peer:
     labels: tuple[tuple[str, str], ...] = ()
     namespace: str = "quantgate"
     address: str = ""
-    """Set for what is no pod."""
+    """Set for a peer that is not a pod."""
 
     @property
     def namespace_labels(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ def selects(selector: Object, labels: Labels) -> bool:
 
 
 def holds(expression: Object, labels: Labels) -> bool:
-    """Whether one expression of a selector holds."""
+    """Whether the labels match one expression of a selector."""
     key, values = expression["key"], expression.get("values", ())
     return {
         "Exists": key in labels,

@@ -1,4 +1,4 @@
-"""The published schemas of Kubernetes and of KServe, to hold objects against.
+"""The published schemas of Kubernetes and of KServe, to validate objects.
 
 Kubernetes' are the strict ones of the package kubernetes-validate. KServe's are its own classes: the Python package's
 models are generated from KServe's OpenAPI document and keep it as two literals each, the fields' types and their names

@@ -64,7 +64,7 @@ def weed_binary() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now, all different."""
+    """Different free ports on loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for socket_ in sockets:
@@ -135,7 +135,7 @@ def running_server(binary: str) -> Iterator[S3Server]:
             server.client().get_waiter("bucket_exists").wait(Bucket=BUCKET, WaiterConfig=patience)
             yield server
         finally:
-            process.kill()  # it takes more than 20 s to end when asked, and its data goes anyway
+            process.kill()  # it takes more than 20 s to end on SIGTERM, and its data is deleted anyway
             process.wait()
 
 
