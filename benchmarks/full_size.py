@@ -152,12 +152,12 @@ def step_table(run: Path, samples: Samples) -> Table:
         answers = [event.time for event in events if event.state == RUNNING and event.done]
         busy = [busy for at, busy in samples.busy if answers and answers[0] <= at <= answers[-1]]
         function = {"tiny": "evaluate_tiny", "full": "evaluate_full"}.get(step, step)
-        cpu_s = processes[function].pop(0) if processes[function] else None
+        used = processes[function].pop(0) if processes[function] else None
         table.add_row(
             step,
             variant,
             f"{ended - began:.1f}",
-            "" if cpu_s is None else f"{cpu_s:.1f}",
+            "" if used is None else f"{used:.1f}",
             f"{samples.rss[function] / 1e6:,.0f}" if function in samples.rss else "",
             f"{answers[0] - began:.1f}" if answers and step in ("tiny", "full") else "",
             f"{100 * sum(busy) / len(busy):.0f} %" if busy and step in ("tiny", "full") else "",
