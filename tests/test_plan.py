@@ -62,9 +62,14 @@ def random_questions(seed: int) -> list[Question]:
 
 
 @pytest.mark.parametrize("kinds", [ALL, *(frozenset({kind}) for kind in Kind), frozenset({Kind.READ, Kind.ECHO})])
+@pytest.mark.parametrize("context", [(), CONTEXT[:200]], ids=["short", "long"])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_request_is_answered_correctly_for_any_server_abilities(kinds: frozenset[Kind], seed: int) -> None:
-    questions = random_questions(seed)
+def test_every_request_is_answered_correctly_for_any_server_abilities(
+    kinds: frozenset[Kind], seed: int, context: tuple[int, ...]
+) -> None:
+    questions = [
+        Question(context + question.tokens, len(context) + question.start) for question in random_questions(seed)
+    ]
     asks, answers = run(questions, kinds)
     assert answers == {number: expected(question) for number, question in enumerate(questions)}
     assert {ask.kind for ask in asks} <= kinds
@@ -82,13 +87,23 @@ def test_longer_choices_are_one_suffix_each_except_a_prefix_of_another_choice() 
     choices = [(1, 2, 3), (1, 2), (1, 4, 5), (6, 7, 8)]
     questions = [Question(CONTEXT + choice, len(CONTEXT)) for choice in choices]
     asks = plan(questions, ALL)
-    assert [ask.whole[len(CONTEXT) :] for ask in asks] == [(6, 7, 8), (1, 4, 5), (1, 2, 3)]
-    assert {ask.kind for ask in asks} == {Kind.SUFFIX}
+    read, *suffixes = asks
+    assert (read.kind, read.tokens, read.ids) == (Kind.READ, CONTEXT, (1, 6))
+    assert [ask.whole[len(CONTEXT) :] for ask in suffixes] == [(6, 7, 8), (1, 4, 5), (1, 2, 3)]
+    assert {ask.kind for ask in suffixes} == {Kind.SUFFIX}
+    assert [ask.start - len(CONTEXT) for ask in suffixes] == [1, 1, 1], "the first position was read"
+
+
+def test_a_short_context_is_scored_with_its_first_suffix() -> None:
+    questions = [Question(CONTEXT[:127] + choice, 127) for choice in ((1, 2, 3), (4, 5, 6))]
+    assert [ask.kind for ask in plan(questions, ALL)] == [Kind.SUFFIX] * 2
+    longer = [Question(CONTEXT[:128] + choice, 128) for choice in ((1, 2, 3), (4, 5, 6))]
+    assert [ask.kind for ask in plan(longer, ALL)] == [Kind.READ, Kind.SUFFIX, Kind.SUFFIX]
 
 
 def test_a_suffix_requests_no_score_for_tokens_that_an_earlier_one_cached() -> None:
     choices = [(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6)]
-    asks = plan([Question(CONTEXT + choice, len(CONTEXT)) for choice in choices], ALL)
+    asks = plan([Question(CONTEXT + choice, len(CONTEXT)) for choice in choices], frozenset({Kind.SUFFIX}))
     seen: list[tuple[int, ...]] = []
     for ask in asks:
         assert ask.start == max([len(CONTEXT), *(shared(ask.whole, earlier) for earlier in seen)])

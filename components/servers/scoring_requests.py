@@ -6,7 +6,8 @@ Questions that share a prefix are neighbours then: the server's prefix cache is 
 several questions share is requested once. The request depends on the ways that the server offers (`abilities.py`):
 
     read     the prompt ends before the position; log-probabilities of named token ids come with the next token
-    suffix   the whole question is the prompt; its own tokens are scored from the cached prefix on
+    suffix   the whole question is the prompt; its own tokens are scored from the cached prefix on. A read of the first
+             position goes before the suffixes of a long context: it puts the context into the cache without scoring it
     echo     the whole question is the prompt; all its tokens are scored, nothing is taken from the cache
 """
 
@@ -20,6 +21,8 @@ Tokens = tuple[int, ...]
 
 READ_COST = 32
 """The cost of one read in prompt tokens: those it computes again (half a block of the cache), and the request."""
+LONG_CONTEXT = 128
+"""From so many tokens on, scoring a whole context costs more than a read of the position after it."""
 ECHO_COST = 2
 """The cost of one echoed prompt token in computed ones: an echo needs the logits of every position."""
 IDS_PER_READ = 128
@@ -109,7 +112,7 @@ def plan(questions: Sequence[Question], kinds: frozenset[Kind]) -> list[Ask]:
     for _context, group in groupby(order, key=lambda number: questions[number].tokens[: questions[number].start]):
         members = list(group)
         reads = reads_of(questions, members)
-        wholes = wholes_of(questions, members, Kind.SUFFIX if Kind.SUFFIX in kinds else Kind.ECHO)
+        wholes = suffixes_of(questions, members, kinds) if Kind.SUFFIX in kinds else wholes_of(questions, members)
         asks += reads if prefers_reads(reads, wholes, kinds) else wholes
     return asks
 
@@ -145,10 +148,24 @@ def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
     return reads
 
 
-def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind) -> list[Ask]:
+def suffixes_of(questions: Sequence[Question], members: list[int], kinds: frozenset[Kind]) -> list[Ask]:
+    """The suffixes of one context's questions; after a read of the first position where the context is long.
+
+    A suffix computes the scores of all of its tokens that are not in the cache, over the whole vocabulary: without the
+    read, the first suffix would score the context too.
+    """
+    start = questions[members[0]].start
+    ids = tuple(sorted({questions[member].tokens[start] for member in members}))
+    if Kind.READ not in kinds or start < LONG_CONTEXT or len(ids) > IDS_PER_READ:
+        return wholes_of(questions, members, Kind.SUFFIX)
+    first = Ask(Kind.READ, questions[members[0]].tokens, start, ids, [(member, start) for member in members])
+    return [first, *wholes_of(questions, members, Kind.SUFFIX, skipped=1)]
+
+
+def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind = Kind.ECHO, skipped: int = 0) -> list[Ask]:
     """An ask for every question that is not the beginning of another, in the order to send them.
 
-    A position that several questions share belongs to the ask that is sent first: afterwards the position is in the
+    The first `skipped` positions of each question belong to another ask. A position that several questions share belongs to the ask that is sent first: afterwards the position is in the
     prefix cache, and a cached token's score is unavailable.
     """
     asks: list[Ask] = []
@@ -159,7 +176,7 @@ def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind) -> 
         common = shared(previous, question.tokens)
         path = {position: ask for position, ask in path.items() if position < common}
         own = Ask(kind, question.tokens, question.start)
-        for position in range(question.start, len(question.tokens)):
+        for position in range(question.start + skipped, len(question.tokens)):
             path.setdefault(position, own).wanted.append((member, position))
         if own.wanted:
             asks.append(own)
