@@ -90,7 +90,7 @@ def test_mmlu_is_its_57_subjects() -> None:
 
 def test_every_task_of_every_suite_is_one_of_lm_evals_with_that_metric() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
-        raw = tasks.raw_definition(tasks.leaf_files(row.task)[0])
+        raw = tasks.raw_definitions(row.task)[0]
         metrics = [str(each["metric"]).rpartition(".")[2] for each in raw["metric_list"]]
         assert row.metric.replace("pass@1", "pass_at_k") in metrics, row.task
         filters = [each["name"] for each in raw.get("filter_list", [])] or ["none"]
@@ -99,7 +99,7 @@ def test_every_task_of_every_suite_is_one_of_lm_evals_with_that_metric() -> None
 
 def test_no_definition_imports_what_runs_code_or_fetches_parameters() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
-        tasks.definition(tasks.leaf_files(row.task)[0])
+        tasks.definitions(row.task)
     loaded = {name for name in sys.modules if name.startswith("lm_eval.tasks.")}
     assert not loaded & {f"lm_eval.tasks.{name}" for name in ("humaneval.utils", "mbpp.utils")}
     assert "lm_eval.tasks.tinyBenchmarks.agg_functions" not in loaded

@@ -48,7 +48,7 @@ def score_stage(
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
             scores = evaluate(serving, selection.questions_of(plan), stage, step, records, ledger, may_stop)
     except ServerGoneError as error:
-        scores = Scores(variant=serving.variant, suite=plan.suite, stage=stage, failure=str(error))
+        scores = Scores(variant=serving.variant, suite=selection.suite_of(plan).name, stage=stage, failure=str(error))
     cause = local_vllm.why_it_ended(serving) if scores.failure and not serving.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 

@@ -30,7 +30,9 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        resolved = rows.prepare_rows(given.copy_inputs(checked), step)
+        resolved = rows.prepare_rows(
+            given.copy_inputs(checked), step, lambda: str(fetch(base_model.uri, cache_dir(), weights=False))
+        )
         if resolved.chat_template:
             checks.check_chat_template(str(fetch(base_model.uri, cache_dir(), weights=False)))
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):

@@ -57,7 +57,11 @@ def lm_eval_command(context: typer.Context) -> None:
     cli_evaluate()
 
 
-@takes(values=options.collect_options(["suite", "custom", "limit", "data", "chat_template", "irt_parameters"]))
+@takes(
+    values=options.collect_options(
+        ["suite", "trust_tasks", "custom", "limit", "data", "chat_template", "irt_parameters"]
+    )
+)
 def evaluate(
     values: dict[str, Any],
     endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],
@@ -98,7 +102,7 @@ def evaluate(
         message = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(message) from None
     with bar(console, "eval") as step:
-        scores = score_server(server, rows.prepare_rows(plan, step), step)
+        scores = score_server(server, rows.prepare_rows(plan, step, lambda: server.model_path), step)
     scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
     summary = summary_of(scores, repository or server.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))
