@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 import datasets
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
@@ -201,7 +201,7 @@ def splits_wanted(row: SuiteTask) -> list[Split]:
             split_named(config, scored_split(config)),
             *([split_named(config, pool)] if (pool := shots_split(row, config)) else []),
         ]
-    if ifeval.needs_punkt(row.task):
+    if ifeval.needs_punkt(row.task) or ruler.length_of(row.task):  # RULER's generators load it
         splits.append(ifeval.PUNKT)
     return list(dict.fromkeys(splits))
 
@@ -280,7 +280,12 @@ def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, group
     config["custom_dataset"] = lambda **_metadata: splits
     where = f"{split.stem} from {rows.of}"
     origin = RowsOrigin(task=name, where=where, sha256=rows.sha256[:16], shots=from_shots)
-    return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), origin)
+    try:
+        return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), origin)
+    except TemplateError as error:
+        raise PrerequisiteError(
+            f"A template of {name} does not fit its rows: {error}. Correct its definition."
+        ) from error
 
 
 def custom_leaf(test_set: custom.CustomSet) -> Leaf:

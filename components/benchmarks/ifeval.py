@@ -1,4 +1,4 @@
-"""What IFEval's checks (and RULER's making of rows) need besides rows, so that they work offline and are reproducible.
+"""What IFEval's checks need besides its rows, so that they work offline and are reproducible.
 
 lm-eval's checks count words and sentences with NLTK's model `punkt_tab`, which they would download. They detect a
 text's language with langdetect, which is random unless it is seeded. The model comes from a Python package that
@@ -18,8 +18,8 @@ from components.models.wheels import wheel
 from components.storage.artifact import write_text
 from components.storage.cache import cache_dir
 
-TASKS = re.compile(r"(leaderboard_)?ifeval|leaderboard_instruction_following|ruler_\d+")
-"""The tasks whose modules of lm-eval load the model; RULER's do so when its rows are made."""
+TASKS = re.compile(r"(leaderboard_)?ifeval|leaderboard_instruction_following")
+"""The tasks whose modules of lm-eval load the model."""
 PACKAGE = "llama-index-core"
 VERSION = "0.14.25"
 WHEEL_SHA256 = "caa7d9c5ac9b13dc33400cf8d5e92e689b6d1e4497eb9bfa50d6f52ca2eb22a1"

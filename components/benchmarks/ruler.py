@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.benchmarks.seeding import seeded
 from components.benchmarks.splits import Rows, Source, Split
+from components.errors import PrerequisiteError
 
 if TYPE_CHECKING:
     import transformers
@@ -30,7 +31,9 @@ ROWS = 100
 """Rows of each task at each length: the first of the 500 that lm-eval's generators write."""
 WRITERS = ("generate_samples", "sys_word_pair_random", "sys_kwext", "sys_vartrack_w_noise_random")
 """The function, in the module of each generator of lm-eval, that writes `num_samples` rows."""
-MIN_TOKENS = 1024
+MIN_TOKENS = 4096
+TEXT = "1. apple 2. river 3. yellow 4. mountain 5. to remember 6. quickly 7. window 8. engineer"
+MOST_TOKENS = len(TEXT) // 2
 
 
 def length_of(task: str) -> int:
@@ -112,6 +115,11 @@ class MadeRows:
 
     def split(self, wanted: Split) -> Rows:
         """The rows of one task at one length, seeded as in lm-eval's own runs."""
+        if len(tokenizer_in(self.tokenizer)(TEXT).input_ids) > MOST_TOKENS:  # lm-eval would try forever
+            raise PrerequisiteError(
+                f"RULER's shortest rows do not fit its contexts, because a token of {self.tokenizer} is about a letter."
+                " Choose another suite."
+            )
         length, _, name = wanted.name.partition("-")
         with tempfile.TemporaryDirectory() as plain, seeded(), contextlib.ExitStack() as quiet:
             # lm-eval loads a tokenizer with its repository's code, which a saved copy does not have

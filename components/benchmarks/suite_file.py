@@ -26,12 +26,18 @@ from components.storage.yaml_file import parse
 
 SUFFIXES = (".yaml", ".yml")
 SEPARATOR = re.compile(r"^--- # (.+)\n", re.MULTILINE)
-TINY_SHARE = "a fifth of the items, 10 to 100"
 
 
 def as_text(value: Any) -> Any:
     """A whole number as text: RULER's metrics are numbers."""
     return str(value) if type(value) is int else value
+
+
+def as_tasks(value: Any) -> Any:
+    """The list; raises ValueError for what is none, or empty."""
+    if not isinstance(value, list) or not value:
+        raise ValueError("a list of tasks is expected, each with the key task")
+    return value
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -66,7 +72,7 @@ class SuiteFile(BaseModel):
     description: str = ""
     include_path: str = ""
     """A folder, relative to the file, or an s3:// prefix that quantgate has written."""
-    tasks: Annotated[tuple[FileTask, ...], Field(min_length=1, strict=False)]
+    tasks: Annotated[tuple[FileTask, ...], BeforeValidator(as_tasks), Field(strict=False)]
 
 
 def split_suite(suite: str) -> tuple[list[str], list[tuple[str, str]]]:

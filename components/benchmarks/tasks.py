@@ -24,8 +24,8 @@ from components.errors import PrerequisiteError
 FOLDER = Path(lm_eval.__file__).resolve().parent / "tasks"
 GENERATED = "generated"
 """The metric of a program that is not run yet."""
-STRUCTURE = ("metric_list", "tag", "group")
-"""Keys that a task's configuration does not have, or that are read apart."""
+STRUCTURE = ("metric_list", "tag", "group", "custom_dataset")
+"""Keys that are read apart; the rows' own function is one, as its module may take minutes to load."""
 MATH_IMPORT = re.compile(r"^\s*(?:import|from) (?:sympy|math_verify|antlr4)\b", re.MULTILINE)
 GROUP_KEYS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}
 INSTALL = "Install what lm-eval's tasks need: pip install 'quantgate[math,ruler]'"

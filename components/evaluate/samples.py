@@ -3,8 +3,10 @@
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from components.benchmarks.task_score import NoScoreError
 from components.run.records import Record
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def of_choices(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", comm
     logliks = [float(loglik) for loglik, _ in answers]
     return Record(
         **common,
-        score=as_share(float(sample[row.metric])),
+        score=item_score(sample[row.metric], row.metric),
         target=int(sample["target"]) if str(sample["target"]).isdecimal() else -1,
         logliks=logliks,
         answer=chosen_answer(logliks, common["choices"], row.metric),
@@ -65,7 +67,7 @@ def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common:
     program = f"{filtered[0] if isinstance(filtered, list) else filtered}\n{sample['target']}" if row.programs else ""
     return Record(
         **common,
-        score=None if row.programs else as_share(float(sample[row.metric])),
+        score=None if row.programs else item_score(sample[row.metric], row.metric),
         target=-1,
         logliks=[],
         greedy=[],
@@ -93,6 +95,17 @@ def of_document(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", com
         tokens=len(tokens),
         truncated=False,
     )
+
+
+def item_score(value: Any, metric: str) -> float:
+    """The item's score from 0 to 1; of a metric with a list for each item, such as IFEval's per instruction, the mean.
+
+    Raises NoScoreError for a number outside, which is no share of anything.
+    """
+    score = as_share(fmean(value) if isinstance(value, list) else float(value))
+    if score < 0 or score > 1:
+        raise NoScoreError(f"{metric} gives an item {score:g}, which is not from 0 to 1. Choose another metric.")
+    return score
 
 
 def as_share(score: float) -> float:
