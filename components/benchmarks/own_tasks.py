@@ -70,18 +70,27 @@ def own_tasks(location: str, trusted: bool) -> OwnTasks:
 
 
 def check_trust(files: Iterable[Path], own: OwnTasks) -> None:
-    """Raise PrerequisiteError for a function in an own definition that is not trusted, and for any other YAML tag."""
+    """Raise PrerequisiteError for a function in an own definition that is not trusted."""
     for file in files:
         for included in with_includes(file, own.folder) if file.is_relative_to(own.folder) else ():
-            for line, tag in tags_in(included):
-                if tag != FUNCTION:
-                    name = "".join(part or "" for part in tag)
-                    raise PrerequisiteError(f"{included}, line {line}: the YAML tag {name} is not allowed.")
-                if not own.trusted:
-                    raise PrerequisiteError(
-                        f"{included}, line {line}: !function runs Python code from this folder. Read that code, then "
-                        "trust it with --trust-tasks."
-                    )
+            if (line := check_yaml(included)) and not own.trusted:
+                raise PrerequisiteError(
+                    f"{included}, line {line}: !function runs Python code from this folder. Read that code, then "
+                    "trust it with --trust-tasks."
+                )
+
+
+def check_yaml(file: Path) -> int:
+    """The line of the file's first function, or 0; raises PrerequisiteError for faulty YAML and for any other tag."""
+    composed(file)
+    tags = [token for token in yaml.scan(file.read_text(encoding="utf-8")) if isinstance(token, yaml.TagToken)]
+    for token in tags:
+        if token.value != FUNCTION:
+            name = "".join(part or "" for part in token.value)
+            raise PrerequisiteError(
+                f"{file}, line {token.start_mark.line + 1}: the YAML tag {name} is not allowed. Remove it."
+            )
+    return tags[0].start_mark.line + 1 if tags else 0
 
 
 def with_includes(file: Path, folder: Path, seen: tuple[Path, ...] = ()) -> Iterator[Path]:
@@ -97,13 +106,6 @@ def with_includes(file: Path, folder: Path, seen: tuple[Path, ...] = ()) -> Iter
     for value in (value for key, value in pairs if key.value == "include"):
         for name in [value] if isinstance(value, yaml.ScalarNode) else value.value:
             yield from with_includes(path.parent / str(name.value), folder, (*seen, path))
-
-
-def tags_in(file: Path) -> Iterator[tuple[int, tuple[str | None, str]]]:
-    """The line and the name of each YAML tag in the file."""
-    for token in yaml.scan(file.read_text(encoding="utf-8")):
-        if isinstance(token, yaml.TagToken):
-            yield token.start_mark.line + 1, token.value
 
 
 def composed(file: Path) -> yaml.Node | None:

@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, metric_registry
 
 from components.benchmarks import ruler, tasks
-from components.benchmarks.own_tasks import OwnTasks, check_trust, names_in, own_tasks
+from components.benchmarks.own_tasks import OwnTasks, check_trust, check_yaml, names_in, own_tasks
 from components.benchmarks.suite_file import FileTask, SuiteFile, with_files
 from components.benchmarks.suites import HUMANEVAL, MBPP, Suite
 from components.errors import PrerequisiteError
@@ -61,8 +61,9 @@ def completed_file(file: SuiteFile, text: str, path: str, *, trusted: bool) -> S
 
 
 def check_own(own: OwnTasks, refusal: Any) -> None:
-    """Raise PrerequisiteError for a folder of definitions that takes the name of one of lm-eval's tasks."""
+    """Raise PrerequisiteError for a folder whose YAML is faulty, or takes the name of one of lm-eval's tasks."""
     for file in (path for name, path in own.files().items() if name.endswith(".yaml")):
+        check_yaml(file)
         if taken := sorted(set(names_in(file)) & tasks.defined_names().keys()):
             raise refusal(f"{file} defines {taken[0]}, which is a task of lm-eval. Give it another name")
 
@@ -102,8 +103,9 @@ def definitions_of(task: str, own: OwnTasks | None) -> list[Definition]:
         known = f"a task or group of lm-eval ({len(names):,}), of include_path, or ruler_N with N tokens of context"
         raise UnfitError("task", f"{task} is unknown; allowed is {known}; like it: {', '.join(close) or 'none'}")
     try:
-        if own:
-            check_trust(tasks.leaf_files(task, own.folder) if not ruler.length_of(task) else (), own)
+        if own and not ruler.length_of(task):
+            check_trust((tasks.task_file(task, own.folder),), own)
+            check_trust(tasks.leaf_files(task, own.folder), own)
         definitions = tasks.raw_definitions(task, own)
     except (ValueError, KeyError, TypeError) as error:
         raise UnfitError("task", str(error)) from error
