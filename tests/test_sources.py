@@ -196,7 +196,7 @@ from components.run.progress import Step
 store, results = sys.argv[1] + "/store", sys.argv[1]
 plan = EvaluationPlan(variants=("bf16",), suite="perplexity", limit=2, store=store, results=results)
 planned = check_questions(plan)
-found = prepare_rows(planned, Step(None, "resolve", ""))
+found = prepare_rows(planned, Step(None, "resolve", ""), str)
 source = selection.source_of(found).split(selection.wanted_splits(selection.suite_of(found))[0])
 sys.stdout = sys.__stdout__
 print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": len(source.dataset)}))

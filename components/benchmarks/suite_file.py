@@ -71,7 +71,7 @@ class SuiteFile(BaseModel):
     name: Name
     description: str = ""
     include_path: str = ""
-    """A folder, relative to the file, or an s3:// prefix that quantgate has written."""
+    """A folder, relative to the file, or an s3:// prefix."""
     tasks: Annotated[tuple[FileTask, ...], BeforeValidator(as_tasks), Field(strict=False)]
 
 

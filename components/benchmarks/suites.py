@@ -50,11 +50,10 @@ class SuiteTask:
         return self.tiny if stage == TINY else max(self.tiny, math.ceil(self.full * share))
 
     def counted(self, items: int) -> "SuiteTask":
-        """The task with these items, if its suite does not say how many it has: a fifth of them in the tiny stage."""
-        if self.full:
-            return self
-        tiny = 0 if self.programs else min(items, self.tiny or min(max(items // 5, 10), 100))
-        return replace(self, tiny=tiny, full=items)
+        """The task with all `items` if its suite names no number; a fifth of them, 10 to 100, in the tiny stage."""
+        full = self.full or items
+        tiny = 0 if self.programs else min(full, self.tiny or min(max(full // 5, 10), 100))
+        return replace(self, tiny=tiny, full=full)
 
     def limited(self, items: int) -> "SuiteTask":
         """The task with at most this many items."""
@@ -155,12 +154,12 @@ SUITES = {
             "The six benchmarks of the second Open LLM Leaderboard, with its shots and metrics. For a chat model add "
             "--chat-template, as the leaderboard does.",
             (
-                SuiteTask("leaderboard_mmlu_pro", "acc", 5, 0.11, 100, 12032, "knowledge and reasoning, ten choices"),
-                SuiteTask("leaderboard_gpqa_extended", "acc_norm", 0, 0.25, 100, 546, "science for graduates"),
-                SuiteTask("leaderboard_math_hard", "exact_match", 4, 0.0, 100, 1324, "mathematics of competitions"),
+                SuiteTask("leaderboard_mmlu_pro", "acc", 5, 0.11, 100, 12032, "knowledge, ten choices"),
+                SuiteTask("leaderboard_gpqa_extended", "acc_norm", 0, 0.25, 100, 546, "graduate science"),
+                SuiteTask("leaderboard_math_hard", "exact_match", 4, 0.0, 100, 1324, "hard mathematics"),
                 SuiteTask("leaderboard_ifeval", "prompt_level_strict_acc", 0, 0.0, 50, 541, "instructions followed"),
-                SuiteTask("leaderboard_bbh", "acc_norm", 3, 0.289, 100, 5761, "24 kinds of hard reasoning"),
-                SuiteTask("leaderboard_musr", "acc_norm", 0, 0.343, 100, 756, "reasoning over long stories"),
+                SuiteTask("leaderboard_bbh", "acc_norm", 3, 0.289, 100, 5761, "24 kinds of reasoning"),
+                SuiteTask("leaderboard_musr", "acc_norm", 0, 0.343, 100, 756, "long stories"),
             ),
         ),
         Suite(
@@ -207,7 +206,9 @@ def suite_named(suite: str, custom: "Sequence[CustomSet]" = (), limit: int = 0, 
     names, files = split_suite(suite)
     for name in names:
         if name not in SUITES:
-            raise PrerequisiteError(f"Unknown suite {name!r}. Choose from: {', '.join(SUITES)}, or give a YAML file.")
+            raise PrerequisiteError(
+                f"Unknown suite {name!r}. Choose from: {', '.join(SUITES)}. A file ends with .yaml."
+            )
     if not names and not files and not custom:
         raise PrerequisiteError(f"No suite is named. Choose from: {', '.join(SUITES)}, or give a custom task.")
     chosen = [SUITES[name] for name in dict.fromkeys(names)]
