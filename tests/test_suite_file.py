@@ -65,7 +65,7 @@ def refusal(file: Path, *, trusted: bool = False) -> str:
 
 def plan_of(file: Path, tmp_path: Path, **options: object) -> EvaluationPlan:
     store, results = str(tmp_path / "store"), str(tmp_path / "run")
-    return EvaluationPlan(variants=("bf16",), suite=read_suite(str(file)), store=store, results=results, **options)  # type: ignore[arg-type]
+    return EvaluationPlan(variants=("bf16",), suite=read_suite(str(file)), store=store, results=results, **options)
 
 
 def test_a_file_is_read_with_the_names_beside_it(tmp_path: Path) -> None:
@@ -221,6 +221,11 @@ def test_neither_a_tag_nor_a_template_nor_a_name_runs_code_without_a_function(tm
     written(tmp_path, "- task: our_words", task=named)
     with pytest.raises(TypeError):
         prepare(rows_of(file)[0], MadeRows())
+
+
+def test_a_metric_from_the_hub_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "- task: our_words", task=f"{TASK}  - metric: someone/metric\n    aggregation: mean\n")
+    assert "line 4: task: our_words has a metric that the library `evaluate` would download" in refusal(file)
 
 
 def test_a_task_of_one_s_own_may_not_have_the_name_of_one_of_lm_eval_s(tmp_path: Path) -> None:

@@ -7,20 +7,18 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Any
 
 import datasets
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
-from lm_eval import utils
+from jinja2 import TemplateError
 from lm_eval.api.task import ConfigurableTask
 
 from components.benchmarks import custom, ifeval, ruler, tasks
 from components.benchmarks.seeding import seeded
 from components.benchmarks.splits import Rows, Source, Split
 from components.benchmarks.suites import SuiteTask
+from components.benchmarks.templates import use_sandbox
 from components.errors import PrerequisiteError
 from components.run.artifacts import RowsOrigin
 
@@ -31,15 +29,7 @@ ROW_BY_ROW = ("hellaswag", "tinyHellaswag")
 """Tasks whose items lm-eval prepares one by one: a few items of them are prepared without the others."""
 
 
-def sandboxed() -> SandboxedEnvironment:
-    """lm-eval's environment of templates, in Jinja's sandbox: a template of a user's own task cannot run code."""
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters.update(utils.env.filters)
-    return environment
-
-
-utils.env = sandboxed()
-utils.env.from_string = cache(utils.env.from_string)  # lm-eval compiles a template again for each text
+use_sandbox()
 
 
 def item_order(rows: int) -> list[int]:

@@ -129,6 +129,7 @@ def unsupported(definition: Definition, task: str) -> str:
         "asks each question several times (repeats)": definition.get("repeats", 1) != 1,
         "scores a text that is not a choice (output_type: loglikelihood)": definition.get("output_type")
         == "loglikelihood",
+        "has a metric that the library `evaluate` would download": any(map(is_downloaded, metrics_in(definition))),
         "has no dataset_path": "dataset_path" not in definition,
         "has no test_split and no validation_split": not (
             definition.get("test_split") or definition.get("validation_split")
@@ -137,6 +138,17 @@ def unsupported(definition: Definition, task: str) -> str:
         "`quantgate mirror --from`": bool({"data_files", "data_dir"} & data.keys()),
     }
     return next((reason for reason, applies in reasons.items() if applies), "")
+
+
+def metrics_in(definition: Definition) -> list[Definition]:
+    """The entries of the task's list of metrics that lm-eval looks up by name."""
+    return [] if "process_results" in definition else definition.get("metric_list") or []
+
+
+def is_downloaded(entry: Definition) -> bool:
+    """Whether the metric is none of lm-eval's: code from the hub would then compute it."""
+    named = not tasks.is_path(entry["metric"])
+    return bool(entry.get("hf_evaluate") or (named and entry["metric"] not in metric_registry))
 
 
 def metrics_of(definition: Definition) -> list[str]:
@@ -148,9 +160,8 @@ def metrics_of(definition: Definition) -> list[str]:
         name = str(entry["metric"]).rpartition(".")[2]
         if kind == "loglikelihood_rolling":
             names += [name] if name in PERPLEXITIES else []
-        elif is_mean(entry, name) and entry.get("higher_is_better", True) and not entry.get("hf_evaluate"):
-            known = name in metric_registry or "process_results" in definition or tasks.is_path(entry["metric"])
-            names += [name] if known else []
+        elif is_mean(entry, name) and entry.get("higher_is_better", True):
+            names.append(name)
     return names
 
 

@@ -1,5 +1,6 @@
 """A few made rows for each data set of the shipped suites, in the shape of the real ones."""
 
+from collections.abc import Callable
 from typing import Any
 
 import datasets
@@ -56,7 +57,7 @@ def haystack(length: int, n: int) -> dict[str, Any]:
     }
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[int], dict[str, Any]]] = {
     "TIGER-Lab/MMLU-Pro": mmlu_pro,
     "Idavidrein/gpqa": gpqa,
     "DigitalLearningGmbH/MATH-lighteval": math,
