@@ -15,6 +15,7 @@ from annotated_types import Ge
 from pydantic_core import PydanticUndefined
 
 from components.benchmarks import selection
+from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE, VARIANTS
@@ -103,14 +104,15 @@ def collect_options(names: Sequence[str], **changed: Mapping[str, object]) -> Ca
 
 
 def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
-    """The evaluation plan from the options' values; raises PrerequisiteError for no variant or an invalid policy."""
+    """The evaluation plan from the options' values; raises PrerequisiteError for no variant, or an invalid file."""
     plan_values = {name: values[name] for name in PLAN_OPTIONS if name in values}
     variants = [name.strip() for name in str(values["variants"]).split(",") if name.strip()]
     if not variants:
         raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
     policy = policy_text(values["policy"]) if values.get("policy") else ""
-    custom = tuple(values.get("custom") or ())
-    return EvaluationPlan(**plan_values | {"variants": tuple(variants), "custom": custom, "policy": policy})
+    custom, suite = tuple(values.get("custom") or ()), read_suite(values.get("suite", PLAN_OPTIONS["suite"].default))
+    read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
+    return EvaluationPlan(**plan_values | read)
 
 
 def policy_text(file: Path) -> str:

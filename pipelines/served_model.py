@@ -1,6 +1,7 @@
 """Test a model that is already served."""
 
 from contextlib import closing, nullcontext
+from pathlib import Path
 
 from components.benchmarks import selection
 from components.benchmarks.suites import FULL
@@ -42,7 +43,7 @@ def prepared_plan(server: Server, plan: EvaluationPlan, step: Step) -> Evaluatio
     from components.resolve import prepared_prompts, rows
 
     plan = plan.model_copy(update={"limits": chosen(plan.use_case)})  # it says what happens to items that are too long
-    plan, tasks = rows.prepared_tasks(plan, step)
+    plan, tasks = rows.prepared_tasks(plan, step, Path(server.model_path))
     preparation = Preparation(Encoder.load(server.model_path), server.max_model_len or UNKNOWN, plan.chat_template)
     return prepared_prompts.with_prompts(plan, tasks, preparation, step)
 

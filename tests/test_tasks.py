@@ -90,7 +90,7 @@ def test_mmlu_is_its_57_subjects() -> None:
 
 def test_every_task_of_every_suite_exists_in_lm_eval_with_that_metric() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
-        raw = tasks.raw_definition(tasks.leaf_files(row.task)[0])
+        raw = tasks.raw_definitions(row.task)[0]
         metrics = [str(metric["metric"]).rpartition(".")[2] for metric in raw["metric_list"]]
         assert row.metric.replace("pass@1", "pass_at_k") in metrics, row.task
         filters = [filter_["name"] for filter_ in raw.get("filter_list", [])] or ["none"]
@@ -99,7 +99,7 @@ def test_every_task_of_every_suite_exists_in_lm_eval_with_that_metric() -> None:
 
 def test_no_task_definition_imports_code_that_runs_programs_or_downloads() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
-        tasks.definition(tasks.leaf_files(row.task)[0])
+        tasks.definitions(row.task)
     loaded = {name for name in sys.modules if name.startswith("lm_eval.tasks.")}
     assert not loaded & {f"lm_eval.tasks.{name}" for name in ("humaneval.utils", "mbpp.utils")}
     assert "lm_eval.tasks.tinyBenchmarks.agg_functions" not in loaded

@@ -8,17 +8,18 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Any
 
 import datasets
-from lm_eval import utils
+from jinja2 import TemplateError
 from lm_eval.api.task import ConfigurableTask
 
-from components.benchmarks import custom, ifeval, tasks
+from components.benchmarks import custom, ifeval, ruler, tasks
+from components.benchmarks.seeding import seeded
 from components.benchmarks.splits import Rows, Source, Split
 from components.benchmarks.suites import TINY, SuiteTask
+from components.benchmarks.templates import use_sandbox
 from components.errors import PrerequisiteError
 from components.run.artifacts import RowsOrigin
 from components.run.prompt_settings import PromptSettings
@@ -26,7 +27,11 @@ from components.run.prompt_settings import PromptSettings
 ORDER_SEED = 20260101
 SHOWN = 2000
 """The most characters of a question that a record keeps for readers."""
-utils.env.from_string = cache(utils.env.from_string)  # lm-eval compiles a template again for each text
+ROW_BY_ROW = ("hellaswag", "tinyHellaswag")
+"""Tasks whose items lm-eval prepares one by one: a few items of them are prepared without the others."""
+
+
+use_sandbox()
 
 
 def item_order(rows: int) -> list[int]:
@@ -66,29 +71,48 @@ class Picked(ConfigurableTask):  # type: ignore[misc]  # lm-eval is untyped
     @property
     def eval_docs(self) -> Any:
         """The items as lm-eval prepares them: all items when shots are drawn, otherwise the selected ones."""
-        selection = () if self.config.num_fewshot else self.items or (0,)
+        selection = () if self.prepares_all else self.items or (0,)
         if selection not in self.prepared_docs:
             rows = self.rows.select(selection) if selection else self.rows
-            prepared = self.config.process_docs(rows) if self.config.process_docs else rows
-            if len(prepared) != len(rows):
-                raise ValueError(f"lm-eval keeps {len(prepared)} of {len(rows)} rows of {self.config.task}")
+            with seeded():
+                prepared = self.config.process_docs(rows) if self.config.process_docs else rows
             self.prepared_docs = {selection: prepared}
         return self.prepared_docs[selection]
 
     def doc(self, position: int) -> Any:
         """A selected item as lm-eval prepares it."""
-        return self.eval_docs[position if self.config.num_fewshot else bisect_left(self.items, position)]
+        return self.eval_docs[position if self.prepares_all else bisect_left(self.items, position)]
+
+    @property
+    def prepares_all(self) -> bool:
+        """Whether all items are prepared at once.
+
+        lm-eval may leave rows out, as those below MATH's hardest level, or draw from one random source for all of them,
+        as for the order of GPQA's choices.
+        """
+        return bool(self.config.num_fewshot or (self.config.process_docs and self.config.task not in ROW_BY_ROW))
+
+    @property
+    def item_count(self) -> int:
+        """The number of items that lm-eval scores."""
+        return len(self.eval_docs if self.prepares_all else self.rows)
 
     def fewshot_docs(self) -> Any:
         """The items from which shots are drawn; None without shots, since lm-eval would prepare all items for them."""
         if not self.config.num_fewshot:
             return None
-        return self.eval_docs if self.config.fewshot_split == self.config.test_split else super().fewshot_docs()
+        if self.config.fewshot_split == self.config.test_split:
+            return self.eval_docs
+        with seeded():
+            return super().fewshot_docs()
 
     def doc_iterator(self, **_settings: Any) -> Iterator[tuple[int, Any]]:
         """The selected items with their positions; while requests are built, also the items before them."""
-        if not self.config.num_fewshot:
+        if not self.prepares_all:
             yield from zip(self.items, self.eval_docs, strict=True)
+            return
+        if not self.config.num_fewshot:
+            yield from ((position, self.eval_docs[position]) for position in self.items)
             return
         for position, doc in enumerate(islice(self.eval_docs, self.items[-1] + 1)):
             if position in self.selected:
@@ -130,7 +154,7 @@ class Leaf:
     @property
     def items(self) -> int:
         """The number of items."""
-        return len(self.task.rows)
+        return self.task.item_count
 
     def shown(self, doc: Any) -> tuple[str, tuple[str, ...]]:
         """An item for readers: the question without shots, and its choices."""
@@ -173,12 +197,12 @@ def splits_wanted(row: SuiteTask) -> list[Split]:
     if row.custom:
         return []
     splits = []
-    for config in map(tasks.raw_definition, tasks.leaf_files(row.task)):
+    for config in tasks.raw_definitions(row.task, row.own) if not ruler.length_of(row.task) else ():
         splits += [
             split_named(config, scored_split(config)),
             *([split_named(config, pool)] if (pool := shots_split(row, config)) else []),
         ]
-    if row.task == ifeval.TASK:
+    if ifeval.needs_punkt(row.task) or ruler.length_of(row.task):  # RULER's generators load it
         splits.append(ifeval.PUNKT)
     return list(dict.fromkeys(splits))
 
@@ -206,16 +230,17 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
     datasets.disable_progress_bars()
     quiet(logging.WARNING, "datasets", "httpx")
     quiet(logging.ERROR, "lm_eval")  # lm-eval warns of every task definition that relies on defaults
-    if row.task == ifeval.TASK:
+    if ifeval.needs_punkt(row.task):
         ifeval.make_ready(source)
     if row.custom:
         leaves = [custom_leaf(row.custom)]
         version, config = f"sha256 {row.custom.digest[:12]}", leaves[0].task.config.to_dict()
     else:
-        files = tasks.leaf_files(row.task)
-        leaves = [leaf_of(row, tasks.definition(file), source, grouped=len(files) > 1) for file in files]
-        version, config = tasks.task_version(row.task), tasks.raw_definition(files[0])
+        definitions = tasks.definitions(row.task, row.own)
+        leaves = [leaf_of(row, each, source, grouped=len(definitions) > 1) for each in definitions]
+        version, config = tasks.task_version(row.task, row.own), tasks.raw_definitions(row.task, row.own)[0]
     items = sum(leaf.items for leaf in leaves)
+    row = row.counted(items)
     if items < row.full:
         raise PrerequisiteError(f"{source.description} has {items} items of {row.task}; {row.full} are needed.")
     if row.anchors and items != row.full:
@@ -261,7 +286,12 @@ def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, group
     config["custom_dataset"] = lambda **_metadata: splits
     where = f"{split.stem} from {rows.of}"
     origin = RowsOrigin(task=name, where=where, sha256=rows.sha256[:16], shots=from_shots)
-    return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), origin)
+    try:
+        return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), origin)
+    except TemplateError as error:
+        raise PrerequisiteError(
+            f"A template of {name} does not fit its rows: {error}. Correct its definition."
+        ) from error
 
 
 def custom_leaf(test_set: custom.CustomSet) -> Leaf:

@@ -5,6 +5,7 @@ text's language with langdetect, which is random unless it is seeded. The model 
 contains it, or from a mirror.
 """
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from components.models.wheels import wheel
 from components.storage.artifact import write_text
 from components.storage.cache import cache_dir
 
-TASK = "ifeval"
+TASKS = re.compile(r"(leaderboard_)?ifeval|leaderboard_instruction_following")
+"""The tasks whose modules of lm-eval load the model."""
 PACKAGE = "llama-index-core"
 VERSION = "0.14.25"
 WHEEL_SHA256 = "caa7d9c5ac9b13dc33400cf8d5e92e689b6d1e4497eb9bfa50d6f52ca2eb22a1"
@@ -40,6 +42,11 @@ class WithPunkt:
     def split(self, wanted: Split) -> Rows | None:
         """As the source's."""
         return punkt() if wanted == PUNKT else self.source.split(wanted)
+
+
+def needs_punkt(task: str) -> bool:
+    """Whether lm-eval's module of the task loads the model."""
+    return TASKS.fullmatch(task) is not None
 
 
 def punkt() -> Rows:

@@ -41,7 +41,8 @@ class Questions:
 
 def suite_of(plan: EvaluationPlan) -> suites.Suite:
     """The suite that the plan names, with the plan's custom tasks."""
-    return suites.suite_named(plan.suite, custom_sets(plan.custom_kept or plan.custom), plan.limit)
+    custom = custom_sets(plan.custom_kept or plan.custom)
+    return suites.suite_named(plan.suite_kept or plan.suite, custom, plan.limit, trusted=plan.trust_tasks)
 
 
 def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":
@@ -80,8 +81,10 @@ def source_of(plan: EvaluationPlan) -> "Source":
     """The source of the plan's rows."""
     from components.benchmarks.embedded import Embedded
     from components.benchmarks.row_sources import Mirror
+    from components.benchmarks.ruler import WithMade
 
-    return Embedded() if plan.data == EMBEDDED else Mirror(plan.data, cache_dir())
+    source: Source = Embedded() if plan.data == EMBEDDED else Mirror(plan.data, cache_dir())
+    return WithMade(source, Mirror(plan.made_rows, cache_dir())) if plan.made_rows else source
 
 
 def kept_rows(plan: EvaluationPlan) -> str:

@@ -6,11 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from components.benchmarks.anchors import anchors_of
+from components.benchmarks.own_tasks import own_tasks
+from components.benchmarks.suite_file import SuiteFile, split_suite
 from components.errors import PrerequisiteError
 from components.evidence.looks import look_shares
+from components.storage.yaml_file import parse
 
 if TYPE_CHECKING:
     from components.benchmarks.custom import CustomSet
+    from components.benchmarks.own_tasks import OwnTasks
 
 TINY, FULL = "tiny", "full"
 STAGES = (TINY, FULL)
@@ -41,10 +45,18 @@ class SuiteTask:
     """The test set of a custom task; None for a task of lm-eval."""
     anchors: tuple[int, ...] = ()
     """The items of the tiny stage where tinyBenchmarks chose them, as in anchors.json; else it is a random sample."""
+    own: "OwnTasks | None" = None
+    """The user's own definitions, in which the task is searched before lm-eval's."""
 
     def items(self, stage: str, share: float = 1.0) -> int:
         """The number of items in the stage, or in this share of the full stage: never below the tiny stage's."""
         return self.tiny if stage == TINY else max(self.tiny, math.ceil(self.full * share))
+
+    def counted(self, items: int) -> "SuiteTask":
+        """The task with all `items` if its suite names no number; a fifth of them, 10 to 100, in the tiny stage."""
+        full = self.full or items
+        tiny = 0 if self.programs else min(full, self.tiny or min(max(full // 5, 10), 100))
+        return replace(self, tiny=tiny, full=full)
 
     def limited(self, items: int) -> "SuiteTask":
         """The task with at most this many items; the tiny stage of a limited task is a random sample."""
@@ -165,6 +177,38 @@ SUITES = {
             (SuiteTask("wikitext", "word_perplexity", 0, 0.0, 4, 62, "everything a little: the finest measure"),),
         ),
         Suite(
+            "leaderboard2",
+            "The six benchmarks of the second Open LLM Leaderboard, with its shots and metrics. For a chat model add "
+            "--chat-template, as the leaderboard does.",
+            (
+                SuiteTask("leaderboard_mmlu_pro", "acc", 5, 0.11, 100, 12032, "knowledge, ten choices"),
+                SuiteTask("leaderboard_gpqa_extended", "acc_norm", 0, 0.25, 100, 546, "graduate science"),
+                SuiteTask("leaderboard_math_hard", "exact_match", 4, 0.0, 100, 1324, "hard mathematics"),
+                SuiteTask("leaderboard_ifeval", "prompt_level_strict_acc", 0, 0.0, 50, 541, "instructions followed"),
+                SuiteTask("leaderboard_bbh", "acc_norm", 3, 0.289, 100, 5761, "24 kinds of reasoning"),
+                SuiteTask("leaderboard_musr", "acc_norm", 0, 0.343, 100, 756, "long stories"),
+            ),
+        ),
+        Suite(
+            "math",
+            "Word problems and competition mathematics, generated step by step.",
+            (
+                SuiteTask("minerva_math500", "math_verify", 4, 0.0, 50, 500, "mathematics of competitions"),
+                SuiteTask("gsm8k", "exact_match", 5, 0.0, 100, 1319, "sums in several steps", "strict-match"),
+                SuiteTask(
+                    "gsm8k_platinum", "exact_match", 5, 0.0, 100, 1209, "sums without faulty labels", "strict-match"
+                ),
+            ),
+        ),
+        Suite(
+            "long-context",
+            "Six tasks of RULER at four context lengths; the rows are made with the model's tokenizer.",
+            tuple(
+                SuiteTask(f"ruler_{tokens}", str(tokens), 0, 0.0, 60, 600, f"{tokens // 1024}k tokens of context")
+                for tokens in (4096, 8192, 16384, 32768)
+            ),
+        ),
+        Suite(
             "arm",
             "MMLU and HellaSwag as in Arm's guide to quantized models on vLLM: lm-eval's own numbers of shots;"
             " the tiny stage is tinyBenchmarks.",
@@ -174,36 +218,66 @@ SUITES = {
 }
 
 
-def suite_named(names: str, custom: "Sequence[CustomSet]" = (), limit: int = 0) -> Suite:
-    """The suite of that name, or several (`openllm,code`) joined into one, with these custom tasks added.
+def suite_named(suite: str, custom: "Sequence[CustomSet]" = (), limit: int = 0, *, trusted: bool = False) -> Suite:
+    """The suite of a plan: one, or several (`openllm,code`) joined into one, with these custom tasks added.
 
-    `limit` is the most items that a task may have; 0 is no limit. Raises PrerequisiteError with the valid names.
+    `limit` is the most items that a task may have; 0 is no limit. `trusted` allows the functions of the user's own
+    tasks. Raises PrerequisiteError with the valid names.
     """
     if limit < 0:
         raise PrerequisiteError(f"The limit of items is {limit}. Give 1 or more, or 0 for no limit.")
-    known = {task.task for suite in SUITES.values() for task in suite.tasks}
+    known = {task.task for shipped in SUITES.values() for task in shipped.tasks}
     if conflicts := [test_set for test_set in custom if test_set.name in known]:
         raise PrerequisiteError(
             f"{conflicts[0].folder} has the name of a benchmark, {conflicts[0].name}. Give it another name."
         )
-    chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    for name in chosen:
+    names, files = split_suite(suite)
+    for name in names:
         if name not in SUITES:
-            raise PrerequisiteError(f"Unknown suite {name!r}. Choose from: {', '.join(SUITES)}.")
-    if not chosen and not custom:
-        raise PrerequisiteError(f"No suite is named. Choose from: {', '.join(SUITES)}, or give a custom task.")
-    tasks: dict[str, SuiteTask] = {}
-    for task in (*(task for name in chosen for task in SUITES[name].tasks), *map(custom_task, custom)):
-        if tasks.setdefault(task.task, task) != task:
             raise PrerequisiteError(
-                f"Two of the suites {names} have different settings for {task.task}. Run them one by one."
+                f"Unknown suite {name!r}. Choose from: {', '.join(SUITES)}. A file ends with .yaml."
+            )
+    if not names and not files and not custom:
+        raise PrerequisiteError(f"No suite is named. Choose from: {', '.join(SUITES)}, or give a custom task.")
+    chosen = [SUITES[name] for name in dict.fromkeys(names)]
+    chosen += [suite_of_file(parse(SuiteFile, text, path), path, trusted) for path, text in files]
+    tasks: dict[str, SuiteTask] = {}
+    for task in (*(task for part in chosen for task in part.tasks), *map(custom_task, custom)):
+        if tasks.setdefault(task.task, task) != task:
+            all_names = ", ".join(part.name for part in chosen)
+            raise PrerequisiteError(
+                f"Two of the suites {all_names} have different settings for {task.task}. Run them one by one."
             )
     return Suite(
-        name=",".join((*chosen, *(test_set.name for test_set in custom))),
-        description=" ".join(SUITES[name].description for name in chosen),
+        name=",".join((*(part.name for part in chosen), *(test_set.name for test_set in custom))),
+        description=" ".join(part.description for part in chosen if part.description),
         tasks=tuple(task.limited(limit) if limit else task for task in tasks.values()),
-        embedded=all(SUITES[name].embedded for name in chosen),
+        embedded=all(part.embedded for part in chosen),
     )
+
+
+def suite_of_file(file: SuiteFile, path: str, trusted: bool) -> Suite:
+    """The suite in a file; raises PrerequisiteError when it has the name of a shipped suite."""
+    if file.name in SUITES:
+        raise PrerequisiteError(f"{path}: {file.name} is the name of a shipped suite. Give it another name.")
+    own = own_tasks(file.include_path, trusted) if file.include_path else None
+    programs = {task.task for task in (HUMANEVAL, MBPP)}
+    tasks = [
+        SuiteTask(
+            task=task.task,
+            metric=task.metric,
+            shots=task.shots or 0,
+            chance=task.chance or 0.0,
+            tiny=task.tiny or 0,
+            full=task.items or 0,
+            sensitive_to=task.sensitive_to,
+            filter=task.filter or "none",
+            programs=task.task in programs,
+            own=own,
+        )
+        for task in file.tasks
+    ]
+    return Suite(file.name, file.description, tuple(tasks))
 
 
 def custom_task(test_set: "CustomSet") -> SuiteTask:

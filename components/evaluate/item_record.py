@@ -4,12 +4,14 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
 from components.benchmarks.harness import Prepared
 from components.benchmarks.prompts import ItemPrompts
+from components.benchmarks.task_score import NoScoreError
 from components.run.records import Record
 from components.servers.client import Text
 from components.servers.scoring_requests import Loglik
@@ -56,7 +58,9 @@ class Recorder:
         target = str(self.task.leaves[item.leaf].task.doc_to_target(self.doc(item)))
         prompts = [(item.contexts[number], continuation) for number, continuation in item.requests]
         return {
-            "score": as_share(float(self.metric(item, [(answer.loglik, answer.greedy) for answer in answers])[0])),
+            "score": item_score(
+                self.metric(item, [(answer.loglik, answer.greedy) for answer in answers])[0], self.task.row.metric
+            ),
             "target": int(target) if target.isdecimal() else -1,
             "logliks": logliks,
             "answer": chosen_answer(logliks, item.choices, self.task.row.metric),
@@ -73,7 +77,7 @@ class Recorder:
             target = self.task.leaves[item.leaf].task.doc_to_target(self.doc(item))
             program = f"{filtered[0] if isinstance(filtered, list) else filtered}\n{target}"
         else:
-            score = as_share(float(self.metric(item, [text.text])[0]))
+            score = item_score(self.metric(item, [text.text])[0], self.task.row.metric)
         (prompt,) = item.contexts
         return {
             "score": score,
@@ -124,6 +128,17 @@ def chosen_answer(logliks: Sequence[float], choices: Sequence[str], metric: str)
         return ""
     lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
     return choices[max(range(len(choices)), key=lambda index: logliks[index] / max(lengths[index], 1))]
+
+
+def item_score(value: Any, metric: str) -> float:
+    """The item's score from 0 to 1; of a metric with a list for each item, such as IFEval's per instruction, the mean.
+
+    Raises NoScoreError for a number outside, which is no share of anything.
+    """
+    score = as_share(fmean(value) if isinstance(value, list) else float(value))
+    if score < 0 or score > 1:
+        raise NoScoreError(f"{metric} gives an item {score:g}, which is not from 0 to 1. Choose another metric.")
+    return score
 
 
 def as_share(score: float) -> float:

@@ -53,7 +53,7 @@ def score_stage(
             evaluation = Evaluation(serving, selection.questions_of(plan), stage, step)
             scores = evaluation.run(records, Earlier(ledger, tiny), may_stop)
     except ServerGoneError as error:
-        scores = Scores(variant=serving.variant, suite=plan.suite, stage=stage, failure=str(error))
+        scores = Scores(variant=serving.variant, suite=selection.suite_of(plan).name, stage=stage, failure=str(error))
     cause = local_vllm.why_it_ended(serving) if scores.failure and not serving.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 

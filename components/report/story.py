@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from components.benchmarks.suite_file import short_suite
 from components.report.formats import duration_text
 from components.report.matrix import Row, matrix
 from components.report.screen import stopped_variants
@@ -164,7 +165,8 @@ def prompt_settings(decision: Decision) -> tuple[tuple[str, str], ...]:
 def command(decision: Decision) -> str:
     """The command line that reproduces the run; for a custom policy it needs `policy_text` as `policy.yaml`."""
     names, plan = [verdict.variant for verdict in decision.verdicts], decision.plan
-    words = ["quantgate", "run", "--model", decision.model.source, "--suite", plan.suite if plan else decision.suite]
+    suite = short_suite(plan.suite) if plan else decision.suite
+    words = ["quantgate", "run", "--model", decision.model.source, "--suite", suite]
     words += ["--policy", "policy.yaml"] if decision.policy_text else ["--use-case", decision.use_case]
     words += ["--variants", ",".join(names[1:] or names)]
     return shlex.join([*words, *(options(plan) if plan else ())])
@@ -174,6 +176,8 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
     """The command-line options for the plan's settings that differ from the defaults."""
     for custom_task in plan.custom:
         yield from ("--custom", custom_task)
+    if plan.trust_tasks:
+        yield "--trust-tasks"
     if plan.limit:
         yield from ("--limit", str(plan.limit))
     if plan.data not in ("", "embedded"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.benchmarks import selection, suites
 from components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
+from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
 from components.models.variants import with_baseline
 from components.policies.policy import check_use_case, chosen
@@ -17,12 +18,26 @@ if TYPE_CHECKING:
     from components.benchmarks.irt import Parameters
 
 
+def with_suite(plan: EvaluationPlan) -> EvaluationPlan:
+    """The plan with its suite files checked and complete; raises PrerequisiteError with file and line."""
+    if plan.suite_kept or not split_suite(plan.suite)[1]:
+        return plan
+    from components.benchmarks.suite_check import completed
+
+    return plan.model_copy(update={"suite_kept": completed(plan.suite, trusted=plan.trust_tasks)})
+
+
 def check_questions(plan: EvaluationPlan, *, tiny_stage: bool = True) -> EvaluationPlan:
     """The plan with the source of its rows; raises PrerequisiteError for tasks that cannot be run or scored here.
 
     `tiny_stage` is whether the run has one; `quantgate eval` has none.
     """
+    plan = with_suite(plan)
     suite = suite_of(plan)
+    if not suite.embedded:
+        from components.benchmarks.suite_check import check_packages
+
+        check_packages(suite)
     if suite.programs:
         from components.sandbox.programs import check_sandbox
 
@@ -64,9 +79,10 @@ def check_irt_parameters(
 
 def check_hub(suite: suites.Suite) -> None:
     """Raise PrerequisiteError when the hub is unreachable, or refuses this user the suite's first rows."""
+    from components.benchmarks.ifeval import PUNKT
     from components.benchmarks.row_sources import hub_info
 
-    first = next(iter(wanted_splits(suite)), None)
+    first = next((split for split in wanted_splits(suite) if split != PUNKT), None)
     if first:
         hub_info(first.path)
 
@@ -84,6 +100,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     from components.models.sources import check_source
 
     variants = with_baseline(list(plan.variants))
+    plan = with_suite(plan)
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)

@@ -13,6 +13,7 @@ def resolve(
     model: str,
     variants: List[str],
     suite: str,
+    trust_tasks: bool,
     custom: List[str],
     limit: int,
     data: str,
@@ -42,6 +43,7 @@ def resolve(
     evaluation_plan = EvaluationPlan(
         variants=tuple(variants),
         suite=suite,
+        trust_tasks=trust_tasks,
         custom=tuple(custom),
         limit=int(limit),
         data=data,

@@ -37,7 +37,7 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         prepared_prompts.check_window(checked, model_window(folder))
         if checked.chat_template:
             checks.check_chat_template(str(folder))
-        resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step)
+        resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         if not resolved.judged_in:

@@ -17,7 +17,11 @@ class EvaluationPlan(Artifact):
         description="Comma-separated variants, of {variants}. The baseline {baseline} is always included."
     )
     """The baseline first."""
-    suite: str = Field("demo", description="The benchmarks, one suite or several: {suites}.")
+    suite: str = Field("demo", description="The benchmarks, one suite or several: {suites}, or a YAML file of tasks.")
+    """Names, and the texts of files; components/benchmarks/suite_file.py joins them."""
+    suite_kept: str = ""
+    """The suite as `resolve` has checked it: its files say every setting, and where the run's copies are."""
+    trust_tasks: bool = Field(False, description="Load the Python functions of a suite file's own tasks.")
     custom: tuple[str, ...] = Field(
         (),
         description="A custom task: a folder with set.yaml and items.jsonl, or canopy; may be repeated.",
@@ -37,6 +41,8 @@ class EvaluationPlan(Artifact):
     """The window with which every variant is served."""
     too_long: dict[str, int] = {}
     """By task, the number of items that do not fit the window, and are left out for all variants."""
+    made_rows: str = ""
+    """The mirror with the rows that `resolve` has made with the model's tokenizer."""
     chat_template: bool = Field(False, description="Wrap prompts in the model's chat template.")
     irt_parameters: str = Field(
         "", description="File tinyBenchmarks.pkl, for the IRT estimates beside the means; its sha256 is checked."

@@ -2,7 +2,7 @@
 
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, tiny.json and full.json with their records, flips.json
-given/                  copies of the inputs of `resolve`: custom tasks, IRT parameters
+given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters
 judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
 run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
@@ -200,6 +200,10 @@ class RunResults:
     def custom_set(self, name: str) -> str:
         """The folder or s3:// prefix with the copy of a custom task."""
         return f"{self.location}/given/custom/{name}"
+
+    def own_tasks(self, suite: str) -> str:
+        """The folder or s3:// prefix with the copy of the tasks that a suite file includes."""
+        return f"{self.location}/given/tasks/{suite}"
 
     def given(self, name: str) -> ResultFile:
         """The copy of an input file of `resolve`."""

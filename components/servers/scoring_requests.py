@@ -165,8 +165,9 @@ def suffixes_of(questions: Sequence[Question], members: list[int], kinds: frozen
 def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind = Kind.ECHO, skipped: int = 0) -> list[Ask]:
     """An ask for every question that is not the beginning of another, in the order to send them.
 
-    The first `skipped` positions of each question belong to another ask. A position that several questions share belongs to the ask that is sent first: afterwards the position is in the
-    prefix cache, and a cached token's score is unavailable.
+    The first `skipped` positions of each question belong to another ask. A position that several questions share
+    belongs to the ask that is sent first: afterwards the position is in the prefix cache, and a cached token's score
+    is unavailable.
     """
     asks: list[Ask] = []
     path: dict[int, Ask] = {}  # position -> the ask that scores it, on the current path through the trie

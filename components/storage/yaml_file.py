@@ -1,7 +1,7 @@
 """Read a YAML file that a person edits; each error names the file, the line and the allowed values."""
 
 from collections.abc import Hashable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -42,6 +42,12 @@ def parse(kind: type[Read], text: str, source: str) -> Read:
     return value
 
 
+def fault(text: str, source: str, where: Where, message: str) -> PrerequisiteError:
+    """The error for a value of valid YAML, at pydantic's location of it."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    return PrerequisiteError(f"{source}, line {line_of(node, where) if node else 1}: {message}. {CORRECT}")
+
+
 def duplicates(node: yaml.Node) -> Iterator[tuple[int, str]]:
     """The line and the message of each duplicate key: YAML would silently use the last."""
     if not isinstance(node, yaml.MappingNode):
@@ -58,6 +64,10 @@ def line_of(node: yaml.Node, where: Where) -> int:
     """The line of the value at pydantic's location, or of the nearest enclosing value in the text."""
     line: int = node.start_mark.line + 1
     for step in where:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+            continue
         if not isinstance(node, yaml.MappingNode):
             break
         item = next(((key, value) for key, value in node.value if key.value == str(step)), None)
@@ -82,7 +92,8 @@ def fields_at(kind: type[BaseModel], where: Where) -> list[str]:
     """The keys that are allowed at the level of the location's last key."""
     fields = kind.model_fields
     for step in where[:-1]:
-        inner = fields[str(step)].annotation if str(step) in fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            fields = inner.model_fields
+        annotation = fields[str(step)].annotation if str(step) in fields else None
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                fields = inner.model_fields
     return list(fields)

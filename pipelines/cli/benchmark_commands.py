@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.benchmarks import selection
+from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES, suite_named
 from components.errors import PrerequisiteError
 from components.policies.policy import use_case_named, use_case_names
@@ -38,7 +39,9 @@ def suites() -> None:
 
 
 def mirror(
-    suite: Annotated[str, typer.Argument(help=f"One suite or several, of {', '.join(SUITES)}.", show_default=False)],
+    suite: Annotated[
+        str, typer.Argument(help=f"One suite or several, of {', '.join(SUITES)}, or a suite file.", show_default=False)
+    ],
     location: Annotated[str, typer.Argument(help="A folder, or s3://BUCKET/PREFIX.", show_default=False)],
     origin: Annotated[
         str, typer.Option("--from", help="Source of the rows: hub, or a folder of PATH/NAME/SPLIT.jsonl.")
@@ -52,9 +55,11 @@ def mirror(
     from components.benchmarks.harness import splits_wanted
     from components.benchmarks.ifeval import WithPunkt
     from components.benchmarks.row_sources import Folder, Hub
+    from components.benchmarks.suite_check import completed
 
     mirror_location, console = options.absolute_location(location), Console(highlight=False)
-    splits = [split for task in suite_named(suite).tasks for split in splits_wanted(task)]
+    tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
+    splits = [split for task in tasks for split in splits_wanted(task)]
     if check:
         faults = mirrors.check(mirror_location)
         manifest = mirrors.read_manifest(mirror_location)

@@ -57,7 +57,11 @@ def lm_eval_command(context: typer.Context) -> None:
     cli_evaluate()
 
 
-@takes(values=options.collect_options(["suite", "custom", "limit", "data", "chat_template", "irt_parameters"]))
+@takes(
+    values=options.collect_options(
+        ["suite", "trust_tasks", "custom", "limit", "data", "chat_template", "irt_parameters"]
+    )
+)
 def evaluate(
     values: dict[str, Any],
     endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],

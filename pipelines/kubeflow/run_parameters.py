@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from components.benchmarks import selection
+from components.benchmarks.suite_file import included_paths
 from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
@@ -20,6 +21,7 @@ def check(model: str, plan: EvaluationPlan, tracking_uri: str) -> None:
     custom = [location for location in plan.custom if location not in selection.shipped_sets()]
     rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
     optional = [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
+    optional += [("include_path", path) for path in included_paths(plan.suite)]
     for option, location in (*required.items(), *((option, location) for option, location in optional if location)):
         if not location.startswith("s3://"):
             raise PrerequisiteError(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.benchmarks.suite_file import short_suite
 from components.errors import PrerequisiteError
 from components.run.results import RunResults
 from pipelines.kubeflow.follow import print_line, wait
@@ -28,7 +29,7 @@ def check_readable(results: str) -> None:
 def run_name(parameters: dict[str, object]) -> str:
     """A unique name of the run, readable in a list of runs."""
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{parameters['model']} {parameters['suite']} {at} {secrets.token_hex(3)}"
+    return f"{parameters['model']} {short_suite(str(parameters['suite']))} {at} {secrets.token_hex(3)}"
 
 
 def submit_run(
