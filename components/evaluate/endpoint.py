@@ -48,6 +48,10 @@ class Generated:
     """Whether the beginning of the prompt was cut off."""
     cut: bool
     """Whether the limit of tokens ended the answer."""
+    answer_tokens: int | None
+    """Number of generated tokens; None when the server does not say."""
+    answer_limit: int
+    """The most tokens that the answer could have."""
 
 
 @register_model(NAME)
@@ -234,7 +238,10 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
             asyncio.run(self.client.generate_all([payloads[number] for number in unanswered], on_text))
         for number in order:
             limit = self.prompt_limit(requests[number].args[1])
-            generated = Generated(tuple(prompts[number][-limit:]), len(prompts[number]) > limit, texts[number].cut)
+            text, tokens = texts[number], prompts[number]
+            generated = Generated(
+                tuple(tokens[-limit:]), len(tokens) > limit, text.cut, text.tokens, self.max_length - limit
+            )
             self.truncated += generated.truncated
             self.generations[generation_name(*requests[number].args)] = generated
         return [texts[number].text for number in range(len(requests))]

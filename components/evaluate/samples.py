@@ -71,6 +71,8 @@ def of_text(sample: dict[str, Any], row: "SuiteTask", model: "Endpoint", common:
         greedy=[],
         answer=str(sample["resps"][0][0]),
         cut=generated.cut,
+        answer_tokens=generated.answer_tokens,
+        answer_limit=generated.answer_limit,
         program=program,
         prompt_hash=hash_of([generated.tokens]),
         tokens=len(generated.tokens),

@@ -78,6 +78,18 @@ PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics where less is better: they have limits of their own and are left out of averages."""
 
 
+class AnswerLengths(Artifact):
+    """How long a task's generated answers are, in tokens, thinking included."""
+
+    median: float
+    p95: float
+    """The 95th percentile."""
+    thinking_median: float | None = None
+    """The median of the thinking alone; None when no answer has any."""
+    limit: int = 0
+    """The most tokens that an answer could have; 0 when unknown."""
+
+
 class TaskScore(Artifact):
     """One task's score: the mean of `metric` over `items` items, or their perplexity."""
 
@@ -98,6 +110,15 @@ class TaskScore(Artifact):
     """For a task of tinyBenchmarks: the scores that the IRT models expect on all items of the benchmark."""
     cut: int = 0
     """Number of answers that the token limit cut."""
+    samples: int = 1
+    """How often each item was asked."""
+    lengths: AnswerLengths | None = None
+    """None for a task without generated answers, or when the server does not count tokens."""
+
+    @property
+    def answers(self) -> int:
+        """The number of answers."""
+        return self.items * self.samples
 
     @property
     def is_share(self) -> bool:
