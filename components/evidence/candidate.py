@@ -94,6 +94,7 @@ def _task_difference(baseline: TaskScore, variant: TaskScore, *, partly: bool) -
         ("task version", baseline.version, variant.version),
         ("number of shots", baseline.shots, variant.shots),
         ("generation setting", baseline.settings or "none", variant.settings or "none"),
+        ("number of samples an item", baseline.samples, variant.samples),
         ("number of items", baseline.items, baseline.items if partly else variant.items),
     ):
         if variant_value != baseline_value:

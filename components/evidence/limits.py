@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from scipy.special import ndtr, ndtri
 
 from components.evidence import flips, margin
-from components.evidence.margin import ABSOLUTE, Pairs, Scale
+from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
 
 POWER = 0.8
 MOST_NATS = 2.0
@@ -179,19 +179,21 @@ class MeanTest:
 
 @dataclass(frozen=True)
 class ClippedTest:
-    """The test of the mean KL divergence, each item's divergence clipped to `MOST_NATS`.
+    """The test of the mean of bounded values: of each item's KL divergence, clipped to `MOST_NATS`, or cut answers.
 
     Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop.
     """
 
     shares: Pairs
-    """Each item's divergence as a share of MOST_NATS, as the baseline's score; the variant's score is 0."""
+    """Each item's divergence as a share of `most`, as the baseline's score; the variant's score is 0."""
+    most: float = MOST_NATS
+    """The largest possible value of an item."""
     informative: bool = True
 
     @property
     def estimate(self) -> float:
-        """The mean, in nats."""
-        return MOST_NATS * (margin.drop([self.shares], ABSOLUTE) or 0.0)
+        """The mean."""
+        return self.most * (margin.drop([self.shares], ABSOLUTE) or 0.0)
 
     def decidable(self, _limit: float) -> bool:
         """Always True: this test has no noise floor."""
@@ -199,24 +201,69 @@ class ClippedTest:
 
     def p_within(self, limit: float) -> float:
         """The p-value against "it is the limit or more"."""
-        return margin.p_within([self.shares], ABSOLUTE, limit / MOST_NATS)
+        return margin.p_within([self.shares], ABSOLUTE, limit / self.most)
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "it is the limit or less"; no item's divergence is below 0."""
-        return margin.p_above(self.shares, limit / MOST_NATS)
+        """The p-value against "it is the limit or less"; no item's value is below 0."""
+        return margin.p_above(self.shares, limit / self.most)
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound."""
-        return MOST_NATS * margin.upper([self.shares], ABSOLUTE, alpha)
+        return self.most * margin.upper([self.shares], ABSOLUTE, alpha)
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""
-        return MOST_NATS * max(margin.lower([self.shares], ABSOLUTE, alpha), 0.0)
+        return self.most * max(margin.lower([self.shares], ABSOLUTE, alpha), 0.0)
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
         return further(
             lambda times: _settles(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
+        )
+
+
+@dataclass(frozen=True)
+class GrowthTest:
+    """The test of how much longer the variant's answers are: the growth of the mean number of tokens, 0.2 is 20 %.
+
+    No answer is longer than the limit of tokens, so that lengths as shares of it have the exact bounds of a relative
+    drop; the growth is the negative drop.
+    """
+
+    lengths: Pairs
+    """The baseline's and the variant's lengths, as shares of the most tokens that an answer may have."""
+    informative: bool = True
+
+    @property
+    def estimate(self) -> float | None:
+        """The measured growth; None if the baseline's answers are empty."""
+        measured = margin.drop([self.lengths], RELATIVE)
+        return None if measured is None else -measured
+
+    def decidable(self, _limit: float) -> bool:
+        """Always True: this test has no noise floor."""
+        return True
+
+    def p_within(self, limit: float) -> float:
+        """The p-value against "the growth is the limit or more"."""
+        return margin.p_beyond([self.lengths], RELATIVE, -limit)
+
+    def p_beyond(self, limit: float) -> float:
+        """The p-value against "the growth is the limit or less"."""
+        return margin.p_within([self.lengths], RELATIVE, -limit)
+
+    def upper(self, alpha: float) -> float | None:
+        """The one-sided upper bound; None if there is none."""
+        return None if self.estimate is None else _finite(-margin.lower([self.lengths], RELATIVE, alpha))
+
+    def lower(self, alpha: float) -> float | None:
+        """The one-sided lower bound; None if there is none."""
+        return None if self.estimate is None else -margin.upper([self.lengths], RELATIVE, alpha)
+
+    def further_items(self, limit: float, alpha: float) -> int | None:
+        """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
+        return further(
+            lambda times: _settles(replace(self, lengths=self.lengths.times(times)), limit, alpha), self.lengths.items
         )
 
 
@@ -227,9 +274,9 @@ class Limit:
     what: str
     """The task's name, or `average`."""
     kind: str
-    """`drop`, `divergence` or `perplexity`."""
+    """`drop`, `divergence`, `perplexity`, `length` or `cut`."""
     limit: float
-    test: DropTest | ClippedTest | MeanTest
+    test: DropTest | ClippedTest | MeanTest | GrowthTest
 
 
 def further(decides: Callable[[float], bool], items: float) -> int | None:
@@ -249,7 +296,7 @@ def further(decides: Callable[[float], bool], items: float) -> int | None:
     return max(math.ceil((enough - 1) * items), 1)
 
 
-def _settles(test: "ClippedTest | MeanTest", limit: float, alpha: float) -> bool:
+def _settles(test: "ClippedTest | MeanTest | GrowthTest", limit: float, alpha: float) -> bool:
     return min(test.p_within(limit), test.p_beyond(limit)) <= _with_power(alpha)
 
 

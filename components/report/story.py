@@ -125,7 +125,7 @@ def scores_of_earlier_runs(decision: Decision) -> tuple[str, ...]:
 def notes(variant: str, score: TaskScore) -> Iterator[str]:
     """Notes on a score: answers that the token limit cut off, and IRT estimates."""
     if score.cut:
-        yield f"The token limit cut off {score.cut:,} of {variant}'s {score.items:,} answers on {score.task}."
+        yield f"The token limit cut off {score.cut:,} of {variant}'s {score.answers:,} answers on {score.task}."
     if score.estimates:
         estimates = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
         yield f"The IRT models of tinyBenchmarks estimate {variant}'s score on all items of {score.task}: {estimates}."

@@ -194,12 +194,12 @@ class Scores(Artifact):
 
 
 class LimitEvidence(Artifact):
-    """One limit of the policy and the evidence for it. The unit, by `kind`: shares or points, nats, or a ratio."""
+    """One limit of the policy and the evidence for it. The unit, by `kind`: shares or points, nats, a ratio."""
 
     what: str
     """The limited quantity: a task's name, or `average`."""
     kind: str
-    """drop, divergence, perplexity."""
+    """drop, divergence, perplexity, length (how much longer the answers are), cut (the share of cut answers)."""
     limit: float
     estimate: float | None
     lower: float | None
@@ -235,6 +235,10 @@ class TaskEvidence(Artifact):
     kl_stderr: float | None = None
     noise_floor: float | None = None
     """The share of answers that flip between two passes of the baseline; None when not measured."""
+    longer: float | None = None
+    """Growth of the answers' mean number of tokens from the baseline's, 0.2 is 20 %; None when not measured."""
+    longer_lower: float | None = None
+    longer_upper: float | None = None
 
 
 class Flip(Artifact):
@@ -244,6 +248,8 @@ class Flip(Artifact):
     task: str
     cluster: str
     item_id: int
+    sample: int = 0
+    """Number of the answer, when an item was asked several times."""
     lost: bool
     """True: right before, wrong now. False: wrong before, right now."""
     question: str
