@@ -51,6 +51,8 @@ class Benchmark(Artifact):
     shots: int
     cut: int
     """The number of answers that the token limit cut off."""
+    samples: int = 1
+    """How often each question was asked."""
     version: str
     """lm-eval's version of the task."""
     generation: str
@@ -159,6 +161,7 @@ def _benchmark(task_score: TaskScore, scores: Scores) -> Benchmark:
         stderr=None if not task_score.is_share or task_score.items == 1 else task_score.stderr,
         shots=task_score.shots,
         cut=task_score.cut,
+        samples=task_score.samples,
         version=task_score.version,
         generation=json.dumps(generation, sort_keys=True) if generation else "",
         rows=rows.get(task_score.task, scores.rows_source),
@@ -218,6 +221,7 @@ def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Differen
         ("metric", a.metric, b.metric),
         ("shots", a.shots, b.shots),
         ("questions", a.questions, b.questions),
+        ("samples of a question", a.samples, b.samples),
         ("chat template", *("yes" if summary.chat_template else "no" for summary in (summary_a, summary_b))),
         ("task version", a.version, b.version),
     )
@@ -237,7 +241,9 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
     for label, summary in (("A", a), ("B", b)):
         for name, benchmark in summary.benchmarks.items():
             if benchmark.cut:
-                answers = f"{benchmark.cut:,} of {label}'s {benchmark.questions:,} answers on {name}"
+                answers = (
+                    f"{benchmark.cut:,} of {label}'s {benchmark.questions * benchmark.samples:,} answers on {name}"
+                )
                 yield f"The token limit cut off {answers}."
     if a.engine != b.engine:
         yield f"The engines differ: A ran on {a.engine or 'unknown'}, B on {b.engine or 'unknown'}."

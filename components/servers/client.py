@@ -127,26 +127,16 @@ class Client:
             await self.run_concurrently(send, calls(asks))
 
     async def generate_all(self, payloads: list[dict[str, Any]], on_text: Callable[[int, Text], None]) -> None:
-        """Complete the prompt of each payload; `on_text` is called with a payload's number and text as it arrives."""
-        await self.post_all("/v1/completions", payloads, text_of, on_text)
+        """Complete the prompt of each payload, or answer its messages.
 
-    async def chat_all(self, payloads: list[dict[str, Any]], on_text: Callable[[int, Text], None]) -> None:
-        """Answer the messages of each payload, as `generate_all` completes prompts."""
-        await self.post_all("/v1/chat/completions", payloads, chat_text_of, on_text)
-
-    async def post_all(
-        self,
-        path: str,
-        payloads: list[dict[str, Any]],
-        read: Callable[[Any], Text],
-        on_text: Callable[[int, Text], None],
-    ) -> None:
-        """Post each payload in the order; `read` turns a response into its text."""
+        `on_text` is called with a payload's number and text as it arrives.
+        """
         async with self.session() as session:
 
             async def complete(payload: dict[str, Any]) -> Text:
                 stops = list(payload.get("stop") or ())
                 sent = payload | {"stop": stops[:STOPS_SENT]}
+                path, read = CHAT if "messages" in payload else COMPLETION
                 return cut_at(read(await self.post(session, path, sent)), stops[STOPS_SENT:])
 
             async def send(numbered: tuple[int, dict[str, Any]]) -> None:
@@ -223,6 +213,10 @@ def counts(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
         "thinking_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
         "prompt": tuple(prompt) if prompt is not None else None,
     }
+
+
+COMPLETION = "/v1/completions", text_of
+CHAT = "/v1/chat/completions", chat_text_of
 
 
 def cut_at(text: Text, stops: list[str]) -> Text:
