@@ -173,19 +173,19 @@ def contender(server: Server, name: str) -> Any:
 
 def record_prompts(model: Endpoint, prompts: set[tuple[int, ...]]) -> None:
     """Make the model add the tokens of every prompt to `prompts`."""
-    question, body = model.question, model.payload
+    question, generation = model.question, model.generation
 
     def recorded_question(context: list[int], continuation: list[int]) -> Any:
         built = question(context, continuation)
         prompts.add(built.tokens if built else ())
         return built
 
-    def recorded_generation(tokens: list[int], settings: dict[str, Any]) -> dict[str, Any]:
-        payload = body(tokens, settings)
-        prompts.add(tuple(payload["prompt"][0]))
-        return payload
+    def recorded_generation(tokens: list[int], settings: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+        prompt, fields = generation(tokens, settings)
+        prompts.add(tuple(prompt))
+        return prompt, fields
 
-    model.question, model.payload = recorded_question, recorded_generation  # type: ignore[method-assign]
+    model.question, model.generation = recorded_question, recorded_generation  # type: ignore[method-assign]
 
 
 def task_of(task: str, data: Path, items: int) -> ConfigurableTask:

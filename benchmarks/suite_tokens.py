@@ -22,8 +22,8 @@ from transformers import AutoTokenizer
 
 from components.benchmarks import suites
 from components.benchmarks.harness import prepare
+from components.benchmarks.prompts import SHOTS_SEED
 from components.benchmarks.row_sources import Mirror
-from components.evaluate.run_task import SHOTS_SEED
 from components.models.sources import resolve
 from components.servers.scoring_requests import trie_size
 from components.storage.cache import cache_dir

@@ -6,6 +6,8 @@ from components.benchmarks import selection
 from components.benchmarks.suites import FULL
 from components.errors import PrerequisiteError
 from components.evaluate import estimates
+from components.models.window import UNKNOWN
+from components.policies.policy import chosen
 from components.run.artifacts import Scores, Server
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
@@ -17,18 +19,30 @@ MODEL = "model"
 
 def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
     """The server's scores; raises PrerequisiteError with the reason when the evaluation fails."""
-    from components.evaluate.evaluation import evaluate
+    from components.evaluate.evaluation import Earlier, Evaluation
     from components.evaluate.ledger import Ledger, ledger_file
     from components.execute.scores import score_programs
 
     questions, records = selection.questions_of(plan), VariantResults(plan.results).records(FULL).path
     with closing(Ledger(ledger_file(), server.identity)) if plan.ledger else nullcontext() as ledger:
-        scores = evaluate(server, questions, FULL, step, records, ledger)
+        scores = Evaluation(server, questions, FULL, step).run(records, Earlier(ledger))
     if scores.failure:
         raise PrerequisiteError(scores.failure)
     if questions.suite.programs:
         scores = score_programs(scores, questions.suite, records, step, chat_template=plan.chat_template)
     return estimates.with_estimates(scores, plan, records)
+
+
+def prepared_plan(server: Server, plan: EvaluationPlan, step: Step) -> EvaluationPlan:
+    """The plan with its rows and its prompts, for the window that the server has."""
+    from components.benchmarks.encoder import Encoder
+    from components.benchmarks.prompts import Preparation
+    from components.resolve import prepared_prompts, rows
+
+    plan = plan.model_copy(update={"limits": chosen(plan.use_case)})  # it says what happens to items that are too long
+    plan, tasks = rows.prepared_tasks(plan, step)
+    preparation = Preparation(Encoder.load(server.model_path), server.max_model_len or UNKNOWN, plan.chat_template)
+    return prepared_prompts.with_prompts(plan, tasks, preparation, step)
 
 
 def endpoint_server(endpoint: str, model: str, tokenizer: str, digest: str) -> Server:

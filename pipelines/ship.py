@@ -32,6 +32,7 @@ def ship(
     custom: List[str] = [],  # noqa: B006
     limit: int = 0,
     data: str = "",
+    max_model_len: int = 0,
     chat_template: bool = False,
     irt_parameters: str = "",
     use_case: str = "general-chat",
@@ -56,6 +57,7 @@ def ship(
         custom=custom,
         limit=limit,
         data=data,
+        max_model_len=max_model_len,
         chat_template=chat_template,
         irt_parameters=irt_parameters,
         use_case=use_case,

@@ -57,7 +57,7 @@ def ask(started: list[StandIn], *responses: tuple[int, Any], **payload: Any) -> 
     texts: dict[int, Text] = {}
     asked = {"messages": [{"role": "user", "content": "2 + 2?"}], **payload}
     served = Client(f"http://127.0.0.1:{started[-1].server_address[1]}/v1", "tiny")
-    asyncio.run(served.generate_all([asked], texts.__setitem__))
+    asyncio.run(served.run(served.generating_jobs([asked], texts.__setitem__)))
     return texts[0]
 
 

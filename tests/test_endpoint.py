@@ -25,8 +25,8 @@ from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import client, local_vllm
 from components.servers.abilities import abilities
-from components.servers.client import Client, ServerFailedError
-from components.servers.scoring_requests import Ask, Kind
+from components.servers.client import Client, ServerFailedError, Text
+from components.servers.scoring_requests import Ask, Kind, Loglik, Question
 from components.servers.scoring_ways import WAYS, BadAnswerError, score
 from tests.support.fake_vllm import serving_python
 
@@ -92,6 +92,20 @@ def requests(pairs: list[tuple[Any, ...]]) -> list[Any]:
     return [SimpleNamespace(args=pair) for pair in pairs]
 
 
+def questions(ours: Endpoint) -> list[Question]:
+    """The distinct questions of PAIRS."""
+    asked_for = [ours.question(*ids) for ids in ours.encoder.encode_pairs(PAIRS)]
+    return list(dict.fromkeys(question for question in asked_for if question))
+
+
+def texts(ours: Endpoint, prompts: list[tuple[str, dict[str, Any]]]) -> list[Text]:
+    """The texts that are generated after the prompts, each with whether it was cut."""
+    found: dict[int, Text] = {}
+    sent = [ours.generation(ours.encoder.encode([prompt])[0], settings) for prompt, settings in prompts]
+    ours.tested.run(ours.tested.generating_jobs(sent, found.__setitem__))
+    return [found[number] for number in range(len(prompts))]
+
+
 def same(found: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> bool:
     """Whether the log-likelihoods agree but for the order of their sums, and the greedy flags."""
     assert [loglik for loglik, _ in found] == pytest.approx([loglik for loglik, _ in expected], abs=1e-9)
@@ -155,23 +169,23 @@ def test_generation_sends_what_lm_eval_sends(serve: Any, tmp_path: Path) -> None
     again = endpoint(server, **kept)
     before = asked(server)
     assert again.generate_until(prompts) == expected
-    assert (asked(server) - before, again.reused) == (0, 3)
+    assert (asked(server) - before, again.tested.reused) == (0, 3)
 
 
 def test_an_older_server_is_asked_by_echo(serve: Any) -> None:
     server = serve("echo-only")
     ours = endpoint(server)
-    assert ours.kinds == {Kind.ECHO}
-    assert {each.kind for each in ours.server.tried if each.trouble} == {Kind.READ, Kind.SUFFIX}
+    assert ours.tested.kinds == {Kind.ECHO}
+    assert {each.kind for each in ours.tested.server.tried if each.trouble} == {Kind.READ, Kind.SUFFIX}
     assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
 
 
 def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(serve: Any) -> None:
-    assert endpoint(serve("ok")).kinds == set(Kind)
-    assert endpoint(serve("left-out")).kinds == set(Kind)
+    assert endpoint(serve("ok")).tested.kinds == set(Kind)
+    assert endpoint(serve("left-out")).tested.kinds == set(Kind)
     unmarked = endpoint(serve("unmarked"))
-    assert unmarked.kinds == {Kind.READ, Kind.ECHO}
-    assert "does not mark" in next(each.trouble for each in unmarked.server.tried if each.kind is Kind.SUFFIX)
+    assert unmarked.tested.kinds == {Kind.READ, Kind.ECHO}
+    assert "does not mark" in next(each.trouble for each in unmarked.tested.server.tried if each.kind is Kind.SUFFIX)
 
 
 @pytest.mark.parametrize(
@@ -260,8 +274,8 @@ def test_a_server_that_fails_for_good_is_an_error_and_what_was_answered_stays(
     ours = endpoint(server, num_concurrent=1, ledger=str(file), model_digest="tiny")
     with pytest.raises(ServerFailedError):
         ours.loglikelihood(requests(PAIRS))
-    assert ours.ledger
-    with closing(Ledger(file, ours.ledger.identity)) as ledger:
+    assert ours.tested.ledger
+    with closing(Ledger(file, ours.tested.ledger.identity)) as ledger:
         assert 0 < ledger.count() < len(PAIRS)
 
 
@@ -269,24 +283,26 @@ def test_nothing_is_asked_twice_and_nothing_lost_when_an_evaluation_is_broken_of
     class BrokenOffError(Exception):
         pass
 
-    def break_off(answered: int, _asked: int) -> None:
-        if answered == 5:
+    answered: list[Question] = []
+
+    def break_off(question: Question, _answer: Loglik) -> None:
+        answered.append(question)
+        if len(answered) == 5:
             raise BrokenOffError
 
     server = serve("ok", probes=PROBES)
     calm = endpoint(server).loglikelihood(requests(PAIRS))
     kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny", "num_concurrent": 1}
     first = endpoint(server, **kept)
-    first.watch(break_off)
-    with pytest.raises(BaseExceptionGroup):
-        first.loglikelihood(requests(PAIRS))
+    with pytest.raises(BrokenOffError):
+        first.tested.run(first.tested.scoring_jobs(questions(first), break_off))
     second = endpoint(server, **kept)
     assert second.loglikelihood(requests(PAIRS)) == calm
-    assert second.reused == 5
+    assert second.tested.reused == 5
     third = endpoint(server, **kept)
     before = asked(server)
     assert third.loglikelihood(requests(PAIRS)) == calm
-    assert (asked(server), third.reused) == (before, len(PAIRS))
+    assert (asked(server), third.tested.reused) == (before, len(PAIRS))
 
 
 EVALUATION = """
@@ -296,8 +312,7 @@ from components.evaluate.endpoint import Endpoint
 url, name, model, file = sys.argv[1:]
 ours = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1)
 print("ready", flush=True)
-ours.watch(lambda answered, _: print(answered, flush=True))
-ours.loglikelihood(t.requests(t.PAIRS))
+ours.tested.run(ours.tested.scoring_jobs(t.questions(ours), lambda *_answer: print("answered", flush=True)))
 """
 
 
@@ -310,9 +325,9 @@ def test_a_killed_evaluation_goes_on_where_it_stood(
     command = [sys.executable, "-c", EVALUATION, server.url, server.served_name, server.model_path, str(file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    with process.stdout as told:
-        for line in told:
-            if line.strip() == "4":
+    with process.stdout as lines:
+        for number, _line in enumerate(lines):  # the first one says that it is ready
+            if number == 4:
                 process.kill()
                 break
     process.wait()
@@ -320,7 +335,7 @@ def test_a_killed_evaluation_goes_on_where_it_stood(
     assert before <= 5  # one was on its way
     rest = endpoint(server, ledger=str(file), model_digest="tiny")
     found = rest.loglikelihood(requests(PAIRS))
-    assert rest.reused >= 4
+    assert rest.tested.reused >= 4
     assert asked(server) - PROBES <= len(PAIRS) + 1
     assert found == endpoint(server).loglikelihood(requests(PAIRS))
 
@@ -330,17 +345,16 @@ def test_stop_sequences_beyond_the_four_that_a_server_takes_are_kept_to_here(ser
     settings = {"until": ["a1", "a2", "a3", "a4", " more"], "max_gen_toks": 99, "do_sample": False}
     ours = endpoint(serve("ok"))
     assert ours.generate_until([SimpleNamespace(args=("Say it", settings))]) == ["6 tokens, 99"]
-    assert not ours.generated("Say it", settings).cut
+    assert texts(ours, [("Say it", settings)]) == [Text("6 tokens, 99", cut=False)]
 
 
 def test_an_answer_that_the_limit_of_tokens_ended_is_known_as_cut(serve: Any, tmp_path: Path) -> None:
     """The fake says `length` where its text is longer than `max_tokens`."""
-    asked_for = [SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": most})) for most in (8, 90)]
+    prompts = [("Say it", {"until": ["#"], "max_gen_toks": most}) for most in (8, 90)]
     for _ in range(2):  # the second time from the ledger
         ours = endpoint(serve("ok"), ledger=str(tmp_path / "ledger.sqlite"), model_digest="tiny")
-        ours.generate_until(asked_for)
-        assert [ours.generated(*each.args).cut for each in asked_for] == [True, False]
-    assert ours.reused == 2
+        assert [text.cut for text in texts(ours, prompts)] == [True, False]
+    assert ours.tested.reused == 2
 
 
 def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
@@ -397,11 +411,8 @@ def test_the_same_question_is_asked_once_and_answers_all_who_asked(serve: Any) -
     server = serve("ok")
     ours = endpoint(server, way="suffix")
     before = asked(server)
-    told: list[tuple[int, int]] = []
-    ours.watch(lambda answered, of: told.append((answered, of)))
     found = ours.loglikelihood(requests([("the same", " word")] * 4))
-    assert len(set(found)) == 1
-    assert (asked(server) - before, told) == (1, [(4, 4)])
+    assert (len(found), len(set(found)), asked(server) - before) == (4, 1, 1)
 
 
 def test_a_continuation_beyond_the_window_is_an_error(serve: Any) -> None:

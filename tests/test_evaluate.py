@@ -10,14 +10,14 @@ import datasets
 import pytest
 
 from components.benchmarks import harness, suites
+from components.benchmarks.encoder import puts_bos
 from components.benchmarks.selection import Questions
 from components.benchmarks.splits import Rows, Split
 from components.benchmarks.suites import Suite, SuiteTask, suite_named
 from components.benchmarks.task_score import NoScoreError, score_of
 from components.errors import PrerequisiteError
-from components.evaluate import samples
-from components.evaluate.endpoint import puts_bos
-from components.evaluate.evaluation import evaluate
+from components.evaluate import item_record
+from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import shared
 from components.processes import lease
 from components.run import records
@@ -26,6 +26,7 @@ from components.run.progress import Step
 from components.servers import local_vllm
 from components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
+from tests.support.prompted import questions_on
 
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
 
@@ -45,7 +46,9 @@ class Few:
         return Rows(datasets.Dataset.from_list(items), "0" * 64, "tests") if wanted.path == "baber/piqa" else None
 
 
-QUESTIONS = Questions(SUITE, Few(12))
+def questions(model: Path, folder: Path, suite: Suite = SUITE, rows: int = 12) -> Questions:
+    """The suite's questions on so many rows, prepared with the model's tokenizer."""
+    return questions_on(suite, Few(rows), model, folder / f"prompts-{rows}.parquet")
 
 
 @pytest.fixture
@@ -79,11 +82,13 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
     step = Step(folder / "progress.jsonl", "tiny", "int8")
     store = open_store(str(folder / "store"))
 
+    asked_here = questions(tiny_model, folder)
+
     def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
         before = asked(server)
         known = shared(folder / f"{machine}.sqlite", server.identity, store) if machine else nullcontext()
         with known as ledger:
-            found = evaluate(server, QUESTIONS, stage, step, folder / f"{stage}.parquet", ledger)
+            found = Evaluation(server, asked_here, stage, step).run(folder / f"{stage}.parquet", Earlier(ledger))
         return found, asked(server) - before - probes
 
     (tiny, of_tiny), (full, of_rest) = prompts("tiny", "mine"), prompts("full", "mine")
@@ -114,7 +119,7 @@ def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monk
     from tests.support.fake_vllm import loglik
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
-    evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
+    Evaluation(server, questions(tiny_model, folder), "tiny", Step(None, "tiny", "int8")).run(folder / "tiny.parquet")
     local_vllm.undeploy(server)
     first = records.read(folder / "tiny.parquet")[0]
 
@@ -147,10 +152,11 @@ def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
             seen.append((scores.look, scores.tasks[0].items, len({each.item_id for each in found})))
             return scores.look == stop_at
 
-        return evaluate(server, Questions(suite, Few(24)), "full", step, folder / f"{stop_at}.parquet", may_stop=enough)
+        return Evaluation(server, asked_here, "full", step).run(folder / f"{stop_at}.parquet", may_stop=enough)
 
+    asked_here = questions(tiny_model, folder, suite, rows=24)
     stopped, all_of_it = run(3), run(9)
-    at_once = evaluate(server, Questions(suite, Few(24)), "full", step, folder / "once.parquet")
+    at_once = Evaluation(server, asked_here, "full", step).run(folder / "once.parquet")
     local_vllm.undeploy(server)
     assert seen == [(2, 6, 6), (3, 12, 12), (2, 6, 6), (3, 12, 12)], (
         "the first look is the tiny stage's, the last the end"
@@ -169,7 +175,8 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
     tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, what: str
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, mode)
-    found = evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), folder / "tiny.parquet")
+    stage = Evaluation(server, questions(tiny_model, folder), "tiny", Step(None, "tiny", "int8"))
+    found = stage.run(folder / "tiny.parquet")
     local_vllm.undeploy(server)
     assert what in found.failure
     assert server.log in found.failure
@@ -181,7 +188,7 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
     ("score", "kept"), [(1.0000000000000002, 1.0), (-1e-12, 0.0), (0.5, 0.5), (1.001, 1.001), (1.0, 1.0)]
 )
 def test_a_share_that_rounding_took_beyond_its_ends_lies_on_them(score: float, kept: float) -> None:
-    assert samples.as_share(score) == kept
+    assert item_record.as_share(score) == kept
 
 
 def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
@@ -191,9 +198,10 @@ def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
         score_of(row, [record], "1", "")
 
 
-def test_a_server_that_never_came_up_is_not_asked(tmp_path: Path) -> None:
+def test_a_server_that_never_came_up_is_not_asked(tiny_model: Path, tmp_path: Path) -> None:
     server = Server(variant="int8", failure="vLLM ended")
-    found = evaluate(server, QUESTIONS, "tiny", Step(None, "tiny", "int8"), tmp_path / "tiny.parquet")
+    stage = Evaluation(server, questions(tiny_model, tmp_path), "tiny", Step(None, "tiny", "int8"))
+    found = stage.run(tmp_path / "tiny.parquet")
     assert (found.failure, found.tasks) == ("vLLM ended", ())
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluate.samples import chosen_answer
+from components.evaluate.item_record import chosen_answer
 from components.gate.flipped_items import columns, examples, flips, share_of_right
 from components.report.forest import forest_plot
 from components.run.records import Record

@@ -93,7 +93,7 @@ def test_the_identity_holds_all_that_can_change_an_answer(
 ) -> None:
     ready_at_once(cluster)
     identity = deployed().identity
-    assert identity == kserve.identity_here(model, WEIGHTS.digest, settings)
+    assert identity == kserve.identity_here(WEIGHTS.digest, settings, 1024)
     assert WEIGHTS.digest in identity
     assert "vllm/vllm-openai@sha256:abc" in identity
     assert "VLLM_ATTENTION_BACKEND=FLASH_ATTN" in identity
@@ -107,7 +107,7 @@ def test_the_identity_holds_all_that_can_change_an_answer(
         {"env": (("VLLM_ATTENTION_BACKEND", "TRITON_ATTN"),)},
         {"kind": DEPLOYMENT},
     )
-    found = {kserve.identity_here(model, WEIGHTS.digest, replace(settings, **each)) for each in others}
+    found = {kserve.identity_here(WEIGHTS.digest, replace(settings, **each), 1024) for each in others}
     assert len(found | {identity}) == len(others) + 1
 
 
@@ -203,7 +203,7 @@ def test_weights_that_a_cluster_cannot_read_are_refused(
     cluster: Cluster, settings: ServingSettings, model: Path
 ) -> None:
     with pytest.raises(PrerequisiteError, match="A cluster cannot read weights at /here"):
-        kserve.deploy(WEIGHTS.model_copy(update={"uri": "/here"}), model, RESULTS, settings)
+        kserve.deploy(WEIGHTS.model_copy(update={"uri": "/here"}), model, RESULTS, settings, 1024)
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])

@@ -173,7 +173,7 @@ def test_the_cache_holds_sixteen_full_prompts(
 ) -> None:
     config = {"num_hidden_layers": layers, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 131072}))
-    assert local_vllm.kv_cache_gib(tmp_path) == gib
+    assert local_vllm.kv_cache_gib(tmp_path, 2048) == gib
 
 
 @pytest.mark.parametrize(("version", "options"), [("0.26.0", []), ("0.30.0", ["--enable-scale-out"])])

@@ -190,13 +190,13 @@ import io, json, sys
 sys.stdout = io.StringIO()  # a step tells how far it is
 from components.benchmarks import selection
 from components.resolve.checks import check_questions
-from components.resolve.rows import prepare_rows
+from components.resolve.rows import stored_rows
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
 store, results = sys.argv[1] + "/store", sys.argv[1]
 plan = EvaluationPlan(variants=("bf16",), suite="perplexity", limit=2, store=store, results=results)
 planned = check_questions(plan)
-found = prepare_rows(planned, Step(None, "resolve", ""))
+found = stored_rows(planned, Step(None, "resolve", ""))
 source = selection.source_of(found).split(selection.wanted_splits(selection.suite_of(found))[0])
 sys.stdout = sys.__stdout__
 print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": len(source.dataset)}))

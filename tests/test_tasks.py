@@ -11,10 +11,10 @@ from lm_eval.api.task import ConfigurableTask
 from components.benchmarks import tasks
 from components.benchmarks.custom import read_set
 from components.benchmarks.harness import Picked, prepare, splits_wanted
+from components.benchmarks.prompts import SHOTS_SEED
 from components.benchmarks.splits import Rows, Split
 from components.benchmarks.suites import SUITES, SuiteTask, suite_named
 from components.errors import PrerequisiteError
-from components.evaluate import run_task
 
 ARC = SuiteTask("arc_challenge", "acc_norm", shots=3, chance=0.25, tiny=2, full=20)
 
@@ -46,7 +46,7 @@ def contexts(task: Any, items: list[int]) -> dict[int, str]:
     """What stands before the first choice of each item."""
     if isinstance(task, Picked):
         task.pick(items)
-    task.set_fewshot_seed(run_task.SHOTS_SEED)
+    task.set_fewshot_seed(SHOTS_SEED)
     task.build_all_requests()
     return {each.doc_id: str(each.args[0]) for each in task.instances if each.doc_id in items}
 

@@ -111,7 +111,7 @@ def serve(
             endpoint = Endpoint(server.url, server.served_name, str(folder), server.max_model_len)
             ways = ", ".join(
                 f"{way.kind} {way.difference:.3f}" if not way.trouble else f"{way.kind}: {way.trouble[:90]}"
-                for way in endpoint.server.tried
+                for way in endpoint.tested.server.tried
             )
             answers = [logliks(endpoint, context, choices) for context, choices in pairs]
             return (seconds(server.startup_s), watch.gigabytes, ways, "answered"), answers

@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,6 +73,10 @@ class Picked(ConfigurableTask):  # type: ignore[misc]  # lm-eval is untyped
                 raise ValueError(f"lm-eval keeps {len(prepared)} of {len(rows)} rows of {self.config.task}")
             self.prepared_docs = {selection: prepared}
         return self.prepared_docs[selection]
+
+    def doc(self, position: int) -> Any:
+        """A selected item as lm-eval prepares it."""
+        return self.eval_docs[position if self.config.num_fewshot else bisect_left(self.items, position)]
 
     def fewshot_docs(self) -> Any:
         """The items from which shots are drawn; None without shots, since lm-eval would prepare all items for them."""

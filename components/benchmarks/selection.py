@@ -11,9 +11,11 @@ from components.benchmarks.custom import ITEMS_FILE, SET_FILE, SETS, CustomSet, 
 from components.errors import PrerequisiteError
 from components.run.plan import EvaluationPlan
 from components.storage.cache import cache_dir
-from components.storage.location import open_store
+from components.storage.location import local_file, open_store
 
 if TYPE_CHECKING:
+    from components.benchmarks.harness import Prepared
+    from components.benchmarks.prompts import Item, PromptFile
     from components.benchmarks.splits import Source, Split
 
 EMBEDDED, HUB = "embedded", "hub"
@@ -21,11 +23,20 @@ EMBEDDED, HUB = "embedded", "hub"
 
 @dataclass(frozen=True)
 class Questions:
-    """A suite, the source of its rows, and whether prompts are formatted with the model's chat template."""
+    """A suite with the source of its rows, and its prompts."""
 
     suite: suites.Suite
     source: "Source"
+    prompts: "PromptFile"
+    window: int
+    """The most tokens of a prompt and its answer; items that need more are left out."""
     chat_template: bool = False
+    """Whether prompts are formatted with the model's chat template."""
+
+    def chosen(self, task: "Prepared", stage: str, share: float = 1.0) -> "set[Item]":
+        """The items of the stage, or of a share of the full stage, that fit the window."""
+        needed = self.prompts.needed(task.row.task)
+        return {item for item in task.chosen(stage, share) if needed[item] <= self.window}
 
 
 def suite_of(plan: EvaluationPlan) -> suites.Suite:
@@ -58,7 +69,11 @@ def shipped_sets() -> list[str]:
 
 def questions_of(plan: EvaluationPlan) -> Questions:
     """The questions that the plan selects."""
-    return Questions(suite_of(plan), source_of(plan), plan.chat_template)
+    from components.benchmarks.prompts import PromptFile
+
+    folder = cache_dir() / "prompts"
+    prompts = PromptFile(local_file(plan.prompts, folder))
+    return Questions(suite_of(plan), source_of(plan), prompts, plan.window, plan.chat_template)
 
 
 def source_of(plan: EvaluationPlan) -> "Source":

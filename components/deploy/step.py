@@ -23,9 +23,9 @@ def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
         if not quantized.failure:
             try:
                 folder = fetch(quantized.uri, cache_dir(), weights=lifecycle.reads_weights())
-                identity = lifecycle.identity_here(folder, quantized.digest)
+                identity = lifecycle.identity_here(folder, quantized.digest, planned.window)
                 scored = earlier_scores.scored_before(quantized, planned, identity, tracking_uri)
-                started = scored or lifecycle.deploy(quantized, folder, results)
+                started = scored or lifecycle.deploy(quantized, folder, results, planned.window)
             except PrerequisiteError as error:
                 started = Server(variant=quantized.variant, failure=str(error))
         started.write(server)

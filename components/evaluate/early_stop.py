@@ -41,7 +41,7 @@ def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, may_stop: "StopRule")
     from components.run import records
 
     suite = selection.suite_of(plan)
-    planned = sum(task.items(suites.FULL) for task in suite.tasks)
+    planned = sum(task.items(suites.FULL) for task in suite.tasks) - sum(plan.too_long.values())
     first_look = tiny.model_copy(update={"look": 1, "looks": len(suite.looks), "planned_items": planned})
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "records.parquet"

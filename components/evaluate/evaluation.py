@@ -1,112 +1,228 @@
-"""Score a served variant: run the suite's items through lm-eval; write scores and one record an item."""
+"""Score a served variant: send the suite's prepared prompts; write scores and one record an item."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.benchmarks.encoder import Encoder
+from components.benchmarks.harness import Prepared, prepare
+from components.benchmarks.prompts import Item, ItemPrompts
 from components.benchmarks.selection import Questions
 from components.benchmarks.suites import FULL
 from components.benchmarks.task_score import NoScoreError, score_of
 from components.errors import PrerequisiteError
+from components.evaluate.item_record import Answers, Recorder
+from components.evaluate.speed import Speed
+from components.evaluate.tested_model import TestedModel
+from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
+from components.servers.client import Client, Job, ServerFailedError, Text
+from components.servers.scoring_requests import Loglik, Question
 
 if TYPE_CHECKING:
     from components.evaluate.ledger import Ledger
-    from components.run.records import Record
 
-StopRule = Callable[[Scores, "list[Record]"], bool]
+StopRule = Callable[[Scores, list[records.Record]], bool]
 """Whether the evaluation may stop after a look: takes the look's scores and all records so far."""
 
 
-def evaluate(
-    server: Server,
-    questions: Questions,
-    stage: str,
-    step: Step,
-    records_file: Path,
-    ledger: "Ledger | None" = None,
-    may_stop: StopRule | None = None,
-) -> Scores:
-    """The scores of the stage's items on this server; writes one record an item to `records_file` (Parquet).
+class UnscorableError(ValueError):
+    """A prompt cannot be scored."""
 
-    With `may_stop` the full stage runs in blocks, in the items' fixed random order, until `may_stop` returns True;
-    components/evidence/looks.py lists the looks at which it is called. A task of programs has no score yet: the step
-    execute runs the programs.
 
-    An answer that is in the ledger is not requested again. Every new answer goes into the ledger as it arrives. The
-    ledger must be the one of the server's `identity`. When the server fails, ends or returns unreadable answers, the
-    scores have a `failure` and no records: a failure never becomes a number.
-    """
-    suite = questions.suite
-    unscored = Scores(variant=server.variant, suite=suite.name, stage=stage, failure=server.failure)
-    if server.failure:
-        return unscored
-    from components.benchmarks.harness import prepare
-    from components.evaluate.endpoint import Endpoint, UnscorableError
-    from components.evaluate.run_task import ask
-    from components.evaluate.speed import Speed
-    from components.run import records
-    from components.servers.client import ServerFailedError
+@dataclass(frozen=True)
+class Earlier:
+    """What an evaluation builds upon: the answer ledger, if there is one, and the records of the tiny stage."""
 
-    started = time.monotonic()
-    prepared = [prepare(task, questions.source, questions.chat_template) for task in suite.tasks if task.items(stage)]
-    shares = suite.looks if may_stop and stage == FULL else (1.0,)
-    looks = list(enumerate(shares, 1))[-max(len(shares) - 1, 1) :]  # the tiny stage was the first look
-    rows: list[records.Record] = []
-    total = sum(task.items(stage) for task in suite.tasks)
-    try:
-        endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, ledger=ledger)
-        if any(task.reads_scores for task in prepared):
-            endpoint.kinds  # noqa: B018 - raises before the first request when the server offers no way to score
-        answered: set[tuple[str, tuple[int, int]]] = set()
-        speed = Speed(server.url)
+    ledger: "Ledger | None" = None
+    """The ledger of the server's `identity`. Each new answer goes into it as it arrives."""
+    tiny: Sequence[records.Record] = ()
+
+
+@dataclass
+class ItemAnswers:
+    """The answers to one item's requests, until all of them have arrived."""
+
+    item: ItemPrompts
+    answers: list[Loglik | None]
+
+
+@dataclass
+class Evaluation:
+    """One stage of a variant's evaluation."""
+
+    server: Server
+    questions: Questions
+    stage: str
+    step: Step
+    by_item: dict[str, dict[Item, records.Record]] = field(default_factory=dict)
+    """The records so far, by task and item."""
+    tasks: dict[str, Prepared] = field(default_factory=dict)
+    total: int = 0
+    """The number of items of the stage."""
+    done: int = 0
+
+    def run(self, records_file: Path, earlier: Earlier = Earlier(), may_stop: StopRule | None = None) -> Scores:
+        """The scores of the stage's items on this server; writes one record an item to `records_file` (Parquet).
+
+        With `may_stop` the full stage runs in blocks, in the items' fixed random order, until `may_stop` returns True;
+        components/evidence/looks.py lists the looks at which it is called. A task of programs has no score yet: the
+        step execute runs the programs.
+
+        When the server fails, ends or returns unreadable answers, the scores have a `failure` and no records: a failure
+        never becomes a number.
+        """
+        unscored = Scores(
+            variant=self.server.variant, suite=self.questions.suite.name, stage=self.stage, failure=self.server.failure
+        )
+        if self.server.failure:
+            return unscored
+        try:
+            self.check_tokenizer()
+            scores = self.ask(unscored, earlier, may_stop)
+        except ServerFailedError as error:
+            failure = f"The server stopped answering during {self.stage}: {error} Its log: {self.server.log}"
+            return unscored.model_copy(update={"failure": failure})
+        except (UnscorableError, NoScoreError, PrerequisiteError) as error:
+            return unscored.model_copy(update={"failure": f"{error} The server's log: {self.server.log}"})
+        self.step.advance(self.total, self.total)
+        rows = self.rows(self.items(1.0))
+        order = {name: place for place, name in enumerate(self.tasks)}
+        records.write(sorted(rows, key=lambda row: (order[row.task], row.cluster, row.item_id)), records_file)
+        return scores.model_copy(update={"records": str(records_file)})
+
+    def check_tokenizer(self) -> None:
+        """Raise PrerequisiteError unless the variant has the tokenizer that prepared the prompts."""
+        if Encoder.load(self.server.model_path).digest != self.questions.prompts.tokenizer:
+            raise PrerequisiteError(
+                f"The tokenizer of {self.server.variant} is not the baseline's: its answers are not comparable."
+            )
+
+    def ask(self, unscored: Scores, earlier: Earlier, may_stop: StopRule | None) -> Scores:
+        """The scores after the last look, or after the look at which `may_stop` returns True."""
+        started, suite = time.monotonic(), self.questions.suite
+        model = TestedModel(Client(self.server.url, self.server.served_name), earlier.ledger)
+        tasks = {
+            row.task: prepare(row, self.questions.source, self.questions.chat_template)
+            for row in suite.tasks
+            if row.items(self.stage)
+        }
+        if any(task.reads_scores for task in tasks.values()):
+            model.kinds  # noqa: B018 - raises before the first request when the server offers no way to score
+        self.begin(tasks, {name: self.questions.chosen(task, self.stage) for name, task in tasks.items()})
+        self.keep(earlier.tiny)
+        speed = Speed(self.server.url)
+        shares = suite.looks if may_stop and self.stage == FULL else (1.0,)
+        looks = list(enumerate(shares, 1))[-max(len(shares) - 1, 1) :]  # the tiny stage was the first look
         for look, share in looks:
-            for task in prepared:
-                name = task.row.task
-                new = [item for item in task.chosen(stage, share) if (name, item) not in answered]
-                answered.update((name, item) for item in new)
-                endpoint.watch(progress_callback(step, name, len(rows), len(new), total))
-                rows += ask(task, new, endpoint, server.variant, chat_template=questions.chat_template) if new else []
+            items = self.items(share)
+            model.run(self.jobs(model, items))
+            rows = self.rows(items)
             scores = unscored.model_copy(
                 update={
                     "tasks": tuple(
                         score_of(task.row, rows, task.version, task.settings)
-                        for task in prepared
+                        for task in self.tasks.values()
                         if not task.row.programs
                     ),
-                    "records": str(records_file),
-                    "engine": server.engine,
-                    "identity": server.identity,
-                    "tokens_per_s": speed.tokens_per_s() if endpoint.requests > endpoint.reused else 0.0,
-                    "rows_source": "; ".join(task.origin.describe() for task in prepared),
-                    "row_origins": tuple(task.origin for task in prepared),
+                    "engine": self.server.engine,
+                    "identity": self.server.identity,
+                    "tokens_per_s": speed.tokens_per_s() if model.requests > model.reused else 0.0,
+                    "rows_source": "; ".join(task.origin.describe() for task in self.tasks.values()),
+                    "row_origins": tuple(task.origin for task in self.tasks.values()),
                     "duration_s": time.monotonic() - started,
-                    "requests": endpoint.requests,
-                    "reused": endpoint.reused,
+                    "requests": model.requests,
+                    "reused": model.reused,
                     "look": look,
                     "looks": len(shares),
-                    "planned_items": total,
+                    "planned_items": self.total,
                 }
             )
             if may_stop and look < len(shares) and may_stop(scores, rows):
                 break
-    except ServerFailedError as error:
-        failure = f"The server stopped answering during {stage}: {error} Its log: {server.log}"
-        return unscored.model_copy(update={"failure": failure})
-    except (UnscorableError, NoScoreError, PrerequisiteError) as error:
-        return unscored.model_copy(update={"failure": f"{error} The server's log: {server.log}"})
-    step.advance(total, total)
-    order = {task.task: place for place, task in enumerate(suite.tasks)}
-    records.write(sorted(rows, key=lambda row: (order[row.task], row.cluster, row.item_id)), records_file)
-    return scores
+        return scores
+
+    def begin(self, tasks: dict[str, Prepared], items: Mapping[str, Set[Item]]) -> None:
+        """Prepare the rows of these items of the tasks."""
+        self.tasks, self.by_item = tasks, {name: {} for name in tasks}
+        self.total = sum(map(len, items.values()))
+        for name, task in tasks.items():
+            for number, leaf in enumerate(task.leaves):
+                leaf.task.pick([position for leaf_number, position in items[name] if leaf_number == number])
+
+    def keep(self, earlier: Sequence[records.Record]) -> None:
+        """Take over the tiny stage's records: their items are not asked again."""
+        leaves = {
+            (name, leaf.cluster): number
+            for name, task in self.tasks.items()
+            for number, leaf in enumerate(task.leaves)
+            if len(task.leaves) > 1
+        }
+        for record in earlier:
+            leaf = leaves.get((record.task, record.cluster), 0)
+            self.by_item[record.task][leaf, record.item_id] = record
+        self.done = len(earlier)
+
+    def items(self, share: float) -> dict[str, set[Item]]:
+        """By task, the items of the stage, or of a share of the full stage, that fit the window."""
+        return {name: self.questions.chosen(task, self.stage, share) for name, task in self.tasks.items()}
+
+    def rows(self, items: Mapping[str, Set[Item]]) -> list[records.Record]:
+        """The records of these items."""
+        return [self.by_item[name][item] for name in self.tasks for item in items[name] if item in self.by_item[name]]
+
+    def jobs(self, model: TestedModel, items: Mapping[str, Set[Item]]) -> Iterator[Job]:
+        """The jobs that ask these items and record their answers, made as they are needed."""
+        for name, task in self.tasks.items():
+            unanswered = items[name] - self.by_item[name].keys()
+            recorder = Recorder(task, self.server.variant)
+            for block in self.questions.prompts.blocks(name, unanswered):
+                make_jobs = self.generating_jobs if block[0].generation else self.scoring_jobs
+                yield from make_jobs(model, recorder, block)
+
+    def scoring_jobs(self, model: TestedModel, recorder: Recorder, block: list[ItemPrompts]) -> Iterator[Job]:
+        """The jobs of items whose continuations are scored; a question that several items share is asked once."""
+        waiting: dict[Question, list[tuple[ItemAnswers, int]]] = {}
+        for item in block:
+            answers = ItemAnswers(item, [Loglik(0.0, True)] * len(item.requests))
+            for number, (context, continuation) in enumerate(item.requests):
+                if continuation:
+                    answers.answers[number] = None
+                    waiting.setdefault(question(item.contexts[context], continuation), []).append((answers, number))
+            if None not in answers.answers:
+                self.record(recorder, item, answers.answers)  # type: ignore[arg-type]
+
+        def on_answer(asked: Question, answer: Loglik) -> None:
+            for answers, number in waiting[asked]:
+                answers.answers[number] = answer
+                if None not in answers.answers:
+                    self.record(recorder, answers.item, answers.answers)  # type: ignore[arg-type]
+
+        return model.scoring_jobs(list(waiting), on_answer)
+
+    def generating_jobs(self, model: TestedModel, recorder: Recorder, block: list[ItemPrompts]) -> Iterator[Job]:
+        """The jobs of items whose answers are generated."""
+
+        def on_text(number: int, text: Text) -> None:
+            self.record(recorder, block[number], text)
+
+        requests = [(item.contexts[0], json.loads(item.generation)) for item in block]
+        return model.generating_jobs(requests, on_text)
+
+    def record(self, recorder: Recorder, item: ItemPrompts, answers: Answers) -> None:
+        """Keep the record of an item, and report the progress."""
+        name = recorder.task.row.task
+        self.by_item[name][item.item] = recorder.record(item, answers)
+        self.done += 1
+        self.step.advance(self.done, self.total, name)
 
 
-def progress_callback(step: Step, task: str, done: int, items: int, total: int) -> Callable[[int, int], None]:
-    """A callback that reports one task's progress, in items of the stage; takes answers so far and requests in all."""
-
-    def report(answered: int, requests: int) -> None:
-        step.advance(done + items * answered // requests, total, task)
-
-    return report
+def question(context: list[int], continuation: list[int]) -> Question:
+    """The question for one request; raises UnscorableError when nothing stands before the continuation."""
+    if not context:
+        raise UnscorableError("A prompt has only white space before its answer: no token predicts the answer's first.")
+    return Question((*context, *continuation), len(context))

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,13 @@ from components.models.variants import BASELINE
 from components.run import progress
 from components.run.artifacts import Scores, Server, Weights
 from components.run.plan import EvaluationPlan
-from components.run.results import AGAIN, FULL, RunResults
+from components.run.results import AGAIN, FULL, TINY, RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import StopRule
+    from components.run.records import Record
 
 
 def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scores: str) -> None:
@@ -33,11 +35,13 @@ def score_stage(
     stage: str,
     step: progress.Step,
     records: Path,
+    *,
+    tiny: "Sequence[Record]" = (),
     may_stop: "StopRule | None" = None,
 ) -> Scores:
-    """The stage's scores; writes one record an item to the file `records`."""
+    """The stage's scores; writes one record an item to the file `records`. The items in `tiny` are not asked again."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
-    from components.evaluate.evaluation import evaluate
+    from components.evaluate.evaluation import Earlier, Evaluation
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
 
@@ -46,11 +50,21 @@ def score_stage(
     opened = shared(ledger_file(), serving.identity, open_store(plan.store)) if uses_ledger else nullcontext()
     try:
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
-            scores = evaluate(serving, selection.questions_of(plan), stage, step, records, ledger, may_stop)
+            evaluation = Evaluation(serving, selection.questions_of(plan), stage, step)
+            scores = evaluation.run(records, Earlier(ledger, tiny), may_stop)
     except ServerGoneError as error:
         scores = Scores(variant=serving.variant, suite=plan.suite, stage=stage, failure=str(error))
     cause = local_vllm.why_it_ended(serving) if scores.failure and not serving.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
+
+
+def tiny_records(variant: str, results: str) -> "list[Record]":
+    """The records of the variant's tiny stage."""
+    from components.run import records
+
+    with tempfile.TemporaryDirectory() as scratch:
+        what_to_do = "run it again"
+        return records.read(RunResults(results).records(variant, TINY).fetched(Path(scratch), what_to_do))
 
 
 def with_tokenizer(serving: Server, results: str) -> Server:

@@ -35,7 +35,10 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
         if final_scores:
             stages.save_scores(final_scores, step, planned.results, scores, skipped=True)
             return
-        full_scores = stages.score_stage(serving, planned, suites.FULL, step, Path(records), may_stop)
+        answered = stages.tiny_records(serving.variant, planned.results)
+        full_scores = stages.score_stage(
+            serving, planned, suites.FULL, step, Path(records), tiny=answered, may_stop=may_stop
+        )
         full_scores = estimates.with_estimates(full_scores, planned, Path(records))
         if planned.noise_floor and serving.variant == BASELINE and not full_scores.failure:
             full_scores = stages.with_second_pass(full_scores, serving, planned, step)

@@ -128,6 +128,8 @@ class UseCase(BaseModel):
     """The verdicts with which a variant may become champion in the registry."""
     suites: list[str] = []
     """The suites that score the limited tasks."""
+    too_long: Literal["exclude", "refuse"] = "exclude"
+    """Whether to leave out the items that do not fit the model's window, or to refuse the run."""
     missing_tasks: Literal["refuse", "skip"] = "refuse"
     """Whether to refuse a run that lacks a limited task, or to skip that task's limits."""
     bands: Edges = Field(default_factory=shipped_edges)

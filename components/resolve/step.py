@@ -6,7 +6,8 @@ The parameters are names, locations and paths of files. The other modules of thi
 from pathlib import Path
 
 from components.models.variants import BASELINE
-from components.resolve import checks, earlier_verdict, given, rows
+from components.models.window import model_window
+from components.resolve import checks, earlier_verdict, given, prepared_prompts, rows
 from components.resolve.checks import check
 from components.run import progress
 from components.run.plan import EvaluationPlan
@@ -23,6 +24,8 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
     the baseline is named: its steps return early, and the gate copies the earlier run's decision.
     """
     from components.benchmarks.embedded import embedded
+    from components.benchmarks.encoder import Encoder
+    from components.benchmarks.prompts import Preparation
     from components.models import sources
     from components.run.calibration import Calibration
 
@@ -30,14 +33,26 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        resolved = rows.prepare_rows(given.copy_inputs(checked), step)
-        if resolved.chat_template:
-            checks.check_chat_template(str(fetch(base_model.uri, cache_dir(), weights=False)))
+        folder = fetch(base_model.uri, cache_dir(), weights=False)
+        prepared_prompts.check_window(checked, model_window(folder))
+        if checked.chat_template:
+            checks.check_chat_template(str(folder))
+        resolved, tasks = rows.prepared_tasks(given.copy_inputs(checked), step)
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
+        if not resolved.judged_in:
+            preparation = Preparation(Encoder.load(folder), model_window(folder), resolved.chat_template)
+            resolved = prepared_prompts.with_prompts(resolved, tasks, preparation, step)
         base_model.write(baseline)
         resolved.write(plan)
         RunResults(requested.results).plan.put(Path(plan))
-        judged = f"; judged before in {resolved.judged_in}" if resolved.judged_in else ""
-        step.end(note=f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB{judged}")
+        step.end(note=f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB; {outcome(resolved)}")
     return [BASELINE] if resolved.judged_in else list(resolved.variants)
+
+
+def outcome(plan: EvaluationPlan) -> str:
+    """The window and the items that are left out, or the earlier verdict, for the step's note."""
+    if plan.judged_in:
+        return f"judged before in {plan.judged_in}"
+    left_out = ", ".join(f"{count:,} of {task}" for task, count in plan.too_long.items())
+    return f"window {plan.window:,} tokens" + (f", too long and left out: {left_out}" if left_out else "")

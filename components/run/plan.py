@@ -28,6 +28,15 @@ class EvaluationPlan(Artifact):
     data: str = Field(
         "", description="Source of the rows: hub, embedded, or a mirror from `quantgate mirror` [the suite's default]."
     )
+    max_model_len: int = Field(
+        0, ge=0, description="The window: the most tokens of a prompt and its answer [0: what the suite needs]."
+    )
+    prompts: str = ""
+    """The file of the suite's prompts as token ids, which `resolve` prepares."""
+    window: int = 0
+    """The window with which every variant is served."""
+    too_long: dict[str, int] = {}
+    """By task, the number of items that do not fit the window, and are left out for all variants."""
     chat_template: bool = Field(False, description="Wrap prompts in the model's chat template.")
     irt_parameters: str = Field(
         "", description="File tinyBenchmarks.pkl, for the IRT estimates beside the means; its sha256 is checked."

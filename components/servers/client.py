@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -25,6 +25,8 @@ RETRIED = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses of failures that may be temporary."""
 
 OnScored = Callable[[Ask, Scored], None]
+Job = Callable[[aiohttp.ClientSession], Awaitable[None]]
+"""One HTTP call with its retries."""
 T = TypeVar("T")
 
 
@@ -112,53 +114,56 @@ class Client:
 
         return await with_retries(once)
 
-    async def score_all(self, asks: list[Ask], on_scored: OnScored) -> None:
-        """Send the asks in their order; `on_scored` is called with each answer as it arrives.
+    def scoring_jobs(self, asks: Iterable[Ask], on_scored: OnScored) -> Iterator[Job]:
+        """A job for each HTTP call of the asks, in their order; `on_scored` is called with each answer as it arrives.
 
-        Raises ServerFailedError when a call fails in every attempt; `on_scored` has got all earlier answers by then.
+        The asks may be made as they are needed. All asks of one call of this function share the prefix cache.
         """
         salt = fresh_salt()
-        async with self.session() as session:
 
-            async def send(call: list[Ask]) -> None:
-                for ask, scored in zip(call, await self.score_call(session, call, salt), strict=True):
-                    on_scored(ask, scored)
+        async def send(call: list[Ask], session: aiohttp.ClientSession) -> None:
+            for ask, scored in zip(call, await self.score_call(session, call, salt), strict=True):
+                on_scored(ask, scored)
 
-            await self.run_concurrently(send, calls(asks))
+        return (partial(send, call) for call in calls(asks))
 
-    async def generate_all(self, payloads: list[dict[str, Any]], on_text: Callable[[int, Text], None]) -> None:
-        """Complete the prompt of each payload, or answer its messages.
+    def generating_jobs(
+        self, payloads: Iterable[dict[str, Any]], on_text: Callable[[int, Text], None]
+    ) -> Iterator[Job]:
+        """A job that completes the prompt of each payload, or answers its messages.
 
-        `on_text` is called with a payload's number and text as it arrives.
+        `on_text` gets a payload's number and text as it arrives.
         """
-        async with self.session() as session:
 
-            async def complete(payload: dict[str, Any]) -> Text:
-                stops = list(payload.get("stop") or ())
-                sent = payload | {"stop": stops[:STOPS_SENT]}
-                path, read = CHAT if "messages" in payload else COMPLETION
-                return cut_at(read(await self.post(session, path, sent)), stops[STOPS_SENT:])
+        async def complete(session: aiohttp.ClientSession, payload: dict[str, Any]) -> Text:
+            stops = list(payload.get("stop") or ())
+            sent = payload | {"stop": stops[:STOPS_SENT]}
+            path, read = CHAT if "messages" in payload else COMPLETION
+            return cut_at(read(await self.post(session, path, sent)), stops[STOPS_SENT:])
 
-            async def send(numbered: tuple[int, dict[str, Any]]) -> None:
-                number, payload = numbered
-                on_text(number, await with_retries(partial(complete, payload)))
+        async def send(number: int, payload: dict[str, Any], session: aiohttp.ClientSession) -> None:
+            on_text(number, await with_retries(partial(complete, session, payload)))
 
-            await self.run_concurrently(send, enumerate(payloads))
+        return (partial(send, number, payload) for number, payload in enumerate(payloads))
 
-    async def run_concurrently(self, send: Callable[[T], Awaitable[None]], calls: Iterable[T]) -> None:
-        """Send the calls in their order, `concurrency` at a time; the first failure ends all."""
-        waiting = iter(calls)
+    async def run(self, jobs: Iterable[Job]) -> None:
+        """Start the jobs in their order, `concurrency` at a time; the next job is made when one can start.
 
-        async def worker() -> None:
-            for call in waiting:
-                await send(call)
+        The first error ends all jobs and is raised: ServerFailedError when a call fails in every attempt. The callbacks
+        have got all earlier answers by then.
+        """
+        waiting = iter(jobs)
+
+        async def worker(session: aiohttp.ClientSession) -> None:
+            for job in waiting:
+                await job(session)
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.session() as session, asyncio.TaskGroup() as group:
                 for _ in range(self.concurrency):
-                    group.create_task(worker())
-        except* ServerFailedError as errors:
-            raise ServerFailedError(str(errors.exceptions[0])) from errors.exceptions[0]
+                    group.create_task(worker(session))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
 
 def fresh_salt() -> str:

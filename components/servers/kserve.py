@@ -31,7 +31,7 @@ from components.kubernetes.owner import run_name, workflow
 from components.run.artifacts import Server, Weights
 from components.servers import objects, vllm_pod
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
-from components.servers.local_vllm import lists_our_model, max_model_len
+from components.servers.local_vllm import lists_our_model
 from components.servers.vllm_pod import Runtime, Served
 from components.servers.why_not_ready import Reason, why_not_ready
 
@@ -62,8 +62,10 @@ class Start:
         return INFERENCE_SERVICE if self.settings.kind == KSERVE else DEPLOYMENT
 
 
-def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSettings) -> Server:
+def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSettings, window: int) -> Server:
     """Serve the weights and wait until the server answers this process; `model_path` contains the model's tokenizer.
+
+    `window` is the most tokens of a prompt and its answer.
 
     When the server does not start, it is removed, and the returned Server has a `failure` with the cluster's reason.
     """
@@ -72,8 +74,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
             f"A cluster cannot read weights at {weights.uri}. Give s3://BUCKET/PREFIX as the store."
         )
     cluster = ClusterClient(settings.namespace)
-    runtime, tokens, started = find_runtime(cluster, settings), max_model_len(model_path), time.monotonic()
-    options = objects.answering(settings, tokens)
+    runtime, started = find_runtime(cluster, settings), time.monotonic()
+    options = objects.answering(settings, window)
     served = Served(run_name(cluster, results), weights.variant, weights.uri, options)
     start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
     where = f"kubectl -n {settings.namespace}"
@@ -81,11 +83,11 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         variant=weights.variant,
         served_name=served.served_name,
         model_path=str(model_path),
-        max_model_len=tokens,
+        max_model_len=window,
         log=f"{where} logs -l {pod_labels(start)} -c {container_of(settings)}",
         command=f"{where} get {start.kind}/{served.name} -o yaml",
         engine=runtime.image,
-        identity=objects.identity(weights.digest, runtime, settings, tokens),
+        identity=objects.identity(weights.digest, runtime, settings, window),
     )
     try:
         lease = create_lease(start)
@@ -139,10 +141,10 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
         yield
 
 
-def identity_here(model_path: Path, digest: str, settings: ServingSettings) -> str:
+def identity_here(digest: str, settings: ServingSettings, window: int) -> str:
     """The identity of the server that `deploy` would start on the model."""
     runtime = find_runtime(ClusterClient(settings.namespace), settings)
-    return objects.identity(digest, runtime, settings, max_model_len(model_path))
+    return objects.identity(digest, runtime, settings, window)
 
 
 def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:

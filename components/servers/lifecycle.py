@@ -13,20 +13,21 @@ from components.run.results import RunResults
 from components.servers.cluster_settings import LOCAL, from_environment
 
 
-def deploy(weights: Weights, model_path: Path, results: str) -> Server:
+def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Server:
     """Start a server for the weights and wait until it answers; the Server has a `failure` when it does not.
 
     `model_path` is the model's folder on this machine: with the tokenizer, and with the weights if `reads_weights()`.
+    `window` is the most tokens of a prompt and its answer.
     Raises PrerequisiteError when something that a server needs is missing.
     """
     settings = from_environment()
     if settings.kind == LOCAL:
         from components.servers import local_vllm
 
-        return local_vllm.deploy(weights.variant, model_path, local_folder(results), weights.digest)
+        return local_vllm.deploy(weights.variant, model_path, local_folder(results), weights.digest, window=window)
     from components.servers import kserve
 
-    return kserve.deploy(weights, model_path, results, settings)
+    return kserve.deploy(weights, model_path, results, settings, window)
 
 
 def reads_weights() -> bool:
@@ -34,16 +35,16 @@ def reads_weights() -> bool:
     return from_environment().kind == LOCAL
 
 
-def identity_here(model_path: Path, digest: str) -> str:
+def identity_here(model_path: Path, digest: str, window: int) -> str:
     """The identity of the server that `deploy` would start."""
     settings = from_environment()
     if settings.kind == LOCAL:
         from components.servers import local_vllm
 
-        return local_vllm.identity_here(model_path, digest)
+        return local_vllm.identity_here(model_path, digest, window)
     from components.servers import kserve
 
-    return kserve.identity_here(model_path, digest, settings)
+    return kserve.identity_here(digest, settings, window)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import psutil
 
 from components.environments import serving_environment
 from components.errors import PrerequisiteError
+from components.models.window import model_config, model_window, served_window
 from components.processes.guarded import exit_status, start_guard
 from components.run.artifacts import Server
 from components.run.results import RunResults
@@ -28,7 +29,6 @@ READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
 POLL_S = 0.5
 PORTS_TRIED = 3
-MAX_MODEL_LEN = 2048
 CONCURRENT_SEQUENCES = 16
 LAST_LINES = 12
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -91,9 +91,12 @@ def deploy(
     results: Path,
     digest: str = "",
     options: tuple[str, ...] = (),
+    window: int = 0,
     ready_within_s: float = READY_WITHIN_S,
 ) -> Server:
     """Start vLLM on the model and wait until it answers; `digest` names the weights, `options` are added to vLLM's.
+
+    `window` is the most tokens of a prompt and its answer; 0 is lm-eval's default, or the model's window if smaller.
 
     When the server does not start, the returned Server has a `failure`: what happened, the last lines of its log, and
     the command to try by hand. The log stays in `results`.
@@ -102,7 +105,8 @@ def deploy(
     log = RunResults(str(results)).log(f"vllm-{variant}")
     served_name = f"quantgate-{variant}"
     server = Server(variant=variant)
-    answer_options, settings = vllm_settings(engine, model_path, options)
+    window = window or default_window(model_path)
+    answer_options, settings = vllm_settings(engine, model_path, window, options)
     for _ in range(PORTS_TRIED):
         port = free_port()
         command = vllm_command(engine, model_path, served_name, port, answer_options)
@@ -112,7 +116,7 @@ def deploy(
             url=f"http://127.0.0.1:{port}/v1",
             served_name=served_name,
             model_path=str(model_path),
-            max_model_len=max_model_len(model_path),
+            max_model_len=window,
             log=str(log),
             command=shell_command,
             engine=f"{engine.package} {engine.version}{' in float32' if 'float32' in answer_options else ''}",
@@ -137,10 +141,10 @@ def identity(engine: Engine, digest: str, answer_options: list[str]) -> str:
     return f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answer_options)}"
 
 
-def identity_here(model_path: Path, digest: str) -> str:
-    """The identity of the server that `deploy` would start on the model."""
+def identity_here(model_path: Path, digest: str, window: int) -> str:
+    """The identity of the server that `deploy` would start on the model with that window."""
     engine = find_engine()
-    return identity(engine, digest, vllm_settings(engine, model_path)[0])
+    return identity(engine, digest, vllm_settings(engine, model_path, window)[0])
 
 
 def undeploy(server: Server) -> None:
@@ -185,9 +189,11 @@ def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, 
     return [*command, *scoring, "--disable-uvicorn-access-log"]
 
 
-def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
+def vllm_settings(
+    engine: Engine, model_path: Path, window: int, options: tuple[str, ...] = ()
+) -> tuple[list[str], dict[str, str]]:
     """The options that can change an answer, with `options` last, and the environment variables that vLLM needs."""
-    answer_options = ["--max-model-len", str(max_model_len(model_path))]
+    answer_options = ["--max-model-len", str(window)]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     plugin = str(Path(__file__).with_name("vllm_plugin"))
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
@@ -198,14 +204,14 @@ def vllm_settings(engine: Engine, model_path: Path, options: tuple[str, ...] = (
         float32 = not multiplies_16_bits(Path("/proc/cpuinfo"))
         if float32:  # six times as fast on prompts as emulated 16 bits, see docs/results.md
             answer_options += ["--dtype", "float32"]
-        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, value_bytes=4 if float32 else 2))
+        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, window, value_bytes=4 if float32 else 2))
         settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # by default vLLM leaves one core unused
     return [*answer_options, *options], settings
 
 
-def max_model_len(model_path: Path) -> int:
-    """The limit of tokens for a prompt and its answer together: lm-eval's default, or the model's limit if smaller."""
-    return min(MAX_MODEL_LEN, int(model_config(model_path).get("max_position_embeddings", MAX_MODEL_LEN)))
+def default_window(model_path: Path) -> int:
+    """The window of a server that serves no suite in particular: lm-eval's default, or the model's if smaller."""
+    return served_window(0, model_window(model_path))
 
 
 def multiplies_16_bits(cpuinfo: Path) -> bool:
@@ -217,21 +223,14 @@ def multiplies_16_bits(cpuinfo: Path) -> bool:
     return flags is None or not BF16_FLAGS.isdisjoint(flags)
 
 
-def kv_cache_gib(model_path: Path, value_bytes: int = 2) -> int:
-    """GiB of key-value cache for CONCURRENT_SEQUENCES full prompts, at least 1."""
+def kv_cache_gib(model_path: Path, window: int, value_bytes: int = 2) -> int:
+    """GiB of key-value cache for CONCURRENT_SEQUENCES full windows, at least 1."""
     config = model_config(model_path)
     heads = int(config.get("num_attention_heads", 32))
     head_dim = int(config.get("head_dim") or int(config.get("hidden_size", 4096)) // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     per_token_bytes = 2 * int(config.get("num_hidden_layers", 32)) * kv_heads * head_dim * value_bytes
-    return max(1, -(-per_token_bytes * max_model_len(model_path) * CONCURRENT_SEQUENCES // 2**30))
-
-
-def model_config(model_path: Path) -> dict[str, int]:
-    """The model's config.json; for a multimodal model its text_config."""
-    config = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
-    text: dict[str, int] = config.get("text_config", config)
-    return text
+    return max(1, -(-per_token_bytes * window * CONCURRENT_SEQUENCES // 2**30))
 
 
 def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> str:

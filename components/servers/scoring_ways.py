@@ -6,9 +6,9 @@ call finds only prefixes that calls with the same salt have cached.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from components.servers.scoring_requests import Ask, Kind, Scored
@@ -38,12 +38,11 @@ class Way:
     """The most asks in one call."""
 
 
-def calls(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+def calls(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
     """The asks in their order, grouped into HTTP calls; the asks of a call share every parameter but the prompt."""
     for (kind, _ids), group in groupby(asks, key=lambda ask: (ask.kind, ask.ids)):
-        members = list(group)
-        for first in range(0, len(members), WAYS[kind].per_call):
-            yield members[first : first + WAYS[kind].per_call]
+        while call := list(islice(group, WAYS[kind].per_call)):
+            yield call
 
 
 def read_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from components.errors import PrerequisiteError
-from components.resolve import checks, rows
+from components.resolve import checks
 from components.run.artifacts import Scores
 from components.run.results import FULL, VariantResults
 from components.storage.cache import cache_dir
 from pipelines import options
 from pipelines.cli.progress_bar import bar
 from pipelines.cli.run_options import takes
-from pipelines.served_model import MODEL, endpoint_server, score_server
+from pipelines.served_model import MODEL, endpoint_server, prepared_plan, score_server
 
 ADVICE = {
     "suffix": "suffix; read when all choices are one token.",
@@ -98,7 +98,7 @@ def evaluate(
         message = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(message) from None
     with bar(console, "eval") as step:
-        scores = score_server(server, rows.prepare_rows(plan, step), step)
+        scores = score_server(server, prepared_plan(server, plan, step), step)
     scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
     summary = summary_of(scores, repository or server.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))

@@ -8,7 +8,6 @@ import pytest
 from components.benchmarks import harness
 from components.benchmarks.embedded import Embedded
 from components.benchmarks.suites import SuiteTask
-from components.evaluate import run_task
 from components.evaluate.endpoint import Endpoint
 from components.models.sources import resolve
 from components.processes import lease
@@ -19,6 +18,7 @@ from components.servers.local_vllm import serving_python
 from components.servers.scoring_requests import Kind
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
+from tests.support.prompted import ask_items
 
 pytestmark = [
     pytest.mark.e2e,
@@ -49,11 +49,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def scored(server: Server, way: str) -> list[Record]:
-    endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
     found = []
     for task in TASKS:
         prepared = harness.prepare(task, Embedded())
-        found += run_task.ask(prepared, prepared.chosen("full"), endpoint, "bf16")
+        found += ask_items(server, prepared, prepared.chosen("full"), way)
     return found
 
 
@@ -82,8 +81,8 @@ def test_single_token_choices_have_the_same_loglikelihoods_by_every_way(server: 
 
 def test_the_server_offers_every_way(server: Server) -> None:
     endpoint = Endpoint(server.url, server.served_name, server.model_path)
-    assert endpoint.kinds == set(Kind)
-    assert all(each.difference < CLOSE for each in endpoint.server.tried)
+    assert endpoint.tested.kinds == set(Kind)
+    assert all(each.difference < CLOSE for each in endpoint.tested.server.tried)
     assert endpoint.max_length == server.max_model_len - 1
 
 

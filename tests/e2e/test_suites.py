@@ -21,8 +21,6 @@ from components.benchmarks import harness, mirror
 from components.benchmarks.ifeval import WithPunkt
 from components.benchmarks.row_sources import Folder, Mirror
 from components.benchmarks.suites import SUITES
-from components.evaluate import run_task
-from components.evaluate.endpoint import Endpoint
 from components.evidence.saved_answers import read_ours
 from components.models.sources import resolve
 from components.processes import lease
@@ -33,6 +31,7 @@ from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 from tests.support.benchmark_data import laid_out
 from tests.support.contained import require_sandbox
+from tests.support.prompted import ask_items
 from tests.support.tiny_model import small_llama
 
 pytestmark = [
@@ -141,8 +140,7 @@ def test_scores_are_those_of_lm_evals_own_run(server: Server, rows: Path, row: A
     prepared = harness.prepare(row, Mirror(str(rows), cache_dir()))
     leaf = prepared.leaves[0]
     items = [(0, item) for item in range(min(ITEMS, leaf.items))]
-    endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
-    ours = run_task.ask(prepared, items, endpoint, "bf16")
+    ours = ask_items(server, prepared, items)
     theirs = own_run(server, leaf.task.config, row.shots, len(items))
     assert len(ours) == len(theirs) == len(items)
     for one, other in zip(ours, theirs, strict=True):

@@ -107,7 +107,7 @@ def deployed(cluster: Cluster, settings: ServingSettings, model: Path) -> Callab
     """Serve the weights, with other settings where they are named."""
 
     def deploy(**changed: object) -> Server:
-        return kserve.deploy(WEIGHTS, model, RESULTS, replace(settings, **changed))  # type: ignore[arg-type]
+        return kserve.deploy(WEIGHTS, model, RESULTS, replace(settings, **changed), 1024)  # type: ignore[arg-type]
 
     return deploy
 

@@ -1,0 +1,175 @@
+"""Turn prompts into token ids exactly as lm-eval's `local-completions` does, but many at once and each context once.
+
+lm-eval encodes a context twice for each of its choices: once alone, and once followed by the choice. Here the context
+is encoded once. Only its last line is encoded again with each choice, where that gives the same ids: see
+`Encoder.last_lines`. tests/test_encoder.py compares the ids with lm-eval's own.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from components.errors import PrerequisiteError
+
+Pair = tuple[str, str]
+"""A context and its continuation, as text."""
+Ids = list[int]
+
+ACROSS_LINES = re.compile(r"[\nĊ][A-Za-z]")
+"""A token that covers a line break and a letter after it; byte-level vocabularies write the break as Ċ."""
+LAST_LINE = re.compile(r"(?<=\n)[A-Za-z][^\n]*\Z")
+TEXTS_PER_BATCH = 2048
+DEFAULT_ANSWER_TOKENS = 256
+"""lm-eval's limit of tokens for a generated text, where its task names none."""
+SEED = 1234
+"""lm-eval's seed of a request."""
+
+
+class Encoder:
+    """A model's tokenizer, in lm-eval's way: special tokens, empty contexts, chat template, generation requests.
+
+    A prompt begins with BOS exactly when the tokenizer itself adds it.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.adds_bos = puts_bos(tokenizer)
+        self.backend = getattr(tokenizer, "backend_tokenizer", None)
+        self.splits_at_lines = not any(map(ACROSS_LINES.search, tokenizer.get_vocab()))
+
+    @classmethod
+    def load(cls, tokenizer: str | Path) -> "Encoder":
+        """The encoder of the tokenizer in that folder, or of that name on the hub."""
+        return cls(AutoTokenizer.from_pretrained(str(tokenizer)))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that determines token ids and prompts: vocabulary, rules, special tokens, chat template."""
+        if self.backend is None:
+            rules: Any = sorted(self.tokenizer.get_vocab().items())
+        else:
+            rules = json.loads(self.backend.to_str())
+            rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
+        content = [rules, self.adds_bos, self.prefix_token, self.tokenizer.chat_template]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def prefix_token(self) -> int:
+        """The token that stands for an empty context: BOS, or EOS for a tokenizer without BOS."""
+        bos: int | None = self.tokenizer.bos_token_id
+        return bos if bos is not None else int(self.tokenizer.eos_token_id)
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """The token ids of each text, on all cores."""
+        if self.adds_bos:  # a chat template has added BOS already
+            texts = [text.removeprefix(str(self.tokenizer.bos_token)) for text in texts]
+        return self.batches(texts, special=self.adds_bos)
+
+    def batches(self, texts: Sequence[str], *, special: bool) -> list[Ids]:
+        """The token ids of each text, with or without the tokenizer's special tokens."""
+        ids: list[Ids] = []
+        for first in range(0, len(texts), TEXTS_PER_BATCH):
+            batch = list(texts[first : first + TEXTS_PER_BATCH])
+            if self.backend is None:
+                ids += self.tokenizer(batch, add_special_tokens=special, return_attention_mask=False).input_ids
+            else:
+                self.backend.no_truncation()
+                self.backend.no_padding()
+                ids += [text.ids for text in self.backend.encode_batch_fast(batch, add_special_tokens=special)]
+        return ids
+
+    def encode_pairs(self, pairs: Sequence[Pair]) -> list[tuple[Ids, Ids]]:
+        """The ids of each context and of its continuation, as lm-eval's `loglikelihood` encodes them.
+
+        The pairs of one context share one list of its ids.
+        """
+        moved = [without_trailing_space(*pair) for pair in pairs]
+        contexts = list(dict.fromkeys(context for context, _ in moved))
+        ids = dict(zip(contexts, self.encode(contexts), strict=True))
+        lines = self.last_lines(ids)
+        short = [lines[context] + continuation for context, continuation in moved if context in lines]
+        whole = [context + continuation for context, continuation in moved if context not in lines]
+        ends, wholes = iter(self.batches(short, special=False)), iter(self.encode(whole))
+        lengths = dict(zip(lines.values(), map(len, self.batches(list(lines.values()), special=False)), strict=True))
+        result = []
+        for (given, _), (context, continuation) in zip(pairs, moved, strict=True):
+            if context in lines:
+                result.append((ids[context], next(ends)[lengths[lines[context]] :]))
+            else:
+                encoded = next(wholes)[len(ids[context]) :]
+                result.append((ids[context], encoded) if given else self.without_context(continuation))
+        return result
+
+    def last_lines(self, contexts: Mapping[str, Ids]) -> dict[str, str]:
+        """The last line of each context whose last line can be encoded by itself; other contexts are left out.
+
+        No token covers a line break and the letter after it, so the texts before and after that place are encoded
+        independently. The ids are compared nevertheless, because some tokenizers put a mark before each text.
+        """
+        found = {context: LAST_LINE.search(context) for context in contexts} if self.splits_at_lines else {}
+        lines = {context: line[0] for context, line in found.items() if line}
+        alone = dict(zip(lines.values(), self.batches(list(lines.values()), special=False), strict=True))
+        return {
+            context: line
+            for context, line in lines.items()
+            if alone[line] and contexts[context][-len(alone[line]) :] == alone[line]
+        }
+
+    def without_context(self, continuation: str) -> tuple[Ids, Ids]:
+        """The ids for an empty context: BOS or EOS takes its place, unless the continuation begins with it."""
+        (ids,) = self.encode([continuation])
+        return ([self.prefix_token], ids) if self.prefix_token != ids[0] else (ids[:1], ids[1:])
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """As lm-eval's; drops the system message when the template refuses it, as lm-eval's other models do."""
+        without_system = [message for message in chat_history if message["role"] != "system"]
+        try:
+            return self.rendered(chat_history, add_generation_prompt)
+        except TemplateError:
+            pass
+        try:
+            return self.rendered(without_system, add_generation_prompt)
+        except TemplateError as error:
+            raise PrerequisiteError(
+                f"The model's chat template refuses a prompt: {error}. Run it with --no-chat-template."
+            ) from error
+
+    def rendered(self, chat_history: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        """The messages in the model's chat template."""
+        text: str = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return text
+
+
+def without_trailing_space(context: str, continuation: str) -> Pair:
+    """The pair with the context's trailing space moved to the continuation, as in lm-eval."""
+    bare = context.rstrip()
+    return bare, context[len(bare) :] + continuation
+
+
+def generation_request(settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a completion request, without prompt and model, that lm-eval sends for these settings of a task."""
+    settings = dict(settings)
+    settings.pop("do_sample", None)
+    limit = settings.pop("max_gen_toks", DEFAULT_ANSWER_TOKENS)
+    limit = settings.pop("max_tokens", limit)
+    until = settings.pop("until", None) or []
+    stop = [until] if isinstance(until, str) else list(until)
+    temperature = settings.pop("temperature", 0)
+    return {"max_tokens": limit, "temperature": temperature, "stop": stop, "seed": SEED, **settings}
+
+
+def puts_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself adds BOS before a text."""
+    ids = tokenizer("a").input_ids
+    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id

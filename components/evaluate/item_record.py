@@ -1,0 +1,143 @@
+"""One item's record: lm-eval's own filter and metric on the answers to its prompts."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from components.benchmarks.harness import Prepared
+from components.benchmarks.prompts import ItemPrompts
+from components.run.records import Record
+from components.servers.client import Text
+from components.servers.scoring_requests import Loglik
+
+ROUNDING = 1e-9
+
+Answers = Sequence[Loglik] | Text
+"""The log-likelihood for each request of an item, or its generated text."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Makes the records of one task's items."""
+
+    task: Prepared
+    variant: str
+
+    def record(self, item: ItemPrompts, answers: Answers) -> Record:
+        """The record of an item from the answers to its prompts."""
+        if isinstance(answers, Text):
+            fields = self.of_text(item, answers)
+        elif self.task.leaves[item.leaf].task.OUTPUT_TYPE == "loglikelihood_rolling":
+            fields = self.of_document(item, answers)
+        else:
+            fields = self.of_choices(item, answers)
+        row, leaf = self.task.row, self.task.leaves[item.leaf]
+        cluster = str(leaf.task.doc(item.position).get("cluster") or "") if row.custom else leaf.cluster
+        return Record(
+            variant=self.variant,
+            task=row.task,
+            metric=row.metric,
+            item_id=item.position,
+            item_hash=item.item_hash,
+            cluster=cluster,
+            question=item.question,
+            choices=item.choices,
+            truncated=False,  # an item that does not fit the window is not asked
+            **fields,
+        )
+
+    def of_choices(self, item: ItemPrompts, answers: Sequence[Loglik]) -> dict[str, Any]:
+        """The fields of an item whose continuations are compared, or judged one by one."""
+        logliks = [answer.loglik for answer in answers]
+        target = str(self.task.leaves[item.leaf].task.doc_to_target(self.doc(item)))
+        prompts = [(item.contexts[number], continuation) for number, continuation in item.requests]
+        return {
+            "score": as_share(float(self.metric(item, [(answer.loglik, answer.greedy) for answer in answers])[0])),
+            "target": int(target) if target.isdecimal() else -1,
+            "logliks": logliks,
+            "answer": chosen_answer(logliks, item.choices, self.task.row.metric),
+            "greedy": [answer.greedy for answer in answers],
+            "prompt_hash": hash_of([[len(context), *context, *continuation] for context, continuation in prompts]),
+            "tokens": sum(len(context) + len(continuation) for context, continuation in prompts),
+        }
+
+    def of_text(self, item: ItemPrompts, text: Text) -> dict[str, Any]:
+        """The fields of an item whose answer is generated; a program has no score yet."""
+        program, score = "", None
+        if self.task.row.programs:
+            _, filtered = self.metric(item, [text.text])
+            target = self.task.leaves[item.leaf].task.doc_to_target(self.doc(item))
+            program = f"{filtered[0] if isinstance(filtered, list) else filtered}\n{target}"
+        else:
+            score = as_share(float(self.metric(item, [text.text])[0]))
+        (prompt,) = item.contexts
+        return {
+            "score": score,
+            "target": -1,
+            "logliks": [],
+            "greedy": [],
+            "answer": text.text,
+            "cut": text.cut,
+            "answer_tokens": text.tokens,
+            "answer_limit": json.loads(item.generation)["max_tokens"],
+            "program": program,
+            "prompt_hash": hash_of([prompt]),
+            "tokens": len(prompt),
+        }
+
+    def of_document(self, item: ItemPrompts, windows: Sequence[Loglik]) -> dict[str, Any]:
+        """The fields of a perplexity task's document, which is scored in windows."""
+        loglik, units = self.metric(item, [sum(window.loglik for window in windows)])[0]
+        tokens = [token for _, continuation in item.requests for token in continuation]
+        return {
+            "score": float(loglik),
+            "units": float(units),
+            "target": -1,
+            "logliks": [],
+            "greedy": [],
+            "prompt_hash": hash_of([tokens]),
+            "tokens": len(tokens),
+        }
+
+    def doc(self, item: ItemPrompts) -> Any:
+        """The item as lm-eval prepares it."""
+        return self.task.leaves[item.leaf].task.doc(item.position)
+
+    def metric(self, item: ItemPrompts, responses: Sequence[Any]) -> tuple[Any, Any]:
+        """The task's metric on one response to each request, after its filter; and the first filtered response."""
+        task, doc = self.task.leaves[item.leaf].task, self.doc(item)
+        instances = [
+            Instance(task.OUTPUT_TYPE, doc, (), number, (task.config.task, item.position, 1), [response])
+            for number, response in enumerate(responses)
+        ]
+        (chosen,) = [pipeline for pipeline in task._filters if pipeline.name == self.task.row.filter]
+        chosen.apply(instances)
+        filtered = [instance.filtered_resps[chosen.name] for instance in instances]
+        return task.process_results(doc, filtered).get(self.task.row.metric), filtered[0]
+
+
+def chosen_answer(logliks: Sequence[float], choices: Sequence[str], metric: str) -> str:
+    """The choice that the metric counts as the answer; "" when the metric picks none or the choices are unknown."""
+    if metric not in ("acc", "acc_norm") or len(choices) != len(logliks):
+        return ""
+    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
+    return choices[max(range(len(choices)), key=lambda index: logliks[index] / max(lengths[index], 1))]
+
+
+def as_share(score: float) -> float:
+    """The score, with 0 or 1 in place of a value that rounding moved outside (a sum of normalized probabilities)."""
+    nearest = min(max(score, 0.0), 1.0)
+    return nearest if abs(score - nearest) < ROUNDING else score
+
+
+def hash_of(prompts: Sequence[Sequence[int]]) -> str:
+    """The hex sha256 of the prompts' token ids."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(array("q", prompt).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""A served model that answers each question once: from the answer ledger if it is there, else from the server."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from components.evaluate import ledger
+from components.evaluate.ledger import Ledger
+from components.servers.abilities import Abilities, abilities
+from components.servers.client import Client, Job, Text
+from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
+
+
+class TestedModel:
+    """The model behind `client`, with the ledger of its answers, if there is one.
+
+    `way` is one of `suffix`, `read`, `echo`, and no other way is used then; by default the server's best one is.
+    """
+
+    __test__ = False  # pytest would collect it
+
+    def __init__(self, client: Client, ledger: Ledger | None = None, way: str = "") -> None:
+        self.client = client
+        self.ledger = ledger
+        self.way = way
+        self.server: Abilities = abilities(client)
+        self.requests = self.reused = 0
+        """Distinct requests so far, and how many of them the ledger has answered."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The ways of scoring that may be used; raises PrerequisiteError when the server offers none."""
+        return frozenset({Kind(self.way)}) if self.way else self.server.kinds
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Do the jobs in their order, several at a time; see `Client.run` for the errors."""
+        asyncio.run(self.client.run(jobs))
+
+    def scoring_jobs(
+        self, questions: Sequence[Question], on_answer: Callable[[Question, Loglik], None]
+    ) -> Iterator[Job]:
+        """The jobs that answer these distinct questions; `on_answer` is called once for each of them.
+
+        Nothing happens before the first job is taken. Then the ledger is read, and what it has is answered at once.
+        """
+        keys = dict(zip(questions, ledger.question_keys(questions), strict=True)) if self.ledger else {}
+        saved = self.ledger.get(list(keys.values())) if self.ledger else {}
+        unanswered = [question for question in questions if not saved or keys[question] not in saved]
+        self.requests += len(questions)
+        self.reused += len(questions) - len(unanswered)
+        for question, key in keys.items():
+            if key in saved:
+                on_answer(question, ledger.unpack(saved[key]))
+        tally = Tally(unanswered)
+
+        def on_scored(ask: Ask, scored: Scored) -> None:
+            done = tally.add(ask, scored)
+            if self.ledger and done:
+                self.ledger.put((keys[unanswered[number]], ledger.pack(answer)) for number, answer in done)
+            for number, answer in done:
+                on_answer(unanswered[number], answer)
+
+        yield from self.client.scoring_jobs(plan(unanswered, self.kinds) if unanswered else [], on_scored)
+
+    def generating_jobs(
+        self, requests: Sequence[tuple[list[int], dict[str, Any]]], on_text: Callable[[int, Text], None]
+    ) -> Iterator[Job]:
+        """The jobs that generate these texts; `on_text` is called once for each, with the request's number.
+
+        A request is the prompt's token ids, and the other fields of the completion request, without the model.
+        """
+        keys = [ledger.generation_key(tuple(tokens), fields) for tokens, fields in requests]
+        saved = self.ledger.get(keys) if self.ledger else {}
+        unanswered = [number for number, key in enumerate(keys) if key not in saved]
+        self.requests += len(requests)
+        self.reused += len(requests) - len(unanswered)
+        for number, key in enumerate(keys):
+            if key in saved:
+                on_text(number, ledger.unpack_text(saved[key]))
+
+        def save(position: int, text: Text) -> None:
+            number = unanswered[position]
+            if self.ledger:
+                self.ledger.put([(keys[number], ledger.pack_text(text))])
+            on_text(number, text)
+
+        payloads = [
+            {"prompt": [tokens], "model": self.client.model, **fields}
+            for tokens, fields in (requests[number] for number in unanswered)
+        ]
+        yield from self.client.generating_jobs(payloads, save)
