@@ -117,7 +117,7 @@ def scores_of(variant: str, answers: dict[str, Any]) -> Scores:
         )
         for task, answered in answers.items()
     )
-    return Scores(variant=variant, suite="drawn", stage="full", tasks=tasks, records="drawn", rows_source="drawn")
+    return Scores(variant=variant, suite="drawn", stage="full", tasks=tasks, records="drawn")
 
 
 def peak_mb() -> float:

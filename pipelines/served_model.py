@@ -12,6 +12,7 @@ from components.run.artifacts import Scores, Server
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
 from components.run.results import VariantResults
+from components.run.server_identity import ServerIdentity
 
 MODEL = "model"
 """The variant's name in the results of `eval`."""
@@ -24,7 +25,8 @@ def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
     from components.execute.scores import score_programs
 
     questions, records = selection.questions_of(plan), VariantResults(plan.results).records(FULL).path
-    with closing(Ledger(ledger_file(), server.identity)) if plan.ledger else nullcontext() as ledger:
+    book = server.identity.describe() if server.identity and plan.ledger else ""
+    with closing(Ledger(ledger_file(), book)) if book else nullcontext() as ledger:
         scores = Evaluation(server, questions, FULL, step).run(records, Earlier(ledger))
     if scores.failure:
         raise PrerequisiteError(scores.failure)
@@ -52,14 +54,14 @@ def endpoint_server(endpoint: str, model: str, tokenizer: str, digest: str) -> S
 
     client = Client(endpoint, model)
     server = abilities(client)
-    identity = f"{digest} on vLLM {server.version}, {client.root}"
+    identity = ServerIdentity(weights=digest, package="vLLM", version=server.version, place=client.root)
     return Server(
         variant=MODEL,
         url=f"{client.root}/v1",
         served_name=client.model,
         model_path=tokenizer_of(tokenizer or client.model),
         max_model_len=server.max_model_len,
-        engine=f"vLLM {server.version}",
+        engine=identity.engine,
         identity=identity,
         log="at the server",
     )

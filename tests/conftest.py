@@ -9,13 +9,12 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.support.contained import bubblewrap, sandbox
+from tests.support.contained import sandbox
 from tests.support.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
 from tests.support.seaweed import s3_location, s3_server
 from tests.support.tiny_model import tiny_model
 
 __all__ = [
-    "bubblewrap",
     "mlflow_backend",
     "mlflow_on_postgres",
     "mlflow_server",

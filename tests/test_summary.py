@@ -13,6 +13,7 @@ from components.report import summary
 from components.report.summary import Summary, compare, compared, compared_json, file_name, summary_of
 from components.run.artifacts import RowsOrigin, Scores, TaskScore
 from components.run.machine import Gpu, gpus_here
+from components.run.prompt_settings import PromptSettings
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", memory_bytes=81559 * 2**20, driver="580.95.05", count=2)
@@ -41,9 +42,8 @@ def origin(name: str, rows: str) -> RowsOrigin:
 
 
 def scores_of(*tasks: TaskScore, **changes: Any) -> Scores:
-    rows = "; ".join(f"{each.task}: {ROWS.get(each.task, OWN)}" for each in tasks)
     origins = [origin(each.task, ROWS.get(each.task, OWN)) for each in tasks]
-    found = Scores(variant="it", suite="demo", stage="full", tasks=tasks, rows_source=rows, engine="vllm 0.32.0")
+    found = Scores(variant="it", suite="demo", stage="full", tasks=tasks, engine="vllm 0.32.0")
     found = found.model_copy(update={"row_origins": tuple(origins)})
     return found.model_copy(update=changes)
 
@@ -74,13 +74,22 @@ def test_a_summary_tells_what_was_asked_and_scored() -> None:
         "gpus": [{"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85520809984, "driver": "580.95.05", "count": 2}],
         "engine": "vllm 0.32.0",
         "suite": "demo",
-        "chat_template": False,
         "rows_source": "; ".join(f"{name}: {rows}" for name, rows in ROWS.items()),
         "overall": 0.48,
     }
-    words = {"version": "1.0", "generation": "", "rows": ROWS["arc_easy"], "metric": "acc"}
+    words = {
+        "version": "1.0",
+        "settings": PromptSettings().model_dump(mode="json"),
+        "rows": ROWS["arc_easy"],
+        "metric": "acc",
+    }
     assert first == {"questions": 220, "score": 0.55, "stderr": 0.0335, "shots": 5, "cut": 3, "samples": 1, **words}
-    words = {"version": "1.0", "generation": "", "rows": ROWS["wikitext"], "metric": "word_perplexity"}
+    words = {
+        "version": "1.0",
+        "settings": PromptSettings().model_dump(mode="json"),
+        "rows": ROWS["wikitext"],
+        "metric": "word_perplexity",
+    }
     assert last == {"questions": 62, "score": 17.3, "stderr": None, "shots": 0, "cut": 0, "samples": 1, **words}
 
 
@@ -132,15 +141,17 @@ def test_what_is_no_score_is_refused(tasks: list[TaskScore], complaint: str) -> 
 
 
 def test_the_chat_template_is_told_apart_from_other_settings() -> None:
-    with_both = made(task("gsm8k", 0.5, settings='{"chat_template": true, "until": ["\\n"]}'))
-    assert (with_both.chat_template, with_both.benchmarks["gsm8k"].generation) == (True, '{"until": ["\\n"]}')
-    with_one = made(task("gsm8k", 0.5, settings='{"until": ["\\n"]}'))
-    assert (with_one.chat_template, with_one.benchmarks["gsm8k"].generation) == (False, '{"until": ["\\n"]}')
-
-
-def test_rows_that_are_not_told_by_task_are_everys() -> None:
-    found = made(task("arc_easy", 0.5), task("piqa", 0.5), rows_source="lm-eval's samples", row_origins=())
-    assert {each.rows for each in found.benchmarks.values()} == {"lm-eval's samples"}
+    plain = PromptSettings(generation=({"until": ["\n"]},), filter="strict-match")
+    wrapped = plain.model_copy(update={"chat_template": True})
+    assert made(task("gsm8k", 0.5, settings=wrapped)).benchmarks["gsm8k"].settings == wrapped
+    assert why(task("gsm8k", 0.5, settings=wrapped), task("gsm8k", 0.5, settings=plain)) == (
+        "chat template yes and no",
+    )
+    flexible = plain.model_copy(update={"filter": "flexible-extract", "generation": ()})
+    assert why(task("gsm8k", 0.5, settings=plain), task("gsm8k", 0.5, settings=flexible)) == (
+        "filter strict-match and flexible-extract",
+        "other generation settings",
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,8 +298,8 @@ def test_a_score_of_nothing_has_no_relative_difference() -> None:
         ({"items": 100}, "questions 220 and 100"),
         ({"metric": "acc_norm"}, "metric acc and acc_norm"),
         ({"version": "2.0"}, "task version 1.0 and 2.0"),
-        ({"settings": '{"chat_template": true}'}, "chat template no and yes"),
-        ({"settings": '{"until": ["\\n"]}'}, "other generation settings"),
+        ({"settings": PromptSettings(chat_template=True)}, "chat template no and yes"),
+        ({"settings": PromptSettings(generation=({"until": ["\\n"]},))}, "other generation settings"),
     ],
 )
 def test_what_was_asked_in_another_way_is_not_compared(changes: dict[str, Any], reason: str) -> None:

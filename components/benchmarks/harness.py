@@ -18,9 +18,10 @@ from lm_eval.api.task import ConfigurableTask
 
 from components.benchmarks import custom, ifeval, tasks
 from components.benchmarks.splits import Rows, Source, Split
-from components.benchmarks.suites import SuiteTask
+from components.benchmarks.suites import TINY, SuiteTask
 from components.errors import PrerequisiteError
 from components.run.artifacts import RowsOrigin
+from components.run.prompt_settings import PromptSettings
 
 ORDER_SEED = 20260101
 SHOWN = 2000
@@ -147,8 +148,7 @@ class Prepared:
     row: SuiteTask
     leaves: tuple[Leaf, ...]
     version: str
-    settings: str
-    """Generation settings and use of the chat template, as JSON."""
+    settings: PromptSettings
     origin: RowsOrigin
 
     @property
@@ -157,8 +157,14 @@ class Prepared:
         return any(leaf.task.OUTPUT_TYPE != "generate_until" for leaf in self.leaves)
 
     def chosen(self, stage: str, share: float = 1.0) -> list[tuple[int, int]]:
-        """The items of the stage, or of this share of the full stage: leaf and position of each, ascending."""
+        """The items of the stage, or of this share of the full stage: leaf and position of each, ascending.
+
+        A share of the full stage is a random sample, in which an anchor is as likely as any other item: the interim
+        looks draw conclusions from it about all items.
+        """
         items = [(number, position) for number, leaf in enumerate(self.leaves) for position in range(leaf.items)]
+        if stage == TINY and self.row.anchors:
+            return sorted(items[index] for index in set(self.row.anchors))
         return sorted(items[index] for index in item_order(len(items))[: self.row.items(stage, share)])
 
 
@@ -212,13 +218,18 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
     items = sum(leaf.items for leaf in leaves)
     if items < row.full:
         raise PrerequisiteError(f"{source.description} has {items} items of {row.task}; {row.full} are needed.")
+    if row.anchors and items != row.full:
+        raise PrerequisiteError(
+            f"{source.description} has {items} items of {row.task}; tinyBenchmarks chose its items from {row.full}."
+            " Use the published rows, or test a random sample with --limit."
+        )
     origins = sorted({leaf.origin.rows for leaf in leaves})
     origin = leaves[0].origin.model_copy(update={"task": row.task})
     if len(origins) > 1:
         digest = hashlib.sha256("\n".join(origins).encode()).hexdigest()
         where = f"{len(origins)} files of {config['dataset_path']}"
         origin = RowsOrigin(task=row.task, where=where, sha256=digest[:16])
-    settings = tasks.settings_text(config, chat_template)
+    settings = tasks.prompt_settings(row, config, chat_template)
     return Prepared(row, tuple(leaves), version, settings, origin)
 
 

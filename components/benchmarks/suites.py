@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from components.benchmarks.anchors import anchors_of
 from components.errors import PrerequisiteError
 from components.evidence.looks import look_shares
 
@@ -27,7 +28,7 @@ class SuiteTask:
     chance: float
     """What guessing scores."""
     tiny: int
-    """Items of the tiny stage: the first ones of a fixed random order. 0 for a task of programs."""
+    """Items of the tiny stage: the anchors, or the first ones of a fixed random order. 0 for a task of programs."""
     full: int
     """Items of the full stage, including those of the tiny stage."""
     sensitive_to: str = ""
@@ -38,14 +39,18 @@ class SuiteTask:
     """Whether the answers are programs; a sandbox runs them once all of them are written."""
     custom: "CustomSet | None" = None
     """The test set of a custom task; None for a task of lm-eval."""
+    anchors: tuple[int, ...] = ()
+    """The items of the tiny stage where tinyBenchmarks chose them, as in anchors.json; else it is a random sample."""
 
     def items(self, stage: str, share: float = 1.0) -> int:
         """The number of items in the stage, or in this share of the full stage: never below the tiny stage's."""
         return self.tiny if stage == TINY else max(self.tiny, math.ceil(self.full * share))
 
     def limited(self, items: int) -> "SuiteTask":
-        """The task with at most this many items."""
-        return replace(self, tiny=min(self.tiny, items), full=min(self.full, items))
+        """The task with at most this many items; the tiny stage of a limited task is a random sample."""
+        if items >= self.full:
+            return self
+        return replace(self, tiny=min(self.tiny, items), full=items, anchors=())
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,36 @@ class Suite:
         return look_shares(*(sum(task.items(stage) for task in self.tasks) for stage in STAGES))
 
 
-MMLU = SuiteTask("mmlu", "acc", 5, 0.25, 200, 14042, "knowledge of 57 subjects")
-HELLASWAG = SuiteTask("hellaswag", "acc_norm", 10, 0.25, 100, 10042, "plausible continuations of everyday text")
+MMLU = SuiteTask("mmlu", "acc", 5, 0.25, 100, 14042, "knowledge of 57 subjects", anchors=anchors_of("mmlu"))
+HELLASWAG = SuiteTask(
+    "hellaswag",
+    "acc_norm",
+    10,
+    0.25,
+    100,
+    10042,
+    "plausible continuations of everyday text",
+    anchors=anchors_of("hellaswag"),
+)
+ARC = SuiteTask(
+    "arc_challenge", "acc_norm", 25, 0.25, 99, 1172, "hard school science", anchors=anchors_of("arc_challenge")
+)
+WINOGRANDE = SuiteTask(
+    "winogrande", "acc", 5, 0.5, 100, 1267, "what a pronoun stands for", anchors=anchors_of("winogrande")
+)
+GSM8K = SuiteTask(
+    "gsm8k", "exact_match", 5, 0.0, 100, 1319, "sums in several steps", "strict-match", anchors=anchors_of("gsm8k")
+)
+TRUTHFULQA = SuiteTask(
+    "truthfulqa_mc2",
+    "acc",
+    0,
+    0.448,
+    99,
+    817,
+    "resistance to common falsehoods",
+    anchors=anchors_of("truthfulqa_mc2"),
+)
 HUMANEVAL = SuiteTask("humaneval", "pass@1", 0, 0.0, 0, 164, "programs that pass their tests", "create_test", True)
 MBPP = SuiteTask("mbpp", "pass_at_1", 3, 0.0, 0, 500, "short programs from a sentence", programs=True)
 
@@ -116,15 +149,9 @@ SUITES = {
         ),
         Suite(
             "openllm",
-            "The six benchmarks of the first Open LLM Leaderboard, with its numbers of shots, on all items.",
-            (
-                MMLU,
-                HELLASWAG,
-                SuiteTask("arc_challenge", "acc_norm", 25, 0.25, 100, 1172, "hard school science"),
-                SuiteTask("winogrande", "acc", 5, 0.5, 100, 1267, "what a pronoun stands for"),
-                SuiteTask("gsm8k", "exact_match", 5, 0.0, 100, 1319, "sums in several steps", "strict-match"),
-                SuiteTask("truthfulqa_mc2", "acc", 0, 0.448, 100, 817, "resistance to common falsehoods"),
-            ),
+            "The six benchmarks of the first Open LLM Leaderboard, with its numbers of shots, on all items;"
+            " the tiny stage is tinyBenchmarks.",
+            (MMLU, HELLASWAG, ARC, WINOGRANDE, GSM8K, TRUTHFULQA),
         ),
         Suite("code", "Programs from a description, run against their tests: pass@1, greedy.", (HUMANEVAL, MBPP)),
         Suite(
@@ -139,7 +166,8 @@ SUITES = {
         ),
         Suite(
             "arm",
-            "MMLU and HellaSwag as in Arm's guide to quantized models on vLLM: lm-eval's own numbers of shots.",
+            "MMLU and HellaSwag as in Arm's guide to quantized models on vLLM: lm-eval's own numbers of shots;"
+            " the tiny stage is tinyBenchmarks.",
             (replace(MMLU, shots=0), replace(HELLASWAG, shots=0)),
         ),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from components.benchmarks.suites import SuiteTask
 from components.run.artifacts import AnswerLengths, TaskScore
+from components.run.prompt_settings import PromptSettings
 
 if TYPE_CHECKING:
     from components.run.records import Record
@@ -17,7 +18,7 @@ class NoScoreError(ValueError):
     """An answer has no score, as when the model gives every choice the probability zero."""
 
 
-def score_of(row: SuiteTask, records: "Sequence[Record]", version: str, settings: str) -> TaskScore:
+def score_of(row: SuiteTask, records: "Sequence[Record]", version: str, settings: PromptSettings) -> TaskScore:
     """The task's mean score over its records, with the standard error that lm-eval computes for a mean.
 
     An item that was asked several times counts once, with the mean of its answers' scores. For a perplexity task: the

@@ -5,7 +5,6 @@ a program on import.
 """
 
 import ast
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,9 @@ import lm_eval
 
 # the public TaskManager reads all definitions before it returns one
 from lm_eval.tasks._yaml_loader import _import_fun_from_str, load_yaml
+
+from components.benchmarks.suites import SuiteTask
+from components.run.prompt_settings import PromptSettings
 
 FOLDER = Path(lm_eval.__file__).resolve().parent / "tasks"
 GENERATED = "generated"
@@ -135,9 +137,9 @@ def task_version(task: str) -> str:
     return f"{metadata.get('version', 'none')} of lm-eval {lm_eval.__version__}"
 
 
-def settings_text(config: dict[str, Any], chat_template: bool) -> str:
-    """The task's generation settings and use of the chat template, as JSON; empty when it has neither."""
-    settings = dict(config.get("generation_kwargs") or {})
-    if chat_template:
-        settings["chat_template"] = True
-    return json.dumps(settings, sort_keys=True, default=str) if settings else ""
+def prompt_settings(row: SuiteTask, config: dict[str, Any], chat_template: bool) -> PromptSettings:
+    """The settings of the task's prompts and answers; `config` is lm-eval's definition of the task."""
+    generation = config.get("generation_kwargs")
+    return PromptSettings(
+        chat_template=chat_template, generation=(generation,) if generation else (), filter=row.filter
+    )

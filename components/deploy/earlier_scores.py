@@ -8,9 +8,10 @@ from components.models.variants import BASELINE
 from components.run.artifacts import Server, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, RunResults, VariantResults
+from components.run.server_identity import ServerIdentity
 
 
-def scored_before(weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str) -> Server | None:
+def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdentity, tracking_uri: str) -> Server | None:
     """Copy the baseline's scores from MLflow to the results, and return a Server that need not be started.
 
     None when MLflow has no scores for the same questions, from a server with the same settings.

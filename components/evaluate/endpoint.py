@@ -17,6 +17,7 @@ from components.benchmarks.encoder import Encoder, generation_request
 from components.evaluate.evaluation import UnscorableError
 from components.evaluate.ledger import Ledger
 from components.evaluate.tested_model import TestedModel
+from components.run.server_identity import ServerIdentity
 from components.servers.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
 from components.servers.scoring_requests import Loglik, Question
 
@@ -70,7 +71,8 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         self.encoder = Encoder(self.tokenizer)
         self.add_bos_token = self.encoder.adds_bos
         if isinstance(ledger, str):
-            ledger = Ledger(Path(ledger), f"{model_digest}, vLLM {self.tested.server.version}")
+            identity = ServerIdentity(weights=model_digest, package="vLLM", version=self.tested.server.version)
+            ledger = Ledger(Path(ledger), identity.describe())
         self.tested.ledger = ledger
         self.truncated = 0
 

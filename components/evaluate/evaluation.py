@@ -132,7 +132,6 @@ class Evaluation:
                     "engine": self.server.engine,
                     "identity": self.server.identity,
                     "tokens_per_s": speed.tokens_per_s() if model.requests > model.reused else 0.0,
-                    "rows_source": "; ".join(task.origin.describe() for task in self.tasks.values()),
                     "row_origins": tuple(task.origin for task in self.tasks.values()),
                     "duration_s": time.monotonic() - started,
                     "requests": model.requests,

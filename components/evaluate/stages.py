@@ -46,8 +46,8 @@ def score_stage(
     from components.servers import lifecycle, local_vllm
 
     serving = with_tokenizer(serving, plan.results)
-    uses_ledger = plan.ledger and not serving.failure
-    opened = shared(ledger_file(), serving.identity, open_store(plan.store)) if uses_ledger else nullcontext()
+    book = serving.identity.describe() if serving.identity and plan.ledger and not serving.failure else ""
+    opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
     try:
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
             evaluation = Evaluation(serving, selection.questions_of(plan), stage, step)

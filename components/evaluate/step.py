@@ -18,6 +18,7 @@ def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
             stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
         tiny_scores = stages.score_stage(serving, planned, suites.TINY, step, Path(records))
+        tiny_scores = estimates.with_screen(tiny_scores, planned, Path(records))
         stages.save_scores(tiny_scores, step, planned.results, scores, skipped=bool(serving.failure))
 
 

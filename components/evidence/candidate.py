@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 
 from components.evidence import answers as items
 from components.evidence.answers import Answers
-from components.run.artifacts import Scores, TaskScore, Weights
-
-HARNESS = "lm-eval's samples"
-"""`rows_source` of scores that lm-eval wrote itself: its samples contain less about the prompts."""
+from components.run.artifacts import RowsOrigin, Scores, TaskScore, Weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,11 @@ class Candidate:
     def averaged(self) -> dict[str, float]:
         """Each task's score, for the tasks that enter the average."""
         return {task_score.task: task_score.score for task_score in self.scores.tasks if task_score.is_share}
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The tasks whose items tinyBenchmarks chose: a variant that was answered on them can only be rejected."""
+        return frozenset(task_score.task for task_score in self.scores.tasks if task_score.chosen)
 
     @property
     def failure(self) -> str:
@@ -67,16 +69,17 @@ def first_difference(baseline: Candidate, variant: Candidate) -> str:
     stopped = variant_scores.look < variant_scores.looks
     if variant_scores.stage != baseline_scores.stage and not stopped:
         return f"it was scored in stage {variant_scores.stage}, the baseline in stage {baseline_scores.stage}"
-    if variant_scores.rows_source != baseline_scores.rows_source:
-        return (
-            f"its items came from {variant_scores.rows_source!r}, the baseline's from {baseline_scores.rows_source!r}"
-        )
     for task in baseline_scores.by_task():
         if task not in variant_scores.by_task():
             return f"it has no score for {task}, the baseline has one"
     for task in variant_scores.by_task():
         if task not in baseline_scores.by_task():
             return f"it has a score for {task}, the baseline has none"
+    origins = {origin.task: origin for origin in variant_scores.row_origins}
+    expected_origins = {origin.task: origin for origin in baseline_scores.row_origins}
+    for task in variant_scores.by_task():
+        if (origin := origins.get(task)) != (expected_origin := expected_origins.get(task)):
+            return f"its items of {task} came from {_rows(origin)}, the baseline's from {_rows(expected_origin)}"
     expected = {task_score.task: task_score for task_score in baseline_scores.tasks}
     for task_score in variant_scores.tasks:
         difference = _task_difference(expected[task_score.task], task_score, partly=stopped and bool(variant.answers))
@@ -88,17 +91,23 @@ def first_difference(baseline: Candidate, variant: Candidate) -> str:
     return ""
 
 
+def _rows(origin: RowsOrigin | None) -> str:
+    return origin.rows if origin else "an unknown source"
+
+
 def _task_difference(baseline: TaskScore, variant: TaskScore, *, partly: bool) -> str:
     for quantity, baseline_value, variant_value in (
         ("metric", baseline.metric, variant.metric),
         ("task version", baseline.version, variant.version),
         ("number of shots", baseline.shots, variant.shots),
-        ("generation setting", baseline.settings or "none", variant.settings or "none"),
         ("number of samples an item", baseline.samples, variant.samples),
         ("number of items", baseline.items, baseline.items if partly else variant.items),
     ):
         if variant_value != baseline_value:
             return f"on {variant.task} its {quantity} is {variant_value}, the baseline's is {baseline_value}"
+    if variant.settings != baseline.settings:
+        ours, theirs = variant.settings.describe(), baseline.settings.describe()
+        return f"on {variant.task} its prompt settings are {ours}, the baseline's are {theirs}"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,8 @@ class Case:
 def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
     """Pair the variant's answers with the baseline's; call `first_difference` before."""
     chance = {task_score.task: task_score.chance for task_score in baseline.scores.tasks}
-    tasks = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
+    paired = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
+    tasks = {name: replace(task, chosen=name in variant.chosen) for name, task in paired.items()}
     limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
     average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
     return Case(use_case, variant, tasks, limits, average, chance)
@@ -116,7 +117,10 @@ def _floor(baseline: Answers, again: Answers | None) -> float | None:
 def limits_of(
     use_case: UseCase, tasks: Mapping[str, Task], baseline: Mapping[str, Answers], variant: Mapping[str, Answers]
 ) -> Iterator[Limit]:
-    """The use case's limits whose tasks were answered; those on tasks that the run lacks are left out."""
+    """The use case's limits whose tasks were answered; those on tasks that the run lacks are left out.
+
+    So is the limit on the divergence of a task of chosen items: no error is published that it could be corrected by.
+    """
     scale = RELATIVE if use_case.relative else ABSOLUTE
     for name, limit in use_case.max_drop.items():
         if name in tasks:
@@ -124,7 +128,7 @@ def limits_of(
     if use_case.max_average_drop is not None and tasks:
         yield Limit("average", "drop", use_case.max_average_drop, DropTest(tuple(tasks.values()), scale))
     for name, limit in use_case.max_divergence.items():
-        if name in variant:
+        if name in variant and not (name in tasks and tasks[name].chosen):
             yield Limit(name, "divergence", limit, _divergence_test(baseline[name], variant[name]))
     for name, ratio in use_case.max_perplexity_ratio.items():
         if name in variant and (log_ratio := flips.perplexity_ratio(*_paired(baseline[name], variant[name]))):

@@ -68,9 +68,12 @@ def holm_divisors(p_values: Sequence[float], alpha: float) -> list[int]:
 
 
 def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
-    """Compare the mean scores of every pair of variants on the items that both answered, with Holm's correction."""
+    """Compare the mean scores of every pair of variants on the items that both answered, with Holm's correction.
+
+    A variant that was answered on chosen items only is left out: they show no difference on the whole benchmark.
+    """
     comparisons = []
-    for first, second in combinations(variants, 2):
+    for first, second in combinations([variant for variant in variants if not variant.chosen], 2):
         ours, theirs = _common(first.answers, second.answers), _common(second.answers, first.answers)
         if not ours or any(not answers.items for answers in ours.values()):
             continue
@@ -118,7 +121,9 @@ def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
         variant=variant,
         verdict=verdict,
         sentence="; ".join([reason, *sentences.reservations(evidence, settled=verdict != "inconclusive")]) + ".",
-        next_step=_step_after_inconclusive(rows) if verdict == "inconclusive" else next_step(verdict, variant),
+        next_step=_step_after_inconclusive(evidence, rows)
+        if verdict == "inconclusive"
+        else next_step(verdict, variant),
         size_bytes=evidence.variant.weights.size_bytes,
         scores=scores.by_task(),
         drops={
@@ -137,8 +142,10 @@ def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
     )
 
 
-def _step_after_inconclusive(rows: tuple[LimitEvidence, ...]) -> str:
+def _step_after_inconclusive(evidence: Case, rows: tuple[LimitEvidence, ...]) -> str:
     """The next step after an inconclusive verdict, with the number of questions that would decide it, if known."""
+    if evidence.variant.chosen:
+        return "Evaluate the full stage; until then keep serving the current model."
     counts = [row.further_items for row in rows if row.outcome not in ("passed", "exceeded")]
     sentence = next_step("inconclusive", "")
     known = [row for row in counts if row is not None]
@@ -206,7 +213,9 @@ def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float
         clusters=len(task.pairs.clusters.items) if task.pairs.clusters else 0,
         informative=task.informative,
         drop_lower=drop_test.lower(evidence.rejecting),
-        drop_upper=margin.upper([task.pairs], drop_test.scale, alpha) if drop_test.estimate is not None else None,
+        drop_upper=None
+        if drop_test.estimate is None or task.chosen
+        else margin.upper([task.pairs], drop_test.scale, alpha),
         lost=flipped.lost,
         gained=flipped.gained,
         flip_rate=flipped.rate,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from scipy.special import ndtr, ndtri
 
 from components.evidence import flips, margin
+from components.evidence.looks import SCREEN_ALLOWANCE
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
 
 POWER = 0.8
@@ -29,6 +30,8 @@ class Task:
     """Whether the baseline is significantly above chance."""
     floor: float | None
     """The share of answers that flip between two passes of the baseline; None if not measured."""
+    chosen: bool = False
+    """Whether tinyBenchmarks chose the items: then they are no random sample of the benchmark."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class DropTest:
     All tasks together can show that the drop is beyond a limit. To show that it is within a limit, all tasks together
     and the informative tasks alone must show it: a task on which the baseline only guesses has nothing to lose, and
     would dilute the drop.
+
+    The drop on chosen items can only show that the drop is beyond a limit, and only by more than the allowance.
     """
 
     tasks: tuple[Task, ...]
@@ -66,28 +71,47 @@ class DropTest:
             return floor
         return floor / mean if mean > 0 else math.inf
 
+    @property
+    def chosen(self) -> bool:
+        """Whether tinyBenchmarks chose the items of any task."""
+        return any(task.chosen for task in self.tasks)
+
+    @property
+    def allowance(self) -> float:
+        """What the drop on chosen items may differ from that on all items; 0 for random samples."""
+        if not self.chosen:
+            return 0.0
+        points = SCREEN_ALLOWANCE * sum(task.chosen for task in self.tasks) / len(self.tasks)
+        mean = sum(task.before for task in self.tasks) / len(self.tasks)
+        if not self.scale.relative:
+            return points
+        return points / mean if mean > 0 else math.inf
+
     def decidable(self, limit: float) -> bool:
         """Whether the limit is at or above the noise floor."""
         return limit >= self.floor
 
     def p_within(self, limit: float) -> float:
         """The p-value against "the drop is the limit or more"; 1 if the test is impossible."""
-        if not self.informative or not self.decidable(limit):
+        if not self.informative or self.chosen or not self.decidable(limit):
             return 1.0
         return self._once(
             "within", limit, lambda: max(margin.p_within(pairs, self.scale, limit) for pairs in self._supports)
         )
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "the drop is at most the limit", or at most the noise floor if that is higher."""
-        edge = max(limit, self.floor)
+        """The p-value against "the drop is at most the limit", or at most the noise floor if that is higher.
+
+        On chosen items: at most that and the allowance.
+        """
+        edge = max(limit, self.floor) + self.allowance
         if edge >= margin.LARGEST_DROP:
             return 1.0
         return self._once("beyond", edge, lambda: margin.p_beyond(self._all, self.scale, edge))
 
     def upper(self, alpha: float) -> float | None:
         """The upper bound that matches `p_within`; None if there is none."""
-        if self.estimate is None or not self.informative:
+        if self.estimate is None or not self.informative or self.chosen:
             return None
         return max(margin.upper(pairs, self.scale, alpha) for pairs in self._supports)
 
@@ -95,12 +119,12 @@ class DropTest:
         """The lower bound that matches `p_beyond`; None if there is none."""
         if self.estimate is None:
             return None
-        bound = margin.lower(self._all, self.scale, alpha)
+        bound = margin.lower(self._all, self.scale, alpha) - self.allowance
         return bound if math.isfinite(bound) else None
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, if the estimate is true; None if no number does."""
-        if not self.informative or not self.decidable(limit):
+        if not self.informative or self.chosen or not self.decidable(limit):
             return None
         sides = {(margin.drop(pairs, self.scale) or 0.0) < limit for pairs in self._supports}
         if len(sides) > 1:

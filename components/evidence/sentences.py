@@ -2,10 +2,10 @@
 
 import math
 
-from components.evidence.candidate import HARNESS
 from components.evidence.case import Case
 from components.evidence.change import Change, about, percent
 from components.evidence.limits import DropTest, Limit
+from components.evidence.looks import SCREEN_ALLOWANCE
 from components.policies.policy import Band, side
 
 
@@ -44,7 +44,7 @@ def inconclusive(case: Case, unproven: list[Limit], alpha: float) -> str:
         many = max(counts) > 1
         count = f"about {about(max(counts))} more questions are" if many else "one more question is"
         parts.append(f"{count} needed (80 % power)")
-    elif all(limit.test.informative for limit in unproven):
+    elif all(limit.test.informative for limit in unproven) and not case.variant.chosen:
         parts.append("more questions of the same kind are not likely to decide it")
     return f"Inconclusive for {case.use_case.name}: {'; '.join(parts)}"
 
@@ -68,15 +68,22 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
     missing = [name for name in case.use_case.tasks if name not in case.variant.answers]
     if missing:
         caveats.append(f"there are no answers for {', '.join(missing)}; the policy skips missing tasks")
-    if scores.look < scores.looks:
-        answered = sum(answers.items for answers in case.variant.answers.values())
+    answered = sum(answers.items for answers in case.variant.answers.values())
+    if case.variant.chosen:
+        planned = f" of {scores.planned_items:,}" if scores.planned_items else ""
+        caveats.append(
+            f"it answered only the screen's {answered:,}{planned} questions: tinyBenchmarks chose them, so they can"
+            " reject a variant but not pass it, and each lower bound is reduced by the error of its estimates,"
+            f" {100 * SCREEN_ALLOWANCE:g} points"
+        )
+    elif scores.look < scores.looks:
         reason = (
             "because more answers could not change the verdict"
             if settled
             else "enough for that run's policy only: evaluate the rest"
         )
         caveats.append(f"stopped early after {answered:,} of {scores.planned_items:,} questions, {reason}")
-    if scores.rows_source == HARNESS:
+    if any(not origin.sha256 for origin in scores.row_origins):
         caveats.append(
             "lm-eval's samples contain neither token ids nor truncation, so only the prompts' texts were compared"
         )
@@ -85,6 +92,11 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
 
 def _describe_undecided(limit: Limit, case: Case, alpha: float) -> str:
     test = limit.test
+    if isinstance(test, DropTest) and test.chosen:
+        return (
+            f"{_change(limit, case)} on the chosen questions, which does not show that it is over the limit of"
+            f" {_limit(limit, case)}"
+        )
     if not test.informative and isinstance(test, DropTest):
         subject = "any task" if limit.what == "average" else limit.what
         return f"no drop on {subject} can be detected, because the baseline may be guessing"

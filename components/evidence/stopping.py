@@ -23,6 +23,9 @@ class Stopping:
     def enough(self, scores: Scores, answers: Mapping[str, Answers]) -> bool:
         """Whether no further answer can change the verdict; after the tiny stage True only for a rejection.
 
+        Where the tiny stage is tinyBenchmarks, the variant must be over the limit by more than the allowance for chosen
+        items (components/evidence/looks.py).
+
         False for answers that cannot be compared with the baseline's: the gate reports the reason.
         """
         variant = candidate(self.weights, scores, scores.suite, answers)

@@ -39,7 +39,7 @@ def scores_in_order(
     score_by_task = {score.task: score for score in answered.tasks}
     for task in suite.tasks:
         if task.programs:
-            settings = tasks.settings_text(tasks.raw_definition(tasks.task_file(task.task)), chat_template)
+            settings = tasks.prompt_settings(task, tasks.raw_definition(tasks.task_file(task.task)), chat_template)
             yield score_of(task, rows, tasks.task_version(task.task), settings)
         elif task.task in score_by_task:
             yield score_by_task[task.task]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Scores
-from components.run.results import AGAIN, RunResults
+from components.run.results import AGAIN, TINY, RunResults
 
 if TYPE_CHECKING:
     from components.evidence.answers import Answers
@@ -54,6 +54,12 @@ def kept_answers(
         answers = {scores.variant: read(scores.variant, scores.stage) for scores in all_scores if scores.records}
         again = next((read(scores.variant, AGAIN) for scores in all_scores if scores.again), None)
     return answers, again
+
+
+def kept_screens(all_scores: Sequence[Scores], results: str) -> tuple[Scores, ...]:
+    """The scores of each variant's tiny stage that has items which tinyBenchmarks chose."""
+    tiny = (RunResults(results).scores(scores.variant, TINY).read(Scores) for scores in all_scores)
+    return tuple(scores for scores in tiny if scores and any(task.chosen for task in scores.tasks))
 
 
 def keep_earlier_decision(results: RunResults, decision: str) -> None:

@@ -20,11 +20,12 @@ import pyarrow.parquet
 
 from components.errors import PrerequisiteError
 from components.evidence.answers import Answers, answers
-from components.evidence.candidate import HARNESS, Candidate, candidate
+from components.evidence.candidate import Candidate, candidate
 from components.evidence.saved_answers import read_ours
 from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase, check_use_case
-from components.run.artifacts import Decision, Model, Scores, TaskScore, Weights
+from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
+from components.run.prompt_settings import PromptSettings
 from components.run.results import FULL, TINY, VariantResults
 
 METRICS = (
@@ -42,6 +43,8 @@ PERPLEXITY = "word_perplexity"
 GUESSED = ("acc", "acc_norm")
 """Metrics on which guessing among n choices scores 1 / n."""
 SUITE = "saved"
+SAMPLES = "lm-eval's samples"
+"""The origin of the rows: the samples contain the items, but do not name the files that these came from."""
 
 
 def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = METRICS) -> Decision:
@@ -110,8 +113,9 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
             f"{folder} has no samples for the tasks in its results_*.json: run lm-eval again with --log_samples."
         )
     name = folder.name
+    origins = tuple(RowsOrigin(task=score.task, where=SAMPLES) for score in scores)
     all_scores = Scores(
-        variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), rows_source=HARNESS
+        variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), row_origins=origins
     )
     return candidate(Weights(variant=name, baseline_digest=""), all_scores, SUITE, answers=task_answers)
 
@@ -144,7 +148,11 @@ def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, A
         )
     multiple_choice = results["configs"][task].get("output_type") == "multiple_choice"
     first_filter = samples[0].get("filter", "none")
-    rows = [_row(sample, metric, multiple_choice) for sample in samples if sample.get("filter", "none") == first_filter]
+    rows = [
+        {**_row(sample, metric, multiple_choice), "filter": first_filter}
+        for sample in samples
+        if sample.get("filter", "none") == first_filter
+    ]
     reported = (results.get("results") or {}).get(task, {}).get(f"{metric},{first_filter}")
     mean = float(np.mean([row["score"] for row in rows]))
     if metric != PERPLEXITY and isinstance(reported, float) and abs(reported - mean) > 1e-6:
@@ -197,11 +205,6 @@ def _grouped(
 def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results: Mapping[str, Any]) -> TaskScore:
     members = sorted({row["cluster"] or task for row in rows})
     metric = str(rows[0]["metric"])
-    generation = [results["configs"].get(member, {}).get("generation_kwargs") for member in members]
-    settings = {
-        "generation": generation if any(generation) else None,
-        **{name: results.get(name) for name in ("chat_template_sha", "system_instruction_sha", "fewshot_as_multiturn")},
-    }
     scores, units = answers.scores, answers.units
     if units is not None:
         score, error = math.exp(-scores.sum() / units.sum()), 0.0
@@ -219,7 +222,25 @@ def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results
         shots=max(int((results.get("n-shot") or {}).get(member) or 0) for member in members),
         chance=float(np.mean([1 / count for count in choices])) if metric in GUESSED and min(choices) > 1 else 0.0,
         version=f"{', '.join(versions)} of lm-eval {results.get('lm_eval_version', 'unknown')}",
-        settings=json.dumps({name: value for name, value in settings.items() if value}, sort_keys=True),
+        settings=_prompt_settings(members, rows, results),
+    )
+
+
+def _prompt_settings(
+    members: Sequence[str], rows: Sequence[dict[str, Any]], results: Mapping[str, Any]
+) -> PromptSettings:
+    """The settings of these tasks: a single task, or the tasks of a group."""
+    generation = [results["configs"].get(member, {}).get("generation_kwargs") or {} for member in members]
+    if all(kwargs == generation[0] for kwargs in generation):
+        generation = generation[:1]
+    template, system = (results.get(f"{name}_sha") or "" for name in ("chat_template", "system_instruction"))
+    return PromptSettings(
+        chat_template=bool(template),
+        chat_template_sha=template,
+        system_instruction_sha=system,
+        fewshot_as_multiturn=bool(results.get("fewshot_as_multiturn")),
+        generation=tuple(generation) if any(generation) else (),
+        filter=", ".join(sorted({str(row["filter"]) for row in rows})),
     )
 
 

@@ -28,7 +28,14 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, answers, again)
         flips = kept.kept_flips(last_scores, planned.results)
         flip_examples = tuple(flip for row in answer.verdicts for flip in examples(flips.get(row.variant, ())))
-        answer = answer.model_copy(update={"policy_text": planned.policy, "plan": planned, "examples": flip_examples})
+        answer = answer.model_copy(
+            update={
+                "policy_text": planned.policy,
+                "plan": planned,
+                "examples": flip_examples,
+                "screens": kept.kept_screens(last_scores, planned.results),
+            }
+        )
         answer.write(decision)
         RunResults(planned.results).decision.put(Path(decision))
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))

@@ -11,8 +11,9 @@ from components.report.answer_lengths import answer_lengths
 from components.report.forest import forest_plot
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
+from components.report.screen import screen
 from components.report.stated_limits import bounds, stated_limits
-from components.report.story import certainty, command, measured, noisiest, sources, stories
+from components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
 from components.report.svg import standing_alone
 from components.run.artifacts import Decision
 from components.run.results import PLOTS, RunResults
@@ -92,9 +93,11 @@ def _facts(decision: Decision) -> dict[str, object]:
         "stories": stories(decision),
         "measured": measured(decision),
         "noisiest": noisiest(decision),
+        "prompt_settings": prompt_settings(decision),
         "sources": sources(decision),
         "command": command(decision),
         "certainty": certainty(decision),
+        "screen": screen(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "answer_lengths": answer_lengths(decision),
         "size_plot": size_plot(rows),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from components.report.formats import duration_text
 from components.report.matrix import Row, matrix
+from components.report.screen import stopped_variants
 from components.run.artifacts import Decision, TaskScore, Weights
 from components.run.plan import EvaluationPlan
+from components.run.prompt_settings import PromptSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def measured(decision: Decision) -> tuple[Measured, ...]:
                 task_score.shots,
                 task_score.chance,
                 task_score.version,
+                task_score.settings.describe(),
             )
             by_settings.setdefault(settings, []).append((scores.variant, task_score))
     baseline = decision.verdicts[0].variant if decision.verdicts else ""
@@ -104,7 +107,7 @@ def certainty(decision: Decision) -> Certainty:
             f"{verdict.variant} stopped early after {verdict.items:,} of {verdict.planned_items:,} questions: more"
             " answers could not have changed its verdict."
             for verdict in judged
-            if verdict.items < verdict.planned_items
+            if verdict.items < verdict.planned_items and verdict.variant not in stopped_variants(decision)
         ),
         notes=tuple(
             note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
@@ -126,7 +129,7 @@ def notes(variant: str, score: TaskScore) -> Iterator[str]:
     """Notes on a score: answers that the token limit cut off, and IRT estimates."""
     if score.cut:
         yield f"The token limit cut off {score.cut:,} of {variant}'s {score.answers:,} answers on {score.task}."
-    if score.estimates:
+    if score.estimates and not score.chosen:  # the screen shows those of chosen items
         estimates = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
         yield f"The IRT models of tinyBenchmarks estimate {variant}'s score on all items of {score.task}: {estimates}."
 
@@ -135,8 +138,15 @@ def sources(decision: Decision) -> tuple[str, ...]:
     """The sources of the benchmark rows, without duplicates."""
     names: list[str] = []
     for scores in decision.scores:
-        names += [origin.describe() for origin in scores.row_origins] or [scores.rows_source]
-    return tuple(dict.fromkeys(filter(None, names)))
+        names += [origin.describe() for origin in scores.row_origins]
+    return tuple(dict.fromkeys(names))
+
+
+def prompt_settings(decision: Decision) -> tuple[tuple[str, str], ...]:
+    """Each task that has other settings than lm-eval's defaults, and these settings."""
+    pairs = ((task_score.task, task_score.settings) for scores in decision.scores for task_score in scores.tasks)
+    texts = ((task, settings.describe()) for task, settings in pairs if settings != PromptSettings())
+    return tuple(dict.fromkeys(texts))
 
 
 def command(decision: Decision) -> str:

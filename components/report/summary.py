@@ -5,7 +5,6 @@
 A summary contains scores and evaluation settings. It contains no per-item results, so two summaries give no verdict.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from components.policies.policy import side
 from components.report.formats import MINUS, MISSING
 from components.run.artifacts import PERPLEXITIES, Scores, TaskScore
 from components.run.machine import Gpu
+from components.run.prompt_settings import PromptSettings
 from components.storage.artifact import Artifact
 
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
@@ -55,10 +55,9 @@ class Benchmark(Artifact):
     """How often each question was asked."""
     version: str
     """lm-eval's version of the task."""
-    generation: str
-    """The generation settings as JSON; empty if there are none."""
+    settings: PromptSettings
     rows: str
-    """The source of the rows, with its digest."""
+    """The source of the rows, with its digest; empty if it is unknown."""
 
     @property
     def is_share(self) -> bool:
@@ -86,8 +85,6 @@ class Summary(Artifact):
     engine: str
     """Package and version of the engine that answered, e.g. `vllm 0.32.0`; empty if it did not report them."""
     suite: str
-    chat_template: bool
-    """Whether prompts were put into the model's chat template."""
     rows_source: str
     benchmarks: Annotated[dict[str, Benchmark], Field(min_length=1)]
     """In the suite's order."""
@@ -143,7 +140,6 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
         gpus=tuple(gpus),
         engine=scores.engine,
         suite=scores.suite,
-        chat_template=any(json.loads(task_score.settings or "{}").get("chat_template") for task_score in scores.tasks),
         rows_source=scores.rows_source,
         benchmarks=benchmarks,
         overall=fmean(shares) if shares else None,
@@ -151,8 +147,6 @@ def summary_of(scores: Scores, repository: str, model_format: str, gpus: Sequenc
 
 
 def _benchmark(task_score: TaskScore, scores: Scores) -> Benchmark:
-    generation = json.loads(task_score.settings or "{}")
-    generation.pop("chat_template", None)
     rows = {origin.task: origin.rows for origin in scores.row_origins}
     return Benchmark(
         questions=task_score.items,
@@ -163,8 +157,8 @@ def _benchmark(task_score: TaskScore, scores: Scores) -> Benchmark:
         cut=task_score.cut,
         samples=task_score.samples,
         version=task_score.version,
-        generation=json.dumps(generation, sort_keys=True) if generation else "",
-        rows=rows.get(task_score.task, scores.rows_source),
+        settings=task_score.settings,
+        rows=rows.get(task_score.task, ""),
     )
 
 
@@ -222,12 +216,13 @@ def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Differen
         ("shots", a.shots, b.shots),
         ("questions", a.questions, b.questions),
         ("samples of a question", a.samples, b.samples),
-        ("chat template", *("yes" if summary.chat_template else "no" for summary in (summary_a, summary_b))),
+        ("chat template", *("yes" if benchmark.settings.chat_template else "no" for benchmark in (a, b))),
+        ("filter", a.settings.filter, b.settings.filter),
         ("task version", a.version, b.version),
     )
     reasons = [f"{name_of_setting} {ours} and {theirs}" for name_of_setting, ours, theirs in settings if ours != theirs]
     reasons += ["other rows"] if a.rows != b.rows else []
-    reasons += ["other generation settings"] if a.generation != b.generation else []
+    reasons += ["other generation settings"] if a.settings.generation != b.settings.generation else []
     return _difference(a.score, b.score, reasons)
 
 

@@ -1,7 +1,9 @@
 """The checks of a plan before anything is started."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.benchmarks import selection, suites
 from components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
@@ -11,24 +13,26 @@ from components.policies.policy import check_use_case, chosen
 from components.run.plan import EvaluationPlan
 from components.storage.location import local_file, open_store
 
+if TYPE_CHECKING:
+    from components.benchmarks.irt import Parameters
 
-def check_questions(plan: EvaluationPlan) -> EvaluationPlan:
-    """The plan with the source of its rows; raises PrerequisiteError for tasks that cannot be run or scored here."""
+
+def check_questions(plan: EvaluationPlan, *, tiny_stage: bool = True) -> EvaluationPlan:
+    """The plan with the source of its rows; raises PrerequisiteError for tasks that cannot be run or scored here.
+
+    `tiny_stage` is whether the run has one; `quantgate eval` has none.
+    """
     suite = suite_of(plan)
     if suite.programs:
         from components.sandbox.programs import check_sandbox
 
         check_sandbox()
     if plan.irt_parameters:
-        from components.benchmarks.irt import ANCHORS, read_parameters
+        from components.benchmarks.irt import read_parameters
 
         with tempfile.TemporaryDirectory() as scratch:
             parameters = read_parameters(local_file(plan.irt_parameters, Path(scratch)))
-        if not any(task.task in parameters and task.full == ANCHORS for task in suite.tasks):
-            raise PrerequisiteError(
-                f"The parameters {plan.irt_parameters} are for tinyBenchmarks' tasks on all of their {ANCHORS} items;"
-                f" {suite.name} has no such task. Choose --suite tiny without a limit, or leave --irt-parameters out."
-            )
+        check_irt_parameters(plan.irt_parameters, parameters, suite, tiny_stage=tiny_stage)
     data = plan.data or (EMBEDDED if suite.embedded else HUB)
     if data == HUB:
         if not are_kept(wanted_splits(suite), kept_rows(plan)):
@@ -38,6 +42,24 @@ def check_questions(plan: EvaluationPlan) -> EvaluationPlan:
 
         read_manifest(data)
     return plan.model_copy(update={"data": data})
+
+
+def check_irt_parameters(
+    file: str, parameters: "Mapping[str, Parameters]", suite: suites.Suite, *, tiny_stage: bool
+) -> None:
+    """Raise PrerequisiteError when the IRT parameters of `file` are for other items, or no task can use them."""
+    from components.benchmarks.anchors import check_parameters
+    from components.benchmarks.irt import ANCHORS
+
+    screened = [task.task for task in suite.tasks if task.anchors and tiny_stage]
+    for name in screened:
+        check_parameters(name, parameters)
+    if not screened and not any(task.task in parameters and task.full == ANCHORS for task in suite.tasks):
+        choice = "tiny or openllm" if tiny_stage else "tiny"
+        raise PrerequisiteError(
+            f"The parameters {file} are for the items of tinyBenchmarks; {suite.name} has no task that asks these"
+            f" alone. Choose --suite {choice} without a limit, or leave --irt-parameters out."
+        )
 
 
 def check_hub(suite: suites.Suite) -> None:

@@ -50,8 +50,8 @@ def prepared_tasks(plan: EvaluationPlan, step: progress.Step) -> "tuple[Evaluati
 def digest_of(suite: str, plan: EvaluationPlan, prepared: "Sequence[Prepared]") -> str:
     """sha256 of everything that determines the questions: suite, tasks, item counts, lm-eval's definitions, rows."""
     tasks = [
-        (task.row.task, task.row.metric, task.row.shots, task.row.tiny, task.row.full, task.version, task.settings)
-        for task in prepared
+        (row.task, row.metric, row.shots, row.tiny, row.full, task.version, task.settings.model_dump())
+        for task, row in ((task, task.row) for task in prepared)
     ]
     origins = [task.origin.describe() for task in prepared]
     content = json.dumps([version("lm_eval"), suite, plan.max_model_len, tasks, origins])

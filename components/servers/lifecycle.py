@@ -10,6 +10,7 @@ from pathlib import Path
 from components.errors import PrerequisiteError
 from components.run.artifacts import Server, Weights
 from components.run.results import RunResults
+from components.run.server_identity import ServerIdentity
 from components.servers.cluster_settings import LOCAL, from_environment
 
 
@@ -35,7 +36,7 @@ def reads_weights() -> bool:
     return from_environment().kind == LOCAL
 
 
-def identity_here(model_path: Path, digest: str, window: int) -> str:
+def identity_here(model_path: Path, digest: str, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start."""
     settings = from_environment()
     if settings.kind == LOCAL:

@@ -24,6 +24,7 @@ from components.models.window import model_config, model_window, served_window
 from components.processes.guarded import exit_status, start_guard
 from components.run.artifacts import Server
 from components.run.results import RunResults
+from components.run.server_identity import ServerIdentity
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
@@ -107,6 +108,7 @@ def deploy(
     server = Server(variant=variant)
     window = window or default_window(model_path)
     answer_options, settings = vllm_settings(engine, model_path, window, options)
+    identity = identity_of(engine, digest, answer_options)
     for _ in range(PORTS_TRIED):
         port = free_port()
         command = vllm_command(engine, model_path, served_name, port, answer_options)
@@ -119,8 +121,8 @@ def deploy(
             max_model_len=window,
             log=str(log),
             command=shell_command,
-            engine=f"{engine.package} {engine.version}{' in float32' if 'float32' in answer_options else ''}",
-            identity=identity(engine, digest, answer_options),
+            engine=identity.engine,
+            identity=identity,
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
@@ -136,15 +138,21 @@ def deploy(
     return server
 
 
-def identity(engine: Engine, digest: str, answer_options: list[str]) -> str:
-    """The server's identity: weights, engine, machine and every option that can change an answer."""
-    return f"{digest} on {engine.package} {engine.version}, {platform.machine()}, {' '.join(answer_options)}"
+def identity_of(engine: Engine, digest: str, answer_options: list[str]) -> ServerIdentity:
+    """The identity of this machine's server for the weights with this digest."""
+    return ServerIdentity(
+        weights=digest,
+        package=engine.package,
+        version=engine.version,
+        place=platform.machine(),
+        options=tuple(answer_options),
+    )
 
 
-def identity_here(model_path: Path, digest: str, window: int) -> str:
+def identity_here(model_path: Path, digest: str, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start on the model with that window."""
     engine = find_engine()
-    return identity(engine, digest, vllm_settings(engine, model_path, window)[0])
+    return identity_of(engine, digest, vllm_settings(engine, model_path, window)[0])
 
 
 def undeploy(server: Server) -> None:

@@ -15,6 +15,7 @@ import re
 from components.kubernetes import cluster_client
 from components.kubernetes.cluster_client import JSON, ObjectKind
 from components.kubernetes.labels import INSTANCE, NO_SIDECAR, RUN
+from components.run.server_identity import ServerIdentity
 from components.servers import vllm_pod
 from components.servers.cluster_settings import KSERVE, ServingSettings
 from components.servers.vllm_pod import KSERVE_CONTAINER, PLUGIN, PORT, Runtime, Served
@@ -56,19 +57,16 @@ def answering(settings: ServingSettings, max_model_len: int) -> tuple[str, ...]:
     return ("--max-model-len", str(max_model_len), *parallel, *settings.options)
 
 
-def identity(digest: str, runtime: Runtime, settings: ServingSettings, max_model_len: int) -> str:
-    """The server's identity: weights, image, GPUs, and every option and variable that can change an answer.
-
-    The identity is wrong when the image has a tag that moves: name the image by digest. Only a node selector tells
-    which GPU model it is.
-    """
-    gpus = f"{settings.gpus} {settings.gpu_resource}" if settings.gpus else "CPU"
-    node = " ".join(f"{name}={value}" for name, value in sorted(settings.node_selector))
-    variables = " ".join(
-        f"{name}={value}" for name, value in sorted({**dict(runtime.env), **dict(settings.env)}.items())
+def identity_of(digest: str, runtime: Runtime, settings: ServingSettings, max_model_len: int) -> ServerIdentity:
+    """The identity of the cluster's server for the weights with this digest."""
+    return ServerIdentity(
+        weights=digest,
+        image=runtime.image,
+        place=f"{settings.gpus} {settings.gpu_resource}" if settings.gpus else "CPU",
+        node_selector=tuple(sorted(settings.node_selector)),
+        environment=tuple(sorted({**dict(runtime.env), **dict(settings.env)}.items())),
+        options=(*runtime.args, *answering(settings, max_model_len)),
     )
-    options = " ".join((*runtime.args, *answering(settings, max_model_len)))
-    return f"{digest} on {runtime.image}, {' '.join(filter(None, [gpus, node, variables]))}, {options}"
 
 
 def lease(name: str, labels: dict[str, str], now: str, length_s: int, owner: JSON | None, spec: str = "") -> JSON:

@@ -100,6 +100,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
     """A row for each verdict, in the decision matrix's order."""
     weights_of = {weights.variant: weights for weights in decision.weights}
     scores_of = {scores.variant: scores for scores in decision.scores}
+    screens = {scores.variant: scores for scores in decision.screens}
     tasks = list(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
     baseline_bytes = next((verdict.size_bytes for verdict in decision.verdicts if verdict.verdict == "reference"), 0)
     rows = []
@@ -111,6 +112,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
             **_cost_metrics(verdict, weights, scores, baseline_bytes),
             **_evidence_metrics(verdict),
             **_task_metrics(verdict, scores, tasks),
+            **_screen_metrics(screens.get(verdict.variant)),
         }
         rows.append(
             RunRow(
@@ -254,6 +256,16 @@ def _task_metrics(verdict: Verdict, scores: Scores | None, tasks: Iterable[str])
                 metrics |= {f"{task}.answer_tokens_median": lengths.median, f"{task}.answer_tokens_p95": lengths.p95}
                 metrics[f"{task}.cut"] = by_task[task].cut
     return metrics
+
+
+def _screen_metrics(screen: Scores | None) -> dict[str, float]:
+    """tinyBenchmarks' estimates of the screen, such as `screen/mmlu/mean`."""
+    return {
+        f"screen/{task.task}/{name}": value
+        for task in (screen.tasks if screen else ())
+        if task.chosen
+        for name, value in task.estimates.items()
+    }
 
 
 def _cost_metrics(

@@ -13,6 +13,7 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, VariantResults
+from components.run.server_identity import ServerIdentity
 from components.storage.artifact import Artifact
 from components.storage.location import open_store
 from components.tracking.connect import connected
@@ -61,7 +62,7 @@ def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tupl
 
 
 def find_baseline_scores(
-    weights: Weights, plan: EvaluationPlan, identity: str, tracking_uri: str, folder: Path
+    weights: Weights, plan: EvaluationPlan, identity: ServerIdentity, tracking_uri: str, folder: Path
 ) -> Scores | None:
     """A baseline's newest scores for the same questions from a server with the same settings; None if there are none.
 

@@ -86,7 +86,7 @@ def evaluate(
         "results": str(folder),
     }
     plan = options.plan_of(values | locations | {"variants": MODEL, "ledger": bool(digest)})
-    plan = checks.check_questions(plan)
+    plan = checks.check_questions(plan, tiny_stage=False)
     server = endpoint_server(endpoint, model, tokenizer, digest)
     if plan.chat_template:
         checks.check_chat_template(server.model_path)

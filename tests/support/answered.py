@@ -68,7 +68,6 @@ def candidate_of(
         suite="drawn",
         stage="full",
         tasks=tasks,
-        rows_source="drawn",
         look=look,
         looks=looks,
         planned_items=10_000 if look < looks else 0,

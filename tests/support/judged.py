@@ -2,7 +2,7 @@
 
 from components.gate.decision import decide
 from components.policies.policy import use_case_named
-from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=6_400_000_000)
 SIZES = {"bf16": 6_400_000_000, "int8": 3_200_000_000, "int4-g128": 1_800_000_000, "int4-g64": 2_000_000_000}
@@ -14,9 +14,13 @@ def task_score(task: str, score: float, chance: float = 0.0) -> TaskScore:
     )
 
 
+def origin_of(task: str) -> RowsOrigin:
+    return RowsOrigin(task=task, where=f"{task}/test from a folder", sha256="01")
+
+
 def scores_of(variant: str, by_task: dict[str, float], chance: float = 0.0) -> Scores:
     tasks = tuple(task_score(task, score, chance) for task, score in by_task.items())
-    return Scores(variant=variant, suite="guide", stage="full", tasks=tasks, rows_source="rows 1")
+    return Scores(variant=variant, suite="guide", stage="full", tasks=tasks, row_origins=tuple(map(origin_of, by_task)))
 
 
 def weights_of(variant: str, failure: str = "") -> Weights:

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from components.gate.decision import decide
 from components.policies.policy import use_case_named
-from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 
 DIGEST = "4f9a" * 16
 MODEL = Model(
@@ -25,6 +25,7 @@ MEASURED = {
 FAILURE = """vLLM ended before it was ready (exit code 1 after 38 s).
   ValueError: input size 576 is not <divisible> by 128 & so it stopped
 Try by hand: python -m vllm.entrypoints.openai.api_server --model weights/int4-g64"""
+ROWS = RowsOrigin(task="piqa", where="piqa/validation from a folder", sha256="9c1e")
 SEVEN_LONG_NAMES = (
     "arc_challenge",
     "bbh_cot_fewshot_logical_deduction_seven_objects",
@@ -51,7 +52,7 @@ def scores_of(variant: str, by_task: dict[str, float]) -> Scores:
         TaskScore(task=task, metric="acc", score=score, stderr=0.035, items=200, shots=5, chance=0.25, version="1.0")
         for task, score in by_task.items()
     )
-    return Scores(variant=variant, suite="demo", stage="full", tasks=tasks, rows_source="folder rows, sha256:9c1e")
+    return Scores(variant=variant, suite="demo", stage="full", tasks=tasks, row_origins=(ROWS,))
 
 
 def weights_of(variant: str) -> Weights:

@@ -1,0 +1,36 @@
+"""How a task's prompts were wrapped, its texts generated, and its answers extracted."""
+
+import json
+
+from pydantic import JsonValue
+
+from components.storage.artifact import Artifact
+
+
+class PromptSettings(Artifact):
+    """The settings of one task's prompts and answers. Scores with different settings are not comparable."""
+
+    chat_template: bool = False
+    """Whether prompts were put into the model's chat template."""
+    chat_template_sha: str = ""
+    """The template's hash in results that lm-eval saved; empty otherwise."""
+    system_instruction_sha: str = ""
+    """The hash of the system instruction in results that lm-eval saved; empty without one."""
+    fewshot_as_multiturn: bool = False
+    """Whether the shots were turns of a conversation."""
+    generation: tuple[dict[str, JsonValue], ...] = ()
+    """lm-eval's `generation_kwargs`: one entry, or one for each task of a group where they differ. Empty for a task
+    without generated texts, or with lm-eval's defaults."""
+    filter: str = "none"
+    """lm-eval's name of the filter that extracts the answer from the text."""
+
+    def describe(self) -> str:
+        """The settings in one line, for readers: different settings read differently."""
+        parts = [
+            f"chat template {self.chat_template_sha}".strip() if self.chat_template else "",
+            f"system instruction {self.system_instruction_sha}" if self.system_instruction_sha else "",
+            "shots as a conversation" if self.fewshot_as_multiturn else "",
+            " and ".join(json.dumps(kwargs, sort_keys=True) for kwargs in self.generation),
+            f"filter {self.filter}" if self.filter != "none" else "",
+        ]
+        return ", ".join(filter(None, parts)) or "lm-eval's defaults"
