@@ -57,8 +57,8 @@ def test_describe_policy_lists_bands_and_limits() -> None:
 
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
-    "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop, max_divergence,"
-    " max_perplexity_ratio, max_longer_answers, max_cut_answers."
+    "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop,"
+    " max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
 )
 
 

@@ -83,14 +83,14 @@ def test_a_summary_tells_what_was_asked_and_scored() -> None:
         "rows": ROWS["arc_easy"],
         "metric": "acc",
     }
-    assert first == {"questions": 220, "score": 0.55, "stderr": 0.0335, "shots": 5, "cut": 3, "samples": 1, **words}
+    assert first == {"questions": 220, "score": 0.55, "stderr": 0.0335, "shots": 5, "cut": 3, **words}
     words = {
         "version": "1.0",
         "settings": PromptSettings().model_dump(mode="json"),
         "rows": ROWS["wikitext"],
         "metric": "word_perplexity",
     }
-    assert last == {"questions": 62, "score": 17.3, "stderr": None, "shots": 0, "cut": 0, "samples": 1, **words}
+    assert last == {"questions": 62, "score": 17.3, "stderr": None, "shots": 0, "cut": 0, **words}
 
 
 def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -44,7 +44,6 @@ def score_of(row: SuiteTask, records: "Sequence[Record]", version: str, settings
         version=version,
         settings=settings,
         cut=sum(record.cut for record in answered),
-        samples=len({record.sample for record in answered}) or 1,
         lengths=lengths_of(answered),
     )
 

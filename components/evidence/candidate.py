@@ -100,7 +100,6 @@ def _task_difference(baseline: TaskScore, variant: TaskScore, *, partly: bool) -
         ("metric", baseline.metric, variant.metric),
         ("task version", baseline.version, variant.version),
         ("number of shots", baseline.shots, variant.shots),
-        ("number of samples an item", baseline.samples, variant.samples),
         ("number of items", baseline.items, baseline.items if partly else variant.items),
     ):
         if variant_value != baseline_value:

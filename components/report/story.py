@@ -169,7 +169,8 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
     if plan.irt_parameters:
         yield from ("--irt-parameters", plan.irt_parameters)
     fields = EvaluationPlan.model_fields
-    for name in ("calibration_samples", "calibration_tokens"):
+    generated = ("chat", "samples", "temperature", "max_answer_tokens")
+    for name in ("calibration_samples", "calibration_tokens", *generated):
         if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for is_set, option in (

@@ -51,8 +51,6 @@ class Benchmark(Artifact):
     shots: int
     cut: int
     """The number of answers that the token limit cut off."""
-    samples: int = 1
-    """How often each question was asked."""
     version: str
     """lm-eval's version of the task."""
     settings: PromptSettings
@@ -155,7 +153,6 @@ def _benchmark(task_score: TaskScore, scores: Scores) -> Benchmark:
         stderr=None if not task_score.is_share or task_score.items == 1 else task_score.stderr,
         shots=task_score.shots,
         cut=task_score.cut,
-        samples=task_score.samples,
         version=task_score.version,
         settings=task_score.settings,
         rows=rows.get(task_score.task, ""),
@@ -215,8 +212,9 @@ def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Differen
         ("metric", a.metric, b.metric),
         ("shots", a.shots, b.shots),
         ("questions", a.questions, b.questions),
-        ("samples of a question", a.samples, b.samples),
+        ("samples of a question", a.settings.samples, b.settings.samples),
         ("chat template", *("yes" if benchmark.settings.chat_template else "no" for benchmark in (a, b))),
+        ("chat", *("yes" if benchmark.settings.chat else "no" for benchmark in (a, b))),
         ("filter", a.settings.filter, b.settings.filter),
         ("task version", a.version, b.version),
     )
@@ -236,9 +234,7 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
     for label, summary in (("A", a), ("B", b)):
         for name, benchmark in summary.benchmarks.items():
             if benchmark.cut:
-                answers = (
-                    f"{benchmark.cut:,} of {label}'s {benchmark.questions * benchmark.samples:,} answers on {name}"
-                )
+                answers = f"{benchmark.cut:,} of {label}'s {benchmark.questions * benchmark.settings.samples:,} answers on {name}"
                 yield f"The token limit cut off {answers}."
     if a.engine != b.engine:
         yield f"The engines differ: A ran on {a.engine or 'unknown'}, B on {b.engine or 'unknown'}."

@@ -113,15 +113,13 @@ class TaskScore(Artifact):
     """Whether the items are those that tinyBenchmarks chose of a whole benchmark: no random sample of it."""
     cut: int = 0
     """Number of answers that the token limit cut."""
-    samples: int = 1
-    """How often each item was asked."""
     lengths: AnswerLengths | None = None
     """None for a task without generated answers, or when the server does not count tokens."""
 
     @property
     def answers(self) -> int:
         """The number of answers."""
-        return self.items * self.samples
+        return self.items * self.settings.samples
 
     @property
     def is_share(self) -> bool:

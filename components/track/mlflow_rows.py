@@ -191,6 +191,10 @@ def _plan_params(decision: Decision) -> dict[str, str]:
         "limit": str(plan.limit or _NOTHING),
         "data": plan.data or _NOTHING,
         "chat_template": str(plan.chat_template).lower(),
+        "chat": plan.chat or _NOTHING,
+        "samples": str(plan.samples or _NOTHING),
+        "temperature": str(plan.temperature or _NOTHING),
+        "max_answer_tokens": str(plan.max_answer_tokens or _NOTHING),
         "stop_early": str(plan.stop_early).lower(),
         "noise_floor": str(plan.noise_floor).lower(),
     }
