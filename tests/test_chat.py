@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from components.benchmarks import protocol
@@ -20,6 +22,7 @@ from components.benchmarks.suites import Suite, SuiteTask, custom_task
 from components.errors import PrerequisiteError
 from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import Ledger
+from components.resolve import checks
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.plan import EvaluationPlan
@@ -202,6 +205,39 @@ def test_a_server_with_another_template_is_a_failure_and_no_score(
     scores, _ = evaluated(server.model_copy(update={"model_path": str(tokenizer)}), asked, tmp_path)
     assert "The server has another chat template than the model" in scores.failure
     assert scores.tasks == ()
+
+
+def test_a_chat_has_the_special_tokens_of_its_template_alone(tiny_model: Path, tmp_path: Path, served: Any) -> None:
+    folder = model(tiny_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    tokenizer.bos_token = "<eos>"
+    tokenizer.save_pretrained(folder)
+    server, _ = served(folder, right)
+    scores, _ = evaluated(server, questions(tmp_path, folder), tmp_path)
+    assert (scores.failure, scores.tasks[0].score) == ("", 1.0)
+
+
+def test_a_plan_that_needs_a_template_is_refused_without_one(tiny_model: Path, tmp_path: Path) -> None:
+    generated = PLAN.model_copy(update={"suite": "instructions"})
+    with_one = model(tiny_model, tmp_path / "model")
+    assert checks.with_template(generated.model_copy(update={"chat": "auto"}), str(with_one)).has_template
+    assert not checks.with_template(generated.model_copy(update={"chat": "auto"}), str(tiny_model)).has_template
+    with pytest.raises(PrerequisiteError, match="has no chat template. Run it with --chat no, or --chat auto."):
+        checks.with_template(generated.model_copy(update={"chat": "yes"}), str(tiny_model))
+
+
+def test_options_for_generated_answers_are_refused_for_a_suite_without_any(tmp_path: Path) -> None:
+    tasks = [SimpleNamespace(reads_scores=True)]
+    with pytest.raises(
+        PrerequisiteError, match="--samples, --temperature: only for generated answers, and the suite demo"
+    ):
+        checks.check_generated(PLAN.model_copy(update={"samples": 2, "temperature": 0.6}), tasks)  # type: ignore[arg-type]
+    checks.check_generated(PLAN.model_copy(update={"chat": "auto"}), tasks)  # type: ignore[arg-type]
+    tasks.append(SimpleNamespace(reads_scores=False))
+    checks.check_generated(PLAN.model_copy(update={"samples": 2, "temperature": 0.6}), tasks)  # type: ignore[arg-type]
 
 
 ROW = SuiteTask("gsm8k", "exact_match", 5, 0.0, 10, 100)

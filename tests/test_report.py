@@ -3,6 +3,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -368,7 +369,7 @@ def with_lengths() -> Decision:
     use_case = UseCase(name="brief", max_longer_answers={"gsm8k": 0.2}, max_cut_answers={"gsm8k": 0.02})
     candidates = []
     for variant, scores, tokens in (("bf16", before, lengths), ("int8", after, lengths * 4 // 3)):
-        columns = {"answer_tokens": tokens, "answer_limit": [512] * 300, "cut": tokens > 520}
+        columns: dict[str, Any] = {"answer_tokens": tokens, "answer_limit": [512] * 300, "cut": tokens > 520}
         candidate = candidate_of(variant, {"gsm8k": answers_of("gsm8k", scores, **columns)})
         (task,) = candidate.scores.tasks
         median = AnswerLengths(median=float(np.median(tokens)), p95=float(tokens.max()), thinking_median=90, limit=512)

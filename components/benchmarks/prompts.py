@@ -199,7 +199,7 @@ def tables_of(task: Prepared, items: Set[Item], preparation: Preparation) -> Ite
         requests = lm_eval_requests(leaf, preparation, chats)
         for first in range(0, len(requests), ITEMS_PER_GROUP):
             chunk = requests[first : first + ITEMS_PER_GROUP]
-            ids = encoded(chunk, preparation)
+            ids = encoded(chunk, preparation, as_chats=as_chat)
             rows = [
                 asked_as(task.row, row_of(leaf, item[0], pairs), item[0], chats)
                 for item, pairs in zip(chunk, ids, strict=True)
@@ -237,13 +237,17 @@ Encoded = list[tuple[Ids, Ids]]
 """For each request of an item: its context and its continuation."""
 
 
-def encoded(items: list[list[Any]], preparation: Preparation) -> list[Encoded]:
-    """The token ids of the items' requests; a text to generate has no continuation, a document one for each window."""
+def encoded(items: list[list[Any]], preparation: Preparation, *, as_chats: bool = False) -> list[Encoded]:
+    """The token ids of the items' requests; a text to generate has no continuation, a document one for each window.
+
+    A chat has no other special tokens than those in its template, as on vLLM.
+    """
     encoder, kind = preparation.encoder, items[0][0].request_type
     if kind == "loglikelihood":
         pairs = iter(encoder.encode_pairs([request.args for item in items for request in item]))
         return [[next(pairs) for _ in item] for item in items]
-    texts = encoder.encode([item[0].args[0] for item in items])
+    prompts = [item[0].args[0] for item in items]
+    texts = encoder.batches(prompts, special=False) if as_chats else encoder.encode(prompts)
     if kind == "generate_until":
         return [[(text, [])] for text in texts]
     return [windows_of(text, encoder.prefix_token, min(ROLLING_WINDOW, preparation.model_window)) for text in texts]

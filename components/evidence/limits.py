@@ -259,10 +259,9 @@ class GrowthTest:
     informative: bool = True
 
     @property
-    def estimate(self) -> float | None:
-        """The measured growth; None if the baseline's answers are empty."""
-        measured = margin.drop([self.lengths], RELATIVE)
-        return None if measured is None else -measured
+    def estimate(self) -> float:
+        """The measured growth; the baseline's answers are not empty."""
+        return -(margin.drop([self.lengths], RELATIVE) or 0.0)
 
     def decidable(self, _limit: float) -> bool:
         """Always True: this test has no noise floor."""
@@ -278,11 +277,11 @@ class GrowthTest:
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound; None if there is none."""
-        return None if self.estimate is None else _finite(-margin.lower([self.lengths], RELATIVE, alpha))
+        return _finite(-margin.lower([self.lengths], RELATIVE, alpha))
 
     def lower(self, alpha: float) -> float | None:
-        """The one-sided lower bound; None if there is none."""
-        return None if self.estimate is None else -margin.upper([self.lengths], RELATIVE, alpha)
+        """The one-sided lower bound."""
+        return -margin.upper([self.lengths], RELATIVE, alpha)
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""

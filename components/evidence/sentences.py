@@ -126,9 +126,9 @@ def _change(limit: Limit, case: Case) -> str:
     if limit.kind == "divergence":
         return f"the KL divergence on {limit.what} is {test.estimate:.3g} nats"
     if limit.kind == "length":
-        return f"the answers on {limit.what} are {_longer(test.estimate or 0.0, limit)}"
+        return f"the answers on {limit.what} are {_longer(test.estimate, limit)}"
     if limit.kind == "cut":
-        return f"{percent(test.estimate or 0.0, limit.limit)} of the answers on {limit.what} are cut"
+        return f"{percent(test.estimate, limit.limit)} of the answers on {limit.what} are cut"
     return f"the perplexity on {limit.what} is {_as_ratio(test.estimate)} the baseline's"
 
 

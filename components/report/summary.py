@@ -234,8 +234,8 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
     for label, summary in (("A", a), ("B", b)):
         for name, benchmark in summary.benchmarks.items():
             if benchmark.cut:
-                answers = f"{benchmark.cut:,} of {label}'s {benchmark.questions * benchmark.settings.samples:,} answers on {name}"
-                yield f"The token limit cut off {answers}."
+                answers = benchmark.questions * benchmark.settings.samples
+                yield f"The token limit cut off {benchmark.cut:,} of {label}'s {answers:,} answers on {name}."
     if a.engine != b.engine:
         yield f"The engines differ: A ran on {a.engine or 'unknown'}, B on {b.engine or 'unknown'}."
     yield NO_VERDICT

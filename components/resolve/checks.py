@@ -97,8 +97,8 @@ def check_generated(plan: EvaluationPlan, tasks: "Sequence[Prepared]") -> None:
     useless = [option for option, is_given in given.items() if is_given]
     if useless and all(task.reads_scores for task in tasks):
         raise PrerequisiteError(
-            f"{', '.join(useless)} changes generated answers, and the suite {suite_of(plan).name} has none: its choices"
-            " are scored by their probability. Leave it out, or choose a suite with generated answers, as gsm8k's."
+            f"{', '.join(useless)}: only for generated answers, and the suite {suite_of(plan).name} has none. Leave it"
+            " out, or choose a suite with generated answers, as instructions."
         )
 
 

@@ -19,7 +19,7 @@ class PromptSettings(Artifact):
     fewshot_as_multiturn: bool = False
     """Whether the shots were turns of a conversation."""
     generation: tuple[dict[str, JsonValue], ...] = ()
-    """lm-eval's `generation_kwargs`, with the run's own temperature and limit of tokens: one entry, or one for each task
+    """lm-eval's `generation_kwargs`, with the run's temperature and limit of tokens: one entry, or one for each task
     of a group where they differ. Empty for a task without generated texts, or with lm-eval's defaults."""
     chat: bool = False
     """Whether the prompts were asked as chats."""
