@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, Answer], tuple[Server, ChatServer]]]:
     """Starts a server with the tokenizer of that folder and these answers."""
     monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.05)
     servers: list[ChatServer] = []
@@ -183,7 +183,8 @@ def test_each_question_is_asked_several_times_with_seeds_that_all_variants_share
         scores, rows = evaluated(server, asked, tmp_path, ledger)
         again, _ = evaluated(server, asked, tmp_path, ledger)
     task = scores.tasks[0]
-    assert (task.score, task.items, task.answers) == (pytest.approx(2 / 3), ITEMS, 3 * ITEMS)
+    assert task.score == pytest.approx(2 / 3)
+    assert (task.items, task.answers) == (ITEMS, 3 * ITEMS)
     assert scores.planned_items == ITEMS
     assert sorted((row.item_id, row.sample) for row in rows) == [(item, at) for item in range(ITEMS) for at in range(3)]
     assert {chat["temperature"] for chat in at_work.chats} == {0.6}

@@ -81,11 +81,17 @@ def lm_evals(tokenizer: Any) -> Any:
 
 def lm_evals_ids(tokenizer: Any, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
     """The ids that lm-eval would send, caught where it hands them on; BOS is not doubled, as in our endpoint."""
-    client, caught = lm_evals(tokenizer), []
+    client = lm_evals(tokenizer)
+    caught: list[Any] = []
     if client.add_bos_token:
         plain, bos = client.tok_encode, str(tokenizer.bos_token)
         client.tok_encode = lambda text, **settings: plain(text.removeprefix(bos), **settings)
-    client._loglikelihood_tokens = lambda requests, **_settings: caught.extend(requests) or []
+
+    def catch(requests: list[Any], **_settings: Any) -> list[Any]:
+        caught.extend(requests)
+        return []
+
+    client._loglikelihood_tokens = catch
     client.loglikelihood([type("Request", (), {"args": pair}) for pair in pairs], disable_tqdm=True)
     return [(context, continuation) for _, context, continuation in caught]
 

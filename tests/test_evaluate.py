@@ -178,23 +178,23 @@ def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_lo
     order = harness.item_order(24)
     anchors = (order[20], order[2], order[20], order[9])
     row = SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=3, full=24, anchors=anchors)
-    questions = Questions(Suite("small", "For tests.", (row,)), Few(24))
+    asked_here = questions(tiny_model, folder, Suite("small", "For tests.", (row,)), rows=24)
     server = serve(tiny_model, folder, monkeypatch, "ok")
-    step, store = Step(None, "full", "int8"), open_store(str(folder / "store"))
+    step = Step(None, "full", "int8")
     seen: list[set[int]] = []
 
     def never(_scores: Scores, found: list[records.Record]) -> bool:
         seen.append({each.item_id for each in found})
         return False
 
-    with shared(folder / "mine.sqlite", server.identity, store) as ledger:
-        tiny = evaluate(server, questions, "tiny", step, folder / "tiny.parquet", ledger)
-        full = evaluate(server, questions, "full", step, folder / "full.parquet", ledger, never)
+    tiny = Evaluation(server, asked_here, "tiny", step).run(folder / "tiny.parquet")
+    answered = records.read(folder / "tiny.parquet")
+    full = Evaluation(server, asked_here, "full", step).run(folder / "full.parquet", Earlier(tiny=answered), never)
     local_vllm.undeploy(server)
     assert [each.item_id for each in records.read(folder / "tiny.parquet")] == sorted(set(anchors))
     assert seen == [set(order[:6]), set(order[:12])]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (3, 24)
-    assert full.reused == 2 * 3
+    assert full.requests == 2 * 24 - 2 * 3, "no chosen item is asked again, without a ledger too"
 
 
 @pytest.mark.parametrize(

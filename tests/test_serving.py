@@ -59,7 +59,7 @@ def test_a_server_answers_until_it_is_undeployed(
     server = local_vllm.deploy("int8", model, run)
     assert server.failure == ""
     assert (server.served_name, server.engine, server.max_model_len) == ("quantgate-int8", engine, 1024)
-    assert server.identity == local_vllm.identity_here(model, "")
+    assert server.identity == local_vllm.identity_here(model, "", 1024)
     assert ("float32" in server.identity.options) is not own_bf16
     assert server.url.startswith("http://127.0.0.1:")
     assert answers(server)

@@ -35,7 +35,7 @@ def with_screen(scores: Scores, plan: EvaluationPlan, records_file: Path) -> Sco
     """The tiny stage's scores with tinyBenchmarks' estimates of the tasks whose items it chose.
 
     The estimate `mean` is the plain mean of the 100 rows; an item that two rows name counts twice. The IRT estimates
-    exist only where the plan names the parameters.
+    exist only where the plan names the parameters. A task whose chosen items do not all fit the window has no estimate.
     """
     if scores.failure:
         return scores
@@ -48,10 +48,13 @@ def with_screen(scores: Scores, plan: EvaluationPlan, records_file: Path) -> Sco
     tasks: list[TaskScore] = []
     for task in scores.tasks:
         if task.task in anchors:
-            item_scores = anchor_scores(anchors[task.task], [row for row in rows if row.task == task.task])
-            values = {"mean": sum(item_scores) / len(item_scores)}
-            if parameters:
-                values |= estimates(item_scores, parameters[anchored_benchmarks()[task.task].tiny])
+            answered = [row for row in rows if row.task == task.task]
+            values = {}
+            if len(answered) == len(set(anchors[task.task])):  # fewer where the model's window is too small
+                item_scores = anchor_scores(anchors[task.task], answered)
+                values = {"mean": sum(item_scores) / len(item_scores)}
+                if parameters:
+                    values |= estimates(item_scores, parameters[anchored_benchmarks()[task.task].tiny])
             task = task.model_copy(update={"chosen": True, "estimates": values})
         tasks.append(task)
     return scores.model_copy(update={"tasks": tuple(tasks)})

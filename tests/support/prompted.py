@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from components.benchmarks.embedded import Embedded
 from components.benchmarks.encoder import Encoder
 from components.benchmarks.harness import Prepared, prepare
 from components.benchmarks.prompts import Item, Preparation, PromptFile, write
@@ -33,7 +34,7 @@ def ask_items(server: Server, task: Prepared, items: Iterable[Item], way: str = 
         file = Path(scratch) / "prompts.parquet"
         preparation = Preparation(Encoder.load(server.model_path), server.max_model_len)
         write({task.row.task: (task, chosen[task.row.task])}, preparation, file, lambda _done, _task: None)
-        questions = Questions(Suite("one task", "", (task.row,)), Source, PromptFile(file), server.max_model_len)
+        questions = Questions(Suite("one task", "", (task.row,)), Embedded(), PromptFile(file), server.max_model_len)
         evaluation = Evaluation(server, questions, "full", Step(None, "full", server.variant))
         evaluation.begin({task.row.task: task}, chosen)
         model = TestedModel(Client(server.url, server.served_name), way=way)
