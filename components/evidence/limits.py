@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from scipy.special import ndtr, ndtri
 
 from components.evidence import flips, margin
 from components.evidence.looks import SCREEN_ALLOWANCE
-from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
+from components.evidence.margin import ABSOLUTE, Pairs, Scale
 
 POWER = 0.8
 MOST_NATS = 2.0
@@ -183,15 +184,15 @@ class MeanTest:
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound."""
-        return _finite(self.log_ratio.upper(alpha))
+        return finite(self.log_ratio.upper(alpha))
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""
-        return _finite(self.log_ratio.lower(alpha))
+        return finite(self.log_ratio.lower(alpha))
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
-        return further(lambda times: _settles(self.times(times), limit, alpha), self.items)
+        return further(lambda times: is_decided(self.times(times), limit, alpha), self.items)
 
     def times(self, factor: float) -> "MeanTest":
         """The test on `factor` times as many documents like these."""
@@ -242,52 +243,38 @@ class ClippedTest:
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
         return further(
-            lambda times: _settles(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
+            lambda times: is_decided(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
         )
 
 
-@dataclass(frozen=True)
-class GrowthTest:
-    """The test of how much longer the variant's answers are: the growth of the mean number of tokens, 0.2 is 20 %.
-
-    No answer is longer than the limit of tokens, so that lengths as shares of it have the exact bounds of a relative
-    drop; the growth is the negative drop.
-    """
-
-    lengths: Pairs
-    """The baseline's and the variant's lengths, as shares of the most tokens that an answer may have."""
-    informative: bool = True
+class LimitTest(Protocol):
+    """The test of one limit."""
 
     @property
-    def estimate(self) -> float:
-        """The measured growth; the baseline's answers are not empty."""
-        return -(margin.drop([self.lengths], RELATIVE) or 0.0)
+    def estimate(self) -> float | None:
+        """The measured value."""
 
-    def decidable(self, _limit: float) -> bool:
-        """Always True: this test has no noise floor."""
-        return True
+    @property
+    def informative(self) -> bool:
+        """Whether the answers can show anything about the limit."""
+
+    def decidable(self, limit: float, /) -> bool:
+        """Whether the limit is at or above the noise floor."""
 
     def p_within(self, limit: float) -> float:
-        """The p-value against "the growth is the limit or more"."""
-        return margin.p_beyond([self.lengths], RELATIVE, -limit)
+        """The p-value against "it is the limit or more"."""
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "the growth is the limit or less"."""
-        return margin.p_within([self.lengths], RELATIVE, -limit)
+        """The p-value against "it is the limit or less"."""
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound; None if there is none."""
-        return _finite(-margin.lower([self.lengths], RELATIVE, alpha))
 
     def lower(self, alpha: float) -> float | None:
-        """The one-sided lower bound."""
-        return -margin.upper([self.lengths], RELATIVE, alpha)
+        """The one-sided lower bound; None if there is none."""
 
     def further_items(self, limit: float, alpha: float) -> int | None:
-        """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
-        return further(
-            lambda times: _settles(replace(self, lengths=self.lengths.times(times)), limit, alpha), self.lengths.items
-        )
+        """How many more items decide the limit at 80 % power; None if no number does."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +286,7 @@ class Limit:
     kind: str
     """`drop`, `divergence`, `perplexity`, `length` or `cut`."""
     limit: float
-    test: DropTest | ClippedTest | MeanTest | GrowthTest
+    test: LimitTest
 
 
 def further(decides: Callable[[float], bool], items: float) -> int | None:
@@ -319,7 +306,8 @@ def further(decides: Callable[[float], bool], items: float) -> int | None:
     return max(math.ceil((enough - 1) * items), 1)
 
 
-def _settles(test: "ClippedTest | MeanTest | GrowthTest", limit: float, alpha: float) -> bool:
+def is_decided(test: LimitTest, limit: float, alpha: float) -> bool:
+    """Whether the test decides the limit, with the power for which `further` counts items."""
     return min(test.p_within(limit), test.p_beyond(limit)) <= _with_power(alpha)
 
 
@@ -328,5 +316,6 @@ def _with_power(alpha: float) -> float:
     return float(ndtr(-(ndtri(1 - alpha) + ndtri(POWER))))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value; None for an infinite one."""
     return value if math.isfinite(value) else None

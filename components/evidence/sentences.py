@@ -123,13 +123,14 @@ def _change(limit: Limit, case: Case) -> str:
         if test.estimate is None:
             return f"{subject} was 0 for the baseline"
         return Change(subject, before, after, case.use_case.relative).describe(limit.limit)
+    measured = test.estimate or 0.0  # only a drop may have no estimate
     if limit.kind == "divergence":
-        return f"the KL divergence on {limit.what} is {test.estimate:.3g} nats"
+        return f"the KL divergence on {limit.what} is {measured:.3g} nats"
     if limit.kind == "length":
-        return f"the answers on {limit.what} are {_longer(test.estimate, limit)}"
+        return f"the answers on {limit.what} are {_longer(measured, limit)}"
     if limit.kind == "cut":
-        return f"{percent(test.estimate, limit.limit)} of the answers on {limit.what} are cut"
-    return f"the perplexity on {limit.what} is {_as_ratio(test.estimate)} the baseline's"
+        return f"{percent(measured, limit.limit)} of the answers on {limit.what} are cut"
+    return f"the perplexity on {limit.what} is {_as_ratio(measured)} the baseline's"
 
 
 def _at_most(limit: Limit, case: Case, alpha: float) -> str:
