@@ -58,7 +58,7 @@ def make_all(names: Sequence[str]) -> None:
 
 
 def resolve(lock: Path, wanted: Sequence[str], dropped: re.Pattern[str]) -> None:
-    """Write the lock: what pip would install for `wanted`, less what is dropped."""
+    """Write the lock: the packages that pip would install for `wanted`, except the dropped ones."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
@@ -89,7 +89,7 @@ def lock_all() -> None:
 
 
 def main() -> int:
-    """Do what the command line asks; 1 when an environment could not be made."""
+    """Run the command line; returns 1 if an environment could not be made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wanted", nargs="+", choices=["project", "serving", "lock"])
     wanted = parser.parse_args().wanted

@@ -1,4 +1,4 @@
-"""The answer ledger's speed: answers read and written a second, for questions as long as few-shot prompts.
+"""The answer ledger's speed: answers read and written per second, for questions as long as few-shot prompts.
 
     python benchmarks/ledger_speed.py [--questions 50000] [--tokens 300] [--choices 4]
 
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     questions = random_questions(arguments.questions, arguments.tokens, arguments.choices)
     answer = pack(Loglik(-1.5, False))
-    table = Table("what", "answers", "answers/s", "µs each")
+    table = Table("operation", "answers", "answers/s", "µs per answer")
     with tempfile.TemporaryDirectory() as folder:
         with closing(Ledger(Path(folder) / "ledger.sqlite", "a model")) as ledger:
             keys = question_keys(questions)

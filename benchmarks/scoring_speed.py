@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--ways", default="", help="also run these ways by themselves: suffix,read,echo")
+    parser.add_argument("--ways", default="", help="also run these ways separately: suffix,read,echo")
     arguments = parser.parse_args()
     quiet(logging.ERROR, "lm_eval", "datasets", "httpx")
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
@@ -79,7 +79,7 @@ def main() -> None:
         "items",
         *(f"{name}, s" for name in contenders),
         "ratio",
-        "at best",
+        "best possible ratio",
         "computed / trie",
         "scores",
     )

@@ -84,7 +84,7 @@ def main() -> None:
     gc.disable()  # it would scan tens of millions of token ids again and again
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     source, console = Mirror(arguments.mirror, cache_dir()), Console()
-    table = Table("suite", "task", "items", "prompts", "tokens", "of them distinct prefixes", "written at most")
+    table = Table("suite", "task", "items", "prompts", "tokens", "tokens of the trie", "most tokens written")
     for name in arguments.suites:
         total = [0, 0, 0, 0, 0]
         for task in suites.SUITES[name].tasks:

@@ -5,7 +5,7 @@
 Each variant has the records of its answers (Parquet), its data sets and a table of a few hundred flips; the run has the
 report. The servers are MLflow servers on this machine: one on a SQLite file and a folder and, if PostgreSQL is
 installed, one on PostgreSQL and SeaweedFS. A first recording goes through a proxy that counts its requests. The seconds
-are medians of the rounds. The last column runs the step in a process of its own, as a pipeline does, including the
+are medians of the rounds. The last column runs the step in a separate process, as a pipeline does, including the
 import of MLflow.
 """
 
@@ -50,11 +50,11 @@ STEP = "import sys; from components.track.step import track; track(*sys.argv[1:]
 def main() -> None:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=1000, help="of each task")
+    parser.add_argument("--items", type=int, default=1000, help="items of each task")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
-    table = Table("server", "requests", "recording, s", "again, s", "process of its own, s")
+    table = Table("server", "requests", "first recording, s", "second recording, s", "in a separate process, s")
     with contextlib.ExitStack() as stack:
         results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         size = make_results(results, options.items)
@@ -174,7 +174,7 @@ def random_decision(results: Path, items: int) -> Decision:
 def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
     """The arguments of the step `track`."""
     decision, page, text, tracked = (
-        str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
+        str(results / name) for name in ("decision.json", "report.html", "report.md", "tracked.json")
     )
     return decision, run_id, str(results), server, page, text, tracked
 

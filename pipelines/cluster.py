@@ -183,7 +183,7 @@ def fitted(cluster: Cluster) -> dsl.graph_component.GraphComponent:
 
 
 def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
-    """Set on the task what the step of that name needs on the cluster."""
+    """Set on the task the resources, secrets and volumes that the step of that name needs on the cluster."""
     step = STEPS[name]
     image = cluster.quantize_image if step.torch else cluster.image
     task.set_container_image(image).set_env_variable("QUANTGATE_IMAGE", image)  # recorded with the run

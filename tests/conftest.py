@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share, and what keeps `make check` quick: marks, and imports that are not made."""
+"""Fixtures of several test modules, and marks and skipped imports that keep `make check` fast."""
 
 import functools
 import re
@@ -28,13 +28,13 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test knows what another one, or a run of this user's, has been answered."""
+    """Give each test an empty answer ledger, separate from other tests' and the user's."""
     monkeypatch.setenv("QUANTGATE_LEDGER", str(tmp_path / "ledger-of-this-test.sqlite"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def aws_descriptions() -> Iterator[None]:
-    """botocore's descriptions of AWS are read once: every client, with a session of its own, would parse 2 MB anew."""
+    """Read botocore's descriptions of AWS once; otherwise every session would parse 2 MB again."""
     from botocore.loaders import JSONFileLoader
 
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.m
 
 
 TOGETHER = re.compile(r"tests/test_(local|notebooks|execute_hostile)\.py|\[(mlflow_server|mlflow_on_postgres)\b")
-"""What the names of tests have in common that share a fixture of many seconds, which each worker would make anew."""
+"""Matches the ids of tests that share a slow fixture and so run in one worker."""
 
 
 class InGroups(LoadScopeScheduling):  # type: ignore[misc]
@@ -63,19 +63,19 @@ class InGroups(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InGroups:
-    """How xdist spreads the tests: in groups, and the rest one by one."""
+    """Distribute the tests in groups, and the others one by one."""
     return InGroups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need what is slow to have."""
+    """Mark the tests that need a slow fixture."""
     for item in items:
         if SLOW_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out modules that are slow as a whole where slow tests are not wanted: many import PyTorch or MLflow."""
+    """Without slow tests, do not import modules with only slow tests: many import PyTorch or MLflow."""
     if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
         return None
     return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None

@@ -1,4 +1,4 @@
-"""The command line, as a person types it."""
+"""The command line, called as a user types it."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither vLLM nor a hub."""
+    """An environment without vLLM and without access to the hub."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", "/nowhere/python")
     for module in ("huggingface_hub.constants", "datasets.config"):  # which read the environment once
@@ -33,7 +33,7 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--use-case", "poetry", "code, general-chat, math-tutoring, summarization"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_valid_ones_before_anything_starts(
+def test_an_unknown_name_is_refused_with_the_valid_names_before_anything_starts(
     tmp_path: Path, option: str, value: str, names: str
 ) -> None:
     answer = quantgate("run", option, value, "--out", str(tmp_path / "run"))
@@ -58,7 +58,7 @@ def test_an_unknown_name_is_answered_with_the_valid_ones_before_anything_starts(
         ((), "There is no environment for vLLM at /nowhere/python"),
     ],
 )
-def test_what_a_user_can_fix_is_one_message_without_a_traceback(
+def test_an_error_that_the_user_can_fix_is_one_message_without_a_traceback(
     tmp_path: Path, arguments: tuple[str, ...], what: str
 ) -> None:
     answer = quantgate("run", *arguments, "--out", str(tmp_path / "run"))
@@ -68,23 +68,23 @@ def test_what_a_user_can_fix_is_one_message_without_a_traceback(
     assert "Traceback" not in answer.stderr
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_unchanged(tmp_path: Path) -> None:
     python = serving_python(tmp_path / "python")
     (tmp_path / "thesis" / "logs").mkdir(parents=True)
     answer = quantgate("run", "--out", str(tmp_path / "thesis"), QUANTGATE_SERVING_PYTHON=str(python))
     assert answer.returncode == 2
     assert "contains files that are not a run's" in answer.stderr
-    assert [each.name for each in (tmp_path / "thesis").iterdir()] == ["logs"]
+    assert [file.name for file in (tmp_path / "thesis").iterdir()] == ["logs"]
 
 
 def test_an_unknown_option_exits_with_2() -> None:
     assert quantgate("run", "--speed").returncode == 2
 
 
-def test_help_names_what_can_be_chosen() -> None:
-    told = " ".join(quantgate("run", "--help").stdout.split())
+def test_help_lists_the_valid_choices() -> None:
+    help_text = " ".join(quantgate("run", "--help").stdout.split())
     for word in ("int4-g128", "general-chat", "demo", "pypi:", "hf:", "s3://"):
-        assert word in told
+        assert word in help_text
 
 
 def test_compile_writes_yaml_that_kfp_loads(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_compile_writes_yaml_that_kfp_loads(tmp_path: Path) -> None:
     assert components.load_component_from_file(str(file)).name == "quantgate-ship"
     spec, _ = yaml.safe_load_all(file.read_text())
     executors = spec["deploymentSpec"]["executors"].values()
-    assert {each["container"]["image"] for each in executors} == set(images)
+    assert {executor["container"]["image"] for executor in executors} == set(images)
 
 
 def test_compile_refuses_another_kind_of_file(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_compile_refuses_another_kind_of_file(tmp_path: Path) -> None:
 def served(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Server]:
-    """A served model; the server is a fake that behaves as the test's parameter says."""
+    """A served model; the test's parameter sets the fake server's behaviour."""
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
     monkeypatch.setenv("FAKE_VLLM", getattr(request, "param", "ok"))
     with lease.hold(tmp_path / "lease"):
@@ -126,12 +126,12 @@ def evaluated(served: Server, out: Path, *options: str) -> Done:
 
 
 @pytest.mark.slow
-def test_a_model_that_is_served_is_tested_and_judged_from_what_that_leaves(served: Server, tmp_path: Path) -> None:
+def test_eval_tests_a_served_model_and_gate_judges_its_results(served: Server, tmp_path: Path) -> None:
     one = evaluated(served, tmp_path / "one", "--suite", "quick", "--custom", "canopy", "--limit", "6")
     other = evaluated(served, tmp_path / "other", "--suite", "quick", "--custom", "canopy", "--limit", "6")
     assert (one.returncode, other.returncode) == (0, 0), one.stdout + one.stderr
     scores = Scores.read(tmp_path / "one" / "full.json")
-    assert [(each.task, each.items) for each in scores.tasks] == [
+    assert [(task.task, task.items) for task in scores.tasks] == [
         ("arc_easy", 6),
         ("hellaswag", 6),
         ("piqa", 6),
@@ -150,7 +150,9 @@ def test_a_model_that_is_served_is_tested_and_judged_from_what_that_leaves(serve
 
 @pytest.mark.slow
 @pytest.mark.parametrize("served", ["text-only"], indirect=True)
-def test_a_server_that_lacks_what_a_task_needs_is_refused_with_the_reason(served: Server, tmp_path: Path) -> None:
+def test_a_server_without_an_ability_that_a_task_needs_is_refused_with_the_reason(
+    served: Server, tmp_path: Path
+) -> None:
     answer = evaluated(served, tmp_path / "out", "--suite", "quick")
     assert answer.returncode == 2
     assert "offers none of the three ways to score prompts" in answer.stderr
@@ -171,10 +173,8 @@ def test_a_server_that_lacks_what_a_task_needs_is_refused_with_the_reason(served
         (("compare", "/nowhere/a.json", "/nowhere/b.json"), "/nowhere/a.json"),
     ],
 )
-def test_what_is_wrong_with_a_command_about_benchmarks_is_one_message(
-    tmp_path: Path, arguments: tuple[str, ...], what: str
-) -> None:
-    answer = quantgate(*(str(tmp_path / "out") if each == "OUT" else each for each in arguments))
+def test_a_mistake_in_a_benchmark_command_is_one_message(tmp_path: Path, arguments: tuple[str, ...], what: str) -> None:
+    answer = quantgate(*(str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments))
     assert answer.returncode == 2
     assert what in answer.stderr
     assert "Traceback" not in answer.stderr

@@ -1,4 +1,4 @@
-"""What the compiled pipeline asks of a cluster, step by step."""
+"""The compiled pipeline's requirements of a cluster, step by step."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ PRODUCTION = Cluster(
 
 
 def command(*options: str) -> Result:
-    """What `quantgate compile` leaves."""
+    """The file that `quantgate compile` writes."""
     app = typer.Typer()
     app.command()(compile_pipeline)
     return on_a_short_stack(lambda: CliRunner().invoke(app, list(options)))
@@ -41,21 +41,21 @@ class Compiled:
         self.pipeline, self.platform = yaml.safe_load_all(file.read_text())
 
     def container(self, step: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
-        return found
+        spec: dict[str, Any] = self.pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+        return spec
 
     def pod(self, step: str) -> dict[str, Any]:
         executors = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        found: dict[str, Any] = executors[f"exec-{step}"]
-        return found
+        spec: dict[str, Any] = executors[f"exec-{step}"]
+        return spec
 
     def environment(self, step: str) -> dict[str, str]:
-        return {each["name"]: each["value"] for each in self.container(step).get("env", [])}
+        return {variable["name"]: variable["value"] for variable in self.container(step).get("env", [])}
 
     def references(self, step: str, kind: str) -> dict[str, bool]:
         """The names of the step's Secrets (or ConfigMaps), and whether each may be absent."""
         key = "secretName" if kind == "secretAsEnv" else "configMapName"
-        return {each[key]: each.get("optional", False) for each in self.pod(step).get(kind, [])}
+        return {reference[key]: reference.get("optional", False) for reference in self.pod(step).get(kind, [])}
 
     def tasks(self) -> dict[str, Any]:
         loop = self.pipeline["components"]["comp-for-loop-1"]["dag"]["tasks"]
@@ -67,7 +67,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     return Compiled(PRODUCTION, tmp_path_factory.mktemp("compiled") / "pipeline.yaml")
 
 
-def test_kfp_loads_the_fitted_pipeline_and_it_is_ship(production: Compiled, tmp_path: Path) -> None:
+def test_kfp_loads_the_fitted_pipeline_with_the_steps_of_ship(production: Compiled, tmp_path: Path) -> None:
     assert components.load_component_from_file(str(production.file)).name == "quantgate-ship"
     plain = compiled(tmp_path / "plain.yaml")
     bare = yaml.safe_load(plain.read_text())
@@ -77,12 +77,14 @@ def test_kfp_loads_the_fitted_pipeline_and_it_is_ship(production: Compiled, tmp_
     assert graph == {n: t.get("dependentTasks") for n, t in production.pipeline["root"]["dag"]["tasks"].items()}
 
 
-def test_every_step_has_its_row_and_every_row_a_step(production: Compiled) -> None:
+def test_every_step_has_a_row_of_needs_and_every_row_belongs_to_a_step(production: Compiled) -> None:
     assert set(STEPS) == set(production.tasks()) - {"for-loop-1"}
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_every_step_has_resources_a_time_limit_and_a_label_and_is_no_root(production: Compiled, step: str) -> None:
+def test_every_step_has_resources_a_timeout_and_a_label_and_does_not_run_as_root(
+    production: Compiled, step: str
+) -> None:
     resources, pod = production.container(step)["resources"], production.pod(step)
     assert resources["resourceCpuRequest"] == STEPS[step].cpu
     assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == STEPS[step].memory
@@ -91,10 +93,10 @@ def test_every_step_has_resources_a_time_limit_and_a_label_and_is_no_root(produc
     assert pod["podMetadata"]["labels"] == labels
     assert pod["securityContext"] == {"runAsNonRoot": True}
     assert pod["imagePullPolicy"] == "IfNotPresent"
-    assert [each["secretName"] for each in pod["imagePullSecret"]] == ["registry"]
+    assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["registry"]
 
 
-def test_only_quantize_has_the_gpus_and_their_nodes(production: Compiled) -> None:
+def test_only_quantize_gets_the_gpus_and_their_nodes(production: Compiled) -> None:
     resources = production.container("quantize")["resources"]
     assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert resources["accelerator"]["resourceCount"] == "2"
@@ -108,7 +110,7 @@ def test_only_quantize_has_the_gpus_and_their_nodes(production: Compiled) -> Non
         assert not {"tolerations", "nodeSelector"} & production.pod(step).keys()
 
 
-def test_what_reads_and_makes_weights_has_the_image_with_pytorch(production: Compiled) -> None:
+def test_steps_that_read_or_write_weights_have_the_image_with_pytorch(production: Compiled) -> None:
     images = {step: production.container(step)["image"] for step in STEPS}
     assert images == {
         **dict.fromkeys(STEPS, PRODUCTION.image),
@@ -116,17 +118,17 @@ def test_what_reads_and_makes_weights_has_the_image_with_pytorch(production: Com
     }
 
 
-def test_a_cluster_without_gpus_is_asked_for_none(tmp_path: Path) -> None:
+def test_nothing_requests_gpus_on_a_cluster_without_gpus(tmp_path: Path) -> None:
     small = Compiled(Cluster(gpus=0, quantize_memory="6Gi", cache_claim=""), tmp_path / "small.yaml")
     assert "accelerator" not in small.container("quantize")["resources"]
     assert "tolerations" not in small.pod("quantize")
     assert small.container("quantize")["resources"]["resourceMemoryLimit"] == "6Gi"
     assert "imagePullSecret" not in small.pod("quantize")
-    assert [each["mountPath"] for each in small.pod("quantize")["emptyDirMounts"]] == ["/cache"]
+    assert [mount["mountPath"] for mount in small.pod("quantize")["emptyDirMounts"]] == ["/cache"]
     assert "pvcMount" not in small.pod("quantize")
 
 
-def test_a_step_names_the_secrets_that_it_needs_and_no_other(production: Compiled) -> None:
+def test_a_step_references_only_the_secrets_that_it_needs(production: Compiled) -> None:
     named = {step: set(production.references(step, "secretAsEnv")) for step in STEPS}
     assert {step for step, secrets in named.items() if "quantgate-hub" in secrets} == {"resolve"}
     assert {step for step, secrets in named.items() if "quantgate-mlflow" in secrets} == {
@@ -145,32 +147,32 @@ def test_a_step_names_the_secrets_that_it_needs_and_no_other(production: Compile
     assert keys == {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 
 
-def test_steps_that_record_find_certificates_where_there_are_any(production: Compiled) -> None:
+def test_steps_that_record_in_mlflow_get_the_optional_certificates(production: Compiled) -> None:
     recording = {step for step in STEPS if "quantgate-mlflow" in production.references(step, "secretAsEnv")}
     for step in STEPS:
         files = [
-            (each["secretName"], each["mountPath"], each["optional"])
-            for each in production.pod(step).get("secretAsVolume", [])
+            (secret["secretName"], secret["mountPath"], secret["optional"])
+            for secret in production.pod(step).get("secretAsVolume", [])
         ]
         wanted = [("quantgate-mlflow-certificates", "/etc/quantgate/mlflow", True)]
         assert files == (wanted if step in recording else [])
-    maps = {each["configMapName"]: each for each in production.pod("track")["configMapAsEnv"]}
-    given = {each["envVar"] for each in maps["quantgate-mlflow"]["keyToEnv"]}
+    maps = {config_map["configMapName"]: config_map for config_map in production.pod("track")["configMapAsEnv"]}
+    optional_variables = {variable["envVar"] for variable in maps["quantgate-mlflow"]["keyToEnv"]}
     assert maps["quantgate-mlflow"]["optional"] is True
-    assert given == {
+    assert optional_variables == {
         "QUANTGATE_TRACKING_HOSTS",
         "MLFLOW_TRACKING_SERVER_CERT_PATH",
         "MLFLOW_TRACKING_CLIENT_CERT_PATH",
     }
 
 
-def test_the_pipeline_holds_no_value_of_a_secret(production: Compiled) -> None:
+def test_the_pipeline_contains_no_value_of_a_secret(production: Compiled) -> None:
     values = {value for step in STEPS for value in production.environment(step).values()}
     images = {PRODUCTION.image, PRODUCTION.quantize_image}
     assert values == {"job", "/cache", "/cache/huggingface", "kserve", *images}
 
 
-def test_programs_of_a_model_run_in_a_job_of_the_project_image(production: Compiled) -> None:
+def test_a_models_programs_run_in_a_job_with_the_project_image(production: Compiled) -> None:
     contained = {step for step in STEPS if production.environment(step).get("QUANTGATE_CONTAINMENT") == "job"}
     assert contained == {"execute", "resolve"}  # resolve refuses a suite of programs where they cannot be run
     for step in contained:
@@ -187,36 +189,38 @@ def test_the_cache_is_mounted_where_models_and_rows_are_fetched(production: Comp
     assert all(production.environment(step)["QUANTGATE_CACHE"] == "/cache" for step in mounted)
 
 
-def test_steps_that_make_objects_know_how_and_for_which_run(production: Compiled) -> None:
+def test_steps_that_create_objects_get_their_settings_and_the_run(production: Compiled) -> None:
     serving = {step for step in STEPS if production.environment(step).get("QUANTGATE_SERVING") == "kserve"}
     assert serving == {"deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
     for step in STEPS:
-        told = {each["name"]: each["fieldPath"] for each in production.pod(step).get("fieldPathAsEnv", [])}
+        fields = {
+            variable["name"]: variable["fieldPath"] for variable in production.pod(step).get("fieldPathAsEnv", [])
+        }
         run = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
-        assert told == (run if step in serving | {"execute", "resolve"} else {})
+        assert fields == (run if step in serving | {"execute", "resolve"} else {})
         assert ("quantgate-serving" in production.references(step, "configMapAsEnv")) == (step in serving)
 
 
-def test_retries_stand_outside_the_loop_only(production: Compiled) -> None:
-    """Inside, kfp's backend ignores them (kubeflow/pipelines #13897), and the steps repeat what is worth it."""
+def test_only_steps_outside_the_loop_are_retried(production: Compiled) -> None:
+    """Inside the loop kfp's backend ignores retries (kubeflow/pipelines #13897); the steps retry by themselves."""
     retries = {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in production.tasks().items()}
     assert {name for name, count in retries.items() if count} == {"resolve", "gate", "report", "track", "promote"}
     assert production.tasks()["resolve"]["retryPolicy"]["backoffDuration"] == "30s"
     assert not [step for step in IN_THE_LOOP if STEPS[step].retries]
 
 
-def test_as_many_variants_are_under_way_as_asked(production: Compiled, tmp_path: Path) -> None:
+def test_the_parallelism_sets_how_many_variants_run_at_once(production: Compiled, tmp_path: Path) -> None:
     assert production.pipeline["root"]["dag"]["tasks"]["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] == 3
     usual = Compiled(Cluster(), tmp_path / "usual.yaml")
     assert usual.pipeline["root"]["dag"]["tasks"]["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] == 1
 
 
-def test_a_task_has_the_name_by_which_others_find_its_outputs(production: Compiled) -> None:
-    """Where it has another, kfp's backend does not find them (kubeflow/pipelines #11173)."""
+def test_a_task_keeps_the_name_that_other_tasks_refer_to(production: Compiled) -> None:
+    """With another name kfp's backend does not find the outputs (kubeflow/pipelines #11173)."""
     assert all(task["taskInfo"]["name"] == name for name, task in production.tasks().items())
 
 
-def test_fitting_one_pipeline_leaves_the_next_and_the_local_one_as_they_are(tmp_path: Path) -> None:
+def test_fitting_one_pipeline_changes_neither_the_next_nor_the_local_one(tmp_path: Path) -> None:
     first = Compiled(Cluster(), tmp_path / "first.yaml").file.read_text()
     Compiled(PRODUCTION, tmp_path / "other.yaml")
     assert Compiled(Cluster(), tmp_path / "again.yaml").file.read_text() == first
@@ -225,13 +229,13 @@ def test_fitting_one_pipeline_leaves_the_next_and_the_local_one_as_they_are(tmp_
 
 
 def test_a_form_in_the_browser_explains_every_parameter_and_has_a_default(production: Compiled) -> None:
-    for name, each in production.pipeline["root"]["inputDefinitions"]["parameters"].items():
-        assert len(each.get("description", "")) > 20, name
-        assert "defaultValue" in each, name
+    for name, parameter in production.pipeline["root"]["inputDefinitions"]["parameters"].items():
+        assert len(parameter.get("description", "")) > 20, name
+        assert "defaultValue" in parameter, name
 
 
 @pytest.mark.parametrize("image", ["registry.example/quantgate:latest", "registry.example:5000/quantgate", "quantgate"])
-def test_an_image_that_can_change_is_refused(image: str) -> None:
+def test_an_image_without_a_fixed_version_is_refused(image: str) -> None:
     with pytest.raises(PrerequisiteError, match="can change between two runs"):
         Cluster(image=image)
     with pytest.raises(PrerequisiteError, match="--quantize-image"):
@@ -239,11 +243,11 @@ def test_an_image_that_can_change_is_refused(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", ["quantgate:0.1.0", f"quantgate{DIGEST}", f"registry.example:5000/q:1{DIGEST}"])
-def test_an_image_by_digest_or_tag_is_taken(image: str) -> None:
+def test_an_image_with_a_digest_or_tag_is_accepted(image: str) -> None:
     assert Cluster(image=image).image == image
 
 
-def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
+def test_the_command_writes_the_settings_of_its_options(tmp_path: Path) -> None:
     file = tmp_path / "new" / "pipeline.yaml"
     images = ("--image", "registry.example/quantgate:1.2.3", "--quantize-image", f"registry.example/q{DIGEST}")
     others = ("--parallelism", "2", "--gpus", "0", "--serving", "deployment", "--node", "disk=ssd", "--cache-claim", "")
@@ -251,7 +255,7 @@ def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"Wrote {file}\n")
     spec, platform = yaml.safe_load_all(file.read_text())
     executors = spec["deploymentSpec"]["executors"]
-    assert {name: each["container"]["image"] for name, each in executors.items()} == {
+    assert {name: executor["container"]["image"] for name, executor in executors.items()} == {
         **dict.fromkeys(executors, "registry.example/quantgate:1.2.3"),
         **dict.fromkeys(("exec-resolve", "exec-quantize"), f"registry.example/q{DIGEST}"),
     }
@@ -274,7 +278,7 @@ def test_the_command_writes_what_its_options_say(tmp_path: Path) -> None:
         (("-o", "/dev/null/pipeline.yaml"), "Cannot write /dev/null/pipeline.yaml: "),
     ],
 )
-def test_the_command_tells_a_mistake_and_writes_nothing(
+def test_the_command_reports_a_mistake_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], what: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -284,6 +288,6 @@ def test_the_command_tells_a_mistake_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_parallelism_of_nothing_is_refused_as_kubeflow_takes_it_for_no_limit() -> None:
+def test_a_parallelism_of_zero_is_refused_because_kubeflow_reads_it_as_unlimited() -> None:
     with pytest.raises(PrerequisiteError, match="--parallelism must be 1 or more"):
         Cluster(parallelism=0)

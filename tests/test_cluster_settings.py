@@ -1,4 +1,4 @@
-"""How the environment says how to serve on a cluster, and what the pod without KServe does first."""
+"""The environment variables that configure serving on a cluster, and how a pod without KServe fetches its weights."""
 
 from pathlib import Path
 
@@ -14,13 +14,18 @@ NOWHERE = Path("/nowhere/namespace")
 
 
 def test_without_any_variable_serving_is_local() -> None:
-    found = from_environment({}, NOWHERE)
-    assert (found.kind, found.namespace, found.gpus, found.tensor_parallel_size) == ("local", "quantgate", 1, 1)
+    settings = from_environment({}, NOWHERE)
+    assert (settings.kind, settings.namespace, settings.gpus, settings.tensor_parallel_size) == (
+        "local",
+        "quantgate",
+        1,
+        1,
+    )
 
 
-def test_each_variable_is_read_as_its_field_needs_it(tmp_path: Path) -> None:
+def test_each_variable_is_parsed_to_the_type_of_its_field(tmp_path: Path) -> None:
     (tmp_path / "namespace").write_text("team-a\n")
-    found = from_environment(
+    settings = from_environment(
         {
             "QUANTGATE_SERVING": "kserve",
             "QUANTGATE_SERVING_GPUS": "4",
@@ -32,34 +37,37 @@ def test_each_variable_is_read_as_its_field_needs_it(tmp_path: Path) -> None:
         },
         tmp_path / "namespace",
     )
-    assert (found.kind, found.namespace, found.image) == ("kserve", "team-a", "")
-    assert (found.gpus, found.tensor_parallel_size) == (4, 4)
-    assert found.node_selector == (("nvidia.com/gpu.product", "H100"), ("disk", "ssd"))
-    assert found.tolerations == (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
-    assert found.options == ("--dtype", "float32", "--chat-template", "a b")
-    assert found.env == (("VLLM_CPU_KVCACHE_SPACE", "4"),)
+    assert (settings.kind, settings.namespace, settings.image) == ("kserve", "team-a", "")
+    assert (settings.gpus, settings.tensor_parallel_size) == (4, 4)
+    assert settings.node_selector == (("nvidia.com/gpu.product", "H100"), ("disk", "ssd"))
+    assert settings.tolerations == (
+        Toleration("nvidia.com/gpu", "", "NoSchedule"),
+        Toleration("team", "a", "NoExecute"),
+    )
+    assert settings.options == ("--dtype", "float32", "--chat-template", "a b")
+    assert settings.env == (("VLLM_CPU_KVCACHE_SPACE", "4"),)
 
 
-def test_no_toleration_and_fewer_gpus_than_the_model_is_spread_over_can_be_said() -> None:
-    found = from_environment({"QUANTGATE_SERVING_TOLERATIONS": "none", "QUANTGATE_SERVING_GPUS": "0"}, NOWHERE)
-    assert (found.tolerations, found.tensor_parallel_size) == ((), 1)
+def test_tolerations_can_be_empty_and_fewer_gpus_can_be_set() -> None:
+    settings = from_environment({"QUANTGATE_SERVING_TOLERATIONS": "none", "QUANTGATE_SERVING_GPUS": "0"}, NOWHERE)
+    assert (settings.tolerations, settings.tensor_parallel_size) == ((), 1)
 
 
-def test_the_weights_are_fetched_by_the_steps_own_image_unless_another_is_named() -> None:
+def test_the_steps_own_image_fetches_the_weights_by_default() -> None:
     own = {"QUANTGATE_IMAGE": "registry.example.com/quantgate:0.1.0"}
     assert from_environment(own, NOWHERE).weights_image == "registry.example.com/quantgate:0.1.0"
     other = own | {"QUANTGATE_SERVING_WEIGHTS_IMAGE": "mirror.example.com/quantgate:0.1.0"}
     assert from_environment(other, NOWHERE).weights_image == "mirror.example.com/quantgate:0.1.0"
 
 
-def test_the_priority_class_is_none_unless_one_is_named() -> None:
+def test_there_is_no_priority_class_by_default() -> None:
     assert from_environment({"QUANTGATE_SERVING_PRIORITY_CLASS": ""}, NOWHERE).priority_class == ""
     named = from_environment({"QUANTGATE_SERVING_PRIORITY_CLASS": "quantgate-runs"}, NOWHERE)
     assert named.priority_class == "quantgate-runs"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("", "knative", "QUANTGATE_SERVING is 'knative'. Valid: local, kserve, deployment"),
         ("_GPUS", "two", "QUANTGATE_SERVING_GPUS is 'two': give a whole number"),
@@ -71,13 +79,15 @@ def test_the_priority_class_is_none_unless_one_is_named() -> None:
         ("_ADDRESS", "http://{pod}", "Write it like http://{service}.{namespace}.svc:{port}"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_what_can(name: str, value: str, told: str) -> None:
+def test_an_invalid_value_is_reported_with_the_valid_ones(name: str, value: str, message: str) -> None:
     with pytest.raises(PrerequisiteError) as caught:
         from_environment({f"QUANTGATE_SERVING{name}": value}, NOWHERE)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_the_weights_are_checked_and_found_at_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_weights_are_checked_and_served_at_the_same_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "config.json").write_text("{}")
     uri = FolderStore(tmp_path / "store").put_folder(tmp_path / "made", "weights/int8", "digest")
@@ -91,7 +101,7 @@ def test_the_weights_are_checked_and_found_at_one_place(tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_the_weights_link_may_be_called_as_the_bucket_is(tmp_path: Path, s3_location: str) -> None:
+def test_the_link_to_the_weights_may_have_the_buckets_name(tmp_path: Path, s3_location: str) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "config.json").write_text("{}")
     uri = open_store(s3_location).put_folder(tmp_path / "made", "weights/int8", "digest")

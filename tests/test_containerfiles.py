@@ -1,4 +1,4 @@
-"""The images: linted, without a user that is root, and with the versions of the locks and no others."""
+"""The images: linted, not running as root, and with exactly the versions of the locks."""
 
 import re
 import subprocess
@@ -33,11 +33,11 @@ def extras_of(name: str) -> set[str]:
     return set(match[1].split(","))
 
 
-def closure(*asked: str) -> set[str]:
-    """Every package that pip installs for these requirements, by what the installed ones say that they need."""
-    found: set[str] = set()
+def closure(*requested: str) -> set[str]:
+    """Every package that pip installs for these requirements, by the metadata of the installed packages."""
+    names: set[str] = set()
     done: set[tuple[str, str]] = set()
-    waiting = [(Requirement(each), "") for each in asked]
+    waiting = [(Requirement(requirement), "") for requirement in requested]
     while waiting:
         requirement, _ = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -45,21 +45,24 @@ def closure(*asked: str) -> set[str]:
             if (name, extra) in done:
                 continue
             done.add((name, extra))
-            found.add(name)
+            names.add(name)
             waiting += [
-                (each, extra)
-                for each in map(Requirement, needs_of(name))
-                if each.marker is None or each.marker.evaluate({"extra": extra})
+                (requirement, extra)
+                for requirement in map(Requirement, needs_of(name))
+                if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
             ]
-    return found
+    return names
 
 
 def needs_of(package: str) -> list[str]:
-    """What a package says that it needs; of this project, what pyproject.toml says now."""
+    """A package's requirements; this project's come from the current pyproject.toml."""
     if package == "quantgate":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         optional = project["optional-dependencies"].items()
-        return [*project["dependencies"], *(f"{each}; extra == '{extra}'" for extra, all_ in optional for each in all_)]
+        return [
+            *project["dependencies"],
+            *(f"{requirement}; extra == '{extra}'" for extra, all_ in optional for requirement in all_),
+        ]
     try:
         return requires(package) or []
     except PackageNotFoundError:  # CUDA's libraries, which no machine without a GPU has
@@ -67,20 +70,20 @@ def needs_of(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_hadolint_has_nothing_to_say(file: Path) -> None:
+def test_hadolint_has_no_complaints(file: Path) -> None:
     done = subprocess.run([HADOLINT, "--no-color", file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_hadolint_would_say_it(tmp_path: Path) -> None:
+def test_hadolint_detects_a_known_fault(tmp_path: Path) -> None:
     bad = tmp_path / "Containerfile"
     bad.write_text("FROM python:latest\nRUN pip install httpx\n")
-    told = subprocess.run([HADOLINT, "--no-color", bad], capture_output=True, text=True, check=False).stdout
-    assert "DL3007" in told
+    output = subprocess.run([HADOLINT, "--no-color", bad], capture_output=True, text=True, check=False).stdout
+    assert "DL3007" in output
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_an_image_is_pinned_and_runs_as_nobody(file: Path) -> None:
+def test_an_image_is_pinned_and_does_not_run_as_root(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     last = re.split(r"^FROM .*$", text, flags=re.MULTILINE)[-1]
     (base,) = re.findall(r"^ARG PYTHON=(\S+)$", text, flags=re.MULTILINE)
@@ -93,7 +96,7 @@ def test_an_image_is_pinned_and_runs_as_nobody(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_nothing_secret_and_nothing_but_what_is_named_gets_into_an_image(file: Path) -> None:
+def test_only_the_listed_files_and_no_secret_get_into_an_image(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"(?i)token|password|secret|index-url|^ADD ", text, flags=re.MULTILINE)
     copied = [
@@ -106,7 +109,7 @@ def test_nothing_secret_and_nothing_but_what_is_named_gets_into_an_image(file: P
 
 
 @pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
-def test_every_installation_is_held_to_the_lock(file: Path) -> None:
+def test_every_installation_uses_the_lock(file: Path) -> None:
     installed = re.findall(r"pip install((?:.|\\\n)*?)(?:&&|\n(?!\s))", file.read_text(encoding="utf-8"))
     assert installed
     for arguments in installed:
@@ -120,7 +123,7 @@ def test_the_lean_image_has_neither_torch_nor_llm_compressor() -> None:
     assert not [name for name in packages if environments.CUDA_PARTS.match(name)]
 
 
-def test_the_quantize_image_has_all_of_the_lean_one_and_what_quantizes() -> None:
+def test_the_quantize_image_adds_the_quantization_packages_to_the_lean_one() -> None:
     assert extras_of("quantize") - extras_of("quantgate") == {"quantize"}
     assert extras_of("quantize") > extras_of("quantgate")
     packages = closure(f"quantgate[{','.join(extras_of('quantize'))}]")
@@ -128,19 +131,19 @@ def test_the_quantize_image_has_all_of_the_lean_one_and_what_quantizes() -> None
 
 
 @pytest.mark.parametrize("name", ["quantgate", "quantize"])
-def test_the_lock_has_every_package_of_an_image(name: str) -> None:
+def test_the_lock_pins_every_package_of_an_image(name: str) -> None:
     packages = closure(f"quantgate[{','.join(extras_of(name))}]") - {"quantgate"}
-    assert {each for each in packages if not environments.CUDA_PARTS.match(each)} <= LOCKED.keys()
+    assert {package for package in packages if not environments.CUDA_PARTS.match(package)} <= LOCKED.keys()
 
 
-def test_the_lock_has_every_package_of_mlflow_s_image() -> None:
+def test_the_lock_pins_every_package_of_mlflows_image() -> None:
     lines = (IMAGES / "mlflow.txt").read_text(encoding="utf-8").splitlines()
-    asked = [each for each in lines if not each.startswith("#")]
-    assert not [each for each in asked if "==" in each], "take the lock's version"
-    assert closure(*asked) <= LOCKED.keys()
+    requirements = [line for line in lines if not line.startswith("#")]
+    assert not [line for line in requirements if "==" in line], "take the lock's version"
+    assert closure(*requirements) <= LOCKED.keys()
 
 
-def test_the_images_that_the_manifests_name_are_those_that_are_built_here() -> None:
+def test_the_manifests_use_the_images_that_are_built_here() -> None:
     for file in CONTAINERFILES:
         text = file.read_text(encoding="utf-8")
         (command,) = re.findall(r"^#   docker build (.+)$", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Custom test sets: what a folder may hold, and the scores that lm-eval gives a model whose answers are known."""
+"""Custom tasks: which folders are valid, and lm-eval's scores of a model with known answers."""
 
 import hashlib
 import json
@@ -35,33 +35,33 @@ def written(folder: Path, settings: str, *items: dict[str, Any] | str) -> Path:
 
 
 class Table(LM):  # type: ignore[misc]  # lm-eval is untyped
-    """Answers from a table: what it writes after a prompt, or how likely it finds a continuation (-10 if not told)."""
+    """A model that answers from a table: generated texts, or log-likelihoods of continuations (-10 if missing)."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         super().__init__()
         self.table = table
-        self.asked: list[tuple[Any, ...]] = []
+        self.requests: list[tuple[Any, ...]] = []
 
-    def found(self, text: str, otherwise: Any) -> Any:
+    def entry_for(self, text: str, otherwise: Any) -> Any:
         """The entry of the first key that the text contains."""
         return next((entry for key, entry in self.table.items() if key in text), otherwise)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        self.asked += [request.args for request in requests]
-        return [(self.found("".join(request.args), -10.0), False) for request in requests]
+        self.requests += [request.args for request in requests]
+        return [(self.entry_for("".join(request.args), -10.0), False) for request in requests]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        self.asked += [request.args for request in requests]
-        return [self.found(request.args[0], "") for request in requests]
+        self.requests += [request.args for request in requests]
+        return [self.entry_for(request.args[0], "") for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         raise NotImplementedError
 
 
-def asked_of(found: CustomSet, model: Table) -> dict[str, Any]:
-    """What lm-eval makes of the set and the model."""
-    dataset = custom.rows(found)
-    config = {**custom.task_config(found), "custom_dataset": lambda **_metadata: {"test": dataset}}
+def evaluate_set(custom_set: CustomSet, model: Table) -> dict[str, Any]:
+    """lm-eval's results for the set and the model."""
+    dataset = custom.rows(custom_set)
+    config = {**custom.task_config(custom_set), "custom_dataset": lambda **_metadata: {"test": dataset}}
     outcome = simple_evaluate(
         model=model,
         tasks=[ConfigurableTask(config=config)],
@@ -79,47 +79,47 @@ def scores(outcome: dict[str, Any], metric: str) -> list[float]:
     return [sample[metric] for sample in samples]
 
 
-def test_a_choice_scores_when_it_is_the_likeliest_for_its_length(tmp_path: Path) -> None:
+def test_a_choice_scores_when_it_is_most_likely_relative_to_its_length(tmp_path: Path) -> None:
     lines = [
         {"id": 1, "question": "Force?", "choices": ["joule", "newton"], "answer": 1},
         {"id": 2, "question": "Energy?", "choices": ["newton", "joule", "watt"], "answer": "joule"},
         {"id": 3, "question": "Speed?", "choices": ["m", "metres per second"], "answer": 1},
     ]
-    found = read_set(written(tmp_path, SETTINGS["choice"], *lines))
+    custom_set = read_set(written(tmp_path, SETTINGS["choice"], *lines))
     model = Table({"Force?\nAnswer: newton": -2.0, "Energy?\nAnswer: watt": -2.0, "Speed?\nAnswer: m": -9.0})
     model.table = {"Speed?\nAnswer: metres": -12.0, **model.table}
-    outcome = asked_of(found, model)
-    assert found.metric == "acc_norm"
-    assert found.chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
+    outcome = evaluate_set(custom_set, model)
+    assert custom_set.metric == "acc_norm"
+    assert custom_set.chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
     assert scores(outcome, "acc_norm") == [1.0, 0.0, 1.0]
     assert scores(outcome, "acc") == [1.0, 0.0, 0.0]
     assert outcome["results"]["units"]["acc_norm,none"] == pytest.approx(2 / 3)
-    assert outcome["versions"]["units"] == found.digest[:12]
+    assert outcome["versions"]["units"] == custom_set.digest[:12]
     assert [sample["target"] for sample in outcome["samples"]["units"]] == [1, 1, 1]
 
 
-def test_an_exact_answer_is_one_of_the_accepted_texts_but_for_white_space_and_case(tmp_path: Path) -> None:
+def test_an_exact_answer_equals_an_accepted_text_apart_from_white_space_and_case(tmp_path: Path) -> None:
     lines = [{"id": n, "question": f"Item {n}?", "answer": ["Café", "N"]} for n in range(6)]
     answers = ["  café\t", "n", "N.", "", "Cafe\u0301", "the N"]
-    found = read_set(written(tmp_path, SETTINGS["exact"], *lines))
-    outcome = asked_of(found, Table({f"Item {n}?": answer for n, answer in enumerate(answers)}))
-    assert (found.metric, found.chance) == ("exact_match", 0.0)
+    custom_set = read_set(written(tmp_path, SETTINGS["exact"], *lines))
+    outcome = evaluate_set(custom_set, Table({f"Item {n}?": answer for n, answer in enumerate(answers)}))
+    assert (custom_set.metric, custom_set.chance) == ("exact_match", 0.0)
     assert scores(outcome, "exact_match") == [1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
     assert outcome["results"]["units"]["exact_match,none"] == 0.5
 
 
 def test_a_regular_expression_is_searched_in_the_answer(tmp_path: Path) -> None:
     lines = [{"id": n, "question": f"Item {n}?", "answer": r"^\d+ newtons?$|about"} for n in range(4)]
-    found = read_set(written(tmp_path, SETTINGS["regex"], *lines))
+    custom_set = read_set(written(tmp_path, SETTINGS["regex"], *lines))
     answers = [" 12 Newton", "It is 12 newton", "It is ABOUT 12", ""]
-    outcome = asked_of(found, Table({f"Item {n}?": answer for n, answer in enumerate(answers)}))
+    outcome = evaluate_set(custom_set, Table({f"Item {n}?": answer for n, answer in enumerate(answers)}))
     assert scores(outcome, "exact_match") == [1.0, 0.0, 1.0, 0.0]
 
 
-def test_case_counts_where_the_set_says_so(tmp_path: Path) -> None:
+def test_case_matters_if_the_set_says_so(tmp_path: Path) -> None:
     for kind, item in (("exact", {**EXACT, "answer": "N"}), ("regex", {**REGEX, "answer": "N"})):
-        found = read_set(written(tmp_path, SETTINGS[kind] + "ignore_case: false\n", item))
-        score = custom.task_config(found)["process_results"]
+        custom_set = read_set(written(tmp_path, SETTINGS[kind] + "ignore_case: false\n", item))
+        score = custom.task_config(custom_set)["process_results"]
         assert [score({"answer": ["N"]}, [answer]) for answer in "nN"] == [{"exact_match": 0.0}, {"exact_match": 1.0}]
 
 
@@ -129,34 +129,39 @@ def test_a_regular_expression_is_searched_in_the_first_4096_characters() -> None
         assert custom.regex_score({"answer": ["N"]}, [answer], ignore_case=False) == {"exact_match": score}
 
 
-def test_braces_reach_the_model_as_they_were_written(tmp_path: Path) -> None:
+def test_braces_reach_the_model_unchanged(tmp_path: Path) -> None:
     item = {"id": 1, "context": "{% raw %}", "question": "{{ 7 * 7 }}?", "choices": ["{{a}}", "question"], "answer": 0}
-    found = read_set(written(tmp_path, SETTINGS["choice"] + "instruction: '{{ id }}'\n", item))
+    custom_set = read_set(written(tmp_path, SETTINGS["choice"] + "instruction: '{{ id }}'\n", item))
     model = Table({"{{a}}": -1.0})
-    assert scores(asked_of(found, model), "acc_norm") == [1.0]
+    assert scores(evaluate_set(custom_set, model), "acc_norm") == [1.0]
     text = "{{ id }}\n\n{% raw %}\n\nQuestion: {{ 7 * 7 }}?\nAnswer:"
-    assert model.asked == [(text, " {{a}}"), (text, " question")]
+    assert model.requests == [(text, " {{a}}"), (text, " question")]
 
 
 def test_the_settings_of_a_written_answer_reach_the_model(tmp_path: Path) -> None:
-    found = read_set(written(tmp_path, SETTINGS["exact"] + 'max_tokens: 9\nstop: [";", "\\n"]\n', EXACT))
+    custom_set = read_set(written(tmp_path, SETTINGS["exact"] + 'max_tokens: 9\nstop: [";", "\\n"]\n', EXACT))
     model = Table({})
-    asked_of(found, model)
+    evaluate_set(custom_set, model)
     settings = {"until": [";", "\n"], "max_gen_toks": 9, "do_sample": False, "temperature": 0.0}
-    assert model.asked == [("Question: Unit of force?\nAnswer:", settings)]
+    assert model.requests == [("Question: Unit of force?\nAnswer:", settings)]
 
 
-def test_a_set_is_read_whole_and_in_order(tmp_path: Path) -> None:
+def test_a_set_is_read_completely_and_in_order(tmp_path: Path) -> None:
     second = {"id": "b", "question": "Two\u2028lines?", "choices": ["1", "0"], "answer": "1", "cluster": "c"}
     folder = written(tmp_path, SETTINGS["choice"], CHOICE, "", second)
-    found = read_set(folder)
-    assert found.items == (
+    custom_set = read_set(folder)
+    assert custom_set.items == (
         ChoiceItem(id="1", question="Unit of force?", choices=("newton", "joule"), answer=0),
         ChoiceItem(id="b", question="Two\u2028lines?", cluster="c", choices=("1", "0"), answer=0),
     )
-    assert (found.name, found.max_tokens, found.stop, found.ignore_case) == ("units", 64, ("\n",), True)
-    assert (found.instruction, found.sensitive_to, found.folder) == ("", "", str(folder))
-    assert custom.rows(found).to_list()[1] == {
+    assert (custom_set.name, custom_set.max_tokens, custom_set.stop, custom_set.ignore_case) == (
+        "units",
+        64,
+        ("\n",),
+        True,
+    )
+    assert (custom_set.instruction, custom_set.sensitive_to, custom_set.folder) == ("", "", str(folder))
+    assert custom.rows(custom_set).to_list()[1] == {
         "id": "b",
         "question": "Two\u2028lines?",
         "context": "",
@@ -166,11 +171,11 @@ def test_a_set_is_read_whole_and_in_order(tmp_path: Path) -> None:
     }
 
 
-def test_answers_are_kept_as_texts_where_the_model_writes_them(tmp_path: Path) -> None:
+def test_answers_of_generation_tasks_are_stored_as_texts(tmp_path: Path) -> None:
     exact = read_set(written(tmp_path, SETTINGS["exact"], {**EXACT, "answer": "42"}))
     regex = read_set(written(tmp_path, SETTINGS["regex"], REGEX))
-    assert [type(found.items[0]) for found in (exact, regex)] == [ExactItem, RegexItem]
-    assert [custom.rows(found)["answer"][0] for found in (exact, regex)] == [["42"], [r"\bnewtons?\b"]]
+    assert [type(custom_set.items[0]) for custom_set in (exact, regex)] == [ExactItem, RegexItem]
+    assert [custom.rows(custom_set)["answer"][0] for custom_set in (exact, regex)] == [["42"], [r"\bnewtons?\b"]]
     assert custom.rows(exact)["choices"][0] == []
 
 
@@ -209,7 +214,7 @@ KEYS = "name, description, answer, instruction, max_tokens, stop, ignore_case, s
         (SETTINGS["exact"] + "name: y\n", "line 4: name is given twice"),
     ],
 )
-def test_settings_that_say_something_else_are_refused(settings: str, complaint: str, tmp_path: Path) -> None:
+def test_unknown_or_invalid_settings_are_refused(settings: str, complaint: str, tmp_path: Path) -> None:
     folder = written(tmp_path, settings, EXACT)
     with pytest.raises(PrerequisiteError) as refusal:
         read_set(folder)
@@ -247,7 +252,7 @@ def test_settings_that_say_something_else_are_refused(settings: str, complaint: 
         ("regex", {**REGEX, "id": 9, "answer": ["N"]}, "answer: it must be the text of a regular expression"),
     ],
 )
-def test_a_bad_line_is_refused_with_its_number(
+def test_a_malformed_line_is_refused_with_its_number(
     kind: str, line: dict[str, Any] | str, complaint: str, tmp_path: Path
 ) -> None:
     good = {"choice": CHOICE, "exact": EXACT, "regex": REGEX}[kind]
@@ -258,7 +263,7 @@ def test_a_bad_line_is_refused_with_its_number(
     assert str(refusal.value).endswith("Correct the file.")
 
 
-def test_the_first_five_faults_are_told_and_the_rest_counted(tmp_path: Path) -> None:
+def test_the_first_five_faults_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError) as refusal:
         read_set(written(tmp_path, SETTINGS["exact"], *["{"] * 7))
     assert "line 5: this is not JSON" in str(refusal.value)
@@ -272,7 +277,7 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["set.yaml", "items.jsonl"])
-def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(name: str, tmp_path: Path) -> None:
     folder = written(tmp_path, SETTINGS["exact"], EXACT)
     (folder / name).write_bytes(b"\xff")
     with pytest.raises(PrerequisiteError, match=rf"{name} cannot be read: .*both in UTF-8"):
@@ -284,13 +289,13 @@ def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> Non
 
 def canopy() -> tuple[CustomSet, list[ChoiceItem]]:
     """The set that ships, and its items."""
-    found = read_set(custom.SETS / "canopy")
-    return found, [item for item in found.items if isinstance(item, ChoiceItem)]
+    custom_set = read_set(custom.SETS / "canopy")
+    return custom_set, [item for item in custom_set.items if isinstance(item, ChoiceItem)]
 
 
 def test_canopy_has_three_clusters_of_items_with_four_choices() -> None:
-    found, items = canopy()
-    assert (found.name, found.metric, found.chance) == ("canopy", "acc_norm", 0.25)
+    custom_set, items = canopy()
+    assert (custom_set.name, custom_set.metric, custom_set.chance) == ("canopy", "acc_norm", 0.25)
     assert Counter(item.cluster for item in items) == {"summaries": 22, "study-questions": 21, "feedback": 21}
     assert {len(item.choices) for item in items} == {4}
     assert len({item.question for item in items}) == len({item.context for item in items}) == len(items) == 64
@@ -302,14 +307,14 @@ def test_canopys_passages_have_60_to_120_words() -> None:
     assert max(lengths) <= 120
 
 
-def test_canopys_right_choices_stand_in_every_position_equally_often_and_in_no_order() -> None:
+def test_canopys_right_choices_are_spread_evenly_over_the_positions_in_random_order() -> None:
     answers = [item.answer for item in canopy()[1]]
     assert set(Counter(answers).values()) <= {15, 16, 17}
     steps = Counter((after - before) % 4 for before, after in pairwise(answers))
     assert max(steps.values()) <= len(answers) * 0.4
 
 
-def test_canopys_right_choices_cannot_be_told_by_their_length() -> None:
+def test_the_length_of_canopys_choices_does_not_reveal_the_right_one() -> None:
     _, items = canopy()
     ranks = []
     for item in items:

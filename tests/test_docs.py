@@ -1,4 +1,4 @@
-"""README and docs/ do not lie: what they show is what the program prints, and what they name exists."""
+"""README and docs/ are correct: they show the program's real output, and everything that they name exists."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ PATH = re.compile(
     r"`((?:components|pipelines|benchmarks|tests|locks|manifests|notebooks|docs)/(?:[\w.-]+/)*(?:[\w-]+\.\w+)?)`"
 )
 PLACEHOLDER = "NAME"
-"""In a path: the reader's own name for what they add."""
+"""A path segment that stands for the reader's own name."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -39,7 +39,7 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_the_run_in_the_readme_is_worded_as_the_program_words_it() -> None:
+def test_the_run_in_the_readme_has_the_programs_wording() -> None:
     lines = README.split("```text\n")[1].splitlines()
     variants, headline = "int8, int4-g128 or int4-g64", MARKS["inconclusive"].answer
     words = headline.format(variants=variants, baseline="bf16", use_case="general-chat")
@@ -47,7 +47,7 @@ def test_the_run_in_the_readme_is_worded_as_the_program_words_it() -> None:
     assert f"bf16: {next_step('reference', 'bf16')}" in lines
 
 
-def test_a_block_is_what_the_program_prints(example: Path) -> None:
+def test_each_block_equals_the_programs_output(example: Path) -> None:
     shown = [
         (command, block) for name, text in TEXTS.items() if name != "docs/cli.md" for command, block in blocks(text)
     ]
@@ -56,7 +56,7 @@ def test_a_block_is_what_the_program_prints(example: Path) -> None:
         assert printed_by(command, example) == block, command
 
 
-def test_the_page_of_the_command_line_is_what_the_program_prints() -> None:
+def test_the_command_line_page_equals_the_programs_output() -> None:
     """After a change: python -m tests.printed"""
     assert CLI_PAGE.read_text(encoding="utf-8") == cli_page()
 
@@ -73,7 +73,7 @@ def test_every_verdict_and_every_use_case_is_named() -> None:
         assert f"`{name}`" in DECIDING, name
 
 
-def test_every_variant_has_a_row() -> None:
+def test_every_variant_is_in_the_table() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|", TEXTS["docs/models.md"].split("## The variants")[1], flags=re.MULTILINE)
     assert rows == list(VARIANTS)
 
@@ -86,7 +86,7 @@ def test_the_make_targets_exist() -> None:
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md", "manifests/README.md"])
-def test_every_relative_link_leads_somewhere(name: str) -> None:
+def test_every_relative_link_has_a_target(name: str) -> None:
     page = ROOT / name
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in link:
@@ -116,7 +116,7 @@ def test_everything_in_the_readmes_tree_exists() -> None:
     assert not missing
 
 
-def test_the_readmes_tree_has_every_folder_with_code() -> None:
+def test_the_readmes_tree_lists_every_folder_with_code() -> None:
     inside = {
         path.relative_to(ROOT).as_posix()
         for folder in ("components", "pipelines")

@@ -76,7 +76,7 @@ def earlier(tmp_path: Path, local: str) -> Callable[..., TrackedRun]:
     return one
 
 
-def test_the_scores_of_the_same_baseline_are_found_with_their_records(
+def test_scores_of_the_same_baseline_are_found_with_their_records(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     tracked = earlier()
@@ -101,14 +101,14 @@ def weights(digest: str = "d0", variant: str = "bf16") -> Weights:
     ],
     ids=["another model", "other questions", "another engine", "no baseline"],
 )
-def test_scores_of_anything_else_are_not_taken(
+def test_scores_with_other_inputs_are_not_reused(
     made: Weights, asked: str, server: ServerIdentity, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
     assert find_baseline_scores(made, plan_of(tmp_path, asked=asked), server, local, tmp_path) is None
 
 
-def test_scores_without_the_second_pass_that_is_wished_are_not_taken(
+def test_scores_without_the_requested_second_pass_are_not_reused(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -116,7 +116,7 @@ def test_scores_without_the_second_pass_that_is_wished_are_not_taken(
 
 
 @pytest.mark.parametrize("damage", ["other answers", "half a file", "no file"])
-def test_scores_whose_records_are_not_those_that_were_scored_are_not_taken(
+def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
     damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -134,7 +134,7 @@ def is_baselines(records: Path) -> bool:
     return Scores.read(records.with_name("scores.json")).variant == "bf16"
 
 
-def test_scores_taken_twice_name_the_run_that_asked(
+def test_scores_reused_twice_name_the_run_that_measured_them(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -152,7 +152,7 @@ def test_scores_taken_twice_name_the_run_that_asked(
     assert again.scored_in == found.scored_in
 
 
-def test_the_baselines_server_is_not_started_where_its_scores_are_held(
+def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -176,7 +176,7 @@ def test_the_baselines_server_is_not_started_where_its_scores_are_held(
     [({"ledger": False}, "local"), ({}, ""), ({}, "http://127.0.0.1:9")],
     ids=["no reuse wished", "no MLflow", "MLflow does not answer"],
 )
-def test_the_baseline_is_asked_where_its_scores_cannot_be_had(
+def test_the_baseline_is_evaluated_if_its_scores_are_unavailable(
     changes: dict[str, Any], at: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -184,7 +184,7 @@ def test_the_baseline_is_asked_where_its_scores_cannot_be_had(
     assert earlier_scores.scored_before(weights(), plan_of(tmp_path, **changes), SERVER, uri) is None
 
 
-def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
+def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     tracked = earlier()
@@ -217,7 +217,7 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_found_and_handed_on(
     assert len(client.search_runs([tracked.experiment_id])) == 3, "a run that ran nothing is no run in MLflow"
 
 
-def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) -> None:
+def test_a_verdict_by_a_custom_policy_is_found(tmp_path: Path, local: str) -> None:
     policy = "name: Bob's\nmax_average_drop: 1 %\n"
     plan, limits = plan_of(tmp_path, policy=policy), chosen("general-chat", policy)
     decision = decided(tmp_path / "run-1", plan).model_copy(update={"limits": limits, "policy_text": policy})
@@ -238,7 +238,7 @@ def test_a_verdict_by_a_policy_of_ones_own_is_found(tmp_path: Path, local: str) 
     ],
     ids=str,
 )
-def test_a_verdict_by_another_plan_is_not_taken(
+def test_a_verdict_by_another_plan_is_not_copied(
     changes: dict[str, Any], tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -246,7 +246,7 @@ def test_a_verdict_by_another_plan_is_not_taken(
     assert earlier_verdict.with_earlier_verdict(MODEL, plan, local) == plan
 
 
-def test_neither_a_failed_variant_nor_another_model_nor_a_damaged_decision_is_a_verdict(
+def test_a_failed_variant_another_model_and_a_damaged_decision_are_not_verdicts(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier(failed=True)

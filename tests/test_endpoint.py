@@ -119,7 +119,7 @@ def asked(server: Any) -> int:
 
 
 @pytest.mark.parametrize(("mode", "way"), [*(("ok", way) for way in ("", *Kind)), ("left-out", "suffix")])
-def test_every_way_gives_what_lm_evals_own_client_gives(serve: Any, mode: str, way: str) -> None:
+def test_every_way_gives_the_results_of_lm_evals_own_client(serve: Any, mode: str, way: str) -> None:
     server = serve(mode)
     ours = endpoint(server, way=way)
     expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
@@ -128,7 +128,7 @@ def test_every_way_gives_what_lm_evals_own_client_gives(serve: Any, mode: str, w
     assert ours.truncated == 1
 
 
-def test_bos_is_part_of_the_prompt_exactly_when_the_tokenizer_puts_it(serve: Any, tiny_model: Path) -> None:
+def test_bos_is_part_of_the_prompt_only_when_the_tokenizer_adds_it(serve: Any, tiny_model: Path) -> None:
     server = serve("ok")
     plain = endpoint(server).loglikelihood(requests(PAIRS))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
@@ -146,7 +146,7 @@ def test_bos_is_part_of_the_prompt_exactly_when_the_tokenizer_puts_it(serve: Any
     assert found != plain
 
 
-def test_rolling_windows_are_lm_evals(serve: Any) -> None:
+def test_rolling_windows_equal_lm_evals(serve: Any) -> None:
     server = serve("ok")
     texts = requests([("abc def " * 80,), ("short",)])
     expected = theirs(server).loglikelihood_rolling(texts, disable_tqdm=True)
@@ -154,7 +154,7 @@ def test_rolling_windows_are_lm_evals(serve: Any) -> None:
         assert endpoint(server, way=way).loglikelihood_rolling(texts) == pytest.approx(expected, abs=1e-9)
 
 
-def test_generation_sends_what_lm_eval_sends(serve: Any, tmp_path: Path) -> None:
+def test_generation_sends_the_requests_of_lm_eval(serve: Any, tmp_path: Path) -> None:
     server = serve("ok")
     settings = {"until": ["\n", "Q:"], "max_gen_toks": 16, "do_sample": False, "temperature": 0.0}
     prompts = requests(
@@ -173,7 +173,7 @@ def test_generation_sends_what_lm_eval_sends(serve: Any, tmp_path: Path) -> None
     assert (asked(server) - before, again.tested.reused) == (0, 3)
 
 
-def test_an_older_server_is_asked_by_echo(serve: Any) -> None:
+def test_an_older_server_is_scored_by_echo(serve: Any) -> None:
     server = serve("echo-only")
     ours = endpoint(server)
     assert ours.tested.kinds == {Kind.ECHO}
@@ -181,7 +181,7 @@ def test_an_older_server_is_asked_by_echo(serve: Any) -> None:
     assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
 
 
-def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(serve: Any) -> None:
+def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(serve: Any) -> None:
     assert endpoint(serve("ok")).tested.kinds == set(Kind)
     assert endpoint(serve("left-out")).tested.kinds == set(Kind)
     unmarked = endpoint(serve("unmarked"))
@@ -200,7 +200,7 @@ def test_every_way_is_found_and_the_suffix_only_where_cached_rows_are_marked(ser
         ([None, *[{"5": -1.0}] * 4], "scored 5 tokens where 4"),
     ],
 )
-def test_a_suffix_is_read_from_the_rows_of_the_prompts_end(rows: list[Any], trouble: str) -> None:
+def test_a_suffix_is_read_from_the_last_rows_of_the_prompt(rows: list[Any], trouble: str) -> None:
     ask = Ask(Kind.SUFFIX, (4, 5, 6, 7), start=2)
     given = [row and {token: {"logprob": value} for token, value in row.items()} for row in rows]
     if trouble:
@@ -211,7 +211,7 @@ def test_a_suffix_is_read_from_the_rows_of_the_prompts_end(rows: list[Any], trou
         assert scored.positions == {2: ({6: -2.0}, -2.0), 3: ({7: -3.0}, -3.0)}
 
 
-def test_doctor_says_which_ways_work_and_why_not(serve: Any) -> None:
+def test_doctor_shows_which_ways_work_and_why_the_others_do_not(serve: Any) -> None:
     server = serve("echo-only")
     command = [sys.executable, "-m", "pipelines.cli", "doctor", "--endpoint", server.url]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -249,7 +249,7 @@ def test_lm_eval_finds_the_model_by_its_name(serve: Any, tmp_path: Path) -> None
     assert 0 <= json.loads(results.read_text())["results"]["letters"]["acc,none"] <= 1
 
 
-def test_a_model_that_is_not_served_is_told_with_those_that_are(serve: Any) -> None:
+def test_a_model_that_is_not_served_is_reported_with_the_served_ones(serve: Any) -> None:
     server = serve("ok")
     with pytest.raises(PrerequisiteError, match="serves quantgate-v0, not 'llama'"):
         abilities(Client(server.url, "llama"))
@@ -258,7 +258,7 @@ def test_a_model_that_is_not_served_is_told_with_those_that_are(serve: Any) -> N
         abilities(Client("http://127.0.0.1:9/v1", ""))
 
 
-def test_a_server_that_often_fails_is_asked_again_and_changes_nothing(serve: Any) -> None:
+def test_requests_are_repeated_to_a_server_that_often_fails_and_the_scores_stay_the_same(serve: Any) -> None:
     calm = endpoint(serve("ok")).loglikelihood(requests(PAIRS))
     flaky = endpoint(serve("flaky", probes=100), num_concurrent=3)
     for way in Kind:
@@ -267,7 +267,7 @@ def test_a_server_that_often_fails_is_asked_again_and_changes_nothing(serve: Any
 
 
 @pytest.mark.parametrize("mode", ["mortal", "500", "429", "garbage", "short"])
-def test_a_server_that_fails_for_good_is_an_error_and_what_was_answered_stays(
+def test_a_server_that_fails_for_good_is_an_error_and_its_answers_are_kept(
     serve: Any, mode: str, tmp_path: Path
 ) -> None:
     server = serve(mode, probes=PROBES + 3)
@@ -280,7 +280,7 @@ def test_a_server_that_fails_for_good_is_an_error_and_what_was_answered_stays(
         assert 0 < ledger.count() < len(PAIRS)
 
 
-def test_nothing_is_asked_twice_and_nothing_lost_when_an_evaluation_is_broken_off(serve: Any, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_repeats_no_request_and_loses_no_answer(serve: Any, tmp_path: Path) -> None:
     class BrokenOffError(Exception):
         pass
 
@@ -317,7 +317,7 @@ ours.tested.run(ours.tested.scoring_jobs(t.questions(ours), lambda *_answer: pri
 """
 
 
-def test_a_killed_evaluation_goes_on_where_it_stood(
+def test_a_killed_evaluation_resumes_where_it_stopped(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM_DELAY_S", "0.05")
@@ -341,7 +341,7 @@ def test_a_killed_evaluation_goes_on_where_it_stood(
     assert found == endpoint(server).loglikelihood(requests(PAIRS))
 
 
-def test_stop_sequences_beyond_the_four_that_a_server_takes_are_kept_to_here(serve: Any) -> None:
+def test_stop_sequences_beyond_a_servers_limit_of_four_are_applied_by_the_client(serve: Any) -> None:
     """The fake refuses more than four and answers `N tokens, 99 more, until […]`."""
     settings = {"until": ["a1", "a2", "a3", "a4", " more"], "max_gen_toks": 99, "do_sample": False}
     ours = endpoint(serve("ok"))
@@ -349,7 +349,7 @@ def test_stop_sequences_beyond_the_four_that_a_server_takes_are_kept_to_here(ser
     assert texts(ours, [("Say it", settings)]) == [Text("6 tokens, 99", cut=False)]
 
 
-def test_an_answer_that_the_limit_of_tokens_ended_is_known_as_cut(serve: Any, tmp_path: Path) -> None:
+def test_an_answer_that_reached_the_token_limit_is_marked_as_cut(serve: Any, tmp_path: Path) -> None:
     """The fake says `length` where its text is longer than `max_tokens`."""
     prompts = [("Say it", {"until": ["#"], "max_gen_toks": most}) for most in (8, 90)]
     for _ in range(2):  # the second time from the ledger
@@ -365,7 +365,7 @@ def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
         ours.loglikelihood(requests(PAIRS))
 
 
-def test_a_template_that_knows_no_system_message_is_used_without_it(serve: Any) -> None:
+def test_a_template_without_system_messages_is_used_without_one(serve: Any) -> None:
     ours = endpoint(serve("ok"))
     ours.tokenizer.chat_template = (
         "{% for each in messages %}{% if each.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -378,7 +378,7 @@ def test_a_template_that_knows_no_system_message_is_used_without_it(serve: Any) 
         ours.apply_chat_template(said)
 
 
-def test_a_second_bos_is_not_put_where_a_template_has_put_one(serve: Any) -> None:
+def test_no_second_bos_is_added_to_a_template_with_one(serve: Any) -> None:
     ours = endpoint(serve("ok"))
     ours.tokenizer.bos_token = "<eos>"
     ours.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -389,7 +389,7 @@ def test_a_second_bos_is_not_put_where_a_template_has_put_one(serve: Any) -> Non
     assert ours.tok_encode(["<eos>Hello", "Hello"]) == [ours.tok_encode("Hello")] * 2
 
 
-def test_a_token_that_reaches_over_the_boundary_is_split_as_lm_eval_splits_it(serve: Any, tmp_path: Path) -> None:
+def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path: Path) -> None:
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -408,7 +408,7 @@ def test_a_token_that_reaches_over_the_boundary_is_split_as_lm_eval_splits_it(se
         assert same(endpoint(server, way=way).loglikelihood(requests(PAIRS)), expected)
 
 
-def test_the_same_question_is_asked_once_and_answers_all_who_asked(serve: Any) -> None:
+def test_identical_requests_are_sent_once_and_share_the_answer(serve: Any) -> None:
     server = serve("ok")
     ours = endpoint(server, way="suffix")
     before = asked(server)
@@ -416,7 +416,7 @@ def test_the_same_question_is_asked_once_and_answers_all_who_asked(serve: Any) -
     assert (len(found), len(set(found)), asked(server) - before) == (4, 1, 1)
 
 
-def test_a_continuation_beyond_the_window_is_an_error(serve: Any) -> None:
+def test_a_continuation_longer_than_the_window_is_an_error(serve: Any) -> None:
     ours = endpoint(serve("ok"))
     with pytest.raises(UnscorableError, match="larger --max-model-len"):
         ours.loglikelihood(requests([("a", " b" * 100)]))

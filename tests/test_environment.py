@@ -20,9 +20,12 @@ def pins(lock_name: str) -> dict[str, str]:
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml asks for, the references to its own extras aside."""
-    asked = [*PROJECT["dependencies"], *(each for extra in PROJECT["optional-dependencies"].values() for each in extra)]
-    return [each for each in asked if not each.startswith("quantgate[")]
+    """The requirements in pyproject.toml, without the references to its own extras."""
+    declared = [
+        *PROJECT["dependencies"],
+        *(requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra),
+    ]
+    return [requirement for requirement in declared if not requirement.startswith("quantgate[")]
 
 
 def package_of(requirement: str) -> str:
@@ -32,7 +35,7 @@ def package_of(requirement: str) -> str:
 
 
 @pytest.mark.parametrize("requirement", requirements())
-def test_the_project_lock_holds_what_pyproject_asks_for(requirement: str) -> None:
+def test_the_project_lock_satisfies_pyproject(requirement: str) -> None:
     locked = pins("project.txt")
     assert package_of(requirement) in locked, "run `make lock`"
     if "==" in requirement:
@@ -40,10 +43,10 @@ def test_the_project_lock_holds_what_pyproject_asks_for(requirement: str) -> Non
 
 
 @pytest.mark.parametrize("lock_name", SERVING_LOCKS)
-def test_a_serving_lock_holds_what_its_input_asks_for(lock_name: str) -> None:
-    asked = pins_in(LOCKS[lock_name].with_suffix(".in"))
-    assert asked["torch"].lstrip("=") == pins("project.txt")["torch"]
-    for package, version in asked.items():
+def test_a_serving_lock_satisfies_its_input(lock_name: str) -> None:
+    requirements = pins_in(LOCKS[lock_name].with_suffix(".in"))
+    assert requirements["torch"].lstrip("=") == pins("project.txt")["torch"]
+    for package, version in requirements.items():
         assert pins(lock_name)[package] == version.lstrip("="), "run `make lock`"
 
 
@@ -57,7 +60,7 @@ def test_every_line_of_a_lock_is_one_exact_version(lock_name: str) -> None:
 
 @pytest.mark.parametrize("package", environments.NEVER_FOR_SERVING)
 @pytest.mark.parametrize("lock_name", SERVING_LOCKS)
-def test_no_serving_lock_holds_what_breaks_transformers(lock_name: str, package: str) -> None:
+def test_no_serving_lock_contains_a_package_that_breaks_transformers(lock_name: str, package: str) -> None:
     assert package not in pins(lock_name)
 
 
@@ -77,8 +80,8 @@ def test_the_console_script_can_be_imported() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Environment:
-    """A serving environment that looks whole."""
+def environment(tmp_path: Path) -> Environment:
+    """A serving environment that looks complete."""
     environment = serving_environment(tmp_path / ".venv-serving", "cpu")
     environment.python.parent.mkdir(parents=True)
     environment.python.touch()
@@ -86,32 +89,32 @@ def made(tmp_path: Path) -> Environment:
     return environment
 
 
-def test_a_whole_environment_is_kept(made: Environment) -> None:
-    assert made.is_current()
+def test_a_complete_environment_is_kept(environment: Environment) -> None:
+    assert environment.is_current()
 
 
-def test_an_interrupted_environment_is_made_anew(made: Environment) -> None:
-    made.stamp.unlink()
-    assert not made.is_current()
+def test_an_interrupted_environment_is_rebuilt(environment: Environment) -> None:
+    environment.stamp.unlink()
+    assert not environment.is_current()
 
 
-def test_an_environment_made_from_other_pins_is_made_anew(made: Environment) -> None:
-    made.stamp.write_text("the fingerprint of another lock")
-    assert not made.is_current()
+def test_an_environment_with_other_pins_is_rebuilt(environment: Environment) -> None:
+    environment.stamp.write_text("the fingerprint of another lock")
+    assert not environment.is_current()
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(made: Environment) -> None:
-    made.python.unlink()
-    assert not made.is_current()
+def test_an_environment_without_its_python_is_rebuilt(environment: Environment) -> None:
+    environment.python.unlink()
+    assert not environment.is_current()
 
 
-def test_an_environment_for_a_gpu_is_another_environment(made: Environment) -> None:
-    for_a_gpu = serving_environment(made.folder, "cuda")
-    assert for_a_gpu.fingerprint() != made.fingerprint()
+def test_an_environment_for_a_gpu_is_a_separate_environment(environment: Environment) -> None:
+    for_a_gpu = serving_environment(environment.folder, "cuda")
+    assert for_a_gpu.fingerprint() != environment.fingerprint()
 
 
-def test_a_moved_environment_is_made_anew(made: Environment, tmp_path: Path) -> None:
-    moved = made.folder.rename(tmp_path / "moved")
+def test_a_moved_environment_is_rebuilt(environment: Environment, tmp_path: Path) -> None:
+    moved = environment.folder.rename(tmp_path / "moved")
     assert not serving_environment(moved, "cpu").is_current()
 
 

@@ -76,7 +76,7 @@ def asked(server: Server) -> int:
 
 
 @pytest.mark.slow
-def test_full_asks_what_tiny_has_not_asked_and_scores_all(
+def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
     tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, "ok")
@@ -117,7 +117,7 @@ def test_full_asks_what_tiny_has_not_asked_and_scores_all(
 
 
 @pytest.mark.slow
-def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_contains_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import PreTrainedTokenizerFast
 
     from tests.support.fake_vllm import loglik
@@ -142,7 +142,7 @@ def test_a_record_holds_what_the_gate_needs(tiny_model: Path, folder: Path, monk
 
 
 @pytest.mark.slow
-def test_the_full_stage_is_asked_in_blocks_until_it_is_enough(
+def test_the_full_stage_runs_in_blocks_until_the_verdict_is_clear(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=3, full=24),))
@@ -201,7 +201,7 @@ def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_lo
     ("mode", "what"),
     [("mortal", "stopped answering"), ("500", "500"), ("garbage", "cannot be read"), ("short", "where")],
 )
-def test_a_server_that_fails_gives_a_reason_and_never_a_score(
+def test_a_failing_server_gives_a_reason_and_never_a_score(
     tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, what: str
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, mode)
@@ -217,18 +217,18 @@ def test_a_server_that_fails_gives_a_reason_and_never_a_score(
 @pytest.mark.parametrize(
     ("score", "kept"), [(1.0000000000000002, 1.0), (-1e-12, 0.0), (0.5, 0.5), (1.001, 1.001), (1.0, 1.0)]
 )
-def test_a_share_that_rounding_took_beyond_its_ends_lies_on_them(score: float, kept: float) -> None:
+def test_a_share_that_rounding_pushed_out_of_range_is_clipped(score: float, kept: float) -> None:
     assert item_record.as_share(score) == kept
 
 
-def test_an_answer_without_a_score_fails_the_variant_and_is_no_number() -> None:
+def test_an_answer_without_a_score_fails_the_variant() -> None:
     row = SUITE.tasks[0]
     record = records.Record("int8", "piqa", 0, "", "acc", float("nan"), 0, [], [], "", 1, False)
     with pytest.raises(NoScoreError, match="acc cannot be computed"):
         score_of(row, [record], "1", PromptSettings())
 
 
-def test_a_server_that_never_came_up_is_not_asked(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_server_that_never_started_gets_no_request(tiny_model: Path, tmp_path: Path) -> None:
     server = Server(variant="int8", failure="vLLM ended")
     stage = Evaluation(server, questions(tiny_model, tmp_path), "tiny", Step(None, "tiny", "int8"))
     found = stage.run(tmp_path / "tiny.parquet")
@@ -241,26 +241,26 @@ def test_the_order_of_items_is_fixed() -> None:
     assert harness.item_order(10) != list(range(10))
 
 
-def test_the_demo_asks_a_hundred_items_first_and_several_hundred_in_all() -> None:
+def test_the_demo_evaluates_a_hundred_items_first_and_several_hundred_in_total() -> None:
     demo = suite_named("demo")
     assert sum(task.tiny for task in demo.tasks) == 100
     assert sum(task.full for task in demo.tasks) >= 500
     assert all(task.tiny < task.full for task in demo.tasks)
 
 
-def test_an_unknown_suite_is_answered_with_the_valid_names() -> None:
+def test_an_unknown_suite_is_refused_with_the_valid_names() -> None:
     with pytest.raises(PrerequisiteError, match="Unknown suite 'mmmlu'. Choose from: demo"):
         suite_named("mmmlu")
 
 
-def test_no_suite_scores_what_calibrates() -> None:
+def test_no_suite_contains_the_calibration_data() -> None:
     from components.run.calibration import Calibration
 
     scored = {task.task for suite in suites.SUITES.values() for task in suite.tasks}
     assert Calibration().benchmark not in scored
 
 
-def test_bos_is_put_in_front_exactly_when_the_tokenizer_does(tiny_model: Path) -> None:
+def test_bos_is_added_only_when_the_tokenizer_adds_it(tiny_model: Path) -> None:
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 

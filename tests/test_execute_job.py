@@ -1,4 +1,4 @@
-"""Programs in a Job of their own: the API server is a stand-in, and its node runs what the pod would run, truly."""
+"""Programs in their own Job: the API server is a stand-in, and its node really runs the pod's command."""
 
 import json
 import os
@@ -34,17 +34,17 @@ LIMITS = Limits(seconds=5)
 
 
 @pytest.mark.slow
-def test_programs_run_in_a_job_of_which_nothing_is_left(cluster: Cluster, node: Node) -> None:
-    told: dict[int, Outcome] = {}
+def test_programs_run_in_a_job_that_is_deleted_completely(cluster: Cluster, node: Node) -> None:
+    reported: dict[int, Outcome] = {}
     programs = [HONEST, WRONG, LOUD, "import os; os.fork()"]
-    outcomes = run_programs(programs, told.__setitem__, LIMITS, purpose="int8")
+    outcomes = run_programs(programs, reported.__setitem__, LIMITS, purpose="int8")
     assert outcomes == [PASSED, FALSE, PASSED, Outcome(passed=False, reason="PermissionError")]
-    assert told == dict(enumerate(outcomes))
+    assert reported == dict(enumerate(outcomes))
     assert left(cluster) == []
 
 
 @pytest.mark.slow
-def test_a_program_cannot_write_what_the_pod_tells(node: Node) -> None:
+def test_a_program_cannot_forge_the_pods_output(node: Node) -> None:
     forged = '{"program": 1, "passed": true, "reason": ""}'
     outcomes = run_programs(
         [f"import os\nopen(f'/proc/{{os.getppid()}}/fd/1', 'w').write({forged!r})", WRONG], limits=LIMITS
@@ -52,7 +52,7 @@ def test_a_program_cannot_write_what_the_pod_tells(node: Node) -> None:
     assert outcomes == [Outcome(passed=False, reason="PermissionError"), FALSE]
 
 
-def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
+def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[JSON] = []
@@ -69,19 +69,19 @@ def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
 
     cluster.on = on
     assert run_programs([HONEST], limits=LIMITS, purpose="int4-g128") == [PASSED]
-    lease, programs, made = seen
-    for each in seen:
-        schemas.check({**each, "metadata": {k: v for k, v in each["metadata"].items() if k != "resourceVersion"}})
-        assert each["metadata"]["labels"] == {
+    lease, programs, job_object = seen
+    for obj in seen:
+        schemas.check({**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}})
+        assert obj["metadata"]["labels"] == {
             "app.kubernetes.io/managed-by": "quantgate",
             "quantgate.dev/run": WORKFLOW,
             "quantgate.dev/sandbox": "int4-g128",
         }
     assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
     owner = lease["metadata"]["uid"]
-    assert [each["metadata"]["ownerReferences"][0]["uid"] for each in (programs, made)] == [owner] * 2
-    assert made["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
-    pod = made["spec"]["template"]["spec"]
+    assert [obj["metadata"]["ownerReferences"][0]["uid"] for obj in (programs, job_object)] == [owner] * 2
+    assert job_object["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+    pod = job_object["spec"]["template"]["spec"]
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("quantgate-sandbox", False)
     assert (pod["runtimeClassName"], pod["imagePullSecrets"]) == ("gvisor", pull)
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -92,11 +92,11 @@ def test_the_pod_has_no_rights_no_token_and_nothing_of_the_run(
         "capabilities": {"drop": ["ALL"]},
     }
     assert not {"env", "envFrom"} & container.keys()
-    assert {next(iter(set(each) - {"name"})) for each in pod["volumes"]} == {"configMap", "emptyDir"}
+    assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} == {"configMap", "emptyDir"}
     assert "a-secret" not in json.dumps(seen)
 
 
-def test_undeploy_of_the_variant_leaves_its_programs_alone(cluster: Cluster, node: Node) -> None:
+def test_undeploying_the_variant_does_not_touch_its_programs(cluster: Cluster, node: Node) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     undeployed = []
 
@@ -118,29 +118,29 @@ def test_undeploy_of_the_variant_leaves_its_programs_alone(cluster: Cluster, nod
     assert undeployed == [True]
 
 
-def test_more_programs_than_a_config_map_holds_run_one_job_after_the_other(
+def test_programs_that_exceed_a_config_map_run_in_several_jobs_in_turn(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.lines = tuple(json.dumps({"program": number, "passed": True, "reason": ""}) for number in range(2))
     monkeypatch.setattr(job, "MOST_BYTES", 12_000)
-    told: list[int] = []
+    finished: list[int] = []
     programs = [os.urandom(2000).hex() for _ in range(4)]
-    outcomes = run_programs(programs, lambda number, _: told.append(number), LIMITS)
+    outcomes = run_programs(programs, lambda number, _: finished.append(number), LIMITS)
     assert outcomes == [PASSED] * 4
-    assert told == [0, 1, 2, 3]
+    assert finished == [0, 1, 2, 3]
     assert cluster.counted()["create jobs"] >= 2
     with pytest.raises(PrerequisiteError, match="is larger than a ConfigMap can be"):
         run_programs([os.urandom(10_000).hex()], limits=LIMITS)
 
 
-def test_a_pod_that_was_replaced_is_heard_anew(node: Node) -> None:
+def test_the_log_of_a_replacement_pod_is_read_from_the_start(node: Node) -> None:
     node.phases = ("Failed", "Succeeded")
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     assert run_programs([HONEST], limits=LIMITS) == [PASSED]
 
 
 @pytest.mark.parametrize(
-    ("status", "within_s", "told"),
+    ("status", "within_s", "message"),
     [
         (
             {
@@ -169,17 +169,17 @@ def test_a_pod_that_was_replaced_is_heard_anew(node: Node) -> None:
     ],
     ids=["no node", "no image"],
 )
-def test_why_the_programs_do_not_start_is_told(
-    cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch, status: JSON, within_s: int, told: str
+def test_the_reason_why_programs_do_not_start_is_reported(
+    cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch, status: JSON, within_s: int, message: str
 ) -> None:
     node.status = status
     monkeypatch.setattr(job, "START_WITHIN_S", within_s)
-    with pytest.raises(PrerequisiteError, match=re.escape(told)):
+    with pytest.raises(PrerequisiteError, match=re.escape(message)):
         check_sandbox(Containment.JOB)
     assert left(cluster) == []
 
 
-def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: Node) -> None:
+def test_the_reason_why_a_job_failed_is_reported_with_its_last_lines(cluster: Cluster, node: Node) -> None:
     node.phases, node.lines = ("Failed",), ("The sandbox did not start a program",)
     with pytest.raises(
         PrerequisiteError, match=r"failed: DeadlineExceeded: it was active too long(.|\n)*did not start"
@@ -189,7 +189,7 @@ def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: No
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (['{"program": 0, "passed": true, "reason": ""}', '{"program": 1, "pas'], "lacks the outcomes of 1"),
         (['{"program": 7, "passed": true, "reason": ""}'], "contains an invalid outcome"),
@@ -199,14 +199,14 @@ def test_why_a_job_failed_is_told_with_its_last_lines(cluster: Cluster, node: No
         ),
     ],
 )
-def test_a_log_that_is_cut_or_lies_is_no_score(cluster: Cluster, node: Node, lines: list[str], told: str) -> None:
+def test_a_truncated_or_forged_log_gives_no_score(cluster: Cluster, node: Node, lines: list[str], message: str) -> None:
     node.lines = tuple(lines)
-    with pytest.raises(PrerequisiteError, match=told):
+    with pytest.raises(PrerequisiteError, match=message):
         run_programs([HONEST, HONEST], limits=LIMITS)
     assert left(cluster) == []
 
 
-def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node: Node) -> None:
+def test_a_log_that_is_temporarily_unreadable_is_read_again(cluster: Cluster, node: Node) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
 
     def faults(_: int, request: Request) -> int | None:
@@ -217,12 +217,12 @@ def test_a_log_that_cannot_be_read_just_now_is_read_again(cluster: Cluster, node
     assert cluster.counted()["get pods/log"] > 3
 
 
-def test_other_lines_of_the_log_are_not_heard() -> None:
+def test_other_lines_of_the_log_are_ignored() -> None:
     lines = ["Warning: slow", "[]", '{"a": 1}', '{"program": 1, "passed": false, "reason": "KeyError"}', "{"]
     assert outcomes_in(lines, 2) == {1: Outcome(passed=False, reason="KeyError")}
 
 
-def test_what_an_earlier_attempt_left_is_removed_first(cluster: Cluster, node: Node) -> None:
+def test_an_earlier_attempts_objects_are_deleted_first(cluster: Cluster, node: Node) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     cluster.faults = lambda _, request: 500 if str(request) == "create jobs" else None
     api = Api("quantgate", patience_s=0.1)
@@ -238,11 +238,11 @@ def test_what_an_earlier_attempt_left_is_removed_first(cluster: Cluster, node: N
 
 
 def owned(sandbox: job.Sandbox, lease: JSON) -> JSON:
-    """Metadata of what the lease owns."""
+    """The metadata of an object that the lease owns."""
     return {"name": sandbox.name, "labels": sandbox.labels, "ownerReferences": [reference(lease)]}
 
 
-def test_what_is_not_ours_is_left_alone(cluster: Cluster, node: Node) -> None:
+def test_other_peoples_objects_are_left_alone(cluster: Cluster, node: Node) -> None:
     name = job.Sandbox(Api("quantgate"), WORKFLOW, "int8").name
     cluster.create("api/v1/configmaps", {"metadata": {"name": name}})
     with pytest.raises(PrerequisiteError, match="is not quantgate's"):
@@ -251,7 +251,7 @@ def test_what_is_not_ours_is_left_alone(cluster: Cluster, node: Node) -> None:
     assert left(cluster) == []
 
 
-def test_a_job_that_is_removed_while_it_runs_is_told(cluster: Cluster, node: Node) -> None:
+def test_a_job_that_is_deleted_while_it_runs_is_reported(cluster: Cluster, node: Node) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if (what, plural) == ("created", "jobs"):
             cluster.delete("apis/coordination.k8s.io/v1/leases", obj["metadata"]["name"], {})
@@ -261,28 +261,28 @@ def test_a_job_that_is_removed_while_it_runs_is_told(cluster: Cluster, node: Nod
         run_programs([HONEST], limits=LIMITS)
 
 
-def test_a_step_that_may_not_make_jobs_says_so_before_anything_is_made(cluster: Cluster, node: Node) -> None:
+def test_a_step_without_the_right_to_create_jobs_fails_before_it_creates_anything(cluster: Cluster, node: Node) -> None:
     cluster.forbidden = {"create jobs"}
     with pytest.raises(PrerequisiteError, match=rf"{USER} may not create jobs\.batch"):
         check_sandbox()
     assert left(cluster) == []
 
 
-def test_a_step_that_is_not_told_the_image_says_so(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_without_the_images_name_is_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUANTGATE_SANDBOX_IMAGE")
     with pytest.raises(PrerequisiteError, match="QUANTGATE_SANDBOX_IMAGE is not set"):
         check_sandbox()
 
 
 def run_one() -> None:
-    """Run a program in a Job, in a process that is going to be killed."""
+    """Run a program in a Job, in a process that will be killed."""
     job.POLL_S = 0.02
     job.run_in_job([HONEST], lambda *_: None, LIMITS, "int8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_whatever_a_killed_step_leaves_the_reaper_removes(cluster: Cluster, node: Node, after: bool) -> None:
+def test_the_reaper_deletes_everything_that_a_killed_step_leaves(cluster: Cluster, node: Node, after: bool) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     before = len(cluster.requests)
     run_programs([HONEST], limits=LIMITS, purpose="int8")
@@ -304,12 +304,12 @@ def test_the_lease_is_renewed_while_the_programs_run(
 ) -> None:
     monkeypatch.setattr(job, "LEASE_S", 1)
     renewed = threading.Semaphore(0)
-    made: list[str] = []
+    renewals: list[str] = []
 
     def on(what: str, plural: str, obj: JSON) -> None:
         if (what, plural) == ("created", "jobs"):
-            made.append(obj["metadata"]["name"])
-        if (what, plural) == ("changed", "leases") and made:
+            renewals.append(obj["metadata"]["name"])
+        if (what, plural) == ("changed", "leases") and renewals:
             renewed.release()
 
     cluster.on = on
@@ -317,7 +317,7 @@ def test_the_lease_is_renewed_while_the_programs_run(
     def end() -> None:
         for _ in range(cluster_lease.RENEWALS):
             assert renewed.acquire(timeout=30)
-        cluster.delete("apis/batch/v1/jobs", made[0], {})
+        cluster.delete("apis/batch/v1/jobs", renewals[0], {})
 
     thread = threading.Thread(target=end)
     node.threads.append(thread)

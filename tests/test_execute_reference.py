@@ -1,4 +1,4 @@
-"""The reference solutions of HumanEval and MBPP pass: what fails in the sandbox is the model's fault."""
+"""The reference solutions of HumanEval and MBPP pass, so a failure in the sandbox is the model's fault."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def failures(programs: dict[Any, str]) -> dict[Any, str]:
     outcomes = run_programs(list(programs.values()), limits=PATIENT)
-    return {task: each.reason for task, each in zip(programs, outcomes, strict=True) if not each.passed}
+    return {task: outcome.reason for task, outcome in zip(programs, outcomes, strict=True) if not outcome.passed}
 
 
 def test_every_reference_solution_of_humaneval_passes() -> None:

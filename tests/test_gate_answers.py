@@ -33,7 +33,7 @@ def changed(values: list[str], *places: int) -> list[str]:
     return [f"{value}!" if place in places else value for place, value in enumerate(values)]
 
 
-def test_answers_to_the_same_questions_are_judged_in_whatever_order_they_came() -> None:
+def test_answers_to_the_same_questions_are_judged_in_any_order() -> None:
     mixed = np.random.default_rng(0).permutation(100)
     columns = {name: [NAMES[place] for place in mixed] for name in ("item_hash", "prompt_hash")}
     pair = [
@@ -77,7 +77,7 @@ def test_missing_items_are_named() -> None:
     assert found.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
 
 
-def test_an_item_without_a_cluster_stands_for_itself_among_those_that_have_one() -> None:
+def test_an_item_without_a_cluster_is_its_own_cluster() -> None:
     clusters = answers_of("mine", SCORES[0], ["unit 1"] * 40 + [""] * 60).clusters
     assert clusters is not None
     assert len(set(clusters)) == 1 + 60
@@ -93,13 +93,13 @@ def test_items_of_two_clusters_may_have_the_same_number() -> None:
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, -0.5, 1.5])
-def test_a_score_that_is_none_is_a_fault(score: float) -> None:
+def test_a_missing_score_is_a_fault(score: float) -> None:
     scores = SCORES[0].copy()
     scores[[3, 8]] = score
     assert fault(answers_of("mmlu", scores)) == "mmlu has scores outside 0 to 1: 3, 8"
 
 
-def test_scores_that_are_not_of_these_answers_are_refused() -> None:
+def test_scores_that_contradict_the_answers_are_refused() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     other = answers_of("mmlu", 1 - SCORES[0])
     found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
@@ -108,7 +108,7 @@ def test_scores_that_are_not_of_these_answers_are_refused() -> None:
     )
 
 
-def test_generation_settings_that_differ_are_not_comparable() -> None:
+def test_different_generation_settings_are_not_comparable() -> None:
     pair = [
         candidate_of(name, {"mmlu": answers_of("mmlu", scores)})
         for name, scores in zip(("bf16", "int8"), SCORES, strict=True)
@@ -124,12 +124,12 @@ def test_generation_settings_that_differ_are_not_comparable() -> None:
 
 
 @pytest.mark.parametrize("column", ["item_hash", "prompt_hash", "truncated"])
-def test_a_column_with_holes_is_a_fault(column: str) -> None:
+def test_a_column_with_missing_values_is_a_fault(column: str) -> None:
     holes = answers_of("mmlu", SCORES[0], **{column: pyarrow.array([None] * 100, pyarrow.string())})
     assert fault(holes) == f"mmlu has items without {column}"
 
 
-def test_scores_without_answers_or_answers_without_scores_are_no_results() -> None:
+def test_scores_and_answers_need_each_other() -> None:
     found = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     none = candidate(found.weights, found.scores, "drawn", {})
     assert none.failure == "bf16 has a score for mmlu, but no answers."

@@ -27,13 +27,13 @@ def test_a_variant_without_weights_is_a_failed_row_with_its_reason() -> None:
     assert decision.scores[1].failure == reason
 
 
-def test_a_variant_whose_server_died_is_a_failed_row_and_its_half_scores_are_not_shown() -> None:
+def test_a_variant_whose_server_died_is_a_failed_row_without_its_partial_scores() -> None:
     died = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={"failure": "the server died."})
     row = judge_pair(scores_of("bf16", TASKS), died)
     assert (row.verdict, row.sentence, row.scores) == ("failed", "the server died.", {})
 
 
-def test_the_first_reason_is_the_one_given() -> None:
+def test_the_first_reason_is_reported() -> None:
     skipped = Scores(variant="int8", suite="guide", stage="tiny", failure="skipped: there are no weights.")
     decision = decide_on(
         "general-chat",
@@ -44,13 +44,13 @@ def test_the_first_reason_is_the_one_given() -> None:
     assert decision.scores[1].failure == "skipped: there are no weights."
 
 
-def test_a_variant_whose_scores_never_came_is_a_failed_row() -> None:
+def test_a_variant_without_scores_is_a_failed_row() -> None:
     decision = decide_on("general-chat", [weights_of("bf16"), weights_of("int8")], [scores_of("bf16", TASKS)])
     assert decision.verdicts[1].verdict == "failed"
     assert decision.verdicts[1].sentence == "No scores of int8 reached the gate."
 
 
-def test_without_the_baselines_scores_nothing_is_judged_and_every_row_says_why() -> None:
+def test_without_the_baselines_scores_every_row_fails_with_the_reason() -> None:
     died = Scores(variant="bf16", suite="guide", stage="full", failure="The server died at question 7.")
     decision = decide_on("general-chat", [weights_of("bf16"), weights_of("int8")], [died, scores_of("int8", TASKS)])
     baseline, variant = decision.verdicts
@@ -61,9 +61,7 @@ def test_without_the_baselines_scores_nothing_is_judged_and_every_row_says_why()
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -0.1])
-def test_a_number_that_is_no_score_fails_its_variant_and_never_reaches_the_decision(
-    score: float, tmp_path: Path
-) -> None:
+def test_an_invalid_score_fails_its_variant_and_never_reaches_the_decision(score: float, tmp_path: Path) -> None:
     decision = decide_on(
         "general-chat",
         [weights_of("bf16"), weights_of("int8")],
@@ -75,14 +73,14 @@ def test_a_number_that_is_no_score_fails_its_variant_and_never_reaches_the_decis
     assert Decision.read(tmp_path / "decision.json") == decision
 
 
-def test_a_baseline_that_scored_nan_judges_nobody() -> None:
+def test_a_baseline_with_a_nan_score_judges_no_variant() -> None:
     row = judge_pair(scores_of("bf16", {"gsm8k": math.nan}), scores_of("int8", {"gsm8k": 0.4}))
     assert row.verdict == "failed"
     reason = "bf16 scored nan on gsm8k: that is not a valid score."
     assert row.sentence == f"Not judged: the baseline has no scores. {reason}"
 
 
-def test_scores_over_nothing_are_refused() -> None:
+def test_scores_over_no_items_are_refused() -> None:
     baseline = scores_of("bf16", {"gsm8k": 0.4})
     empty = scores_of("int8", {})
     assert judge_pair(baseline, empty).sentence == "int8 was evaluated on no task."
@@ -137,7 +135,7 @@ def test_a_task_measured_differently_is_not_comparable(field: str, value: object
         ({"gsm8k": 0.4, "mmlu": 0.6, "code": 0.1}, "it has a score for code, the baseline has none"),
     ],
 )
-def test_other_tasks_than_the_baselines_are_not_comparable(tasks: dict[str, float], difference: str) -> None:
+def test_different_tasks_from_the_baselines_are_not_comparable(tasks: dict[str, float], difference: str) -> None:
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4, "mmlu": 0.6}), scores_of("int8", tasks))
     assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
 
@@ -162,7 +160,7 @@ def test_other_tasks_than_the_baselines_are_not_comparable(tasks: dict[str, floa
     ],
     ids=["stage", "other rows", "unknown rows"],
 )
-def test_other_items_than_the_baselines_are_not_comparable(field: str, value: object, difference: str) -> None:
+def test_different_items_from_the_baselines_are_not_comparable(field: str, value: object, difference: str) -> None:
     variant = scores_of("int8", {"gsm8k": 0.4}).model_copy(update={field: value})
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.4}), variant)
     assert (row.verdict, row.sentence) == ("not_comparable", f"Not comparable with the baseline: {difference}.")
@@ -181,21 +179,21 @@ def test_the_order_of_the_tasks_does_not_matter() -> None:
     assert (row.verdict, row.average_drop) == ("ship", 0.0)
 
 
-def test_a_suite_without_the_limited_task_is_not_comparable_rather_than_shipped() -> None:
+def test_a_suite_without_the_limited_task_is_not_comparable_and_does_not_ship() -> None:
     row = judge_pair(scores_of("bf16", {"mmlu": 0.6}), scores_of("int8", {"mmlu": 0.6}), "math-tutoring")
     assert row.verdict == "not_comparable"
     reason = "the use case limits gsm8k, which the suite does not score"
     assert row.sentence == f"Not comparable for math-tutoring: {reason}."
 
 
-def test_a_baseline_of_zero_everywhere_has_no_drops() -> None:
+def test_a_baseline_with_only_zero_scores_has_no_drops() -> None:
     row = judge_pair(scores_of("bf16", {"gsm8k": 0.0}), scores_of("int8", {"gsm8k": 0.1}))
     assert (row.verdict, row.drops, row.average_drop) == ("not_comparable", {}, None)
     assert row.sentence.startswith("Not comparable for general-chat: the baseline scores 0 on every task")
     assert row.next_step.startswith("Choose a suite on which the baseline scores above 0")
 
 
-def test_a_baseline_of_zero_on_the_limited_task_cannot_show_that_the_limit_is_kept() -> None:
+def test_a_baseline_of_zero_on_the_limited_task_cannot_pass_the_limit() -> None:
     row = judge_pair(
         scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.6}), "math-tutoring"
     )
@@ -203,13 +201,13 @@ def test_a_baseline_of_zero_on_the_limited_task_cannot_show_that_the_limit_is_ke
     assert row.sentence.startswith("Not comparable for math-tutoring: the baseline scores 0 on gsm8k, which")
 
 
-def test_a_baseline_of_zero_on_the_limited_task_does_not_save_a_variant_from_the_bands() -> None:
+def test_the_bands_reject_a_variant_despite_a_baseline_of_zero_on_the_limited_task() -> None:
     baseline, variant = scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.3})
     row = judge_pair(baseline, variant, "math-tutoring")
     assert (row.verdict, row.drops, row.average_drop) == ("reject", {"mmlu": 0.5}, 0.5)
 
 
-def test_a_baseline_of_zero_on_another_task_is_said_and_the_bands_decide() -> None:
+def test_a_baseline_of_zero_on_another_task_is_mentioned_and_the_bands_decide() -> None:
     row = judge_pair(
         scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.6}), "general-chat"
     )
@@ -220,7 +218,7 @@ def test_a_baseline_of_zero_on_another_task_is_said_and_the_bands_decide() -> No
 
 
 @pytest.mark.parametrize(("score", "mentioned"), [(0.249, True), (0.25, True), (0.251, False)])
-def test_a_task_on_which_the_baseline_guesses_is_mentioned(score: float, mentioned: bool) -> None:
+def test_a_task_with_the_baseline_at_chance_is_mentioned(score: float, mentioned: bool) -> None:
     row = judge_pair(scores_of("bf16", {"mmlu": score}, chance=0.25), scores_of("int8", {"mmlu": score}, chance=0.25))
     assert row.verdict == "ship"
     assert (f"not above chance on mmlu ({score:.3f}, chance 0.250)" in row.sentence) is mentioned

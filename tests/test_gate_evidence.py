@@ -1,4 +1,4 @@
-"""The evidence form of the gate: what each verdict needs, what it says, and what it never does."""
+"""The gate's verdicts by evidence: what each verdict needs, and the sentence that explains it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,24 +16,24 @@ from components.run.artifacts import Decision, Model, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 Moved = tuple[int, int, int, int]
-"""Items lost, gained, right both times, wrong both times."""
+"""The numbers of items lost, gained, right both times and wrong both times."""
 MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)
 CHAT, TUTOR = use_case_named("general-chat"), use_case_named("math-tutoring")
 
 
 def decided(use_case: UseCase, *variants: Mapping[str, Moved], chance: float = 0.0, **columns: Any) -> Decision:
-    """The decision on variants whose answers moved like that, task by task, from one baseline's."""
+    """The decision on variants whose answers differ from the baseline's by these numbers, task by task."""
     names = ("int8", "int4-g64", "int4-g128")[: len(variants)]
     before: dict[str, Answers] = {}
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for name, tasks in zip(names, variants, strict=True):
         after = {}
         for task, moved in tasks.items():
             scores = pair_of(*moved)
             before[task] = answers_of(task, scores[0])
             after[task] = answers_of(task, scores[1], **columns)
-        found.append(candidate_of(name, after, chance=chance))
-    return decide_candidates(MODEL, "drawn", use_case, [candidate_of("bf16", before, chance=chance), *found])
+        candidates.append(candidate_of(name, after, chance=chance))
+    return decide_candidates(MODEL, "drawn", use_case, [candidate_of("bf16", before, chance=chance), *candidates])
 
 
 def verdict(use_case: UseCase, tasks: Mapping[str, Moved], chance: float = 0.0) -> Verdict:
@@ -51,12 +51,12 @@ def verdict(use_case: UseCase, tasks: Mapping[str, Moved], chance: float = 0.0) 
         ((3, 0, 70, 30), "inconclusive"),
     ],
 )
-def test_the_verdict_is_what_the_bounds_of_the_average_show(moved: Moved, expected: str) -> None:
-    found = verdict(CHAT, {"mmlu": moved})
-    (row,) = found.limits
-    assert found.verdict == expected
-    assert found.form == "evidence"
-    assert found.confidence == pytest.approx(0.95)
+def test_the_bounds_of_the_average_determine_the_verdict(moved: Moved, expected: str) -> None:
+    result = verdict(CHAT, {"mmlu": moved})
+    (row,) = result.limits
+    assert result.verdict == expected
+    assert result.form == "evidence"
+    assert result.confidence == pytest.approx(0.95)
     assert row.lower is not None
     assert row.upper is not None
     assert row.estimate is not None
@@ -65,61 +65,61 @@ def test_the_verdict_is_what_the_bounds_of_the_average_show(moved: Moved, expect
     assert shown.get(expected, row.lower > 0.05 if expected == "reject" else row.lower < 0.05 < row.upper)
 
 
-def test_a_drop_under_the_limit_on_a_hundred_questions_is_not_shown_to_be_under_it() -> None:
+def test_a_hundred_questions_are_too_few_to_show_that_a_drop_is_under_the_limit() -> None:
     """The point form ships it: 1 lost of 60 right is 1.7 %."""
-    found = verdict(TUTOR, {"gsm8k": (1, 0, 59, 40)})
-    assert found.verdict == "inconclusive"
-    assert found.drops == {"gsm8k": pytest.approx(1 / 60)}
-    assert found.sentence.startswith(
+    result = verdict(TUTOR, {"gsm8k": (1, 0, 59, 40)})
+    assert result.verdict == "inconclusive"
+    assert result.drops == {"gsm8k": pytest.approx(1 / 60)}
+    assert result.sentence.startswith(
         "Inconclusive for math-tutoring: gsm8k fell 1.7 % (0.600 → 0.590), with 95 % confidence a drop of at most"
         " 7.7 %, so it is not shown to be within the limit of 2 %; the average fell 1.7 % (0.600 → 0.590)"
     )
-    assert found.sentence.endswith(" more questions are needed (80 % power).")
+    assert result.sentence.endswith(" more questions are needed (80 % power).")
     step = "more questions (80 % power), or A/B test the variant; until then keep serving the current model."
-    assert step in found.next_step
+    assert step in result.next_step
 
 
-def test_the_further_questions_do_settle_it() -> None:
-    found = verdict(TUTOR, {"gsm8k": (30, 10, 1170, 790)})
-    (needed,) = [row.further_items for row in found.limits if row.outcome == "open"]
+def test_the_advised_number_of_further_questions_decides() -> None:
+    result = verdict(TUTOR, {"gsm8k": (30, 10, 1170, 790)})
+    (needed,) = [row.further_items for row in result.limits if row.outcome == "open"]
     assert needed is not None
     times = 1 + needed / 2000
-    more = tuple(round(each * times) for each in (30, 10, 1170, 790))
+    more = tuple(round(count * times) for count in (30, 10, 1170, 790))
     enough = p_within([pairs(*pair_of(*more))], RELATIVE, 0.02)
     assert enough < 0.02, "at 80 % power the middle draw lies well within"
 
 
-def test_a_limit_that_is_exceeded_rejects_whatever_the_average_says() -> None:
-    found = verdict(TUTOR, {"gsm8k": (140, 20, 900, 259), "mmlu": (10, 1300, 9000, 3000)})
-    assert found.verdict == "reject"
-    assert found.sentence.startswith("Rejected for math-tutoring: gsm8k fell 11.5 % (0.788 → 0.697), with 95 % confid")
-    assert "a drop of at least 9.6 %, the limit is 2 %" in found.sentence
-    assert {row.what: row.outcome for row in found.limits} == {"gsm8k": "exceeded", "average": "passed"}
+def test_an_exceeded_limit_rejects_despite_the_average() -> None:
+    result = verdict(TUTOR, {"gsm8k": (140, 20, 900, 259), "mmlu": (10, 1300, 9000, 3000)})
+    assert result.verdict == "reject"
+    assert result.sentence.startswith("Rejected for math-tutoring: gsm8k fell 11.5 % (0.788 → 0.697), with 95 % confid")
+    assert "a drop of at least 9.6 %, the limit is 2 %" in result.sentence
+    assert {row.what: row.outcome for row in result.limits} == {"gsm8k": "exceeded", "average": "passed"}
 
 
 def test_every_limit_must_pass_for_a_variant_to_ship() -> None:
-    kept = {"gsm8k": (5, 5, 9000, 900), "mmlu": (5, 5, 9000, 900)}
+    passing = {"gsm8k": (5, 5, 9000, 900), "mmlu": (5, 5, 9000, 900)}
     both = UseCase(name="both", max_drop={"gsm8k": 0.02, "mmlu": 0.02})
-    assert verdict(both, kept).verdict == "ship"
-    for task in kept:
-        assert verdict(both, kept | {task: (2, 0, 90, 10)}).verdict == "inconclusive"
+    assert verdict(both, passing).verdict == "ship"
+    for task in passing:
+        assert verdict(both, passing | {task: (2, 0, 90, 10)}).verdict == "inconclusive"
 
 
-def test_a_variant_that_ships_says_by_which_bounds() -> None:
+def test_a_ship_verdict_names_the_bounds_that_decided() -> None:
     assert verdict(TUTOR, {"gsm8k": (10, 10, 9000, 900)}).sentence == (
         "Ships for math-tutoring: the average stayed at 0.908, with 95 % confidence a drop of at most 0.1 %, which is"
         " under 1 %; gsm8k stayed at 0.908, a drop of at most 0.1 %, the limit is 2 %."
     )
 
 
-def test_a_sure_gain_is_called_a_gain() -> None:
+def test_a_significant_gain_is_described_as_a_gain() -> None:
     sentence = verdict(TUTOR, {"gsm8k": (5, 300, 9000, 900)}).sentence
     assert "gsm8k rose 3.3 % (0.882 → 0.911), a gain of at least 2.9 %, the limit is 2 %" in sentence
 
 
 @pytest.mark.parametrize(("nudge", "expected"), [(1e-9, "inconclusive"), (-1e-9, "monitor")])
 def test_no_bound_is_rounded_before_it_is_compared(nudge: float, expected: str) -> None:
-    """A bound just over a limit does not pass it, like 94.6 % recovery a gate of 95 %, nor does one just under fail."""
+    """A bound just over a limit does not pass, just as a recovery of 94.6 % does not pass 95 %; one just under does."""
     moved = (40, 20, 900, 300)
     p = p_within([pairs(*pair_of(*moved))], RELATIVE, 0.03)
     strict = CHAT.model_copy(
@@ -132,29 +132,29 @@ def test_no_bound_is_rounded_before_it_is_compared(nudge: float, expected: str) 
     assert verdict(strict, {"mmlu": moved}).verdict == expected
 
 
-def test_a_task_on_which_the_baseline_guesses_supports_no_pass() -> None:
-    found = verdict(TUTOR, {"gsm8k": (0, 0, 2500, 7500)}, chance=0.25)
-    assert found.verdict == "inconclusive"
-    assert not found.tasks[0].informative
-    assert {row.outcome for row in found.limits} == {"uninformative"}
+def test_a_task_with_the_baseline_at_chance_supports_no_pass() -> None:
+    result = verdict(TUTOR, {"gsm8k": (0, 0, 2500, 7500)}, chance=0.25)
+    assert result.verdict == "inconclusive"
+    assert not result.tasks[0].informative
+    assert {row.outcome for row in result.limits} == {"uninformative"}
     guessing = "can be detected, because the baseline may be guessing"
-    assert f"no drop on gsm8k {guessing}; no drop on any task {guessing}" in found.sentence
-    assert "gsm8k (0.250, chance 0.250), so no pass can rest on that" in found.sentence
-    assert found.next_step == "A/B test the variant; until then keep serving the current model."
+    assert f"no drop on gsm8k {guessing}; no drop on any task {guessing}" in result.sentence
+    assert "gsm8k (0.250, chance 0.250), so no pass can rest on that" in result.sentence
+    assert result.next_step == "A/B test the variant; until then keep serving the current model."
 
 
-def test_a_task_on_which_the_baseline_guesses_can_still_reject() -> None:
+def test_a_task_with_the_baseline_at_chance_can_still_reject() -> None:
     assert verdict(TUTOR, {"gsm8k": (2000, 0, 500, 7500)}, chance=0.25).verdict == "reject"
 
 
-def test_a_task_that_can_lose_nothing_does_not_water_the_average_down() -> None:
+def test_a_task_that_cannot_drop_does_not_dilute_the_average() -> None:
     dropping = (130, 20, 2020, 500)
     assert verdict(CHAT, {"mmlu": dropping}, chance=0.25).verdict == "inconclusive"
     beside = {"mmlu": dropping, "guessed": (0, 0, 2500, 7500)}
-    found = verdict(CHAT, beside, chance=0.25)
-    assert found.average_drop is not None
-    assert found.average_drop < 0.05
-    assert found.verdict == "inconclusive"
+    result = verdict(CHAT, beside, chance=0.25)
+    assert result.average_drop is not None
+    assert result.average_drop < 0.05
+    assert result.verdict == "inconclusive"
     assert verdict(CHAT, beside, chance=0.0).verdict == "ab_test", "above chance it would have counted"
 
 
@@ -169,15 +169,15 @@ def test_a_limit_below_the_noise_floor_is_undecidable(flipped: int, expected: st
     loose = TUTOR.model_copy(
         update={"bands": TUTOR.bands.model_copy(update={"ship": 0.029}), "max_drop": {"gsm8k": 0.025}}
     )
-    found = decide_candidates(MODEL, "drawn", loose, [noisy, variant]).verdicts[1]
-    assert found.tasks[0].noise_floor == flipped / 1000
-    assert found.verdict == expected
+    result = decide_candidates(MODEL, "drawn", loose, [noisy, variant]).verdicts[1]
+    assert result.tasks[0].noise_floor == flipped / 1000
+    assert result.verdict == expected
     if flipped:
-        assert {row.what: row.outcome for row in found.limits}["gsm8k"] == "undecidable"
-        assert "the limit of 2.5 % on gsm8k cannot be tested, because two passes of the baseline" in found.sentence
+        assert {row.what: row.outcome for row in result.limits}["gsm8k"] == "undecidable"
+        assert "the limit of 2.5 % on gsm8k cannot be tested, because two passes of the baseline" in result.sentence
 
 
-def test_a_noise_floor_hides_no_collapse_and_says_what_it_hides() -> None:
+def test_a_noise_floor_does_not_hide_a_collapse_and_is_mentioned() -> None:
     before, after = pair_of(900, 0, 0, 600)
     again = before.copy()
     again[:60] = 0.0
@@ -194,7 +194,7 @@ def test_a_noise_floor_hides_no_collapse_and_says_what_it_hides() -> None:
     ("moved", "most"),
     [((0, 0, 60, 40), 600), ((0, 1, 59, 40), 600), ((1, 1, 58, 40), 2000), ((30, 10, 1170, 790), 50_000)],
 )
-def test_so_many_questions_settle_it_and_many_fewer_do_not(moved: Moved, most: int) -> None:
+def test_the_advised_number_of_questions_decides_and_far_fewer_do_not(moved: Moved, most: int) -> None:
     limit = next(row for row in verdict(TUTOR, {"gsm8k": moved}).limits if row.what == "gsm8k")
     assert limit.further_items is not None
     assert limit.further_items < most
@@ -204,7 +204,7 @@ def test_so_many_questions_settle_it_and_many_fewer_do_not(moved: Moved, most: i
         assert (p_within([task], RELATIVE, 0.02) < 0.01) is settles
 
 
-def test_a_drop_that_only_guessed_tasks_water_down_is_settled_by_no_number() -> None:
+def test_no_number_of_questions_decides_a_drop_diluted_only_by_tasks_at_chance() -> None:
     beside = {"mmlu": (130, 20, 2020, 500), "guessed": (0, 0, 2500, 7500)}
     (row,) = verdict(CHAT, beside, chance=0.25).limits
     assert (row.outcome, row.further_items) == ("open", None)
@@ -215,17 +215,17 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
     use_case = UseCase(name="fluent", max_drop={"wikitext": 0.02})
     pair = [
         candidate_of(
-            name, {"mmlu": answers_of("mmlu", each), "wikitext": answers_of("wikitext", -3 * words, units=words)}
+            name, {"mmlu": answers_of("mmlu", task_scores), "wikitext": answers_of("wikitext", -3 * words, units=words)}
         )
-        for name, each in zip(("bf16", "int8"), scores, strict=True)
+        for name, task_scores in zip(("bf16", "int8"), scores, strict=True)
     ]
-    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
-    assert found.verdict == "not_comparable"
-    assert "wikitext measures perplexity and has no drop: limit it with max_perplexity_ratio" in found.sentence
+    result = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    assert result.verdict == "not_comparable"
+    assert "wikitext measures perplexity and has no drop: limit it with max_perplexity_ratio" in result.sentence
 
 
 @pytest.mark.slow
-def test_the_bound_on_a_skewed_divergence_keeps_its_promise() -> None:
+def test_the_bound_on_a_skewed_divergence_has_its_promised_error_rate() -> None:
     """A t-test would pass three times as many at the limit."""
     from components.evidence.limits import MOST_NATS, ClippedTest
 
@@ -241,38 +241,40 @@ def test_the_bound_on_a_skewed_divergence_keeps_its_promise() -> None:
     assert np.mean(passed) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
 
 
-def test_a_variant_stopped_by_another_policy_is_not_said_to_be_settled() -> None:
+def test_a_variant_stopped_by_another_policy_is_not_reported_as_decided() -> None:
     before, after = pair_of(0, 0, 4000, 6000)
     some = np.arange(200) + 3900
-    names = [str(each) for each in some]
-    asked = answers_of("gsm8k", after[some], item_id=list(some), item_hash=names, prompt_hash=names)
+    names = [str(item) for item in some]
+    answered = answers_of("gsm8k", after[some], item_id=list(some), item_hash=names, prompt_hash=names)
     baseline = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", before)})
-    variant = candidate_of("int8", {"gsm8k": asked}, look=2, looks=5)
-    found = decide_candidates(MODEL, "drawn", TUTOR, [baseline, variant]).verdicts[1]
-    assert found.verdict == "inconclusive"
-    assert found.sentence.endswith(
+    variant = candidate_of("int8", {"gsm8k": answered}, look=2, looks=5)
+    result = decide_candidates(MODEL, "drawn", TUTOR, [baseline, variant]).verdicts[1]
+    assert result.verdict == "inconclusive"
+    assert result.sentence.endswith(
         "; stopped early after 200 of 10,000 questions, enough for that run's policy only: evaluate the rest."
     )
 
 
 def test_absolute_drops_are_points() -> None:
     absolute = UseCase(name="points", drop="absolute", max_drop={"gsm8k": 0.02})
-    found = verdict(absolute, {"gsm8k": (50, 10, 450, 490)})
-    assert found.drops == {"gsm8k": pytest.approx(0.04)}
-    assert "gsm8k fell 4.0 points (0.500 → 0.460), with 95 % confidence a drop of at least 2.7 points" in found.sentence
-    assert "the limit is 2 points" in found.sentence
+    result = verdict(absolute, {"gsm8k": (50, 10, 450, 490)})
+    assert result.drops == {"gsm8k": pytest.approx(0.04)}
+    assert (
+        "gsm8k fell 4.0 points (0.500 → 0.460), with 95 % confidence a drop of at least 2.7 points" in result.sentence
+    )
+    assert "the limit is 2 points" in result.sentence
 
 
-def test_a_choice_that_moves_is_a_divergence_and_may_be_limited() -> None:
+def test_a_changed_choice_distribution_is_a_divergence_and_can_have_a_limit() -> None:
     scores = pair_of(10, 10, 900, 80)
-    moved = [[-1.0 - each, -2.0 + each * 1.5] for each in scores[1]]
+    moved = [[-1.0 - score, -2.0 + score * 1.5] for score in scores[1]]
     use_case = UseCase(name="close", max_divergence={"mmlu": 0.01})
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", scores[0])})
     variant = candidate_of("int8", {"mmlu": answers_of("mmlu", scores[1], logliks=moved)})
-    found = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
-    assert found.verdict == "reject"
-    assert "the KL divergence on mmlu is 0.0" in found.sentence
-    assert "nats, the limit is 0.01 nats" in found.sentence
+    result = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
+    assert result.verdict == "reject"
+    assert "the KL divergence on mmlu is 0.0" in result.sentence
+    assert "nats, the limit is 0.01 nats" in result.sentence
 
 
 def test_a_limit_on_a_divergence_that_cannot_be_measured_is_not_comparable() -> None:
@@ -283,13 +285,13 @@ def test_a_limit_on_a_divergence_that_cannot_be_measured_is_not_comparable() -> 
         candidate_of(n, {"gsm8k": answers_of("gsm8k", s, logliks=none)})
         for n, s in zip(("bf16", "int8"), scores, strict=True)
     ]
-    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
-    assert found.verdict == "not_comparable"
-    assert "its limit on gsm8k needs the log-likelihoods of choices" in found.sentence
+    result = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    assert result.verdict == "not_comparable"
+    assert "its limit on gsm8k needs the log-likelihoods of choices" in result.sentence
 
 
 @pytest.mark.parametrize(("worse", "expected"), [(0.01, "ship"), (0.2, "reject"), (0.0495, "inconclusive")])
-def test_a_perplexity_ratio_may_be_limited(worse: float, expected: str) -> None:
+def test_a_perplexity_ratio_can_have_a_limit(worse: float, expected: str) -> None:
     source = np.random.default_rng(0)
     words = source.integers(100, 900, 60).astype(float)
     before = -3.0 * words + source.normal(0, 20, 60)
@@ -300,12 +302,12 @@ def test_a_perplexity_ratio_may_be_limited(worse: float, expected: str) -> None:
         candidate_of(name, {"mmlu": answers_of("mmlu", s), "wikitext": answers_of("wikitext", logliks, units=words)})
         for name, s, logliks in (("bf16", scores[0], before), ("int8", scores[1], after))
     ]
-    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
-    (row,) = [row for row in found.limits if row.kind == "perplexity"]
-    assert found.verdict == expected
+    result = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    (row,) = [row for row in result.limits if row.kind == "perplexity"]
+    assert result.verdict == expected
     assert row.estimate == pytest.approx(np.exp(worse), abs=0.005)
     assert row.limit == pytest.approx(1.05)
-    assert found.perplexity_ratios == {"wikitext": row.estimate}
+    assert result.perplexity_ratios == {"wikitext": row.estimate}
 
 
 def test_a_run_without_scores_has_no_drop_to_judge() -> None:
@@ -314,12 +316,12 @@ def test_a_run_without_scores_has_no_drop_to_judge() -> None:
     pair = [
         candidate_of(name, {"wikitext": answers_of("wikitext", -3.0 * words, units=words)}) for name in ("bf16", "int8")
     ]
-    found = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
-    assert (found.verdict, found.average_drop) == ("not_comparable", None)
-    assert "all its tasks measure perplexity" in found.sentence
+    result = decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
+    assert (result.verdict, result.average_drop) == ("not_comparable", None)
+    assert "all its tasks measure perplexity" in result.sentence
 
 
-def test_several_variants_share_the_error_by_holm() -> None:
+def test_several_variants_share_the_error_by_holms_method() -> None:
     good, fair = (5, 5, 9000, 900), (45, 25, 8960, 880)
     alone = verdict(TUTOR, {"gsm8k": fair})
     together = decided(TUTOR, {"gsm8k": good}, {"gsm8k": fair}, {"gsm8k": good}).verdicts
@@ -331,7 +333,7 @@ def test_several_variants_share_the_error_by_holm() -> None:
     ], "each that ships leaves its share to the next"
 
 
-def test_holm_stops_at_the_first_that_fails() -> None:
+def test_holms_method_stops_at_the_first_failure() -> None:
     assert holm_divisors([0.001, 0.2, 0.02], 0.05) == [3, 1, 2]
     assert holm_divisors([0.001, 0.2, 0.03], 0.05) == [3, 2, 2]
     assert holm_divisors([0.02, 0.2, 0.03], 0.05) == [3, 3, 3]
@@ -341,34 +343,34 @@ def test_holm_stops_at_the_first_that_fails() -> None:
 
 def test_variants_are_compared_with_one_another_on_the_same_items() -> None:
     better, worse = (10, 10, 900, 80), (120, 10, 790, 80)
-    (found,) = decided(CHAT, {"mmlu": better}, {"mmlu": worse}).comparisons
-    assert (found.better, found.worse) == ("int8", "int4-g64")
-    assert found.difference == pytest.approx(0.11)
-    assert found.p < 0.001
+    (comparison,) = decided(CHAT, {"mmlu": better}, {"mmlu": worse}).comparisons
+    assert (comparison.better, comparison.worse) == ("int8", "int4-g64")
+    assert comparison.difference == pytest.approx(0.11)
+    assert comparison.p < 0.001
 
 
-def test_without_answers_item_by_item_the_measured_drop_decides() -> None:
+def test_without_per_item_answers_the_measured_drop_decides() -> None:
     with_answers = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", pair_of(1, 0, 59, 40)[0])})
     without = candidate_of("int8", {"gsm8k": answers_of("gsm8k", pair_of(1, 0, 59, 40)[1])})
     bare = Candidate(without.weights, without.scores)
-    found = decide_candidates(MODEL, "drawn", TUTOR, [with_answers, bare]).verdicts[1]
-    assert (found.form, found.verdict) == ("point", "monitor")
-    assert found.limits == ()
+    result = decide_candidates(MODEL, "drawn", TUTOR, [with_answers, bare]).verdicts[1]
+    assert (result.form, result.verdict) == ("point", "monitor")
+    assert result.limits == ()
 
 
-def test_a_stopped_variant_is_held_to_its_looks_share_of_the_error_and_says_what_was_saved() -> None:
+def test_a_stopped_variant_uses_its_looks_share_of_the_error_and_reports_the_saved_questions() -> None:
     before, after = pair_of(0, 0, 4000, 6000)
     baseline = candidate_of("bf16", {"gsm8k": answers_of("gsm8k", before)})
     some = np.arange(2000) + 2500
-    asked = answers_of(
+    answered = answers_of(
         "gsm8k", after[some], item_id=list(some), item_hash=[str(e) for e in some], prompt_hash=[str(e) for e in some]
     )
-    variant = candidate_of("int8", {"gsm8k": asked}, look=3, looks=5)
-    found = decide_candidates(MODEL, "drawn", TUTOR, [baseline, variant]).verdicts[1]
-    assert found.verdict == "ship"
-    assert found.confidence == pytest.approx(1 - 0.05 * 0.25 / 4)
-    assert (found.items, found.planned_items) == (2000, 10_000)
-    assert found.sentence.endswith(
+    variant = candidate_of("int8", {"gsm8k": answered}, look=3, looks=5)
+    result = decide_candidates(MODEL, "drawn", TUTOR, [baseline, variant]).verdicts[1]
+    assert result.verdict == "ship"
+    assert result.confidence == pytest.approx(1 - 0.05 * 0.25 / 4)
+    assert (result.items, result.planned_items) == (2000, 10_000)
+    assert result.sentence.endswith(
         "; stopped early after 2,000 of 10,000 questions, because more answers could not change the verdict."
     )
 
@@ -382,7 +384,7 @@ def test_swapping_baseline_and_variant_mirrors_every_bound() -> None:
     assert ahead.drop_lower == pytest.approx(-(behind.drop_upper or 0))
 
 
-def test_clusters_widen_what_items_alone_would_show() -> None:
+def test_clusters_widen_the_bounds_of_independent_items() -> None:
     scores = pair_of(60, 20, 1900, 1020)
     subjects = [f"subject {place // 60}" for place in range(3000)]
     rows = []

@@ -1,4 +1,4 @@
-"""Looks before the end: their shares of the items and of the error, and what stops a variant."""
+"""Interim looks: their shares of the items and of the error probability, and when a variant stops early."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from tests.support.answered import answers_of, candidate_of, pair_of
 
 
 @pytest.mark.parametrize(("tiny", "full"), [(100, 14_042), (100, 1319), (100, 560), (100, 164), (100, 120), (100, 100)])
-def test_each_look_has_twice_the_items_of_the_one_before_and_the_last_has_all(tiny: int, full: int) -> None:
+def test_each_look_has_twice_the_items_of_the_previous_one_and_the_last_has_all(tiny: int, full: int) -> None:
     shares = look_shares(tiny, full)
     assert shares[-1] == 1.0
     assert all(later == pytest.approx(2 * earlier) for earlier, later in pairwise(shares[:-1]))
@@ -22,7 +22,7 @@ def test_each_look_has_twice_the_items_of_the_one_before_and_the_last_has_all(ti
 
 
 @pytest.mark.parametrize("looks", range(1, 10))
-def test_the_looks_together_err_no_more_than_promised(looks: int) -> None:
+def test_all_looks_together_keep_the_promised_error_rate(looks: int) -> None:
     shares = [error_share(look, looks) for look in range(1, looks + 1)]
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) > 0
@@ -32,10 +32,10 @@ def test_the_looks_together_err_no_more_than_promised(looks: int) -> None:
 def test_the_suites_looks_begin_with_the_tiny_stage_and_end_with_the_full_one() -> None:
     suite = suite_named("demo")
     for task in suite.tasks:
-        asked = [task.items(FULL, share) for share in suite.looks]
-        assert asked[0] >= task.items(TINY)
-        assert asked == sorted(asked)
-        assert asked[-1] == task.full
+        items = [task.items(FULL, share) for share in suite.looks]
+        assert items[0] >= task.items(TINY)
+        assert items == sorted(items)
+        assert items[-1] == task.full
 
 
 def stopping(variants: int = 1, use_case: str = "general-chat") -> Stopping:
@@ -45,14 +45,16 @@ def stopping(variants: int = 1, use_case: str = "general-chat") -> Stopping:
 
 
 def enough(lost: int, gained: int, look: int, items: int = 4000, variants: int = 1, prompt: str = "") -> bool:
-    """Whether `items` answers, half of them to questions that the baseline got right, stop the variant there."""
+    """Whether the variant stops at this look; the baseline is right on half of the items."""
     places = np.concatenate([np.arange(items // 2), 6000 + np.arange(items // 2)])
     after = np.repeat([0.0, 1.0, 1.0, 0.0], [lost, items // 2 - lost, gained, items // 2 - gained])
     names = [str(place) for place in places]
-    found = answers_of(
-        "mmlu", after, item_id=list(places), item_hash=names, prompt_hash=[prompt or each for each in names]
+    answers = answers_of(
+        "mmlu", after, item_id=list(places), item_hash=names, prompt_hash=[prompt or name for name in names]
     )
-    return stopping(variants).enough(candidate_of("int8", {"mmlu": found}, look=look, looks=5).scores, {"mmlu": found})
+    return stopping(variants).enough(
+        candidate_of("int8", {"mmlu": answers}, look=look, looks=5).scores, {"mmlu": answers}
+    )
 
 
 def test_after_the_tiny_stage_a_variant_is_stopped_only_to_reject_it() -> None:
@@ -61,18 +63,18 @@ def test_after_the_tiny_stage_a_variant_is_stopped_only_to_reject_it() -> None:
     assert enough(0, 0, look=2)
 
 
-def test_a_variant_goes_on_while_its_limits_are_open() -> None:
+def test_a_variant_continues_while_its_limits_are_undecided() -> None:
     assert not enough(110, 10, look=3)
     assert not enough(30, 20, look=3, items=200)
 
 
-def test_a_variant_goes_on_while_a_better_band_is_possible() -> None:
+def test_a_variant_continues_while_a_better_band_is_possible() -> None:
     assert not enough(15, 5, look=3), "surely under 3 %, but under 1 % may still be shown"
     assert enough(38, 0, look=4), "surely under 3 % and surely not under 1 %"
 
 
 @pytest.mark.slow
-def test_several_variants_must_be_surer() -> None:
+def test_several_variants_need_stronger_evidence_to_stop() -> None:
     fates = [[enough(lost, 0, look=2, variants=many) for many in (1, 50)] for lost in range(40)]
     assert any(alone and not together for alone, together in fates)
     assert not any(together and not alone for alone, together in fates)

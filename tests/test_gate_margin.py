@@ -1,4 +1,4 @@
-"""The statistics of a paired drop: exact where theory is, within the promise, and with the right symmetries."""
+"""The statistics of a paired drop: equal to known exact values, within the promised error rate, and symmetric."""
 
 from itertools import pairwise
 
@@ -22,18 +22,16 @@ def drawn(items: int, lost: float, gained: float, right: float, seed: int) -> tu
 
 
 @pytest.mark.parametrize(("items", "lost"), [(20, 0), (100, 0), (100, 7), (1319, 40), (14_042, 0)])
-def test_where_nothing_is_gained_the_bounds_are_clopper_and_pearsons(items: int, lost: int) -> None:
+def test_without_gains_the_bounds_are_clopper_and_pearsons(items: int, lost: int) -> None:
     task = [margin.pairs(*pair_of(lost, 0, items - lost, 0))]
     assert margin.upper(task, ABSOLUTE, ALPHA) == pytest.approx(beta.isf(ALPHA, lost + 1, items - lost), abs=1e-8)
 
 
 @pytest.mark.parametrize("items", [20, 45])
 @pytest.mark.parametrize("limit", [0.0, 0.02, 0.05, 0.1])
-def test_a_drop_at_the_limit_passes_in_at_most_one_of_twenty_runs_whatever_else_is_true(
-    items: int, limit: float
-) -> None:
-    """Every outcome of a run is enumerated, so this is exact: the promise on a few items is no approximation."""
-    lost, gained = (each.ravel() for each in np.meshgrid(np.arange(items + 1), np.arange(items + 1)))
+def test_a_drop_at_the_limit_always_passes_in_at_most_one_of_twenty_runs(items: int, limit: float) -> None:
+    """Every outcome of a run is enumerated, so the error rate is exact, not simulated."""
+    lost, gained = (grid.ravel() for grid in np.meshgrid(np.arange(items + 1), np.arange(items + 1)))
     possible = lost + gained <= items
     lost, gained = lost[possible], gained[possible]
     passes = np.array(
@@ -53,7 +51,7 @@ def test_a_drop_at_the_limit_passes_in_at_most_one_of_twenty_runs_whatever_else_
 
 @SCALES
 @pytest.mark.parametrize("seed", range(5))
-def test_a_bound_is_where_the_p_value_is_alpha(scale: Scale, seed: int) -> None:
+def test_a_drop_at_its_bound_has_a_p_value_of_alpha(scale: Scale, seed: int) -> None:
     task = [margin.pairs(*drawn(500, 0.06, 0.05, 0.5, seed))]
     high, low = margin.upper(task, scale, ALPHA), margin.lower(task, scale, ALPHA)
     assert low < (margin.drop(task, scale) or 0) < high
@@ -86,7 +84,7 @@ def test_the_order_of_the_items_changes_nothing(scale: Scale, clustered: bool) -
 @pytest.mark.parametrize("lost", [0, 1, 5, 20])
 @pytest.mark.parametrize("gained", [0, 1, 5])
 @pytest.mark.parametrize("right", [True, False])
-def test_an_item_that_both_answer_alike_never_raises_the_bound_of_a_drop(lost: int, gained: int, right: bool) -> None:
+def test_an_item_with_equal_answers_never_raises_the_bound_of_a_drop(lost: int, gained: int, right: bool) -> None:
     bounds = []
     for more in range(4):
         task = [margin.pairs(*pair_of(lost, gained, 50 + more * right, 50 + more * (not right)))]
@@ -100,7 +98,7 @@ def test_an_item_that_both_answer_alike_never_raises_the_bound_of_a_drop(lost: i
 
 def test_a_relative_margin_is_tested_without_a_ratio() -> None:
     task = [margin.pairs(*pair_of(30, 10, 50, 10))]
-    doubled = [margin.pairs(*(np.concatenate([each, np.zeros(100)]) for each in pair_of(30, 10, 50, 10)))]
+    doubled = [margin.pairs(*(np.concatenate([scores, np.zeros(100)]) for scores in pair_of(30, 10, 50, 10)))]
     assert margin.upper(doubled, RELATIVE, ALPHA) == pytest.approx(margin.upper(task, RELATIVE, ALPHA), abs=1e-9), (
         "items that both get wrong say nothing of a share of the baseline's score"
     )
@@ -120,40 +118,42 @@ def test_a_variant_that_loses_everything_has_lost_everything() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.03, 0.04, 0.05])
-def test_very_many_different_scores_are_counted_on_a_grid_that_changes_nothing(limit: float) -> None:
+def test_many_different_scores_are_counted_on_a_grid_with_the_same_result(limit: float) -> None:
     source = np.random.default_rng(3)
     before = source.random(2 * margin.MOST_PAIRS)
     after = np.clip(before * 0.96 + source.normal(0, 0.2, len(before)), 0, 1)
     grid = margin.pairs(before, after)
-    each = Pairs(before, after, np.ones(len(before)))
+    ungrouped = Pairs(before, after, np.ones(len(before)))
     assert len(grid.counts) < len(before)
-    assert margin.drop([grid], RELATIVE) == pytest.approx(margin.drop([each], RELATIVE), abs=1e-12)
-    assert margin.p_within([grid], RELATIVE, limit) == pytest.approx(margin.p_within([each], RELATIVE, limit), rel=0.02)
+    assert margin.drop([grid], RELATIVE) == pytest.approx(margin.drop([ungrouped], RELATIVE), abs=1e-12)
+    assert margin.p_within([grid], RELATIVE, limit) == pytest.approx(
+        margin.p_within([ungrouped], RELATIVE, limit), rel=0.02
+    )
 
 
 @pytest.mark.parametrize("items", [1, 5, 100, 140_420])
 @pytest.mark.parametrize("lost", [0, 3, 60, 5000])
 @pytest.mark.parametrize("p", [0.9, 0.5, 0.4, 0.05, 0.001, 1e-9])
-def test_the_tail_is_exact_wherever_theory_knows_it(items: int, lost: int, p: float) -> None:
+def test_the_tail_probability_matches_the_known_exact_values(items: int, lost: int, p: float) -> None:
     if lost < items:
         at = beta.isf(p, lost + 1, items - lost)
-        found = margin.tail(np.array([-at, 1 - at]), np.array([items - lost, lost + 1.0]))
-        assert found == pytest.approx(p, rel=1e-3 if items < 5 or p > 0.5 else 1e-6)
+        p_value = margin.tail(np.array([-at, 1 - at]), np.array([items - lost, lost + 1.0]))
+        assert p_value == pytest.approx(p, rel=1e-3 if items < 5 or p > 0.5 else 1e-6)
 
 
 @pytest.mark.parametrize(("items", "right", "limit"), [(1319, 791, 0.015), (14_042, 8425, 0.0005), (500, 500, 0.005)])
-def test_each_further_lost_answer_makes_a_drop_surer(items: int, right: int, limit: float) -> None:
-    """Where a few answers hold most of the variance, each way of integrating a tail fails somewhere."""
-    found = [
+def test_each_additional_lost_answer_lowers_the_p_value_of_a_drop(items: int, right: int, limit: float) -> None:
+    """If a few answers have most of the variance, every method of integrating the tail has weak spots."""
+    p_values = [
         margin.p_beyond([margin.pairs(*pair_of(lost, 0, right - lost, items - right))], RELATIVE, limit)
         for lost in range(60)
     ]
-    assert all(0 < later < earlier for earlier, later in pairwise(found))
-    ratios = [later / earlier for earlier, later in pairwise(found)]
+    assert all(0 < later < earlier for earlier, later in pairwise(p_values))
+    ratios = [later / earlier for earlier, later in pairwise(p_values)]
     assert all(later < earlier + 1e-3 for earlier, later in pairwise(ratios)), "and smoothly so"
 
 
-def test_scores_between_right_and_wrong_count_as_much_as_they_are() -> None:
+def test_fractional_scores_count_by_their_value() -> None:
     source = np.random.default_rng(4)
     before = source.random(300)
     halved = margin.pairs(before, before / 2)
@@ -172,7 +172,7 @@ def test_copies_of_an_item_in_its_cluster_count_as_one_item() -> None:
     assert alone - 0.01 < respected < alone + 0.01, "a t-test of 200 clusters, beside the exact test of 200 items"
 
 
-def test_one_cluster_alone_is_no_cluster() -> None:
+def test_a_single_cluster_is_ignored() -> None:
     scores = drawn(200, 0.08, 0.04, 0.5, 6)
     assert margin.pairs(*scores, np.zeros(200, dtype=np.int64)).clusters is None
 
@@ -185,14 +185,14 @@ def test_clusters_never_narrow_a_bound() -> None:
         assert margin.upper([clustered], ABSOLUTE, ALPHA) >= margin.upper([plain], ABSOLUTE, ALPHA) - 1e-9
 
 
-def test_the_average_counts_each_task_the_same_whatever_its_size() -> None:
+def test_the_average_weighs_all_tasks_the_same_regardless_of_size() -> None:
     small, large = margin.pairs(*pair_of(10, 0, 90, 0)), margin.pairs(*pair_of(0, 0, 9000, 0))
     assert margin.drop([small, large], ABSOLUTE) == pytest.approx(0.05)
     alone = margin.upper([small], ABSOLUTE, ALPHA)
     assert 0.05 < margin.upper([small, large], ABSOLUTE, ALPHA) == pytest.approx(alone / 2, abs=0.001)
 
 
-def test_two_halves_of_a_task_are_about_the_task() -> None:
+def test_two_halves_of_a_task_give_nearly_the_bounds_of_the_task() -> None:
     before, after = drawn(1000, 0.06, 0.04, 0.5, 7)
     halves = [margin.pairs(before[:500], after[:500]), margin.pairs(before[500:], after[500:])]
     whole = margin.upper([margin.pairs(before, after)], RELATIVE, ALPHA)

@@ -9,7 +9,7 @@ from components.evidence.next_steps import next_step
 from components.policies.policy import check_use_case, read_use_case, side, use_case_named, use_case_names
 
 
-def test_a_side_is_exact_beyond_the_float_error() -> None:
+def test_a_comparison_with_a_limit_is_exact_despite_float_error() -> None:
     assert [side(0.05 + delta, 0.05) for delta in (-1e-11, -1e-14, 0.0, 1e-14, 1e-11)] == [-1, 0, 0, 0, 1]
 
 
@@ -42,7 +42,7 @@ def test_a_suite_without_the_required_task_is_refused_before_the_run() -> None:
     )
 
 
-def test_a_task_of_another_name_does_not_stand_in_for_the_required_one() -> None:
+def test_a_task_with_another_name_does_not_replace_the_required_one() -> None:
     with pytest.raises(PrerequisiteError, match="limits gsm8k"):
         check_use_case(use_case_named("math-tutoring"), ["tinyGSM8k"])
 
@@ -113,7 +113,7 @@ KEYS = (
         ("", "line 1: a list of keys is expected, of name"),
     ],
 )
-def test_a_policy_that_says_something_else_is_refused_with_file_line_and_what_is_allowed(
+def test_an_invalid_policy_is_refused_with_file_line_and_allowed_values(
     text: str, complaint: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.yaml"
@@ -133,10 +133,10 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
         "max_perplexity_ratio: {wikitext: 1.05}\nmax_longer_answers: {gsm8k: 150 %}\nmax_cut_answers: {gsm8k: 0.5 %}\n",
         encoding="utf-8",
     )
-    found = read_use_case(path)
-    assert found.alpha == pytest.approx(0.01)
-    assert (found.relative, found.required()) == (False, ())
-    assert found.describe_policy() == (
+    use_case = read_use_case(path)
+    assert use_case.alpha == pytest.approx(0.01)
+    assert (use_case.relative, use_case.required()) == (False, ())
+    assert use_case.describe_policy() == (
         "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 point, A/B test from 1 point to"
         " 2 points, reject over 2 points; ours: mmlu at most 1.5 points, divergence on mmlu at most 0.05 nats,"
         " perplexity on wikitext at most 1.05 times, answers on gsm8k at most 150 % longer, at most 0.5 % of answers"
@@ -144,7 +144,7 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
     )
 
 
-def test_every_shipped_policy_holds_and_is_named_after_its_file() -> None:
+def test_every_shipped_policy_is_valid_and_named_after_its_file() -> None:
     for name in use_case_names():
         assert use_case_named(name).name == name
         assert use_case_named(name).edges == (0.01, 0.03, 0.05)
@@ -204,12 +204,12 @@ def test_a_drop_is_relative_to_the_baselines_score() -> None:
         (0.0, (), "0.0 %"),
     ],
 )
-def test_a_percentage_has_the_digits_that_show_its_side_of_a_bound(
+def test_a_percentage_has_enough_digits_to_show_its_side_of_a_bound(
     share: float, bounds: tuple[float, ...], shown: str
 ) -> None:
     assert percent(share, *bounds) == shown
 
 
-def test_two_scores_that_differ_never_read_the_same() -> None:
+def test_two_different_scores_are_never_printed_the_same() -> None:
     assert apart(0.412, 0.389) == "0.412 → 0.389"
     assert apart(0.65400, 0.65393) == "0.6540 → 0.6539"

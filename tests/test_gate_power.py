@@ -1,4 +1,4 @@
-"""What a limit costs in questions: held against draws, against the gate's own advice, and against the formula."""
+"""The number of questions that a limit needs, compared with simulations, the gate's advice and the formula."""
 
 import numpy as np
 import pytest
@@ -14,18 +14,18 @@ from components.report.figures import questions_against_limit
 
 ALPHA = 0.05
 MMLU = (1534, 895, 783, 612, 545, *52 * (186,))
-"""The sizes of its five largest subjects, and of the others on average."""
+"""The sizes of MMLU's five largest subjects, and the average size of the others."""
 
 
 def settled(expected: Expected, items: int, limit: float, draws: int = 250) -> float:
-    """The share of runs of so many questions, drawn as expected, that settle the limit."""
+    """The share of simulated runs with this number of questions that decide the limit."""
     source = np.random.default_rng([1, items])
     p = margin.p_within if expected.drop < limit else margin.p_beyond
     return float(np.mean([p([drawn(expected, items, source)], RELATIVE, limit) <= ALPHA for _ in range(draws)]))
 
 
 def drawn(expected: Expected, items: int, source: np.random.Generator) -> margin.Pairs:
-    """One run; the clusters' drops are normal."""
+    """One simulated run; the clusters' drops have a normal distribution."""
     clusters: NDArray[np.int64] | None = None
     fewer = np.full(items, expected.drop * expected.baseline)
     if expected.clusters:
@@ -51,7 +51,7 @@ def drawn(expected: Expected, items: int, source: np.random.Generator) -> margin
         (Expected(0.1, drop=0.06), 0.03),
     ],
 )
-def test_four_of_five_runs_with_so_many_questions_settle_the_limit(expected: Expected, limit: float) -> None:
+def test_four_of_five_runs_with_the_advised_questions_decide_the_limit(expected: Expected, limit: float) -> None:
     needed = questions(expected, limit, ALPHA)
     assert needed is not None
     assert settled(expected, needed, limit) == pytest.approx(0.8, abs=0.07)
@@ -60,16 +60,14 @@ def test_four_of_five_runs_with_so_many_questions_settle_the_limit(expected: Exp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("clusters", "spread"), [(MMLU, 0.0), (MMLU, 0.03), (10 * (400,), 0.02)])
-def test_four_of_five_runs_show_the_smallest_limit_where_items_belong_together(
-    clusters: tuple[int, ...], spread: float
-) -> None:
+def test_four_of_five_runs_decide_the_smallest_limit_with_clusters(clusters: tuple[int, ...], spread: float) -> None:
     expected = Expected(0.1, clusters=clusters, spread=spread)
     limit = smallest_limit(expected, [sum(clusters)], ALPHA)
     assert settled(expected, sum(clusters), limit) == pytest.approx(0.8, abs=0.07)
 
 
 @pytest.mark.parametrize(("drop", "limit"), [(0.0, 0.02), (0.01, 0.03), (0.05, 0.02)])
-def test_it_is_what_a_verdict_advises_after_answers_that_were_as_expected(drop: float, limit: float) -> None:
+def test_the_number_equals_a_verdicts_advice_after_the_expected_answers(drop: float, limit: float) -> None:
     expected = Expected(0.1, drop=drop)
     task = Task("gsm8k", expected.pairs(300), expected.baseline, 0.0, informative=True, floor=None)
     advised = DropTest((task,), RELATIVE).further_items(limit, ALPHA)
@@ -78,7 +76,7 @@ def test_it_is_what_a_verdict_advises_after_answers_that_were_as_expected(drop: 
 
 
 @pytest.mark.parametrize("differing", [0.05, 0.1, 0.3])
-def test_of_many_questions_it_is_the_textbooks_number(differing: float) -> None:
+def test_for_many_questions_it_is_the_textbooks_number(differing: float) -> None:
     deviates = 1.644854 + 0.841621
     needed = questions(Expected(differing), 0.002, ALPHA, scale=ABSOLUTE)
     assert needed == pytest.approx(deviates**2 * differing / 0.002**2, rel=0.02)
@@ -93,42 +91,42 @@ def test_half_the_limit_costs_four_times_the_questions_and_more_power_costs_more
     assert at_half / costs[0] == pytest.approx(1.645**2 / (1.645 + 0.842) ** 2, rel=0.05)
 
 
-def test_variants_that_share_the_error_cost_more() -> None:
+def test_several_variants_need_more_questions() -> None:
     alone, first_of_three = (questions(Expected(0.1), 0.02, alpha) or 0 for alpha in (ALPHA, ALPHA / 3))
     assert first_of_three / alone == pytest.approx((2.128 + 0.842) ** 2 / (1.645 + 0.842) ** 2, rel=0.02)
 
 
 @pytest.mark.parametrize(("items", "points"), [(100, 0.052), (1319, 0.0144), (14_042, 0.0044)])
-def test_the_half_width_of_a_bound_is_what_an_even_chance_shows(items: int, points: float) -> None:
-    """On few items one more must be allowed for, the worst that could have been drawn: two points of a hundred."""
-    found = smallest_limit(Expected(0.1), [items], ALPHA, power=0.5, scale=ABSOLUTE)
-    assert points < found < points + 1.3 / items
+def test_the_half_width_of_a_bound_is_the_limit_with_a_power_of_one_half(items: int, points: float) -> None:
+    """With few items the bound includes the worst possible further item: two points of a hundred."""
+    limit = smallest_limit(Expected(0.1), [items], ALPHA, power=0.5, scale=ABSOLUTE)
+    assert points < limit < points + 1.3 / items
 
 
 @pytest.mark.parametrize("items", [164, 1319, 14_042])
-def test_the_smallest_limit_costs_the_questions_that_there_are(items: int) -> None:
+def test_the_smallest_limit_needs_exactly_the_available_questions(items: int) -> None:
     expected = Expected(0.1)
     limit = smallest_limit(expected, [items], ALPHA)
     assert questions(expected, limit, ALPHA) == pytest.approx(items, rel=0.003)
 
 
-def test_the_average_of_equal_tasks_shows_what_their_questions_show_together() -> None:
+def test_the_average_of_equal_tasks_has_nearly_the_power_of_all_their_questions() -> None:
     expected = Expected(0.1)
     apart, together = smallest_limit(expected, 4 * [3000], ALPHA), smallest_limit(expected, [12_000], ALPHA)
     assert together < apart < 1.05 * together, "each task has a worst item of its own"
 
 
-def test_clusters_that_differ_are_not_made_up_for_by_more_of_their_questions() -> None:
+def test_more_questions_from_the_same_clusters_do_not_make_up_for_differing_clusters() -> None:
     alike, apart = (Expected(0.1, clusters=MMLU, spread=spread) for spread in (0.0, 0.03))
     assert questions(apart, 0.015, ALPHA) is None
     assert (questions(alike, 0.015, ALPHA) or 0) > (questions(Expected(0.1), 0.015, ALPHA) or 0)
 
 
-def test_a_drop_on_the_limit_is_settled_by_no_number() -> None:
+def test_no_number_of_questions_decides_a_drop_at_the_limit() -> None:
     assert questions(Expected(0.1, drop=0.02), 0.02, ALPHA) is None
 
 
-def test_two_clusters_that_differ_show_nothing() -> None:
+def test_two_differing_clusters_decide_nothing() -> None:
     assert smallest_limit(Expected(0.4, clusters=(1, 1), spread=0.3), [1000], ALPHA) == 1.0
 
 
@@ -136,19 +134,19 @@ def test_two_clusters_that_differ_show_nothing() -> None:
     "expected",
     [Expected(0.01, drop=0.1), Expected(0.5, baseline=0.1), Expected(0.5, baseline=0.9)],
 )
-def test_what_no_answers_can_be_is_refused(expected: Expected) -> None:
+def test_impossible_expected_answers_are_refused(expected: Expected) -> None:
     with pytest.raises(PrerequisiteError, match="A baseline of"):
         questions(expected, 0.02, ALPHA)
 
 
-def test_the_figure_has_a_line_a_share_and_tells_where_no_number_does() -> None:
+def test_the_figure_has_a_line_per_share_and_marks_where_no_number_is_enough() -> None:
     costs = DataFrame({0.01: [2234, 737, None], 0.1: [17_360, 4400, 1984]}, index=[0.01, 0.02, 0.03])
     axes = questions_against_limit(costs, {"mmlu": 14_042, "gsm8k": 1319, "winogrande": 1267}).axes[0]
-    lines = {str(each.get_label()): np.asarray(each.get_ydata(), dtype=np.float64) for each in axes.lines[:2]}
+    lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines[:2]}
     assert list(lines) == ["1.0 % differ", "10.0 % differ"]
     assert lines["1.0 % differ"][:2].tolist() == [2234, 737]
     assert np.isnan(lines["1.0 % differ"][2])
     assert lines["10.0 % differ"].tolist() == [17_360, 4400, 1984]
-    heights = {each.get_text(): each.get_position()[1] for each in axes.texts}
+    heights = {label.get_text(): label.get_position()[1] for label in axes.texts}
     assert list(heights) == ["winogrande 1,267", "gsm8k 1,319", "mmlu 14,042"]
     assert heights["gsm8k 1,319"] > 1.2 * heights["winogrande 1,267"], "one name does not cover the other"

@@ -1,4 +1,4 @@
-"""Results on a disk: a run's, lm-eval's own, and what is neither; and `quantgate gate` on them, by its exit status."""
+"""`quantgate gate` on saved results: a run's, lm-eval's own, and invalid ones."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ metadata: {version: 2.0}
 
 @pytest.fixture
 def gate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Callable[..., tuple[int, str, str]]":
-    """Types `quantgate gate …`: exit status, stdout, stderr."""
+    """Run `quantgate gate …`; returns exit status, stdout, stderr."""
     monkeypatch.setenv("COLUMNS", "120")
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -56,13 +56,13 @@ def gate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def results(folder: Path, *moved: tuple[int, int, int, int], **columns: Any) -> list[Path]:
-    """The folders of a baseline and of variants whose answers to one task moved like that."""
-    found = []
-    for name, each in zip(("int8", "int4-g64", "int4-g128"), moved, strict=False):
-        before, after = pair_of(*each)
+    """The folders of a baseline and of variants whose answers to one task differ by these numbers."""
+    folders = []
+    for name, counts in zip(("int8", "int4-g64", "int4-g128"), moved, strict=False):
+        before, after = pair_of(*counts)
         write_results(folder / "bf16", candidate_of("bf16", {"mmlu": answers_of("mmlu", before)}))
-        found.append(write_results(folder / name, candidate_of(name, {"mmlu": answers_of("mmlu", after, **columns)})))
-    return [folder / "bf16", *found]
+        folders.append(write_results(folder / name, candidate_of(name, {"mmlu": answers_of("mmlu", after, **columns)})))
+    return [folder / "bf16", *folders]
 
 
 @pytest.mark.slow
@@ -81,19 +81,19 @@ def test_the_exit_status_is_the_verdict(
     tmp_path: Path, gate: Gate, moved: tuple[int, int, int, int], columns: dict[str, Any], status: int, verdict: str
 ) -> None:
     baseline, variant = results(tmp_path, moved, **columns)
-    found, out, err = gate("--baseline", baseline, "--variant", variant, "--json")
-    assert (found, err) == (status, "")
+    actual_status, out, err = gate("--baseline", baseline, "--variant", variant, "--json")
+    assert (actual_status, err) == (status, "")
     assert [row["verdict"] for row in json.loads(out)] == ["reference", verdict]
 
 
 @pytest.mark.slow
-def test_of_several_variants_the_worst_decides_the_exit_status(tmp_path: Path, gate: Gate) -> None:
+def test_the_worst_variant_decides_the_exit_status(tmp_path: Path, gate: Gate) -> None:
     baseline, *variants = results(tmp_path, (10, 10, 9000, 5000), (700, 100, 8310, 4910))
-    named = [part for each in variants for part in ("--variant", each)]
+    named = [part for variant in variants for part in ("--variant", variant)]
     status, out, _ = gate("--baseline", baseline, *named)
     assert status == 1
-    for told in ("✓ ship", "✗ reject", "Limits", "Flips", "int8: Ships for general-chat", "int4-g64: Rejected for"):
-        assert told in out
+    for phrase in ("✓ ship", "✗ reject", "Limits", "Flips", "int8: Ships for general-chat", "int4-g64: Rejected for"):
+        assert phrase in out
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_a_mistake_is_one_message_and_exit_status_2(
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("name: wrong\nmax_drops: {mmlu: 1 %}\n", encoding="utf-8")
     (tmp_path / "empty").mkdir()
-    filled = [each.format(bf16=bf16, int8=int8, wrong=wrong) for each in arguments]
-    status, out, err = gate(*(str(tmp_path / "empty") if each == "." else each for each in filled))
+    filled = [argument.format(bf16=bf16, int8=int8, wrong=wrong) for argument in arguments]
+    status, out, err = gate(*(str(tmp_path / "empty") if argument == "." else argument for argument in filled))
     assert (status, out) == (2, "")
     assert what in " ".join(err.split())
 
 
-def test_a_damaged_file_is_told_and_never_read_as_whole(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_never_read_as_complete(tmp_path: Path) -> None:
     bf16, int8 = results(tmp_path, (3, 0, 70, 30))
     file = int8 / "full.parquet"
     file.write_bytes(file.read_bytes()[:-200])
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_told_and_never_read_as_whole(tmp_path: Path) -> None:
         read_candidate(int8)
 
 
-def test_two_folders_of_the_same_variant_are_told_apart_by_their_place(tmp_path: Path) -> None:
+def test_two_folders_of_the_same_variant_are_distinguished_by_their_position(tmp_path: Path) -> None:
     bf16, _ = results(tmp_path, (3, 0, 70, 30))
     rows = decide_saved(UseCase(name="any", max_average_drop=0.05), [bf16, bf16]).verdicts
     assert [row.variant for row in rows] == [str(bf16), f"{bf16} (1)"]
@@ -146,7 +146,7 @@ def test_two_folders_of_the_same_variant_are_told_apart_by_their_place(tmp_path:
 
 @pytest.fixture
 def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Runs the real lm-eval on tasks from files, with its model that answers at random, and logs the samples."""
+    """Run the real lm-eval on tasks from files, with its model of random answers, and log the samples."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
@@ -169,7 +169,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     def evaluate(name: str, seed: int, tasks: Sequence[str] = ("exam", "sums", "prose"), **settings: Any) -> Path:
         folder = tmp_path_factory.mktemp("outputs") / name
         tracker = EvaluationTracker(output_path=str(folder))
-        found = simple_evaluate(
+        results = simple_evaluate(
             model="dummy",
             tasks=list(tasks),
             task_manager=manager,
@@ -179,10 +179,10 @@ def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             evaluation_tracker=tracker,
             **settings,
         )
-        samples = found.pop("samples")
-        tracker.save_results_aggregated(results=found, samples=samples)
-        for task, each in samples.items():
-            tracker.save_results_samples(task_name=task, samples=each)
+        samples = results.pop("samples")
+        tracker.save_results_aggregated(results=results, samples=samples)
+        for task, task_samples in samples.items():
+            tracker.save_results_samples(task_name=task, samples=task_samples)
         return folder
 
     return evaluate
@@ -191,17 +191,17 @@ def harness(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_lm_evals_own_results_are_judged_with_a_groups_tasks_as_clusters(harness: Callable[..., Path]) -> None:
     one, other = harness("one", 1), harness("other", 2)
-    found = read_candidate(one)
-    assert {each.task: (each.metric, each.items, each.chance) for each in found.scores.tasks} == {
+    candidate = read_candidate(one)
+    assert {task.task: (task.metric, task.items, task.chance) for task in candidate.scores.tasks} == {
         "exam": ("acc_norm", 65, 0.25),
         "sums": ("exact_match", 25, 0.0),
         "prose": ("word_perplexity", 25, 0.0),
     }
     (written,) = one.rglob("results_*.json")
     said = json.loads(written.read_text())["results"]
-    by_task = found.scores.by_task()
+    by_task = candidate.scores.by_task()
     assert by_task["exam"] == pytest.approx(
-        np.average([said[f"exam_{each}"]["acc_norm,none"] for each in ("algebra", "law")], weights=[40, 25])
+        np.average([said[f"exam_{subject}"]["acc_norm,none"] for subject in ("algebra", "law")], weights=[40, 25])
     )
     assert by_task["prose"] == pytest.approx(said["prose"]["word_perplexity,none"])
     use_case = UseCase(name="any", max_drop={"exam": 0.02}, max_perplexity_ratio={"prose": 1.05})
@@ -209,12 +209,12 @@ def test_lm_evals_own_results_are_judged_with_a_groups_tasks_as_clusters(harness
     assert [row.variant for row in rows] == ["one", "other"]
     assert rows[1].form == "evidence"
     assert rows[1].verdict in ("inconclusive", "reject")
-    exam = next(each for each in rows[1].tasks if each.task == "exam")
+    exam = next(task for task in rows[1].tasks if task.task == "exam")
     assert (exam.items, exam.clusters, exam.kl is not None) == (65, 2, True)
 
 
 @pytest.mark.slow
-def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable[..., Path]) -> None:
+def test_lm_evals_results_with_different_settings_are_not_comparable(harness: Callable[..., Path]) -> None:
     one, other = harness("one", 1), harness("other", 1, gen_kwargs="temperature=1")
     row = decide_saved(UseCase(name="any", max_average_drop=0.05), [one, other]).verdicts[1]
     assert row.verdict == "not_comparable"
@@ -236,7 +236,7 @@ def test_lm_evals_results_of_other_settings_are_not_comparable(harness: Callable
 
 
 @pytest.mark.slow
-def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_are_refused(
+def test_each_tasks_newest_run_in_lm_evals_folder_counts_and_two_models_are_refused(
     harness: Callable[..., Path],
 ) -> None:
     folder = harness("both", 1, tasks=["exam"])
@@ -259,7 +259,7 @@ def test_of_lm_evals_runs_in_a_folder_each_tasks_newest_counts_and_two_models_ar
         ({"arguments": None, "doc_id": None}, ""),
     ],
 )
-def test_samples_that_are_odd_are_told_without_a_traceback(
+def test_malformed_samples_are_reported_without_a_traceback(
     harness: Callable[..., Path], changes: dict[str, Any], what: str
 ) -> None:
     folder = harness("odd", 1, tasks=["exam"])

@@ -14,7 +14,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.processes import lease
 
-# a server with a child of its own that ignores SIGTERM: the hardest to get rid of
+# a server with a child process that ignores SIGTERM: the hardest to stop
 STUBBORN = """
 import os, signal, sys, time
 if os.fork() == 0:
@@ -56,7 +56,7 @@ def stubborn_family(folder: Path) -> list[int]:
     """The process ids of the stubborn server and its child, once both run."""
     file = folder / "pids"
     within(10, lambda: file.exists() and len(file.read_text().split()) == 2)
-    return [int(each) for each in file.read_text().split()]
+    return [int(pid) for pid in file.read_text().split()]
 
 
 def within(seconds: float, condition: Callable[[], object]) -> None:
@@ -77,7 +77,7 @@ def test_a_lease_is_held_as_long_as_its_holder_lives(tmp_path: Path, owner: "sub
     assert lease.holder(tmp_path / "lease") == ""
 
 
-def test_a_missing_lease_is_held_by_nobody(tmp_path: Path) -> None:
+def test_a_missing_lease_has_no_holder(tmp_path: Path) -> None:
     assert lease.holder(tmp_path / "nothing") == ""
 
 
@@ -90,7 +90,7 @@ def test_the_next_holder_has_another_name(tmp_path: Path) -> None:
     assert "" not in names
 
 
-def test_a_guard_does_not_take_the_next_holder_for_its_owner(tmp_path: Path) -> None:
+def test_a_guard_does_not_mistake_the_next_holder_for_its_owner(tmp_path: Path) -> None:
     with lease.hold(tmp_path / "lease"):
         guard = start_guard(tmp_path, sys.executable, "-c", "import time; time.sleep(600)")
         within(10, lambda: (tmp_path / "server.log").exists())
@@ -98,12 +98,12 @@ def test_a_guard_does_not_take_the_next_holder_for_its_owner(tmp_path: Path) -> 
         guard.wait(15)
 
 
-def test_a_second_holder_is_told_to_wait(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
+def test_a_second_holder_has_to_wait(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
     with pytest.raises(PrerequisiteError, match="still running"), lease.hold(tmp_path / "lease"):
         pass
 
 
-def test_a_guard_leaves_with_its_commands_exit_status_and_keeps_its_output(
+def test_a_guard_exits_with_its_commands_status_and_passes_its_output_on(
     tmp_path: Path, owner: "subprocess.Popen[str]"
 ) -> None:
     guard = start_guard(tmp_path, sys.executable, "-c", "print('hello'); raise SystemExit(7)")
@@ -112,7 +112,7 @@ def test_a_guard_leaves_with_its_commands_exit_status_and_keeps_its_output(
 
 
 @pytest.mark.slow
-def test_a_guard_ends_the_whole_family_when_its_owner_is_killed(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
+def test_a_guard_ends_all_processes_when_its_owner_is_killed(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
     guard = start_guard(tmp_path, sys.executable, "-c", STUBBORN, str(tmp_path / "pids"))
     pids = stubborn_family(tmp_path)
     owner.send_signal(signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_a_guard_ends_the_whole_family_when_its_owner_is_killed(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_guard_that_is_asked_to_stop_ends_the_whole_family(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
+def test_a_guard_that_is_terminated_ends_all_processes(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
     guard = start_guard(tmp_path, sys.executable, "-c", STUBBORN, str(tmp_path / "pids"))
     pids = stubborn_family(tmp_path)
     guard.terminate()

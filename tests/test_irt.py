@@ -33,7 +33,7 @@ def chances(theta: Floats, a: Floats, b: Floats) -> Floats:
 
 
 def anchored(a: Floats, b: Floats, subjects: NDArray[np.intp], rng: np.random.Generator) -> Parameters:
-    """Parameters whose anchors stand for clusters of like items, as the paper chooses them."""
+    """Parameters whose anchors represent clusters of similar items, chosen as in the paper."""
     n = len(b)
     counts = np.bincount(subjects)
     balance = n / (len(counts) * counts[subjects])
@@ -53,9 +53,9 @@ def parameters() -> Parameters:
     return anchored(a, rng.normal(0, 1.2, N) + 0.3 * subjects, subjects, rng)
 
 
-def slowly(scores: Floats, of: Parameters) -> Estimate:
+def estimate_item_by_item(scores: Floats, of: Parameters) -> Estimate:
     """The paper's equations item by item; theta by Newton's method instead of BFGS."""
-    seen = [int(each) for each in of.anchors]
+    seen = [int(item) for item in of.anchors]
     theta = np.zeros(len(of.discrimination))
     for _ in range(12):
         gradient, curvature = np.zeros(len(theta)), np.zeros((len(theta), len(theta)))
@@ -68,16 +68,16 @@ def slowly(scores: Floats, of: Parameters) -> Estimate:
     total = 0.0
     for item in range(len(of.difficulty)):
         p = 1 / (1 + np.exp(-(of.discrimination[:, item] @ theta - of.difficulty[item])))
-        given = [score for at, score in zip(seen, scores, strict=True) if at == item]
-        total += of.balance[item] * (given[0] if given else p)
+        of_item = [score for anchor, score in zip(seen, scores, strict=True) if anchor == item]
+        total += of.balance[item] * (of_item[0] if of_item else p)
     irt = sum(weight * score for weight, score in zip(of.anchor_weights, scores, strict=True))
     p_irt = total / len(of.difficulty)
     return Estimate(sum(scores) / 100, irt, p_irt, of.anchor_share * irt + (1 - of.anchor_share) * p_irt)
 
 
-def close(found: Estimate, expected: Estimate, tolerance: float = 1e-6) -> bool:
+def close(actual: Estimate, expected: Estimate, tolerance: float = 1e-6) -> bool:
     """Whether all four estimates agree."""
-    return bool(np.allclose(list(vars(found).values()), list(vars(expected).values()), rtol=0, atol=tolerance))
+    return bool(np.allclose(list(vars(actual).values()), list(vars(expected).values()), rtol=0, atol=tolerance))
 
 
 @pytest.mark.parametrize("theta", [(-1.5, 0.0), (-0.5, -0.5), (0.0, 0.0), (0.4, 0.7), (1.5, 1.0)])
@@ -86,13 +86,13 @@ def test_the_estimates_are_the_papers_equations(theta: tuple[float, float], para
     p = chances(np.array(theta), parameters.discrimination, parameters.difficulty)[parameters.anchors]
     assert len(set(parameters.anchors.tolist())) == ANCHORS
     scores = (rng.random(ANCHORS) < p).astype(float)
-    assert close(estimate(scores, parameters), slowly(scores, parameters))
+    assert close(estimate(scores, parameters), estimate_item_by_item(scores, parameters))
 
 
-def test_fractional_scores_enter_as_they_are(parameters: Parameters) -> None:
+def test_fractional_scores_are_used_unrounded(parameters: Parameters) -> None:
     rng = np.random.default_rng(2)
     scores = rng.random(ANCHORS)
-    assert close(estimate(scores, parameters), slowly(scores, parameters))
+    assert close(estimate(scores, parameters), estimate_item_by_item(scores, parameters))
     assert not close(estimate(scores, parameters), estimate(scores.round(), parameters), 0.001)
 
 
@@ -102,7 +102,7 @@ def test_the_estimates_are_near_the_score_of_all_items(theta: tuple[float, float
     a, b, weight = parameters.discrimination, parameters.difficulty, parameters.balance / N
     p = chances(np.array(theta), a, b)
     models = rng.random((60, N)) < p
-    found = [estimate(each[parameters.anchors].astype(float), parameters) for each in models]
+    estimates = [estimate(answers[parameters.anchors].astype(float), parameters) for answers in models]
     truth = models @ weight
 
     # How far estimates may be off, from the model itself. The truth varies with all items' answers; irt with those of
@@ -120,29 +120,29 @@ def test_the_estimates_are_near_the_score_of_all_items(theta: tuple[float, float
     # A cluster's anchor is not its mean: irt has a bias that more models do not average away. p_irt's is that of a
     # maximum likelihood estimate from 100 answers, of the order of 1 / 100.
     for name, bias in (("irt", 0.02), ("p_irt", 0.01)):
-        errors = np.array([getattr(each, name) for each in found]) - truth
+        errors = np.array([getattr(of_model, name) for of_model in estimates]) - truth
         assert np.abs(errors).max() < 4.5 * spread[name] + bias
         assert abs(errors.mean()) < 4 * spread[name] / np.sqrt(len(errors)) + bias
-    combined = np.array([each.gp_irt for each in found]) - truth
+    combined = np.array([of_model.gp_irt for of_model in estimates]) - truth
     assert np.sqrt((combined**2).mean()) < 1.3 * max(spread.values())
 
 
-def test_the_plain_mean_misses_a_benchmark_that_the_estimates_find(parameters: Parameters) -> None:
-    # Anchors of clusters of unequal size: the easy half of them stands for nine tenths of the items.
+def test_the_estimates_are_right_where_the_plain_mean_is_biased(parameters: Parameters) -> None:
+    # Anchors of clusters of unequal size: the easy half of them represents nine tenths of the items.
     easy = np.arange(N) < 1800
     a, b = np.ones((1, N)), np.where(easy, -1.5, 1.5)
     anchors = np.concatenate((np.arange(50), np.arange(1800, 1850)))
     uneven = Parameters(a, b, anchors, np.repeat([0.018, 0.002], 50), np.ones(N), 0.5)
     scores = np.concatenate((np.arange(50) < 41, np.arange(50) < 9)).astype(float)
-    found = estimate(scores, uneven)
+    estimates = estimate(scores, uneven)
     # 41 of 50 and 9 of 50 are what theta = 0 predicts, rounded: 1 / (1 + exp(-1.5)) = 0.8176.
-    assert found.mean == 0.5
-    assert found.irt == pytest.approx(0.9 * 0.82 + 0.1 * 0.18)
-    assert found.p_irt == pytest.approx(0.9 * 0.8176 + 0.1 * 0.1824, abs=0.001)
-    assert found.gp_irt == pytest.approx((found.irt + found.p_irt) / 2)
+    assert estimates.mean == 0.5
+    assert estimates.irt == pytest.approx(0.9 * 0.82 + 0.1 * 0.18)
+    assert estimates.p_irt == pytest.approx(0.9 * 0.8176 + 0.1 * 0.1824, abs=0.001)
+    assert estimates.gp_irt == pytest.approx((estimates.irt + estimates.p_irt) / 2)
 
 
-def test_all_right_is_estimated_near_1_and_all_wrong_near_0(parameters: Parameters) -> None:
+def test_only_right_answers_are_estimated_near_1_and_only_wrong_ones_near_0(parameters: Parameters) -> None:
     right = estimate(np.ones(ANCHORS), parameters)
     wrong = estimate(np.zeros(ANCHORS), parameters)
     assert (right.mean, wrong.mean, wrong.irt) == (1, 0, 0)
@@ -160,11 +160,11 @@ def test_more_right_answers_never_lower_the_ability_in_one_dimension() -> None:
     one = Parameters(
         rng.uniform(0.5, 2, (1, 300)), rng.normal(0, 1, 300), np.arange(100), np.full(100, 0.01), np.ones(300), 0.5
     )
-    found = [float(ability((np.arange(100) < right).astype(float), one)[0]) for right in range(1, 100)]
-    assert found == sorted(found)
+    abilities = [float(ability((np.arange(100) < right).astype(float), one)[0]) for right in range(1, 100)]
+    assert abilities == sorted(abilities)
 
 
-def test_an_anchor_that_is_asked_twice_counts_twice_among_the_seen_and_once_among_the_items() -> None:
+def test_a_repeated_anchor_counts_twice_as_seen_and_once_as_an_item() -> None:
     rng = np.random.default_rng(5)
     anchors = np.arange(100)
     anchors[7] = 3
@@ -179,13 +179,13 @@ def test_an_anchor_that_is_asked_twice_counts_twice_among_the_seen_and_once_amon
 
 
 def test_scores_that_are_not_100_are_refused(parameters: Parameters) -> None:
-    for shape, told in (((99,), "99"), ((101,), "101"), ((100, 1), "100 x 1")):
-        with pytest.raises(PrerequisiteError, match=rf"here are {told}\. Run the task without a limit"):
+    for shape, size in (((99,), "99"), ((101,), "101"), ((100, 1), "100 x 1")):
+        with pytest.raises(PrerequisiteError, match=rf"it got {size}\. Run the task without a limit"):
             estimate(np.zeros(shape), parameters)
 
 
 @pytest.mark.parametrize("score", [-1e-9, 1 + 1e-9, np.nan, np.inf])
-def test_a_score_that_is_no_share_is_refused_by_its_row(score: float, parameters: Parameters) -> None:
+def test_a_score_outside_0_to_1_is_refused_with_its_row(score: float, parameters: Parameters) -> None:
     scores = np.ones(ANCHORS)
     scores[41] = score
     with pytest.raises(PrerequisiteError, match=r"The score of row 41 is .*, not from 0 to 1"):
@@ -199,11 +199,11 @@ def test_a_score_that_is_no_share_is_refused_by_its_row(score: float, parameters
         ({"difficulty": np.full(N, np.nan)}, "difficulty has values that are not finite"),
         ({"discrimination": np.zeros(N)}, "discrimination has 1 dimensions"),
         ({"anchors": np.arange(99)}, r"anchors has the shape \(99,\)"),
-        ({"anchors": np.arange(1901, 2001)}, "the anchors are not 100 of more items"),
-        ({"anchors": np.arange(-1, 99)}, "the anchors are not 100 of more items"),
-        ({"anchor_weights": np.full(100, 0.0101)}, "do not share 1"),
-        ({"anchor_weights": np.repeat([-0.01, 0.03], 50)}, "do not share 1"),
-        ({"balance": np.full(N, 1.1)}, "not 1 on average"),
+        ({"anchors": np.arange(1901, 2001)}, "the 100 anchors are not positions in a larger set of items"),
+        ({"anchors": np.arange(-1, 99)}, "the 100 anchors are not positions in a larger set of items"),
+        ({"anchor_weights": np.full(100, 0.0101)}, "must be 0 or more and sum to 1"),
+        ({"anchor_weights": np.repeat([-0.01, 0.03], 50)}, "must be 0 or more and sum to 1"),
+        ({"balance": np.full(N, 1.1)}, "must be 0 or more and 1 on average"),
         ({"anchor_share": 1.01}, "lambda is 1.01"),
         ({"anchor_share": -0.01}, "lambda is -0.01"),
     ],
@@ -222,22 +222,24 @@ def published(dimensions: int = 3) -> dict[str, Any]:
 
 
 def section(name: str, dimensions: int, rng: np.random.Generator) -> dict[str, Any]:
-    """One benchmark: its scenarios' items stand one after the other."""
+    """One benchmark: the items of its scenarios follow one another."""
     sizes = SIZES if name == "lb" else {"mmlu": SIZES["mmlu"]}
     n = sum(sizes.values())
     ends = np.cumsum(list(sizes.values())).tolist()
-    items = {each: list(range(end - sizes[each], end)) for each, end in zip(sizes, ends, strict=True)}
-    subjects = {each: {each: items[each]} for each in sizes}
+    items = {scenario: list(range(end - sizes[scenario], end)) for scenario, end in zip(sizes, ends, strict=True)}
+    subjects = {scenario: {scenario: items[scenario]} for scenario in sizes}
     subjects["mmlu"] = {"algebra": items["mmlu"][:40], "law": items["mmlu"][40:]}
-    weights = {each: rng.dirichlet(np.ones(ANCHORS)) for each in sizes}
+    weights = {scenario: rng.dirichlet(np.ones(ANCHORS)) for scenario in sizes}
     return {
-        # A list of numpy's integers, not an array, as the file was made.
-        "seen_examples": [item for each in sizes for item in rng.choice(items[each], ANCHORS, replace=False)],
+        # A list of numpy's integers, not an array, as in the published file.
+        "seen_examples": [item for scenario in sizes for item in rng.choice(items[scenario], ANCHORS, replace=False)],
         "examples_weights": weights,
         "irt_parameters": {"A": rng.normal(0.5, 0.5, (1, dimensions, n)), "B": rng.normal(0, 1, (1, 1, n))},
         "scenarios_position": items,
         "subscenarios_position": subjects,
-        "optimal_lambdas": {each: rng.random() if each == "arc" else np.float64(rng.random()) for each in sizes},
+        "optimal_lambdas": {
+            scenario: rng.random() if scenario == "arc" else np.float64(rng.random()) for scenario in sizes
+        },
     }
 
 
@@ -248,7 +250,7 @@ def written(content: object, path: Path, protocol: int = 4) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_file_of_the_published_layout_gives_its_parameters(protocol: int, tmp_path: Path) -> None:
+def test_a_file_with_the_published_layout_gives_its_parameters(protocol: int, tmp_path: Path) -> None:
     content = published()
     read = read_parameters(*written(content, tmp_path / "tinyBenchmarks.pkl", protocol))
     assert list(read) == ["tinyArc", "tinyGSM8k", "tinyHellaswag", "tinyMMLU", "tinyTruthfulQA", "tinyWinogrande"]
@@ -264,7 +266,7 @@ def test_a_file_of_the_published_layout_gives_its_parameters(protocol: int, tmp_
         expected = Parameters(
             discrimination=part["irt_parameters"]["A"][0][:, items],
             difficulty=3 * part["irt_parameters"]["B"][0, 0, items],
-            anchors=np.array([items.index(each) for each in seen]),
+            anchors=np.array([items.index(item) for item in seen]),
             anchor_weights=part["examples_weights"][scenario],
             balance=weights,
             anchor_share=float(part["optimal_lambdas"][scenario]),
@@ -287,47 +289,47 @@ def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
     changed = bytearray(path.read_bytes())
     changed[-100] ^= 1
     path.write_bytes(changed)
-    found = hashlib.sha256(changed).hexdigest()
-    with pytest.raises(PrerequisiteError, match=rf"tinyBenchmarks.pkl has the sha256 {found}, not {digest}"):
+    changed_digest = hashlib.sha256(changed).hexdigest()
+    with pytest.raises(PrerequisiteError, match=rf"tinyBenchmarks.pkl has the sha256 {changed_digest}, not {digest}"):
         read_parameters(path, digest)
     with pytest.raises(PrerequisiteError, match=f"not {PUBLISHED_SHA256}: it is not the tinyBenchmarks.pkl"):
         read_parameters(path)
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match=r"tinyBenchmarks.pkl cannot be read: .*fetch the file"):
         read_parameters(tmp_path / "tinyBenchmarks.pkl")
 
 
 def test_a_file_that_would_execute_something_is_refused_even_with_its_digest(tmp_path: Path) -> None:
     path, digest = written({"lb": eval}, tmp_path / "tinyBenchmarks.pkl")
-    with pytest.raises(PrerequisiteError, match=r"tinyBenchmarks.pkl was not loaded. It asks for builtins.eval"):
+    with pytest.raises(PrerequisiteError, match=r"tinyBenchmarks.pkl was not loaded. It needs builtins.eval"):
         read_parameters(path, digest)
 
 
 @pytest.mark.parametrize(
     ("keys", "value", "complaint"),
     [
-        (["irt_parameters"], None, "a NoneType stands where a dict is expected"),
-        (["irt_parameters", "A"], [[1.0]], "a list stands where numbers are expected"),
+        (["irt_parameters"], None, "expected a dict, not NoneType"),
+        (["irt_parameters", "A"], [[1.0]], "expected numbers, not list"),
         (["irt_parameters", "A"], np.zeros((3, 1090)), r"A and B have the shapes \(3, 1090\) and \(1, 1, 1090\)"),
         (["irt_parameters", "A"], np.zeros((1, 3, 1089)), r"A and B have the shapes \(1, 3, 1089\)"),
         (["irt_parameters", "B"], np.zeros((1, 2, 1090)), r"and \(1, 2, 1090\)"),
         (["irt_parameters", "B"], np.full((1, 1, 1090), np.inf), "difficulty has values that are not finite"),
-        (["seen_examples"], list(range(599)), "599 seen_examples are not 100 of each of 6 scenarios"),
-        (["seen_examples"], list(range(600)), "the seen example 300 is none of arc"),
-        (["seen_examples"], [0.5] * 600, "a list stands where a list of whole numbers is expected"),
+        (["seen_examples"], list(range(599)), "there are 599 seen_examples, not 100 for each of 6 scenarios"),
+        (["seen_examples"], list(range(600)), "the seen example 300 does not belong to arc"),
+        (["seen_examples"], [0.5] * 600, "expected a list of whole numbers"),
         (["seen_examples"], [2**70] * 600, "too large"),
         (["examples_weights", "arc"], np.full(99, 1 / 99), r"anchor_weights has the shape \(99,\)"),
         (["optimal_lambdas", "arc"], 1.5, "lambda is 1.5"),
-        (["optimal_lambdas", "arc"], "0.5", "a str stands where numbers are expected"),
+        (["optimal_lambdas", "arc"], "0.5", "expected numbers, not str"),
         (["scenarios_position", "arc"], [], "positions are not whole numbers from 0"),
-        (["scenarios_position", "arc"], [*range(490, 660), 490], "stands there twice"),
+        (["scenarios_position", "arc"], [*range(490, 660), 490], "contains an item twice"),
         (["subscenarios_position", "arc"], {}, "no subscenario"),
-        (["subscenarios_position", "arc"], {"arc": list(range(490, 659))}, "each item of the scenario once"),
+        (["subscenarios_position", "arc"], {"arc": list(range(490, 659))}, "each item of the scenario exactly once"),
     ],
 )
-def test_another_layout_is_refused_with_the_task_and_what_is_wrong(
+def test_another_layout_is_refused_with_the_task_and_the_reason(
     keys: list[str], value: object, complaint: str, tmp_path: Path
 ) -> None:
     content = copy.deepcopy(published())

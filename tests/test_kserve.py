@@ -88,7 +88,7 @@ def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
     assert left(cluster) == []
 
 
-def test_the_identity_holds_all_that_can_change_an_answer(
+def test_the_identity_contains_everything_that_can_change_an_answer(
     cluster: Cluster, settings: ServingSettings, deployed: Deploy, model: Path
 ) -> None:
     ready_at_once(cluster)
@@ -137,7 +137,7 @@ def test_a_server_becomes_ready_in_several_steps(cluster: Cluster, deployed: Dep
     assert cluster.counted()[f"watch {plural}"] == 1
 
 
-def test_a_status_of_an_earlier_version_of_a_deployment_does_not_count(cluster: Cluster, deployed: Deploy) -> None:
+def test_the_status_of_an_earlier_version_of_a_deployment_is_ignored(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     before = cluster.on
 
@@ -150,9 +150,7 @@ def test_a_status_of_an_earlier_version_of_a_deployment_does_not_count(cluster: 
     assert "It was not ready after 0.4 s" in deployed(kind=DEPLOYMENT, ready_within_s=0.4).failure
 
 
-def test_the_generation_that_kserve_tells_is_of_its_deployment_and_does_not_count(
-    cluster: Cluster, deployed: Deploy
-) -> None:
+def test_the_generation_in_kserves_status_is_its_deployments_and_is_ignored(cluster: Cluster, deployed: Deploy) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             name, condition = obj["metadata"]["name"], {"type": "Ready", "status": "True"}
@@ -164,7 +162,7 @@ def test_the_generation_that_kserve_tells_is_of_its_deployment_and_does_not_coun
     assert deployed(ready_within_s=5).failure == ""
 
 
-def test_a_watch_that_is_too_old_begins_again_from_a_new_list(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_watch_that_is_too_old_restarts_from_a_new_list(cluster: Cluster, deployed: Deploy) -> None:
     def controller(number: int, request: Request) -> None:
         watches = cluster.counted()["watch inferenceservices"]
         if request.verb == "watch" and watches == 1:
@@ -179,7 +177,7 @@ def test_a_watch_that_is_too_old_begins_again_from_a_new_list(cluster: Cluster, 
     assert cluster.counted()["list inferenceservices"] == 2
 
 
-def test_a_headless_service_is_asked_at_the_containers_port(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_headless_service_is_reached_at_the_containers_port(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     name = deployed().url.split("/")[3].split(".")[0]
     ports = [{"port": 80, "targetPort": 8081}]
@@ -189,7 +187,7 @@ def test_a_headless_service_is_asked_at_the_containers_port(cluster: Cluster, de
     assert deployed().url.endswith("/8081/v1")
 
 
-def test_a_ready_server_that_this_pod_cannot_reach_is_told_and_removed(
+def test_a_ready_server_that_this_pod_cannot_reach_is_reported_and_deleted(
     cluster: Cluster, deployed: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kserve, "REACHED_WITHIN_S", 0.0)
@@ -207,9 +205,7 @@ def test_weights_that_a_cluster_cannot_read_are_refused(
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
-def test_a_start_that_runs_again_takes_over_what_the_first_one_made(
-    cluster: Cluster, deployed: Deploy, kind: str
-) -> None:
+def test_a_repeated_start_takes_over_the_first_ones_objects(cluster: Cluster, deployed: Deploy, kind: str) -> None:
     ready_at_once(cluster)
     first = deployed(kind=kind)
     before = the_one(cluster, PLURALS[kind])["metadata"]["uid"]
@@ -219,7 +215,7 @@ def test_a_start_that_runs_again_takes_over_what_the_first_one_made(
     assert the_one(cluster, "leases")["spec"]["renewTime"] > renewed
 
 
-def test_a_start_with_other_settings_replaces_what_the_first_one_made(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_start_with_other_settings_replaces_the_first_ones_objects(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     deployed()
     before = the_one(cluster, "inferenceservices")["metadata"]["uid"]
@@ -250,7 +246,7 @@ def test_a_server_that_is_still_being_deleted_is_waited_for(
     assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != made["uid"]
 
 
-def test_a_server_that_the_garbage_collector_has_not_come_to_is_not_taken_over(
+def test_a_server_that_awaits_garbage_collection_is_not_taken_over(
     cluster: Cluster, settings: ServingSettings, deployed: Deploy
 ) -> None:
     ready_at_once(cluster)
@@ -269,7 +265,7 @@ def test_a_server_that_the_garbage_collector_has_not_come_to_is_not_taken_over(
     assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != before
 
 
-def test_a_server_that_does_not_end_is_told_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_server_that_does_not_end_is_reported_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     deployed()
     name = the_one(cluster, "leases")["metadata"]["name"]
@@ -278,7 +274,7 @@ def test_a_server_that_does_not_end_is_told_at_the_deadline(cluster: Cluster, de
     assert "of an earlier start is still being deleted after 0 s" in deployed(ready_within_s=0).failure
 
 
-def test_a_name_that_another_one_has_is_left_alone(cluster: Cluster, deployed: Deploy) -> None:
+def test_an_unrelated_object_with_the_same_name_is_left_alone(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     name = deployed(kind=DEPLOYMENT).url.split("/")[3].split(".")[0]
     cluster.delete(LEASES, name, {})
@@ -299,7 +295,7 @@ def test_a_name_that_another_one_has_is_left_alone(cluster: Cluster, deployed: D
         ),
     ],
 )
-def test_a_server_that_is_deleted_while_it_starts_is_told(
+def test_a_server_that_is_deleted_while_it_starts_is_reported(
     cluster: Cluster, deployed: Deploy, plural: str, path: str, told: str
 ) -> None:
     def controller(number: int, request: Request) -> None:
@@ -312,7 +308,7 @@ def test_a_server_that_is_deleted_while_it_starts_is_told(
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
-def test_a_servers_pod_gets_the_priority_class_that_is_named(cluster: Cluster, deployed: Deploy, kind: str) -> None:
+def test_a_servers_pod_gets_the_configured_priority_class(cluster: Cluster, deployed: Deploy, kind: str) -> None:
     def pod_of(made: JSON) -> JSON:
         pod: JSON = made["spec"]["predictor"] if kind == KSERVE else made["spec"]["template"]["spec"]
         return pod
@@ -324,7 +320,7 @@ def test_a_servers_pod_gets_the_priority_class_that_is_named(cluster: Cluster, d
     assert pod_of(the_one(cluster, PLURALS[kind]))["priorityClassName"] == "quantgate-runs"
 
 
-def test_a_server_asks_for_no_gpu_of_the_runtimes_but_its_own(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_server_requests_its_own_gpus_instead_of_the_runtimes(cluster: Cluster, deployed: Deploy) -> None:
     devices = {"cpu": "4", "nvidia.com/gpu": "1", "rdma/hca": "1"}
 
     def asked(**changed: object) -> JSON:
@@ -341,7 +337,7 @@ def test_a_server_asks_for_no_gpu_of_the_runtimes_but_its_own(cluster: Cluster, 
     assert asked(gpu_resource="amd.com/gpu") == {"nvidia.com/gpu": "0", "amd.com/gpu": "2"}
 
 
-def test_without_gpus_a_taint_is_tolerated_that_is_not_of_their_nodes(cluster: Cluster, deployed: Deploy) -> None:
+def test_without_gpus_only_the_taints_of_other_nodes_are_tolerated(cluster: Cluster, deployed: Deploy) -> None:
     def tolerated(gpus: int) -> list[str]:
         both = (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
         deployed(gpus=gpus, tolerations=both)
@@ -352,7 +348,7 @@ def test_without_gpus_a_taint_is_tolerated_that_is_not_of_their_nodes(cluster: C
     assert tolerated(gpus=0) == ["team"]
 
 
-def test_the_weights_of_a_deployment_are_fetched_from_aws_own_s3_too(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_deployment_can_fetch_its_weights_from_aws_s3(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     deployed(kind=DEPLOYMENT)
     place, keys = the_one(cluster, "deployments")["spec"]["template"]["spec"]["initContainers"][0]["envFrom"]
@@ -360,7 +356,7 @@ def test_the_weights_of_a_deployment_are_fetched_from_aws_own_s3_too(cluster: Cl
     assert keys == {"secretRef": {"name": "quantgate-s3"}}
 
 
-def test_undeploying_twice_or_what_never_started_does_nothing(
+def test_undeploying_twice_or_without_a_start_does_nothing(
     cluster: Cluster, settings: ServingSettings, deployed: Deploy
 ) -> None:
     ready_at_once(cluster)

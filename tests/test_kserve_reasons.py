@@ -1,4 +1,4 @@
-"""Why a server on a cluster is not ready: each reason as the cluster's objects, events and logs tell it."""
+"""Why a server on a cluster is not ready: each reason from the cluster's objects, events and logs."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ __all__ = ["cluster", "deployed", "model", "settings", "vllm"]
 
 Deploy = Callable[..., Server]
 SOON_S = 0.4
-"""A deadline that comes soon, and leaves time for all requests of a start on a busy machine."""
+"""A short deadline that still allows all requests of a start on a busy machine."""
 PODS, EVENTS = "api/v1/pods", "api/v1/events"
 UNSCHEDULABLE = "0/3 nodes are available: 1 node(s) had untolerated taint {team: a}, 2 Insufficient nvidia.com/gpu."
 OUT_OF_MEMORY = """INFO 11-21 vLLM API server version 0.32.0
@@ -28,7 +28,7 @@ POD_SPEC = {
 
 
 def with_pod(cluster: Cluster, status: JSON, container: str = "kserve-container", log: str = "", **event: str) -> None:
-    """Let the controller make a pod of that status, with a log of that container's and an event about the pod."""
+    """Let the controller create a pod with this status, a log of this container and an event about the pod."""
 
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural in ("inferenceservices", "deployments"):
@@ -46,13 +46,13 @@ def with_pod(cluster: Cluster, status: JSON, container: str = "kserve-container"
 
 
 def waiting(reason: str, message: str, **more: object) -> JSON:
-    """A container that waits."""
+    """The status of a waiting container."""
     state = {"waiting": {"reason": reason, "message": message}}
     return {"name": "kserve-container", "image": "vllm/vllm:no", "state": state, **more}
 
 
 def crashed(container: str, reason: str = "Error", restarts: int = 1) -> JSON:
-    """A container that ended, once or again."""
+    """The status of a container that ended once or several times."""
     ended = {"terminated": {"reason": reason, "exitCode": {"OOMKilled": 137, "Completed": 0}.get(reason, 1)}}
     looping = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
     if not restarts:
@@ -66,7 +66,7 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
 
 
 @pytest.mark.parametrize(
-    ("status", "container", "log", "told"),
+    ("status", "container", "log", "messages"),
     [
         (
             of(waiting("ImagePullBackOff", "manifest for vllm/vllm:no not found: manifest unknown")),
@@ -134,12 +134,12 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
         ),
     ],
 )
-def test_what_waiting_does_not_mend_is_told_at_once_and_removed(
-    cluster: Cluster, deployed: Deploy, status: JSON, container: str, log: str, told: list[str]
+def test_a_permanent_fault_is_reported_at_once_and_the_server_is_deleted(
+    cluster: Cluster, deployed: Deploy, status: JSON, container: str, log: str, messages: list[str]
 ) -> None:
     with_pod(cluster, status, container, log)
     failure = deployed().failure
-    assert [each for each in told if each not in failure] == []
+    assert [message for message in messages if message not in failure] == []
     assert left(cluster) == []
     assert "watch inferenceservices" not in cluster.counted()
 
@@ -149,7 +149,7 @@ SCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable
 
 
 @pytest.mark.parametrize(
-    ("status", "log", "event", "told"),
+    ("status", "log", "event", "messages"),
     [
         (
             {"phase": "Pending", "conditions": [SCHEDULED]},
@@ -224,17 +224,17 @@ SCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable
         ({"phase": "Pending"}, "", {}, ["its pod is Pending."]),
     ],
 )
-def test_what_may_pass_is_waited_for_and_told_at_the_deadline(
-    cluster: Cluster, deployed: Deploy, status: JSON, log: str, event: dict[str, str], told: list[str]
+def test_a_temporary_fault_is_reported_at_the_deadline(
+    cluster: Cluster, deployed: Deploy, status: JSON, log: str, event: dict[str, str], messages: list[str]
 ) -> None:
     with_pod(cluster, status, log=log, **event)
     failure = deployed(ready_within_s=SOON_S).failure
     assert failure.startswith(f"It was not ready after {SOON_S} s: ")
-    assert [each for each in told if each not in failure] == []
+    assert [message for message in messages if message not in failure] == []
     assert left(cluster) == []
 
 
-def test_a_fetch_that_goes_on_is_told_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
+def test_an_unfinished_download_is_reported_at_the_deadline(cluster: Cluster, deployed: Deploy) -> None:
     running = {"name": "storage-initializer", "state": {"running": {}}}
     with_pod(cluster, of(running, init=True), "storage-initializer", "INFO Copying contents of s3://bucket\n")
     failure = deployed(ready_within_s=SOON_S).failure
@@ -242,7 +242,7 @@ def test_a_fetch_that_goes_on_is_told_at_the_deadline(cluster: Cluster, deployed
     assert "INFO Copying contents of s3://bucket" in failure
 
 
-def test_the_newest_pod_counts_and_one_that_goes_does_not(cluster: Cluster, deployed: Deploy) -> None:
+def test_the_newest_pod_counts_and_a_terminating_one_does_not(cluster: Cluster, deployed: Deploy) -> None:
     with_pod(cluster, of(crashed("kserve-container")))
     before = cluster.on
 
@@ -260,7 +260,7 @@ def test_the_newest_pod_counts_and_one_that_goes_does_not(cluster: Cluster, depl
     assert "vLLM ended" in deployed().failure
 
 
-def test_what_an_earlier_start_left_is_no_reason(cluster: Cluster, deployed: Deploy) -> None:
+def test_faults_of_an_earlier_start_are_ignored(cluster: Cluster, deployed: Deploy) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             name = obj["metadata"]["name"]
@@ -277,7 +277,7 @@ def test_what_an_earlier_start_left_is_no_reason(cluster: Cluster, deployed: Dep
     )
 
 
-def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: Cluster, deployed: Deploy) -> None:
+def test_an_evicted_pod_and_its_replacement_are_both_reported(cluster: Cluster, deployed: Deploy) -> None:
     running = {"name": "storage-initializer", "state": {"running": {}}}
     with_pod(cluster, of(running, init=True))
     before = cluster.on
@@ -295,7 +295,7 @@ def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: C
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "event", "told"),
+    ("kind", "status", "event", "text"),
     [
         (
             KSERVE,
@@ -313,27 +313,29 @@ def test_of_a_pod_that_took_the_place_of_an_evicted_one_both_are_told(cluster: C
         (KSERVE, {"observedGeneration": 1}, "", "it has no pod yet."),
     ],
 )
-def test_why_there_is_no_pod_is_told(
-    cluster: Cluster, deployed: Deploy, kind: str, status: JSON, event: str, told: str
+def test_the_reason_for_a_missing_pod_is_reported(
+    cluster: Cluster, deployed: Deploy, kind: str, status: JSON, event: str, text: str
 ) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural in ("inferenceservices", "deployments"):
             name = obj["metadata"]["name"]
-            cluster.change(plural, name, lambda each: each.update(status=status))
+            cluster.change(plural, name, lambda obj: obj.update(status=status))
             about = {"name": f"{name}-predictor-5d9", "kind": "ReplicaSet"}
             for number, (object_of, message) in enumerate(((about, event), ({"name": "another"}, "not ours"))):
-                told = {"type": "Warning", "reason": "FailedCreate", "message": message, "involvedObject": object_of}
+                warning = {"type": "Warning", "reason": "FailedCreate", "message": message, "involvedObject": object_of}
                 if message:
-                    cluster.create(EVENTS, {"metadata": {"name": f"e{number}"}, **told})
+                    cluster.create(EVENTS, {"metadata": {"name": f"e{number}"}, **warning})
 
     cluster.on = on
     failure = deployed(kind=kind, ready_within_s=SOON_S).failure
-    assert told in failure
+    assert text in failure
     assert "not ours" not in failure
 
 
 @pytest.mark.parametrize("has_pod", [False, True])
-def test_what_kserve_tells_by_an_event_alone_is_told(cluster: Cluster, deployed: Deploy, has_pod: bool) -> None:
+def test_a_fault_that_kserve_reports_only_as_an_event_is_reported(
+    cluster: Cluster, deployed: Deploy, has_pod: bool
+) -> None:
     if has_pod:
         with_pod(cluster, {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
     before = cluster.on
@@ -342,24 +344,24 @@ def test_what_kserve_tells_by_an_event_alone_is_told(cluster: Cluster, deployed:
         before(what, plural, obj)
         if what == "created" and plural == "inferenceservices":
             about = {"kind": "InferenceService", "name": obj["metadata"]["name"]}
-            told = {"type": "Warning", "reason": "InternalError", "message": "fails to reconcile predictor: no"}
-            told["eventTime"] = obj["metadata"]["creationTimestamp"].replace("Z", ".000001Z")  # within that second
-            cluster.create(EVENTS, {"metadata": {"name": "internal"}, "involvedObject": about, **told})
+            warning = {"type": "Warning", "reason": "InternalError", "message": "fails to reconcile predictor: no"}
+            warning["eventTime"] = obj["metadata"]["creationTimestamp"].replace("Z", ".000001Z")  # within that second
+            cluster.create(EVENTS, {"metadata": {"name": "internal"}, "involvedObject": about, **warning})
 
     cluster.on = on
     what = "its pod is ready, and it is not" if has_pod else "It has no pod"
-    told = f"It was not ready after {SOON_S} s: {what}: InternalError: fails to reconcile predictor: no"
-    assert deployed(ready_within_s=SOON_S).failure == told
+    message = f"It was not ready after {SOON_S} s: {what}: InternalError: fails to reconcile predictor: no"
+    assert deployed(ready_within_s=SOON_S).failure == message
 
 
-def test_what_kserve_refuses_is_told_at_once(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_refusal_by_kserve_is_reported_at_once(cluster: Cluster, deployed: Deploy) -> None:
     refusal = {"reason": "NoSupportingRuntime", "message": "Specified runtime does not support specified framework"}
 
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             status = {"modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": refusal}}
-            cluster.change(plural, obj["metadata"]["name"], lambda each: each.update(status=status))
+            cluster.change(plural, obj["metadata"]["name"], lambda obj: obj.update(status=status))
 
     cluster.on = on
-    told = "KServe refuses it: NoSupportingRuntime: Specified runtime does not support specified framework"
-    assert deployed().failure == told
+    message = "KServe refuses it: NoSupportingRuntime: Specified runtime does not support specified framework"
+    assert deployed().failure == message

@@ -1,4 +1,4 @@
-"""Serving on a cluster that refuses, is busy or cannot be reached: what is told, and what is simply tried again."""
+"""Serving on a cluster that refuses, is busy or is unreachable: which errors are reported, and which are retried."""
 
 import os
 from collections.abc import Callable
@@ -37,10 +37,10 @@ Deploy = Callable[..., Server]
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
-def test_of_a_right_that_is_missing_one_learns_whose_and_which(cluster: Cluster, deployed: Deploy, kind: str) -> None:
+def test_a_missing_right_is_reported_with_its_account(cluster: Cluster, deployed: Deploy, kind: str) -> None:
     plural = PLURALS[kind]
     group = {KSERVE: "serving.kserve.io", DEPLOYMENT: "apps"}[kind]
-    for verb, resource, told in (
+    for verb, resource, in_message in (
         ("create", "leases", "leases.coordination.k8s.io"),
         ("create", "configmaps", "configmaps"),
         ("create", plural, f"{plural}.{group}"),
@@ -50,11 +50,13 @@ def test_of_a_right_that_is_missing_one_learns_whose_and_which(cluster: Cluster,
         ("list", "events", "events"),
     ):
         cluster.forbidden = {f"{verb} {resource}"}
-        assert f"{USER} may not {verb} {told} in the namespace quantgate" in deployed(kind=kind).failure
+        assert f"{USER} may not {verb} {in_message} in the namespace quantgate" in deployed(kind=kind).failure
         assert left(cluster) == []
 
 
-def test_who_may_not_delete_leaves_it_to_the_reaper_and_says_so(cluster: Cluster, deployed: Deploy) -> None:
+def test_an_account_without_the_right_to_delete_leaves_it_to_the_reaper_and_says_so(
+    cluster: Cluster, deployed: Deploy
+) -> None:
     cluster.forbidden = {"delete leases", "list pods"}
     failure = deployed().failure
     assert "may not list pods" in failure
@@ -75,7 +77,7 @@ def test_a_pod_that_may_not_read_itself_serves_without_an_owner(
     assert "no Workflow owns the server" in capsys.readouterr().out
 
 
-def test_outside_of_a_pod_the_run_is_named_by_its_results(
+def test_outside_a_pod_the_run_is_named_after_its_results(
     cluster: Cluster, settings: ServingSettings, deployed: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_at_once(cluster)
@@ -89,7 +91,7 @@ def test_outside_of_a_pod_the_run_is_named_by_its_results(
     assert left(cluster) == []
 
 
-def test_what_the_cluster_lacks_is_told_with_the_other_way(
+def test_a_missing_resource_kind_is_reported_with_the_alternative(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     cluster.absent = {"inferenceservices"}
@@ -100,9 +102,7 @@ def test_what_the_cluster_lacks_is_told_with_the_other_way(
         deployed(runtime="other")
 
 
-def test_a_request_too_many_is_made_again_after_the_time_that_the_server_says(
-    cluster: Cluster, deployed: Deploy
-) -> None:
+def test_a_throttled_request_is_repeated_after_the_servers_retry_after(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     cluster.headers = {"Retry-After": "0"}
     answers = {1: 429, 2: 503, 3: 429}
@@ -122,17 +122,17 @@ def test_a_request_too_many_is_made_again_after_the_time_that_the_server_says(
     assert cluster_client.pause_s(state) == cluster_client.LONGEST_PAUSE_S
 
 
-def test_tls_that_fails_is_an_api_that_does_not_answer_now(cluster: Cluster) -> None:
+def test_a_tls_failure_counts_as_an_unreachable_api(cluster: Cluster) -> None:
     file = Path(os.environ["KUBECONFIG"])
     file.write_text(file.read_text().replace("http://", "https://"))  # the stand-in speaks no TLS
-    with pytest.raises(PrerequisiteError, match="(?s)did not answer for 0 s: SSLError.*this pod may reach it") as told:
+    with pytest.raises(PrerequisiteError, match="(?s)did not answer for 0 s: SSLError.*this pod may reach it") as error:
         cluster_client.ClusterClient("quantgate", patience_s=0.0).listed(cluster_client.LEASE)
-    assert told.value.__cause__
-    assert cluster_client.is_transient(told.value.__cause__)
+    assert error.value.__cause__
+    assert cluster_client.is_transient(error.value.__cause__)
 
 
 @pytest.mark.parametrize("fault", [403, 500, LOST])
-def test_a_log_that_cannot_be_read_ends_no_start(cluster: Cluster, deployed: Deploy, fault: int) -> None:
+def test_an_unreadable_log_does_not_end_a_start(cluster: Cluster, deployed: Deploy, fault: int) -> None:
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             name = obj["metadata"]["name"]
@@ -153,7 +153,7 @@ def test_a_log_that_cannot_be_read_ends_no_start(cluster: Cluster, deployed: Dep
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
 @pytest.mark.parametrize("fault", [LOST, LOST_AFTER])
-def test_a_start_survives_that_every_other_connection_is_lost(
+def test_a_start_survives_the_loss_of_every_other_connection(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings, kind: str, fault: int
 ) -> None:
     ready_at_once(cluster)
@@ -164,13 +164,13 @@ def test_a_start_survives_that_every_other_connection_is_lost(
     assert left(cluster) == []
 
 
-def test_an_api_that_does_not_answer_is_told(cluster: Cluster) -> None:
+def test_an_api_that_does_not_answer_is_reported(cluster: Cluster) -> None:
     cluster.faults = lambda *_: LOST
     with pytest.raises(PrerequisiteError, match="did not answer for 0 s: .*Check that this pod may reach it"):
         cluster_client.ClusterClient("quantgate", patience_s=0.0).listed(cluster_client.LEASE)
 
 
-def test_no_way_to_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_configuration_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(PrerequisiteError, match="No connection to a cluster is configured: .*QUANTGATE_SERVING=local"):
         cluster_client.ClusterClient("quantgate")

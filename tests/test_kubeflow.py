@@ -1,4 +1,4 @@
-"""How Kubeflow Pipelines is reached and lets one in, with kfp's own client against a stand-in of its REST API."""
+"""Connection to Kubeflow Pipelines and authentication, with kfp's own client and a stand-in for its REST API."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ __all__ = ["kubeflow", "pipeline"]
         ({}, ("--ca", "/nowhere/ca.pem"), "There is no certificate at /nowhere/ca.pem"),
     ],
 )
-def test_who_is_not_let_in_is_told_what_to_do(
+def test_a_user_without_access_learns_what_to_do(
     kubeflow: State, pipeline: Path, state: JSON, options: tuple[str, ...], what: str
 ) -> None:
     for name, value in state.items():
@@ -53,7 +53,7 @@ def test_who_is_not_let_in_is_told_what_to_do(
         ((), "Say where Kubeflow Pipelines is"),
     ],
 )
-def test_an_address_where_nothing_is_is_told(
+def test_an_address_without_a_server_is_reported(
     kubeflow: State, pipeline: Path, where: tuple[str, ...], what: str
 ) -> None:
     done = Answer("submit", *where, "--pipeline", str(pipeline), *RESULTS)
@@ -61,7 +61,7 @@ def test_an_address_where_nothing_is_is_told(
     assert what in done.err
 
 
-def test_a_token_and_a_namespace_let_in_where_several_users_share_kubeflow(
+def test_a_token_and_a_namespace_give_access_to_a_multi_user_kubeflow(
     kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubeflow.token, kubeflow.namespaces = "t0ken", ("quantgate",)
@@ -71,7 +71,7 @@ def test_a_token_and_a_namespace_let_in_where_several_users_share_kubeflow(
     assert not (Path(os.environ["HOME"]) / ".config").exists()
 
 
-def test_a_pod_is_let_in_by_its_own_token_which_the_cluster_renews(
+def test_a_pod_authenticates_with_its_own_token_which_the_cluster_renews(
     kubeflow: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounted = tmp_path / "token"
@@ -130,7 +130,7 @@ def test_a_forwarded_port_leads_to_kubeflow_and_ends_with_the_command(
         os.kill(int(kubectl.read_text()), 0)
 
 
-def test_a_port_is_forwarded_again_where_kubectl_ends_while_a_run_is_followed(
+def test_a_port_is_forwarded_again_if_kubectl_ends_while_a_run_is_followed(
     kubeflow: State, pipeline: Path, kubectl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIES_AT", '"RUNNING"')
@@ -151,11 +151,11 @@ def test_a_port_is_forwarded_again_where_kubectl_ends_while_a_run_is_followed(
         (Place(in_cluster=True, kubeflow_namespace="kfp"), "--in-cluster --kubeflow-namespace kfp"),
     ],
 )
-def test_a_place_is_told_as_the_options_that_lead_there_without_its_token(place: Place, options: str) -> None:
+def test_a_place_is_shown_as_its_options_without_the_token(place: Place, options: str) -> None:
     assert place.options == options
 
 
-def test_a_port_that_is_not_forwarded_is_told_in_kubectls_words(
+def test_a_port_that_is_not_forwarded_is_reported_with_kubectls_message(
     kubeflow: State, pipeline: Path, kubectl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFUSES", "1")

@@ -1,4 +1,4 @@
-"""The answer ledger: what is kept comes back, what is damaged does not, and a kill loses nothing."""
+"""The answer ledger: stored answers are read back, damaged ones are not, and a kill loses none."""
 
 import logging
 import os
@@ -27,19 +27,19 @@ def file(tmp_path: Path) -> Path:
 
 
 def filled(file: Path, identity: str = "a model") -> Ledger:
-    found = Ledger(file, identity)
-    found.put(zip(KEYS, ANSWERS, strict=True))
-    return found
+    ledger = Ledger(file, identity)
+    ledger.put(zip(KEYS, ANSWERS, strict=True))
+    return ledger
 
 
-def test_answers_come_back_to_the_last_bit(file: Path) -> None:
+def test_answers_are_read_back_bit_for_bit(file: Path) -> None:
     with closing(filled(file)) as ledger:
         assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
         assert ledger.count() == 1200
     assert unpack(pack(Loglik(-0.1, True))) == Loglik(-0.1, True)
 
 
-def test_another_models_answers_are_not_taken(file: Path) -> None:
+def test_another_models_answers_are_not_used(file: Path) -> None:
     filled(file).close()
     with closing(Ledger(file, "the same model on another vLLM")) as other:
         assert other.get(KEYS) == {}
@@ -48,7 +48,7 @@ def test_another_models_answers_are_not_taken(file: Path) -> None:
         assert ledger.get(KEYS[:1]) == {KEYS[0]: ANSWERS[0]}
 
 
-def test_a_key_says_where_the_context_ends_and_what_was_asked() -> None:
+def test_a_key_contains_the_end_of_the_context_and_the_request() -> None:
     tokens = (1, 2, 3, 4)
     keys = question_keys([Question(tokens, 1), Question(tokens, 2), Question((1, 2, 3), 1), Question((1, 2, 30), 1)])
     keys += [generation_key(tokens, {"stop": ["a"]}), generation_key(tokens, {"stop": ["b"]})]
@@ -57,7 +57,7 @@ def test_a_key_says_where_the_context_ends_and_what_was_asked() -> None:
 
 
 @pytest.mark.parametrize("column", ["answer", "seal", "key"])
-def test_a_damaged_row_is_asked_anew_and_written_over(file: Path, column: str) -> None:
+def test_a_damaged_row_is_requested_again_and_overwritten(file: Path, column: str) -> None:
     filled(file).close()
     with closing(sqlite3.connect(file)) as database, database:
         database.execute(f"UPDATE answers SET {column} = zeroblob(8) WHERE key = ?", (KEYS[5],))
@@ -67,7 +67,7 @@ def test_a_damaged_row_is_asked_anew_and_written_over(file: Path, column: str) -
         assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
 
 
-def test_a_file_that_is_no_database_is_put_aside(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_a_database_is_moved_aside(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.parent.mkdir()
     file.write_bytes(b"not a database at all" * 500)
     with caplog.at_level(logging.WARNING), closing(filled(file)) as ledger:
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_database_is_put_aside(file: Path, caplog: pytest.LogC
     assert len(list(file.parent.glob("ledger.sqlite.damaged-*"))) == 1
 
 
-def test_torn_pages_cost_answers_but_never_give_wrong_ones(file: Path) -> None:
+def test_damaged_pages_lose_answers_but_never_give_wrong_ones(file: Path) -> None:
     filled(file).close()
     data = bytearray(file.read_bytes())
     for start in range(3 * 4096, len(data), 5 * 4096):
@@ -84,12 +84,12 @@ def test_torn_pages_cost_answers_but_never_give_wrong_ones(file: Path) -> None:
     file.write_bytes(data)
     expected = dict(zip(KEYS, ANSWERS, strict=True))
     with closing(Ledger(file, "a model")) as ledger:
-        found = ledger.get(KEYS)
-    assert len(found) < 1200
-    assert found.items() <= expected.items()
+        answers = ledger.get(KEYS)
+    assert len(answers) < 1200
+    assert answers.items() <= expected.items()
 
 
-def test_what_was_put_is_there_after_a_kill(file: Path) -> None:
+def test_stored_answers_survive_a_kill(file: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from components.evaluate.ledger import Ledger; from tests import "
         "test_ledger as t\nledger = Ledger(Path(sys.argv[1]), 'a model')\n"
@@ -97,19 +97,19 @@ def test_what_was_put_is_there_after_a_kill(file: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    with process.stdout as told:
-        for line in told:
+    with process.stdout as output:
+        for line in output:
             if int(line) == 300:
                 process.send_signal(signal.SIGKILL)
                 break
     process.wait()
     with closing(Ledger(file, "a model")) as ledger:
-        found = ledger.get(KEYS)
-    assert found.keys() >= set(KEYS[:301])
-    assert found.items() <= dict(zip(KEYS, ANSWERS, strict=True)).items()
+        answers = ledger.get(KEYS)
+    assert answers.keys() >= set(KEYS[:301])
+    assert answers.items() <= dict(zip(KEYS, ANSWERS, strict=True)).items()
 
 
-def test_when_nothing_can_be_written_that_is_told_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ledger_that_cannot_be_written_is_reported_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(filled(file)) as ledger, caplog.at_level(logging.WARNING):
         ledger.database.execute(f"PRAGMA max_page_count = {ledger.database.execute('PRAGMA page_count').fetchone()[0]}")
         for number in range(3):
@@ -131,7 +131,7 @@ def test_answers_are_shared_through_the_store(tmp_path: Path) -> None:
         assert ledger.count() == 0
 
 
-def test_what_was_answered_before_a_failure_is_shared_too(tmp_path: Path) -> None:
+def test_answers_before_a_failure_are_shared_too(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
 
     def fail(ledger: Ledger) -> None:
@@ -144,7 +144,7 @@ def test_what_was_answered_before_a_failure_is_shared_too(tmp_path: Path) -> Non
         assert ledger.count() == 1200
 
 
-def test_a_store_that_fails_costs_the_sharing_and_nothing_else(
+def test_a_failing_store_prevents_only_the_sharing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bool:
@@ -160,16 +160,16 @@ def test_a_store_that_fails_costs_the_sharing_and_nothing_else(
         assert ledger.count() == 1200
 
 
-def test_a_damaged_file_in_the_store_gives_what_is_whole_in_it(tmp_path: Path) -> None:
+def test_the_intact_answers_of_a_damaged_file_in_the_store_are_used(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     with shared(tmp_path / "mine.sqlite", "a model", store) as ledger:
         ledger.put(zip(KEYS, ANSWERS, strict=True))
-    (kept,) = (tmp_path / "store" / "ledger").iterdir()
-    data = bytearray(kept.read_bytes())
+    (stored,) = (tmp_path / "store" / "ledger").iterdir()
+    data = bytearray(stored.read_bytes())
     data[len(data) // 2 :] = os.urandom(len(data) - len(data) // 2)
-    kept.write_bytes(data)
+    stored.write_bytes(data)
     expected = dict(zip(KEYS, ANSWERS, strict=True))
     with shared(tmp_path / "yours.sqlite", "a model", store) as ledger:
-        found = ledger.get(KEYS)
-        assert len(found) < 1200
-        assert found.items() <= expected.items()
+        answers = ledger.get(KEYS)
+        assert len(answers) < 1200
+        assert answers.items() <= expected.items()

@@ -1,4 +1,4 @@
-"""The whole pipeline under kfp's local runner; only vLLM is a fake, so that it can be made to fail."""
+"""The whole pipeline under kfp's local runner. Only vLLM is a fake, so that tests can make it fail."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def command(out: Path, tiny_model: Path, *options: str) -> list[str]:
 
 
 def environment(out: Path) -> dict[str, str]:
-    """With the fake in vLLM's place, and a ledger beside the run."""
+    """An environment with the fake in place of vLLM, and a ledger beside the run."""
     python = serving_python(out.with_suffix(".python"))
     own = {"QUANTGATE_SERVING_PYTHON": str(python), "QUANTGATE_LEDGER": str(out.with_suffix(".sqlite"))}
     return os.environ | own
@@ -46,7 +46,7 @@ def verdicts(out: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, str]":
-    """A run in which vLLM dies at the start of one variant and another one has no group that fits."""
+    """A run in which vLLM dies while it starts one variant, and another variant has no group size that fits."""
     out = tmp_path_factory.mktemp("runs") / "run"
     answer = quantgate(
         out, tiny_model, "--variants", "int8,int4-g64", FAKE_VLLM="dies", FAKE_VLLM_ONLY="quantgate-int8"
@@ -55,7 +55,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tup
     return out, answer.stdout
 
 
-def test_a_variant_whose_server_dies_is_a_row_with_the_reason(finished: "tuple[Path, str]") -> None:
+def test_a_variant_whose_server_dies_is_a_failed_row_with_the_reason(finished: "tuple[Path, str]") -> None:
     row = verdicts(finished[0])["int8"]
     assert row["verdict"] == "failed"
     assert "vLLM ended (exit status 1) before it was ready" in row["sentence"]
@@ -72,15 +72,15 @@ def test_the_other_variants_are_still_judged(finished: "tuple[Path, str]") -> No
     assert [(task["lost"], task["gained"], task["kl"]) for task in same["tasks"]] == [(0, 0, 0.0)] * 3
 
 
-def test_a_run_tells_its_steps_in_plain_lines_where_there_is_no_terminal(finished: "tuple[Path, str]") -> None:
+def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tuple[Path, str]") -> None:
     lines = [line.split(" ", 1)[-1] for line in finished[1].splitlines()]
     for line in ("bf16 quantize done", "bf16 tiny running", "int8 full skipped", "gate running"):
-        assert any(each.startswith(line) for each in lines), line
+        assert any(printed.startswith(line) for printed in lines), line
 
 
 @pytest.fixture(scope="module")
 def repeated(finished: "tuple[Path, str]", tiny_model: Path) -> "tuple[Path, str]":
-    """A second run in the same folder, by another policy, with a variant that answers otherwise."""
+    """A second run in the same folder, by another policy, with a variant that answers differently."""
     out, _ = finished
     policy = out.with_suffix(".yaml")
     policy.write_text("name: close\nmax_divergence: {arc_easy: 0.001}\n", encoding="utf-8")
@@ -101,7 +101,7 @@ def test_a_second_run_in_the_same_folder_reuses_the_weights_and_replaces_the_out
     assert "running" not in printed
 
 
-def test_a_variant_that_surely_breaks_a_limit_is_asked_no_more_after_the_tiny_stage(
+def test_a_variant_that_clearly_exceeds_a_limit_stops_after_the_tiny_stage(
     repeated: "tuple[Path, str]",
 ) -> None:
     out, _ = repeated
@@ -113,20 +113,20 @@ def test_a_variant_that_surely_breaks_a_limit_is_asked_no_more_after_the_tiny_st
     assert "int8 stopped early after 100 of 560 questions" in (out / "report.md").read_text()
 
 
-def test_asking_the_baseline_twice_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:
+def test_a_second_pass_of_the_baseline_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:
     out, _ = repeated
     assert {task["noise_floor"] for task in verdicts(out)["int8"]["tasks"]} == {0.0}  # the fake has no noise
     assert (out / "variants" / "bf16" / "again.parquet").exists()
 
 
-def test_a_model_without_a_chat_template_is_refused_before_anything_is_made(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_model_without_a_chat_template_is_refused_before_quantization(tmp_path: Path, tiny_model: Path) -> None:
     answer = quantgate(tmp_path / "run", tiny_model, "--chat-template", "--quiet")
     assert answer.returncode == 1
     assert "has no chat template. Run it with --no-chat-template." in answer.stderr
     assert not (tmp_path / "run" / "variants").exists()
 
 
-def test_a_run_that_is_told_to_end_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
     """By SIGTERM, as by a scheduler; on the real vLLM: tests/e2e/test_run.py."""
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -144,16 +144,16 @@ def test_a_run_that_is_told_to_end_stops_every_process(tmp_path: Path, tiny_mode
     assert any("vllm.entrypoints" in line for line in processes_of(out))
     process.terminate()
     deadline = time.monotonic() + 30
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     while left := processes_of(out):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     assert (process.returncode, json.loads((out / "run.json").read_text())["state"]) == (130, "interrupted")
-    assert "interrupted" in told
+    assert "interrupted" in output
     assert not (out / "verdicts.json").exists()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_file_that_looks_complete(tmp_path: Path, tiny_model: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -176,7 +176,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_to_be_taken_as_whole(tmp_path: P
 def known(
     tiny_model: Path, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> "Iterator[tuple[Path, tuple[str, ...]]]":
-    """A folder with a run that an MLflow store outside of it holds, weights in S3, and the options of that run."""
+    """The folder of a run that is recorded in an external MLflow store, with weights in S3; and the run's options."""
     folder = tmp_path_factory.mktemp("known")
     options: tuple[str, ...] = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8")
     options += ("--quiet", "--store", f"s3://{s3_server.bucket}/known")
@@ -189,7 +189,7 @@ def known(
         yield folder, options
 
 
-def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
+def test_weights_can_be_stored_in_s3_and_a_custom_task_is_judged(
     known: "tuple[Path, tuple[str, ...]]", s3_server: S3Server
 ) -> None:
     out = known[0] / "first"
@@ -209,7 +209,7 @@ def test_weights_can_be_kept_in_s3_and_a_set_of_ones_own_is_judged(
     assert "own set canopy, sha256" in report
 
 
-def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(
+def test_a_baseline_with_scores_in_mlflow_is_neither_started_nor_evaluated(
     known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
 ) -> None:
     folder, options = known
@@ -221,7 +221,7 @@ def test_a_baseline_that_mlflow_has_scored_is_neither_started_nor_asked(
     assert "bf16 was not evaluated again: its scores come from run " in (folder / "second" / "report.md").read_text()
 
 
-def test_a_model_that_mlflow_has_a_verdict_on_is_not_judged_again_where_that_is_wished(
+def test_with_skip_judged_a_model_with_a_verdict_in_mlflow_is_not_judged_again(
     known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
 ) -> None:
     folder, options = known

@@ -1,4 +1,4 @@
-"""The manifests: every overlay builds, every object is valid, and nobody may do more than is written down."""
+"""The manifests: every overlay builds, every object is valid, and no account has more rights than documented."""
 
 import importlib.util
 import re
@@ -30,7 +30,7 @@ RIGHTS = ROOT / "docs" / "rights.md"
 
 
 def closed(**properties: Any) -> dict[str, Any]:
-    """A schema of an object with all of these fields and no others."""
+    """A schema of an object with exactly these fields."""
     return {"type": "object", "additionalProperties": False, "properties": properties, "required": sorted(properties)}
 
 
@@ -46,22 +46,22 @@ OTHERS = {
 }
 
 
-def title(each: Object) -> str:
-    return f"{each['kind']}/{each['metadata']['name']}"
+def title(obj: Object) -> str:
+    return f"{obj['kind']}/{obj['metadata']['name']}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_valid(overlay: str, version: str) -> None:
-    for each in built(overlay):
+    for obj in built(overlay):
         try:
-            if spec := OTHERS.get((each["apiVersion"], each["kind"])):
-                jsonschema.validate(each["spec"], spec)
+            if spec := OTHERS.get((obj["apiVersion"], obj["kind"])):
+                jsonschema.validate(obj["spec"], spec)
             else:
-                check(each, version)
+                check(obj, version)
         except jsonschema.ValidationError as error:
-            pytest.fail(f"{title(each)}: {error.json_path}: {error.message}")
+            pytest.fail(f"{title(obj)}: {error.json_path}: {error.message}")
 
 
 @pytest.mark.slow
@@ -77,37 +77,37 @@ def test_every_object_is_valid(overlay: str, version: str) -> None:
 )
 def test_an_invalid_serving_runtime_is_refused(spoil: Any) -> None:
     runtime = of_kind("kubeflow", "ServingRuntime")["quantgate-vllm"]
-    spec = {**runtime["spec"], "containers": [dict(each) for each in runtime["spec"]["containers"]]}
+    spec = {**runtime["spec"], "containers": [dict(container) for container in runtime["spec"]["containers"]]}
     spoil(spec)
     with pytest.raises(jsonschema.ValidationError):
         check({**runtime, "spec": spec})
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_has_each_object_once_and_all_in_the_namespace_of_the_runs(overlay: str) -> None:
-    names = [title(each) for each in built(overlay)]
+def test_an_overlay_has_each_object_once_and_in_the_namespace_of_the_runs(overlay: str) -> None:
+    names = [title(obj) for obj in built(overlay)]
     assert len(names) == len(set(names))
     everywhere = {"Namespace", "Profile"}
-    for each in built(overlay):
-        expected = None if each["kind"] in everywhere else "quantgate"
-        assert each["metadata"].get("namespace") == expected, title(each)
+    for obj in built(overlay):
+        expected = None if obj["kind"] in everywhere else "quantgate"
+        assert obj["metadata"].get("namespace") == expected, title(obj)
 
 
-def part_of(each: Object, overlay: str) -> str:
-    """Of what the object is labelled a part: a profile's namespace is known to Kubeflow by this label.
+def part_of(obj: Object, overlay: str) -> str:
+    """The object's part-of label: Kubeflow recognizes a profile's namespace by this label.
 
     Its NetworkPolicies let nobody else reach ml-pipeline, the metadata and the object store, and its profile controller
     leaves a label alone that is there (kubeflow/manifests, common/networkpolicies).
     """
-    return "kubeflow-profile" if (each["kind"], overlay) == ("Namespace", "kubeflow") else "quantgate"
+    return "kubeflow-profile" if (obj["kind"], overlay) == ("Namespace", "kubeflow") else "quantgate"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_reaper_cannot_take_an_object_of_the_manifests_for_a_run_s(overlay: str) -> None:
-    for each in built(overlay):
-        labels = each["metadata"].get("labels", {})
-        assert labels["app.kubernetes.io/part-of"] == part_of(each, overlay), title(each)
-        assert "app.kubernetes.io/managed-by" not in labels, title(each)
+def test_the_reaper_cannot_mistake_an_object_of_the_manifests_for_a_runs(overlay: str) -> None:
+    for obj in built(overlay):
+        labels = obj["metadata"].get("labels", {})
+        assert labels["app.kubernetes.io/part-of"] == part_of(obj, overlay), title(obj)
+        assert "app.kubernetes.io/managed-by" not in labels, title(obj)
     for name, (labels, _) in pods(overlay).items():
         assert "app.kubernetes.io/managed-by" not in labels, name
 
@@ -121,9 +121,11 @@ def test_every_image_has_a_version_or_a_digest(overlay: str) -> None:
         assert re.search(r"(:v?\d[\w.-]*|@sha256:[0-9a-f]{64})$", rest), f"{name}: {image}"
 
 
-def test_the_images_have_the_versions_of_the_locks() -> None:
+def test_the_images_have_the_versions_in_the_locks() -> None:
     project = pins_in(environments.PROJECT_LOCK)
-    tags = {each["image"].partition("/")[2].rpartition(":")[::2] for each, _ in containers("kubeflow").values()}
+    tags = {
+        container["image"].partition("/")[2].rpartition(":")[::2] for container, _ in containers("kubeflow").values()
+    }
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert version
     vllm = f"v{pins_in(serving_lock('cuda'))['vllm']}"
@@ -137,7 +139,7 @@ def test_the_images_have_the_versions_of_the_locks() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_container_is_confined(overlay: str) -> None:
+def test_every_container_is_restricted(overlay: str) -> None:
     for name, (container, pod) in containers(overlay).items():
         own, shared = container["securityContext"], pod.get("securityContext", {})
         assert own["allowPrivilegeEscalation"] is False, name
@@ -146,11 +148,11 @@ def test_every_container_is_confined(overlay: str) -> None:
         assert {**shared, **own}["runAsNonRoot"] is True, name
         assert {**shared, **own}["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
-        assert all("hostPath" not in each for each in pod.get("volumes", ())), name
+        assert all("hostPath" not in volume for volume in pod.get("volumes", ())), name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_container_says_what_it_needs_and_whoever_serves_has_probes(overlay: str) -> None:
+def test_every_container_declares_its_resources_and_every_server_has_probes(overlay: str) -> None:
     for name, (container, _) in containers(overlay).items():
         resources = container["resources"]
         assert {"cpu", "memory"} <= resources["requests"].keys(), name
@@ -160,7 +162,7 @@ def test_every_container_says_what_it_needs_and_whoever_serves_has_probes(overla
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_right_is_given_on_everything_or_in_the_whole_cluster(overlay: str) -> None:
+def test_no_right_applies_to_all_resources_or_the_whole_cluster(overlay: str) -> None:
     assert not of_kind(overlay, "ClusterRole", "ClusterRoleBinding")
     for binding in of_kind(overlay, "RoleBinding").values():
         assert binding["roleRef"]["kind"] == "Role", title(binding)
@@ -171,51 +173,53 @@ def test_no_right_is_given_on_everything_or_in_the_whole_cluster(overlay: str) -
                 assert rule["resourceNames"], title(role)
 
 
-def test_the_rights_page_says_who_may_do_what_and_nothing_else_is_given() -> None:
+def test_the_rights_page_lists_exactly_the_granted_rights() -> None:
     rights = RIGHTS.read_text(encoding="utf-8")
-    told = table_after("## Who may do what", rights)
-    given = {
+    documented = table_after("## Who may do what", rights)
+    granted = {
         (account, group or "core", resource, names or "all", verbs)
         for overlay in OVERLAYS
         for account, group, resource, names, verbs in grants(overlay)
     }
-    assert len(told) == len(set(told))
-    assert set(told) == given
+    assert len(documented) == len(set(documented))
+    assert set(documented) == granted
 
 
-def test_the_rights_page_names_every_account_and_who_has_a_token() -> None:
-    told = table_after("\nThe accounts:", RIGHTS.read_text(encoding="utf-8"))
-    accounts = {name: each for overlay in OVERLAYS for name, each in of_kind(overlay, "ServiceAccount").items()}
+def test_the_rights_page_lists_every_account_and_which_have_a_token() -> None:
+    documented = table_after("\nThe accounts:", RIGHTS.read_text(encoding="utf-8"))
+    accounts = {name: account for overlay in OVERLAYS for name, account in of_kind(overlay, "ServiceAccount").items()}
     asks = {
         spec["serviceAccountName"]
         for overlay in OVERLAYS
         for _, spec in pods(overlay).values()
         if spec.get("automountServiceAccountToken")
     }
-    has = {name: each.get("automountServiceAccountToken", True) or name in asks for name, each in accounts.items()}
-    assert {account: token.startswith("yes") for account, _, token in told} == has
+    has = {
+        name: account.get("automountServiceAccountToken", True) or name in asks for name, account in accounts.items()
+    }
+    assert {account: token.startswith("yes") for account, _, token in documented} == has
 
 
-def test_the_rights_page_says_which_secret_goes_where() -> None:
-    told = {
+def test_the_rights_page_lists_the_users_of_each_secret() -> None:
+    documented = {
         secret: set(re.split(r", (?!what)", goes))
         for secret, goes in table_after("## Who is given which secret", RIGHTS.read_text("utf-8"))
     }
     every = {"every step": set(cluster.STEPS), "a variant's server (what fetches its weights)": {"quantgate-serving"}}
-    named = {secret: set().union(*(every.get(each, {each}) for each in goes)) for secret, goes in told.items()}
-    found: dict[str, set[str]] = {cluster.MLFLOW_FILES: set()}
+    named = {secret: set().union(*(every.get(user, {user}) for user in goes)) for secret, goes in documented.items()}
+    used: dict[str, set[str]] = {cluster.MLFLOW_FILES: set()}
     for name, step in cluster.STEPS.items():
         for keys in step.secrets:
-            found.setdefault(keys.name, set()).add(name)
+            used.setdefault(keys.name, set()).add(name)
         if cluster.MLFLOW in step.secrets:
-            found[cluster.MLFLOW_FILES].add(name)
+            used[cluster.MLFLOW_FILES].add(name)
     for title_, (_, spec) in pods("kubeflow").items():
         for secret in re.findall(r"'secret(?:Key)?Ref': {(?:'key': '\w+', )?'name': '([\w-]+)'", str(spec)):
-            found.setdefault(secret, set()).add(title_.partition("/")[2])
+            used.setdefault(secret, set()).add(title_.partition("/")[2])
     for account in of_kind("kubeflow", "ServiceAccount").values():
         for secret in account.get("secrets", ()):
-            found[secret["name"]].add(account["metadata"]["name"])
-    assert named == found
+            used[secret["name"]].add(account["metadata"]["name"])
+    assert named == used
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -224,13 +228,13 @@ def test_no_secret_is_in_git(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_namespace_refuses_privileged_pods_and_warns_of_the_rest(overlay: str) -> None:
+def test_the_namespace_refuses_privileged_pods_and_warns_about_unrestricted_ones(overlay: str) -> None:
     labels = of_kind(overlay, "Namespace")["quantgate"]["metadata"]["labels"]
     levels = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")}
     assert levels == {"enforce": "baseline", "audit": "restricted", "warn": "restricted"}
 
 
-def test_openshift_gets_no_fixed_user_and_no_way_in_but_a_route() -> None:
+def test_on_openshift_there_is_no_fixed_user_and_only_a_route_leads_in() -> None:
     text = str(built("openshift-ai"))
     for field in ("runAsUser", "runAsGroup", "fsGroup", "'Ingress', 'metadata'", "NodePort", "LoadBalancer'"):
         assert field not in text
@@ -238,7 +242,7 @@ def test_openshift_gets_no_fixed_user_and_no_way_in_but_a_route() -> None:
     assert route["spec"]["host"] in variables("openshift-ai", "Deployment/mlflow/mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"]
 
 
-def test_a_cluster_without_gpus_is_asked_for_none() -> None:
+def test_nothing_requests_gpus_on_a_cluster_without_gpus() -> None:
     assert "nvidia.com/gpu" not in str(containers("dev"))
     assert of_kind("dev", "ResourceQuota")["quantgate"]["spec"]["hard"]["requests.nvidia.com/gpu"] == "0"
 

@@ -1,4 +1,4 @@
-"""What the manifests say of the MLflow server, beside what the steps make of it."""
+"""The manifests' settings for the MLflow server match the steps."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ SECRETS = MANIFESTS / "secrets"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_run_s_account_in_mlflow_is_sent_to_the_server_of_the_manifests_alone(
+def test_a_runs_mlflow_account_is_sent_only_to_the_server_of_the_manifests(
     overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = of_kind(overlay, "ConfigMap")[cluster.MLFLOW_PLACE.name]["data"]["QUANTGATE_TRACKING_HOSTS"]
@@ -26,15 +26,15 @@ def test_a_run_s_account_in_mlflow_is_sent_to_the_server_of_the_manifests_alone(
             check_host(f"http://{host}:443")
 
 
-def test_certificates_for_mlflow_are_shown_as_the_steps_find_them() -> None:
-    """They are comments, as a variable that names a file which is not there keeps every run out of MLflow."""
+def test_the_documented_mlflow_certificates_match_the_steps_paths() -> None:
+    """They are comments, because a variable that names a missing file would keep every run out of MLflow."""
     settings = (MANIFESTS / "base" / "settings.yaml").read_text(encoding="utf-8")
     shown = dict(re.findall(rf"# (\w+): {cluster.MLFLOW_FOLDER}/(\S+)", settings))
     assert shown.keys() == set(cluster.MLFLOW_PLACE.names) - {"QUANTGATE_TRACKING_HOSTS"}
     secrets = (SECRETS / "kustomization.yaml").read_text(encoding="utf-8")
-    made = re.search(rf"# - name: {cluster.MLFLOW_FILES}\n  #   files: \[(.+)\]", secrets)
-    assert made
-    assert made[1].split(", ") == list(shown.values())
+    documented = re.search(rf"# - name: {cluster.MLFLOW_FILES}\n  #   files: \[(.+)\]", secrets)
+    assert documented
+    assert documented[1].split(", ") == list(shown.values())
     for file in shown.values():
         ignored = subprocess.run(["git", "check-ignore", "-q", SECRETS / file], cwd=ROOT, check=False)
         assert ignored.returncode == 0, file

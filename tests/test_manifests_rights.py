@@ -1,4 +1,4 @@
-"""The roles beside what the code asks for: nothing is refused, and nothing is given that is never asked for."""
+"""The roles match the code's requests: they grant every right that it uses, and no other."""
 
 from collections.abc import Callable
 
@@ -27,9 +27,9 @@ from tests.support.on_cluster import (
 __all__ = ["cluster", "deployed", "model", "node", "settings", "vllm"]
 
 
-def given(role: Object) -> set[str]:
-    """What a role lets its account do, as `verb resource`."""
-    return {f"{verb} {each}" for rule in role["rules"] for each in rule["resources"] for verb in rule["verbs"]}
+def granted_by(role: Object) -> set[str]:
+    """The rights that a role grants, as `verb resource`."""
+    return {f"{verb} {resource}" for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
 
 
 def crash(cluster: Cluster, plural: str, name: str) -> None:
@@ -46,7 +46,7 @@ def crash(cluster: Cluster, plural: str, name: str) -> None:
 
 
 def become_ready(cluster: Cluster) -> None:
-    """Let every server be ready once it is watched."""
+    """Make every server ready once it is watched."""
     waiting: list[tuple[str, str]] = []
 
     def on(what: str, plural: str, obj: JSON) -> None:
@@ -61,7 +61,7 @@ def become_ready(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_steps_may_do_to_servers_and_jobs_what_they_do_and_nothing_else(
+def test_steps_have_exactly_the_rights_on_servers_and_jobs_that_they_use(
     cluster: Cluster, settings: ServingSettings, deployed: Callable[..., Server], node: Node
 ) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
@@ -82,12 +82,12 @@ def test_steps_may_do_to_servers_and_jobs_what_they_do_and_nothing_else(
         assert "ended" in deployed(kind=kind).failure
         cluster.objects = {key: obj for key, obj in cluster.objects.items() if not key[1].endswith("-x")}
     role = of_kind("kubeflow", "Role")["quantgate-deploy"]
-    assert set(cluster.counted()) == given(role)
+    assert set(cluster.counted()) == granted_by(role)
 
 
-def test_the_reaper_may_do_what_it_does_and_nothing_else(cluster: Cluster, deployed: Callable[..., Server]) -> None:
+def test_the_reaper_has_exactly_the_rights_that_it_uses(cluster: Cluster, deployed: Callable[..., Server]) -> None:
     ready_at_once(cluster)
     deployed(lease_s=0)
     cluster.requests.clear()
     assert reaper.main(["--namespace", "quantgate"]) == 0
-    assert set(cluster.counted()) == given(of_kind("kubeflow", "Role")["quantgate-reaper"])
+    assert set(cluster.counted()) == granted_by(of_kind("kubeflow", "Role")["quantgate-reaper"])

@@ -1,4 +1,4 @@
-"""Whether the manifests' parts fit each other, and what runs make fits them."""
+"""The manifests' parts fit each other, and the objects of runs fit the manifests."""
 
 import re
 import shutil
@@ -50,9 +50,9 @@ def references(node: object) -> Iterator[tuple[str, str, str]]:
         ):
             if key_ref in node:
                 yield kind, node[key_ref]["name"], node[key_ref]["key"]
-            for each in (all_ref, volume):
-                if isinstance(node.get(each), dict):
-                    yield kind, node[each].get("name") or node[each]["secretName"], ""
+            for key in (all_ref, volume):
+                if isinstance(node.get(key), dict):
+                    yield kind, node[key].get("name") or node[key]["secretName"], ""
         for value in node.values():
             yield from references(value)
     elif isinstance(node, list):
@@ -62,15 +62,15 @@ def references(node: object) -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Object]:
-    """The Secrets as they are made of the examples, by name."""
+    """The Secrets created from the examples, by name."""
     folder = shutil.copytree(SECRETS, tmp_path_factory.mktemp("filled") / "secrets")
-    for each in folder.glob("*.env.example"):
-        each.rename(each.with_suffix(""))
-    return {each["metadata"]["name"]: each for each in kustomized(folder)}
+    for example in folder.glob("*.env.example"):
+        example.rename(example.with_suffix(""))
+    return {secret["metadata"]["name"]: secret for secret in kustomized(folder)}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_a_pod_refers_to_is_there(overlay: str, secrets: dict[str, Object]) -> None:
+def test_everything_that_a_pod_refers_to_exists(overlay: str, secrets: dict[str, Object]) -> None:
     there = {"Secret": secrets, "ConfigMap": of_kind(overlay, "ConfigMap") | OPENSHIFT_S}
     accounts = of_kind(overlay, "ServiceAccount")
     claims = of_kind(overlay, "PersistentVolumeClaim")
@@ -81,12 +81,12 @@ def test_what_a_pod_refers_to_is_there(overlay: str, secrets: dict[str, Object])
         assert spec.get("serviceAccountName", "quantgate-serving") in accounts, title
         for volume in spec.get("volumes", ()):
             assert volume.get("persistentVolumeClaim", {}).get("claimName") in (None, *claims), title
-        mounted = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())}
-        offered = {each["name"] for each in spec.get("volumes", ())}
+        mounted = {mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", ())}
+        offered = {volume["name"] for volume in spec.get("volumes", ())}
         assert mounted <= offered | {"data"}, title
 
 
-def test_the_secrets_that_steps_name_have_the_keys_that_they_name(secrets: dict[str, Object]) -> None:
+def test_the_secrets_contain_the_keys_that_the_steps_use(secrets: dict[str, Object]) -> None:
     for wanted in (cluster.S3_KEYS, cluster.HUB, cluster.MLFLOW):
         assert set(wanted.names) <= secrets[wanted.name]["data"].keys()
     for overlay in OVERLAYS:
@@ -97,10 +97,10 @@ def test_the_secrets_that_steps_name_have_the_keys_that_they_name(secrets: dict[
         assert cluster.Cluster().cache_claim in of_kind(overlay, "PersistentVolumeClaim")
 
 
-def test_the_secrets_are_valid_and_carry_what_kserve_wants_to_know_of_s3(secrets: dict[str, Object]) -> None:
-    for each in secrets.values():
-        check(each)
-        assert each["metadata"]["namespace"] == "quantgate"
+def test_the_secrets_are_valid_and_have_kserves_s3_annotations(secrets: dict[str, Object]) -> None:
+    for secret in secrets.values():
+        check(secret)
+        assert secret["metadata"]["namespace"] == "quantgate"
     annotations = secrets["quantgate-s3"]["metadata"]["annotations"]
     place = of_kind("kubeflow", "ConfigMap")["quantgate-s3"]["data"]
     scheme = "http" if annotations["serving.kserve.io/s3-usehttps"] == "0" else "https"
@@ -118,13 +118,13 @@ def test_git_ignores_the_secrets_and_keeps_only_examples_without_a_password() ->
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_service_finds_its_pods_and_their_port(overlay: str) -> None:
+def test_a_service_selects_its_pods_and_their_port(overlay: str) -> None:
     for name, service in of_kind(overlay, "Service").items():
         selected = [
             spec for labels, spec in pods(overlay).values() if service["spec"]["selector"].items() <= labels.items()
         ]
         assert len(selected) == 1, name
-        ports = {each["name"]: each["containerPort"] for each in selected[0]["containers"][0]["ports"]}
+        ports = {port["name"]: port["containerPort"] for port in selected[0]["containers"][0]["ports"]}
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"], name
 
@@ -158,14 +158,16 @@ def test_a_service_finds_its_pods_and_their_port(overlay: str) -> None:
     ],
 )
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_who_reaches_whom(overlay: str, source: Peer, target: Peer, port: int, allowed: bool) -> None:
+def test_the_network_policies_allow_exactly_these_connections(
+    overlay: str, source: Peer, target: Peer, port: int, allowed: bool
+) -> None:
     policies = list(of_kind(overlay, "NetworkPolicy").values())
     assert connects(policies, source, target, port) is allowed
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_policy_here_is_about_a_pod_of_kubeflow_s_own(overlay: str) -> None:
-    """A policy that only adds a way takes all others from a pod that no policy was about."""
+def test_no_network_policy_selects_kubeflows_own_pods(overlay: str) -> None:
+    """A pod without policies accepts everything; the first policy that selects it closes all other connections."""
     policies = list(of_kind(overlay, "NetworkPolicy").values())
     own, other = pod(KUBEFLOW_S[overlay]), pod({"app": "mysql"}, "elsewhere")
     assert connects(policies, own, other, 3306)
@@ -174,7 +176,7 @@ def test_no_policy_here_is_about_a_pod_of_kubeflow_s_own(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_are_looked_up_on_the_node_too_and_nothing_else_there(overlay: str) -> None:
+def test_the_node_is_reachable_only_for_dns(overlay: str) -> None:
     policies = list(of_kind(overlay, "NetworkPolicy").values())
     assert not connects(policies, pod(SANDBOX), Peer(address="169.254.20.10"), 53, "UDP")
     for labels in (STEP, SERVER, MLFLOW, {}):
@@ -183,29 +185,31 @@ def test_names_are_looked_up_on_the_node_too_and_nothing_else_there(overlay: str
         assert not connects(policies, pod(labels), METADATA, 53, "UDP")
 
 
-def test_a_server_s_own_policy_lets_in_steps_alone() -> None:
+def test_a_servers_own_policy_admits_only_steps() -> None:
     policies = [of_kind("kubeflow", "NetworkPolicy")["serving"]]
     assert connects(policies, pod(STEP), pod(SERVER), 8080)
     assert not lets(policies, "Ingress", pod(SERVER), pod(cluster.LABELS), 8080, "TCP")
 
 
 @pytest.mark.parametrize(("policy", "target", "port"), [("serving", SERVER, 8080), ("mlflow", MLFLOW, 5000)])
-def test_what_the_sandbox_is_kept_from_refuses_it_by_itself_too(policy: str, target: dict[str, str], port: int) -> None:
+def test_the_pods_closed_to_the_sandbox_also_refuse_it_themselves(
+    policy: str, target: dict[str, str], port: int
+) -> None:
     policies = [of_kind("kubeflow", "NetworkPolicy")[policy]]
     assert connects(policies, pod(STEP), pod(target), port)
     assert not connects(policies, pod(SANDBOX), pod(target), port)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_models_programs_may_not_even_ask_for_a_name(overlay: str) -> None:
+def test_a_models_programs_have_no_access_to_dns(overlay: str) -> None:
     policies = list(of_kind(overlay, "NetworkPolicy").values())
     for peer in (pod({"k8s-app": "kube-dns"}, "kube-system"), pod({"app": "ml-pipeline"}, "kubeflow"), METADATA):
         for port, protocol in ((53, "UDP"), (53, "TCP"), (8887, "TCP"), (443, "TCP")):
             assert not connects(policies, pod(SANDBOX), peer, port, protocol)
     account = of_kind(overlay, "ServiceAccount")[job.ACCOUNT]
     assert account["automountServiceAccountToken"] is False
-    bound = [each for binding in of_kind(overlay, "RoleBinding").values() for each in binding["subjects"]]
-    assert job.ACCOUNT not in [each["name"] for each in bound]
+    bound = [subject for binding in of_kind(overlay, "RoleBinding").values() for subject in binding["subjects"]]
+    assert job.ACCOUNT not in [subject["name"] for subject in bound]
 
 
 @pytest.mark.parametrize("labels", [RUN, STEP, EXECUTE], ids=["driver", "step", "execute"])
@@ -217,7 +221,7 @@ def test_a_models_programs_may_not_even_ask_for_a_name(overlay: str) -> None:
         ("dev", pod({"application-crd-id": "kubeflow-pipelines"})),
     ],
 )
-def test_every_pod_of_a_run_reaches_kubeflow_pipelines_and_names(
+def test_every_pod_of_a_run_reaches_kubeflow_pipelines_and_dns(
     overlay: str, pipelines: Peer, labels: dict[str, str]
 ) -> None:
     policies = list(of_kind(overlay, "NetworkPolicy").values())
@@ -225,7 +229,7 @@ def test_every_pod_of_a_run_reaches_kubeflow_pipelines_and_names(
     assert connects(policies, pod(labels), pod({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP")
 
 
-def test_mlflow_is_reached_from_outside_by_openshift_s_router_alone() -> None:
+def test_only_openshifts_router_reaches_mlflow_from_outside() -> None:
     router = pod({}, "openshift-ingress")
     reached = {
         overlay: connects(list(of_kind(overlay, "NetworkPolicy").values()), router, pod(MLFLOW), 5000)
@@ -235,12 +239,12 @@ def test_mlflow_is_reached_from_outside_by_openshift_s_router_alone() -> None:
 
 
 def serving_settings(overlay: str) -> ServingSettings:
-    """How the overlay's steps serve a variant."""
-    told = of_kind(overlay, "ConfigMap")[cluster.SERVING.name]["data"]
-    return from_environment({**told, "QUANTGATE_SERVING": "kserve"}, Path("/of no pod"))
+    """The settings with which the overlay's steps serve a variant."""
+    data = of_kind(overlay, "ConfigMap")[cluster.SERVING.name]["data"]
+    return from_environment({**data, "QUANTGATE_SERVING": "kserve"}, Path("/of no pod"))
 
 
-def test_openshift_chooses_the_user_of_a_server() -> None:
+def test_openshift_chooses_a_servers_user() -> None:
     assert serving_settings("openshift-ai").run_as_user == 0
     assert serving_settings("kubeflow").run_as_user == 1000
 
@@ -253,11 +257,11 @@ def quantity(text: str) -> Decimal:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_cache_is_made_writable_for_the_group_of_our_images(overlay: str) -> None:
-    made = of_kind(overlay, "Job")["quantgate-cache"]
+def test_the_cache_is_writable_for_the_group_of_the_images(overlay: str) -> None:
+    job_object = of_kind(overlay, "Job")["quantgate-cache"]
     # within Argo CD's sync: after it would be never where the volume waits for its first consumer (argo-cd #12840)
-    assert made["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "Sync"
-    job = made["spec"]["template"]["spec"]
+    assert job_object["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "Sync"
+    job = job_object["spec"]["template"]["spec"]
     # OpenShift gives every pod the group of its namespace, and refuses another
     assert job["securityContext"].get("fsGroup") == (None if overlay == "openshift-ai" else 0)
     (container,) = job["containers"]
@@ -272,8 +276,8 @@ def test_the_cache_is_made_writable_for_the_group_of_our_images(overlay: str) ->
 def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
     hard = of_kind(overlay, "ResourceQuota")["quantgate"]["spec"]["hard"]
     step, server, quantize = cluster.STEPS["evaluate-full"], serving_settings(overlay), cluster.STEPS["quantize"]
-    told = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
-    memory = re.search(r"compile .*--quantize-memory (\w+)", told)
+    text = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
+    memory = re.search(r"compile .*--quantize-memory (\w+)", text)
     needed = [
         ("cpu", (step.cpu, server.cpu)),
         ("memory", (step.memory, server.memory)),
@@ -281,22 +285,22 @@ def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
         ("memory", (memory[1] if memory else quantize.memory,)),
     ]
     for resource, of_a_run in needed:
-        asked = [
-            quantity(each["resources"]["requests"][resource])
-            for name, (each, _) in containers(overlay).items()
+        requests = [
+            quantity(container["resources"]["requests"][resource])
+            for name, (container, _) in containers(overlay).items()
             if not name.startswith("ServingRuntime/")
         ]
-        assert sum(asked) + sum(map(quantity, of_a_run)) <= quantity(hard[f"requests.{resource}"])
+        assert sum(requests) + sum(map(quantity, of_a_run)) <= quantity(hard[f"requests.{resource}"])
     assert server.gpus <= int(hard["requests.nvidia.com/gpu"])
     claims = of_kind(overlay, "PersistentVolumeClaim").values()
     templates = of_kind(overlay, "StatefulSet")["mlflow-postgres"]["spec"]["volumeClaimTemplates"]
-    stored = [quantity(each["spec"]["resources"]["requests"]["storage"]) for each in (*claims, *templates)]
+    stored = [quantity(claim["spec"]["resources"]["requests"]["storage"]) for claim in (*claims, *templates)]
     assert sum(stored) <= quantity(hard["requests.storage"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_server_of_a_variant_fits_the_runtime_and_the_schemas(overlay: str) -> None:
+def test_a_variants_server_fits_the_runtime_and_the_schemas(overlay: str) -> None:
     settings = serving_settings(overlay)
     served = Served("ship-x1", "int8", "s3://bucket/int8", ("--max-model-len", "2048"))
     runtime = objects.runtime_of(of_kind(overlay, "ServingRuntime")[settings.runtime], settings)
@@ -306,19 +310,21 @@ def test_the_server_of_a_variant_fits_the_runtime_and_the_schemas(overlay: str) 
             predictor = body["spec"]["predictor"]
             assert predictor["serviceAccountName"] in of_kind(overlay, "ServiceAccount")
             # KServe puts both lists into one pod
-            taken = {each["name"] for each in of_kind(overlay, "ServingRuntime")[settings.runtime]["spec"]["volumes"]}
-            assert not taken & {each["name"] for each in predictor["volumes"]}
+            taken = {
+                volume["name"] for volume in of_kind(overlay, "ServingRuntime")[settings.runtime]["spec"]["volumes"]
+            }
+            assert not taken & {volume["name"] for volume in predictor["volumes"]}
     assert runtime.port == PORT
 
 
-def test_the_server_of_a_variant_without_kserve_is_valid() -> None:
+def test_a_variants_server_without_kserve_is_valid() -> None:
     settings = ServingSettings(kind="deployment")
     served = Served("ship-x1", "int8", "s3://bucket/int8", ())
     for _, body in objects.manifests(served, objects.own_runtime(settings), settings):
         check(body)
 
 
-def test_argo_cd_is_pointed_at_an_overlay_and_at_a_version() -> None:
+def test_argo_cd_uses_an_overlay_at_a_fixed_version() -> None:
     # Argo CD's schema is in no Python package: these are the fields that decide what it does.
     application = yaml.safe_load((MANIFESTS / "gitops" / "application.yaml").read_text(encoding="utf-8"))
     spec = application["spec"]

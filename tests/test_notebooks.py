@@ -1,4 +1,4 @@
-"""The notebooks: what they show when they are run from a clean kernel, and that they hold no logic of their own.
+"""The notebooks: their output in a clean kernel, and that they contain no logic.
 
 The first one runs the pipeline: tests/e2e/test_notebooks.py.
 """
@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from components.gate.power import Expected, questions, smallest_limit
 from components.track.history import FIRST, comparison, history, newest
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
-from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, read, table, told
+from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, printed, read, table
 from tests.support.months import WEEKS, fill
 
 NAMES = ["01_first_run", "02_compare_in_mlflow", "03_policies_and_power"]
@@ -23,17 +23,17 @@ named = pytest.mark.parametrize("name", NAMES)
 
 
 def code(notebook: NotebookNode) -> list[ast.Module]:
-    """Its code, a tree a cell."""
+    """The notebook's code, one syntax tree per cell."""
     without_magic = TransformerManager().transform_cell  # type: ignore[no-untyped-call]
     return [ast.parse(without_magic(cell.source)) for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_these_are_all() -> None:
-    assert sorted(each.stem for each in NOTEBOOKS.glob("*.ipynb")) == NAMES
+def test_the_tests_cover_every_notebook() -> None:
+    assert sorted(notebook.stem for notebook in NOTEBOOKS.glob("*.ipynb")) == NAMES
 
 
 @named
-def test_nothing_that_a_run_leaves_is_committed(name: str) -> None:
+def test_no_output_of_a_run_is_committed(name: str) -> None:
     notebook = read(name)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [(cell.execution_count, cell.outputs, set(cell.metadata) - {"tags"}) for cell in cells] == len(cells) * [
@@ -45,7 +45,7 @@ def test_nothing_that_a_run_leaves_is_committed(name: str) -> None:
 
 
 @named
-def test_it_begins_with_a_title_and_its_parameters_come_before_all_code(name: str) -> None:
+def test_a_notebook_starts_with_a_title_and_its_parameters_come_before_all_code(name: str) -> None:
     cells = read(name).cells
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
@@ -55,7 +55,7 @@ def test_it_begins_with_a_title_and_its_parameters_come_before_all_code(name: st
 
 
 @named
-def test_it_holds_no_logic(name: str) -> None:
+def test_a_notebook_contains_no_logic(name: str) -> None:
     for module in code(read(name)):
         assert [type(node).__name__ for node in ast.walk(module) if isinstance(node, LOGIC)] == []
 
@@ -68,21 +68,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def compared(store: str, tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     folder = tmp_path_factory.mktemp("compared")
-    found = executed("02_compare_in_mlflow", folder, TRACKING_URI=store, SEARCH="metrics.piqa.drop_upper < 0.006")
-    assert {each.name for each in folder.iterdir()} <= {"ipython"}, "it changes nothing"
-    return found
+    notebook = executed("02_compare_in_mlflow", folder, TRACKING_URI=store, SEARCH="metrics.piqa.drop_upper < 0.006")
+    assert {file.name for file in folder.iterdir()} <= {"ipython"}, "it changes nothing"
+    return notebook
 
 
 @pytest.mark.slow
-def test_months_of_runs_are_a_table(compared: NotebookNode) -> None:
+def test_months_of_runs_are_shown_as_a_table(compared: NotebookNode) -> None:
     runs = WEEKS + len(range(0, WEEKS, 4))
-    assert told(compared, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
+    assert printed(compared, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
     head, *rows = table(compared, "runs")
     assert head == list(FIRST)
     assert len(rows) == 12
     assert rows[-1][:3] == ["week 25", "2026-10-26", "hf:org/model"]
     assert rows[-3][5:8] == ["int8", "ship", "9,080,000,000"]
-    assert [float(each) for each in rows[-3][9:]] == [-0.005, -0.013, 0.003]
+    assert [float(number) for number in rows[-3][9:]] == [-0.005, -0.013, 0.003]
 
 
 @pytest.mark.slow
@@ -98,21 +98,21 @@ def test_the_verdicts_of_each_variant_are_counted(compared: NotebookNode, store:
 
 
 @pytest.mark.slow
-def test_a_search_finds_what_mlflow_finds(compared: NotebookNode, store: str) -> None:
+def test_a_search_finds_the_runs_that_mlflow_finds(compared: NotebookNode, store: str) -> None:
     expected = history(store, "metrics.piqa.drop_upper < 0.006")
     assert 0 < len(expected) < WEEKS
     head, *rows = table(compared, "search")
     assert head == ["run", "time", "variant", "verdict", "average_drop", "average_drop_upper", "link"]
     assert [row[0] for row in rows] == list(expected["run"])
     assert {row[2] for row in rows} == {"int8"}
-    assert all(f'href="{link}"' in told(compared, "search") for link in expected["link"])
+    assert all(f'href="{link}"' in printed(compared, "search") for link in expected["link"])
 
 
 @pytest.mark.slow
-def test_the_way_into_mlflow_is_shown(compared: NotebookNode, store: str) -> None:
+def test_the_command_that_opens_mlflow_is_shown(compared: NotebookNode, store: str) -> None:
     last = newest(history(store))
-    assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in told(compared, "open")
-    assert told(compared, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
+    assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in printed(compared, "open")
+    assert printed(compared, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
     assert [row[1] for row in table(compared, "newest")[1:]] == list(last["run"])
 
 
@@ -120,7 +120,7 @@ def test_the_way_into_mlflow_is_shown(compared: NotebookNode, store: str) -> Non
 def test_drops_are_drawn_against_size_and_over_time(compared: NotebookNode) -> None:
     drawn = pictures(compared)
     assert list(drawn) == ["size", "time"]
-    assert all(is_drawn(each) for each in drawn.values())
+    assert all(is_drawn(picture) for picture in drawn.values())
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +131,10 @@ def reckoned(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
 
 
 def results(run: Path) -> None:
-    """What a run leaves of a baseline and two variants: one loses 1 % of its score, the other 5.7 %."""
+    """The results of a run with a baseline and two variants: one loses 1 % of its score, the other 5.7 %."""
     moved = {"bf16": (0, 0, 3000, 2000), "int8": (45, 15, 2955, 1985), "int4-g64": (232, 60, 2768, 1940)}
-    for name, each in moved.items():
-        after = pair_of(*each)[1]
+    for name, counts in moved.items():
+        after = pair_of(*counts)[1]
         write_results(run / "variants" / name, candidate_of(name, {"mmlu": answers_of("mmlu", after)}))
 
 
@@ -150,7 +150,7 @@ def test_the_shipped_policies_are_shown_with_their_limits(reckoned: NotebookNode
 
 
 @pytest.mark.slow
-def test_each_limit_is_shown_with_the_questions_that_it_costs(reckoned: NotebookNode) -> None:
+def test_each_limit_is_shown_with_the_questions_that_it_needs(reckoned: NotebookNode) -> None:
     head, _, *rows = table(reckoned, "cost")
     assert head == ["answers that differ", "1.0%", "5.0%", "10.0%", "30.0%"]
     costs = {row[0]: [int(number) for number in row[1:]] for row in rows}
@@ -160,7 +160,7 @@ def test_each_limit_is_shown_with_the_questions_that_it_costs(reckoned: Notebook
 
 
 @pytest.mark.slow
-def test_what_each_benchmark_can_show_is_shown(reckoned: NotebookNode) -> None:
+def test_the_smallest_limit_of_each_benchmark_is_shown(reckoned: NotebookNode) -> None:
     head, *rows = table(reckoned, "sizes")
     shown = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
     assert shown.keys() >= {"mmlu", "gsm8k", "arc_challenge", "humaneval"}
@@ -171,10 +171,10 @@ def test_what_each_benchmark_can_show_is_shown(reckoned: NotebookNode) -> None:
 
 
 @pytest.mark.slow
-def test_what_else_costs_questions_is_shown(reckoned: NotebookNode) -> None:
+def test_other_reasons_for_more_questions_are_shown(reckoned: NotebookNode) -> None:
     cost = {row[0]: row[1] for row in table(reckoned, "more")[1:]}
     assert cost["it loses 2 %, all that is allowed"] == "&lt;NA&gt;"
-    numbers = {name: int(each) for name, each in cost.items() if each.isdigit()}
+    numbers = {name: int(value) for name, value in cost.items() if value.isdigit()}
     assert numbers["it loses nothing"] == questions(Expected(0.1), 0.02, 0.05)
     assert numbers["one of three variants"] == questions(Expected(0.1), 0.02, 0.05 / 3)
     assert numbers["it may be stopped early"] == questions(Expected(0.1), 0.02, 0.05 * 0.75)
@@ -185,7 +185,7 @@ def test_what_else_costs_questions_is_shown(reckoned: NotebookNode) -> None:
 
 
 @pytest.mark.slow
-def test_an_edited_policy_judges_the_same_answers_otherwise(reckoned: NotebookNode) -> None:
+def test_an_edited_policy_judges_the_same_answers_differently(reckoned: NotebookNode) -> None:
     _, *rows = table(reckoned, "edited")
     assert [row[:3] for row in rows] == [
         ["general-chat", "int8", "monitor"],

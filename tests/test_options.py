@@ -1,4 +1,4 @@
-"""Every option of a run is declared once, and what repeats it says the same."""
+"""Every option of a run is declared once, and the command line and the pipeline repeat it correctly."""
 
 import inspect
 
@@ -19,7 +19,7 @@ AS_THE_PIPELINE_HOLDS_THEM = {
     "store": STORE,
     "results": RESULTS,
 }
-"""Defaults that the command line gives in another form, or that a cluster has and a local run has not."""
+"""Defaults that have another form on the command line, or that only a cluster has."""
 
 
 def test_the_pipelines_parameters_are_the_options_with_their_defaults() -> None:
@@ -42,10 +42,10 @@ def test_the_first_shell_takes_every_option_of_the_plan() -> None:
 
 @pytest.mark.parametrize(("command", "lacking"), [("run", {"results"}), ("submit", set()), ("schedule", set())])
 def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[str]) -> None:
-    told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-    assert [name for name in OPTIONS if f"--{name.replace('_', '-')}" not in told] == sorted(lacking)
+    help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert [name for name in OPTIONS if f"--{name.replace('_', '-')}" not in help_text] == sorted(lacking)
 
 
-def test_what_is_not_given_is_what_the_plan_says() -> None:
+def test_options_default_to_the_plans_values() -> None:
     plan = plan_of({"variants": "int8, int4-g64", "store": "store", "results": "results"})
     assert plan == EvaluationPlan(variants=("int8", "int4-g64"), store="store", results="results")

@@ -1,4 +1,4 @@
-"""A pickle gives its plain values and arrays, and nothing that it names is called."""
+"""A pickle's plain values and arrays are read, and no function that it names is called."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ from components.errors import PrerequisiteError
 
 
 class Call:
-    """Pickles as a call."""
+    """An object whose pickle calls the function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -31,23 +31,23 @@ def text(value: str) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_and_arrays_come_back_from_every_protocol(protocol: int) -> None:
+def test_plain_values_and_arrays_are_read_from_every_protocol(protocol: int) -> None:
     value = {"a": [None, True, -1, 2**70, 0.5], ("b", 2): (), "bytes": b"\x00\xff", "number": np.float64(0.25)}
     arrays = [np.arange(6).reshape(2, 3), np.array([]), np.array([[1.5]], np.float32), np.asfortranarray(np.eye(2))]
     assert load(pickle.dumps(value, protocol), "a.pkl") == value
-    found = load(pickle.dumps(arrays, protocol), "a.pkl")
-    assert isinstance(found, list)
-    for array, expected in zip(map(np.asarray, found), arrays, strict=True):
+    read_back = load(pickle.dumps(arrays, protocol), "a.pkl")
+    assert isinstance(read_back, list)
+    for array, expected in zip(map(np.asarray, read_back), arrays, strict=True):
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected)
 
 
 def test_arrays_of_numpy_1_are_read() -> None:
     written = pickle.dumps([np.arange(4.0), np.int64(7)], 2).replace(b"cnumpy._core.", b"cnumpy.core.")
-    found = load(written, "a.pkl")
+    values = load(written, "a.pkl")
     assert b"numpy.core.multiarray" in written
-    assert isinstance(found, list)
-    assert (found[0].tolist(), found[1]) == ([0, 1, 2, 3], 7)
+    assert isinstance(values, list)
+    assert (values[0].tolist(), values[1]) == ([0, 1, 2, 3], 7)
 
 
 def attacks(canary: Path) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ def attacks(canary: Path) -> dict[str, bytes]:
     shell = b"(" + text(touch)
     module = Call(importlib.import_module, "os")
     return {
-        **{f"os.system, protocol {each}": pickle.dumps(Call(os.system, touch), each) for each in range(6)},
+        **{f"os.system, protocol {protocol}": pickle.dumps(Call(os.system, touch), protocol) for protocol in range(6)},
         "eval": pickle.dumps(Call(eval, python)),
         "exec": pickle.dumps([np.arange(3), {"deep": [Call(exec, python)]}]),
         "a chain of getattr": pickle.dumps(Call(map_first, Call(getattr, module, "system"), touch)),
@@ -86,15 +86,15 @@ def attacks(canary: Path) -> dict[str, bytes]:
 
 
 def map_first(function: Callable[[str], object], argument: str) -> object:
-    """Calls: the last link of a chain."""
+    """Call the function: the last link of a chain."""
     return function(argument)
 
 
 @pytest.mark.parametrize("name", attacks(Path("canary")))
-def test_what_pickle_would_call_is_refused_and_not_called(name: str, tmp_path: Path) -> None:
+def test_a_function_that_pickle_would_call_is_refused_and_not_called(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     written = attacks(canary)[name]
-    with pytest.raises(PrerequisiteError, match=r"a.pkl was not loaded. It asks for .*Fetch the file"):
+    with pytest.raises(PrerequisiteError, match=r"a.pkl was not loaded. It needs .*Fetch the file"):
         load(written, "a.pkl")
     assert not canary.exists()
     pickle.loads(written)
@@ -110,14 +110,14 @@ def test_what_pickle_would_call_is_refused_and_not_called(name: str, tmp_path: P
         ("collections", "OrderedDict"),
     ],
 )
-def test_a_refusal_names_what_the_pickle_asked_for(module: str, name: str) -> None:
-    asked = f"{module.replace('core', '_core')}.{name}"
-    with pytest.raises(PrerequisiteError, match=f"It asks for {asked},"):
+def test_a_refusal_names_the_function_that_the_pickle_needs(module: str, name: str) -> None:
+    needed = f"{module.replace('core', '_core')}.{name}"
+    with pytest.raises(PrerequisiteError, match=f"It needs {needed},"):
         load(b"\x80\x04" + text(module) + text(name) + b"\x93.", "a.pkl")
 
 
-def test_a_pickle_that_is_cut_off_or_none_is_refused() -> None:
+def test_an_incomplete_or_invalid_pickle_is_refused() -> None:
     whole = pickle.dumps({"a": np.arange(5), "b": [np.float64(1)] * 3})
     for written in (whole[:-1], whole[:20], b"", b"no pickle", b"\x80\x09.", b"\x80\x04h\x00."):
-        with pytest.raises(PrerequisiteError, match=r"a.pkl is not a whole pickle: .*Fetch the file again"):
+        with pytest.raises(PrerequisiteError, match=r"a.pkl is not a complete pickle: .*Fetch the file again"):
             load(written, "a.pkl")

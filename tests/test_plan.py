@@ -25,7 +25,7 @@ def answer(ask: Ask) -> Scored:
     """What a server that runs the model answers."""
     if ask.kind is Kind.READ:
         prefix = ask.tokens
-        return Scored({ask.start: ({each: model(prefix, each) for each in ask.ids}, best(prefix))})
+        return Scored({ask.start: ({token: model(prefix, token) for token in ask.ids}, best(prefix))})
     return Scored(
         {
             at: ({ask.whole[at]: model(ask.whole[:at], ask.whole[at])}, best(ask.whole[:at]))
@@ -46,29 +46,30 @@ def expected(question: Question) -> Loglik:
     positions = range(question.start, len(question.tokens))
     logliks = [model(question.tokens[:at], question.tokens[at]) for at in positions]
     return Loglik(
-        math.fsum(logliks), all(each >= best(question.tokens[:at]) for at, each in zip(positions, logliks, strict=True))
+        math.fsum(logliks),
+        all(loglik >= best(question.tokens[:at]) for at, loglik in zip(positions, logliks, strict=True)),
     )
 
 
 def random_questions(seed: int) -> list[Question]:
     """Questions over few tokens, so that they share prefixes, contain one another and begin at different places."""
     source = random.Random(seed)
-    found = set()
+    distinct = set()
     for _ in range(60):
         tokens = tuple(source.choices(range(3), k=source.randint(2, 9)))
-        found.add(Question(tokens, source.randint(1, len(tokens) - 1)))
-    return sorted(found, key=lambda _: source.random())
+        distinct.add(Question(tokens, source.randint(1, len(tokens) - 1)))
+    return sorted(distinct, key=lambda _: source.random())
 
 
 @pytest.mark.parametrize("kinds", [ALL, *(frozenset({kind}) for kind in Kind), frozenset({Kind.READ, Kind.ECHO})])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_question_is_answered_as_defined_whatever_the_server_can(kinds: frozenset[Kind], seed: int) -> None:
+def test_every_request_is_answered_correctly_for_any_server_abilities(kinds: frozenset[Kind], seed: int) -> None:
     questions = random_questions(seed)
     asks, answers = run(questions, kinds)
-    assert answers == {number: expected(each) for number, each in enumerate(questions)}
+    assert answers == {number: expected(question) for number, question in enumerate(questions)}
     assert {ask.kind for ask in asks} <= kinds
     wanted = [pair for ask in asks for pair in ask.wanted]
-    assert len(wanted) == len(set(wanted)) == sum(len(each.tokens) - each.start for each in questions)
+    assert len(wanted) == len(set(wanted)) == sum(len(question.tokens) - question.start for question in questions)
 
 
 def test_single_token_choices_are_one_request() -> None:
@@ -77,26 +78,26 @@ def test_single_token_choices_are_one_request() -> None:
     assert (ask.kind, ask.tokens, ask.ids) == (Kind.READ, CONTEXT, (3, 5, 7, 9))
 
 
-def test_longer_choices_are_one_suffix_each_and_a_choice_that_another_begins_with_is_none() -> None:
+def test_longer_choices_are_one_suffix_each_except_a_prefix_of_another_choice() -> None:
     choices = [(1, 2, 3), (1, 2), (1, 4, 5), (6, 7, 8)]
-    questions = [Question(CONTEXT + each, len(CONTEXT)) for each in choices]
+    questions = [Question(CONTEXT + choice, len(CONTEXT)) for choice in choices]
     asks = plan(questions, ALL)
     assert [ask.whole[len(CONTEXT) :] for ask in asks] == [(6, 7, 8), (1, 4, 5), (1, 2, 3)]
     assert {ask.kind for ask in asks} == {Kind.SUFFIX}
 
 
-def test_a_suffix_wants_no_score_of_what_one_before_it_has_put_into_the_cache() -> None:
+def test_a_suffix_requests_no_score_for_tokens_that_an_earlier_one_cached() -> None:
     choices = [(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6)]
-    asks = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], ALL)
+    asks = plan([Question(CONTEXT + choice, len(CONTEXT)) for choice in choices], ALL)
     seen: list[tuple[int, ...]] = []
     for ask in asks:
-        assert ask.start == max([len(CONTEXT), *(shared(ask.whole, each) for each in seen)])
+        assert ask.start == max([len(CONTEXT), *(shared(ask.whole, earlier) for earlier in seen)])
         seen.append(ask.whole)
 
 
-def test_reads_share_the_positions_that_choices_share() -> None:
+def test_reads_share_the_common_positions_of_choices() -> None:
     choices = [(1, 2, 3), (1, 2, 4), (1, 5, 3)]
-    asks = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], frozenset({Kind.READ}))
+    asks = plan([Question(CONTEXT + choice, len(CONTEXT)) for choice in choices], frozenset({Kind.READ}))
     assert sorted((ask.tokens[len(CONTEXT) :], ask.ids) for ask in asks) == [
         ((), (1,)),
         ((1,), (2, 5)),
@@ -108,28 +109,30 @@ def test_reads_share_the_positions_that_choices_share() -> None:
 def test_without_suffixes_long_contexts_are_read_and_short_ones_echoed() -> None:
     kinds = frozenset({Kind.READ, Kind.ECHO})
     choices = [(1, 2, 3, 4), (5, 6, 7, 8)]
-    long = plan([Question(CONTEXT + each, len(CONTEXT)) for each in choices], kinds)
-    short = plan([Question(CONTEXT[:20] + each, 20) for each in choices], kinds)
+    long = plan([Question(CONTEXT + choice, len(CONTEXT)) for choice in choices], kinds)
+    short = plan([Question(CONTEXT[:20] + choice, 20) for choice in choices], kinds)
     assert {ask.kind for ask in long} == {Kind.READ}
     assert {ask.kind for ask in short} == {Kind.ECHO}
 
 
 def test_contexts_that_share_a_prefix_follow_one_another() -> None:
     contexts = [CONTEXT[:500] + tail for tail in ((1, 2), (9, 9), (1, 3), (9, 8))]
-    questions = [Question(each + choice, len(each)) for choice in ((5, 6), (7, 8)) for each in contexts]
-    asked = [ask.whole[500:502] for ask in plan(questions, frozenset({Kind.SUFFIX}))]
-    assert asked == [(1, 2), (1, 2), (1, 3), (1, 3), (9, 8), (9, 8), (9, 9), (9, 9)]
+    questions = [Question(context + choice, len(context)) for choice in ((5, 6), (7, 8)) for context in contexts]
+    ids = [ask.whole[500:502] for ask in plan(questions, frozenset({Kind.SUFFIX}))]
+    assert ids == [(1, 2), (1, 2), (1, 3), (1, 3), (9, 8), (9, 8), (9, 9), (9, 9)]
 
 
-def test_a_tie_with_the_likeliest_counts_as_greedy() -> None:
+def test_a_tie_with_the_most_likely_token_counts_as_greedy() -> None:
     assert Scored({1: ({4: -0.5}, -0.5)}).at(1, 4) == (-0.5, True)
     assert Scored({1: ({4: -0.6}, -0.5)}).at(1, 4) == (-0.6, False)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_trie_has_as_many_tokens_as_there_are_distinct_prefixes(seed: int) -> None:
-    sequences = [each.tokens for each in random_questions(seed)]
-    assert trie_size(sequences) == len({each[:end] for each in sequences for end in range(1, len(each) + 1)})
+    sequences = [question.tokens for question in random_questions(seed)]
+    assert trie_size(sequences) == len(
+        {sequence[:end] for sequence in sequences for end in range(1, len(sequence) + 1)}
+    )
 
 
 def test_shared_is_the_length_of_the_common_prefix() -> None:

@@ -1,4 +1,4 @@
-"""The registry: only what a verdict allows becomes champion, by whatever command."""
+"""The registry: no command makes a version champion that its verdict does not allow."""
 
 from pathlib import Path
 
@@ -25,19 +25,21 @@ pytestmark = pytest.mark.slow
 
 
 def placed(decision: Decision) -> Decision:
-    """With a place for each variant's weights."""
-    weights = tuple(each.model_copy(update={"uri": f"s3://bucket/{each.variant}"}) for each in decision.weights)
+    """The decision with a location for each variant's weights."""
+    weights = tuple(
+        weights.model_copy(update={"uri": f"s3://bucket/{weights.variant}"}) for weights in decision.weights
+    )
     return decision.model_copy(update={"weights": weights})
 
 
 def registered(
     tmp_path: Path, local: str, failed: str = "", run: str = "run-1", judged_at: float = 0.0, **verdicts: str
 ) -> Registered:
-    """A run's variants in the registry; its verdicts are those of tests/support/decided.py where they are not named."""
+    """Register a run's variants; verdicts that are not named are those of tests/support/decided.py."""
     decision = placed(make_decision(tmp_path, failed=failed))
     changed = tuple(
-        each.model_copy(update={"verdict": verdicts.get(each.variant.replace("-", "_"), each.verdict)})
-        for each in decision.verdicts
+        row.model_copy(update={"verdict": verdicts.get(row.variant.replace("-", "_"), row.verdict)})
+        for row in decision.verdicts
     )
     decision = decision.model_copy(update={"verdicts": changed})
     facts = FACTS.model_copy(update={"run_id": run})
@@ -59,12 +61,12 @@ def test_a_models_name_has_no_character_that_mlflow_refuses() -> None:
     assert model_name("hf:org/name@main", "code") == "hf-org-name@main.code"
 
 
-def test_every_judged_variant_is_a_version_and_the_best_is_the_candidate(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local, failed="int4-g64")
-    assert list(found.versions) == ["bf16", "int8", "int4-g128"]
-    assert found.candidate == "int8"
-    assert aliases(local, found.model) == {"candidate": found.versions["int8"]}
-    version = MlflowClient(local).get_model_version(found.model, found.versions["int8"])
+def test_every_judged_variant_becomes_a_version_and_the_best_the_candidate(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local, failed="int4-g64")
+    assert list(registration.versions) == ["bf16", "int8", "int4-g128"]
+    assert registration.candidate == "int8"
+    assert aliases(local, registration.model) == {"candidate": registration.versions["int8"]}
+    version = MlflowClient(local).get_model_version(registration.model, registration.versions["int8"])
     assert version.source == "s3://bucket/int8"
     assert version.tags[DIGEST] == "digest of int8"
 
@@ -81,167 +83,176 @@ def test_the_same_weights_are_one_version_however_often_they_are_tracked(tmp_pat
     ), "the tag names the run that judged it last"
 
 
-def test_the_candidate_that_ships_becomes_champion_and_again_changes_nothing(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
-    once, twice = promote(local, found.model), promote(local, found.model)
+def test_the_candidate_that_ships_becomes_champion_and_a_repetition_changes_nothing(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
+    once, twice = promote(local, registration.model), promote(local, registration.model)
     assert once == twice
-    assert (once.champion, once.variant, once.verdict, once.previous) == (found.versions["int8"], "int8", "ship", "")
+    assert (once.champion, once.variant, once.verdict, once.previous) == (
+        registration.versions["int8"],
+        "int8",
+        "ship",
+        "",
+    )
     assert once.weights == "s3://bucket/int8"
-    assert aliases(local, found.model)["champion"] == found.versions["int8"]
+    assert aliases(local, registration.model)["champion"] == registration.versions["int8"]
 
 
 @pytest.mark.parametrize("variant", ["int4-g128", "int4-g64"])
 def test_no_other_verdict_becomes_champion(tmp_path: Path, local: str, variant: str) -> None:
-    found = registered(tmp_path, local)
+    registration = registered(tmp_path, local)
     for _ in range(2):
         with pytest.raises(PrerequisiteError, match="its verdict is (monitor|reject)"):
-            promote(local, found.model, found.versions[variant])
-        assert "champion" not in aliases(local, found.model)
+            promote(local, registration.model, registration.versions[variant])
+        assert "champion" not in aliases(local, registration.model)
 
 
-def test_monitor_may_where_the_policy_allows_it_and_reject_never(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
+def test_a_monitored_variant_becomes_champion_if_the_policy_allows_it_and_a_rejected_one_never(
+    tmp_path: Path, local: str
+) -> None:
+    registration = registered(tmp_path, local)
     allowed = ("ship", "monitor")
-    assert promote(local, found.model, found.versions["int4-g128"], allowed=allowed).verdict == "monitor"
+    assert promote(local, registration.model, registration.versions["int4-g128"], allowed=allowed).verdict == "monitor"
     with pytest.raises(PrerequisiteError, match="its verdict is reject"):
-        promote(local, found.model, found.versions["int4-g64"], allowed=allowed)
+        promote(local, registration.model, registration.versions["int4-g64"], allowed=allowed)
 
 
 @pytest.mark.parametrize("tag", [DIGEST, "quantgate.baseline_digest"])
-def test_a_version_whose_digest_is_another_is_refused(tmp_path: Path, local: str, tag: str) -> None:
-    found = registered(tmp_path, local)
-    MlflowClient(local).set_model_version_tag(found.model, found.versions["int8"], tag, "another")
+def test_a_version_with_another_digest_is_refused(tmp_path: Path, local: str, tag: str) -> None:
+    registration = registered(tmp_path, local)
+    MlflowClient(local).set_model_version_tag(registration.model, registration.versions["int8"], tag, "another")
     with pytest.raises(PrerequisiteError, match=f"its {tag} is another"):
-        promote(local, found.model)
+        promote(local, registration.model)
 
 
 def test_a_version_that_borrows_anothers_verdict_is_refused(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
+    registration = registered(tmp_path, local)
     client = MlflowClient(local)
-    good = client.get_model_version(found.model, found.versions["int8"])
+    good = client.get_model_version(registration.model, registration.versions["int8"])
     for key, value in good.tags.items():
-        client.set_model_version_tag(found.model, found.versions["int4-g64"], key, value)
+        client.set_model_version_tag(registration.model, registration.versions["int4-g64"], key, value)
     with pytest.raises(PrerequisiteError, match="it points at s3://bucket/int4-g64"):
-        promote(local, found.model, found.versions["int4-g64"])
+        promote(local, registration.model, registration.versions["int4-g64"])
 
 
 def test_force_needs_a_reason_which_is_recorded(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
+    registration = registered(tmp_path, local)
     with pytest.raises(PrerequisiteError, match="--force with the reason"):
-        promote(local, found.model, found.versions["int4-g64"], force="  ")
-    done = promote(local, found.model, found.versions["int4-g64"], force="the fair is today")
+        promote(local, registration.model, registration.versions["int4-g64"], force="  ")
+    done = promote(local, registration.model, registration.versions["int4-g64"], force="the fair is today")
     assert done.forced == "the fair is today"
-    told = MlflowClient(local).get_model_version(found.model, done.champion).tags["quantgate.forced"]
-    assert "the fair is today" in told
-    assert "its verdict is reject" in told
+    reason = MlflowClient(local).get_model_version(registration.model, done.champion).tags["quantgate.forced"]
+    assert "the fair is today" in reason
+    assert "its verdict is reject" in reason
 
 
-def test_what_the_champion_replaced_is_kept_and_rolled_back_to(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
+def test_the_previous_champion_is_remembered_and_restored_by_a_rollback(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
     with pytest.raises(PrerequisiteError, match="has no champion"):
-        rollback(local, found.model)
-    promote(local, found.model, found.versions["bf16"])
+        rollback(local, registration.model)
+    promote(local, registration.model, registration.versions["bf16"])
     with pytest.raises(PrerequisiteError, match="has no previous"):
-        rollback(local, found.model)
-    assert promote(local, found.model).previous == found.versions["bf16"]
-    assert promote(local, found.model).previous == found.versions["bf16"], "again changes nothing"
-    back = rollback(local, found.model)
-    assert (back.champion, back.previous) == (found.versions["bf16"], found.versions["int8"])
-    assert rollback(local, found.model).champion == found.versions["int8"]
+        rollback(local, registration.model)
+    assert promote(local, registration.model).previous == registration.versions["bf16"]
+    assert promote(local, registration.model).previous == registration.versions["bf16"], "again changes nothing"
+    back = rollback(local, registration.model)
+    assert (back.champion, back.previous) == (registration.versions["bf16"], registration.versions["int8"])
+    assert rollback(local, registration.model).champion == registration.versions["int8"]
 
 
 def test_the_command_promotes_writes_the_patch_and_rolls_back(
     tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = registered(tmp_path, local)
-    at = (found.model, "--tracking-uri", local)
+    registration = registered(tmp_path, local)
+    at = (registration.model, "--tracking-uri", local)
     patch = ("--kserve", str(tmp_path / "patch.yaml"), "--service", "tutor")
-    assert run("promote", *at, "--version", found.versions["bf16"]) == 0
+    assert run("promote", *at, "--version", registration.versions["bf16"]) == 0
     assert run("promote", *at, *patch) == 0
-    told = yaml.safe_load((tmp_path / "patch.yaml").read_text())
-    assert told["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/int8"
-    assert told["metadata"]["name"] == "tutor"
+    written_patch = yaml.safe_load((tmp_path / "patch.yaml").read_text())
+    assert written_patch["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/int8"
+    assert written_patch["metadata"]["name"] == "tutor"
     assert run("rollback", *at, *patch) == 0
     assert "s3://bucket/bf16" in (tmp_path / "patch.yaml").read_text()
-    assert f"champion is version {found.versions['bf16']}, bf16 (reference)" in capsys.readouterr().out
+    assert f"champion is version {registration.versions['bf16']}, bf16 (reference)" in capsys.readouterr().out
 
 
 def test_no_option_of_the_command_lets_a_rejected_variant_through_without_a_reason(
     tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = registered(tmp_path, local)
+    registration = registered(tmp_path, local)
     policy = tmp_path / "policy.yaml"
     policy.write_text("name: mine\nmax_average_drop: 99 %\npromotes: [ship, monitor]\n")
-    at = ("promote", found.model, "--tracking-uri", local, "--version", found.versions["int4-g64"])
+    at = ("promote", registration.model, "--tracking-uri", local, "--version", registration.versions["int4-g64"])
     for options in ((), ("--policy", str(policy)), ("--force", ""), ("--policy", "code", "--force", " ")):
         assert run(*at, *options) == 2
     policy.write_text("name: mine\nmax_average_drop: 99 %\npromotes: [ship, reject]\n")
     assert run(*at, "--policy", str(policy)) == 2
-    assert "champion" not in aliases(local, found.model)
+    assert "champion" not in aliases(local, registration.model)
     assert "its verdict is reject" in capsys.readouterr().err
 
 
-def test_weights_that_no_cluster_reaches_are_refused_before_anything_is_moved(tmp_path: Path, local: str) -> None:
+def test_weights_that_no_cluster_can_load_are_refused_before_an_alias_moves(tmp_path: Path, local: str) -> None:
     decision = placed(make_decision(tmp_path))
-    weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
+    weights = tuple(weights.model_copy(update={"uri": str(tmp_path / weights.variant)}) for weights in decision.weights)
     decision = decision.model_copy(update={"weights": weights})
-    found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
     patch = ("--kserve", str(tmp_path / "patch.yaml"), "--service", "tutor")
-    assert run("promote", found.model, "--tracking-uri", local, *patch) == 2
-    assert "champion" not in aliases(local, found.model)
-    assert run("promote", found.model, "--tracking-uri", local) == 0
+    assert run("promote", registration.model, "--tracking-uri", local, *patch) == 2
+    assert "champion" not in aliases(local, registration.model)
+    assert run("promote", registration.model, "--tracking-uri", local) == 0
 
 
-def test_a_model_or_a_version_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
-    with pytest.raises(PrerequisiteError, match=f"no registered model nobody. It has: {found.model}"):
+def test_a_missing_model_or_version_is_reported_with_the_existing_ones(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
+    with pytest.raises(PrerequisiteError, match=f"no registered model nobody. It has: {registration.model}"):
         promote(local, "nobody")
     with pytest.raises(PrerequisiteError, match="no version 99"):
-        promote(local, found.model, "99")
+        promote(local, registration.model, "99")
 
 
-def test_nothing_rolls_back_to_a_version_that_no_verdict_let_serve(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
-    promote(local, found.model)
-    MlflowClient(local).set_registered_model_alias(found.model, "previous", found.versions["int4-g64"])
+def test_a_rollback_to_a_version_that_may_not_serve_is_refused(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
+    promote(local, registration.model)
+    MlflowClient(local).set_registered_model_alias(registration.model, "previous", registration.versions["int4-g64"])
     with pytest.raises(PrerequisiteError, match="may not become champion again: its verdict is reject"):
-        rollback(local, found.model)
-    assert aliases(local, found.model)["champion"] == found.versions["int8"]
+        rollback(local, registration.model)
+    assert aliases(local, registration.model)["champion"] == registration.versions["int8"]
 
 
 def test_a_version_that_points_at_its_run_cannot_borrow_anothers_verdict(tmp_path: Path, local: str) -> None:
-    """A server takes no folder of another machine for a source, so that such a version points at its run."""
-    found = registered(tmp_path, local)
+    """A server does not accept another machine's folder as a source, so such a version points at its run."""
+    registration = registered(tmp_path, local)
     client = MlflowClient(local)
-    good, bad = (client.get_model_version(found.model, found.versions[name]) for name in ("int8", "int4-g64"))
-    made = client.create_model_version(
-        found.model, f"runs:/{bad.run_id}/weights.json", run_id=bad.run_id, tags=dict(good.tags)
+    good, bad = (
+        client.get_model_version(registration.model, registration.versions[name]) for name in ("int8", "int4-g64")
+    )
+    created = client.create_model_version(
+        registration.model, f"runs:/{bad.run_id}/weights.json", run_id=bad.run_id, tags=dict(good.tags)
     )
     with pytest.raises(PrerequisiteError, match="has the digest digest of int4-g64"):
-        promote(local, found.model, str(made.version))
+        promote(local, registration.model, str(created.version))
 
 
 REJECTED = dict.fromkeys(("int8", "int4_g128", "int4_g64"), "reject")
 
 
-def test_a_run_of_which_nothing_may_be_candidate_leaves_none(tmp_path: Path, local: str) -> None:
+def test_a_run_without_an_eligible_variant_leaves_no_candidate(tmp_path: Path, local: str) -> None:
     registered(tmp_path, local, judged_at=1.0)
-    found = registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
-    assert found.candidate == ""
-    assert "candidate" not in aliases(local, found.model)
+    registration = registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
+    assert registration.candidate == ""
+    assert "candidate" not in aliases(local, registration.model)
     with pytest.raises(PrerequisiteError, match="has no candidate"):
-        promote(local, found.model)
+        promote(local, registration.model)
 
 
 @pytest.mark.parametrize(("verdict", "candidate"), [("ship", "int4-g64"), ("inconclusive", "int8")])
-def test_of_what_may_serve_the_smallest_is_candidate_and_else_what_lost_least(
+def test_the_smallest_variant_that_may_serve_is_candidate_then_the_one_with_the_least_drop(
     tmp_path: Path, local: str, verdict: str, candidate: str
 ) -> None:
-    found = registered(tmp_path, local, int8=verdict, int4_g128=verdict, int4_g64=verdict)
-    assert found.candidate == candidate
+    registration = registered(tmp_path, local, int8=verdict, int4_g128=verdict, int4_g64=verdict)
+    assert registration.candidate == candidate
 
 
-def test_an_older_verdict_that_is_sent_late_replaces_no_newer_one(tmp_path: Path, local: str) -> None:
+def test_an_older_verdict_that_is_sent_late_does_not_replace_a_newer_one(tmp_path: Path, local: str) -> None:
     registered(tmp_path, local, run="run-2", judged_at=2.0, **REJECTED)
     late = registered(tmp_path, local, run="run-1", judged_at=1.0)
     assert late.candidate == ""
@@ -254,59 +265,61 @@ def test_an_older_verdict_that_is_sent_late_replaces_no_newer_one(tmp_path: Path
 def test_a_verdict_whose_run_was_deleted_or_did_not_end_promotes_nothing(
     tmp_path: Path, local: str, state: str
 ) -> None:
-    found = registered(tmp_path, local)
+    registration = registered(tmp_path, local)
     client = MlflowClient(local)
-    run_id = client.get_model_version(found.model, found.versions["int8"]).tags[RUN]
+    run_id = client.get_model_version(registration.model, registration.versions["int8"]).tags[RUN]
     if state == "deleted":
         client.delete_run(run_id)
     else:
         client.set_terminated(run_id, status=state)
     with pytest.raises(PrerequisiteError, match=f"which is {state}"):
-        promote(local, found.model)
-    assert "champion" not in aliases(local, found.model)
+        promote(local, registration.model)
+    assert "champion" not in aliases(local, registration.model)
 
 
-def test_weights_whose_store_has_moved_are_a_version_of_their_own(tmp_path: Path, local: str) -> None:
+def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: str) -> None:
     first = registered(tmp_path, local)
     decision = make_decision(tmp_path)
-    moved = tuple(each.model_copy(update={"uri": f"s3://other/{each.variant}"}) for each in decision.weights)
+    moved = tuple(weights.model_copy(update={"uri": f"s3://other/{weights.variant}"}) for weights in decision.weights)
     decision = decision.model_copy(update={"weights": moved})
     facts = FACTS.model_copy(update={"run_id": "run-2"})
-    found = register(decision, track(decision, facts, report_files(tmp_path), local), local)
-    assert found.versions["int8"] != first.versions["int8"]
-    assert promote(local, found.model).weights == "s3://other/int8"
+    registration = register(decision, track(decision, facts, report_files(tmp_path), local), local)
+    assert registration.versions["int8"] != first.versions["int8"]
+    assert promote(local, registration.model).weights == "s3://other/int8"
 
 
-def test_a_name_holds_nothing_that_mlflows_search_trips_over(tmp_path: Path, local: str) -> None:
+def test_a_name_contains_nothing_that_breaks_mlflows_search(tmp_path: Path, local: str) -> None:
     assert model_name("file:/data/bob's model", "Bob's tutor") == "file-data-bob-s-model.Bob-s-tutor"
     decision = called(placed(make_decision(tmp_path)), "Bob's tutor")
-    found = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
-    assert found.candidate == "int8"
+    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    assert registration.candidate == "int8"
 
 
-def test_a_patch_stays_one_object_whatever_the_reason_is(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
+def test_a_patch_is_one_object_for_any_reason_text(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
     patch = tmp_path / "patch.yaml"
-    options = ("--version", found.versions["int4-g64"], "--kserve", str(patch), "--service", "tutor")
-    assert run("promote", found.model, "--tracking-uri", local, *options, "--force", "a\nspec: {}") == 0
+    options = ("--version", registration.versions["int4-g64"], "--kserve", str(patch), "--service", "tutor")
+    assert run("promote", registration.model, "--tracking-uri", local, *options, "--force", "a\nspec: {}") == 0
     assert yaml.safe_load(patch.read_text())["spec"]["predictor"]["model"]["storageUri"] == "s3://bucket/int4-g64"
 
 
-def test_the_step_moves_nothing_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
-    found = registered(tmp_path, local)
-    promote(local, found.model)
-    promote(local, found.model, found.versions["bf16"])  # somebody went back
+def test_the_step_moves_no_alias_if_the_verdict_was_copied_from_an_earlier_run(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
+    promote(local, registration.model)
+    promote(local, registration.model, registration.versions["bf16"])  # somebody went back
     decision = placed(make_decision(tmp_path))
     tracked = track(decision, FACTS, report_files(tmp_path), local)
     places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
     decision.model_copy(update={"judged_in": tracked.link}).write(places["decision"])
     tracked.write(places["tracked"])
     promote_step.promote(places["decision"], places["tracked"], str(tmp_path), local, places["promoted"], move=True)
-    assert aliases(local, found.model)["champion"] == found.versions["bf16"]
+    assert aliases(local, registration.model)["champion"] == registration.versions["bf16"]
     assert Registered.read(places["promoted"]).versions == {}
 
 
-def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_that_refuses_does_not_fail_the_run(
+    tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     decision = placed(make_decision(tmp_path))
     tracked = track(decision, FACTS, report_files(tmp_path), local)
     places = {name: str(tmp_path / f"{name}.json") for name in ("decision", "tracked", "promoted")}
@@ -327,14 +340,14 @@ def test_a_registry_that_refuses_fails_no_run(tmp_path: Path, local: str, capsys
         ("general-chat", "monitor", "the policy does not let it become champion"),
     ],
 )
-def test_a_runs_end_tells_what_may_be_promoted(
+def test_the_end_of_a_run_shows_what_may_be_promoted(
     tmp_path: Path, local: str, use_case: str, verdict: str, line: str
 ) -> None:
-    found = registered(tmp_path, local, int8=verdict, int4_g128="reject")
-    found.write(tmp_path / "registered.json")
+    registration = registered(tmp_path, local, int8=verdict, int4_g128="reject")
+    registration.write(tmp_path / "registered.json")
     decision = make_decision(tmp_path)
     rows = tuple(
-        each.model_copy(update={"verdict": verdict}) if each.variant == "int8" else each for each in decision.verdicts
+        row.model_copy(update={"verdict": verdict}) if row.variant == "int8" else row for row in decision.verdicts
     )
     said = registry_lines(
         RunResults(str(tmp_path)),
@@ -343,17 +356,19 @@ def test_a_runs_end_tells_what_may_be_promoted(
     )
     assert said[0].endswith(line)
     assert len(said) == (2 if verdict == "ship" else 1)
-    promote(local, found.model, found.versions["int8"], allowed=["ship", "monitor"]).write(tmp_path / "promotion.json")
+    promote(local, registration.model, registration.versions["int8"], allowed=["ship", "monitor"]).write(
+        tmp_path / "promotion.json"
+    )
     assert "champion is version" in registry_lines(RunResults(str(tmp_path)), decision, local)[0]
 
 
-def test_a_runs_end_tells_that_the_registry_did_not_take_it(tmp_path: Path, local: str) -> None:
+def test_the_end_of_a_run_reports_that_the_registry_refused(tmp_path: Path, local: str) -> None:
     assert registry_lines(RunResults(str(tmp_path)), make_decision(tmp_path), local) == [
         f"the variants are not registered; to do it later: quantgate track {tmp_path}"
     ]
 
 
-def test_a_runs_end_tells_of_no_promotion_where_an_earlier_verdict_was_only_found(tmp_path: Path, local: str) -> None:
+def test_the_end_of_a_run_shows_no_promotion_if_the_verdict_was_copied(tmp_path: Path, local: str) -> None:
     assert (
         registry_lines(
             RunResults(str(tmp_path)),

@@ -1,4 +1,4 @@
-"""Making a variant with the real llm-compressor, on a very small model."""
+"""Quantize a very small model with the real llm-compressor."""
 
 import json
 from pathlib import Path
@@ -29,11 +29,11 @@ def make(variant: str, baseline: Model, folder: Path) -> Weights:
 
 @pytest.fixture
 def baseline(tiny_model: Path, tmp_path: Path) -> Model:
-    """The small model in a store of its own."""
+    """The small model in a separate store."""
     return resolve(f"file:{tiny_model}", open_store(str(tmp_path / "store")), cache_dir())
 
 
-def test_the_baseline_is_its_own_weights(baseline: Model, tmp_path: Path) -> None:
+def test_the_baseline_uses_the_models_own_weights(baseline: Model, tmp_path: Path) -> None:
     weights = make("bf16", baseline, tmp_path)
     assert (weights.digest, weights.uri, weights.size_bytes) == (baseline.digest, baseline.uri, baseline.size_bytes)
     assert (weights.scheme, weights.algorithm, weights.failure) == ("BF16", "", "")
@@ -41,22 +41,22 @@ def test_the_baseline_is_its_own_weights(baseline: Model, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path) -> None:
-    made = make("int4-g64", baseline, tmp_path)
-    assert made.failure == ""
-    assert made.layout == "g64 on all 14 layers"
-    config = json.loads((Path(made.uri) / "config.json").read_text())
+    weights = make("int4-g64", baseline, tmp_path)
+    assert weights.failure == ""
+    assert weights.layout == "g64 on all 14 layers"
+    config = json.loads((Path(weights.uri) / "config.json").read_text())
     assert config["quantization_config"]["format"] == "pack-quantized"
-    assert made.size_bytes < baseline.size_bytes
+    assert weights.size_bytes < baseline.size_bytes
     events, _ = progress.read(tmp_path / "progress.jsonl")
-    assert all(0 < each.done <= each.total for each in events)
-    assert [each.name for each in (tmp_path / "run").iterdir()] == ["logs"]
+    assert all(0 < event.done <= event.total for event in events)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["logs"]
 
     again = make("int4-g64", baseline, tmp_path)
-    assert again == made.model_copy(update={"reused": True})
+    assert again == weights.model_copy(update={"reused": True})
 
 
 @pytest.mark.slow
-def test_a_width_that_no_group_fits_is_the_variants_failure(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_width_that_no_group_fits_fails_the_variant(tmp_path: Path, tiny_model: Path) -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     odd = tmp_path / "odd"
@@ -71,7 +71,7 @@ def test_a_width_that_no_group_fits_is_the_variants_failure(tmp_path: Path, tiny
     assert not (tmp_path / "store" / "recipes").exists()
 
 
-def test_weights_are_named_by_all_that_they_are_made_of(tmp_path: Path) -> None:
+def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     model = Model(source="x", digest="1", uri="u", size_bytes=1)
     key = recipe_key(VARIANTS["int8"], model, CALIBRATION)
     assert key == recipe_key(VARIANTS["int8"], model.model_copy(update={"source": "y"}), CALIBRATION)
@@ -91,7 +91,7 @@ def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:
 
 
 @needs_torch
-def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
+def test_a_complete_checkpoint_passes_the_check(tmp_path: Path) -> None:
     check_compressed(checkpoint(tmp_path, 1.0), layers=1)
 
 
@@ -104,7 +104,7 @@ def test_a_whole_checkpoint_passes_the_check(tmp_path: Path) -> None:
         (1.0, False, 1, "without a quantization config"),
     ],
 )
-def test_a_checkpoint_that_is_not_what_was_asked_for_is_refused(
+def test_a_checkpoint_that_differs_from_the_variant_is_refused(
     tmp_path: Path, scale: float, quantized: bool, layers: int, what: str
 ) -> None:
     with pytest.raises(PrerequisiteError, match=what):

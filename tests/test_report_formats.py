@@ -18,15 +18,15 @@ def test_a_percentage_never_contradicts_the_bound_it_was_compared_with() -> None
 
 
 def test_sizes_and_durations_are_never_rounded_to_nothing() -> None:
-    assert [size_text(each) for each in (6_400_000_000, 269_060_552, 1_234_567, 20_000, None)] == [
+    assert [size_text(size) for size in (6_400_000_000, 269_060_552, 1_234_567, 20_000, None)] == [
         *("6,400 MB", "269 MB", "1.2 MB", "0.02 MB", "—"),
     ]
-    assert [duration_text(each) for each in (0.31, 37.2, 119.6, 200, 7500)] == [
+    assert [duration_text(seconds) for seconds in (0.31, 37.2, 119.6, 200, 7500)] == [
         *("0.3 s", "37 s", "2 min 0 s", "3 min 20 s", "2 h 5 min"),
     ]
 
 
-def test_the_limits_that_are_drawn_are_the_policys_own_values() -> None:
+def test_the_drawn_limits_are_the_policys_values() -> None:
     policy = parse_use_case("name: math\nmax_drop: {gsm8k: 2.5 %}\nmax_average_drop: 4 %\n", "policy.yaml")
     assert stated_limits(policy) == (
         StatedLimit("ship", "under 1 %", 0.01),
@@ -39,7 +39,7 @@ def test_the_limits_that_are_drawn_are_the_policys_own_values() -> None:
 
 
 @pytest.mark.parametrize("task", ["how-to", "a: b, c", "ship", "at most 3 %"])
-def test_the_limit_of_a_task_stays_with_it_whatever_the_task_is_called(task: str) -> None:
+def test_a_task_keeps_its_limit_whatever_its_name(task: str) -> None:
     policy = parse_use_case(json.dumps({"name": "mine", "max_drop": {task: "2 %"}}), "policy.yaml")
     assert bounds(policy, [task])[task] == (0.02,)
     assert bounds(policy, [task])["average"] == policy.edges

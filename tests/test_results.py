@@ -1,4 +1,4 @@
-"""Where a run's files lie, and the copies of what it was given."""
+"""The paths of a run's files, and the copies of its inputs."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from components.benchmarks.custom import ITEMS_FILE, SETS
 from components.benchmarks.selection import suite_of
 from components.errors import PrerequisiteError
-from components.resolve.given import copy_inputs
+from components.resolve.input_copies import copy_inputs
 from components.run.artifacts import Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import FULL, RunResults, VariantResults, run_location
@@ -16,7 +16,7 @@ from components.run.results import FULL, RunResults, VariantResults, run_locatio
 WEIGHTS = Weights(variant="int8", baseline_digest="1" * 64, digest="2" * 64)
 
 
-def test_a_file_that_was_written_is_read_again_and_lies_in_its_variants_folder(tmp_path: Path) -> None:
+def test_a_written_file_is_read_back_and_is_in_its_variants_folder(tmp_path: Path) -> None:
     file = RunResults(str(tmp_path)).weights("int8")
     assert file.read(Weights) is None
     file.write(WEIGHTS)
@@ -24,13 +24,13 @@ def test_a_file_that_was_written_is_read_again_and_lies_in_its_variants_folder(t
     assert file.path == tmp_path / "variants" / "int8" / "weights.json"
 
 
-def test_a_variants_folder_that_was_copied_is_read_by_the_same_names(tmp_path: Path) -> None:
+def test_a_copied_folder_of_a_variant_is_read_by_the_same_names(tmp_path: Path) -> None:
     RunResults(str(tmp_path / "run")).weights("int8").write(WEIGHTS)
     shutil.copytree(tmp_path / "run" / "variants" / "int8", tmp_path / "copy")
     assert VariantResults(str(tmp_path / "copy")).weights.read(Weights) == WEIGHTS
 
 
-def test_of_a_bucket_each_run_has_its_own_part_and_no_file_on_this_machine() -> None:
+def test_each_run_has_its_own_prefix_in_a_bucket_and_no_local_file() -> None:
     results = RunResults(run_location("s3://bucket/results/", "run-1"))
     assert str(results.scores("int8", FULL)) == "s3://bucket/results/run-1/variants/int8/full.json"
     assert not results.is_local
@@ -38,24 +38,24 @@ def test_of_a_bucket_each_run_has_its_own_part_and_no_file_on_this_machine() -> 
         results.decision.path  # noqa: B018
 
 
-def test_a_missing_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_what_to_do(tmp_path: Path) -> None:
     file = RunResults(str(tmp_path)).records("int8", FULL)
     with pytest.raises(PrerequisiteError, match=r"int8/full\.parquet is missing from .*: evaluate int8 again\."):
         file.fetched(tmp_path, "evaluate int8 again")
 
 
-def test_a_new_run_in_a_folder_keeps_weights_and_mlflow_and_no_outcome(tmp_path: Path) -> None:
+def test_a_new_run_in_a_folder_keeps_weights_and_mlflow_but_no_outcome(tmp_path: Path) -> None:
     results = RunResults(str(tmp_path))
-    for kept in (results.store / "weights", results.mlflow / "mlflow.db"):
-        kept.parent.mkdir()
-        kept.touch()
+    for file in (results.store / "weights", results.mlflow / "mlflow.db"):
+        file.parent.mkdir()
+        file.touch()
     for outcome in (results.decision, results.report, results.plot("size.svg"), results.weights("int8")):
         outcome.put_text("{}")
     results.clear()
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["mlflow.db", "weights"]
 
 
-def test_what_resolve_was_given_is_copied_once_and_a_later_change_of_it_is_not_seen(tmp_path: Path) -> None:
+def test_the_inputs_of_resolve_are_copied_once_and_later_changes_are_ignored(tmp_path: Path) -> None:
     shutil.copytree(SETS / "canopy", tmp_path / "mine")
     (tmp_path / "parameters.pkl").write_bytes(b"parameters")
     plan = EvaluationPlan(
@@ -67,11 +67,13 @@ def test_what_resolve_was_given_is_copied_once_and_a_later_change_of_it_is_not_s
         results=str(tmp_path / "run"),
     )
     before = suite_of(plan)
-    kept = copy_inputs(plan)
+    copied = copy_inputs(plan)
     (tmp_path / "mine" / ITEMS_FILE).write_text("changed", encoding="utf-8")
     (tmp_path / "parameters.pkl").unlink()
-    assert [task.full for task in suite_of(kept).tasks] == [task.full for task in before.tasks]
-    assert Path(kept.irt_parameters_kept).read_bytes() == b"parameters"
-    assert (kept.custom, kept.irt_parameters) == (plan.custom, plan.irt_parameters), "what a reader is told stays"
+    assert [task.full for task in suite_of(copied).tasks] == [task.full for task in before.tasks]
+    assert Path(copied.irt_parameters_kept).read_bytes() == b"parameters"
+    assert (copied.custom, copied.irt_parameters) == (plan.custom, plan.irt_parameters), (
+        "the reader sees the original locations"
+    )
     with pytest.raises(PrerequisiteError):
         suite_of(plan)

@@ -1,4 +1,4 @@
-"""Schedules on Kubeflow Pipelines, with kfp's own client against a stand-in of its REST API."""
+"""Schedules on Kubeflow Pipelines, with kfp's own client and a stand-in for its REST API."""
 
 from pathlib import Path
 
@@ -11,26 +11,26 @@ from tests.support.on_kubeflow import kubeflow, pipeline, scheduled, uploads
 __all__ = ["kubeflow", "pipeline"]
 
 
-def test_a_schedule_starts_one_run_at_a_time_and_makes_up_for_none(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_starts_one_run_at_a_time_and_skips_missed_starts(kubeflow: State, pipeline: Path) -> None:
     done = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--suite", "quick")
     assert (done.status, done.out.startswith("quantgate: 0 3 * * 1 UTC, quantgate-ship-")) == (0, True)
-    made = kubeflow.only("recurringruns")
-    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # Kubeflow's begins with seconds
-    assert (made["no_catchup"], int(made["max_concurrency"]), made["mode"]) == (True, 1, "ENABLE")
-    assert made["service_account"] == "quantgate-pipeline"
-    given = made["runtime_config"]["parameters"]
-    assert (given["suite"], given["skip_judged"]) == ("quick", False)
+    schedule = kubeflow.only("recurringruns")
+    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # Kubeflow's begins with seconds
+    assert (schedule["no_catchup"], int(schedule["max_concurrency"]), schedule["mode"]) == (True, 1, "ENABLE")
+    assert schedule["service_account"] == "quantgate-pipeline"
+    parameters = schedule["runtime_config"]["parameters"]
+    assert (parameters["suite"], parameters["skip_judged"]) == ("quick", False)
 
 
-def test_a_schedule_on_new_models_looks_hourly_and_skips_what_is_judged(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_on_new_models_checks_hourly_and_skips_judged_models(kubeflow: State, pipeline: Path) -> None:
     mlflow = ("--tracking-uri", "http://mlflow:5000")
     assert scheduled(kubeflow, pipeline, "--on-new-model", *mlflow).status == 0
-    made = kubeflow.only("recurringruns")
-    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 * * * *"
-    assert made["runtime_config"]["parameters"]["skip_judged"] is True
+    schedule = kubeflow.only("recurringruns")
+    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 * * * *"
+    assert schedule["runtime_config"]["parameters"]["skip_judged"] is True
 
 
-def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_with_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
     for name, cron in (
         ("weekly", "0 3 * * 1"),
         ("other", "0 4 * * *"),
@@ -38,13 +38,15 @@ def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(kubeflow: State
         ("weekly", "30 3 * * 1"),
     ):
         assert scheduled(kubeflow, pipeline, "--name", name, "--cron", cron).status == 0
-    kept = {each["display_name"]: each["trigger"] for each in kubeflow.objects["recurringruns"].values()}
+    triggers = {
+        schedule["display_name"]: schedule["trigger"] for schedule in kubeflow.objects["recurringruns"].values()
+    }
     assert len(kubeflow.objects["recurringruns"]) == 3
-    assert kept["weekly"]["cron_schedule"]["cron"] == "0 30 3 * * 1"
+    assert triggers["weekly"]["cron_schedule"]["cron"] == "0 30 3 * * 1"
     assert uploads(kubeflow) == 1
 
 
-def test_a_schedule_that_cannot_be_replaced_leaves_the_one_before(kubeflow: State, pipeline: Path) -> None:
+def test_a_schedule_that_cannot_be_replaced_stays_unchanged(kubeflow: State, pipeline: Path) -> None:
     assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
     kubeflow.faults = [("POST", "recurringruns", 403)]
     done = scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1")
@@ -73,7 +75,7 @@ def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> No
         (("--on-new-model",), "give its server with --tracking-uri"),
     ],
 )
-def test_a_time_that_cannot_be_is_told_before_anything_is_sent(
+def test_an_invalid_time_is_reported_before_anything_is_sent(
     kubeflow: State, pipeline: Path, options: tuple[str, ...], what: str
 ) -> None:
     done = scheduled(kubeflow, pipeline, *options)

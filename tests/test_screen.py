@@ -15,7 +15,7 @@ from components.evidence.looks import SCREEN_ALLOWANCE, error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, p_beyond, pairs
 from components.evidence.stopping import Stopping
 from components.gate.decision import decide_candidates
-from components.gate.kept import kept_screens
+from components.gate.results_files import read_screens
 from components.policies.policy import UseCase, use_case_named
 from components.report.pages import write_report
 from components.report.screen import screen
@@ -249,4 +249,4 @@ def test_the_gate_reads_the_screens_from_the_runs_results(tmp_path: Path) -> Non
     run.scores("int8", "tiny").write(tiny)
     run.scores("int4-g64", "tiny").write(screened(5, chosen=False)[0])
     last = [tiny.model_copy(update={"variant": name, "stage": "full"}) for name in ("bf16", "int8", "int4-g64")]
-    assert kept_screens(last, str(tmp_path)) == (tiny,)
+    assert read_screens(last, str(tmp_path)) == (tiny,)

@@ -1,4 +1,4 @@
-"""Starting, waiting for and stopping a server; the server is a fake, its processes are real."""
+"""Start, wait for and stop a server. The server is a fake; its processes are real."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake as the Python of vLLM's environment."""
+    """The fake in place of the Python of vLLM's environment."""
     python = serving_python(tmp_path / "serving-python")
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model folder with what the command needs to know of it."""
+    """A model folder with the files that the server's command needs."""
     folder = tmp_path / "model"
     folder.mkdir()
     config = {"max_position_embeddings": 1024, "num_hidden_layers": 30, "num_attention_heads": 9, "head_dim": 64}
@@ -67,20 +67,20 @@ def test_a_server_answers_until_it_is_undeployed(
     assert not answers(server)
 
 
-def test_undeploying_twice_or_what_never_started_does_nothing(model: Path, run: Path) -> None:
+def test_undeploying_twice_or_without_a_start_does_nothing(model: Path, run: Path) -> None:
     server = local_vllm.deploy("int8", model, run)
     local_vllm.undeploy(server)
     local_vllm.undeploy(server)
     local_vllm.undeploy(Server(variant="int8", failure="it was never made"))
 
 
-def test_undeploying_leaves_a_process_alone_that_got_the_servers_id(model: Path, run: Path) -> None:
+def test_undeploying_does_not_touch_another_process_with_the_servers_id(model: Path, run: Path) -> None:
     me = psutil.Process()
     local_vllm.undeploy(Server(variant="int8", pid=me.pid, log="elsewhere"))
     assert me.is_running()
 
 
-def test_an_early_death_is_told_with_the_log_and_the_command(
+def test_a_server_that_dies_early_is_reported_with_its_log_and_command(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", "dies")
@@ -91,16 +91,14 @@ def test_an_early_death_is_told_with_the_log_and_the_command(
     assert "VLLM_CPU_KVCACHE_SPACE=1" in server.command
 
 
-def test_a_server_that_does_not_come_up_in_time_is_stopped(
-    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_not_ready_in_time_is_stopped(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VLLM", "deaf")
     server = local_vllm.deploy("int8", model, run, ready_within_s=2)
     assert "vLLM was not ready after 2 s" in server.failure
     assert local_vllm.find_guard(server) is None
 
 
-def test_another_server_on_the_port_is_not_taken_for_ours(
+def test_another_server_on_the_port_is_not_mistaken_for_the_variants(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", "stranger")
@@ -108,11 +106,11 @@ def test_another_server_on_the_port_is_not_taken_for_ours(
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_told(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_reported(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from socketserver import BaseRequestHandler, ThreadingTCPServer
     from threading import Thread
 
-    with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # hangs up, so that nobody waits for it
+    with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # closes each connection at once
         Thread(target=taken.serve_forever, daemon=True).start()
         monkeypatch.setattr(local_vllm, "free_port", lambda: taken.server_address[1])
         server = local_vllm.deploy("int8", model, run, ready_within_s=30)
@@ -120,7 +118,7 @@ def test_a_port_that_is_taken_is_told(model: Path, run: Path, monkeypatch: pytes
     assert "Address already in use" in server.failure
 
 
-def test_a_server_that_ended_says_what_happened_first(model: Path, run: Path) -> None:
+def test_a_server_that_ended_is_reported_with_its_first_error(model: Path, run: Path) -> None:
     server = local_vllm.deploy("int8", model, run)
     assert local_vllm.why_it_ended(server) == ""
     local_vllm.undeploy(server)
@@ -132,11 +130,11 @@ def test_a_server_that_ended_says_what_happened_first(model: Path, run: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("told", "own"),
+    ("flags", "own"),
     [("flags\t\t: fpu avx2", False), ("flags\t\t: fpu avx512_bf16", True), ("Features\t: fp bf16", True), ("", True)],
 )
-def test_what_the_cpu_multiplies_is_read_from_its_flags(tmp_path: Path, told: str, own: bool) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{told}\n")
+def test_the_cpus_data_types_are_read_from_its_flags(tmp_path: Path, flags: str, own: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
     assert local_vllm.multiplies_16_bits(tmp_path / "cpuinfo") is own
     assert local_vllm.multiplies_16_bits(tmp_path / "none")
 
@@ -151,7 +149,7 @@ def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-def test_a_missing_environment_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_environment_is_reported_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", "/nowhere/python")
     with pytest.raises(
         PrerequisiteError, match="no environment for vLLM at /nowhere/python. Set QUANTGATE_SERVING_PYTHON"
@@ -159,7 +157,7 @@ def test_a_missing_environment_is_told_before_anything_starts(monkeypatch: pytes
         local_vllm.find_engine()
 
 
-def test_an_environment_without_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_without_vllm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", shutil.which("false") or "/bin/false")
     with pytest.raises(PrerequisiteError, match="has no vLLM"):
         local_vllm.find_engine()
@@ -169,7 +167,7 @@ def test_an_environment_without_vllm_is_told(monkeypatch: pytest.MonkeyPatch) ->
     ("layers", "kv_heads", "head_dim", "gib"),
     [(30, 3, 64, 1), (32, 8, 128, 4), (80, 8, 128, 10)],
 )
-def test_the_cache_holds_sixteen_full_prompts(
+def test_the_cache_has_room_for_sixteen_full_prompts(
     tmp_path: Path, layers: int, kv_heads: int, head_dim: int, gib: int
 ) -> None:
     config = {"num_hidden_layers": layers, "num_key_value_heads": kv_heads, "head_dim": head_dim}
@@ -178,9 +176,7 @@ def test_the_cache_holds_sixteen_full_prompts(
 
 
 @pytest.mark.parametrize(("version", "options"), [("0.26.0", []), ("0.30.0", ["--enable-scale-out"])])
-def test_the_option_for_the_scoring_endpoint_is_given_to_a_vllm_that_knows_it(
-    model: Path, version: str, options: list[str]
-) -> None:
+def test_only_a_vllm_with_the_scoring_endpoint_gets_its_option(model: Path, version: str, options: list[str]) -> None:
     engine = local_vllm.Engine(Path("python"), "vllm", version)
     command = local_vllm.vllm_command(engine, model, "quantgate-int8", 8000, [])
-    assert [each for each in command if each == "--enable-scale-out"] == options
+    assert [argument for argument in command if argument == "--enable-scale-out"] == options

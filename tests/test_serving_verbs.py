@@ -1,4 +1,4 @@
-"""The steps on a cluster: they serve through KServe, renew the lease, say when a server is gone, and leave nothing."""
+"""The steps on a cluster: they serve through KServe, renew the lease, report a missing server, and leave nothing."""
 
 import shutil
 from pathlib import Path
@@ -31,18 +31,18 @@ def plan(s3_location: str) -> EvaluationPlan:
 
 @pytest.fixture
 def weights(plan: EvaluationPlan, tiny_model: Path) -> Weights:
-    """Weights in a bucket, as quantize leaves them."""
-    made = sources.resolve(f"file:{tiny_model}", open_store(plan.store), cache_dir())
-    found = Weights(variant="int8", baseline_digest=made.digest, digest=made.digest, uri=made.uri)
-    open_store(plan.results).put_text(found.model_dump_json(), "variants/int8/weights.json")
-    return found
+    """Weights in a bucket, as `quantize` writes them."""
+    model = sources.resolve(f"file:{tiny_model}", open_store(plan.store), cache_dir())
+    int8_weights = Weights(variant="int8", baseline_digest=model.digest, digest=model.digest, uri=model.uri)
+    open_store(plan.results).put_text(int8_weights.model_dump_json(), "variants/int8/weights.json")
+    return int8_weights
 
 
 @pytest.fixture
 def deployed(
     cluster: Cluster, vllm: str, plan: EvaluationPlan, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The folder in which the step that served them has left its server.json, beside the plan."""
+    """The folder with the plan and the server.json of the step that served the weights."""
     monkeypatch.setenv("QUANTGATE_SERVING", "kserve")
     monkeypatch.setenv("QUANTGATE_SERVING_ADDRESS", vllm)
     ready_at_once(cluster)
@@ -55,14 +55,14 @@ def deployed(
 def test_a_step_serves_and_a_later_one_stops_it_twice(deployed: Path, cluster: Cluster, plan: EvaluationPlan) -> None:
     server = Server.read(deployed / "server.json")
     assert (server.failure, server.pid, server.served_name) == ("", 0, "quantgate-int8")
-    assert [each.partition("/")[0] for each in left(cluster)] == ["configmaps", "inferenceservices", "leases"]
+    assert [name.partition("/")[0] for name in left(cluster)] == ["configmaps", "inferenceservices", "leases"]
     assert open_store(plan.results).get_text("variants/int8/server.json")
     for _ in range(2):
         deploy_step.undeploy("int8", plan.results)
         assert left(cluster) == []
 
 
-def test_the_tokenizer_is_fetched_where_the_step_that_served_ran_elsewhere(
+def test_the_tokenizer_is_fetched_if_the_serving_step_ran_on_another_machine(
     deployed: Path, plan: EvaluationPlan
 ) -> None:
     server = Server.read(deployed / "server.json")
@@ -71,21 +71,21 @@ def test_the_tokenizer_is_fetched_where_the_step_that_served_ran_elsewhere(
     assert (Path(again.model_path) / "tokenizer_config.json").is_file()
 
 
-def test_no_step_that_a_cluster_serves_for_fetches_the_weights(
+def test_no_step_fetches_the_weights_if_a_cluster_serves(
     deployed: Path, plan: EvaluationPlan, weights: Weights, tmp_path: Path
 ) -> None:
     server = Server.read(deployed / "server.json")
     shutil.rmtree(server.model_path)
     again = stages.with_tokenizer(server, plan.results)
     assert again.model_path == server.model_path  # as `deploy` had fetched it
-    kept = {each.name for each in Path(again.model_path).iterdir()}
-    assert kept >= {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert not any(name.endswith(".safetensors") for name in kept)
+    fetched = {file.name for file in Path(again.model_path).iterdir()}
+    assert fetched >= {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert not any(name.endswith(".safetensors") for name in fetched)
     whole = fetch(weights.uri, tmp_path / "cache")
-    assert {each.name for each in whole.iterdir()} - kept == {each.name for each in whole.glob("*.safetensors")}
+    assert {file.name for file in whole.iterdir()} - fetched == {file.name for file in whole.glob("*.safetensors")}
 
 
-def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:
+def test_a_removed_server_gives_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:
     lifecycle.undeploy("int8", plan.results)  # as the reaper would
     files = [str(deployed / name) for name in ("server.json", "plan.json", "scores.json", "records.parquet")]
     evaluate_step.evaluate_tiny(*files)
@@ -95,7 +95,7 @@ def test_a_server_that_was_removed_is_a_reason_and_no_score(deployed: Path, plan
     assert "removed" in scores.failure
 
 
-def test_a_start_that_was_killed_before_it_was_recorded_is_stopped_all_the_same(
+def test_a_start_that_was_killed_before_it_was_recorded_is_still_stopped(
     deployed: Path, cluster: Cluster, plan: EvaluationPlan
 ) -> None:
     store = open_store(plan.results)

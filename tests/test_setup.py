@@ -1,4 +1,4 @@
-"""`quantgate setup`: vLLM's environment in the cache. A stub stands for Python and its pip."""
+"""`quantgate setup`: vLLM's environment in the cache. A stub replaces Python and its pip."""
 
 import signal
 import subprocess
@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StubPython:
-    """A machine without a GPU where nothing is set up."""
+    """A machine without a GPU and without an environment."""
     return StubPython(tmp_path, monkeypatch)
 
 
-def test_setup_makes_the_environment_in_the_cache(machine: StubPython) -> None:
+def test_setup_creates_the_environment_in_the_cache(machine: StubPython) -> None:
     answer = quantgate("setup")
     assert answer.returncode == 0, answer.stderr
     (folder,) = machine.environments()
@@ -46,7 +46,7 @@ def test_a_second_setup_installs_nothing(machine: StubPython) -> None:
     assert [call.split()[0] for call in machine.calls()[before:]] == ["-c"]
 
 
-def test_an_interrupted_environment_is_not_used_and_made_anew(machine: StubPython) -> None:
+def test_an_interrupted_environment_is_rebuilt_before_use(machine: StubPython) -> None:
     environment = serving_environment.environment_in_cache()
     machine.write(environment.python)
     (environment.folder / "half").touch()
@@ -75,7 +75,7 @@ def test_of_two_setups_one_installs_and_the_other_waits(
         ("refuses", "pip and setuptools failed.\nERROR: pip refuses\nLog: "),
     ],
 )
-def test_a_setup_that_fails_says_why_in_one_message_and_leaves_room(
+def test_a_failed_setup_reports_the_reason_in_one_message_and_frees_the_disk(
     machine: StubPython, monkeypatch: pytest.MonkeyPatch, pip: str, reason: str
 ) -> None:
     monkeypatch.setenv("STUB_PIP", pip)
@@ -116,7 +116,9 @@ def test_a_cache_that_cannot_be_written_is_reported(machine: StubPython) -> None
     assert "Set QUANTGATE_CACHE" in answer.stderr
 
 
-def test_ctrl_c_stops_setup_and_removes_what_is_half(machine: StubPython, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_setup_and_removes_the_partial_environment(
+    machine: StubPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STUB_PIP", "interrupted")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -139,7 +141,7 @@ def test_nvidia_smi_chooses_the_accelerator_and_the_option_overrules_it_for_late
     assert len(machine.environments()) == 2
 
 
-def test_an_accelerator_that_is_unknown_is_answered_with_the_valid_ones(machine: StubPython) -> None:
+def test_an_unknown_accelerator_is_refused_with_the_valid_ones(machine: StubPython) -> None:
     answer = quantgate("setup", "--accelerator", "tpu")
     assert answer.returncode == 2
     assert "'cpu', 'cuda'" in answer.stderr
@@ -151,7 +153,7 @@ def test_the_environment_of_another_version_is_named(machine: StubPython) -> Non
     assert f"does not use {older}" in quantgate("setup").stdout
 
 
-def test_vllms_python_is_the_one_of_the_variable_then_the_one_of_make_then_the_one_in_the_cache(
+def test_vllms_python_comes_from_the_variable_then_from_make_then_from_the_cache(
     machine: StubPython, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     quantgate("setup")
@@ -178,7 +180,7 @@ def test_without_any_environment_the_error_names_setup(machine: StubPython) -> N
 
 
 @pytest.mark.slow  # PyTorch's friends are imported to check the run
-def test_the_first_run_sets_vllm_up_and_says_so(
+def test_the_first_run_installs_vllm_and_says_so(
     machine: StubPython, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("STUB_PIP", "offline")
@@ -195,7 +197,7 @@ def test_make_needs_only_the_standard_library() -> None:
 
 
 @pytest.mark.slow  # it builds a wheel
-def test_the_wheel_has_the_locks_of_vllms_environment(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_locks_of_vllms_environment(tmp_path: Path) -> None:
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     for name in files.split("\0"):
         if name.startswith(("components/", "pipelines/")) or (name and "/" not in name):

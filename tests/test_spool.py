@@ -1,4 +1,4 @@
-"""A run that MLflow did not take: it stays, says so, and is sent later."""
+"""A run that MLflow did not record: it stays in its folder, reports this, and is sent later."""
 
 import shutil
 from pathlib import Path
@@ -27,27 +27,27 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
-    """What the step leaves in a run's folder, and the step after it."""
+    """Write the run's folder as the step and its successor do."""
     decision = make_decision(folder)
     decision.write(folder / "decision.json")
     files = report_files(folder)
-    for each in files.report:
-        if each.parent != folder:
-            shutil.copy(each, folder)
+    for file in files.report:
+        if file.parent != folder:
+            shutil.copy(file, folder)
     page, text = str(folder / "report.html"), str(folder / "report.md")
-    found = str(folder / "tracked-by-the-step.json")
-    track_step.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, found)
+    tracked = str(folder / "tracked-by-the-step.json")
+    track_step.track(str(folder / "decision.json"), "run-1", str(folder), tracking_uri, page, text, tracked)
     promote_step.promote(
-        str(folder / "decision.json"), found, str(folder), tracking_uri, str(folder / "r.json"), move=True
+        str(folder / "decision.json"), tracked, str(folder), tracking_uri, str(folder / "r.json"), move=True
     )
-    return TrackedRun.read(found)
+    return TrackedRun.read(tracked)
 
 
-def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
+def test_a_run_that_mlflow_refuses_is_reported_and_can_be_sent_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = recorded(tmp_path, NOBODY)
-    assert "MLflow cannot be reached at http://127.0.0.1:9" in found.spooled
+    tracked = recorded(tmp_path, NOBODY)
+    assert "MLflow cannot be reached at http://127.0.0.1:9" in tracked.spooled
     assert f"To send it later: quantgate track {tmp_path}" in capsys.readouterr().out
     assert Registered.read(tmp_path / "r.json").versions == {}
     with pytest.raises(PrerequisiteError, match="cannot be reached"):
@@ -61,7 +61,7 @@ def test_a_run_that_mlflow_does_not_take_says_so_and_is_sent_later(
     assert send(results).run_id == sent.run_id, "where it is now"
 
 
-def test_a_folder_without_a_decided_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_decision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="contains no run with a decision"):
         send(RunResults(str(tmp_path)))
 
@@ -77,18 +77,18 @@ def test_a_server_outside_the_allow_list_is_refused_before_anything_is_sent(
         track(decision, FACTS, report_files(tmp_path), NOBODY)
 
 
-def test_a_password_is_kept_nowhere_and_asked_for_when_it_is_sent(tmp_path: Path) -> None:
+def test_a_password_is_stored_nowhere_and_needed_again_for_sending(tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
-    told = spooled_run(decision, "http://me:secret@127.0.0.1:9", "It is down.")
-    assert "secret" not in told.model_dump_json()
-    told.write(tmp_path / "tracked.json")
+    tracked = spooled_run(decision, "http://me:secret@127.0.0.1:9", "It is down.")
+    assert "secret" not in tracked.model_dump_json()
+    tracked.write(tmp_path / "tracked.json")
     decision.write(tmp_path / "decision.json")
     FACTS.write(tmp_path / "facts.json")
     with pytest.raises(PrerequisiteError, match="whose password is not stored. Give the address with --tracking-uri"):
         send(RunResults(str(tmp_path)))
 
 
-def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
+def test_a_run_with_results_in_a_bucket_is_sent_later_and_registered(
     tmp_path: Path, s3_location: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded(tmp_path / "run", NOBODY)
@@ -102,7 +102,7 @@ def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
     assert "candidate int8" in capsys.readouterr().out
     sent = TrackedRun.model_validate_json(store.get_text("tracked.json") or "")
     client = MlflowClient(uri)
-    assert {each.path for each in client.list_artifacts(sent.run_id)} >= {"report.html", "decision.json"}
+    assert {artifact.path for artifact in client.list_artifacts(sent.run_id)} >= {"report.html", "decision.json"}
     registered = Registered.model_validate_json(store.get_text("registered.json") or "")
     candidate = client.get_registered_model(registered.model).aliases["candidate"]
     assert str(candidate) == registered.versions["int8"]
@@ -111,9 +111,9 @@ def test_a_run_whose_results_are_in_a_bucket_is_sent_later_and_registered(
 def test_a_notebook_shows_what_to_do_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
-    told = "from components.run.results import RunResults\nfrom components.track.spool import send\n"
-    told += "send(RunResults('none'))"
-    InteractiveShell().run_cell(told)  # type: ignore[no-untyped-call]
+    code = "from components.run.results import RunResults\nfrom components.track.spool import send\n"
+    code += "send(RunResults('none'))"
+    InteractiveShell().run_cell(code)  # type: ignore[no-untyped-call]
     shown = capsys.readouterr().out
     assert "quantgate: none contains no run with a decision" in shown
     assert "Traceback" not in shown

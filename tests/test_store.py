@@ -1,4 +1,4 @@
-"""Both ends of the store: the folder, and S3 on a real SeaweedFS."""
+"""Both kinds of store: a folder, and S3 on a real SeaweedFS."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Each end in turn."""
+    """Each kind of store in turn."""
     location = str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_location")
     return open_store(location)
 
@@ -54,12 +54,12 @@ def key_of(uri: str) -> str:
 
 
 def objects(server: S3Server, uri: str) -> dict[str, object]:
-    """Key to time of last change, as the server says."""
+    """The time of the last change by key, from the server."""
     answer = server.client().list_objects_v2(Bucket=server.bucket, Prefix=key_of(uri))
-    return {each["Key"]: each["LastModified"] for each in answer.get("Contents", ())}
+    return {entry["Key"]: entry["LastModified"] for entry in answer.get("Contents", ())}
 
 
-def test_a_folder_comes_back_as_it_was_put_without_hidden_files(store: Store, model: Path, tmp_path: Path) -> None:
+def test_a_folder_is_read_back_unchanged_without_hidden_files(store: Store, model: Path, tmp_path: Path) -> None:
     uri = store.put_folder(model, NAME, "d1")
     got = store.get_folder(NAME, tmp_path / "cache")
     assert contents(got).keys() - {MARKER} == visible(model).keys()
@@ -67,7 +67,7 @@ def test_a_folder_comes_back_as_it_was_put_without_hidden_files(store: Store, mo
     assert fetch(uri, tmp_path / "cache") == got
 
 
-def test_the_marker_says_digest_sha256_and_size_of_every_file(store: Store, model: Path) -> None:
+def test_the_marker_contains_the_digest_and_every_files_sha256_and_size(store: Store, model: Path) -> None:
     store.put_folder(model, NAME, "d1", only=["config.json", "nested/empty.txt"])
     text = store.get_text(f"{NAME}/{MARKER}")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -81,7 +81,7 @@ def test_the_marker_says_digest_sha256_and_size_of_every_file(store: Store, mode
     }
 
 
-def test_a_folder_is_had_only_under_its_own_name_and_digest(store: Store, model: Path) -> None:
+def test_a_folder_is_available_only_under_its_name_and_digest(store: Store, model: Path) -> None:
     assert not store.has_folder(NAME, "d1")
     store.put_folder(model, NAME, "d1")
     assert store.has_folder(NAME, "d1")
@@ -99,17 +99,17 @@ def test_another_digest_under_the_same_name_replaces_every_file(store: Store, mo
     assert not store.has_folder(NAME, "d1")
 
 
-def test_a_file_comes_back_as_it_was_put(store: Store, tmp_path: Path) -> None:
-    source, found = tmp_path / "source", tmp_path / "found"
+def test_a_file_is_read_back_unchanged(store: Store, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "found"
     source.write_bytes(bytes(range(256)) * 99)
-    assert not store.get_file("ledger/a.sqlite", found)
-    assert not found.exists()
+    assert not store.get_file("ledger/a.sqlite", target)
+    assert not target.exists()
     store.put_file(source, "ledger/a.sqlite")
-    assert store.get_file("ledger/a.sqlite", found)
-    assert found.read_bytes() == source.read_bytes()
+    assert store.get_file("ledger/a.sqlite", target)
+    assert target.read_bytes() == source.read_bytes()
 
 
-def test_what_was_never_put_cannot_be_got(store: Store, tmp_path: Path) -> None:
+def test_a_missing_folder_or_file_cannot_be_read(store: Store, tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="No complete model"):
         store.get_folder(NAME, tmp_path / "cache")
 
@@ -131,7 +131,7 @@ def test_names_that_leave_the_store_are_refused(store: Store, name: str) -> None
         store.put_text("x", name)
 
 
-def test_the_folder_end_sends_nothing_twice(model: Path, tmp_path: Path) -> None:
+def test_a_folder_store_copies_nothing_twice(model: Path, tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     uri = store.put_folder(model, NAME, "d1")
     before = {path: path.stat().st_mtime_ns for path in Path(uri).rglob("*")}
@@ -139,9 +139,7 @@ def test_the_folder_end_sends_nothing_twice(model: Path, tmp_path: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in Path(uri).rglob("*")} == before
 
 
-def test_the_folder_end_reads_in_place_and_later_edits_of_the_source_do_not_reach_it(
-    model: Path, tmp_path: Path
-) -> None:
+def test_a_folder_store_reads_in_place_and_is_independent_of_its_source(model: Path, tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     uri = store.put_folder(model, NAME, "d1")
     (model / "config.json").write_text('{"edited": 1}')
@@ -152,9 +150,7 @@ def test_the_folder_end_reads_in_place_and_later_edits_of_the_source_do_not_reac
 
 
 @pytest.mark.parametrize("damage", ["marker missing", "marker unreadable", "file missing", "file truncated"])
-def test_a_folder_that_is_not_whole_is_neither_read_nor_had_and_is_put_again(
-    model: Path, tmp_path: Path, damage: str
-) -> None:
+def test_an_incomplete_folder_is_not_read_and_is_stored_again(model: Path, tmp_path: Path, damage: str) -> None:
     store = FolderStore(tmp_path / "store")
     folder = Path(store.put_folder(model, NAME, "d1"))
     weights = folder / "three-parts.safetensors"
@@ -172,7 +168,7 @@ def test_a_folder_that_is_not_whole_is_neither_read_nor_had_and_is_put_again(
     assert visible(store.get_folder(NAME, tmp_path / "cache")) == visible(model)
 
 
-def test_a_disk_without_room_is_named_with_the_bytes_needed_and_no_partial_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_bytes_needed_and_leaves_no_partial_copy(tmp_path: Path) -> None:
     huge = tmp_path / "huge"
     huge.mkdir()
     size_bytes = 10 << 40
@@ -183,8 +179,8 @@ def test_a_disk_without_room_is_named_with_the_bytes_needed_and_no_partial_stays
     assert contents(tmp_path / "store") == {}
 
 
-def test_a_disk_that_fills_up_during_the_copy_is_a_prerequisite_and_leaves_no_partial(tmp_path: Path) -> None:
-    """A source that grows after it was measured fills a small disk: the shortage shows only in the write."""
+def test_a_disk_that_fills_up_during_the_copy_is_reported_and_leaves_no_partial_copy(tmp_path: Path) -> None:
+    """A source that grows after it was measured fills a small disk: the error occurs only during the write."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f"""
@@ -230,7 +226,7 @@ def big_model(folder: Path, size_bytes: int) -> Path:
     return folder
 
 
-def test_a_copy_killed_on_its_way_leaves_nothing_to_read_and_the_next_one_succeeds(tmp_path: Path) -> None:
+def test_a_killed_copy_is_not_readable_and_the_next_one_succeeds(tmp_path: Path) -> None:
     model = big_model(tmp_path / "model", 2 << 30)
     root = tmp_path / "store"
     killed_when(lambda: any(root.rglob("b.safetensors")), model, str(root))
@@ -241,7 +237,7 @@ def test_a_copy_killed_on_its_way_leaves_nothing_to_read_and_the_next_one_succee
     assert (Path(store.put_folder(model, NAME, "d1")) / "b.safetensors").read_bytes() == b"\0"
 
 
-def test_what_a_killed_process_left_is_swept_after_a_day_and_not_before(model: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_deleted_after_a_day(model: Path, tmp_path: Path) -> None:
     models = tmp_path / "store" / "models"
     for name, age_s in (("old", 25 * 3600), ("new", 23 * 3600)):
         left = models / f".{name}.0.partial"
@@ -251,7 +247,7 @@ def test_what_a_killed_process_left_is_swept_after_a_day_and_not_before(model: P
     assert sorted(path.name for path in models.iterdir()) == [".new.0.partial", "abc"]
 
 
-def test_an_upload_killed_on_its_way_is_not_read(s3_location: str, s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_killed_upload_is_not_read(s3_location: str, s3_server: S3Server, tmp_path: Path) -> None:
     model = big_model(tmp_path / "model", 400 << 20)
     uri = f"{s3_location}/{NAME}"
     killed_when(lambda: f"{key_of(uri)}/a.json" in objects(s3_server, uri), model, s3_location)
@@ -260,7 +256,7 @@ def test_an_upload_killed_on_its_way_is_not_read(s3_location: str, s3_server: S3
         fetch(uri, tmp_path / "cache")
 
 
-def test_s3_sends_nothing_twice_and_sends_again_when_an_object_is_gone(
+def test_s3_uploads_nothing_twice_and_uploads_a_missing_object_again(
     s3_location: str, s3_server: S3Server, model: Path
 ) -> None:
     store = open_store(s3_location)
@@ -276,7 +272,7 @@ def test_s3_sends_nothing_twice_and_sends_again_when_an_object_is_gone(
     assert objects(s3_server, uri).keys() == before.keys()
 
 
-def test_s3_uploads_in_parts_from_the_threshold_on_and_keeps_the_files_sha256(
+def test_s3_uploads_large_files_in_parts_and_keeps_the_files_sha256(
     s3_location: str, s3_server: S3Server, model: Path
 ) -> None:
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
@@ -299,7 +295,7 @@ def test_s3_without_its_marker_is_not_read(s3_location: str, s3_server: S3Server
         fetch(uri, tmp_path / "cache")
 
 
-def test_an_object_with_other_bytes_of_the_same_size_is_found_out_on_download(
+def test_an_object_with_other_bytes_of_the_same_size_is_detected_on_download(
     s3_location: str, s3_server: S3Server, model: Path, tmp_path: Path
 ) -> None:
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
@@ -319,7 +315,7 @@ def test_a_marker_that_names_files_outside_the_folder_is_not_followed(
         fetch(uri, tmp_path / "cache")
 
 
-def test_a_whole_cached_copy_is_used_again_and_a_damaged_one_is_not(
+def test_a_complete_cached_copy_is_reused_and_a_damaged_one_is_not(
     s3_location: str, model: Path, tmp_path: Path
 ) -> None:
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
@@ -331,12 +327,12 @@ def test_a_whole_cached_copy_is_used_again_and_a_damaged_one_is_not(
 
 
 @pytest.mark.usefixtures("s3_location")
-def test_a_bucket_that_does_not_exist_says_what_to_do(model: Path) -> None:
+def test_a_missing_bucket_is_reported_with_what_to_do(model: Path) -> None:
     with pytest.raises(PrerequisiteError, match=r"s3://no-such-bucket at http.*Create the bucket"):
         open_store("s3://no-such-bucket/x").put_folder(model, NAME, "d1")
 
 
-def test_missing_rights_say_what_to_do(
+def test_missing_rights_are_reported_with_what_to_do(
     s3_location: str, s3_server: S3Server, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = open_store(s3_location).put_folder(model, NAME, "d1")
@@ -362,7 +358,7 @@ def test_missing_rights_say_what_to_do(
         ("AWS_ENDPOINT_URL", "no url", "Check AWS_ENDPOINT_URL, AWS_PROFILE"),
     ],
 )
-def test_wrong_settings_say_which_to_check(
+def test_wrong_settings_are_reported_with_the_ones_to_check(
     s3_location: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str, advice: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -370,14 +366,16 @@ def test_wrong_settings_say_which_to_check(
         open_store(s3_location).get_text("x")
 
 
-def test_no_credentials_say_what_to_set(s3_location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported_with_the_variables_to_set(
+    s3_location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(PrerequisiteError, match="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         open_store(s3_location).get_text("x")
 
 
-def test_an_endpoint_that_nobody_listens_on_says_what_to_check(
+def test_an_endpoint_without_a_server_is_reported_with_what_to_check(
     s3_location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
@@ -385,7 +383,7 @@ def test_an_endpoint_that_nobody_listens_on_says_what_to_check(
         open_store(s3_location).get_text("x")
 
 
-def test_locations_are_a_path_a_file_uri_or_s3_and_nothing_else(tmp_path: Path) -> None:
+def test_only_paths_file_uris_and_s3_uris_are_locations(tmp_path: Path) -> None:
     for location in (str(tmp_path), f"file:{tmp_path}"):
         opened = open_store(location)
         assert isinstance(opened, FolderStore)
@@ -397,7 +395,7 @@ def test_locations_are_a_path_a_file_uri_or_s3_and_nothing_else(tmp_path: Path) 
         split_uri("s3://bucket/")
 
 
-def test_s3_without_boto3_says_what_to_install_and_a_folder_needs_none(tmp_path: Path) -> None:
+def test_s3_without_boto3_reports_what_to_install_and_a_folder_needs_no_boto3(tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.modules["boto3"] = None

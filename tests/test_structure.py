@@ -1,4 +1,4 @@
-"""The tree holds: imports point down, no step imports another, no circles, no name twice."""
+"""The structure of the code: imports point down, no step imports another, no circles, no name twice."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ FILES = {
 STEPS = sorted(metadata.parent.name for metadata in (ROOT / "components").glob("*/metadata.yaml"))
 SAME_IN_EVERY_FOLDER = {"__init__", "__main__", "component", "step"}
 NAMES_RESULTS = ("components.run.results", "components.tracking.tags")
-"""The second names the artifacts of a run in MLflow, which are no files of the results."""
+"""The second contains the names of a run's artifacts in MLflow, which are not files of the results."""
 RESULT = re.compile(
     r"^(variants|plots|judged|given|logs)/|^(tiny|full|again)\.parquet$|^report\.(html|md)$|^progress\.jsonl$"
     r"|^(plan|decision|verdicts?|weights|server|scores|tiny|full|flips|facts|tracked|registered|promotion|run)\.json$"
@@ -28,19 +28,19 @@ USES_KFP = ("pipelines.ship", "pipelines.cluster", "pipelines.local", "pipelines
 
 @cache
 def imports(module: str) -> tuple[tuple[int, str], ...]:
-    """The line and the module of each import, those inside functions among them."""
-    found = []
+    """The line and the module of each import, including those inside functions."""
+    pairs = []
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, name.name) for name in node.names]
+            pairs += [(node.lineno, name.name) for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{name.name}" for name in node.names]
-            found += [(node.lineno, name if name in FILES else str(node.module)) for name in names]
-    return tuple(dict.fromkeys(found))
+            pairs += [(node.lineno, name if name in FILES else str(node.module)) for name in names]
+    return tuple(dict.fromkeys(pairs))
 
 
-def told(module: str, line: int, imported: str) -> str:
-    """An import as a failure names it."""
+def describe(module: str, line: int, imported: str) -> str:
+    """An import as an assertion's message shows it."""
     return f"{FILES[module].relative_to(ROOT)}:{line} imports {imported}"
 
 
@@ -52,7 +52,7 @@ def every_import() -> Iterator[tuple[str, int, str]]:
 
 
 def step_of(module: str) -> str:
-    """The step whose folder the module is in; empty for what lies above or below the steps."""
+    """The step whose folder contains the module; empty for modules above or below the steps."""
     package, _, rest = module.partition(".")
     folder = rest.partition(".")[0]
     return folder if package == "components" and folder in STEPS else ""
@@ -60,23 +60,25 @@ def step_of(module: str) -> str:
 
 def test_components_never_import_pipelines() -> None:
     upward = [
-        told(*each) for each in every_import() if each[0].startswith("components") and each[2].startswith("pipelines")
+        describe(*violation)
+        for violation in every_import()
+        if violation[0].startswith("components") and violation[2].startswith("pipelines")
     ]
     assert upward == []
 
 
 def test_only_pipelines_and_the_step_itself_import_a_step() -> None:
     wrong = [
-        told(module, line, imported)
+        describe(module, line, imported)
         for module, line, imported in every_import()
         if step_of(imported) and module.startswith("components") and step_of(module) != step_of(imported)
     ]
     assert wrong == []
 
 
-def test_only_the_shells_and_what_builds_or_sends_the_pipeline_import_kfp() -> None:
+def test_only_components_and_the_code_that_builds_or_sends_the_pipeline_import_kfp() -> None:
     wrong = [
-        told(module, line, imported)
+        describe(module, line, imported)
         for module, line, imported in every_import()
         if imported.partition(".")[0] in ("kfp", "kfp_server_api")
         and not (step_of(module) and module.endswith(".component"))
@@ -85,8 +87,11 @@ def test_only_the_shells_and_what_builds_or_sends_the_pipeline_import_kfp() -> N
     assert wrong == []
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = {module: {each for _, each in imports(module) if each in FILES and each != module} for module in FILES}
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {imported for _, imported in imports(module) if imported in FILES and imported != module}
+        for module in FILES
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -94,10 +99,10 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         raise AssertionError(f"These modules import each other in a circle: {circle}") from None
 
 
-def test_no_folder_of_components_imports_itself_by_way_of_others() -> None:
+def test_folders_of_components_do_not_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for module, _, imported in every_import():
-        folder, other = (".".join(each.split(".")[:2]) for each in (module, imported))
+        folder, other = (".".join(name.split(".")[:2]) for name in (module, imported))
         if folder.startswith("components.") and other.startswith("components.") and folder != other:
             graph.setdefault(folder, set()).add(other)
     try:
@@ -121,7 +126,7 @@ def test_no_two_public_classes_have_the_same_name() -> None:
 
 
 def literals(module: str) -> Iterator[tuple[int, str]]:
-    """The line and the text of each string that is no docstring, the plain parts of f-strings among them."""
+    """The line and the text of each string except docstrings, including the plain parts of f-strings."""
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -129,7 +134,7 @@ def literals(module: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def test_only_run_results_says_where_a_file_of_a_run_lies() -> None:
+def test_only_run_results_contains_the_paths_of_a_runs_files() -> None:
     wrong = [
         f"{FILES[module].relative_to(ROOT)}:{line} names {text!r}"
         for module in FILES
@@ -151,11 +156,11 @@ def test_every_step_has_the_same_shape() -> None:
     assert sorted(file.parent.name for file in (ROOT / "components").glob("*/component.py")) == STEPS
 
 
-def test_a_shell_is_written_as_kfp_reads_it() -> None:
-    """kfp copies a shell's source: what is imported or defined around it is not there when it runs."""
+def test_a_component_has_the_form_that_kfp_reads() -> None:
+    """kfp copies a component's source, so imports and definitions outside the function are missing when it runs."""
     for step in STEPS:
         module = f"components.{step}.component"
-        assert {each for _, each in imports(module)} & {"__future__"} == set(), module
+        assert {imported for _, imported in imports(module)} & {"__future__"} == set(), module
         for node in ast.parse(FILES[module].read_text(encoding="utf-8")).body:
             allowed = (ast.FunctionDef, ast.Import, ast.ImportFrom)
             is_docstring = isinstance(node, ast.Expr)

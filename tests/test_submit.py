@@ -1,4 +1,4 @@
-"""Runs on Kubeflow Pipelines, with kfp's own client against a stand-in of its REST API."""
+"""Runs on Kubeflow Pipelines, with kfp's own client and a stand-in for its REST API."""
 
 import signal
 import subprocess
@@ -46,22 +46,22 @@ def test_a_run_is_uploaded_started_followed_and_ends_with_its_verdict(
         assert line in done.out
     run = kubeflow.only("runs")
     assert run["service_account"] == "quantgate-pipeline"
-    given = run["runtime_config"]["parameters"]
-    assert (given["variants"], given["suite"], given["limit"]) == (["bf16", "int8"], "quick", 3)
+    parameters = run["runtime_config"]["parameters"]
+    assert (parameters["variants"], parameters["suite"], parameters["limit"]) == (["bf16", "int8"], "quick", 3)
     assert f"report s3://bucket/results/{run['run_id']}/report.html" in done.out
     assert f"{kubeflow.host}/#/runs/details/{run['run_id']}" in done.out
     assert kubeflow.only("versions")["content"].count("# PIPELINE DEFINITION") == 1
 
 
-def test_every_parameter_of_the_pipeline_is_given(kubeflow: State, pipeline: Path) -> None:
+def test_every_parameter_of_the_pipeline_is_sent(kubeflow: State, pipeline: Path) -> None:
     assert submitted(kubeflow, pipeline, "--detach").status == 0
     spec = next(iter(yaml.safe_load_all(pipeline.read_text())))
-    asked = set(spec["root"]["inputDefinitions"]["parameters"])
-    assert set(kubeflow.only("runs")["runtime_config"]["parameters"]) == asked
+    declared = set(spec["root"]["inputDefinitions"]["parameters"])
+    assert set(kubeflow.only("runs")["runtime_config"]["parameters"]) == declared
 
 
 @pytest.mark.slow
-def test_content_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pipeline: Path, tmp_path: Path) -> None:
+def test_a_pipeline_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pipeline: Path, tmp_path: Path) -> None:
     assert "uploaded" in submitted(kubeflow, pipeline, "--detach").out
     assert "Kubeflow already has it" in submitted(kubeflow, pipeline, "--detach").out
     assert uploads(kubeflow) == 1
@@ -69,18 +69,18 @@ def test_content_that_kubeflow_has_is_not_uploaded_again(kubeflow: State, pipeli
     assert "uploaded" in submitted(kubeflow, other, "--detach").out
     assert uploads(kubeflow) == 2
     assert len(kubeflow.objects["pipelines"]) == 1
-    used = [each["pipeline_version_reference"]["pipeline_version_id"] for each in kubeflow.objects["runs"].values()]
+    used = [run["pipeline_version_reference"]["pipeline_version_id"] for run in kubeflow.objects["runs"].values()]
     assert used[0] == used[1] != used[2]
 
 
-def test_two_runs_have_names_and_results_of_their_own(kubeflow: State, pipeline: Path) -> None:
+def test_two_runs_have_different_names_and_results(kubeflow: State, pipeline: Path) -> None:
     assert submitted(kubeflow, pipeline).status == 0
     assert submitted(kubeflow, pipeline).status == 0
-    assert len({each["display_name"] for each in kubeflow.objects["runs"].values()}) == 2
+    assert len({run["display_name"] for run in kubeflow.objects["runs"].values()}) == 2
     assert len(kubeflow.s3) == 2
 
 
-def test_each_change_of_a_step_is_told_once(kubeflow: State, pipeline: Path) -> None:
+def test_each_change_of_a_step_is_printed_once(kubeflow: State, pipeline: Path) -> None:
     kubeflow.script = [
         ("RUNNING", {"resolve": "RUNNING", "resolve-driver": "SUCCEEDED"}),
         ("RUNNING", {"resolve": "RUNNING"}),
@@ -99,35 +99,35 @@ def test_each_change_of_a_step_is_told_once(kubeflow: State, pipeline: Path) -> 
     ]
 
 
-def test_a_run_that_fails_says_which_step_and_why(kubeflow: State, pipeline: Path) -> None:
+def test_a_failed_run_is_reported_with_the_step_and_the_reason(kubeflow: State, pipeline: Path) -> None:
     kubeflow.script = [("FAILED", {"resolve": "SUCCEEDED", "gate": "FAILED: OOMKilled", "root": "FAILED"})]
     done = submitted(kubeflow, pipeline)
     assert done.status == 4
     assert "The run has no verdict: gate: OOMKilled\n" in done.err
 
 
-def test_a_run_can_be_left_followed_later_and_stopped(kubeflow: State, pipeline: Path) -> None:
+def test_a_run_can_be_detached_followed_later_and_stopped(kubeflow: State, pipeline: Path) -> None:
     left = submitted(kubeflow, pipeline, "--detach")
     run_id = kubeflow.only("runs")["run_id"]
     assert left.status == 0
-    *_, told = left.out.partition("To follow it: quantgate ")
-    assert told == f"follow {run_id} --host {kubeflow.host}\n"
+    *_, command = left.out.partition("To follow it: quantgate ")
+    assert command == f"follow {run_id} --host {kubeflow.host}\n"
     assert "GET runs/" + run_id not in kubeflow.requests
-    assert Answer(*told.split(), *QUICK).status == 0
+    assert Answer(*command.split(), *QUICK).status == 0
     assert Answer("follow", run_id, "--host", kubeflow.host, "--stop").status == 0
     after = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
     assert (after.status, "run: canceled" in after.out) == (4, True)
 
 
 @pytest.mark.parametrize("more", [(), ("--stop",)])
-def test_of_a_run_that_is_not_there_nobody_is_told_that_it_goes_on(kubeflow: State, more: tuple[str, ...]) -> None:
+def test_a_missing_run_is_not_reported_as_still_running(kubeflow: State, more: tuple[str, ...]) -> None:
     done = Answer("follow", "nowhere", "--host", kubeflow.host, *more)
     assert (done.status, "continues" in done.err) == (USER_ERROR, False)
     assert "did not find the run nowhere" in done.err
 
 
 @pytest.mark.slow
-def test_an_interrupted_command_leaves_the_run_going_and_says_what_to_do(kubeflow: State, pipeline: Path) -> None:
+def test_an_interrupted_command_leaves_the_run_running_and_says_what_to_do(kubeflow: State, pipeline: Path) -> None:
     kubeflow.script = [("RUNNING", {})]
     code = "import signal, typer; from pipelines.cli.cluster_commands import submit"
     code += "; signal.signal(2, signal.default_int_handler)"
@@ -148,7 +148,7 @@ def test_an_interrupted_command_leaves_the_run_going_and_says_what_to_do(kubeflo
 
 
 @pytest.mark.parametrize("fault", ["drop", 503, 429, 500])
-def test_a_connection_that_is_lost_while_following_is_waited_for(kubeflow: State, pipeline: Path, fault: int) -> None:
+def test_a_lost_connection_while_following_is_retried(kubeflow: State, pipeline: Path, fault: int) -> None:
     kubeflow.faults = [("GET", "runs/", fault)] * 6
     done = submitted(kubeflow, pipeline)
     assert done.status == 0
@@ -156,7 +156,7 @@ def test_a_connection_that_is_lost_while_following_is_waited_for(kubeflow: State
     assert kubeflow.faults == []
 
 
-def test_a_connection_that_stays_lost_ends_with_what_to_do(
+def test_a_permanently_lost_connection_is_reported_with_what_to_do(
     kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "PATIENCE_S", 0.0)
@@ -166,7 +166,7 @@ def test_a_connection_that_stays_lost_ends_with_what_to_do(
     assert f"To follow it: quantgate follow {kubeflow.only('runs')['run_id']}" in done.err
 
 
-def test_a_run_whose_answer_was_lost_is_found_and_not_started_twice(kubeflow: State, pipeline: Path) -> None:
+def test_a_run_whose_response_was_lost_is_found_and_not_started_twice(kubeflow: State, pipeline: Path) -> None:
     kubeflow.faults = [("POST", "runs", "late")]
     assert submitted(kubeflow, pipeline).status == 0
     assert len(kubeflow.objects["runs"]) == 1
@@ -181,7 +181,9 @@ def test_a_run_that_was_not_started_is_an_error(kubeflow: State, pipeline: Path)
 
 
 @pytest.mark.parametrize("blind", ["pipelines", "pipelines/pipeline-1/versions"])
-def test_another_who_uploads_the_same_at_the_same_time_is_no_error(kubeflow: State, pipeline: Path, blind: str) -> None:
+def test_a_simultaneous_upload_of_the_same_pipeline_is_not_an_error(
+    kubeflow: State, pipeline: Path, blind: str
+) -> None:
     file = runs.read_pipeline(pipeline)
     with connected(Place(host=kubeflow.host)) as here:
         first = runs.upload(here, file)
@@ -192,7 +194,7 @@ def test_another_who_uploads_the_same_at_the_same_time_is_no_error(kubeflow: Sta
     assert len(kubeflow.objects["versions"]) == 1
 
 
-def test_another_who_makes_the_experiment_at_the_same_time_is_no_error(kubeflow: State) -> None:
+def test_a_simultaneous_creation_of_the_experiment_is_not_an_error(kubeflow: State) -> None:
     with connected(Place(host=kubeflow.host)) as here:
         first = runs.experiment_id(here)
         kubeflow.faults = [("GET", "experiments", "blind")]
@@ -215,7 +217,7 @@ def test_another_who_makes_the_experiment_at_the_same_time_is_no_error(kubeflow:
         (("--pipeline", __file__), "is not a pipeline"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_sent(
+def test_a_mistake_is_reported_before_anything_is_sent(
     kubeflow: State, pipeline: Path, options: tuple[str, ...], what: str
 ) -> None:
     done = submitted(kubeflow, pipeline, *options)
@@ -232,7 +234,7 @@ def test_a_pipeline_of_another_version_is_refused(kubeflow: State, pipeline: Pat
     assert "has no parameter promote" in submitted(kubeflow, old).err
 
 
-def test_where_the_verdict_could_not_be_read_a_run_is_started_only_to_be_left(
+def test_without_access_to_the_verdict_a_run_starts_only_detached(
     kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -243,7 +245,7 @@ def test_where_the_verdict_could_not_be_read_a_run_is_started_only_to_be_left(
     assert submitted(kubeflow, pipeline, "--detach").status == 0
 
 
-def test_a_verdict_that_is_missing_is_told_with_its_place(kubeflow: State, pipeline: Path) -> None:
+def test_a_missing_verdict_is_reported_with_its_location(kubeflow: State, pipeline: Path) -> None:
     kubeflow.on_run = lambda _run: None
     done = submitted(kubeflow, pipeline)
     place = f"s3://bucket/results/{kubeflow.only('runs')['run_id']}"

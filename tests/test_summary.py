@@ -63,7 +63,7 @@ def why(one: TaskScore, other: TaskScore) -> tuple[str, ...]:
     return compared(made(one), made(other)).benchmarks[one.task].not_comparable
 
 
-def test_a_summary_tells_what_was_asked_and_scored() -> None:
+def test_a_summary_contains_the_questions_and_the_scores() -> None:
     found = made(task("arc_easy", 0.55, shots=5, cut=3), task("hellaswag", 0.41), perplexity(17.3)).model_dump_json()
     told = json.loads(found)
     first, _, last = told.pop("benchmarks").values()
@@ -93,7 +93,7 @@ def test_a_summary_tells_what_was_asked_and_scored() -> None:
     assert last == {"questions": 62, "score": 17.3, "stderr": None, "shots": 0, "cut": 0, **words}
 
 
-def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_summary_reads_back_unchanged(tmp_path: Path) -> None:
     found = made(task("arc_easy", 0.1 + 0.2), perplexity(17.3))
     found.write(tmp_path / file_name(found))
     assert summary.read_summary(tmp_path / file_name(found)) == found
@@ -109,7 +109,7 @@ def test_one_question_has_no_standard_error() -> None:
     assert made(task("arc_easy", 1.0, items=2, stderr=0.0)).benchmarks["arc_easy"].stderr == 0.0
 
 
-def test_a_time_is_kept_in_utc_and_one_without_a_zone_is_refused() -> None:
+def test_a_time_is_stored_in_utc_and_one_without_a_zone_is_refused() -> None:
     late = datetime(2026, 11, 21, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
     found = summary_of(scores_of(task("arc_easy", 0.5)), "a/b", "unknown", [], late)
     assert found.timestamp.isoformat() == "2026-11-22T04:30:00+00:00"
@@ -118,7 +118,7 @@ def test_a_time_is_kept_in_utc_and_one_without_a_zone_is_refused() -> None:
         summary_of(scores_of(task("arc_easy", 0.5)), "a/b", "unknown", [], late.replace(tzinfo=None))
 
 
-def test_a_failure_is_no_summary() -> None:
+def test_a_failed_evaluation_has_no_summary() -> None:
     with pytest.raises(PrerequisiteError, match=r"a/b has no scores to summarize: The server died\. Fix the cause"):
         made(task("arc_easy", 0.5), repository="a/b", failure="The server died.")
     with pytest.raises(PrerequisiteError, match="it was evaluated on no benchmark"):
@@ -135,12 +135,12 @@ def test_a_failure_is_no_summary() -> None:
         ([task("arc_easy", 0.5), task("arc_easy", 0.6)], "two scores for one benchmark: arc_easy, arc_easy"),
     ],
 )
-def test_what_is_no_score_is_refused(tasks: list[TaskScore], complaint: str) -> None:
+def test_an_invalid_score_is_refused(tasks: list[TaskScore], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         made(*tasks)
 
 
-def test_the_chat_template_is_told_apart_from_other_settings() -> None:
+def test_the_chat_template_is_distinguished_from_other_settings() -> None:
     plain = PromptSettings(generation=({"until": ["\n"]},), filter="strict-match")
     wrapped = plain.model_copy(update={"chat_template": True})
     assert made(task("gsm8k", 0.5, settings=wrapped)).benchmarks["gsm8k"].settings == wrapped
@@ -182,7 +182,7 @@ def test_a_file_name_is_safe_everywhere(repository: str, part: str) -> None:
         (["a" * 40, "b" * 40], "demo-canopy"),
     ],
 )
-def test_a_file_name_has_the_suite_where_the_benchmarks_are_many_or_long(names: list[str], part: str) -> None:
+def test_a_file_name_contains_the_suite_if_the_benchmarks_are_many_or_long(names: list[str], part: str) -> None:
     found = made(*(task(name, 0.5) for name in names), repository="a/b", suite="demo,canopy")
     assert file_name(found) == f"2026-11-21_a_b_{part}.json"
 
@@ -200,7 +200,7 @@ def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_gpus_of_one_kind_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_the_same_kind_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = 'echo "NVIDIA H100 80GB HBM3, 81559, 580.95.05"'
     smi(tmp_path, monkeypatch, f'{line}\n{line}\necho "NVIDIA GB10, [N/A], 580.95.05"')
     assert gpus_here() == [H100, Gpu(name="NVIDIA GB10", memory_bytes=None, driver="580.95.05", count=1)]
@@ -216,7 +216,7 @@ def test_gpus_of_one_kind_are_counted(tmp_path: Path, monkeypatch: pytest.Monkey
         "exec sleep 60",
     ],
 )
-def test_an_nvidia_smi_that_fails_or_hangs_has_no_gpus(
+def test_a_failing_or_hanging_nvidia_smi_means_no_gpus(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smi(tmp_path, monkeypatch, script)
@@ -228,7 +228,7 @@ def test_a_machine_without_nvidia_smi_has_no_gpus(tmp_path: Path, monkeypatch: p
     assert gpus_here() == []
 
 
-def test_an_nvidia_smi_that_may_not_be_run_has_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_nvidia_smi_that_is_not_executable_means_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi(tmp_path, monkeypatch, "exit 0")
     (tmp_path / "nvidia-smi").chmod(0o644)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -249,7 +249,7 @@ def test_an_nvidia_smi_that_may_not_be_run_has_no_gpus(tmp_path: Path, monkeypat
         ),
     ],
 )
-def test_a_file_that_is_no_summary_is_named(content: bytes, complaint: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_summary_is_named(content: bytes, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "it.json"
     path.write_bytes(content)
     with pytest.raises(PrerequisiteError) as refusal:
@@ -258,21 +258,21 @@ def test_a_file_that_is_no_summary_is_named(content: bytes, complaint: str, tmp_
     assert str(refusal.value).endswith("Give a summary that `quantgate eval` wrote.")
 
 
-def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="none.json cannot be read: .*No such file"):
         summary.read_summary(tmp_path / "none.json")
     with pytest.raises(PrerequisiteError, match="cannot be read: .*Is a directory"):
         summary.read_summary(tmp_path)
 
 
-def test_a_summary_of_impossible_numbers_is_refused(tmp_path: Path) -> None:
+def test_a_summary_with_impossible_numbers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "it.json"
     path.write_text(made(task("arc_easy", 0.5)).model_dump_json().replace('"score":0.5', '"score":NaN'))
     with pytest.raises(PrerequisiteError, match=r"benchmarks: arc_easy: score: Input should be a finite number"):
         summary.read_summary(path)
 
 
-def test_a_difference_is_b_less_a_in_points_and_relative() -> None:
+def test_a_difference_is_b_minus_a_in_points_and_relative() -> None:
     found = compared(made(task("arc_easy", 0.5), perplexity(16.0)), made(task("arc_easy", 0.45), perplexity(20.0)))
     assert found.benchmarks["arc_easy"].difference == pytest.approx(-0.05)
     assert found.benchmarks["arc_easy"].relative == pytest.approx(-0.1)
@@ -280,7 +280,7 @@ def test_a_difference_is_b_less_a_in_points_and_relative() -> None:
     assert found.overall == found.benchmarks["arc_easy"]
 
 
-def test_a_score_of_nothing_has_no_relative_difference() -> None:
+def test_a_score_of_zero_has_no_relative_difference() -> None:
     one, other = made(task("gsm8k", 0.0)), made(task("gsm8k", 0.02))
     assert compared(one, other).benchmarks["gsm8k"].model_dump() == {
         "difference": 0.02,
@@ -302,21 +302,21 @@ def test_a_score_of_nothing_has_no_relative_difference() -> None:
         ({"settings": PromptSettings(generation=({"until": ["\\n"]},))}, "other generation settings"),
     ],
 )
-def test_what_was_asked_in_another_way_is_not_compared(changes: dict[str, Any], reason: str) -> None:
+def test_benchmarks_with_different_settings_are_not_compared(changes: dict[str, Any], reason: str) -> None:
     assert why(task("arc_easy", 0.5, shots=5), task("arc_easy", 0.5, **{"shots": 5, **changes})) == (reason,)
 
 
-def test_all_that_was_asked_in_another_way_is_told() -> None:
+def test_all_different_settings_are_listed() -> None:
     assert why(task("piqa", 0.5, shots=5), task("piqa", 0.5, items=9)) == ("shots 5 and 0", "questions 220 and 9")
 
 
-def test_what_differs_beside_the_question_does_not_keep_it_from_being_compared() -> None:
+def test_differences_outside_the_benchmark_do_not_prevent_a_comparison() -> None:
     assert why(task("arc_easy", 0.5, stderr=0.01, cut=1), task("arc_easy", 0.6, stderr=0.02, cut=2)) == ()
     alone, among = made(task("arc_easy", 0.5)), made(task("hellaswag", 0.4), task("arc_easy", 0.6))
     assert compared(alone, among).benchmarks["arc_easy"].not_comparable == ()
 
 
-def test_other_rows_are_not_compared() -> None:
+def test_different_rows_are_not_compared() -> None:
     one, other = (
         made(task("arc_easy", 0.5)),
         made(task("arc_easy", 0.5), row_origins=(origin("arc_easy", "a folder, sha256 0"),)),
@@ -328,7 +328,7 @@ def overall(one: Iterable[TaskScore], other: Iterable[TaskScore]) -> tuple[str, 
     return compared(made(*one), made(*other)).overall.not_comparable
 
 
-def test_overall_scores_are_compared_only_of_the_same_benchmarks_asked_alike() -> None:
+def test_overall_scores_are_compared_only_for_the_same_benchmarks_and_settings() -> None:
     arc, piqa = task("arc_easy", 0.5), task("piqa", 0.6)
     assert overall([arc, piqa], [piqa, arc]) == ()
     assert overall([arc, piqa], [arc]) == overall([arc], [perplexity(9.0)]) == ("means of other benchmarks",)
@@ -371,19 +371,19 @@ def test_the_table_has_both_scores_the_difference_and_no_verdict() -> None:
     ]
 
 
-def test_no_number_is_broken_in_a_narrow_terminal() -> None:
+def test_no_number_is_wrapped_in_a_narrow_terminal() -> None:
     one = made(task("ifeval", 0.5545, metric="prompt_level_strict_acc"))
     other = made(task("ifeval", 0.5289, metric="prompt_level_strict_acc"))
     for number in ("0.5545 ± 0.0335", "0.5289 ± 0.0335", "−2.6 points (−4.6 %)"):
         assert number in shown(one, other, 80)
 
 
-def test_a_model_beside_itself_differs_in_nothing() -> None:
+def test_a_model_does_not_differ_from_itself() -> None:
     one = made(task("arc_easy", 0.5545))
     assert shown(one, one).count("0.0 points (0.0 %)") == 2
 
 
-def test_scripts_get_both_summaries_and_exact_differences() -> None:
+def test_the_json_contains_both_summaries_and_exact_differences() -> None:
     one, other = made(task("arc_easy", 0.1 + 0.2)), made(task("piqa", 0.5), task("arc_easy", 0.5))
     found = json.loads(compared_json(one, other))
     assert Summary.model_validate(found["a"]) == one

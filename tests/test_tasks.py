@@ -48,11 +48,11 @@ def contexts(task: Any, items: list[int]) -> dict[int, str]:
         task.pick(items)
     task.set_fewshot_seed(SHOTS_SEED)
     task.build_all_requests()
-    return {each.doc_id: str(each.args[0]) for each in task.instances if each.doc_id in items}
+    return {instance.doc_id: str(instance.args[0]) for instance in task.instances if instance.doc_id in items}
 
 
 @pytest.mark.parametrize("with_train", [True, False])
-def test_an_item_has_the_same_shots_alone_and_among_all_as_in_lm_evals_own_run(with_train: bool) -> None:
+def test_an_item_has_the_shots_of_lm_evals_own_run_alone_and_among_all(with_train: bool) -> None:
     task = prepare(ARC, School(with_train)).leaves[0].task
     whole = contexts(task, list(range(20)))
     assert contexts(task, [3, 17]) == {item: whole[item] for item in (3, 17)}
@@ -60,14 +60,14 @@ def test_an_item_has_the_same_shots_alone_and_among_all_as_in_lm_evals_own_run(w
     assert contexts(stock, list(range(20))) == whole
 
 
-def test_shots_come_from_the_training_split_where_the_source_has_it() -> None:
+def test_shots_come_from_the_training_split_if_the_source_has_one() -> None:
     prepared = prepare(ARC, School(with_train=True))
     for context in contexts(prepared.leaves[0].task, [0, 5, 19]).values():
         assert context.count("train") == 3
     assert "shots from train" in prepared.origin.describe()
 
 
-def test_where_it_has_none_they_come_from_what_is_scored_but_never_the_item_itself() -> None:
+def test_without_a_training_split_shots_come_from_the_scored_items_but_never_the_item_itself() -> None:
     prepared = prepare(ARC, School(with_train=False))
     for item, context in contexts(prepared.leaves[0].task, list(range(20))).items():
         assert context.count(f"Question: test {item}\n") == 1, "as the question, not as a shot"
@@ -75,7 +75,7 @@ def test_where_it_has_none_they_come_from_what_is_scored_but_never_the_item_itse
     assert prepared.origin.describe().endswith("shots from the same")
 
 
-def test_a_source_with_fewer_items_than_the_suite_asks_is_refused() -> None:
+def test_a_source_with_fewer_items_than_the_suite_needs_is_refused() -> None:
     with pytest.raises(PrerequisiteError, match="rows of the tests has 20 items of arc_challenge; 21 are needed"):
         prepare(SuiteTask("arc_challenge", "acc_norm", 0, 0.25, 2, 21), School(with_train=False))
 
@@ -88,16 +88,16 @@ def test_mmlu_is_its_57_subjects() -> None:
     assert str(tasks.definition(leaves[0])["task"]) == "mmlu_abstract_algebra"
 
 
-def test_every_task_of_every_suite_is_one_of_lm_evals_with_that_metric() -> None:
+def test_every_task_of_every_suite_exists_in_lm_eval_with_that_metric() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
         raw = tasks.raw_definition(tasks.leaf_files(row.task)[0])
-        metrics = [str(each["metric"]).rpartition(".")[2] for each in raw["metric_list"]]
+        metrics = [str(metric["metric"]).rpartition(".")[2] for metric in raw["metric_list"]]
         assert row.metric.replace("pass@1", "pass_at_k") in metrics, row.task
-        filters = [each["name"] for each in raw.get("filter_list", [])] or ["none"]
+        filters = [filter_["name"] for filter_ in raw.get("filter_list", [])] or ["none"]
         assert row.filter in filters, row.task
 
 
-def test_no_definition_imports_what_runs_code_or_fetches_parameters() -> None:
+def test_no_task_definition_imports_code_that_runs_programs_or_downloads() -> None:
     for row in (row for suite in SUITES.values() for row in suite.tasks):
         tasks.definition(tasks.leaf_files(row.task)[0])
     loaded = {name for name in sys.modules if name.startswith("lm_eval.tasks.")}
@@ -105,36 +105,36 @@ def test_no_definition_imports_what_runs_code_or_fetches_parameters() -> None:
     assert "lm_eval.tasks.tinyBenchmarks.agg_functions" not in loaded
 
 
-def test_several_suites_are_one_and_a_task_in_two_of_them_is_asked_once() -> None:
+def test_several_suites_are_merged_and_a_common_task_runs_once() -> None:
     both = suite_named("openllm, code,openllm")
     assert [task.task for task in both.tasks][-3:] == ["truthfulqa_mc2", "humaneval", "mbpp"]
     assert len(both.tasks) == 6 + 2
 
 
-def test_two_suites_that_ask_one_task_differently_are_refused() -> None:
+def test_two_suites_with_different_settings_for_a_task_are_refused() -> None:
     with pytest.raises(PrerequisiteError, match="different settings for mmlu"):
         suite_named("arm,openllm")
 
 
-def test_a_limit_is_the_most_that_a_task_may_have() -> None:
+def test_a_limit_is_the_largest_number_of_items_of_a_task() -> None:
     limited = suite_named("openllm", limit=150)
     assert [(task.tiny, task.full) for task in limited.tasks][:2] == [(100, 150), (100, 150)]
     assert [(task.tiny, task.full) for task in suite_named("code", limit=7).tasks] == [(0, 7), (0, 7)]
 
 
-def test_a_limit_below_nothing_is_refused() -> None:
+def test_a_negative_limit_is_refused() -> None:
     with pytest.raises(PrerequisiteError, match="limit of items is -5"):
         suite_named("demo", limit=-5)
 
 
-def test_a_set_of_ones_own_may_not_stand_in_for_a_benchmark(tmp_path: Path) -> None:
+def test_a_custom_task_may_not_have_the_name_of_a_benchmark(tmp_path: Path) -> None:
     (tmp_path / "set.yaml").write_text("name: gsm8k\ndescription: easy\nanswer: exact\n")
     (tmp_path / "items.jsonl").write_text('{"id": 1, "question": "1 + 1?", "answer": "2"}\n')
     with pytest.raises(PrerequisiteError, match="has the name of a benchmark, gsm8k"):
         suite_named("demo", [read_set(tmp_path)])
 
 
-def test_a_suite_with_programs_is_looked_at_once() -> None:
+def test_a_suite_with_programs_has_only_one_look() -> None:
     assert suite_named("code").looks == (1.0,)
     assert suite_named("openllm,code").looks == (1.0,)
     assert len(suite_named("openllm").looks) > 2

@@ -1,4 +1,4 @@
-"""What MLflow holds after `track`, in a SQLite file."""
+"""The content of MLflow after `track`, in a SQLite file."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def runs_by_name(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
 
 
 def artifact_names(client: MlflowClient, run_id: str) -> set[str]:
-    return {each.path for each in client.list_artifacts(run_id)}
+    return {artifact.path for artifact in client.list_artifacts(run_id)}
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
@@ -76,7 +76,7 @@ def test_a_pipeline_run_becomes_a_parent_with_one_child_for_each_variant(local: 
     assert parent.data.tags["verdicts"] == "bf16: reference · int8: ship · int4-g128: monitor · int4-g64: reject"
 
 
-def test_a_variant_carries_its_numbers_its_parameters_and_its_verdict(local: str, tmp_path: Path) -> None:
+def test_a_variants_run_has_its_numbers_parameters_and_verdict(local: str, tmp_path: Path) -> None:
     tracked = track(make_decision(tmp_path), FACTS, RunFiles(), local)
     run = MlflowClient(local).get_run(tracked.children["int4-g128"])
 
@@ -107,10 +107,10 @@ def test_a_variant_carries_its_numbers_its_parameters_and_its_verdict(local: str
     assert run.data.tags["failure"] == "none"
 
 
-def test_all_variants_line_up_and_the_baseline_drops_by_nothing(local: str, tmp_path: Path) -> None:
+def test_all_variants_have_the_same_columns_and_the_baseline_a_drop_of_zero(local: str, tmp_path: Path) -> None:
     tracked = track(make_decision(tmp_path), FACTS, RunFiles(), local)
     client = MlflowClient(local)
-    children = [client.get_run(each) for each in tracked.children.values()]
+    children = [client.get_run(run_id) for run_id in tracked.children.values()]
 
     assert len({frozenset(run.data.metrics) for run in children}) == 1
     assert len({frozenset(run.data.params) for run in children}) == 1
@@ -123,7 +123,7 @@ def test_all_variants_line_up_and_the_baseline_drops_by_nothing(local: str, tmp_
     assert [run.info.run_name for run in youngest_first] == ["bf16", "int8", "int4-g128", "int4-g64"]
 
 
-def test_a_perplexity_is_in_no_mean(tmp_path: Path) -> None:
+def test_a_perplexity_is_left_out_of_the_mean(tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
     task = (
         decision.scores[0].tasks[0].model_copy(update={"task": "wikitext", "metric": "word_perplexity", "score": 31.5})
@@ -133,7 +133,7 @@ def test_a_perplexity_is_in_no_mean(tmp_path: Path) -> None:
     changed = decision.model_copy(
         update={"scores": (scores, *decision.scores[1:]), "verdicts": (verdict, *decision.verdicts[1:])}
     )
-    with_it, without = (variant_rows(each, FACTS, RunFiles())[0] for each in (changed, decision))
+    with_it, without = (variant_rows(version, FACTS, RunFiles())[0] for version in (changed, decision))
     assert with_it.metrics["wikitext.score"] == 31.5
     assert with_it.metrics["mean_score"] == without.metrics["mean_score"]
 
@@ -158,11 +158,11 @@ def test_bounds_flips_and_divergences_have_stable_names(tmp_path: Path, local: s
     )
     decision = make_decision(tmp_path)
     verdicts = [
-        each.model_copy(update={"limits": (limit,), "tasks": (task,)}) if each.variant == "int8" else each
-        for each in decision.verdicts
+        row.model_copy(update={"limits": (limit,), "tasks": (task,)}) if row.variant == "int8" else row
+        for row in decision.verdicts
     ]
-    found = track(decision.model_copy(update={"verdicts": tuple(verdicts)}), FACTS, report_files(tmp_path), local)
-    metrics = MlflowClient(local).get_run(found.children["int8"]).data.metrics
+    tracked = track(decision.model_copy(update={"verdicts": tuple(verdicts)}), FACTS, report_files(tmp_path), local)
+    metrics = MlflowClient(local).get_run(tracked.children["int8"]).data.metrics
     expected = {
         "average_drop_upper": 0.03,
         "average_drop_lower": -0.01,
@@ -175,25 +175,25 @@ def test_bounds_flips_and_divergences_have_stable_names(tmp_path: Path, local: s
     assert {name: metrics[name] for name in expected} == expected
 
 
-def test_the_rows_are_data_sets_and_the_matrix_a_table_once(tmp_path: Path, local: str) -> None:
+def test_the_rows_are_data_sets_and_the_matrix_is_one_table(tmp_path: Path, local: str) -> None:
     decision = make_decision(tmp_path)
     origins = (
         RowsOrigin(task="piqa", where="baber/piqa from hub", sha256="0123456789abcdef", shots="shots from train"),
         RowsOrigin(task="own", where="own set own", sha256="fedcba9876543210"),
     )
-    scores = tuple(each.model_copy(update={"row_origins": origins}) for each in decision.scores)
+    scores = tuple(scores.model_copy(update={"row_origins": origins}) for scores in decision.scores)
     decision = decision.model_copy(update={"scores": scores})
     for _ in range(2):
-        found = track(decision, FACTS, report_files(tmp_path), local)
+        tracked = track(decision, FACTS, report_files(tmp_path), local)
     client = MlflowClient(local)
-    run = client.get_run(found.run_id)
+    run = client.get_run(tracked.run_id)
     assert run.inputs
-    assert [(each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs] == [
+    assert [(data_set.dataset.name, data_set.dataset.digest) for data_set in run.inputs.dataset_inputs] == [
         ("piqa", "0123456789abcdef"),
         ("own", "fedcba9876543210"),
     ]
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "decision_matrix.json", "type": "table"}]
-    table = json.loads(Path(client.download_artifacts(found.run_id, "decision_matrix.json")).read_text())
+    table = json.loads(Path(client.download_artifacts(tracked.run_id, "decision_matrix.json")).read_text())
     columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
     assert columns["variant"] == ("bf16", "int8", "int4-g128", "int4-g64")
     assert columns["piqa.score"] == (0.60, 0.60, 0.58, 0.55)
@@ -223,7 +223,7 @@ def test_tracking_again_updates_the_same_runs(local: str, tmp_path: Path) -> Non
     assert len(client.get_metric_history(first.children["int8"], "mean_score")) == 1
 
 
-def test_a_variant_that_worked_the_second_time_replaces_its_failed_child(local: str, tmp_path: Path) -> None:
+def test_a_variant_that_succeeds_the_second_time_replaces_its_failed_child(local: str, tmp_path: Path) -> None:
     first = track(make_decision(tmp_path, failed="int8"), FACTS, RunFiles(), local)
     again = track(make_decision(tmp_path), FACTS, RunFiles(), local)
     runs = runs_by_name(MlflowClient(local), first.experiment_id)
@@ -236,7 +236,7 @@ def test_a_variant_that_worked_the_second_time_replaces_its_failed_child(local: 
     assert runs["int8"].info.status == "FINISHED"
 
 
-def test_a_child_that_died_half_way_is_completed(local: str, tmp_path: Path) -> None:
+def test_an_incomplete_child_is_completed(local: str, tmp_path: Path) -> None:
     other = track(make_decision(tmp_path), FACTS.model_copy(update={"run_id": "run-0"}), RunFiles(), local)
     client = MlflowClient(local)
     tags = {"quantgate.run_id": "run-1", "quantgate.variant": "int8"}
@@ -252,7 +252,7 @@ def test_a_child_that_died_half_way_is_completed(local: str, tmp_path: Path) -> 
     assert len(client.search_runs([tracked.experiment_id])) == 10
 
 
-def test_local_files_lie_beside_the_database(local: str, tmp_path: Path) -> None:
+def test_local_files_are_stored_beside_the_database(local: str, tmp_path: Path) -> None:
     extra = tmp_path / "server.log"
     extra.write_text("It started.")
     files = RunFiles(report=report_files(tmp_path).report, variants={"int8": (extra,)})
@@ -269,8 +269,8 @@ def test_local_files_lie_beside_the_database(local: str, tmp_path: Path) -> None
         "verdict.json",
         "weights.json",
     }
-    kept = tmp_path / "my results" / "artifacts" / tracked.children["int8"] / "artifacts" / "scores.json"
-    assert Scores.read(kept).by_task() == SCORES["int8"]
+    artifact = tmp_path / "my results" / "artifacts" / tracked.children["int8"] / "artifacts" / "scores.json"
+    assert Scores.read(artifact).by_task() == SCORES["int8"]
 
 
 def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_nothing_is_printed_even_when_the_store_is_made(tmp_path: Path) -> None:
+def test_nothing_is_printed_even_when_the_store_is_created(tmp_path: Path) -> None:
     facts, decision = tmp_path / "facts.json", tmp_path / "decision.json"
     uri = local_tracking_uri(tmp_path / "results")
     FACTS.write(facts)
@@ -318,7 +318,7 @@ def test_artifacts_that_cannot_be_stored_are_a_prerequisite_error(
         track(make_decision(tmp_path), FACTS, RunFiles(), local)
 
 
-def test_a_refusal_tells_what_was_not_done(local: str) -> None:
+def test_a_refusal_names_the_action_that_failed(local: str) -> None:
     with pytest.raises(PrerequisiteError, match="did not swap them: No space left"), connected(local, "swap them"):
         raise OSError("No space left on device")
 
@@ -348,10 +348,10 @@ def commit_something(folder: Path) -> None:
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
 
 
-def test_a_servers_log_in_a_sentence_is_shortened_in_the_summary_and_a_tag_is_cut(local: str, tmp_path: Path) -> None:
+def test_a_servers_log_is_shortened_in_the_summary_and_cut_in_a_tag(local: str, tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
     log = "vLLM ended.\n" + "  a line of its log\n" * 1000
-    rows = tuple(each.model_copy(update={"sentence": log}) for each in decision.verdicts)
+    rows = tuple(row.model_copy(update={"sentence": log}) for row in decision.verdicts)
     tracked = track(decision.model_copy(update={"verdicts": rows}), FACTS, report_files(tmp_path), local)
     client = MlflowClient(local)
     summary = client.get_run(tracked.run_id).data.tags["mlflow.note.content"]
@@ -360,7 +360,7 @@ def test_a_servers_log_in_a_sentence_is_shortened_in_the_summary_and_a_tag_is_cu
     assert len(client.get_run(tracked.children["int8"]).data.tags["sentence"]) <= 8000
 
 
-def test_a_password_in_an_address_is_hidden_up_to_its_last_sign_and_refused_for_a_run() -> None:
+def test_a_password_in_an_address_is_hidden_completely_and_refused_for_a_run() -> None:
     assert without_password("http://u:p@ss@host/x") == "http://***@host/x"
     with pytest.raises(PrerequisiteError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
         check_no_password("http://u:p@ss@host/x")

@@ -1,4 +1,4 @@
-"""What MLflow holds on SQLite and a folder, and on PostgreSQL and S3: tracked, promoted, and killed on the way."""
+"""MLflow on SQLite with a folder, and on PostgreSQL with S3: tracking, promotion, and recovery after a kill."""
 
 import json
 import multiprocessing
@@ -34,14 +34,16 @@ ROWS = (
 )
 FLIPS: dict[str, list[Any]] = {"task": ["piqa", "piqa"], "item_id": [3, 7], "lost": [True, False]}
 CALLS = ("runs/create", "runs/log-batch", "runs/log-inputs", "mlflow-artifacts/", "runs/update")
-"""What a tracking asks of a server: at each of them it is killed."""
+"""The requests of a recording; the test kills it at each of them."""
 
 
 def decision_on(folder: Path, model: str) -> Decision:
-    """A decision on a model of that name, with a place for each variant's weights and a name for the rows asked."""
+    """A decision on a model with that name, with locations of the variants' weights and names of the rows."""
     decision = make_decision(folder)
-    weights = tuple(each.model_copy(update={"uri": f"s3://bucket/{each.variant}"}) for each in decision.weights)
-    scores = tuple(each.model_copy(update={"row_origins": ROWS}) for each in decision.scores)
+    weights = tuple(
+        weights.model_copy(update={"uri": f"s3://bucket/{weights.variant}"}) for weights in decision.weights
+    )
+    scores = tuple(scores.model_copy(update={"row_origins": ROWS}) for scores in decision.scores)
     of_model = decision.model.model_copy(update={"source": f"hf:org/{model}"})
     return decision.model_copy(update={"model": of_model, "weights": weights, "scores": scores})
 
@@ -55,16 +57,16 @@ def registered(folder: Path, server: str, model: str) -> Registered:
     return register(decision_on(folder, model), tracked(folder, server, model), server)
 
 
-def runs_of(client: MlflowClient, found: TrackedRun, run_id: str = "run-1") -> dict[str, Run]:
+def runs_of(client: MlflowClient, tracked_run: TrackedRun, run_id: str = "run-1") -> dict[str, Run]:
     """The pipeline run's runs by variant, the parent under the empty name; each once."""
-    runs = client.search_runs([found.experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'")
+    runs = client.search_runs([tracked_run.experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'")
     by_variant = {run.data.tags.get(VARIANT_TAG, ""): run for run in runs}
     assert len(by_variant) == len(runs)
     return by_variant
 
 
 def artifacts_of(client: MlflowClient, run: Run, folder: Path) -> dict[str, bytes]:
-    names = [each.path for each in client.list_artifacts(run.info.run_id)]
+    names = [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
     folder = folder / run.info.run_id
     folder.mkdir(exist_ok=True)
     return {name: Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes() for name in names}
@@ -73,7 +75,7 @@ def artifacts_of(client: MlflowClient, run: Run, folder: Path) -> dict[str, byte
 def data_sets_of(run: Run) -> list[tuple[str, str]]:
     """Names and digests, sorted: PostgreSQL gives them in any order."""
     inputs = run.inputs.dataset_inputs if run.inputs else []
-    return sorted((each.dataset.name, each.dataset.digest) for each in inputs)
+    return sorted((data_set.dataset.name, data_set.dataset.digest) for data_set in inputs)
 
 
 def champion_of(client: MlflowClient, model: str) -> str:
@@ -89,23 +91,23 @@ def quantgate(*arguments: str) -> int:
 
 @pytest.fixture
 def model() -> str:
-    """The name of a model that no other test tracks."""
+    """A model name that no other test uses."""
     return uuid.uuid4().hex
 
 
-def test_a_parent_and_its_children_hold_numbers_words_tables_data_sets_and_files(
+def test_a_parent_and_its_children_contain_numbers_texts_tables_data_sets_and_files(
     mlflow_backend: str, model: str, tmp_path: Path
 ) -> None:
-    found = tracked(tmp_path, mlflow_backend, model)
+    tracked_run = tracked(tmp_path, mlflow_backend, model)
     client = MlflowClient(mlflow_backend)
-    runs = runs_of(client, found)
+    runs = runs_of(client, tracked_run)
     parent, int8 = runs[""], runs["int8"]
 
-    assert {name: run.info.run_id for name, run in runs.items()} == {"": found.run_id, **found.children}
+    assert {name: run.info.run_id for name, run in runs.items()} == {"": tracked_run.run_id, **tracked_run.children}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert {runs[name].data.tags["mlflow.parentRunId"] for name in found.children} == {found.run_id}
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in tracked_run.children} == {tracked_run.run_id}
     assert parent.data.params["model"] == f"hf:org/{model}"
-    assert {name: runs[name].data.tags["verdict"] for name in found.children} == VERDICTS
+    assert {name: runs[name].data.tags["verdict"] for name in tracked_run.children} == VERDICTS
     for name, scores in SCORES.items():
         assert runs[name].data.metrics["hellaswag.score"] == scores["hellaswag"]
         assert runs[name].data.metrics["mean_score"] == sum(scores.values()) / 2
@@ -128,7 +130,7 @@ def test_a_parent_and_its_children_hold_numbers_words_tables_data_sets_and_files
     assert json.loads(files["verdict.json"])["verdict"] == "ship"
 
 
-def test_tracking_again_doubles_nothing(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+def test_tracking_again_creates_no_duplicates(mlflow_backend: str, model: str, tmp_path: Path) -> None:
     first, again = (tracked(tmp_path, mlflow_backend, model) for _ in range(2))
     client = MlflowClient(mlflow_backend)
     runs = runs_of(client, first)
@@ -138,8 +140,8 @@ def test_tracking_again_doubles_nothing(mlflow_backend: str, model: str, tmp_pat
     assert [len(data_sets_of(run)) for run in runs.values()] == [2] * 5
 
 
-def test_an_answer_that_is_lost_on_its_way_doubles_nothing(mlflow_backend: str, model: str, tmp_path: Path) -> None:
-    """MLflow's client asks again, although the server has done what it was asked."""
+def test_a_lost_response_creates_no_duplicates(mlflow_backend: str, model: str, tmp_path: Path) -> None:
+    """MLflow's client repeats the request, although the server has executed it."""
     lost: set[str] = set()
 
     def lose_the_first(number: int) -> None:
@@ -149,14 +151,14 @@ def test_an_answer_that_is_lost_on_its_way_doubles_nothing(mlflow_backend: str, 
             raise ConnectionAbortedError
 
     with Proxy(mlflow_backend, after=lose_the_first) as proxy:
-        found = tracked(tmp_path, proxy.address, model)
+        tracked_run = tracked(tmp_path, proxy.address, model)
     assert {call.rpartition("/")[2] for call in lost} >= {"create", "log-batch", "log-inputs", "update"}
-    runs = runs_of(MlflowClient(mlflow_backend), found)
-    assert {name: run.info.run_id for name, run in runs.items()} == {"": found.run_id, **found.children}
+    runs = runs_of(MlflowClient(mlflow_backend), tracked_run)
+    assert {name: run.info.run_id for name, run in runs.items()} == {"": tracked_run.run_id, **tracked_run.children}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
-def test_a_database_without_a_server_is_refused_as_it_keeps_no_files(
+def test_a_database_without_a_server_is_refused_because_it_stores_no_files(
     postgres: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,64 +170,68 @@ def test_a_database_without_a_server_is_refused_as_it_keeps_no_files(
 def test_three_runs_of_a_model_are_three_parents_with_four_children_each(
     mlflow_backend: str, model: str, tmp_path: Path
 ) -> None:
-    found = [tracked(tmp_path, mlflow_backend, model, run_id) for run_id in ("run-1", "run-2", "run-3")]
+    tracked_runs = [tracked(tmp_path, mlflow_backend, model, run_id) for run_id in ("run-1", "run-2", "run-3")]
     client = MlflowClient(mlflow_backend)
-    assert len({each.experiment_id for each in found}) == 1
-    parents = client.search_runs([found[0].experiment_id], "tags.verdicts != ''")
-    assert {run.info.run_id for run in parents} == {each.run_id for each in found}
-    for each in found:
-        children = client.search_runs([each.experiment_id], f"tags.`mlflow.parentRunId` = '{each.run_id}'")
-        assert {run.info.run_name: run.info.run_id for run in children} == each.children
+    assert len({tracked_run.experiment_id for tracked_run in tracked_runs}) == 1
+    parents = client.search_runs([tracked_runs[0].experiment_id], "tags.verdicts != ''")
+    assert {run.info.run_id for run in parents} == {tracked_run.run_id for tracked_run in tracked_runs}
+    for tracked_run in tracked_runs:
+        children = client.search_runs(
+            [tracked_run.experiment_id], f"tags.`mlflow.parentRunId` = '{tracked_run.run_id}'"
+        )
+        assert {run.info.run_name: run.info.run_id for run in children} == tracked_run.children
         assert len(children) == 4
-    assert len(client.search_runs([found[0].experiment_id])) == 3 * (1 + 4)
+    assert len(client.search_runs([tracked_runs[0].experiment_id])) == 3 * (1 + 4)
 
 
-def test_what_ships_becomes_champion_and_is_rolled_back(mlflow_backend: str, model: str, tmp_path: Path) -> None:
-    found = registered(tmp_path, mlflow_backend, model)
+def test_a_variant_that_ships_becomes_champion_and_is_rolled_back(
+    mlflow_backend: str, model: str, tmp_path: Path
+) -> None:
+    registration = registered(tmp_path, mlflow_backend, model)
     client = MlflowClient(mlflow_backend)
-    assert registered(tmp_path, mlflow_backend, model) == found
-    assert len(client.search_model_versions(f"name='{found.model}'")) == 4
-    promote(mlflow_backend, found.model, found.versions["bf16"])
-    done = promote(mlflow_backend, found.model)
+    assert registered(tmp_path, mlflow_backend, model) == registration
+    assert len(client.search_model_versions(f"name='{registration.model}'")) == 4
+    promote(mlflow_backend, registration.model, registration.versions["bf16"])
+    done = promote(mlflow_backend, registration.model)
     assert (done.variant, done.verdict, done.weights) == ("int8", "ship", "s3://bucket/int8")
-    assert champion_of(client, found.model) == found.versions["int8"]
-    back = rollback(mlflow_backend, found.model)
-    assert (back.variant, champion_of(client, found.model)) == ("bf16", found.versions["bf16"])
+    assert champion_of(client, registration.model) == registration.versions["int8"]
+    back = rollback(mlflow_backend, registration.model)
+    assert (back.variant, champion_of(client, registration.model)) == ("bf16", registration.versions["bf16"])
 
 
-def test_what_was_rejected_is_refused_by_every_way_and_every_time_whatever_its_tags_say(
+def test_a_rejected_variant_is_refused_in_every_way_despite_its_tags(
     mlflow_backend: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = registered(tmp_path, mlflow_backend, model)
+    registration = registered(tmp_path, mlflow_backend, model)
     client = MlflowClient(mlflow_backend)
-    rejected = found.versions["int4-g64"]
-    run_id = str(client.get_model_version(found.model, rejected).run_id)
-    command = ("promote", found.model, "--tracking-uri", mlflow_backend, "--version", rejected)
+    rejected = registration.versions["int4-g64"]
+    run_id = str(client.get_model_version(registration.model, rejected).run_id)
+    command = ("promote", registration.model, "--tracking-uri", mlflow_backend, "--version", rejected)
     for edited in (False, True):
         if edited:
-            client.set_model_version_tag(found.model, rejected, "quantgate.verdict", "ship")
+            client.set_model_version_tag(registration.model, rejected, "quantgate.verdict", "ship")
             client.set_tag(run_id, "verdict", "ship")
-            client.set_registered_model_alias(found.model, "candidate", rejected)
+            client.set_registered_model_alias(registration.model, "candidate", rejected)
         for _ in range(2):
             with pytest.raises(PrerequisiteError, match="its verdict is reject"):
-                promote(mlflow_backend, found.model, rejected)
+                promote(mlflow_backend, registration.model, rejected)
             assert quantgate(*command) == 2
             assert "its verdict is reject" in capsys.readouterr().err
     with pytest.raises(PrerequisiteError, match="its verdict is reject"):
-        promote(mlflow_backend, found.model)
-    assert champion_of(client, found.model) == "none"
+        promote(mlflow_backend, registration.model)
+    assert champion_of(client, registration.model) == "none"
 
 
 def arguments(results: Path, run_id: str, server: str) -> tuple[str, str, str, str, str, str, str]:
-    """Those of the step `track`, on what the steps before it left in the results' folder."""
-    decision, page, text, found = (
-        str(results / name) for name in ("decision.json", "report.html", "report.md", "found.json")
+    """The arguments of the step `track`, for the results of the earlier steps."""
+    decision, page, text, tracked_file = (
+        str(results / name) for name in ("decision.json", "report.html", "report.md", "tracked.json")
     )
-    return decision, run_id, str(results), server, page, text, found
+    return decision, run_id, str(results), server, page, text, tracked_file
 
 
 def kill_at(number: int, results: Path, run_id: str, server: str) -> None:
-    """The step in a process of its own that is killed when its request of that number arrives, which is lost."""
+    """Run the step in a process that is killed when its n-th request arrives; the request is lost."""
 
     def kill(arrived: int, _headers: object) -> int:
         if arrived == number:
@@ -241,8 +247,8 @@ def kill_at(number: int, results: Path, run_id: str, server: str) -> None:
         assert process.exitcode == -SIGKILL
 
 
-def held(client: MlflowClient, found: TrackedRun, run_id: str, folder: Path) -> dict[str, object]:
-    """All that MLflow tells of a pipeline run but its ids and times, and the commit, which may come meanwhile."""
+def held(client: MlflowClient, tracked_run: TrackedRun, run_id: str, folder: Path) -> dict[str, object]:
+    """MLflow's content of a pipeline run without ids, times and the commit, which may change during the tests."""
     named = {RUN_ID_TAG, "mlflow.parentRunId", "mlflow.source.git.commit"}
     return {
         variant: (
@@ -253,7 +259,7 @@ def held(client: MlflowClient, found: TrackedRun, run_id: str, folder: Path) -> 
             data_sets_of(run),
             artifacts_of(client, run, folder),
         )
-        for variant, run in runs_of(client, found, run_id).items()
+        for variant, run in runs_of(client, tracked_run, run_id).items()
     }
 
 
@@ -269,29 +275,29 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(mlflow_backend: str, results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What MLflow holds of a run that nothing went wrong with, and under `requests` those that it took."""
+    """MLflow's content of a run without faults, and under `requests` its requests."""
     track_step.track(*arguments(results, "undisturbed-0", mlflow_backend))  # makes the experiment
     with Proxy(mlflow_backend) as proxy:
         track_step.track(*arguments(results, "undisturbed", proxy.address))
-    found = TrackedRun.read(results / "found.json")
-    told = held(MlflowClient(mlflow_backend), found, "undisturbed", tmp_path_factory.mktemp("undisturbed"))
-    return {**told, "requests": proxy.requests}
+    tracked_run = TrackedRun.read(results / "tracked.json")
+    content = held(MlflowClient(mlflow_backend), tracked_run, "undisturbed", tmp_path_factory.mktemp("undisturbed"))
+    return {**content, "requests": proxy.requests}
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_killed_anywhere_and_repeated_each_variant_has_one_whole_run(
+def test_after_a_kill_anywhere_and_a_repetition_each_variant_has_one_complete_run(
     mlflow_backend: str, undisturbed: dict[str, Any], results: Path, tmp_path: Path, call: str
 ) -> None:
-    """It is killed at one of these calls, its repetition is killed anywhere, and then it is left alone."""
+    """The step is killed at one of these calls, its repetition is killed anywhere, and the third one completes."""
     run_id, source = f"undisturbed {call}", random.Random(call)
-    calls = [number for number, each in enumerate(undisturbed["requests"], start=1) if call in each]
+    calls = [number for number, request in enumerate(undisturbed["requests"], start=1) if call in request]
     for number in (source.choice(calls), source.randint(1, len(undisturbed["requests"]))):
         kill_at(number, results, run_id, mlflow_backend)
     track_step.track(*arguments(results, run_id, mlflow_backend))
-    found = TrackedRun.read(results / "found.json")
+    tracked_run = TrackedRun.read(results / "tracked.json")
     client = MlflowClient(mlflow_backend)
-    told = held(client, found, run_id, tmp_path)
-    assert len(told) == 1 + 4
-    for variant, what in told.items():
+    content = held(client, tracked_run, run_id, tmp_path)
+    assert len(content) == 1 + 4
+    for variant, what in content.items():
         assert what == undisturbed[variant], variant
-    assert {len(client.get_metric_history(each, "piqa.score")) for each in found.children.values()} == {1}
+    assert {len(client.get_metric_history(child, "piqa.score")) for child in tracked_run.children.values()} == {1}

@@ -1,4 +1,4 @@
-"""A real Chromium opens MLflow's own page that compares the variants of a run."""
+"""MLflow's page that compares the variants of a run, in a real Chromium."""
 
 import re
 import shutil
@@ -36,14 +36,14 @@ def words(html: str) -> str:
 
 
 def rows_of(page: str) -> dict[str, list[str]]:
-    """The tables' rows, of details, parameters and tags: by the head of each, its cells."""
+    """The rows of the tables of details, parameters and tags: the cells by the row's head."""
     rows = re.findall(r"<tr.*?</tr>", page, re.DOTALL)
-    cells = [[words(each) for each in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+    cells = [[words(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
     return {head: rest for head, *rest in cells}
 
 
 def metrics_of(page: str) -> dict[str, list[str]]:
-    """The metrics' rows, from the left to the right: cells that are put in their places one by one."""
+    """The metrics' rows from left to right; the page positions their cells individually."""
     place = r"<div [^>]*left: (\d+)px; position: absolute; top: (\d+)px; [^>]*>(.*?)</div>"
     cells = [(int(top), int(left), inner) for left, top, inner in re.findall(place, page)]
     names = {top: words(inner) for top, _, inner in cells if 'title="Plot chart"' in inner}
@@ -56,17 +56,17 @@ def metrics_of(page: str) -> dict[str, list[str]]:
 
 def test_mlflows_page_shows_the_variants_side_by_side_by_their_names(mlflow_server: str, tmp_path: Path) -> None:
     decision = called(make_decision(tmp_path), "compared")
-    found = track(decision, FACTS, report_files(tmp_path), mlflow_server)
-    page = page_at(found.compare_page, tmp_path)
+    tracked = track(decision, FACTS, report_files(tmp_path), mlflow_server)
+    page = page_at(tracked.compare_page, tmp_path)
     rows, metrics = rows_of(page), metrics_of(page)
 
     assert "Comparing 4 Runs from 1 Experiment" in words(page)
     assert rows["Run Name:"] == ["bf16", "int8", "int4-g128", "int4-g64"]
-    assert rows["Run ID:"] == list(found.children.values())
+    assert rows["Run ID:"] == list(tracked.children.values())
     assert rows["variant"] == ["bf16", "int8", "int4-g128", "int4-g64"]
     assert rows["scheme"] == ["BF16", "W4A16", "W4A16", "W4A16"]
     assert rows["group_size"] == ["none", "none", "128", "64"]
     assert rows["verdict"] == list(VERDICTS.values())
-    assert metrics["hellaswag.score"] == [f"{each['hellaswag']:.3g}" for each in SCORES.values()]
+    assert metrics["hellaswag.score"] == [f"{scores['hellaswag']:.3g}" for scores in SCORES.values()]
     assert metrics["average_drop"] == ["0", "0.01", "0.04", "0.15"]
     assert metrics["size_ratio"] == ["1", "0.6", "0.45", "0.4"]

@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return fill(tmp_path_factory.getbasetemp() / "months")
 
 
-def test_each_variant_of_each_run_is_a_row_in_the_order_of_time(store: str) -> None:
+def test_each_variant_of_each_run_is_a_row_ordered_by_time(store: str) -> None:
     rows = history(store, experiments="quantgate/%/general-chat")
     assert len(rows) == 4 * WEEKS
     assert list(rows["run"]) == [f"week {week}" for week in range(WEEKS) for _ in range(4)]
@@ -53,7 +53,7 @@ def test_a_row_has_the_verdict_the_size_the_drop_its_bounds_and_the_scores(store
     assert (row["hellaswag.score"], row["piqa.score"]) == (0.39, 0.60)
 
 
-def test_what_was_not_measured_is_missing_and_the_baseline_drops_by_nothing(store: str) -> None:
+def test_unmeasured_values_are_missing_and_the_baselines_drop_is_zero(store: str) -> None:
     rows = history(store, experiments="quantgate/%/general-chat")
     failed = rows[rows["verdict"] == "failed"]
     assert list(failed["run"]) == [f"week {FAILED_WEEK}"]
@@ -63,7 +63,7 @@ def test_what_was_not_measured_is_missing_and_the_baseline_drops_by_nothing(stor
     assert baseline["average_drop_upper"].isna().all()
 
 
-def test_it_is_the_same_however_many_pages_mlflow_answers_in(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_the_same_for_any_number_of_result_pages(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = history(store)
     assert len(at_once) > 100
     monkeypatch.setattr(tracked, "PAGE", 9)
@@ -79,7 +79,7 @@ def test_it_is_the_same_however_many_pages_mlflow_answers_in(store: str, monkeyp
         ("metrics.size_ratio < 0.0001", set()),
     ],
 )
-def test_a_search_is_in_mlflows_own_words(store: str, where: str, variants: set[str]) -> None:
+def test_a_search_uses_mlflows_filter_syntax(store: str, where: str, variants: set[str]) -> None:
     rows = history(store, where)
     assert set(rows["variant"]) == variants
     assert list(rows.columns)[:3] == ["run", "time", "model"]
@@ -87,27 +87,27 @@ def test_a_search_is_in_mlflows_own_words(store: str, where: str, variants: set[
 
 
 @pytest.mark.parametrize("where", ["int8", "metrics.mean_score <", "tags.verdict = 'ship' or tags.verdict = 'reject'"])
-def test_a_search_that_mlflow_does_not_understand_is_told_how_to_be_written(store: str, where: str) -> None:
+def test_a_search_with_wrong_syntax_is_refused_with_an_example(store: str, where: str) -> None:
     with pytest.raises(PrerequisiteError, match=rf"does not understand the search '?\"?{re.escape(where[:10])}"):
         history(store, where)
 
 
-def test_links_are_those_that_a_run_is_told(tmp_path: Path) -> None:
+def test_links_equal_those_that_a_run_prints(tmp_path: Path) -> None:
     uri = local_tracking_uri(tmp_path)
-    found = track(make_decision(tmp_path), FACTS, RunFiles(), uri)
+    tracked = track(make_decision(tmp_path), FACTS, RunFiles(), uri)
     rows = history(uri)
-    assert list(rows["run_id"]) == list(found.children.values())
-    page = "http://127.0.0.1:5000/" + found.page
-    assert list(rows["link"]) == [page.replace(found.run_id, each) for each in found.children.values()]
-    assert comparison(uri, rows) == "http://127.0.0.1:5000/" + found.compare_page
+    assert list(rows["run_id"]) == list(tracked.children.values())
+    page = "http://127.0.0.1:5000/" + tracked.page
+    assert list(rows["link"]) == [page.replace(tracked.run_id, child) for child in tracked.children.values()]
+    assert comparison(uri, rows) == "http://127.0.0.1:5000/" + tracked.compare_page
     served = comparison("https://me:secret@mlflow.example/", rows)
-    assert served == "https://***@mlflow.example/" + found.compare_page
+    assert served == "https://***@mlflow.example/" + tracked.compare_page
 
 
 def test_the_newest_row_of_each_variant_is_that_of_its_last_run(store: str) -> None:
     rows = newest(history(store))
-    told = {(use_case, run) for use_case, run in zip(rows["use_case"], rows["run"], strict=True)}
-    assert told == {("general-chat", "week 25"), ("math-tutoring", "week 24")}
+    shown = {(use_case, run) for use_case, run in zip(rows["use_case"], rows["run"], strict=True)}
+    assert shown == {("general-chat", "week 25"), ("math-tutoring", "week 24")}
     assert len(rows) == 8
 
 
@@ -121,7 +121,7 @@ def test_the_variants_of_a_deleted_run_are_left_out(tmp_path: Path) -> None:
     assert list(history(uri)["run_id"]) == list(other.children.values())
 
 
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match=r"There is no .*mlflow\.db"):
         history(f"sqlite:///{tmp_path}/none/mlflow.db")
     assert not (tmp_path / "none").exists()
@@ -145,35 +145,35 @@ def png_of(figure: Figure) -> bytes:
 
 def labels(figure: Figure) -> list[str]:
     (legend,) = figure.legends
-    return [each.get_text() for each in legend.get_texts()]
+    return [label.get_text() for label in legend.get_texts()]
 
 
-def test_drop_against_size_has_a_sign_of_its_own_for_each_verdict(store: str) -> None:
+def test_drop_against_size_has_a_marker_for_each_verdict(store: str) -> None:
     rows = history(store, experiments="quantgate/%/general-chat")
     figure = drop_against_size(rows, 0.05)
     axes: Any = figure.axes[0]
-    given = [mark for mark in MARKS.values() if mark.verdict in set(rows["verdict"]) - {"reference", "failed"}]
-    assert [each.verdict for each in given] == ["ship", "monitor", "ab_test", "inconclusive", "reject"]
-    assert labels(figure) == [mark.label for mark in given]
-    drawn = {str(each.get_label()): each for each in axes.collections}
+    marks = [mark for mark in MARKS.values() if mark.verdict in set(rows["verdict"]) - {"reference", "failed"}]
+    assert [mark.verdict for mark in marks] == ["ship", "monitor", "ab_test", "inconclusive", "reject"]
+    assert labels(figure) == [mark.label for mark in marks]
+    drawn = {str(points.get_label()): points for points in axes.collections}
     judged = rows[~rows["verdict"].isin(["reference", "failed"])]
-    assert {label: len(each.get_offsets()) for label, each in drawn.items()} == {
-        mark.label: int((judged["verdict"] == mark.verdict).sum()) for mark in given
+    assert {label: len(points.get_offsets()) for label, points in drawn.items()} == {
+        mark.label: int((judged["verdict"] == mark.verdict).sum()) for mark in marks
     }
-    shapes = {each.get_paths()[0].vertices.tobytes() for each in axes.collections}
-    colours = {tuple(each.get_facecolor()[0]) for each in axes.collections}
-    assert len(shapes) == len(colours) == len(given)
-    assert [each.get_text() for each in axes.texts] == ["int4-g128", "int4-g64", "int8", "limit 5.0 %"]
+    shapes = {points.get_paths()[0].vertices.tobytes() for points in axes.collections}
+    colours = {tuple(points.get_facecolor()[0]) for points in axes.collections}
+    assert len(shapes) == len(colours) == len(marks)
+    assert [label.get_text() for label in axes.texts] == ["int4-g128", "int4-g64", "int8", "limit 5.0 %"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("size of the weights in GB", "average drop (below 0: better)")
     assert is_drawn(png_of(figure))
 
 
-def test_drop_over_time_has_a_panel_a_variant_with_its_bounds(store: str) -> None:
+def test_drop_over_time_has_a_panel_per_variant_with_its_bounds(store: str) -> None:
     figure = drop_over_time(history(store, experiments="quantgate/%/general-chat"), 0.05)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["int8", "int4-g128", "int4-g64"]
     panels: list[Any] = figure.axes
     bounds = [axes.collections[0].get_segments() for axes in panels]
-    assert [len(each) for each in bounds] == [WEEKS, WEEKS, WEEKS - 1]
+    assert [len(series) for series in bounds] == [WEEKS, WEEKS, WEEKS - 1]
     for week in (0, LOST_WEEK):
         low, high = bounds[1][week][:, 1]
         assert (low + high) / 2 == pytest.approx(drop_of("int4-g128", week))

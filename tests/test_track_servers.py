@@ -1,4 +1,4 @@
-"""What an MLflow server holds after `track`, and what `track` says to one that is not there."""
+"""The content of an MLflow server after `track`, and the errors of `track` for an unusable server."""
 
 import base64
 import os
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.slow
         ("postgresql+nodriver://user:secret@127.0.0.1:9/x", "Can't load plugin"),
     ],
 )
-def test_a_tracking_uri_that_cannot_be_used_is_refused_within_seconds(uri: str, words: str, tmp_path: Path) -> None:
+def test_an_unusable_tracking_uri_is_refused_within_seconds(uri: str, words: str, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(PrerequisiteError) as refusal:
         track(make_decision(tmp_path), FACTS, RunFiles(), uri)
@@ -56,7 +56,7 @@ def test_a_tracking_uri_that_cannot_be_used_is_refused_within_seconds(uri: str, 
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     with pytest.raises(PrerequisiteError, match="file is not a database"):
         track(make_decision(tmp_path), FACTS, RunFiles(), local_tracking_uri(tmp_path))
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def answering(status: int, body: str = "", location: str = "") -> Iterator[int]:
-    """The port of a server that says the same to every request."""
+    """The port of a server with the same answer to every request."""
 
     class Other(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -94,7 +94,7 @@ def answering(status: int, body: str = "", location: str = "") -> Iterator[int]:
         (200, "<html>" + "A wiki. " * 1000, r"A wiki\. A .* …\n"),
     ],
 )
-def test_a_server_that_is_not_mlflow_or_lets_nobody_in_is_refused(
+def test_a_server_that_is_not_mlflow_or_denies_access_is_refused(
     status: int, body: str, words: str, tmp_path: Path
 ) -> None:
     with answering(status, body) as port, pytest.raises(PrerequisiteError, match=words) as refusal:
@@ -105,7 +105,7 @@ def test_a_server_that_is_not_mlflow_or_lets_nobody_in_is_refused(
     assert len(str(refusal.value)) < 1000
 
 
-def test_a_server_that_never_answers_is_given_up_after_seconds(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_times_out_after_seconds(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -116,34 +116,34 @@ def test_a_server_that_never_answers_is_given_up_after_seconds(tmp_path: Path) -
 
 
 def test_a_server_shows_a_run_on_its_page_and_a_failed_variant_as_failed(mlflow_server: str, tmp_path: Path) -> None:
-    found = recorded(tmp_path, mlflow_server, failed="int4-g64")
+    tracked = recorded(tmp_path, mlflow_server, failed="int4-g64")
     client = MlflowClient(mlflow_server)
-    page = f"{mlflow_server}/#/experiments/{found.experiment_id}/runs/{found.run_id}?workflowType=machine_learning"
-    assert found.page == page
-    assert client.get_run(found.children["int4-g64"]).info.status == "FAILED"
-    assert client.get_run(found.children["int4-g128"]).info.status == "FINISHED"
+    page = f"{mlflow_server}/#/experiments/{tracked.experiment_id}/runs/{tracked.run_id}?workflowType=machine_learning"
+    assert tracked.page == page
+    assert client.get_run(tracked.children["int4-g64"]).info.status == "FAILED"
+    assert client.get_run(tracked.children["int4-g128"]).info.status == "FINISHED"
 
 
-def test_a_server_keeps_versions_aliases_and_what_they_rest_on(mlflow_server: str, tmp_path: Path) -> None:
-    """A server takes no folder of this machine for a version's source: the version points at its run."""
+def test_a_server_stores_versions_aliases_and_their_evidence(mlflow_server: str, tmp_path: Path) -> None:
+    """A server does not accept this machine's folder as a version's source, so the version points at its run."""
     decision = make_decision(tmp_path)
-    weights = tuple(each.model_copy(update={"uri": str(tmp_path / each.variant)}) for each in decision.weights)
+    weights = tuple(weights.model_copy(update={"uri": str(tmp_path / weights.variant)}) for weights in decision.weights)
     decision = called(decision.model_copy(update={"weights": weights}), "registry")
-    found = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
-    done = promote(mlflow_server, found.model)
+    registration = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
+    done = promote(mlflow_server, registration.model)
     assert (done.variant, done.weights) == ("int8", str(tmp_path / "int8"))
     client = MlflowClient(mlflow_server)
-    assert str(client.get_model_version(found.model, done.champion).source).startswith("runs:/")
-    aliases = client.get_registered_model(found.model).aliases
-    assert {name: str(each) for name, each in aliases.items()} == dict.fromkeys(
+    assert str(client.get_model_version(registration.model, done.champion).source).startswith("runs:/")
+    aliases = client.get_registered_model(registration.model).aliases
+    assert {name: str(version) for name, version in aliases.items()} == dict.fromkeys(
         ("candidate", "champion"), done.champion
     )
     with pytest.raises(PrerequisiteError, match="its verdict is reject"):
-        promote(mlflow_server, found.model, found.versions["int4-g64"])
+        promote(mlflow_server, registration.model, registration.versions["int4-g64"])
 
 
-USERNAME, PASSWORD, TOKEN = (f"MLFLOW_TRACKING_{each}" for each in ("USERNAME", "PASSWORD", "TOKEN"))
-SERVER_CERTIFICATE, CLIENT_CERTIFICATE = (f"MLFLOW_TRACKING_{each}_CERT_PATH" for each in ("SERVER", "CLIENT"))
+USERNAME, PASSWORD, TOKEN = (f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN"))
+SERVER_CERTIFICATE, CLIENT_CERTIFICATE = (f"MLFLOW_TRACKING_{name}_CERT_PATH" for name in ("SERVER", "CLIENT"))
 NOT_LET_IN = f"denies access to this run.*\nSet {USERNAME} and {PASSWORD}, or {TOKEN}"
 
 
@@ -154,32 +154,32 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recorded(folder: Path, server: str, failed: str = "") -> TrackedRun:
-    """A run in an experiment of its own."""
+    """Record a run in a separate experiment."""
     decision = called(make_decision(folder, failed=failed), folder.name)
     return track(decision, FACTS, report_files(folder), server)
 
 
 def known(_number: int, headers: Message) -> int:
-    """Lets in who knows the password or the token; 401 for anybody else."""
+    """Accepts requests with the password or the token; 401 for all others."""
     basic = base64.b64encode(b"me:right").decode()
     return 0 if headers["Authorization"] in (f"Basic {basic}", "Bearer right") else 401
 
 
 @pytest.mark.parametrize("credentials", [{USERNAME: "me", PASSWORD: "right"}, {TOKEN: "right"}], ids=["name", "token"])
-def test_who_knows_the_password_or_the_token_is_let_in(
+def test_a_user_with_the_password_or_the_token_gets_access(
     mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credentials: dict[str, str]
 ) -> None:
     for name, value in credentials.items():
         monkeypatch.setenv(name, value)
     with Proxy(mlflow_server, before=known) as proxy:
-        found = recorded(tmp_path, proxy.address)
-    assert len(MlflowClient(mlflow_server).search_runs([found.experiment_id])) == 1 + 4
+        tracked = recorded(tmp_path, proxy.address)
+    assert len(MlflowClient(mlflow_server).search_runs([tracked.experiment_id])) == 1 + 4
 
 
 @pytest.mark.parametrize(
     "credentials", [{}, {USERNAME: "me", PASSWORD: "wrong"}, {TOKEN: "wrong"}], ids=["nothing", "name", "token"]
 )
-def test_who_does_not_know_them_is_told_what_to_set(
+def test_a_user_without_them_learns_what_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credentials: dict[str, str]
 ) -> None:
     for name, value in credentials.items():
@@ -191,7 +191,7 @@ def test_who_does_not_know_them_is_told_what_to_set(
 
 
 @pytest.mark.skipif(find_spec("flask_wtf") is None, reason="MLflow's own login needs `pip install 'mlflow[auth]'`")
-def test_mlflows_own_login_lets_in_who_knows_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflows_own_login_accepts_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {"MLFLOW_AUTH_ADMIN_PASSWORD": "a long password", "MLFLOW_FLASK_SERVER_SECRET_KEY": "any"}
     places = (f"sqlite:///{tmp_path}/server.db", str(tmp_path / "files"))
     monkeypatch.setenv(USERNAME, "admin")
@@ -201,11 +201,13 @@ def test_mlflows_own_login_lets_in_who_knows_the_password(tmp_path: Path, monkey
             with pytest.raises(PrerequisiteError, match=NOT_LET_IN):
                 recorded(tmp_path, server)
         monkeypatch.setenv(PASSWORD, "a long password")
-        found = recorded(tmp_path, server)
-        assert len(MlflowClient(server).search_runs([found.experiment_id])) == 1 + 4
+        tracked = recorded(tmp_path, server)
+        assert len(MlflowClient(server).search_runs([tracked.experiment_id])) == 1 + 4
 
 
-def test_a_token_with_a_line_break_is_told_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_with_a_line_break_is_refused_without_being_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(TOKEN, "right\n")
     with Proxy(NOBODY) as proxy, pytest.raises(PrerequisiteError, match=f"{TOKEN} contains .* a line break") as refusal:
         recorded(tmp_path, proxy.address)
@@ -229,7 +231,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_certificate_is_shown_where_the_server_asks_for_one(
+def test_a_client_certificate_is_sent_if_the_server_requests_one(
     mlflow_server: str, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demands = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -244,8 +246,8 @@ def test_a_certificate_is_shown_where_the_server_asks_for_one(
                 recorded(tmp_path, proxy.address)
         assert proxy.requests == []
         monkeypatch.setenv(CLIENT_CERTIFICATE, str(certificates / "client.pem"))
-        found = recorded(tmp_path, proxy.address)
-    assert len(MlflowClient(mlflow_server).search_runs([found.experiment_id])) == 1 + 4
+        tracked = recorded(tmp_path, proxy.address)
+    assert len(MlflowClient(mlflow_server).search_runs([tracked.experiment_id])) == 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_a_certificate_is_shown_where_the_server_asks_for_one(
 def test_a_host_outside_the_allow_list_gets_no_connection(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However the URI is written: MLflow's client reads it otherwise than Python does."""
+    """For every form of the URI: MLflow's client parses it differently from Python."""
     monkeypatch.setenv(TOKEN, "secret")
     monkeypatch.setenv(HOSTS, "mlflow.example, localhost")
     with Proxy(NOBODY, before=known) as proxy, pytest.raises(PrerequisiteError, match="is not among those") as refusal:
@@ -271,7 +273,7 @@ def test_a_host_outside_the_allow_list_gets_no_connection(
     assert "secret" not in str(refusal.value)
 
 
-def test_a_host_of_the_allow_list_sends_nobody_on_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_from_an_allowed_host_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HOSTS, "localhost")
     with (
         Proxy(NOBODY, before=known) as proxy,

@@ -1,4 +1,4 @@
-"""What a person sees while a run works."""
+"""The progress display of a run."""
 
 import io
 
@@ -15,7 +15,7 @@ def drawn(board: watch.Board) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_shows_what_is_done_what_runs_and_how_far_it_is() -> None:
+def test_the_table_shows_finished_steps_running_steps_and_their_progress() -> None:
     board = watch.Board(["bf16", "int8"])
     for event in (
         Event(0, "resolve", "", RUNNING),
@@ -45,17 +45,17 @@ def plain(events: list[Event], quiet: bool) -> list[str]:
     return [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]
 
 
-def test_plain_lines_tell_each_step_and_every_tenth_item() -> None:
+def test_plain_lines_report_each_step_and_every_tenth_item() -> None:
     events = [Event(0, "tiny", "int8", RUNNING)]
     events += [Event(0, "tiny", "int8", RUNNING, done, 100) for done in range(1, 101)]
     events += [Event(0, "tiny", "int8", DONE, note="piqa 0.650")]
-    told = plain(events, quiet=False)
-    assert told[0] == "int8 tiny running"
-    assert told[1:11] == [f"int8 tiny running {tenth}0/100" for tenth in range(1, 11)]
-    assert told[11:] == ["int8 tiny done: piqa 0.650"]
+    lines = plain(events, quiet=False)
+    assert lines[0] == "int8 tiny running"
+    assert lines[1:11] == [f"int8 tiny running {tenth}0/100" for tenth in range(1, 11)]
+    assert lines[11:] == ["int8 tiny done: piqa 0.650"]
 
 
-def test_quiet_tells_failures_only() -> None:
+def test_quiet_reports_only_failures() -> None:
     events = [
         Event(0, "tiny", "int8", RUNNING),
         Event(0, "tiny", "int8", FAILED, note="died"),

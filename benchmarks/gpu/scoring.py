@@ -1,7 +1,7 @@
 """(c) quantgate's scoring compared with lm-eval's local-completions and lm-eval's vllm engine, on the same items.
 
 One vLLM server answers quantgate and local-completions in turn; its prefix cache is emptied before every pass. Then the
-engine runs in a process of its own on the same GPU. Llama-3.1-8B's shape has random weights, so its scores are
+engine runs in a separate process on the same GPU. Llama-3.1-8B's shape has random weights, so its scores are
 meaningless; the demo model's scores must be the same for every client.
 """
 

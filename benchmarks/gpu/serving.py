@@ -38,7 +38,7 @@ class Answered:
     """The index of its row in the table."""
     folder: Path
     logliks: list[list[float]]
-    """Of each question's choices, in natural log units."""
+    """The choices' log-likelihoods of each question, in natural log units."""
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""What is asked: suites, tasks, custom test sets, their rows and where the rows come from."""
+"""The benchmarks: suites, tasks, custom tasks, their rows and the sources of the rows."""

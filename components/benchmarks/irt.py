@@ -1,11 +1,12 @@
 """tinyBenchmarks' estimates: a whole benchmark's score from the answers to its 100 anchor items.
 
-Maia Polo et al., "tinyBenchmarks: evaluating LLMs with fewer examples", arXiv:2402.14992. An item response model says
-how likely a model of ability theta answers item i: p_i = 1 / (1 + exp(-(a_i . theta - b_i))). Its parameters were
-fitted to the Open LLM Leaderboard of early 2024 and are published as a pickle, which is read here without executing it.
+Maia Polo et al., "tinyBenchmarks: evaluating LLMs with fewer examples", arXiv:2402.14992. An item response
+model gives the probability that a model of ability theta answers item i correctly:
+p_i = 1 / (1 + exp(-(a_i . theta - b_i))). Its parameters were fitted to the Open LLM Leaderboard of early 2024 and are
+published as a pickle, which is read here without executing it.
 
-Known gaps: the parameters stand for that leaderboard's models and prompts, so an estimate of a model unlike them is
-off by an unknown amount, and 100 answers leave a standard error of some points. It is no score of the whole benchmark.
+Known gaps: the parameters describe that leaderboard's models and prompts, so the estimate of an unlike model is off by
+an unknown amount, and 100 answers leave a standard error of some points. The whole benchmark's score stays unknown.
 """
 
 import hashlib
@@ -31,32 +32,32 @@ SCENARIOS = {
     "tinyTruthfulQA": ("lb", "truthfulqa"),
     "tinyWinogrande": ("lb", "winogrande"),
 }
-"""lm-eval's task → the file's benchmark and its scenario: five scenarios share the leaderboard's parameters."""
+"""By lm-eval's task, the benchmark and the scenario in the file; five scenarios share the benchmark `lb`."""
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 
 class MalformedError(ValueError):
-    """Something in the file is not where, or not what, the published file has."""
+    """The file's content or layout differs from the published file's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """What the file says about one benchmark of n items; raises ValueError for parts that do not fit together."""
+    """The published parameters of one benchmark of n items; raises ValueError if they contradict each other."""
 
     discrimination: Floats
     """(d, n): a of the item response model."""
     difficulty: Floats
     """(n,): b of the item response model."""
     anchors: Positions
-    """(100,): which of the n items are asked, in the order of the task's rows; ARC and TruthfulQA ask one twice."""
+    """(100,): the items' positions of the task's rows, in their order; ARC and TruthfulQA contain one item twice."""
     anchor_weights: Floats
-    """(100,): the share of the benchmark that an anchor stands for; their sum is 1."""
+    """(100,): the share of the benchmark that an anchor represents; their sum is 1."""
     balance: Floats
-    """(n,): an item's weight in the benchmark's score, on average 1: MMLU's subjects count the same, not its items."""
+    """(n,): an item's weight in the benchmark's score, on average 1; MMLU's subjects weigh the same, not its items."""
     anchor_share: float
-    """Lambda: the weight of the anchors' estimate in the combined one, from 0 to 1."""
+    """Lambda, from 0 to 1: the weight of `irt` in `gp_irt`; that of `p_irt` is the rest."""
 
     def __post_init__(self) -> None:
         for name in ("discrimination", "difficulty", "anchor_weights", "balance", "anchor_share"):
@@ -70,11 +71,15 @@ class Parameters:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has the shape {getattr(self, name).shape}, not {shape}")
         if n <= ANCHORS or self.anchors.min() < 0 or self.anchors.max() >= n:
-            raise ValueError(f"the anchors are not {ANCHORS} of more items, but of {n}")
+            raise ValueError(f"the {ANCHORS} anchors are not positions in a larger set of items; it contains {n}")
         if self.anchor_weights.min() < 0 or abs(self.anchor_weights.sum() - 1) > 1e-5:
-            raise ValueError(f"the anchors' weights do not share 1, but {self.anchor_weights.sum()}")
+            raise ValueError(
+                f"the anchors' weights must be 0 or more and sum to 1; their sum is {self.anchor_weights.sum()}"
+            )
         if self.balance.min() < 0 or abs(self.balance.mean() - 1) > 1e-5:
-            raise ValueError(f"the items' weights are not 1 on average, but {self.balance.mean()}")
+            raise ValueError(
+                f"the items' weights must be 0 or more and 1 on average; their mean is {self.balance.mean()}"
+            )
         if not 0 <= self.anchor_share <= 1:
             raise ValueError(f"lambda is {self.anchor_share}, not from 0 to 1")
 
@@ -84,13 +89,13 @@ class Estimate:
     """Four estimates of a benchmark's score, as shares: all but the first need the published parameters."""
 
     mean: float
-    """Of the anchors, each the same weight: biased, for anchors are not drawn at random."""
+    """The mean of the anchors' scores; biased, because the anchors are not a random sample."""
     irt: float
-    """The anchors' scores, weighted with the share of the items that each stands for."""
+    """The anchors' scores, weighted by `anchor_weights`."""
     p_irt: float
-    """The anchors' scores, and what the item response model predicts for all other items."""
+    """The anchors' scores, and the item response model's predictions for all other items."""
     gp_irt: float
-    """Lambda of irt and 1 - lambda of p_irt: what lm-eval reports as the score of a tiny task."""
+    """lambda * irt + (1 - lambda) * p_irt: the score that lm-eval reports for a tiny task."""
 
 
 def estimate(scores: Floats, parameters: Parameters) -> Estimate:
@@ -116,23 +121,23 @@ def check_scores(scores: Floats) -> None:
     """Raise PrerequisiteError unless these are a tiny task's scores."""
     if scores.shape != (ANCHORS,):
         raise PrerequisiteError(
-            f"A tiny task is estimated from the scores of its {ANCHORS} rows, in their order; here are"
+            f"The estimate of a tiny task needs the scores of all its {ANCHORS} rows, in their order; it got"
             f" {' x '.join(map(str, scores.shape))}. Run the task without a limit."
         )
     wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if wrong.size:
         raise PrerequisiteError(
-            f"The score of row {wrong[0]} is {scores[wrong[0]]}, not from 0 to 1: nothing is estimated from it."
+            f"The score of row {wrong[0]} is {scores[wrong[0]]}, not from 0 to 1, so there is no estimate."
             " Look at the model's answer to that row."
         )
 
 
 def ability(scores: Floats, parameters: Parameters) -> Floats:
-    """The ability theta (d,) that makes the anchors' scores most likely; raises ArithmeticError when none is found.
+    """The ability theta (d,) that makes the anchors' scores most likely; raises ArithmeticError if the search fails.
 
     Where a theta separates the right answers from the wrong ones (nearly all right, nearly all wrong, or few answers
-    for many dimensions) the likelihood has no maximum and the search ends where it is flat. What is predicted there
-    depends on the optimizer's path: another implementation can differ by points.
+    for many dimensions) the likelihood has no maximum and the search ends where it is flat. The predictions
+    then depend on the optimizer's path: another implementation can differ by points.
     """
     a = parameters.discrimination[:, parameters.anchors]
     b = parameters.difficulty[parameters.anchors]
@@ -141,18 +146,18 @@ def ability(scores: Floats, parameters: Parameters) -> Floats:
         logit = theta @ a - b
         return float((np.logaddexp(0, logit) - scores * logit).sum()), a @ (expit(logit) - scores)
 
-    # From 0 with BFGS to a gradient of 1e-5, as the published evaluation: where no maximum exists this decides.
-    found = minimize(loss, np.zeros(len(a)), jac=True, method="BFGS", options={"gtol": 1e-5})
-    steepest = float(np.abs(loss(found.x)[1]).max())
+    # Start, method and tolerance are the published evaluation's: without a maximum they determine the result.
+    optimum = minimize(loss, np.zeros(len(a)), jac=True, method="BFGS", options={"gtol": 1e-5})
+    steepest = float(np.abs(loss(optimum.x)[1]).max())
     if not steepest < 1e-3:
-        raise ArithmeticError(f"The search for the ability ended on a slope of {steepest}: {found.message}")
-    return np.asarray(found.x)
+        raise ArithmeticError(f"The search for the ability ended on a slope of {steepest}: {optimum.message}")
+    return np.asarray(optimum.x)
 
 
 def read_parameters(path: Path, sha256: str = PUBLISHED_SHA256) -> dict[str, Parameters]:
     """The parameters of each task of SCENARIOS from the published `tinyBenchmarks.pkl`, which is not executed.
 
-    Raises PrerequisiteError for a file that cannot be read, is another than the digest says, or is laid out otherwise.
+    Raises PrerequisiteError for a file that cannot be read, has another digest, or has another layout.
     """
     try:
         data = path.read_bytes()
@@ -164,11 +169,11 @@ def read_parameters(path: Path, sha256: str = PUBLISHED_SHA256) -> dict[str, Par
             f"{path} has the sha256 {digest}, not {sha256}: it is not the tinyBenchmarks.pkl that was published"
             " with tinyBenchmarks. Fetch it again from there."
         )
-    found = plain_pickle.load(data, str(path))
+    benchmarks = plain_pickle.load(data, str(path))
     parameters = {}
     for task, (benchmark, scenario) in SCENARIOS.items():
         try:
-            parameters[task] = scenario_parameters(member(found, benchmark), scenario)
+            parameters[task] = scenario_parameters(value_at(benchmarks, benchmark), scenario)
         except (ValueError, OverflowError) as error:
             raise PrerequisiteError(
                 f"{path}: {task}'s parameters ({benchmark}, {scenario}) are not as published: {error}."
@@ -178,79 +183,79 @@ def read_parameters(path: Path, sha256: str = PUBLISHED_SHA256) -> dict[str, Par
 
 
 def scenario_parameters(benchmark: object, scenario: str) -> Parameters:
-    """One scenario's part of a benchmark; raises ValueError where its layout is another than the published."""
-    items = positions(member(benchmark, "scenarios_position", scenario))
-    order = list(table(member(benchmark, "scenarios_position")))
-    seen = positions(member(benchmark, "seen_examples"))
+    """One scenario's part of a benchmark; raises ValueError if its layout differs from the published file's."""
+    items = as_positions(value_at(benchmark, "scenarios_position", scenario))
+    order = list(as_dict(value_at(benchmark, "scenarios_position")))
+    seen = as_positions(value_at(benchmark, "seen_examples"))
     if seen.shape != (ANCHORS * len(order),):
-        raise MalformedError(f"{len(seen)} seen_examples are not {ANCHORS} of each of {len(order)} scenarios")
-    subscenarios = table(member(benchmark, "subscenarios_position", scenario))
+        raise MalformedError(f"there are {len(seen)} seen_examples, not {ANCHORS} for each of {len(order)} scenarios")
+    subscenarios = as_dict(value_at(benchmark, "subscenarios_position", scenario))
     begin = ANCHORS * order.index(scenario)
     place = {int(item): index for index, item in enumerate(items)}
     if len(place) < len(items) or not subscenarios:
-        raise MalformedError("an item of the scenario stands there twice, or it has no subscenario")
+        raise MalformedError("the scenario contains an item twice, or has no subscenario")
     try:
         anchors = [place[int(item)] for item in seen[begin : begin + ANCHORS]]
     except KeyError as error:
-        raise MalformedError(f"the seen example {error} is none of {scenario}") from error
-    a = numbers(member(benchmark, "irt_parameters", "A"))
-    b = numbers(member(benchmark, "irt_parameters", "B"))
+        raise MalformedError(f"the seen example {error} does not belong to {scenario}") from error
+    a = as_floats(value_at(benchmark, "irt_parameters", "A"))
+    b = as_floats(value_at(benchmark, "irt_parameters", "B"))
     if a.ndim != 3 or b.shape not in {(1, 1, a.shape[2]), a.shape} or len(a) != 1 or items.max() >= a.shape[2]:
         raise MalformedError(f"A and B have the shapes {a.shape} and {b.shape}")
-    # The published evaluation takes b off the product of each dimension before it sums them: d times in all.
+    # The published evaluation subtracts b in each dimension before it sums them: d times in all.
     difficulty = np.broadcast_to(b, a.shape)[0].sum(axis=0)
     return Parameters(
         discrimination=a[0][:, items],
         difficulty=difficulty[items],
         anchors=np.array(anchors, np.intp),
-        anchor_weights=numbers(member(benchmark, "examples_weights", scenario)),
-        balance=balance_of([positions(each) for each in subscenarios.values()], items),
-        anchor_share=float(numbers(member(benchmark, "optimal_lambdas", scenario)).reshape(())),
+        anchor_weights=as_floats(value_at(benchmark, "examples_weights", scenario)),
+        balance=balance_of([as_positions(items_of) for items_of in subscenarios.values()], items),
+        anchor_share=float(as_floats(value_at(benchmark, "optimal_lambdas", scenario)).reshape(())),
     )
 
 
 def balance_of(subscenarios: list[Positions], items: Positions) -> Floats:
     """Each item's weight, so that the mean over the items is the mean of the subscenarios' means."""
     if not np.array_equal(np.sort(np.concatenate(subscenarios)), np.sort(items)):
-        raise MalformedError("the subscenarios do not have each item of the scenario once")
+        raise MalformedError("the subscenarios do not contain each item of the scenario exactly once")
     weights = {
         int(item): len(items) / (len(subscenarios) * len(members)) for members in subscenarios for item in members
     }
     return np.array([weights[int(item)] for item in items])
 
 
-def member(value: object, *keys: str) -> object:
-    """What stands under the keys; raises MalformedError when nothing does."""
+def value_at(value: object, *keys: str) -> object:
+    """The value under the nested keys; raises MalformedError if a key is missing."""
     for key in keys:
-        entries = table(value)
-        if key not in entries:
+        mapping = as_dict(value)
+        if key not in mapping:
             raise MalformedError(f"{'.'.join(keys)} is missing")
-        value = entries[key]
+        value = mapping[key]
     return value
 
 
-def table(value: object) -> dict[object, object]:
-    """A dict; raises MalformedError for what is none."""
+def as_dict(value: object) -> dict[object, object]:
+    """The value, if it is a dict; else raises MalformedError."""
     if not isinstance(value, dict):
-        raise MalformedError(f"a {type(value).__name__} stands where a dict is expected")
+        raise MalformedError(f"expected a dict, not {type(value).__name__}")
     return value
 
 
-def positions(value: object) -> Positions:
-    """The places of items from a list of whole numbers: each 0 or more, at least one."""
-    # A list's entries are looked at before numpy sees them: it would expand lists within lists.
-    if not isinstance(value, list | np.ndarray) or not all(isinstance(each, int | np.integer) for each in value):
-        raise MalformedError(f"a {type(value).__name__} stands where a list of whole numbers is expected")
-    found = np.array(value, np.intp)
-    if found.ndim != 1 or not found.size or found.min() < 0:
+def as_positions(value: object) -> Positions:
+    """The positions of items as an array; raises MalformedError unless they are one or more whole numbers from 0."""
+    # Check the list's entries first: numpy would expand lists within lists.
+    if not isinstance(value, list | np.ndarray) or not all(isinstance(entry, int | np.integer) for entry in value):
+        raise MalformedError("expected a list of whole numbers")
+    places = np.array(value, np.intp)
+    if places.ndim != 1 or not places.size or places.min() < 0:
         raise MalformedError("positions are not whole numbers from 0 in a list")
-    return found
+    return places
 
 
-def numbers(value: object) -> Floats:
-    """An array of floats; raises MalformedError for what is none."""
-    if isinstance(value, list) and all(isinstance(each, float | np.floating) for each in value):
+def as_floats(value: object) -> Floats:
+    """The number or numbers as an array of floats; raises MalformedError for any other value."""
+    if isinstance(value, list) and all(isinstance(entry, float | np.floating) for entry in value):
         return np.array(value, np.float64)
     if not isinstance(value, float | np.floating | np.ndarray):
-        raise MalformedError(f"a {type(value).__name__} stands where numbers are expected")
+        raise MalformedError(f"expected numbers, not {type(value).__name__}")
     return np.array(value, np.float64)

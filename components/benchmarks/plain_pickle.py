@@ -1,7 +1,7 @@
-"""Read a pickle of plain containers, numbers and numpy arrays, and refuse every other name.
+"""Read a pickle of plain containers, numbers and numpy arrays; refuse one that needs any other class or function.
 
-A pickle is a program: it names functions, and `pickle.load` imports and calls them. Here it finds only those that numpy
-writes for arrays. The caller checks the file's sha256 first, so this stands behind that check.
+A pickle is a program: it names functions, and `pickle.load` imports and calls them. Here only the functions that numpy
+needs for arrays are allowed. This is the second barrier: the caller checks the file's sha256 first.
 Source: https://docs.python.org/3/library/pickle.html#restricting-globals
 """
 
@@ -22,25 +22,25 @@ ALLOWED = frozenset(
     }
 )
 MALFORMED = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, TypeError, ValueError)
-"""What Python's unpickler raises for bytes that are not a whole pickle."""
+"""The errors of Python's unpickler for bytes that are not a complete pickle."""
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """An unpickler that knows only what arrays need."""
+    """An unpickler that allows only the classes and functions that arrays need."""
 
     def find_class(self, module: str, name: str) -> object:
         """The function or class of that name; raises PrerequisiteError for one that arrays do not need."""
-        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 called it
+        module = module.replace("numpy.core.", "numpy._core.")  # numpy 1's name
         if (module, name) not in ALLOWED:
-            raise PrerequisiteError(f"It asks for {module}.{name}, which plain containers and arrays do not need.")
+            raise PrerequisiteError(f"It needs {module}.{name}, which plain containers and arrays do not.")
         return super().find_class(module, name)
 
 
 def load(data: bytes, file: str) -> object:
-    """What the pickle holds; raises PrerequisiteError, naming `file`, when it asks for more or is not whole."""
+    """The pickle's content; raises PrerequisiteError, naming `file`, if it is incomplete or needs more than ALLOWED."""
     try:
         return PlainUnpickler(io.BytesIO(data)).load()
     except PrerequisiteError as error:
         raise PrerequisiteError(f"{file} was not loaded. {error} Fetch the file from its publisher again.") from error
     except MALFORMED as error:
-        raise PrerequisiteError(f"{file} is not a whole pickle: {error}. Fetch the file again.") from error
+        raise PrerequisiteError(f"{file} is not a complete pickle: {error}. Fetch the file again.") from error

@@ -1,4 +1,4 @@
-"""The virtual environments: made from locks of exact versions, and vLLM's found again.
+"""The virtual environments, created from locks of exact versions, and how to locate vLLM's.
 
 Only the standard library is used: `make` runs this before anything is installed.
 """

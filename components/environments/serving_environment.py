@@ -46,19 +46,19 @@ def serving_environment(folder: Path, accelerator: str, command: str = "make") -
 
 
 def environment_in_cache(accelerator: str = "") -> Environment:
-    """vLLM's environment in the cache, whether it is made or not: for this accelerator, or for the one in use here."""
+    """vLLM's environment in the cache, even if it does not exist yet; by default for this machine's accelerator."""
     chosen = accelerator or accelerator_here(remembered_accelerator())
     recipe = sha256_of(rests_on(chosen, serving_lock(chosen)))
     return serving_environment(cache_dir() / f"serving-{chosen}-{recipe[:12]}", chosen, COMMAND)
 
 
 def accelerator_file() -> Path:
-    """The file that remembers for later runs what `quantgate setup --accelerator` chose."""
+    """The file with the accelerator of `quantgate setup --accelerator`, for later runs."""
     return cache_dir() / "serving-accelerator"
 
 
 def remembered_accelerator() -> str:
-    """The accelerator that was chosen on this machine; "" where nvidia-smi decides."""
+    """The accelerator that was chosen on this machine; empty if nvidia-smi decides."""
     file = accelerator_file()
     return file.read_text().strip() if file.exists() else ""
 
@@ -76,7 +76,7 @@ def python_outside_cache() -> Path | None:
 
 
 def find_python() -> Path | None:
-    """vLLM's Python; None where its environment is still to be made."""
+    """vLLM's Python; None if its environment does not exist yet."""
     if python := python_outside_cache():
         return python
     environment = environment_in_cache()
@@ -93,17 +93,16 @@ def how_to_get_vllm(python: Path) -> str:
 
 
 def how_to_change_accelerator(python: Path, accelerator: str) -> str:
-    """What a user does when this Python, which is outside of the cache, has vLLM for another accelerator."""
+    """How to change the accelerator of vLLM's Python, which is outside the cache."""
     if os.environ.get(VARIABLE):
         return f"Unset {VARIABLE}, then run `{COMMAND} --accelerator {accelerator}` again."
     return f"Run `make environments ACCELERATOR={accelerator}`, or remove {python.parents[1]} and run this again."
 
 
 def make_in_cache(accelerator: str = "") -> None:
-    """Make vLLM's environment in the cache, unless it is whole, and remember the accelerator; raises InstallError.
+    """Make vLLM's environment in the cache, unless it is complete, and store the accelerator; raises InstallError.
 
-    A process that finds another one at it waits, and then uses what that one made. What could not be finished is
-    removed.
+    If another process is making it, wait and use the result. An incomplete environment is removed.
     """
     environment = environment_in_cache(accelerator)
     folder = environment.folder
@@ -127,9 +126,9 @@ def make_in_cache(accelerator: str = "") -> None:
 
 
 def announce(environment: Environment) -> None:
-    """Say what is made, where, how large it is, and how to stop; raises InstallError where it does not fit."""
+    """Print where the environment is made, how large it is and how to stop; raises InstallError on a small disk."""
     accelerator, folder = environment.accelerator, environment.folder
-    shutil.rmtree(folder, ignore_errors=True)  # An interrupted one takes room.
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted one takes space
     free = shutil.disk_usage(folder.parent).free
     if free < NEEDED_BYTES[accelerator]:
         raise InstallError(

@@ -32,7 +32,7 @@ ACCELERATORS = ("cpu", "cuda")
 
 DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 NO_NETWORK = re.compile(r"connection broken by|Max retries exceeded|Temporary failure in name resolution")
-"""How pip reports that it does not reach an index. Its last line names only the package that it did not find."""
+"""pip's message for an unreachable index. Its last line names only the missing package."""
 
 
 class InstallError(PrerequisiteError):
@@ -41,7 +41,7 @@ class InstallError(PrerequisiteError):
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment: its folder, the lock it is made from, and the torch it holds."""
+    """A virtual environment: its folder, its lock, and its build of torch."""
 
     name: str
     folder: Path
@@ -50,9 +50,9 @@ class Environment:
     lock: Path
     """The file with the exact version of every package."""
     command: str = "make"
-    """The command of the user that makes it."""
+    """The user's command that makes it."""
     checkout: Path | None = None
-    """The sources of quantgate that are installed into it, editable; None where it holds no quantgate."""
+    """The sources of quantgate that are installed into it, editable; None for an environment without quantgate."""
 
     @property
     def python(self) -> Path:
@@ -61,7 +61,7 @@ class Environment:
 
     @property
     def log(self) -> Path:
-        """What the installation printed."""
+        """The installation's output."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
@@ -87,7 +87,7 @@ class Environment:
 
 
 def rests_on(accelerator: str, lock: Path) -> list[object]:
-    """What decides which files pip installs: accelerator, Python, machine and lock."""
+    """The values that determine which files pip installs: accelerator, Python, machine and lock."""
     return [accelerator, *sys.version_info[:2], platform.machine(), lock.read_text()]
 
 
@@ -102,7 +102,7 @@ def pins_in(lock: Path) -> dict[str, str]:
 
 
 def accelerator_here(remembered: str = "") -> str:
-    """`cuda` where an NVIDIA GPU answers, else `cpu`; the remembered choice overrules, and $ACCELERATOR both."""
+    """The value of $ACCELERATOR, else the stored choice, else `cuda` on a machine with an NVIDIA GPU, else `cpu`."""
     chosen = os.environ.get("ACCELERATOR", "")
     if chosen not in ("", *ACCELERATORS):
         raise InstallError(f"ACCELERATOR is {chosen!r}. Choose from: {', '.join(ACCELERATORS)}; or leave it out.")
@@ -113,7 +113,7 @@ def accelerator_here(remembered: str = "") -> str:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Interrupt the process too, where Ctrl-C did not, and wait: pip then removes what it downloaded."""
+    """Interrupt the process, if Ctrl-C did not, and wait until pip has removed its downloads."""
     for number in (0, signal.SIGINT):  # 0 does nothing: a second SIGINT would cut pip's tidying short
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -124,7 +124,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 @contextlib.contextmanager
 def only_one(lock: Path, waiting: str) -> Iterator[int]:
-    """Hold the lock file, after saying `waiting` where another process holds it; yields the file's descriptor."""
+    """Lock the file; print `waiting` if another process has locked it. Yields the file's descriptor."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +157,7 @@ def make(environment: Environment, held: int) -> None:
 
 
 def check_venv(environment: Environment) -> None:
-    """Raises InstallError where this Python cannot make a virtual environment, as Debian's without python3-venv."""
+    """Raise InstallError if this Python cannot make a virtual environment, e.g. Debian's without python3-venv."""
     missing = [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module) is None]
     if missing:
         raise InstallError(
@@ -167,7 +167,7 @@ def check_venv(environment: Environment) -> None:
 
 
 def install_torch(stage: "Stage", version: str) -> None:
-    """Install the CPU build of torch, which the package index does not carry, or with a GPU the CUDA build."""
+    """Install the CPU build of torch, which is not on the package index, or the CUDA build on a machine with a GPU."""
     # `===` is the index's own build and nothing else: `==` would take a +cpu build just as well.
     cuda_build = f"torch==={version}"
     if stage.environment.accelerator == "cuda":
@@ -190,12 +190,12 @@ def install_torch(stage: "Stage", version: str) -> None:
 
 
 class DiskFullError(InstallError):
-    """The disk is full: another build of the package would not fit either."""
+    """The disk is full, so another build of the package would not fit either."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Runs the commands that make an environment, each with its line on the terminal and its output in the log."""
+    """Runs the commands that make an environment; prints a line for each, and writes its output to the log."""
 
     environment: Environment
     held: int

@@ -147,22 +147,22 @@ def first_difference(baseline: Answers, variant: Answers, *, partly: bool = Fals
 
     `partly` allows missing items: the variant stopped early.
     """
-    task, ours, theirs = variant.task, variant.table["id"], baseline.table["id"]
+    task, variant_ids, baseline_ids = variant.task, variant.table["id"], baseline.table["id"]
     additional, missing = (
-        ours.filter(pc.invert(pc.is_in(ours, theirs))),
-        theirs.filter(pc.invert(pc.is_in(theirs, ours))),
+        variant_ids.filter(pc.invert(pc.is_in(variant_ids, baseline_ids))),
+        baseline_ids.filter(pc.invert(pc.is_in(baseline_ids, variant_ids))),
     )
     if len(additional):
         return f"on {task} it answered items that the baseline did not: {_list_ids(additional)}"
     if len(missing) and not partly:
         return f"on {task} it did not answer items that the baseline did: {_list_ids(missing)}"
-    paired = baseline.only(ours) if partly else baseline
+    paired = baseline.only(variant_ids) if partly else baseline
     for column, difference in (
         ("item_hash", "its items have other content than the baseline's"),
         ("prompt_hash", "its prompts have other tokens than the baseline's"),
         ("samples", "its items were asked another number of times than the baseline's"),
     ):
-        differing = ours.filter(pc.not_equal(variant.table[column], paired.table[column]))
+        differing = variant_ids.filter(pc.not_equal(variant.table[column], paired.table[column]))
         if len(differing):
             return f"on {task} {difference}: {_list_ids(differing)}"
     for owner, answers in (("its", variant), ("the baseline's", paired)):

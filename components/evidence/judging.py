@@ -74,10 +74,12 @@ def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
     """
     comparisons = []
     for first, second in combinations([variant for variant in variants if not variant.chosen], 2):
-        ours, theirs = _common(first.answers, second.answers), _common(second.answers, first.answers)
-        if not ours or any(not answers.items for answers in ours.values()):
+        of_first, of_second = _common(first.answers, second.answers), _common(second.answers, first.answers)
+        if not of_first or any(not answers.items for answers in of_first.values()):
             continue
-        tasks = [margin.pairs(ours[name].scores, theirs[name].scores, ours[name].clusters) for name in ours]
+        tasks = [
+            margin.pairs(answers.scores, of_second[name].scores, answers.clusters) for name, answers in of_first.items()
+        ]
         lost = margin.drop(tasks, ABSOLUTE) or 0.0
         p = min(2 * min(margin.p_within(tasks, ABSOLUTE, 0.0), margin.p_beyond(tasks, ABSOLUTE, 0.0)), 1.0)
         names = (first.name, second.name) if lost >= 0 else (second.name, first.name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.benchmarks import selection
-from components.gate import kept
+from components.gate import results_files
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
@@ -18,22 +18,22 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:
         if planned.judged_in:
-            kept.keep_earlier_decision(RunResults(planned.results), decision)
+            results_files.copy_earlier_decision(RunResults(planned.results), decision)
             step.end(skipped=True, note=f"judged before in {planned.judged_in}")
             return numbers(Decision.read(decision))
         last_scores = [Scores.read(file) for file in scores]
-        answers, again = kept.kept_answers(last_scores, planned.results)
+        answers, again = results_files.read_answers(last_scores, planned.results)
         limits, all_weights = planned.decided_limits, [Weights.read(file) for file in weights]
         suite = selection.suite_of(planned).name
         answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, answers, again)
-        flips = kept.kept_flips(last_scores, planned.results)
+        flips = results_files.write_flips(last_scores, planned.results)
         flip_examples = tuple(flip for row in answer.verdicts for flip in examples(flips.get(row.variant, ())))
         answer = answer.model_copy(
             update={
                 "policy_text": planned.policy,
                 "plan": planned,
                 "examples": flip_examples,
-                "screens": kept.kept_screens(last_scores, planned.results),
+                "screens": results_files.read_screens(last_scores, planned.results),
             }
         )
         answer.write(decision)

@@ -16,11 +16,11 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
     with progress.step(results, "report") as step, tempfile.TemporaryDirectory() as scratch:
         answer = Decision.read(decision)
         page, text = write_report(answer, Path(scratch), run=Path(results).name, engine=answer.engine)
-        kept = RunResults(results)
-        step.end(note=kept.report.put(page))
-        kept.report_markdown.put(text)
-        kept.verdicts.put_text(verdicts_json(answer))
+        files = RunResults(results)
+        step.end(note=files.report.put(page))
+        files.report_markdown.put(text)
+        files.verdicts.put_text(verdicts_json(answer))
         for name, drawing in plots(answer).items():
-            kept.plot(name).put_text(drawing)
+            files.plot(name).put_text(drawing)
         Path(html).write_bytes(page.read_bytes())
         Path(markdown).write_bytes(text.read_bytes())

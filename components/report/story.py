@@ -81,7 +81,7 @@ class Certainty:
     """False if measured drops were compared with the limits directly, without confidence bounds."""
     promise: str
     saved: tuple[str, ...]
-    """The evaluations and questions that the run skipped, one sentence each."""
+    """The items, evaluations and questions that the run skipped, one sentence each."""
     notes: tuple[str, ...]
     """Further notes on the scores."""
     twice: bool
@@ -102,7 +102,8 @@ def certainty(decision: Decision) -> Certainty:
     return Certainty(
         by_evidence=not point,
         promise=promise,
-        saved=scores_of_earlier_runs(decision)
+        saved=left_out_items(decision)
+        + scores_of_earlier_runs(decision)
         + tuple(
             f"{verdict.variant} stopped early after {verdict.items:,} of {verdict.planned_items:,} questions: more"
             " answers could not have changed its verdict."
@@ -113,6 +114,17 @@ def certainty(decision: Decision) -> Certainty:
             note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
         ),
         twice=any(task.noise_floor is not None for verdict in judged for task in verdict.tasks),
+    )
+
+
+def left_out_items(decision: Decision) -> tuple[str, ...]:
+    """A sentence for each task with items that do not fit the window."""
+    if decision.plan is None:
+        return ()
+    return tuple(
+        f"{count:,} items of {task} were left out for all variants: with its answer, each needs more than the window of"
+        f" {decision.plan.window:,} tokens."
+        for task, count in decision.plan.too_long.items()
     )
 
 

@@ -218,7 +218,7 @@ def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Differen
         ("filter", a.settings.filter, b.settings.filter),
         ("task version", a.version, b.version),
     )
-    reasons = [f"{name_of_setting} {ours} and {theirs}" for name_of_setting, ours, theirs in settings if ours != theirs]
+    reasons = [f"{setting} {in_a} and {in_b}" for setting, in_a, in_b in settings if in_a != in_b]
     reasons += ["other rows"] if a.rows != b.rows else []
     reasons += ["other generation settings"] if a.settings.generation != b.settings.generation else []
     return _difference(a.score, b.score, reasons)

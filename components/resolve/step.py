@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.models.variants import BASELINE
 from components.models.window import model_window
-from components.resolve import checks, earlier_verdict, given, prepared_prompts, rows
+from components.resolve import checks, earlier_verdict, input_copies, prepared_prompts, rows
 from components.resolve.checks import check
 from components.run import progress
 from components.run.plan import EvaluationPlan
@@ -36,7 +36,7 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         folder = fetch(base_model.uri, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, model_window(folder))
         checked = checks.with_template(checked, str(folder))
-        resolved, tasks = rows.prepared_tasks(given.copy_inputs(checked), step)
+        resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step)
         checks.check_generated(resolved, tasks)
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)

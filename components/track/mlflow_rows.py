@@ -190,6 +190,8 @@ def _plan_params(decision: Decision) -> dict[str, str]:
         "custom": ", ".join(plan.custom) or _NOTHING,
         "limit": str(plan.limit or _NOTHING),
         "data": plan.data or _NOTHING,
+        "window": str(plan.window or _NOTHING),
+        "too_long": ", ".join(f"{count} of {task}" for task, count in plan.too_long.items()) or _NOTHING,
         "chat_template": str(plan.chat_template).lower(),
         "chat": plan.chat or _NOTHING,
         "samples": str(plan.samples or _NOTHING),

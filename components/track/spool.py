@@ -10,7 +10,7 @@ from components.errors import PrerequisiteError
 from components.models.variants import VARIANTS
 from components.run.artifacts import Decision
 from components.run.results import RunResults
-from components.track.kept_flips import tables_of_flips
+from components.track.flip_tables import read_flip_tables
 from components.track.mlflow_writer import track
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tracked_run import TrackedRun
@@ -75,7 +75,7 @@ def send(results: RunResults, tracking_uri: str = "") -> TrackedRun:
             " address with --tracking-uri, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     report = tuple(file.path for file in results.report_files if file.path.exists())
-    files = RunFiles(report, flips=tables_of_flips(results))
+    files = RunFiles(report, flips=read_flip_tables(results))
     tracked = track(decision, facts, files, tracking_uri or earlier.tracking_uri)
     tracked.write(results.tracked.path)
     return tracked

@@ -8,7 +8,7 @@ from components.errors import PrerequisiteError
 from components.run import progress
 from components.run.artifacts import Decision
 from components.run.results import ResultFile, RunResults
-from components.track import kept_flips
+from components.track import flip_tables
 from components.tracking.uris import own_store
 
 
@@ -44,7 +44,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         facts = facts_here(run_id, name).model_copy(update=changes)
         run_results.facts.write(facts)
         try:
-            recorded = track_run(decided, facts, RunFiles(files, flips=kept_flips.tables_of_flips(run_results)), uri)
+            recorded = track_run(decided, facts, RunFiles(files, flips=flip_tables.read_flip_tables(run_results)), uri)
         except PrerequisiteError as error:
             recorded = spooled_run(decided, uri, str(error))
         recorded.write(tracked)

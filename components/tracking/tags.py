@@ -1,4 +1,4 @@
-"""The names of experiments, tags and artifacts by which runs are found in MLflow."""
+"""The names of experiments, tags and artifacts with which a later run finds earlier ones in MLflow."""
 
 RUN_ID_TAG = "quantgate.run_id"
 VARIANT_TAG = "quantgate.variant"

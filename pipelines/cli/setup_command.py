@@ -27,7 +27,7 @@ def setup(
 
 
 def ready_engine(accelerator: str = "") -> Engine:
-    """vLLM, after its environment is made where there is none; raises PrerequisiteError where that fails."""
+    """vLLM; makes its environment if there is none. Raises PrerequisiteError if that fails."""
     if serving_environment.python_outside_cache() is None:
         try:
             serving_environment.make_in_cache(accelerator)

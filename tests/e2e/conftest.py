@@ -1,4 +1,4 @@
-"""The two real runs that the end-to-end tests look at: each takes minutes, and is made once a session."""
+"""The two real runs of the end-to-end tests: each takes minutes and runs once per session."""
 
 from pathlib import Path
 

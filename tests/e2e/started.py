@@ -1,4 +1,4 @@
-"""`quantgate run` started as a person would, and what is left of it."""
+"""Start `quantgate run` as a person would, and list its remaining processes."""
 
 import os
 import subprocess
@@ -36,16 +36,16 @@ def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
 
 def processes_of(out: Path) -> list[str]:
     """The command lines of all living processes that belong to the run in that folder, its vLLM workers included."""
-    found: dict[int, str] = {}
+    running: dict[int, str] = {}
     for process in psutil.process_iter():
         try:
             line = " ".join(process.cmdline())
             if str(out) in line and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 family = [process, *process.children(recursive=True)]
-                found |= {each.pid: " ".join(each.cmdline())[:120] for each in family}
+                running |= {process.pid: " ".join(process.cmdline())[:120] for process in family}
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-    return list(found.values())
+    return list(running.values())
 
 
 def ledger_of(out: Path) -> Path:

@@ -56,7 +56,7 @@ def scored(server: Server, way: str) -> list[Record]:
     return found
 
 
-def test_every_loglikelihood_is_that_of_the_echo_way(server: Server) -> None:
+def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> None:
     by_echo = scored(server, "echo")
     assert sum(len(each.logliks) for each in by_echo) >= 200
     for way in ("", Kind.READ):  # as planned, that is by suffixes here, and by reads alone
@@ -67,7 +67,7 @@ def test_every_loglikelihood_is_that_of_the_echo_way(server: Server) -> None:
             assert (one.greedy, one.score) == (other.greedy, other.score), (way, one.task, one.item_id)
 
 
-def test_single_token_choices_have_the_same_loglikelihoods_by_every_way(server: Server) -> None:
+def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server: Server) -> None:
     questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
     asked = [SimpleNamespace(args=(each, f" {letter}")) for each in questions for letter in "ABCD"]
     found = [
@@ -86,7 +86,7 @@ def test_the_server_offers_every_way(server: Server) -> None:
     assert endpoint.max_length == server.max_model_len - 1
 
 
-def test_a_text_has_the_same_loglikelihood_in_windows_by_every_way(server: Server) -> None:
+def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Server) -> None:
     text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
     found = [
         Endpoint(server.url, server.served_name, server.model_path, 256, way=way).loglikelihood_rolling(text)

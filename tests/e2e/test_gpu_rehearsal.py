@@ -24,12 +24,12 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     command += ["--out", str(folder / "out"), "--data", str(folder / "data")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    found = {}
+    rows_by_table = {}
     for file in (folder / "out").glob("*.json"):
         table = json.loads(file.read_text(encoding="utf-8"))
-        found[file.stem] = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+        rows_by_table[file.stem] = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
         assert table["title"] in done.stdout, "the report at the end has every table"
-    return found
+    return rows_by_table
 
 
 def test_the_quantized_checkpoint_is_checked(tables: dict[str, list[dict[str, str]]]) -> None:

@@ -1,4 +1,4 @@
-"""The main job on its real parts: llm-compressor, vLLM, lm-eval, MLflow, real questions. Nothing here is a fake."""
+"""The pipeline with llm-compressor, vLLM, lm-eval, MLflow and real questions. Nothing here is a fake."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ def test_the_baseline_is_above_chance(demo: Path) -> None:
     assert sum(baseline["scores"].values()) > sum(TASKS.values()) + 0.2
 
 
-def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
+def test_llm_compressor_wrote_the_checkpoints(demo: Path) -> None:
     weights = {variant: Weights.read(demo / "variants" / variant / "weights.json") for variant in VARIANTS}
     formats = {}
     for variant in VARIANTS[1:]:
@@ -53,10 +53,10 @@ def test_the_checkpoints_are_llm_compressors(demo: Path) -> None:
         formats[variant] = config["quantization_config"]["format"]
     assert formats == {"int8": "int-quantized", "int4-g128": "pack-quantized", "int4-g64": "pack-quantized"}
     assert weights["int4-g128"].layout == "g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128"
-    assert len({each.digest for each in weights.values()}) == 4
+    assert len({checkpoint.digest for checkpoint in weights.values()}) == 4
 
 
-def test_int4_answers_are_those_of_the_weights(demo: Path) -> None:
+def test_the_int4_answers_match_the_weights(demo: Path) -> None:
     """Some CPUs have no kernel of vLLM's for 4 bits: what stands in for it is held against transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,13 +64,13 @@ def test_int4_answers_are_those_of_the_weights(demo: Path) -> None:
     folder = Weights.read(demo / "variants" / "int4-g64" / "weights.json").uri
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = records.read(demo / "variants" / "int4-g64" / "tiny.parquet")
-    asked = [each for each in found if each.task == "piqa"]
-    assert asked
-    for each in asked:
-        row = embedded("piqa").dataset()[each.item_id]
+    answers = records.read(demo / "variants" / "int4-g64" / "tiny.parquet")
+    piqa = [record for record in answers if record.task == "piqa"]
+    assert piqa
+    for record in piqa:
+        row = embedded("piqa").dataset()[record.item_id]
         context = f"Question: {row['goal']}\nAnswer:"
-        for choice, answered in zip((row["sol1"], row["sol2"]), each.logliks, strict=True):
+        for choice, answered in zip((row["sol1"], row["sol2"]), record.logliks, strict=True):
             whole = tokenizer(f"{context} {choice}", return_tensors="pt").input_ids
             start = len(tokenizer(context).input_ids)
             with torch.no_grad():
@@ -84,16 +84,16 @@ def test_every_variant_answered_the_same_questions(demo: Path) -> None:
     assert len(baseline) == 44
     for variant in VARIANTS[1:]:
         stage = Scores.read(demo / "variants" / variant / "full.json").stage  # tiny, were it stopped there
-        found = records.read(demo / "variants" / variant / f"{stage}.parquet")
-        asked = {(each.task, each.item_id): (each.item_hash, each.prompt_hash) for each in found}
-        same = [each for each in baseline if (each.task, each.item_id) in asked]
-        assert [(each.item_hash, each.prompt_hash) for each in same] == list(asked.values())
+        answers = records.read(demo / "variants" / variant / f"{stage}.parquet")
+        hashes = {(record.task, record.item_id): (record.item_hash, record.prompt_hash) for record in answers}
+        same = [record for record in baseline if (record.task, record.item_id) in hashes]
+        assert [(record.item_hash, record.prompt_hash) for record in same] == list(hashes.values())
         assert len(same) in (11, 22, 44), "the looks"
-        assert [each.logliks for each in found] != [each.logliks for each in same]
-        assert not any(each.truncated for each in found)
+        assert [record.logliks for record in answers] != [record.logliks for record in same]
+        assert not any(record.truncated for record in answers)
 
 
-def test_the_folder_holds_what_a_person_or_a_script_needs(demo: Path) -> None:
+def test_the_folder_contains_the_report_and_the_files_for_scripts(demo: Path) -> None:
     for name in ("report.html", "report.md", "verdicts.json", "run.json", "mlflow/mlflow.db", "logs/pipeline.log"):
         assert (demo / name).is_file(), name
     for variant in VARIANTS:
@@ -105,30 +105,32 @@ def test_the_folder_holds_what_a_person_or_a_script_needs(demo: Path) -> None:
     assert all(variant in page for variant in VARIANTS)
 
 
-def test_it_tells_where_the_results_are(demo: Path) -> None:
-    told = demo.with_suffix(".txt").read_text()
-    assert f"Report   {demo / 'report.html'}" in told
-    assert "mlflow ui" in told
+def test_it_prints_the_location_of_the_results(demo: Path) -> None:
+    output = demo.with_suffix(".txt").read_text()
+    assert f"Report   {demo / 'report.html'}" in output
+    assert "mlflow ui" in output
 
 
 def test_mlflow_has_a_parent_run_with_four_children(demo: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{demo / 'mlflow' / 'mlflow.db'}")
-    experiment = next(each for each in client.search_experiments() if each.name != "Default")
+    experiment = next(experiment for experiment in client.search_experiments() if experiment.name != "Default")
     runs = client.search_runs([experiment.experiment_id])
-    children = [each for each in runs if "mlflow.parentRunId" in each.data.tags]
-    (parent,) = [each for each in runs if each not in children]
-    assert {each.data.tags["mlflow.parentRunId"] for each in children} == {parent.info.run_id}
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if run not in children]
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     rows = {row["variant"]: row for row in json.loads((demo / "verdicts.json").read_text())}
-    assert {each.data.params["variant"]: each.data.tags["verdict"] for each in children} == {
+    assert {child.data.params["variant"]: child.data.tags["verdict"] for child in children} == {
         variant: row["verdict"] for variant, row in rows.items()
     }
-    for each in children:
-        assert each.data.metrics["piqa.score"] == rows[each.data.params["variant"]]["scores"]["piqa"]
+    for child in children:
+        assert child.data.metrics["piqa.score"] == rows[child.data.params["variant"]]["scores"]["piqa"]
 
 
-def test_tiny_is_not_asked_again_and_a_second_run_asks_nothing(demo: Path, second: "tuple[Path, NotebookNode]") -> None:
+def test_the_full_stage_skips_the_tiny_items_and_a_second_run_sends_no_request(
+    demo: Path, second: "tuple[Path, NotebookNode]"
+) -> None:
     def scores(run: Path, stage: str) -> Scores:
         return Scores.read(run / "variants" / "int8" / f"{stage}.json")
 

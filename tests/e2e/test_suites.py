@@ -113,7 +113,7 @@ def quantgate(server: Server, rows: Path, out: Path, *options: str) -> "tuple[su
 
 
 @pytest.mark.parametrize("suite", OFFLINE)
-def test_every_suite_runs_offline_and_tries_no_connection(
+def test_every_suite_runs_offline_without_trying_to_connect(
     server: Server, rows: Path, tmp_path: Path, suite: str
 ) -> None:
     if suite == "code":
@@ -135,7 +135,7 @@ def test_every_suite_runs_offline_and_tries_no_connection(
 
 
 @pytest.mark.parametrize("row", CHOICES, ids=lambda row: str(row.task))
-def test_scores_are_those_of_lm_evals_own_run(server: Server, rows: Path, row: Any) -> None:
+def test_scores_equal_those_of_lm_evals_own_run(server: Server, rows: Path, row: Any) -> None:
     """Its own tasks and client on the first items; here they are picked out of all, and asked in the fast ways."""
     prepared = harness.prepare(row, Mirror(str(rows), cache_dir()))
     leaf = prepared.leaves[0]

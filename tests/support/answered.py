@@ -19,7 +19,7 @@ Numbers = NDArray[np.float64]
 def pair_of(lost: int, gained: int, right: int, wrong: int) -> tuple[Numbers, Numbers]:
     """Scores before and after of so many items lost, gained, right both times and wrong both times.
 
-    Those that were right before come first: the baseline's answers depend on how many these are, not on the variant.
+    The baseline's right answers come first, so the baseline's scores depend only on their number, not on the variant.
     """
     before = np.repeat([1.0, 1.0, 0.0, 0.0], [lost, right, gained, wrong])
     return before, np.repeat([0.0, 1.0, 1.0, 0.0], [lost, right, gained, wrong])
@@ -29,7 +29,7 @@ def table_of(scores: Numbers, clusters: list[str] | None = None, **columns: Any)
     """A table of per-item records with these scores, two choices each; the better one is further ahead when right."""
     names = [str(place) for place in range(len(scores))]
     logliks = [[-1.0 - score, -2.0 + score] for score in scores]
-    found = {
+    contents = {
         "item_id": list(range(len(scores))),
         "item_hash": names,
         "prompt_hash": names,
@@ -39,7 +39,7 @@ def table_of(scores: Numbers, clusters: list[str] | None = None, **columns: Any)
         **({"cluster": clusters} if clusters else {}),
         **columns,
     }
-    return pyarrow.table(found)
+    return pyarrow.table(contents)
 
 
 def answers_of(task: str, scores: Numbers, clusters: list[str] | None = None, **columns: Any) -> Answers:
@@ -49,19 +49,23 @@ def answers_of(task: str, scores: Numbers, clusters: list[str] | None = None, **
 def candidate_of(
     variant: str, by_task: Mapping[str, Answers], *, chance: float = 0.0, look: int = 1, looks: int = 1
 ) -> Candidate:
-    """A candidate with these answers, and the scores that they have."""
+    """A candidate with these answers and the scores computed from them."""
     tasks = tuple(
         TaskScore(
             task=task,
-            metric="acc" if each.units is None else "word_perplexity",
-            score=float(each.scores.mean() if each.units is None else np.exp(-each.scores.sum() / each.units.sum())),
+            metric="acc" if task_answers.units is None else "word_perplexity",
+            score=float(
+                task_answers.scores.mean()
+                if task_answers.units is None
+                else np.exp(-task_answers.scores.sum() / task_answers.units.sum())
+            ),
             stderr=0.0,
-            items=each.items,
+            items=task_answers.items,
             shots=0,
             chance=chance,
             version="1",
         )
-        for task, each in by_task.items()
+        for task, task_answers in by_task.items()
     )
     scores = Scores(
         variant=variant,
@@ -75,13 +79,13 @@ def candidate_of(
     return candidate(Weights(variant=variant, baseline_digest="d0", size_bytes=100), scores, "drawn", by_task)
 
 
-def write_results(folder: Path, found: Candidate) -> Path:
-    """The candidate as a run leaves it in its folder."""
-    found.scores.write(folder / "full.json")
-    found.weights.write(folder / "weights.json")
+def write_results(folder: Path, candidate: Candidate) -> Path:
+    """Write the candidate's results as a run does; returns the folder."""
+    candidate.scores.write(folder / "full.json")
+    candidate.weights.write(folder / "weights.json")
     rows = [
         records.Record(
-            variant=found.name,
+            variant=candidate.name,
             task=task,
             item_id=int(row["id"]),
             item_hash=row["item_hash"],
@@ -94,8 +98,8 @@ def write_results(folder: Path, found: Candidate) -> Path:
             tokens=10,
             truncated=row["truncated"],
         )
-        for task, each in found.answers.items()
-        for row in each.table.to_pylist()
+        for task, scores in candidate.answers.items()
+        for row in scores.table.to_pylist()
     ]
     records.write(rows, folder / "full.parquet")
     return folder

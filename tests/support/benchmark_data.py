@@ -1,4 +1,4 @@
-"""Real benchmark rows for tests, laid out under the hub's names, so that `Folder` serves what lm-eval's tasks ask for.
+"""Real benchmark rows for tests, laid out under the hub's names, so that `Folder` provides what lm-eval's tasks load.
 
 The rows are shared data beside the checkout, or where QUANTGATE_BENCHMARK_DATA says; a test that needs them skips
 where they are absent.
@@ -41,7 +41,7 @@ MBPP_FIRST = {"prompt": 1, "test": 11, "validation": 511, "train": 601}
 
 
 def shared_data() -> Path:
-    """The folder with the shared rows; the test that asks skips where there is none."""
+    """The folder with the shared rows; skips the test if it is missing."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     folder = Path(os.environ.get(VARIABLE) or beside)
     if not (folder / "SHA256SUMS").is_file():
@@ -50,7 +50,7 @@ def shared_data() -> Path:
 
 
 def laid_out(factory: pytest.TempPathFactory) -> Path:
-    """What `lay_out` writes, once a session."""
+    """The folder that `lay_out` writes, once per session."""
     folder = factory.getbasetemp() / "benchmark-data"
     if not folder.exists():
         data = shared_data()
@@ -96,20 +96,20 @@ def lines_of(path: Path) -> list[str]:
 
 
 def by_subject(path: Path) -> dict[str, list[str]]:
-    """MMLU's lines by their subject, in the order in which they stand."""
-    found = defaultdict(list)
+    """MMLU's lines by their subject, in their order."""
+    lines = defaultdict(list)
     for line in lines_of(path):
-        found[json.loads(line)["subject"]].append(line)
-    return found
+        lines[json.loads(line)["subject"]].append(line)
+    return lines
 
 
 def mbpp_splits(path: Path) -> dict[str, list[str]]:
     """MBPP's lines by split, which the task_id says."""
-    found = defaultdict(list)
+    lines = defaultdict(list)
     for line in lines_of(path):
         task_id = json.loads(line)["task_id"]
-        found[max(MBPP_FIRST, key=lambda split: (MBPP_FIRST[split] <= task_id, MBPP_FIRST[split]))].append(line)
-    return found
+        lines[max(MBPP_FIRST, key=lambda split: (MBPP_FIRST[split] <= task_id, MBPP_FIRST[split]))].append(line)
+    return lines
 
 
 def pages_of(text: str) -> list[str]:
@@ -138,11 +138,11 @@ def tiny_mmlu(data: Path) -> Iterable[dict[str, object]]:
         row = json.loads(line)
         subject = row["subject"]
         head = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-        shots = "".join(f"{asked(shot)} {LETTERS[shot['answer']]}\n\n" for shot in dev[subject])
-        yield {**row, "input_formatted": head + shots + asked(row)}
+        shots = "".join(f"{question_text(shot)} {LETTERS[shot['answer']]}\n\n" for shot in dev[subject])
+        yield {**row, "input_formatted": head + shots + question_text(row)}
 
 
-def asked(row: dict[str, object]) -> str:
+def question_text(row: dict[str, object]) -> str:
     """The question as mmlu's `doc_to_text` writes it."""
     choices = row["choices"]
     assert isinstance(choices, list)

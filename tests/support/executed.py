@@ -1,4 +1,4 @@
-"""Notebooks as a reader runs them: from a clean kernel of this interpreter, whatever kernels the user's home names."""
+"""Run notebooks as a reader does: in a clean kernel of this interpreter, whatever kernels the user has installed."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 class OwnKernel(AsyncKernelManager):
-    """Knows one kernel: the IPython of this environment."""
+    """Offers one kernel: the IPython of this environment."""
 
     @default("kernel_spec_manager")
     def _no_other_folders(self) -> KernelSpecManager:
@@ -29,14 +29,14 @@ class OwnKernel(AsyncKernelManager):
 
 def read(name: str) -> NotebookNode:
     """The notebook as it is committed."""
-    found: NotebookNode = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    return found
+    notebook: NotebookNode = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    return notebook
 
 
 def executed(
     name: str, folder: Path, timeout_s: int = 600, ledger: Path | None = None, **parameters: object
 ) -> NotebookNode:
-    """The notebook after all its cells were run in the folder, with other values in its cell of parameters."""
+    """Run all cells in the folder, with some parameters changed; returns the notebook."""
     notebook = read(name)
     (place,) = [index for index, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     known = re.findall(r"^(\w+) =", notebook.cells[place].source, re.MULTILINE)
@@ -60,10 +60,10 @@ def executed(
     return notebook
 
 
-def told(notebook: NotebookNode, cell: str) -> str:
-    """All that the cell of that id put out, as text: what it printed, then each output's richest words."""
-    (found,) = [each for each in notebook.cells if each.id == cell]
-    return "\n".join(words(output) for output in found.outputs)
+def printed(notebook: NotebookNode, cell: str) -> str:
+    """The text of all outputs of the cell with that id."""
+    (matching,) = [candidate for candidate in notebook.cells if candidate.id == cell]
+    return "\n".join(words(output) for output in matching.outputs)
 
 
 def words(output: NotebookNode) -> str:
@@ -76,9 +76,9 @@ def words(output: NotebookNode) -> str:
 
 def table(notebook: NotebookNode, cell: str) -> list[list[str]]:
     """The rows of the table that the cell shows, its head first."""
-    rows = re.findall(r"<tr.*?>(.*?)</tr>", told(notebook, cell), re.DOTALL)
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", printed(notebook, cell), re.DOTALL)
     return [
-        [re.sub(r"<.*?>", "", each).strip() for each in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL)]
+        [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL)]
         for row in rows
     ]
 
@@ -95,5 +95,5 @@ def pictures(notebook: NotebookNode) -> dict[str, bytes]:
 
 
 def is_drawn(png: bytes) -> bool:
-    """Whether there is more in the picture than paper: black lines and some colours."""
+    """Whether the picture is not empty: it has black lines and several colours."""
     return len(Image.open(BytesIO(png)).convert("RGB").getcolors(1_000_000) or []) > 20

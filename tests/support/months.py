@@ -46,9 +46,9 @@ def drop_of(variant: str, week: int) -> float:
 def decision_of(week: int, use_case: str, folder: Path) -> Decision:
     """The week's decision, each verdict by its bounds."""
     failed = "int4-g64" if week == FAILED_WEEK else ""
-    found = make_decision(folder, failed=failed)
-    rows = tuple(each if each.variant == failed else judged(each, week) for each in found.verdicts)
-    return found.model_copy(update={"limits": use_case_named(use_case), "verdicts": rows})
+    decision = make_decision(folder, failed=failed)
+    rows = tuple(row if row.variant == failed else judged(row, week) for row in decision.verdicts)
+    return decision.model_copy(update={"limits": use_case_named(use_case), "verdicts": rows})
 
 
 def judged(row: Verdict, week: int) -> Verdict:
@@ -59,12 +59,12 @@ def judged(row: Verdict, week: int) -> Verdict:
     drop = drop_of(row.variant, week)
     lower, upper = drop - HALF_WIDTH, drop + HALF_WIDTH
     bands = use_case_named("general-chat").band_list()[:-1]
-    verdict = next((each.verdict for each in bands if upper < each.upper), "inconclusive")
+    verdict = next((band.verdict for band in bands if upper < band.upper), "inconclusive")
     evidence = {"limit": bands[-1].upper, "estimate": drop, "lower": lower, "upper": upper, "outcome": "passed"}
     return sized.model_copy(
         update={
             "average_drop": drop,
-            "limits": tuple(LimitEvidence(what=each, kind="drop", **evidence) for each in ("average", "piqa")),
+            "limits": tuple(LimitEvidence(what=task, kind="drop", **evidence) for task in ("average", "piqa")),
             "verdict": "reject" if lower > bands[-1].upper else verdict,
         }
     )

@@ -19,7 +19,7 @@ class Peer:
     labels: tuple[tuple[str, str], ...] = ()
     namespace: str = "quantgate"
     address: str = ""
-    """Set for what is no pod."""
+    """Set for a peer that is not a pod."""
 
     @property
     def namespace_labels(self) -> dict[str, str]:
@@ -42,12 +42,12 @@ def connects(policies: Sequence[Object], source: Peer, target: Peer, port: int, 
 def lets(policies: Sequence[Object], direction: str, here: Peer, there: Peer, port: int, protocol: str) -> bool:
     """Whether one end's own policies allow it; where none is about it, all is allowed."""
     about = [
-        each["spec"]
-        for each in policies
+        policy["spec"]
+        for policy in policies
         if not here.address
-        and each["metadata"]["namespace"] == here.namespace
-        and direction in each["spec"]["policyTypes"]
-        and selects(each["spec"]["podSelector"], dict(here.labels))
+        and policy["metadata"]["namespace"] == here.namespace
+        and direction in policy["spec"]["policyTypes"]
+        and selects(policy["spec"]["podSelector"], dict(here.labels))
     ]
     key, ends = ("egress", "to") if direction == "Egress" else ("ingress", "from")
     rules = [rule for spec in about for rule in spec.get(key, ())]
@@ -65,7 +65,7 @@ def is_peer(end: Object, namespace: str, there: Peer) -> bool:
         block = end["ipBlock"]
         return bool(there.address) and (
             ip_address(there.address) in ip_network(block["cidr"])
-            and not any(ip_address(there.address) in ip_network(each) for each in block.get("except", ()))
+            and not any(ip_address(there.address) in ip_network(network) for network in block.get("except", ()))
         )
     if there.address:
         return False
@@ -80,12 +80,12 @@ def is_peer(end: Object, namespace: str, there: Peer) -> bool:
 def selects(selector: Object, labels: Labels) -> bool:
     """Whether a label selector means an object with these labels; an empty one means all."""
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
-        holds(each, labels) for each in selector.get("matchExpressions", ())
+        holds(expression, labels) for expression in selector.get("matchExpressions", ())
     )
 
 
 def holds(expression: Object, labels: Labels) -> bool:
-    """Whether one expression of a selector holds."""
+    """Whether the labels match one expression of a selector."""
     key, values = expression["key"], expression.get("values", ())
     return {
         "Exists": key in labels,

@@ -1,4 +1,4 @@
-"""A cluster to serve on, as fixtures: the API server's stand-in, a server that answers as vLLM, and controllers."""
+"""Fixtures for serving on a cluster: the API server's stand-in, a server that answers like vLLM, and controllers."""
 
 import http.server
 import json
@@ -41,10 +41,10 @@ RUNTIME: JSON = {
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
-    """Answers as vLLM does, whatever the address before /v1: that of the service it stands for."""
+    """Answers like vLLM at every path that contains /v1: each service has its own prefix."""
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Write no log."""
 
     def do_GET(self) -> None:
         """The list of models, and the version."""
@@ -96,7 +96,7 @@ def settings(vllm: str) -> ServingSettings:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """What the step has of the model: here its configuration."""
+    """The step's copy of the model: here its configuration."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps({"max_position_embeddings": 1024}))
     return tmp_path / "model"
@@ -104,7 +104,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deployed(cluster: Cluster, settings: ServingSettings, model: Path) -> Callable[..., Server]:
-    """Serve the weights, with other settings where they are named."""
+    """A function that serves the weights, with some settings changed."""
 
     def deploy(**changed: object) -> Server:
         return kserve.deploy(WEIGHTS, model, RESULTS, replace(settings, **changed), 1024)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def deployed(cluster: Cluster, settings: ServingSettings, model: Path) -> Callab
 
 
 def mark_ready(cluster: Cluster, plural: str, name: str) -> None:
-    """Say of the object what its controller says once its pods answer."""
+    """Give the object the status that its controller sets when its pods are ready."""
     condition = {"type": "Ready" if plural == "inferenceservices" else "Available", "status": "True"}
 
     def how(obj: JSON) -> None:
@@ -123,7 +123,7 @@ def mark_ready(cluster: Cluster, plural: str, name: str) -> None:
 
 
 def ready_at_once(cluster: Cluster) -> None:
-    """Let every server be ready as soon as it is made."""
+    """Make every server ready as soon as it is created."""
 
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural in ("inferenceservices", "deployments"):
@@ -133,7 +133,7 @@ def ready_at_once(cluster: Cluster) -> None:
 
 
 def left(cluster: Cluster) -> list[str]:
-    """What is there with quantgate's label: plural and name."""
+    """The remaining objects with quantgate's label, as `plural/name`."""
     return sorted(
         f"{path.rsplit('/', 1)[1]}/{name}"
         for (path, name), obj in cluster.objects.items()
@@ -143,6 +143,6 @@ def left(cluster: Cluster) -> list[str]:
 
 def the_one(cluster: Cluster, plural: str) -> JSON:
     """The only object of its kind."""
-    found = cluster.all(plural)
-    assert len(found) == 1
-    return found[0]
+    objects = cluster.all(plural)
+    assert len(objects) == 1
+    return objects[0]

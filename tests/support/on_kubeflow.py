@@ -1,4 +1,4 @@
-"""What tests of the commands about Kubeflow share: a stand-in, a compiled pipeline, and the commands themselves."""
+"""Helpers for tests of the Kubeflow commands: a stand-in, a compiled pipeline, and functions that run the commands."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def on_a_short_stack(work: Callable[[], Result]) -> Result:
-    """What the work returns, done in a thread: kfp reads the source of every caller at each setting of a task.
+    """Run the work in a thread and return its result: kfp reads the source of every caller at each setting of a task.
 
     Under pytest there are some sixty callers, and a compilation takes thirty times as long.
     """
@@ -35,20 +35,20 @@ def on_a_short_stack(work: Callable[[], Result]) -> Result:
 
 
 def compiled(file: Path, cluster: Cluster | None = None) -> Path:
-    """The file, with the pipeline in it, fitted to the cluster where one is given."""
+    """Compile the pipeline into the file, fitted to the cluster if there is one; returns the file."""
     on_a_short_stack(lambda: compiler.Compiler().compile(fitted(cluster) if cluster else ship, str(file)))
     return file
 
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `quantgate compile` writes."""
+    """The file that `quantgate compile` writes."""
     return compiled(tmp_path_factory.mktemp("compiled") / "pipeline.yaml", Cluster())
 
 
 @pytest.fixture
 def kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]:
-    """A Kubeflow Pipelines whose runs ship int8 and have their results in an S3 that this machine reads."""
+    """A Kubeflow Pipelines whose runs ship int8, with their results in an S3 that this machine can read."""
     with kubeflow_pipelines() as state:
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
@@ -61,9 +61,9 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]
 
 
 def decides(state: State, *verdicts: str) -> None:
-    """Let runs come to these verdicts."""
+    """Give the runs these verdicts."""
     rows = [{"variant": "bf16", "verdict": "reference", "sentence": "It serves."}]
-    rows += [{"variant": f"v{at}", "verdict": each, "sentence": "So it is."} for at, each in enumerate(verdicts)]
+    rows += [{"variant": f"v{at}", "verdict": verdict, "sentence": "So it is."} for at, verdict in enumerate(verdicts)]
 
     def leave(run: JSON) -> None:
         place = run["runtime_config"]["parameters"]["results"].removeprefix("s3:/")
@@ -73,7 +73,7 @@ def decides(state: State, *verdicts: str) -> None:
 
 
 class Answer:
-    """What a command left: its exit status, and what it wrote to stdout and stderr."""
+    """A command's exit status, stdout and stderr."""
 
     def __init__(self, *arguments: str) -> None:
         app = typer.Typer(pretty_exceptions_enable=False)
@@ -81,12 +81,12 @@ class Answer:
         app.command("follow")(cluster_commands.follow)
         app.command("schedule")(cluster_commands.schedule)
         done = CliRunner().invoke(app, list(arguments))
-        told = isinstance(done.exception, PrerequisiteError)
-        if done.exception and not told and not isinstance(done.exception, SystemExit):
+        explained = isinstance(done.exception, PrerequisiteError)
+        if done.exception and not explained and not isinstance(done.exception, SystemExit):
             raise done.exception
-        self.status = USER_ERROR if told else done.exit_code
+        self.status = USER_ERROR if explained else done.exit_code
         self.out = done.stdout
-        self.err = str(done.exception) if told else done.stderr
+        self.err = str(done.exception) if explained else done.stderr
 
 
 def submitted(state: State, pipeline: Path, *more: str) -> Answer:

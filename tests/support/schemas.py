@@ -1,4 +1,4 @@
-"""The published schemas of Kubernetes and of KServe, to hold objects against.
+"""The published schemas of Kubernetes and of KServe, to validate objects.
 
 Kubernetes' are the strict ones of the package kubernetes-validate. KServe's are its own classes: the Python package's
 models are generated from KServe's OpenAPI document and keep it as two literals each, the fields' types and their names
@@ -51,8 +51,8 @@ def check(body: dict[str, Any], version: str = VERSIONS[0]) -> None:
 @cache
 def validator_of(definition: str, version: str) -> jsonschema.Draft202012Validator:
     """What checks an object against one definition, and those that it refers to."""
-    found = kserve() if definition in KSERVE.values() else kubernetes(version)
-    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": found})
+    schemas = kserve() if definition in KSERVE.values() else kubernetes(version)
+    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": schemas})
 
 
 @cache
@@ -60,32 +60,32 @@ def kubernetes(version: str) -> dict[str, Any]:
     """Every definition of Kubernetes, by its name."""
     folder = files("kubernetes_validate").joinpath("kubernetes-json-schema")
     text = folder.joinpath(f"v{version}.0-local-strict/_definitions.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(re.sub(r'"[^"]*_definitions\.json#', '"#', text))["$defs"]
-    return found
+    definitions: dict[str, Any] = json.loads(re.sub(r'"[^"]*_definitions\.json#', '"#', text))["$defs"]
+    return definitions
 
 
 @cache
 def kinds(version: str) -> dict[tuple[str, str], str]:
     """The definition of each kind, by apiVersion and kind."""
     return {
-        (f"{each['group']}/{each['version']}".lstrip("/"), each["kind"]): name
+        (f"{kind['group']}/{kind['version']}".lstrip("/"), kind["kind"]): name
         for name, definition in kubernetes(version).items()
-        for each in definition.get("x-kubernetes-group-version-kind", ())
+        for kind in definition.get("x-kubernetes-group-version-kind", ())
     }
 
 
 @cache
 def kserve() -> dict[str, Any]:
     """Every class of KServe's, with the definitions of Kubernetes that they refer to."""
-    found = dict(kubernetes(VERSIONS[-1]))
+    schemas = dict(kubernetes(VERSIONS[-1]))
     # the core group last: of two classes of one name it is meant
-    ordered = sorted(found, key=lambda name: ".api.core." in name)
+    ordered = sorted(schemas, key=lambda name: ".api.core." in name)
     names = {python_name(name): name for name in ordered} | {go_name(name): name for name in ordered}
     with zipfile.ZipFile(wheel(PACKAGE, VERSION, WHEEL_SHA256, cache_dir())) as package:
         for member in filter(MODEL_FILE.fullmatch, package.namelist()):
             name, schema = class_schema(package.read(member).decode(), names)
-            found[name] = schema
-    return found
+            schemas[name] = schema
+    return schemas
 
 
 def python_name(definition: str) -> str:
@@ -102,25 +102,27 @@ def go_name(definition: str) -> str:
 
 def class_schema(source: str, names: dict[str, str]) -> tuple[str, dict[str, Any]]:
     """The class in a generated module, and what it says of its fields."""
-    made = next(each for each in ast.parse(source).body if isinstance(each, ast.ClassDef))
+    class_definition = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     literals = {
-        each.targets[0].id: ast.literal_eval(each.value)
-        for each in made.body
-        if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in class_definition.body
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
     }
     in_json = literals["attribute_map"]
-    return made.name, {
+    return class_definition.name, {
         "type": "object",
         "additionalProperties": False,
-        "properties": {in_json[field]: type_schema(told, names) for field, told in literals["openapi_types"].items()},
+        "properties": {
+            in_json[field]: type_schema(type_name, names) for field, type_name in literals["openapi_types"].items()
+        },
         "required": sorted({in_json[field] for field in REQUIRED.findall(source)}),
     }
 
 
-def type_schema(told: str, names: dict[str, str]) -> dict[str, Any]:
+def type_schema(type_name: str, names: dict[str, str]) -> dict[str, Any]:
     """The schema of a type as the generator writes it: `list[V1Container]`, `dict(str, str)`, `V1beta1ModelSpec`."""
-    if each := re.fullmatch(r"list\[(.+)\]", told):
-        return {"type": "array", "items": type_schema(each[1], names)}
-    if each := re.fullmatch(r"dict\(str, (.+)\)", told):
-        return {"type": "object", "additionalProperties": type_schema(each[1], names)}
-    return PLAIN.get(told) or {"$ref": f"#/$defs/{names.get(told, told)}"}
+    if match := re.fullmatch(r"list\[(.+)\]", type_name):
+        return {"type": "array", "items": type_schema(match[1], names)}
+    if match := re.fullmatch(r"dict\(str, (.+)\)", type_name):
+        return {"type": "object", "additionalProperties": type_schema(match[1], names)}
+    return PLAIN.get(type_name) or {"$ref": f"#/$defs/{names.get(type_name, type_name)}"}

@@ -64,12 +64,12 @@ def weed_binary() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now, all different."""
+    """Different free ports on loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for socket_ in sockets:
+            socket_.bind(("127.0.0.1", 0))
+        return [socket_.getsockname()[1] for socket_ in sockets]
 
 
 def identities(server: S3Server) -> str:
@@ -135,7 +135,7 @@ def running_server(binary: str) -> Iterator[S3Server]:
             server.client().get_waiter("bucket_exists").wait(Bucket=BUCKET, WaiterConfig=patience)
             yield server
         finally:
-            process.kill()  # it takes more than 20 s to end when asked, and its data goes anyway
+            process.kill()  # it takes more than 20 s to end on SIGTERM, and its data is deleted anyway
             process.wait()
 
 

@@ -34,7 +34,7 @@ Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 class StubPython:
-    """The stub in a folder of its own, in which nothing is installed yet; $STUB_PIP says how its pip fails."""
+    """The stub in a separate folder without installed packages; $STUB_PIP selects how its pip fails."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cache = folder / "cache"

@@ -7,7 +7,7 @@ from components.models.variants import VARIANTS
 from components.run.results import RunResults
 
 
-def tables_of_flips(results: RunResults) -> dict[str, dict[str, list[Any]]]:
-    """By variant, the questions that it answers differently from the baseline: columns by name."""
+def read_flip_tables(results: RunResults) -> dict[str, dict[str, list[Any]]]:
+    """By variant, the table of the questions that it answers differently from the baseline: columns by name."""
     texts = {name: results.flips(name).text() for name in VARIANTS}
     return {name: json.loads(text) for name, text in texts.items() if text}

@@ -1,4 +1,4 @@
-"""Read all variants' answers from the run's results, and write the flips to them."""
+"""The gate's files in the run's results: read the answers, write the flips, copy an earlier run's decision."""
 
 import json
 import tempfile
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from components.run.records import Record
 
 
-def kept_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Flip]]":
-    """Each variant's flips from the baseline; writes all of them to the run's results."""
+def write_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Flip]]":
+    """Write each variant's flips from the baseline to the run's results, and return them by variant."""
     from components.gate import flipped_items
     from components.run import records
 
@@ -39,7 +39,7 @@ def kept_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Fl
     return flips
 
 
-def kept_answers(
+def read_answers(
     all_scores: list[Scores], results: str
 ) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
     """Each variant's per-item answers, and those of the baseline's second pass, if there was one."""
@@ -56,13 +56,13 @@ def kept_answers(
     return answers, again
 
 
-def kept_screens(all_scores: Sequence[Scores], results: str) -> tuple[Scores, ...]:
+def read_screens(all_scores: Sequence[Scores], results: str) -> tuple[Scores, ...]:
     """The scores of each variant's tiny stage that has items which tinyBenchmarks chose."""
     tiny = (RunResults(results).scores(scores.variant, TINY).read(Scores) for scores in all_scores)
     return tuple(scores for scores in tiny if scores and any(task.chosen for task in scores.tasks))
 
 
-def keep_earlier_decision(results: RunResults, decision: str) -> None:
+def copy_earlier_decision(results: RunResults, decision: str) -> None:
     """Copy the earlier run's decision to the step's artifact `decision` and to this run's results."""
     file = results.earlier_decision
     if not file.get(Path(decision)):
