@@ -40,10 +40,11 @@ def prepared_plan(server: Server, plan: EvaluationPlan, step: Step) -> Evaluatio
     """The plan with its rows and its prompts, for the window that the server has."""
     from components.benchmarks.encoder import Encoder
     from components.benchmarks.prompts import Preparation
-    from components.resolve import prepared_prompts, rows
+    from components.resolve import checks, prepared_prompts, rows
 
     plan = plan.model_copy(update={"limits": chosen(plan.use_case)})  # it says what happens to items that are too long
     plan, tasks = rows.prepared_tasks(plan, step, Path(server.model_path))
+    checks.check_generated(plan, tasks)
     preparation = Preparation(Encoder.load(server.model_path), server.max_model_len or UNKNOWN, plan.chat_template)
     return prepared_prompts.with_prompts(plan, tasks, preparation, step)
 

@@ -58,7 +58,7 @@ def test_describe_policy_lists_bands_and_limits() -> None:
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
     "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop,"
-    " max_divergence, max_perplexity_ratio"
+    " max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
 )
 
 
@@ -98,6 +98,11 @@ KEYS = (
             "line 3: bands.ab_test is missing; line 3: unknown key bands.abtest; the keys are ship, monitor, ab_test",
         ),
         ("name: mine\nmax_perplexity_ratio: {wikitext: 0.9}\n", "a perplexity ratio is 1 or more, as 1.05"),
+        (
+            "name: mine\nmax_longer_answers: {gsm8k: 1000 %}\n",
+            "a growth is a share from 0 to less than 10, as 20 % or 0.2",
+        ),
+        ("name: mine\nmax_cut_answers: {gsm8k: 1}\n", f"max_cut_answers.gsm8k: 1 is not allowed: {LIMITS}"),
         ("name: mine\nmax_divergence: {mmlu: -1}\n", "a divergence is a number of nats, 0 or more"),
         ("name: mine\nmax_average_drop: 5 %\nname: yours\n", "line 3: name is given twice"),
         ("name: mine\nmax_drop:\n  gsm8k: 1 %\n  gsm8k: 9 %\n", "line 4: gsm8k is given twice"),
@@ -125,7 +130,7 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
     path.write_text(
         "name: ours\ndrop: absolute\nconfidence: 99 %\nmissing_tasks: skip\nmax_drop: {mmlu: 1.5 %}\n"
         "bands: {ship: 0.5 %, monitor: 0.01, ab_test: 2 %}\nmax_divergence: {mmlu: 0.05}\n"
-        "max_perplexity_ratio: {wikitext: 1.05}\n",
+        "max_perplexity_ratio: {wikitext: 1.05}\nmax_longer_answers: {gsm8k: 150 %}\nmax_cut_answers: {gsm8k: 0.5 %}\n",
         encoding="utf-8",
     )
     use_case = read_use_case(path)
@@ -134,7 +139,8 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
     assert use_case.describe_policy() == (
         "average drop: ship under 0.5 points, monitor from 0.5 points to under 1 point, A/B test from 1 point to"
         " 2 points, reject over 2 points; ours: mmlu at most 1.5 points, divergence on mmlu at most 0.05 nats,"
-        " perplexity on wikitext at most 1.05 times, else reject; drops are in points of 100"
+        " perplexity on wikitext at most 1.05 times, answers on gsm8k at most 150 % longer, at most 0.5 % of answers"
+        " cut on gsm8k, else reject; drops are in points of 100"
     )
 
 

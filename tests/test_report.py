@@ -1,7 +1,9 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,12 +13,12 @@ from rich.console import Console
 
 from components.errors import PrerequisiteError
 from components.gate.decision import decide_candidates
-from components.policies.policy import use_case_named
+from components.policies.policy import UseCase, use_case_named
 from components.report.matrix import MARKS, headline, matrix, verdicts_json
 from components.report.pages import plots, write_report
 from components.report.story import certainty, command, measured, noisiest
 from components.report.terminal import terminal_evidence, terminal_matrix
-from components.run.artifacts import Decision, TaskScore, Verdict
+from components.run.artifacts import AnswerLengths, Decision, TaskScore, Verdict
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 from tests.support.answered import answers_of, candidate_of, pair_of
@@ -358,6 +360,49 @@ def test_a_decision_by_evidence_shows_bounds_flips_and_saved_questions(tmp_path:
     (pair,) = page.tables["pairs"][1:]
     assert set(pair[:2]) == {"int8", "int4-g64"}
     assert "about " in markdown_cells(markdown.split("## How certain")[1], "int4-g64")[7]
+
+
+def with_lengths() -> Decision:
+    """A decision on generated answers, which are a third longer, with a limit on longer and on cut answers."""
+    before, after = pair_of(2, 2, 200, 96)
+    lengths = np.random.default_rng(0).integers(100, 400, 300)
+    use_case = UseCase(name="brief", max_longer_answers={"gsm8k": 0.2}, max_cut_answers={"gsm8k": 0.02})
+    candidates = []
+    for variant, scores, tokens in (("bf16", before, lengths), ("int8", after, lengths * 4 // 3)):
+        columns: dict[str, Any] = {"answer_tokens": tokens, "answer_limit": [512] * 300, "cut": tokens > 520}
+        candidate = candidate_of(variant, {"gsm8k": answers_of("gsm8k", scores, **columns)})
+        (task,) = candidate.scores.tasks
+        median = AnswerLengths(median=float(np.median(tokens)), p95=float(tokens.max()), thinking_median=90, limit=512)
+        task = task.model_copy(update={"lengths": median, "cut": int((tokens > 520).sum())})
+        candidates.append(replace(candidate, scores=candidate.scores.model_copy(update={"tasks": (task,)})))
+    return decide_candidates(MODEL, "drawn", use_case, candidates)
+
+
+def test_the_lengths_of_answers_are_shown_beside_the_baselines(tmp_path: Path) -> None:
+    page, markdown = page_of(with_lengths(), tmp_path), markdown_of(with_lengths(), tmp_path)
+    limits = {row[1]: row for row in page.tables["limits"][1:]}
+    assert limits["gsm8k longer answers"][2] == "20.0 %"
+    assert limits["gsm8k longer answers"][6] == "✗ over limit"
+    assert limits["gsm8k cut answers"][2] == "2.0 %"
+    (baseline, variant) = page.tables["lengths"][1:]
+    assert baseline[:3] == ["bf16", "gsm8k", "300"]
+    assert baseline[5] == "—"
+    assert variant[0] == "int8"
+    assert variant[5].startswith("33.")
+    assert "of thinking" in variant[3]
+    assert "Lengths are in tokens, thinking included." in markdown
+    assert markdown_cells(markdown.split("Median length")[1], "int8")[5].startswith("33.")
+
+
+def test_the_terminal_shows_the_lengths_of_answers() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    for each in terminal_evidence(with_lengths()):
+        console.print(each)
+    printed = console.export_text()
+    for words in ("Answers", "Median", "33.", "longer", "Cut"):
+        assert words in printed
+    assert "…" not in printed
+    assert "Answers" not in {getattr(each, "title", "") for each in terminal_evidence(judged())}
 
 
 def test_the_terminal_shows_the_same_bounds() -> None:

@@ -127,17 +127,26 @@ class Encoder:
         return ([self.prefix_token], ids) if self.prefix_token != ids[0] else (ids[:1], ids[1:])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """As lm-eval's; drops the system message when the template refuses it, as lm-eval's other models do."""
+        """As lm-eval's; see `chat`."""
+        return self.chat(chat_history, add_generation_prompt)[1]
+
+    def chat(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> tuple[list[dict[str, str]], str]:
+        """The messages and their text in the model's chat template.
+
+        The system message is dropped when the template refuses it, as by lm-eval's other models.
+        """
         without_system = [message for message in chat_history if message["role"] != "system"]
         try:
-            return self.rendered(chat_history, add_generation_prompt)
+            return chat_history, self.rendered(chat_history, add_generation_prompt)
         except TemplateError:
             pass
         try:
-            return self.rendered(without_system, add_generation_prompt)
+            return without_system, self.rendered(without_system, add_generation_prompt)
         except TemplateError as error:
             raise PrerequisiteError(
-                f"The model's chat template refuses a prompt: {error}. Run it with --no-chat-template."
+                f"The model's chat template refuses a prompt: {error}. Run it with --no-chat-template and --chat no."
             ) from error
 
     def rendered(self, chat_history: list[dict[str, str]], add_generation_prompt: bool) -> str:

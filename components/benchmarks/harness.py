@@ -15,7 +15,7 @@ import datasets
 from jinja2 import TemplateError
 from lm_eval.api.task import ConfigurableTask
 
-from components.benchmarks import custom, ifeval, ruler, tasks
+from components.benchmarks import custom, ifeval, protocol, ruler, tasks
 from components.benchmarks.seeding import seeded
 from components.benchmarks.splits import Rows, Source, Split
 from components.benchmarks.suites import TINY, SuiteTask
@@ -255,6 +255,8 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
         where = f"{len(origins)} files of {config['dataset_path']}"
         origin = RowsOrigin(task=row.task, where=where, sha256=digest[:16])
     settings = tasks.prompt_settings(row, config, chat_template)
+    if leaves[0].task.OUTPUT_TYPE == "generate_until":
+        settings = protocol.stated(settings, row)
     return Prepared(row, tuple(leaves), version, settings, origin)
 
 

@@ -5,7 +5,9 @@ item_hash           lm-eval's hash of the row
 question, choices   the beginning of the item, for a reader, without shots
 contexts            the token ids of the item's distinct contexts
 requests            for each of lm-eval's requests: its context, and the token ids of the continuation to score
-generation          for a text to generate: the other fields of the request, as JSON; empty otherwise
+generation          for a text to generate: the other fields of the request, as JSON; empty otherwise; the messages of
+                    a chat are one of them, and the context is their text in the chat template
+start               where the answer of a model that may think begins, see protocol.py; empty for any other
 tokens              the most tokens that one of the requests needs in the model's window, its answer included
 
 The Parquet file has a group of rows for a few hundred items, so that a reader holds only some of the prompts in memory.
@@ -27,8 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, hash_string, make_disjoint_window
 
+from components.benchmarks import protocol
 from components.benchmarks.encoder import Encoder, Ids, generation_request
 from components.benchmarks.harness import Leaf, Prepared
+from components.benchmarks.protocol import Chats
+from components.benchmarks.suites import YES, SuiteTask
 
 ITEMS_PER_GROUP = 256
 TEXTS_SEED = 0
@@ -55,6 +60,7 @@ SCHEMA = pyarrow.schema(
             pyarrow.struct({"context": pyarrow.int32(), "continuation": pyarrow.list_(pyarrow.int32())})
         ),
         "generation": pyarrow.string(),
+        "start": pyarrow.string(),
         "tokens": pyarrow.int32(),
     }
 )
@@ -73,6 +79,7 @@ class ItemPrompts:
     requests: tuple[tuple[int, Ids], ...]
     """Pairs: the number of the context, and the continuation."""
     generation: str
+    start: str
     tokens: int
 
     @property
@@ -187,36 +194,60 @@ def tables_of(task: Prepared, items: Set[Item], preparation: Preparation) -> Ite
         leaf.task.pick([position for leaf_number, position in items if leaf_number == number])
         if not leaf.task.items:
             continue
-        requests = lm_eval_requests(leaf, preparation)
+        as_chat = task.row.chat == YES and leaf.task.OUTPUT_TYPE == "generate_until"
+        chats = Chats(preparation.encoder, task.row) if as_chat else None
+        requests = lm_eval_requests(leaf, preparation, chats)
         for first in range(0, len(requests), ITEMS_PER_GROUP):
             chunk = requests[first : first + ITEMS_PER_GROUP]
-            ids = encoded(chunk, preparation)
-            rows = [row_of(leaf, item[0], pairs) for item, pairs in zip(chunk, ids, strict=True)]
+            ids = encoded(chunk, preparation, as_chats=as_chat)
+            rows = [
+                asked_as(task.row, row_of(leaf, item[0], pairs), item[0], chats)
+                for item, pairs in zip(chunk, ids, strict=True)
+            ]
             yield pyarrow.Table.from_pylist([{**row, "leaf": number} for row in rows], schema=SCHEMA)
 
 
-def lm_eval_requests(leaf: Leaf, preparation: Preparation) -> list[list[Any]]:
+def lm_eval_requests(leaf: Leaf, preparation: Preparation, chats: Chats | None = None) -> list[list[Any]]:
     """lm-eval's requests for the items that the task has picked, a list for each item."""
     leaf.task.set_fewshot_seed(SHOTS_SEED)
+    template = chats or (preparation.encoder.apply_chat_template if preparation.chat_template else None)
     leaf.task.build_all_requests(
-        apply_chat_template=preparation.chat_template,
-        fewshot_as_multiturn=preparation.chat_template,
-        chat_template=preparation.encoder.apply_chat_template if preparation.chat_template else None,
+        apply_chat_template=template is not None,
+        fewshot_as_multiturn=template is not None,
+        chat_template=template,
     )
     return [list(group) for _, group in groupby(leaf.task.instances, key=lambda request: request.doc_id)]
+
+
+def asked_as(row: SuiteTask, prompts: dict[str, Any], request: Any, chats: Chats | None) -> dict[str, Any]:
+    """The row of one item with the task's settings of generated answers."""
+    if not prompts["generation"]:
+        return prompts
+    fields = json.loads(prompts["generation"])
+    longer = row.max_tokens - fields["max_tokens"] if row.max_tokens else 0
+    fields = protocol.request(fields, row) | (chats.fields(request.args[0]) if chats else {})
+    return prompts | {
+        "generation": json.dumps(fields, sort_keys=True),
+        "start": chats.start(request.args[0]) if chats else "",
+        "tokens": prompts["tokens"] + longer,
+    }
 
 
 Encoded = list[tuple[Ids, Ids]]
 """For each request of an item: its context and its continuation."""
 
 
-def encoded(items: list[list[Any]], preparation: Preparation) -> list[Encoded]:
-    """The token ids of the items' requests; a text to generate has no continuation, a document one for each window."""
+def encoded(items: list[list[Any]], preparation: Preparation, *, as_chats: bool = False) -> list[Encoded]:
+    """The token ids of the items' requests; a text to generate has no continuation, a document one for each window.
+
+    A chat has no other special tokens than those in its template, as on vLLM.
+    """
     encoder, kind = preparation.encoder, items[0][0].request_type
     if kind == "loglikelihood":
         pairs = iter(encoder.encode_pairs([request.args for item in items for request in item]))
         return [[next(pairs) for _ in item] for item in items]
-    texts = encoder.encode([item[0].args[0] for item in items])
+    prompts = [item[0].args[0] for item in items]
+    texts = encoder.batches(prompts, special=False) if as_chats else encoder.encode(prompts)
     if kind == "generate_until":
         return [[(text, [])] for text in texts]
     return [windows_of(text, encoder.prefix_token, min(ROLLING_WINDOW, preparation.model_window)) for text in texts]
@@ -251,5 +282,6 @@ def row_of(leaf: Leaf, request: Any, ids: Encoded) -> dict[str, Any]:
             {"context": contexts.index(context), "continuation": continuation} for context, continuation in ids
         ],
         "generation": json.dumps(generation, sort_keys=True) if generation else "",
+        "start": "",
         "tokens": longest + generation.get("max_tokens", 1),  # a scored prompt needs room for one generated token
     }

@@ -2,11 +2,11 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks import suites
+from components.benchmarks import protocol, suites
 from components.benchmarks.custom import ITEMS_FILE, SET_FILE, SETS, CustomSet, read_set
 from components.errors import PrerequisiteError
 from components.run.plan import EvaluationPlan
@@ -40,9 +40,10 @@ class Questions:
 
 
 def suite_of(plan: EvaluationPlan) -> suites.Suite:
-    """The suite that the plan names, with the plan's custom tasks."""
+    """The suite that the plan names, with the plan's custom tasks and its settings of generated answers."""
     custom = custom_sets(plan.custom_kept or plan.custom)
-    return suites.suite_named(plan.suite_kept or plan.suite, custom, plan.limit, trusted=plan.trust_tasks)
+    suite = suites.suite_named(plan.suite_kept or plan.suite, custom, plan.limit, trusted=plan.trust_tasks)
+    return replace(suite, tasks=tuple(protocol.of_plan(task, plan) for task in suite.tasks))
 
 
 def custom_sets(locations: Sequence[str]) -> "list[CustomSet]":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from components.benchmarks.anchors import anchors_of
 from components.benchmarks.own_tasks import own_tasks
 from components.benchmarks.suite_file import SuiteFile, split_suite
+from components.benchmarks.thinking import THINK, Tags
 from components.errors import PrerequisiteError
 from components.evidence.looks import look_shares
 from components.storage.yaml_file import parse
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 TINY, FULL = "tiny", "full"
 STAGES = (TINY, FULL)
+NO, AUTO, YES = "no", "auto", "yes"
+CHATS = (NO, AUTO, YES)
+"""Whether a generated answer is asked for in a chat: never, if the model has a chat template, or always."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,16 @@ class SuiteTask:
     """The items of the tiny stage where tinyBenchmarks chose them, as in anchors.json; else it is a random sample."""
     own: "OwnTasks | None" = None
     """The user's own definitions, in which the task is searched before lm-eval's."""
+    chat: str = NO
+    """One of CHATS, for generated answers."""
+    samples: int = 1
+    """How many answers are generated to each item, each with a seed of its own."""
+    temperature: float = 0.0
+    """The temperature of generated answers; 0 is lm-eval's, which is greedy unless the task says otherwise."""
+    max_tokens: int = 0
+    """The most tokens of a generated answer, thinking included; 0 is the task's own limit."""
+    thinking: Tags = THINK
+    """The tags of a reasoning model's thinking, which is not scored."""
 
     def items(self, stage: str, share: float = 1.0) -> int:
         """The number of items in the stage, or in this share of the full stage: never below the tiny stage's."""

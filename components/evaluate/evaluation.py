@@ -4,9 +4,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.benchmarks import protocol
 from components.benchmarks.encoder import Encoder
 from components.benchmarks.harness import Prepared, prepare
 from components.benchmarks.prompts import Item, ItemPrompts
@@ -59,8 +61,8 @@ class Evaluation:
     questions: Questions
     stage: str
     step: Step
-    by_item: dict[str, dict[Item, records.Record]] = field(default_factory=dict)
-    """The records so far, by task and item."""
+    by_item: dict[str, dict[Item, list[records.Record]]] = field(default_factory=dict)
+    """The records so far, by task and item: one for each sample of an item."""
     tasks: dict[str, Prepared] = field(default_factory=dict)
     total: int = 0
     """The number of items of the stage."""
@@ -92,12 +94,19 @@ class Evaluation:
         self.step.advance(self.total, self.total)
         rows = self.rows(self.items(1.0))
         order = {name: place for place, name in enumerate(self.tasks)}
-        records.write(sorted(rows, key=lambda row: (order[row.task], row.cluster, row.item_id)), records_file)
+        records.write(
+            sorted(rows, key=lambda row: (order[row.task], row.cluster, row.item_id, row.sample)), records_file
+        )
         return scores.model_copy(update={"records": str(records_file)})
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The variant's tokenizer."""
+        return Encoder.load(self.server.model_path)
 
     def check_tokenizer(self) -> None:
         """Raise PrerequisiteError unless the variant has the tokenizer that prepared the prompts."""
-        if Encoder.load(self.server.model_path).digest != self.questions.prompts.tokenizer:
+        if self.encoder.digest != self.questions.prompts.tokenizer:
             raise PrerequisiteError(
                 f"The tokenizer of {self.server.variant} is not the baseline's: its answers are not comparable."
             )
@@ -163,8 +172,8 @@ class Evaluation:
         }
         for record in earlier:
             leaf = leaves.get((record.task, record.cluster), 0)
-            self.by_item[record.task][leaf, record.item_id] = record
-        self.done = len(earlier)
+            self.by_item[record.task].setdefault((leaf, record.item_id), []).append(record)
+        self.done = sum(map(len, self.by_item.values()))
 
     def items(self, share: float) -> dict[str, set[Item]]:
         """By task, the items of the stage, or of a share of the full stage, that fit the window."""
@@ -172,13 +181,13 @@ class Evaluation:
 
     def rows(self, items: Mapping[str, Set[Item]]) -> list[records.Record]:
         """The records of these items."""
-        return [self.by_item[name][item] for name in self.tasks for item in items[name] if item in self.by_item[name]]
+        return [row for name in self.tasks for item in items[name] for row in self.by_item[name].get(item, ())]
 
     def jobs(self, model: TestedModel, items: Mapping[str, Set[Item]]) -> Iterator[Job]:
         """The jobs that ask these items and record their answers, made as they are needed."""
         for name, task in self.tasks.items():
             unanswered = items[name] - self.by_item[name].keys()
-            recorder = Recorder(task, self.server.variant)
+            recorder = Recorder(task, self.server.variant, self.encoder)
             for block in self.questions.prompts.blocks(name, unanswered):
                 make_jobs = self.generating_jobs if block[0].generation else self.scoring_jobs
                 yield from make_jobs(model, recorder, block)
@@ -204,18 +213,25 @@ class Evaluation:
         return model.scoring_jobs(list(waiting), on_answer)
 
     def generating_jobs(self, model: TestedModel, recorder: Recorder, block: list[ItemPrompts]) -> Iterator[Job]:
-        """The jobs of items whose answers are generated."""
+        """The jobs of items whose answers are generated, several samples of each where the task says so."""
+        samples = recorder.task.row.samples
 
         def on_text(number: int, text: Text) -> None:
-            self.record(recorder, block[number], text)
+            self.record(recorder, block[number // samples], text, number % samples)
 
-        requests = [(item.contexts[0], json.loads(item.generation)) for item in block]
+        requests = []
+        for item in block:
+            fields = protocol.sent(json.loads(item.generation), item.start)
+            requests += [(item.contexts[0], protocol.seeded(fields, sample)) for sample in range(samples)]
         return model.generating_jobs(requests, on_text)
 
-    def record(self, recorder: Recorder, item: ItemPrompts, answers: Answers) -> None:
-        """Keep the record of an item, and report the progress."""
-        name = recorder.task.row.task
-        self.by_item[name][item.item] = recorder.record(item, answers)
+    def record(self, recorder: Recorder, item: ItemPrompts, answers: Answers, sample: int = 0) -> None:
+        """Keep the record of an item's answers, and report the progress when the item is complete."""
+        row = recorder.task.row
+        name, answered = row.task, self.by_item[row.task].setdefault(item.item, [])
+        answered.append(recorder.record(item, answers, sample))
+        if isinstance(answers, Text) and len(answered) < row.samples:
+            return
         self.done += 1
         self.step.advance(self.done, self.total, name)
 

@@ -1,6 +1,7 @@
 """One item's record: lm-eval's own filter and metric on the answers to its prompts."""
 
 import hashlib
+import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from components.benchmarks import protocol
+from components.benchmarks.encoder import Encoder
 from components.benchmarks.harness import Prepared
 from components.benchmarks.prompts import ItemPrompts
 from components.benchmarks.task_score import NoScoreError
+from components.benchmarks.thinking import Reply
 from components.run.records import Record
 from components.servers.client import Text
 from components.servers.scoring_requests import Loglik
@@ -28,9 +32,10 @@ class Recorder:
 
     task: Prepared
     variant: str
+    encoder: Encoder
 
-    def record(self, item: ItemPrompts, answers: Answers) -> Record:
-        """The record of an item from the answers to its prompts."""
+    def record(self, item: ItemPrompts, answers: Answers, sample: int = 0) -> Record:
+        """The record of an item from the answers to its prompts; `sample` is the number of a generated answer."""
         if isinstance(answers, Text):
             fields = self.of_text(item, answers)
         elif self.task.leaves[item.leaf].task.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -45,6 +50,7 @@ class Recorder:
             metric=row.metric,
             item_id=item.position,
             item_hash=item.item_hash,
+            sample=sample,
             cluster=cluster,
             question=item.question,
             choices=item.choices,
@@ -71,25 +77,37 @@ class Recorder:
 
     def of_text(self, item: ItemPrompts, text: Text) -> dict[str, Any]:
         """The fields of an item whose answer is generated; a program has no score yet."""
+        request = json.loads(item.generation)
+        reply = protocol.reply_of(text, item.start, self.task.row, request["stop"])
         program, score = "", None
         if self.task.row.programs:
-            _, filtered = self.metric(item, [text.text])
+            _, filtered = self.metric(item, [reply.answer])
             target = self.task.leaves[item.leaf].task.doc_to_target(self.doc(item))
             program = f"{filtered[0] if isinstance(filtered, list) else filtered}\n{target}"
         else:
-            score = item_score(self.metric(item, [text.text])[0], self.task.row.metric)
+            score = item_score(self.metric(item, [reply.answer])[0], self.task.row.metric)
         (prompt,) = item.contexts
         return {
             "score": score,
             "target": -1,
             "logliks": [],
             "greedy": [],
-            "answer": text.text,
+            "answer": reply.answer,
             "cut": text.cut,
+            "answer_tokens": text.tokens,
+            "thinking_tokens": self.thinking_tokens(text, reply),
+            "answer_limit": request["max_tokens"],
             "program": program,
             "prompt_hash": hash_of([prompt]),
             "tokens": len(prompt),
         }
+
+    def thinking_tokens(self, text: Text, reply: Reply) -> int | None:
+        """How many of the answer's tokens are thinking: as the server counted, or else by the model's tokenizer."""
+        if text.thinking_tokens is not None or text.tokens is None:
+            return text.thinking_tokens
+        (tokens,) = self.encoder.batches([reply.thinking], special=False)
+        return min(len(tokens), text.tokens)
 
     def of_document(self, item: ItemPrompts, windows: Sequence[Loglik]) -> dict[str, Any]:
         """The fields of a perplexity task's document, which is scored in windows."""

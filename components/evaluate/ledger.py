@@ -64,18 +64,17 @@ def question_keys(questions: Sequence[Question]) -> list[Key]:
 def generation_key(tokens: Tokens, settings: dict[str, Any]) -> Key:
     """The key of a generation from these tokens with these settings."""
     settings_json = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(b"text and its end" + packed(tokens) + b"|" + settings_json).digest()
+    return hashlib.sha256(b"text, its end and its tokens" + packed(tokens) + b"|" + settings_json).digest()
 
 
 def pack_text(text: Text) -> bytes:
     """Encode a generated text for the ledger."""
-    return json.dumps([text.text, text.cut]).encode()
+    return json.dumps([text.text, text.cut, text.tokens, text.thinking, text.thinking_tokens]).encode()
 
 
 def unpack_text(answer: bytes) -> Text:
     """Decode a text that `pack_text` encoded."""
-    text, cut = json.loads(answer)
-    return Text(text, cut)
+    return Text(*json.loads(answer))
 
 
 def packed(tokens: Tokens) -> bytes:

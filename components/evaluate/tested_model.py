@@ -4,11 +4,16 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from components.errors import PrerequisiteError
 from components.evaluate import ledger
 from components.evaluate.ledger import Ledger
 from components.servers.abilities import Abilities, abilities
 from components.servers.client import Client, Job, Text
 from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
+
+
+class OtherPromptError(PrerequisiteError):
+    """The server renders chats otherwise than the model's own chat template."""
 
 
 class TestedModel:
@@ -67,7 +72,9 @@ class TestedModel:
     ) -> Iterator[Job]:
         """The jobs that generate these texts; `on_text` is called once for each, with the request's number.
 
-        A request is the prompt's token ids, and the other fields of the completion request, without the model.
+        A request is the prompt's token ids, and the other fields of the request, without the model. Fields with
+        messages are a chat, whose text in the chat template has these token ids. Raises OtherPromptError when the
+        server reads other ones.
         """
         keys = [ledger.generation_key(tuple(tokens), fields) for tokens, fields in requests]
         saved = self.ledger.get(keys) if self.ledger else {}
@@ -80,12 +87,28 @@ class TestedModel:
 
         def save(position: int, text: Text) -> None:
             number = unanswered[position]
+            check_prompt(requests[number][0], text)
             if self.ledger:
                 self.ledger.put([(keys[number], ledger.pack_text(text))])
             on_text(number, text)
 
-        payloads = [
-            {"prompt": [tokens], "model": self.client.model, **fields}
-            for tokens, fields in (requests[number] for number in unanswered)
-        ]
+        payloads = [self.payload(*requests[number]) for number in unanswered]
         yield from self.client.generating_jobs(payloads, save)
+
+    def payload(self, tokens: list[int], fields: dict[str, Any]) -> dict[str, Any]:
+        """The body of one request."""
+        asked = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
+        return {"model": self.client.model, **asked, **fields}
+
+
+def check_prompt(tokens: list[int], text: Text) -> None:
+    """Raise OtherPromptError when the server read other tokens than the run prepared; nothing if it does not say."""
+    if text.prompt is None or list(text.prompt) == tokens:
+        return
+    pairs = enumerate(zip(text.prompt, tokens, strict=False))
+    place = next((at for at, (theirs, ours) in pairs if theirs != ours), min(len(text.prompt), len(tokens)))
+    raise OtherPromptError(
+        f"The server read a chat as {len(text.prompt)} tokens and the run prepared {len(tokens)}; the first difference"
+        f" is at token {place}. The server has another chat template than the model: serve it without --chat-template,"
+        " or evaluate with --chat no."
+    )

@@ -4,7 +4,13 @@ An `Answers` holds a table with one row per item, sorted by `id`:
 
     id (with its cluster where there is one), item_hash (of its content), prompt_hash (of every token or character
     sent), score (0 to 1; of a perplexity task the log-likelihood), cluster, truncated, logliks (of the choices; may
-    be empty), units (words or bytes of a perplexity task's document; missing elsewhere)
+    be empty), samples (how often it was asked), units (words or bytes of a perplexity task's document; missing
+    elsewhere), and of generated answers cut (the share that the token limit cut), answer_tokens and answer_limit
+    (missing where the records lack them)
+
+An item that was asked several times is one row, with the mean of its samples. So its samples never count as
+independent: the bounds are as wide as for one fractional score an item, and the samples of one seed are paired, because
+the mean of the differences is the difference of the means.
 """
 
 from dataclasses import dataclass
@@ -14,6 +20,10 @@ import pyarrow
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+OPTIONAL = ("sample", "units", "cut", "answer_tokens", "answer_limit")
+"""Columns of records that not every task has."""
+AVERAGED = ("score", "cut", "answer_tokens", "answer_limit")
+"""The columns of which an item that was asked several times has the mean."""
 SHOWN = 3
 """How many items an error message lists."""
 
@@ -48,7 +58,13 @@ class Answers:
     @property
     def units(self) -> NDArray[np.float64] | None:
         """The words or bytes of a perplexity task's documents (n,); None for a task with scores."""
-        return np.asarray(self.table["units"].to_numpy()) if "units" in self.table.column_names else None
+        return self.numbers("units")
+
+    def numbers(self, column: str) -> NDArray[np.float64] | None:
+        """The numbers in an optional column (n,); None if this task does not have it, or not for every item."""
+        if column not in self.table.column_names or self.table[column].null_count:
+            return None
+        return np.asarray(self.table[column].to_numpy(), dtype=np.float64)
 
     def logliks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The choices' log-likelihoods of all items, concatenated, and the number of choices per item (n,)."""
@@ -66,7 +82,7 @@ class Answers:
 def answers(task: str, table: pyarrow.Table) -> Answers:
     """The Answers of a table with the columns of per-item records (components/run/records.py), in any order.
 
-    `item_id` is a number or a text; a `cluster` column may be missing.
+    `item_id` is a number or a text; the columns `cluster` and `sample`, and those of generated answers, may be missing.
     """
     identity = pc.cast(table["item_id"], pyarrow.string())
     if "cluster" in table.column_names:
@@ -76,10 +92,33 @@ def answers(task: str, table: pyarrow.Table) -> Answers:
         cluster = pyarrow.array([""] * table.num_rows, pyarrow.string())
     columns = {"id": identity, "cluster": cluster}
     columns |= {name: table[name] for name in ("item_hash", "prompt_hash", "score", "truncated", "logliks")}
-    if "units" in table.column_names and not pc.all(pc.is_null(table["units"])).as_py():
-        columns["units"] = table["units"]
-    unsorted = pyarrow.table(columns)
-    return Answers(task, unsorted.take(pc.sort_indices(unsorted["id"])).combine_chunks())
+    for name in OPTIONAL:
+        if name in table.column_names and not pc.all(pc.is_null(table[name])).as_py():
+            columns[name] = table[name]
+    one_row_an_item = _mean_of_samples(pyarrow.table(columns))
+    return Answers(task, one_row_an_item.take(pc.sort_indices(one_row_an_item["id"])).combine_chunks())
+
+
+def _mean_of_samples(rows: pyarrow.Table) -> pyarrow.Table:
+    """A row for each item, with the mean of its samples.
+
+    A sample with another prompt or content stays a row of its own, and so do all rows if one is there twice: `fault`
+    then reports the duplicate item.
+    """
+    once = rows.append_column("samples", pyarrow.array(np.ones(rows.num_rows, np.int64)))
+    if "sample" not in rows.column_names or not pc.max(rows["sample"]).as_py():
+        return once
+    if rows.group_by(["id", "sample"]).aggregate([]).num_rows < rows.num_rows:
+        return once
+    keys = ["id", "cluster", "item_hash", "prompt_hash"]
+    averaged = [name for name in AVERAGED if name in rows.column_names]
+    strict = pc.ScalarAggregateOptions(skip_nulls=False)
+    items = rows.group_by(keys).aggregate(
+        [("truncated", "any"), ("sample", "count"), *((name, "mean", strict) for name in averaged)]
+    )
+    columns = {name: items[name] for name in keys} | {name: items[f"{name}_mean"] for name in averaged}
+    columns["logliks"] = pyarrow.nulls(items.num_rows, pyarrow.list_(pyarrow.float64()))
+    return pyarrow.table(columns | {"truncated": items["truncated_any"], "samples": items["sample_count"]})
 
 
 def fault(answers: Answers) -> str:
@@ -93,6 +132,8 @@ def fault(answers: Answers) -> str:
     if pc.count_distinct(ids).as_py() < answers.items:
         twice = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1]))
         return f"{answers.task} has duplicate items: {_list_ids(twice)}"
+    if len(counts := pc.unique(answers.table["samples"])) > 1:
+        return f"{answers.task} has items with {' and '.join(map(str, sorted(counts.to_pylist())[:2]))} samples"
     invalid = ~np.isfinite(answers.scores)
     if answers.units is None:
         invalid |= (answers.scores < 0) | (answers.scores > 1)
@@ -119,6 +160,7 @@ def first_difference(baseline: Answers, variant: Answers, *, partly: bool = Fals
     for column, difference in (
         ("item_hash", "its items have other content than the baseline's"),
         ("prompt_hash", "its prompts have other tokens than the baseline's"),
+        ("samples", "its items were asked another number of times than the baseline's"),
     ):
         differing = variant_ids.filter(pc.not_equal(variant.table[column], paired.table[column]))
         if len(differing):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.evidence import flips, margin
+from components.evidence import flips, lengths, margin
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
 from components.evidence.limits import MOST_NATS, ClippedTest, DropTest, Limit, MeanTest, Task
@@ -133,6 +133,12 @@ def limits_of(
     for name, ratio in use_case.max_perplexity_ratio.items():
         if name in variant and (log_ratio := flips.perplexity_ratio(*_paired(baseline[name], variant[name]))):
             yield Limit(name, "perplexity", math.log(ratio), MeanTest(log_ratio, variant[name].items))
+    for name, growth in use_case.max_longer_answers.items():
+        if name in variant and (growth_test := lengths.growth_test(*_paired(baseline[name], variant[name]))):
+            yield Limit(name, "length", growth, growth_test)
+    for name, share in use_case.max_cut_answers.items():
+        if name in variant and (cut_test := lengths.cut_test(variant[name])):
+            yield Limit(name, "cut", share, cut_test)
 
 
 def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
@@ -143,15 +149,17 @@ def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Ma
         if name in variant and variant[name].units is not None:
             return f"{name} measures perplexity and has no drop: limit it with max_perplexity_ratio"
     limited = (
-        (flips.divergences, use_case.max_divergence, "choices"),
-        (flips.perplexity_ratio, use_case.max_perplexity_ratio, "documents"),
+        (flips.divergences, use_case.max_divergence, "the log-likelihoods of choices"),
+        (flips.perplexity_ratio, use_case.max_perplexity_ratio, "the log-likelihoods of documents"),
+        (lengths.growth_test, use_case.max_longer_answers, "the number of tokens of generated answers"),
+        (lambda _, answers: lengths.cut_test(answers), use_case.max_cut_answers, "generated answers"),
     )
     for measure, limits, needed in limited:
         for name in limits:
             if not variant or not baseline:
                 return f"its limit on {name} needs per-item answers"
             if name in variant and measure(*_paired(baseline[name], variant[name])) is None:
-                return f"its limit on {name} needs the log-likelihoods of {needed}, which the task does not have"
+                return f"its limit on {name} needs {needed}, which the task does not have"
     return ""
 
 

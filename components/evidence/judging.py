@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from components.evidence import flips, margin, sentences
+from components.evidence import flips, lengths, margin, sentences
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
 from components.evidence.case import Case, case
@@ -208,6 +208,7 @@ def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float
     low, high = flipped.interval(evidence.use_case.confidence)
     divergence = flips.divergence(before, after)
     drop_test = DropTest((task,), evidence.average.scale)
+    growth_test = lengths.growth_test(before, after)
     return TaskEvidence(
         task=task.name,
         items=after.items,
@@ -226,4 +227,7 @@ def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float
         kl=divergence.mean if divergence else None,
         kl_stderr=divergence.error if divergence and math.isfinite(divergence.error) else None,
         noise_floor=task.floor,
+        longer=growth_test.estimate if growth_test else None,
+        longer_lower=growth_test.lower(evidence.rejecting) if growth_test else None,
+        longer_upper=growth_test.upper(alpha) if growth_test else None,
     )

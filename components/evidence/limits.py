@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from scipy.special import ndtr, ndtri
 
@@ -183,15 +184,15 @@ class MeanTest:
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound."""
-        return _finite(self.log_ratio.upper(alpha))
+        return finite(self.log_ratio.upper(alpha))
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""
-        return _finite(self.log_ratio.lower(alpha))
+        return finite(self.log_ratio.lower(alpha))
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
-        return further(lambda times: _settles(self.times(times), limit, alpha), self.items)
+        return further(lambda times: is_decided(self.times(times), limit, alpha), self.items)
 
     def times(self, factor: float) -> "MeanTest":
         """The test on `factor` times as many documents like these."""
@@ -203,19 +204,21 @@ class MeanTest:
 
 @dataclass(frozen=True)
 class ClippedTest:
-    """The test of the mean KL divergence, each item's divergence clipped to `MOST_NATS`.
+    """The test of the mean of bounded values: of each item's KL divergence, clipped to `MOST_NATS`, or cut answers.
 
     Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop.
     """
 
     shares: Pairs
-    """Each item's divergence as a share of MOST_NATS, as the baseline's score; the variant's score is 0."""
+    """Each item's divergence as a share of `most`, as the baseline's score; the variant's score is 0."""
+    most: float = MOST_NATS
+    """The largest possible value of an item."""
     informative: bool = True
 
     @property
     def estimate(self) -> float:
-        """The mean, in nats."""
-        return MOST_NATS * (margin.drop([self.shares], ABSOLUTE) or 0.0)
+        """The mean."""
+        return self.most * (margin.drop([self.shares], ABSOLUTE) or 0.0)
 
     def decidable(self, _limit: float) -> bool:
         """Always True: this test has no noise floor."""
@@ -223,25 +226,55 @@ class ClippedTest:
 
     def p_within(self, limit: float) -> float:
         """The p-value against "it is the limit or more"."""
-        return margin.p_within([self.shares], ABSOLUTE, limit / MOST_NATS)
+        return margin.p_within([self.shares], ABSOLUTE, limit / self.most)
 
     def p_beyond(self, limit: float) -> float:
-        """The p-value against "it is the limit or less"; no item's divergence is below 0."""
-        return margin.p_above(self.shares, limit / MOST_NATS)
+        """The p-value against "it is the limit or less"; no item's value is below 0."""
+        return margin.p_above(self.shares, limit / self.most)
 
     def upper(self, alpha: float) -> float | None:
         """The one-sided upper bound."""
-        return MOST_NATS * margin.upper([self.shares], ABSOLUTE, alpha)
+        return self.most * margin.upper([self.shares], ABSOLUTE, alpha)
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""
-        return MOST_NATS * max(margin.lower([self.shares], ABSOLUTE, alpha), 0.0)
+        return self.most * max(margin.lower([self.shares], ABSOLUTE, alpha), 0.0)
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""
         return further(
-            lambda times: _settles(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
+            lambda times: is_decided(replace(self, shares=self.shares.times(times)), limit, alpha), self.shares.items
         )
+
+
+class LimitTest(Protocol):
+    """The test of one limit."""
+
+    @property
+    def estimate(self) -> float | None:
+        """The measured value."""
+
+    @property
+    def informative(self) -> bool:
+        """Whether the answers can show anything about the limit."""
+
+    def decidable(self, limit: float, /) -> bool:
+        """Whether the limit is at or above the noise floor."""
+
+    def p_within(self, limit: float) -> float:
+        """The p-value against "it is the limit or more"."""
+
+    def p_beyond(self, limit: float) -> float:
+        """The p-value against "it is the limit or less"."""
+
+    def upper(self, alpha: float) -> float | None:
+        """The one-sided upper bound; None if there is none."""
+
+    def lower(self, alpha: float) -> float | None:
+        """The one-sided lower bound; None if there is none."""
+
+    def further_items(self, limit: float, alpha: float) -> int | None:
+        """How many more items decide the limit at 80 % power; None if no number does."""
 
 
 @dataclass(frozen=True)
@@ -251,9 +284,9 @@ class Limit:
     what: str
     """The task's name, or `average`."""
     kind: str
-    """`drop`, `divergence` or `perplexity`."""
+    """`drop`, `divergence`, `perplexity`, `length` or `cut`."""
     limit: float
-    test: DropTest | ClippedTest | MeanTest
+    test: LimitTest
 
 
 def further(decides: Callable[[float], bool], items: float) -> int | None:
@@ -273,7 +306,8 @@ def further(decides: Callable[[float], bool], items: float) -> int | None:
     return max(math.ceil((enough - 1) * items), 1)
 
 
-def _settles(test: "ClippedTest | MeanTest", limit: float, alpha: float) -> bool:
+def is_decided(test: LimitTest, limit: float, alpha: float) -> bool:
+    """Whether the test decides the limit, with the power for which `further` counts items."""
     return min(test.p_within(limit), test.p_beyond(limit)) <= _with_power(alpha)
 
 
@@ -282,5 +316,6 @@ def _with_power(alpha: float) -> float:
     return float(ndtr(-(ndtri(1 - alpha) + ndtri(POWER))))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value; None for an infinite one."""
     return value if math.isfinite(value) else None

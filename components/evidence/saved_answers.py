@@ -23,6 +23,10 @@ RECORDS = {
     "truncated": pyarrow.bool_(),
     "logliks": pyarrow.list_(pyarrow.float64()),
     "units": pyarrow.float64(),
+    "sample": pyarrow.int64(),
+    "cut": pyarrow.bool_(),
+    "answer_tokens": pyarrow.int64(),
+    "answer_limit": pyarrow.int64(),
 }
 """The columns of per-item records that the gate reads."""
 

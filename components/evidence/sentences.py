@@ -123,9 +123,14 @@ def _change(limit: Limit, case: Case) -> str:
         if test.estimate is None:
             return f"{subject} was 0 for the baseline"
         return Change(subject, before, after, case.use_case.relative).describe(limit.limit)
+    measured = test.estimate or 0.0  # only a drop may have no estimate
     if limit.kind == "divergence":
-        return f"the KL divergence on {limit.what} is {test.estimate:.3g} nats"
-    return f"the perplexity on {limit.what} is {_as_ratio(test.estimate)} the baseline's"
+        return f"the KL divergence on {limit.what} is {measured:.3g} nats"
+    if limit.kind == "length":
+        return f"the answers on {limit.what} are {_longer(measured, limit)}"
+    if limit.kind == "cut":
+        return f"{percent(measured, limit.limit)} of the answers on {limit.what} are cut"
+    return f"the perplexity on {limit.what} is {_as_ratio(measured)} the baseline's"
 
 
 def _at_most(limit: Limit, case: Case, alpha: float) -> str:
@@ -134,7 +139,8 @@ def _at_most(limit: Limit, case: Case, alpha: float) -> str:
     if bound is None:
         return "without an upper bound"
     if not isinstance(limit.test, DropTest):
-        return f"at most {_amount(bound, limit, case)}"
+        most = "at least" if limit.kind == "length" and side(bound, 0) < 0 else "at most"  # at least 3 % shorter
+        return f"{most} {_amount(bound, limit, case)}"
     if side(bound, 0) < 0:
         return f"a gain of at least {_amount(-bound, limit, case)}"
     return f"a drop of at most {_amount(bound, limit, case)}"
@@ -153,6 +159,10 @@ def _amount(value: float, limit: Limit, case: Case) -> str:
         return f"{value:.3g} nats"
     if limit.kind == "perplexity":
         return f"{_as_ratio(value)} the baseline's"
+    if limit.kind == "length":
+        return _longer(value, limit)
+    if limit.kind == "cut":
+        return percent(value, limit.limit)
     edges = (limit.limit, *(case.use_case.edges if limit.what == "average" else ()))
     return percent(value, *edges, unit="%" if case.use_case.relative else "points")
 
@@ -162,11 +172,18 @@ def _limit(limit: Limit, case: Case) -> str:
         return f"{limit.limit:g} nats"
     if limit.kind == "perplexity":
         return f"{_as_ratio(limit.limit)} the baseline's"
+    if limit.kind in ("length", "cut"):
+        return f"{100 * limit.limit:g} %"
     return case.use_case.describe_limit(limit.limit)
 
 
 def _as_ratio(logarithm: float) -> str:
     return f"{math.exp(logarithm):.4g} times"
+
+
+def _longer(growth: float, limit: Limit) -> str:
+    """`18.2 % longer`, of answers."""
+    return f"{percent(abs(growth), limit.limit)} {'shorter' if side(growth, 0) < 0 else 'longer'}"
 
 
 def _confidence(alpha: float) -> str:

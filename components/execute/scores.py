@@ -34,12 +34,13 @@ def scores_in_order(
     answered: Scores, suite: Suite, rows: list[records.Record], chat_template: bool
 ) -> Iterator[TaskScore]:
     """The scores of all tasks in the suite's order."""
-    from components.benchmarks import tasks
+    from components.benchmarks import protocol, tasks
 
     score_by_task = {score.task: score for score in answered.tasks}
     for task in suite.tasks:
         if task.programs:
-            settings = tasks.prompt_settings(task, tasks.raw_definition(tasks.task_file(task.task)), chat_template)
+            definition = tasks.raw_definition(tasks.task_file(task.task))
+            settings = protocol.stated(tasks.prompt_settings(task, definition, chat_template), task)
             yield score_of(task, rows, tasks.task_version(task.task), settings)
         elif task.task in score_by_task:
             yield score_by_task[task.task]

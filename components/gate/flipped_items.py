@@ -16,18 +16,31 @@ def flips(baseline: Sequence[Record], variant: Sequence[Record]) -> list[Flip]:
     The change is the difference in the right choice's probability (softmax over the choices' natural
     log-likelihoods). Items without choices keep their order.
     """
-    before = {(record.task, record.cluster, record.item_id): record for record in baseline}
+    before = {answer_key(record): record for record in baseline}
     flipped = [
         flip(before[key], record)
         for record in variant
-        if (key := (record.task, record.cluster, record.item_id)) in before
+        if (key := answer_key(record)) in before
         and record.score is not None
         and record.units is None
         and record.score != before[key].score
     ]
     return sorted(
-        flipped, key=lambda record: (not record.lost, -abs(record.moved), record.task, record.cluster, record.item_id)
+        flipped,
+        key=lambda record: (
+            not record.lost,
+            -abs(record.moved),
+            record.task,
+            record.cluster,
+            record.item_id,
+            record.sample,
+        ),
     )
+
+
+def answer_key(record: Record) -> tuple[str, str, int, int]:
+    """What the answers of two models to the same item, and the same sample of it, have in common."""
+    return record.task, record.cluster, record.item_id, record.sample
 
 
 def flip(before: Record, after: Record) -> Flip:
@@ -37,6 +50,7 @@ def flip(before: Record, after: Record) -> Flip:
         task=after.task,
         cluster=after.cluster,
         item_id=after.item_id,
+        sample=after.sample,
         lost=(after.score or 0.0) < (before.score or 0.0),
         question=after.question or before.question,
         right=after.choices[after.target] if 0 <= after.target < len(after.choices) else "",

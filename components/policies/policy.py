@@ -64,6 +64,9 @@ Confidence = Annotated[
     float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95"), BeforeValidator(as_share)
 ]
 Nats = Annotated[float, in_range(0, 100, "a divergence is a number of nats, 0 or more")]
+Growth = Annotated[
+    float, in_range(0, 10, "a growth is a share from 0 to less than 10, as 20 % or 0.2"), BeforeValidator(as_share)
+]
 Ratio = Annotated[float, in_range(1, 100, "a perplexity ratio is 1 or more, as 1.05")]
 
 
@@ -137,12 +140,17 @@ class UseCase(BaseModel):
     """Per multiple-choice task: mean KL divergence of the choices' distribution from the baseline's, in nats."""
     max_perplexity_ratio: dict[str, Ratio] = {}
     """Per perplexity task: the variant's perplexity over the baseline's."""
+    max_longer_answers: dict[str, Growth] = {}
+    """Per task with generated answers: how much more tokens the variant's answers have than the baseline's."""
+    max_cut_answers: dict[str, Limit] = {}
+    """Per task with generated answers: the share of the variant's answers that the token limit cuts."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if not self.tasks and self.max_average_drop is None:
             raise ValueError(
-                "it sets no limit: give max_drop, max_average_drop, max_divergence or max_perplexity_ratio"
+                "it sets no limit: give max_drop, max_average_drop, max_divergence, max_perplexity_ratio,"
+                " max_longer_answers or max_cut_answers"
             )
         return self
 
@@ -159,7 +167,14 @@ class UseCase(BaseModel):
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that have a limit."""
-        return tuple(dict.fromkeys((*self.max_drop, *self.max_divergence, *self.max_perplexity_ratio)))
+        limits_by_kind = (
+            self.max_drop,
+            self.max_divergence,
+            self.max_perplexity_ratio,
+            self.max_longer_answers,
+            self.max_cut_answers,
+        )
+        return tuple(dict.fromkeys(task for limits in limits_by_kind for task in limits))
 
     def required(self) -> tuple[str, ...]:
         """The tasks without which a run is refused."""
@@ -211,6 +226,10 @@ class UseCase(BaseModel):
             limits.append(f"average at most {self.describe_limit(self.max_average_drop)}")
         limits += [f"divergence on {task} at most {limit:g} nats" for task, limit in self.max_divergence.items()]
         limits += [f"perplexity on {task} at most {ratio:g} times" for task, ratio in self.max_perplexity_ratio.items()]
+        limits += [f"answers on {task} at most {100 * by:g} % longer" for task, by in self.max_longer_answers.items()]
+        limits += [
+            f"at most {100 * share:g} % of answers cut on {task}" for task, share in self.max_cut_answers.items()
+        ]
         return ", ".join(limits)
 
     def describe_policy(self) -> str:

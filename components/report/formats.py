@@ -15,6 +15,14 @@ OUTCOMES = {
 }
 """The result of a limit, as the report and the terminal print it."""
 
+KINDS = {"drop": "", "length": "longer answers", "cut": "cut answers"}
+"""What a limit on a task limits, after the task's name; any other kind has its own name."""
+
+
+def subject_text(kind: str) -> str:
+    """What the limit limits, beside the task's or average's score: `divergence`, `longer answers`; "" for a drop."""
+    return KINDS.get(kind, kind)
+
 
 def score_text(score: float | None) -> str:
     """`0.412`."""
@@ -78,11 +86,13 @@ def p_text(p: float) -> str:
 
 
 def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = (), unit: str = "%") -> str:
-    """A limit or the value compared with it: a drop in `unit`, a divergence in nats, a perplexity as a ratio."""
+    """A limit or the value compared with it: a drop in `unit`, nats, a ratio of perplexities, or a share."""
     if value is None or not math.isfinite(value):
         return MISSING
     if kind == "drop":
         return percent_text(value, bounds, unit)
+    if kind in ("length", "cut"):
+        return percent_text(value, bounds)
     return f"{value:.3g} nats".replace("-", MINUS) if kind == "divergence" else f"{value:.4g}×"
 
 

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.report import formats
+from components.report.answer_lengths import answer_lengths
 from components.report.forest import forest_plot
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
@@ -98,6 +99,7 @@ def _facts(decision: Decision) -> dict[str, object]:
         "certainty": certainty(decision),
         "screen": screen(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
+        "answer_lengths": answer_lengths(decision),
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),
         "drop_plot": drop_plot(rows, stated_limits(decision.limits)),
@@ -122,6 +124,8 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "score": formats.score_text,
         "stderr": formats.stderr_text,
         "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,), unit),
+        "tokens": lambda number: f"{number:,.0f}",
+        "subject": formats.subject_text,
         "p": formats.p_text,
         "count": formats.count_text,
         "about": formats.about_text,

@@ -141,7 +141,7 @@ def scores_of_earlier_runs(decision: Decision) -> tuple[str, ...]:
 def notes(variant: str, score: TaskScore) -> Iterator[str]:
     """Notes on a score: answers that the token limit cut off, and IRT estimates."""
     if score.cut:
-        yield f"The token limit cut off {score.cut:,} of {variant}'s {score.items:,} answers on {score.task}."
+        yield f"The token limit cut off {score.cut:,} of {variant}'s {score.answers:,} answers on {score.task}."
     if score.estimates and not score.chosen:  # the screen shows those of chosen items
         estimates = ", ".join(f"{name} {value:.4f}" for name, value in score.estimates.items())
         yield f"The IRT models of tinyBenchmarks estimate {variant}'s score on all items of {score.task}: {estimates}."
@@ -185,7 +185,8 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
     if plan.irt_parameters:
         yield from ("--irt-parameters", plan.irt_parameters)
     fields = EvaluationPlan.model_fields
-    for name in ("calibration_samples", "calibration_tokens"):
+    generated = ("chat", "samples", "temperature", "max_answer_tokens")
+    for name in ("calibration_samples", "calibration_tokens", *generated):
         if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for is_set, option in (

@@ -212,7 +212,9 @@ def _of_benchmark(name: str, summary_a: Summary, summary_b: Summary) -> Differen
         ("metric", a.metric, b.metric),
         ("shots", a.shots, b.shots),
         ("questions", a.questions, b.questions),
+        ("samples of a question", a.settings.samples, b.settings.samples),
         ("chat template", *("yes" if benchmark.settings.chat_template else "no" for benchmark in (a, b))),
+        ("chat", *("yes" if benchmark.settings.chat else "no" for benchmark in (a, b))),
         ("filter", a.settings.filter, b.settings.filter),
         ("task version", a.version, b.version),
     )
@@ -232,8 +234,8 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
     for label, summary in (("A", a), ("B", b)):
         for name, benchmark in summary.benchmarks.items():
             if benchmark.cut:
-                answers = f"{benchmark.cut:,} of {label}'s {benchmark.questions:,} answers on {name}"
-                yield f"The token limit cut off {answers}."
+                answers = benchmark.questions * benchmark.settings.samples
+                yield f"The token limit cut off {benchmark.cut:,} of {label}'s {answers:,} answers on {name}."
     if a.engine != b.engine:
         yield f"The engines differ: A ran on {a.engine or 'unknown'}, B on {b.engine or 'unknown'}."
     yield NO_VERDICT

@@ -8,6 +8,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from components.report.answer_lengths import answer_lengths
 from components.report.formats import (
     MISSING,
     OUTCOMES,
@@ -20,6 +21,7 @@ from components.report.formats import (
     score_text,
     size_text,
     stderr_text,
+    subject_text,
     unit_of,
 )
 from components.report.matrix import Cell, Row, headline, matrix, tasks_of
@@ -84,7 +86,7 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
             numbers = (limit.limit, limit.estimate, limit.lower, limit.upper)
             limits.add_row(
                 row.variant,
-                limit.what if limit.kind == "drop" else f"{limit.what} {limit.kind}",
+                f"{limit.what} {subject_text(limit.kind)}".rstrip(),
                 *(amount_text(number, limit.kind, (limit.limit,), unit) for number in numbers),
                 fill(OUTCOMES[limit.outcome], RESULT_WIDTH),
                 about_text(limit.further_items).replace(" ", "\n"),
@@ -98,7 +100,24 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
             moved = MISSING if task.kl is None else f"{task.kl:.4f} {stderr_text(task.kl_stderr)}".rstrip()
             counts = map(count_text, (task.items, task.lost, task.gained))
             flips.add_row(row.variant, task.task, *counts, rate, p_text(task.mcnemar_p), moved)
-    return [limits, flips, *sentences]
+    return [limits, flips, *_answer_lengths(decision), *sentences]
+
+
+def _answer_lengths(decision: Decision) -> list[Table]:
+    """The table of generated answers, if their lengths are known."""
+    rows = answer_lengths(decision)
+    if not rows:
+        return []
+    table = _table("Answers", ["Variant", "Task"], ["Answers", "Median", "95 %", "Longer", "Cut"])
+    for row in rows:
+        longer = percent_text(row.longer)
+        if row.longer_lower is not None and row.longer_upper is not None:
+            longer += f" ({percent_text(row.longer_lower)} to {percent_text(row.longer_upper)})"
+        lengths = (f"{row.lengths.median:,.0f}", f"{row.lengths.p95:,.0f}")
+        table.add_row(row.variant, row.task, count_text(row.answers), *lengths, longer, count_text(row.cut))
+    table.caption = "Median and 95th percentile in tokens; longer: the mean, compared with the baseline's."
+    table.caption_justify = "left"
+    return [table]
 
 
 def _table(title: str, left: list[str], right: list[str]) -> Table:

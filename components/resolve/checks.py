@@ -1,7 +1,7 @@
 """The checks of a plan before anything is started."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from components.run.plan import EvaluationPlan
 from components.storage.location import local_file, open_store
 
 if TYPE_CHECKING:
+    from components.benchmarks.harness import Prepared
     from components.benchmarks.irt import Parameters
 
 
@@ -87,12 +88,34 @@ def check_hub(suite: suites.Suite) -> None:
         hub_info(first.path)
 
 
-def check_chat_template(tokenizer: str) -> None:
-    """Raise PrerequisiteError when the tokenizer in that folder has no chat template."""
+def with_template(plan: EvaluationPlan, tokenizer: str) -> EvaluationPlan:
+    """The plan with whether that tokenizer has a chat template; raises PrerequisiteError when the plan needs one."""
     from transformers import AutoTokenizer
 
-    if not AutoTokenizer.from_pretrained(tokenizer).chat_template:
-        raise PrerequisiteError(f"The tokenizer {tokenizer} has no chat template. Run it with --no-chat-template.")
+    has_template = bool(AutoTokenizer.from_pretrained(tokenizer).chat_template)
+    plan = plan.model_copy(update={"has_template": has_template})
+    missing = f"The tokenizer {tokenizer} has no chat template. Run it with"
+    if plan.chat_template and not has_template:
+        raise PrerequisiteError(f"{missing} --no-chat-template.")
+    if not has_template and any(task.chat == suites.YES for task in suite_of(plan).tasks):
+        raise PrerequisiteError(f"{missing} --chat no, or --chat auto.")
+    return plan
+
+
+def check_generated(plan: EvaluationPlan, tasks: "Sequence[Prepared]") -> None:
+    """Raise PrerequisiteError when options for generated answers are given, and no task of the suite has any."""
+    given = {
+        "--chat yes": plan.chat == suites.YES,
+        "--samples": plan.samples > 1,
+        "--temperature": plan.temperature > 0,
+        "--max-answer-tokens": plan.max_answer_tokens > 0,
+    }
+    useless = [option for option, is_given in given.items() if is_given]
+    if useless and all(task.reads_scores for task in tasks):
+        raise PrerequisiteError(
+            f"{', '.join(useless)}: only for generated answers, and the suite {suite_of(plan).name} has none. Leave it"
+            " out, or choose a suite with generated answers, as instructions."
+        )
 
 
 def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:

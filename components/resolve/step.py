@@ -35,9 +35,9 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
         folder = fetch(base_model.uri, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, model_window(folder))
-        if checked.chat_template:
-            checks.check_chat_template(str(folder))
+        checked = checks.with_template(checked, str(folder))
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
+        checks.check_generated(resolved, tasks)
         if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         if not resolved.judged_in:

@@ -80,6 +80,18 @@ PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics where less is better: they have limits of their own and are left out of averages."""
 
 
+class AnswerLengths(Artifact):
+    """How long a task's generated answers are, in tokens, thinking included."""
+
+    median: float
+    p95: float
+    """The 95th percentile."""
+    thinking_median: float | None = None
+    """The median of the thinking alone; None when no answer has any."""
+    limit: int = 0
+    """The most tokens that an answer could have; 0 when unknown."""
+
+
 class TaskScore(Artifact):
     """One task's score: the mean of `metric` over `items` items, or their perplexity."""
 
@@ -101,6 +113,13 @@ class TaskScore(Artifact):
     """Whether the items are those that tinyBenchmarks chose of a whole benchmark: no random sample of it."""
     cut: int = 0
     """Number of answers that the token limit cut."""
+    lengths: AnswerLengths | None = None
+    """None for a task without generated answers, or when the server does not count tokens."""
+
+    @property
+    def answers(self) -> int:
+        """The number of answers."""
+        return self.items * self.settings.samples
 
     @property
     def is_share(self) -> bool:
@@ -179,12 +198,12 @@ class Scores(Artifact):
 
 
 class LimitEvidence(Artifact):
-    """One limit of the policy and the evidence for it. The unit, by `kind`: shares or points, nats, or a ratio."""
+    """One limit of the policy and the evidence for it. The unit, by `kind`: shares or points, nats, a ratio."""
 
     what: str
     """The limited quantity: a task's name, or `average`."""
     kind: str
-    """drop, divergence, perplexity."""
+    """drop, divergence, perplexity, length (how much longer the answers are), cut (the share of cut answers)."""
     limit: float
     estimate: float | None
     lower: float | None
@@ -220,6 +239,10 @@ class TaskEvidence(Artifact):
     kl_stderr: float | None = None
     noise_floor: float | None = None
     """The share of answers that flip between two passes of the baseline; None when not measured."""
+    longer: float | None = None
+    """Growth of the answers' mean number of tokens from the baseline's, 0.2 is 20 %; None when not measured."""
+    longer_lower: float | None = None
+    longer_upper: float | None = None
 
 
 class Flip(Artifact):
@@ -229,6 +252,8 @@ class Flip(Artifact):
     task: str
     cluster: str
     item_id: int
+    sample: int = 0
+    """Number of the answer, when an item was asked several times."""
     lost: bool
     """True: right before, wrong now. False: wrong before, right now."""
     question: str

@@ -44,6 +44,18 @@ class EvaluationPlan(Artifact):
     made_rows: str = ""
     """The mirror with the rows that `resolve` has made with the model's tokenizer."""
     chat_template: bool = Field(False, description="Wrap prompts in the model's chat template.")
+    chat: str = Field(
+        "",
+        description="Ask generated tasks as chats (/v1/chat/completions): no, yes, or auto if the model has a chat"
+        " template [the suite's default].",
+    )
+    has_template: bool = False
+    """Whether the model has a chat template, which `resolve` finds out."""
+    samples: int = Field(0, ge=0, description="Answers to each question of generated tasks [0: the suite's default].")
+    temperature: float = Field(0.0, ge=0, description="Temperature of generated answers [0: the suite's default].")
+    max_answer_tokens: int = Field(
+        0, ge=0, description="Maximum tokens of a generated answer, thinking included [0: the task's own]."
+    )
     irt_parameters: str = Field(
         "", description="File tinyBenchmarks.pkl, for the IRT estimates beside the means; its sha256 is checked."
     )

@@ -19,8 +19,12 @@ class PromptSettings(Artifact):
     fewshot_as_multiturn: bool = False
     """Whether the shots were turns of a conversation."""
     generation: tuple[dict[str, JsonValue], ...] = ()
-    """lm-eval's `generation_kwargs`: one entry, or one for each task of a group where they differ. Empty for a task
-    without generated texts, or with lm-eval's defaults."""
+    """lm-eval's `generation_kwargs`, with the run's temperature and limit of tokens: one entry, or one for each task
+    of a group where they differ. Empty for a task without generated texts, or with lm-eval's defaults."""
+    chat: bool = False
+    """Whether the prompts were asked as chats."""
+    samples: int = 1
+    """How many answers were generated to each item."""
     filter: str = "none"
     """lm-eval's name of the filter that extracts the answer from the text."""
 
@@ -31,6 +35,8 @@ class PromptSettings(Artifact):
             f"system instruction {self.system_instruction_sha}" if self.system_instruction_sha else "",
             "shots as a conversation" if self.fewshot_as_multiturn else "",
             " and ".join(json.dumps(kwargs, sort_keys=True) for kwargs in self.generation),
+            "asked as chats" if self.chat else "",
+            f"{self.samples} samples of each item" if self.samples > 1 else "",
             f"filter {self.filter}" if self.filter != "none" else "",
         ]
         return ", ".join(filter(None, parts)) or "lm-eval's defaults"

@@ -1,16 +1,20 @@
-"""Per-item records: one row for every item that a variant answered, kept as Parquet.
+"""Per-item records: one row for every answer of a variant to an item, kept as Parquet.
 
 variant, task, metric
 cluster, item_id    the item's group (e.g. MMLU's subject; empty for an independent item), and its position there
 item_hash           hash of the row's content
+sample              number of the answer, from 0, when a generated item is asked several times
 score               the item's score, in the metric's unit; for a perplexity task the document's log-likelihood; null
                     until its program is run
 units               words of a perplexity task's document; null for other tasks
 target              index of the right choice; -1 without one, or when lm-eval does not name it
 logliks, greedy     natural log-likelihood of each choice, and whether greedy decoding gives it
 question, choices   the beginning of the item, for a reader, without shots
-answer              the variant's choice, or the generated text; empty when several choices are right
+answer              the variant's choice, or the generated text without thinking; empty when several choices are right
 cut                 whether the token limit cut the answer
+answer_tokens       tokens that the model generated, thinking included; null when unknown or nothing was generated
+thinking_tokens     those of them that are thinking, which is stripped before scoring; null like answer_tokens
+answer_limit        the most tokens that the answer could have; null when unknown or nothing was generated
 program, outcome    for a task of programs: the program to run, and why it did not pass
 prompt_hash         sha256 over the token ids of all prompts of the item
 tokens              number of these token ids
@@ -30,6 +34,7 @@ SCHEMA = pyarrow.schema(
         "cluster": pyarrow.string(),
         "item_id": pyarrow.int64(),
         "item_hash": pyarrow.string(),
+        "sample": pyarrow.int64(),
         "metric": pyarrow.string(),
         "score": pyarrow.float64(),
         "units": pyarrow.float64(),
@@ -40,6 +45,9 @@ SCHEMA = pyarrow.schema(
         "choices": pyarrow.list_(pyarrow.string()),
         "answer": pyarrow.string(),
         "cut": pyarrow.bool_(),
+        "answer_tokens": pyarrow.int64(),
+        "thinking_tokens": pyarrow.int64(),
+        "answer_limit": pyarrow.int64(),
         "program": pyarrow.string(),
         "outcome": pyarrow.string(),
         "prompt_hash": pyarrow.string(),
@@ -51,7 +59,7 @@ SCHEMA = pyarrow.schema(
 
 @dataclass(frozen=True)
 class Record:
-    """One variant's answer to one item; the fields are the columns above."""
+    """One answer of one variant to one item; the fields are the columns above."""
 
     variant: str
     task: str
@@ -66,11 +74,15 @@ class Record:
     tokens: int
     truncated: bool
     cluster: str = ""
+    sample: int = 0
     units: float | None = None
     question: str = ""
     choices: tuple[str, ...] = ()
     answer: str = ""
     cut: bool = False
+    answer_tokens: int | None = None
+    thinking_tokens: int | None = None
+    answer_limit: int | None = None
     program: str = ""
     outcome: str = ""
 
@@ -89,6 +101,6 @@ def table(records: list[Record]) -> pyarrow.Table:
 
 
 def read(file: Path) -> list[Record]:
-    """The records that `write` wrote to `file`."""
+    """The records that `write` wrote to `file`; a column that an earlier version did not write has its default."""
     rows = pyarrow.parquet.read_table(file).to_pylist()
     return [Record(**{**row, "choices": tuple(row.get("choices") or ())}) for row in rows]

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
 from typing import Any, TypeVar
@@ -49,6 +49,14 @@ class Text:
     text: str
     cut: bool
     """Whether the limit of tokens ended it."""
+    tokens: int | None = None
+    """Number of generated tokens, as the server counted them; None when it does not say."""
+    thinking: str = ""
+    """The thinking text, where the server itself splits it from the text (vLLM's --reasoning-parser)."""
+    thinking_tokens: int | None = None
+    """Number of its tokens, as the server counted them; None when it does not say."""
+    prompt: tuple[int, ...] | None = None
+    """The token ids that the server read; None unless the request had `return_token_ids` and the server knows it."""
 
 
 class Client:
@@ -122,12 +130,16 @@ class Client:
     def generating_jobs(
         self, payloads: Iterable[dict[str, Any]], on_text: Callable[[int, Text], None]
     ) -> Iterator[Job]:
-        """A job that completes the prompt of each payload; `on_text` gets a payload's number and text as it arrives."""
+        """A job that completes the prompt of each payload, or answers its messages.
+
+        `on_text` gets a payload's number and text as it arrives.
+        """
 
         async def complete(session: aiohttp.ClientSession, payload: dict[str, Any]) -> Text:
             stops = list(payload.get("stop") or ())
             sent = payload | {"stop": stops[:STOPS_SENT]}
-            return cut_at(text_of(await self.post(session, "/v1/completions", sent)), stops[STOPS_SENT:])
+            path, read = CHAT if "messages" in payload else COMPLETION
+            return cut_at(read(await self.post(session, path, sent)), stops[STOPS_SENT:])
 
         async def send(number: int, payload: dict[str, Any], session: aiohttp.ClientSession) -> None:
             on_text(number, await with_retries(partial(complete, session, payload)))
@@ -164,17 +176,58 @@ def text_of(answer: Any) -> Text:
     try:
         (choice,) = answer["choices"]
         if isinstance(choice["text"], str):
-            valid = choice["text"].encode(errors="replace").decode()  # a cut may leave half a surrogate pair
-            return Text(valid, choice.get("finish_reason") == "length")
+            return Text(valid(choice["text"]), is_cut(choice), **counts(answer, choice))
     except (KeyError, TypeError, ValueError):
         pass
     raise BadAnswerError(f"The server's answer has no text: {str(answer)[:300]}")
 
 
+def chat_text_of(answer: Any) -> Text:
+    """The text of a chat completion, and its thinking where the server splits it; raises BadAnswerError without any.
+
+    The content is null where a server with a reasoning parser cut the thinking. vLLM names the thinking `reasoning`,
+    older versions and other servers `reasoning_content`.
+    """
+    try:
+        (choice,) = answer["choices"]
+        message = choice["message"]
+        thinking = message.get("reasoning") or message.get("reasoning_content") or ""
+        content = message["content"] or ""
+        return Text(valid(content), is_cut(choice), **counts(answer, choice), thinking=valid(thinking))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise BadAnswerError(f"The server's answer has no message: {str(answer)[:300]}")
+
+
+def valid(text: str) -> str:
+    """The text as valid Unicode: a cut may leave half a surrogate pair."""
+    return text.encode(errors="replace").decode()
+
+
+def is_cut(choice: dict[str, Any]) -> bool:
+    """Whether the limit of tokens ended this choice."""
+    return bool(choice.get("finish_reason") == "length")
+
+
+def counts(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Text that count tokens, or hold them; None what the server does not say."""
+    usage = answer.get("usage") or {}
+    generated, prompt = choice.get("token_ids"), choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
+    return {
+        "tokens": len(generated) if generated is not None else usage.get("completion_tokens"),
+        "thinking_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
+        "prompt": tuple(prompt) if prompt is not None else None,
+    }
+
+
+COMPLETION = "/v1/completions", text_of
+CHAT = "/v1/chat/completions", chat_text_of
+
+
 def cut_at(text: Text, stops: list[str]) -> Text:
     """The text up to the first of these stop sequences, which were not sent to the server."""
     ends = [end for stop in stops if (end := text.text.find(stop)) >= 0]
-    return Text(text.text[: min(ends)], cut=False) if ends else text
+    return replace(text, text=text.text[: min(ends)], cut=False) if ends else text
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -193,6 +193,10 @@ def _plan_params(decision: Decision) -> dict[str, str]:
         "window": str(plan.window or _NOTHING),
         "too_long": ", ".join(f"{count} of {task}" for task, count in plan.too_long.items()) or _NOTHING,
         "chat_template": str(plan.chat_template).lower(),
+        "chat": plan.chat or _NOTHING,
+        "samples": str(plan.samples or _NOTHING),
+        "temperature": str(plan.temperature or _NOTHING),
+        "max_answer_tokens": str(plan.max_answer_tokens or _NOTHING),
         "stop_early": str(plan.stop_early).lower(),
         "noise_floor": str(plan.noise_floor).lower(),
     }
@@ -228,6 +232,7 @@ def _evidence_metrics(verdict: Verdict) -> dict[str, float]:
         metrics |= {f"{task.task}.drop_lower": task.drop_lower, f"{task.task}.drop_upper": task.drop_upper}
         metrics |= {f"{task.task}.flips": task.flip_rate, f"{task.task}.kl": task.kl}
         metrics |= {f"{task.task}.lost": task.lost, f"{task.task}.gained": task.gained}
+        metrics |= {f"{task.task}.longer": task.longer}
     if verdict.tasks:
         items = sum(task.items for task in verdict.tasks)
         metrics["flips"] = sum(task.lost + task.gained for task in verdict.tasks) / items
@@ -253,6 +258,9 @@ def _task_metrics(verdict: Verdict, scores: Scores | None, tasks: Iterable[str])
         if task in verdict.scores and task in by_task:
             metrics[f"{task}.stderr"] = by_task[task].stderr
             metrics[f"{task}.items"] = by_task[task].items
+            if lengths := by_task[task].lengths:
+                metrics |= {f"{task}.answer_tokens_median": lengths.median, f"{task}.answer_tokens_p95": lengths.p95}
+                metrics[f"{task}.cut"] = by_task[task].cut
     return metrics
 
 

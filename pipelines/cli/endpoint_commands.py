@@ -57,11 +57,13 @@ def lm_eval_command(context: typer.Context) -> None:
     cli_evaluate()
 
 
-@takes(
-    values=options.collect_options(
-        ["suite", "trust_tasks", "custom", "limit", "data", "chat_template", "irt_parameters"]
-    )
-)
+OPTIONS_OF_EVAL = [
+    *("suite", "trust_tasks", "custom", "limit", "data", "chat_template"),
+    *("chat", "samples", "temperature", "max_answer_tokens", "irt_parameters"),
+]
+
+
+@takes(values=options.collect_options(OPTIONS_OF_EVAL))
 def evaluate(
     values: dict[str, Any],
     endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],
@@ -92,8 +94,7 @@ def evaluate(
     plan = options.plan_of(values | locations | {"variants": MODEL, "ledger": bool(digest)})
     plan = checks.check_questions(plan, tiny_stage=False)
     server = endpoint_server(endpoint, model, tokenizer, digest)
-    if plan.chat_template:
-        checks.check_chat_template(server.model_path)
+    plan = checks.with_template(plan, server.model_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         results.scores(FULL).path.unlink(missing_ok=True)  # an earlier evaluation's

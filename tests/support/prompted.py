@@ -39,4 +39,4 @@ def ask_items(server: Server, task: Prepared, items: Iterable[Item], way: str = 
         evaluation.begin({task.row.task: task}, chosen)
         model = TestedModel(Client(server.url, server.served_name), way=way)
         model.run(evaluation.jobs(model, chosen))
-    return [evaluation.by_item[task.row.task][item] for item in sorted(chosen[task.row.task])]
+    return [row for item in sorted(chosen[task.row.task]) for row in evaluation.by_item[task.row.task][item]]

@@ -1,0 +1,128 @@
+"""Chat calls on a stand-in server: what is sent, what is read, what is retried."""
+
+import asyncio
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.servers import client
+from components.servers.client import Client, ServerFailedError, Text
+
+
+class StandIn(http.server.ThreadingHTTPServer):
+    """Gives the scripted responses, (status, body), in their order, the last one again and again; keeps the calls."""
+
+    def __init__(self, *responses: tuple[int, Any]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.responses = list(responses)
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: StandIn
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.calls.append((self.path, json.loads(body)))
+        responses = self.server.responses
+        status, answer = responses.pop(0) if len(responses) > 1 else responses[0]
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StandIn]]:
+    monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.05)
+    servers: list[StandIn] = []
+    yield servers
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(started: list[StandIn], *responses: tuple[int, Any], **payload: Any) -> Text:
+    """The answer to one chat call."""
+    started.append(StandIn(*responses))
+    threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
+    texts: dict[int, Text] = {}
+    asked = {"messages": [{"role": "user", "content": "2 + 2?"}], **payload}
+    served = Client(f"http://127.0.0.1:{started[-1].server_address[1]}/v1", "tiny")
+    asyncio.run(served.run(served.generating_jobs([asked], texts.__setitem__)))
+    return texts[0]
+
+
+def reply(content: str | None, end: str = "stop", usage: dict[str, Any] | None = None, **message: Any) -> Any:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": end}
+    return {"choices": [choice], "usage": usage or {"prompt_tokens": 9, "completion_tokens": 3}}
+
+
+def test_a_chat_call_sends_the_messages_and_reads_text_end_and_tokens(started: list[StandIn]) -> None:
+    text = ask(started, (200, reply("#### 4")), model="tiny", max_tokens=8, temperature=0.6, seed=3)
+    assert text == Text("#### 4", cut=False, tokens=3)
+    ((path, sent),) = started[0].calls
+    assert path == "/v1/chat/completions"
+    assert sent == {
+        "messages": [{"role": "user", "content": "2 + 2?"}],
+        "model": "tiny",
+        "max_tokens": 8,
+        "temperature": 0.6,
+        "seed": 3,
+        "stop": [],
+    }
+
+
+def test_an_answer_that_the_limit_ended_is_cut(started: list[StandIn]) -> None:
+    assert ask(started, (200, reply("It is", end="length"))).cut
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_thinking_that_the_server_splits_is_read_with_its_tokens(started: list[StandIn], field: str) -> None:
+    usage = {"completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 30}}
+    text = ask(started, (200, reply("#### 4", usage=usage, **{field: "Two and two."})))
+    assert text == Text("#### 4", cut=False, tokens=40, thinking="Two and two.", thinking_tokens=30)
+
+
+def test_a_server_that_cut_the_thinking_gives_an_empty_answer(started: list[StandIn]) -> None:
+    text = ask(started, (200, reply(None, end="length", reasoning="Two and")))
+    assert (text.text, text.cut, text.thinking) == ("", True, "Two and")
+
+
+def test_token_ids_are_read_where_the_server_returns_them(started: list[StandIn]) -> None:
+    answer = reply("#### 4") | {"prompt_token_ids": [1, 5, 7]}
+    answer["choices"][0]["token_ids"] = [8, 9, 2, 2]
+    text = ask(started, (200, answer), return_token_ids=True)
+    assert (text.prompt, text.tokens) == ((1, 5, 7), 4)
+
+
+def test_stop_sequences_beyond_the_four_that_a_server_takes_are_kept_to_here(started: list[StandIn]) -> None:
+    text = ask(started, (200, reply("#### 4 so\n\nQ: 3", end="length")), stop=["a", "b", "c", "d", "\n\n"])
+    assert started[0].calls[0][1]["stop"] == ["a", "b", "c", "d"]
+    assert text == Text("#### 4 so", cut=False, tokens=3)
+
+
+def test_a_failure_that_may_pass_is_tried_again(started: list[StandIn]) -> None:
+    text = ask(started, (503, "busy"), (200, {"choices": []}), (200, {"choices": [{"text": "x"}]}), (200, reply("4")))
+    assert text.text == "4"
+    assert len(started[0].calls) == 4
+
+
+def test_a_refused_call_is_a_failure_at_once(started: list[StandIn]) -> None:
+    with pytest.raises(ServerFailedError, match="HTTP 400: .*no chat template"):
+        ask(started, (400, "the tokenizer has no chat template"))
+    assert len(started[0].calls) == 1
+
+
+def test_a_server_that_never_gives_a_message_is_a_failure(started: list[StandIn]) -> None:
+    with pytest.raises(ServerFailedError, match="The server's answer has no message"):
+        ask(started, (200, {"choices": [{"message": {"role": "assistant"}}]}))
+    assert len(started[0].calls) == client.ATTEMPTS
