@@ -30,7 +30,7 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--variants", "int8,int3", "bf16, int8, int4-g128, int4-g64"),
         ("--suite", "mmlu", "demo, quick, tiny, openllm, code, instructions, perplexity, arm"),
-        ("--use-case", "poetry", "code, general-chat, math-tutoring, summarization"),
+        ("--use-case", "poetry", "code, demo, general-chat, math-tutoring, summarization"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_valid_ones_before_anything_starts(

@@ -21,6 +21,7 @@ def test_a_large_gain_ships_and_a_total_loss_is_rejected() -> None:
 def test_each_use_case_requires_the_task_it_limits() -> None:
     assert {name: use_case_named(name).required() for name in use_case_names()} == {
         "code": ("humaneval",),
+        "demo": ("arc_easy", "piqa"),
         "general-chat": (),
         "math-tutoring": ("gsm8k",),
         "summarization": ("mmlu",),
