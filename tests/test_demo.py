@@ -35,7 +35,11 @@ def test_small_divergences_pass_and_large_ones_are_rejected(noise: float, nats: 
         assert divergence is not None
         assert divergence.mean == pytest.approx(nats, rel=0.2)
     decision = decide_candidates(MODEL, "drawn", use_case_named("demo"), [baseline, variant])
-    assert decision.verdicts[1].verdict == verdict
+    row = decision.verdicts[1]
+    assert row.verdict == verdict
+    for limit in row.limits:
+        assert limit.lower is not None
+        assert (limit.lower > limit.limit) is (limit.outcome == "exceeded"), "the bound and the test agree"
 
 
 def test_the_demos_policy_is_for_its_suite() -> None:
