@@ -6,12 +6,12 @@ benchmarks/full_size.py runs the suite on all of them.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -56,14 +56,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         lay_out(Path(scratch), data)
         for file in Path(scratch).glob("cais/mmlu/*/test.jsonl"):
-            longest = sorted(lines_of(file), key=text_length)[-(-(-ITEMS // SUBJECTS)) :]
+            longest = sorted(lines_of(file), key=text_length, reverse=True)[: math.ceil(ITEMS / SUBJECTS)]
             file.write_text("".join(f"{line}\n" for line in longest), encoding="utf-8", newline="\n")
         mirror.make(splits, Folder(Path(scratch)), str(folder), lambda *_progress: None)
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> Iterator[tuple[Path, int]]:
+def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> tuple[Path, int]:
     """A finished run that was interrupted once, and the number of the baseline's answers at the interruption."""
     folder = tmp_path_factory.mktemp("full")
     make_model(folder / "model")
@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> Iterator[tuple[
     assert processes_of(out) == []
     answered = baseline_answers(folder)
     assert start(out, *options).wait() == 0, out.with_suffix(".txt").read_text()[-3000:]
-    yield out, answered
+    return out, answered
 
 
 def wait_for_answers(process: "subprocess.Popen[bytes]", out: Path, stage: str) -> None:
