@@ -1,4 +1,4 @@
-"""Every option of a run: its type, default and help, as the evaluation plan declares them.
+"""Every option of a run, as the fields of the evaluation plan (components/run/plan.py) declare it.
 
 The command line's options and the pipeline's parameters are built from these. Only the signature of `ship` and
 resolve's component repeat the names, because kfp copies source; tests/test_options.py checks that the names are equal.
