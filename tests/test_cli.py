@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.models.variants import VARIANTS
 from components.processes import lease
 from components.run.artifacts import Scores, Server
 from components.servers import local_vllm
@@ -28,7 +29,7 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "names"),
     [
-        ("--variants", "int8,int3", "bf16, int8, int4-g128, int4-g64"),
+        ("--variants", "int8,int3", ", ".join(VARIANTS)),
         (
             "--suite",
             "mmlu",
