@@ -154,6 +154,22 @@ def test_eval_tests_a_served_model_and_gate_judges_its_results(served: Server, t
 
 
 @pytest.mark.slow
+def test_eval_leaves_out_what_does_not_fit_the_servers_window_and_says_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
+    monkeypatch.setenv("FAKE_VLLM", "ok")
+    with lease.hold(tmp_path / "lease"):
+        server = local_vllm.deploy("bf16", tiny_model, tmp_path, window=475)
+        done = evaluated(server, tmp_path / "one", "--suite", "quick", "--limit", "6")
+        local_vllm.undeploy(server)
+    assert done.returncode == 0, done.stderr
+    scores = Scores.read(tmp_path / "one" / "full.json")
+    assert {task.task: task.items for task in scores.tasks} == {"arc_easy": 6, "hellaswag": 3, "piqa": 5}
+    assert "Too long for the server's window and left out: 3 of hellaswag, 1 of piqa\n" in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("served", ["text-only"], indirect=True)
 def test_a_server_without_an_ability_that_a_task_needs_is_refused_with_the_reason(
     served: Server, tmp_path: Path

@@ -1,16 +1,19 @@
 """README and docs/ are correct: they show the program's real output, and everything that they name exists."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from components.evidence.next_steps import next_step
 from components.models.variants import VARIANTS
 from components.policies.policy import use_case_names
 from components.report.matrix import MARKS
 from components.run.artifacts import Verdict
+from pipelines.cli.app import app
 from tests.printed import (
     CLI_PAGE,
     ROOT,
@@ -31,6 +34,7 @@ PATH = re.compile(
 )
 PLACEHOLDER = "NAME"
 """A path segment that stands for the reader's own name."""
+SHELL_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -69,6 +73,17 @@ def test_each_block_equals_the_programs_output(example: Path) -> None:
 def test_the_command_line_page_equals_the_programs_output() -> None:
     """After a change: python -m tests.printed"""
     assert CLI_PAGE.read_text(encoding="utf-8") == cli_page()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_command_in_a_block_is_accepted_by_the_command_line(name: str) -> None:
+    """Its options and arguments; the command itself is not started."""
+    group = typer.main.get_command(app)
+    for line in SHELL_BLOCK.findall(TEXTS[name]):
+        for command in re.findall(r"^quantgate .+", line.replace("\\\n", " "), flags=re.MULTILINE):
+            verb, *arguments = shlex.split(command, comments=True)[1:]
+            if verb != "lm-eval":  # its options are lm-eval's own
+                group.commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]  # as in cli_page
 
 
 def test_every_field_of_a_row_of_verdicts_json_is_explained() -> None:
