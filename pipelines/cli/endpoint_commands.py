@@ -109,8 +109,8 @@ def evaluate(
     summary = summary_of(scores, repository or server.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))
     print_scores(scores, console)
-    for task, count in plan.too_long.items():
-        console.print(f"{count:,} items of {task} do not fit the server's window and were left out.", soft_wrap=True)
+    if left_out := ", ".join(f"{count:,} of {task}" for task, count in plan.too_long.items()):
+        console.print(f"Too long for the server's window and left out: {left_out}", soft_wrap=True)
     console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
     console.print(f"Summary  {folder / file_name(summary)}", soft_wrap=True)
 
