@@ -20,11 +20,12 @@ help: ## Print this list
 	@echo "  PYTHON=… chooses the interpreter (3.11 or newer), ACCELERATOR=cpu|cuda overrules nvidia-smi, OUT=… moves the demo."
 
 demo: environments ## Quantize, serve, evaluate and judge the embedded model; results in runs/demo
-	.venv/bin/quantgate run --out "$(OUT)"
+	.venv/bin/quantgate run --out "$(OUT)" --use-case demo
 
-# Most tests wait for servers and processes, so two run at a time; the real runs get all cores.
+# Most tests wait for servers and processes to start, so two run at a time.
 test: environments ## Run every test, including those with real servers
-	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); status=$$?; .venv/bin/python -m pytest -m e2e && exit $$status
+	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); status=$$?; \
+	    .venv/bin/python -m pytest -m e2e $(SIDE_BY_SIDE) && exit $$status
 
 check: lint ## Formatting, lint, types and the quick tests
 	.venv/bin/python -m pytest -m "not slow and not e2e" $(QUICK_SIDE_BY_SIDE)

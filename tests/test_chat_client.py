@@ -104,7 +104,7 @@ def test_token_ids_are_read_where_the_server_returns_them(started: list[StandIn]
     assert (text.prompt, text.tokens) == ((1, 5, 7), 4)
 
 
-def test_stop_sequences_beyond_the_four_that_a_server_takes_are_kept_to_here(started: list[StandIn]) -> None:
+def test_stop_sequences_beyond_a_servers_limit_of_four_are_applied_by_the_client(started: list[StandIn]) -> None:
     text = ask(started, (200, reply("#### 4 so\n\nQ: 3", end="length")), stop=["a", "b", "c", "d", "\n\n"])
     assert started[0].calls[0][1]["stop"] == ["a", "b", "c", "d"]
     assert text == Text("#### 4 so", cut=False, tokens=3)

@@ -34,7 +34,7 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
             "mmlu",
             "demo, quick, tiny, openllm, code, instructions, perplexity, leaderboard2, math, long-context, arm",
         ),
-        ("--use-case", "poetry", "code, general-chat, math-tutoring, summarization"),
+        ("--use-case", "poetry", "code, demo, general-chat, math-tutoring, summarization"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_valid_names_before_anything_starts(

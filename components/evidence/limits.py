@@ -238,7 +238,7 @@ class ClippedTest:
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""
-        return self.most * max(margin.lower([self.shares], ABSOLUTE, alpha), 0.0)
+        return self.most * margin.lower_of_mean(self.shares, alpha)
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, as in DropTest; None if no number does."""

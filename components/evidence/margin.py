@@ -195,6 +195,14 @@ def p_above(task: Pairs, level: float) -> float:
     return _p([task], lambda before, _after, items: level * items - before, (0.0, 0.0))
 
 
+def lower_of_mean(task: Pairs, alpha: float) -> float:
+    """The one-sided lower bound of the baseline's mean score, which matches `p_above`."""
+    mean = float(task.before @ task.counts) / task.items
+    if p_above(task, 0.0) > alpha:
+        return 0.0
+    return mean if p_above(task, mean) <= alpha else _root(lambda level: p_above(task, level) - alpha, 0.0, mean)
+
+
 def _p(tasks: Sequence[Pairs], excess: Excess, worst: tuple[float, float]) -> float:
     """The p-value against "the mean of the excess is 0 or more"."""
     values, counts = [], []

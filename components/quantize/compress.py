@@ -1,10 +1,10 @@
 """Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
     python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
-        --tokens N --out FOLDER --facts FILE
+        --tokens N --out FOLDER --facts FILE [--slow-16-bits]
 
-It writes the compressed checkpoint and then the facts: a JSON file with the layout's description and the number of
-layers.
+It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of
+layers, and the algorithm.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import torch
+from compressed_tensors import ModelCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
@@ -34,10 +35,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, required=True, help="length to which a sample is cut")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--facts", type=Path, required=True)
+    parser.add_argument("--slow-16-bits", action="store_true", help="the CPU computes 16 bits in software")
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
+    stored = model.dtype
+    in_float32 = options.slow_16_bits and not torch.cuda.is_available()
+    if in_float32:
+        model.float()
     widths = linear_widths(model)
     modifier, layout = recipe(variant_named(options.variant), widths)
     oneshot(
@@ -47,9 +53,13 @@ def main() -> None:
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
     )
+    if in_float32:  # to integers before the rest to 16 bits, which would round the weights off GPTQ's grid
+        ModelCompressor.from_pretrained_model(model).compress_model(model)
+        torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
     tokenizer.save_pretrained(options.out)
-    options.facts.write_text(json.dumps({"layout": layout, "layers": len(widths)}), encoding="utf-8")
+    facts = {"layout": layout, "layers": len(widths), "algorithm": "GPTQ in float32" if in_float32 else "GPTQ"}
+    options.facts.write_text(json.dumps(facts), encoding="utf-8")
 
 
 def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.models.variants import Variant
+from components.run import machine
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
 from components.run.progress import Step
@@ -76,7 +77,7 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
 def compress(
     variant: Variant, baseline: Model, store: Store, log: Path, step: Step, calibration: Calibration
 ) -> dict[str, str | int]:
-    """Run the program `compress`, check its checkpoint and store it; returns digest, uri, size and layout."""
+    """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
     from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, weights_size
     from components.quantize.check import check_compressed
@@ -91,7 +92,13 @@ def compress(
         check_compressed(out, facts["layers"])
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest)
-        return {"digest": digest, "uri": uri, "size_bytes": weights_size(out), "layout": str(facts["layout"])}
+        return {
+            "digest": digest,
+            "uri": uri,
+            "size_bytes": weights_size(out),
+            "layout": str(facts["layout"]),
+            "algorithm": str(facts["algorithm"]),
+        }
 
 
 def compress_command(
@@ -100,7 +107,8 @@ def compress_command(
     """The command line of the program `compress`; `rows` is the Arrow file with the calibration texts."""
     command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
     command += ["--calibration", str(rows), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
-    return [*command, "--out", str(out), "--facts", str(facts)]
+    command += ["--out", str(out), "--facts", str(facts)]
+    return command if machine.multiplies_16_bits() else [*command, "--slow-16-bits"]
 
 
 def run(command: list[str], log: Path, step: Step) -> None:

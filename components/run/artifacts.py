@@ -39,7 +39,7 @@ class Weights(Artifact):
     scheme: str = ""
     """BF16, W8A8 or W4A16, as in compressed-tensors."""
     algorithm: str = ""
-    """GPTQ; empty for the baseline."""
+    """GPTQ, or `GPTQ in float32` where the CPU has no 16 bits of its own; empty for the baseline."""
     layout: str = ""
     """How the layers were grouped, e.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
     calibration: str = ""

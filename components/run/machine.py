@@ -1,13 +1,16 @@
-"""The GPUs of this machine."""
+"""What this machine has: its GPUs, and whether its CPU multiplies 16 bits."""
 
 import subprocess
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from components.storage.artifact import Artifact
 
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 
 
@@ -34,3 +37,15 @@ def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
         for kind, n in kinds.items()
         if len(kind) == 3  # old drivers say "No devices were found" and exit with 0
     ]
+
+
+def multiplies_16_bits() -> bool:
+    """Whether the CPU has instructions that multiply bfloat16; True where /proc/cpuinfo is missing (macOS).
+
+    A CPU without them computes bfloat16 in software, several times as slowly as float32.
+    """
+    if not CPUINFO.exists():
+        return True
+    lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
+    return flags is None or not BF16_FLAGS.isdisjoint(flags)

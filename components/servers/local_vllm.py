@@ -22,6 +22,7 @@ from components.environments import serving_environment
 from components.errors import PrerequisiteError
 from components.models.window import model_config, model_window, served_window
 from components.processes.guarded import exit_status, start_guard
+from components.run import machine
 from components.run.artifacts import Server
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
@@ -32,7 +33,6 @@ POLL_S = 0.5
 PORTS_TRIED = 3
 CONCURRENT_SEQUENCES = 16
 LAST_LINES = 12
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 ERROR_LINE = re.compile(r"\b\w+(?:Error|Exception): .*\S")
 """The first such line of vLLM's log is the cause; later ones are its consequences."""
 NO_CAUSE = re.compile(r"(^|\s)(WARNING|INFO|DEBUG)\s")
@@ -209,7 +209,7 @@ def vllm_settings(
         # eager: compiling costs a minute more than it saves here; small blocks (multiples of 32 on CPU) make the prefix
         # cache fine-grained; small batches bound the memory for the logits of a whole prompt
         answer_options += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
-        float32 = not multiplies_16_bits(Path("/proc/cpuinfo"))
+        float32 = not machine.multiplies_16_bits()
         if float32:  # six times as fast on prompts as emulated 16 bits, see docs/results.md
             answer_options += ["--dtype", "float32"]
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, window, value_bytes=4 if float32 else 2))
@@ -220,15 +220,6 @@ def vllm_settings(
 def default_window(model_path: Path) -> int:
     """The window of a server that serves no suite in particular: lm-eval's default, or the model's if smaller."""
     return served_window(0, model_window(model_path))
-
-
-def multiplies_16_bits(cpuinfo: Path) -> bool:
-    """Whether the CPU has instructions that multiply bfloat16; True where /proc/cpuinfo is missing (macOS)."""
-    if not cpuinfo.exists():
-        return True
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
-    return flags is None or not BF16_FLAGS.isdisjoint(flags)
 
 
 def kv_cache_gib(model_path: Path, window: int, value_bytes: int = 2) -> int:

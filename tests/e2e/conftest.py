@@ -1,5 +1,6 @@
 """The two real runs of the end-to-end tests: each takes minutes and runs once per session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,14 @@ from nbformat import NotebookNode
 
 from tests.e2e.started import SAMPLES, TOKENS, ledger_of, start
 from tests.support.executed import executed
+
+
+@pytest.fixture(autouse=True, scope="session")
+def waiting_threads_leave_their_core() -> Iterator[None]:
+    """Two real programs run at a time, each with a thread a core: one that waits must not keep the other from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        yield
 
 
 @pytest.fixture(scope="session")
