@@ -27,7 +27,7 @@ from components.benchmarks.ifeval import WithPunkt
 from components.benchmarks.prompts import ItemPrompts
 from components.benchmarks.row_sources import Folder, Mirror
 from components.benchmarks.selection import Questions
-from components.benchmarks.suites import SUITES, Suite
+from components.benchmarks.suites import GSM8K, SUITES, Suite
 from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import Ledger
 from components.evidence.saved_answers import read_ours
@@ -152,7 +152,7 @@ def test_every_suite_runs_offline_without_trying_to_connect(
 def test_chats_are_read_as_the_run_prepared_them_and_sampled_once_by_seed(
     server: Server, rows: Path, tmp_path: Path
 ) -> None:
-    row = replace(SUITES["math"].tasks[1], shots=1, chat="yes", samples=2, temperature=0.7, max_tokens=8).limited(2)
+    row = replace(GSM8K, shots=1, chat="yes", samples=2, temperature=0.7, max_tokens=8).limited(2)
     source, tokenizer = Mirror(str(rows), cache_dir()), Path(server.model_path)
     questions = questions_on(Suite("sums", "", (row,)), source, tokenizer, tmp_path / "prompts.parquet")
     (block,) = questions.prompts.blocks("gsm8k", set(questions.prompts.needed("gsm8k")))
