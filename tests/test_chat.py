@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from components.benchmarks import protocol
 from components.benchmarks.custom import read_set
 from components.benchmarks.selection import Questions
-from components.benchmarks.suites import Suite, SuiteTask, custom_task
+from components.benchmarks.suites import SUITES, Suite, SuiteTask, custom_task
 from components.errors import PrerequisiteError
 from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import Ledger
@@ -242,6 +242,11 @@ def test_options_for_generated_answers_are_refused_for_a_suite_without_any(tmp_p
 
 
 ROW = SuiteTask("gsm8k", "exact_match", 5, 0.0, 10, 100)
+
+
+def test_ifeval_alone_of_the_shipped_tasks_is_asked_in_a_chat_without_the_option() -> None:
+    chats = {row.task: row.chat for suite in SUITES.values() for row in suite.tasks if row.chat != "no"}
+    assert chats == {"ifeval": "auto"}
 
 
 @pytest.mark.parametrize(

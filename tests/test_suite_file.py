@@ -117,6 +117,7 @@ def test_the_example_in_the_documents_is_a_suite(tmp_path: Path) -> None:
     )
     gsm8k, musr, ruler = rows_of(tmp_path / "ours.yaml")
     assert (gsm8k.metric, gsm8k.filter, gsm8k.shots) == ("exact_match", "flexible-extract", 5)
+    assert (gsm8k.chat, gsm8k.samples, gsm8k.temperature, gsm8k.max_tokens) == ("auto", 4, 0.6, 2048)
     assert (musr.chance, musr.tiny, ruler.full) == (0.343, 30, 300)
 
 
@@ -143,6 +144,22 @@ def test_the_example_in_the_documents_is_a_suite(tmp_path: Path) -> None:
             ["- task: piqa", "  generated: true"],
             "line 5: generated: lm-eval's definition of piqa says that the model ch",
         ),
+        (["- {task: gsm8k, filter: strict-match}", "- task: piqa", "  chat: auto"], "line 6: chat: only for generated"),
+        (
+            ["- task: piqa", "  max_tokens: 64"],
+            "line 5: max_tokens: only for generated answers, and the answers of piqa",
+        ),
+        (
+            ["- {task: gsm8k, filter: strict-match}", "- task: humaneval", "  samples: 4"],
+            "line 6: samples: 4 samples at temperature 0 are 4 times the same answer; give a temperature",
+        ),
+        (["- task: humaneval", "  chat: maybe"], r"line 5: tasks\.0\.chat: Input should be 'no', 'auto' or 'yes'"),
+        (
+            ["- task: humaneval", "  samples: 0"],
+            r"line 5: tasks\.0\.samples: Input should be greater than or equal to 1",
+        ),
+        (["- task: humaneval", "  temperature: .nan"], r"line 5: tasks\.0\.temperature: Input should be"),
+        (["- task: humaneval", "  max_tokens: 0"], r"line 5: tasks\.0\.max_tokens: Input should be greater"),
         (["- task: openllm"], "line 4: task: the group openllm gives some of its tasks other settings"),
         (["- task: niah_single_1"], "line 4: task: niah_single_1 makes its rows with a function; .* only ruler_N"),
         (["- task: squadv2"], "line 4: task: squadv2 is a Python class"),
@@ -154,6 +171,26 @@ def test_the_example_in_the_documents_is_a_suite(tmp_path: Path) -> None:
 )
 def test_a_fault_is_told_with_file_line_and_what_is_allowed(tmp_path: Path, lines: list[str], told: str) -> None:
     assert re.search(told, refusal(written(tmp_path, *lines)))
+
+
+def test_a_file_sets_how_generated_answers_are_asked_for(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "- {task: gsm8k, filter: strict-match, chat: auto, samples: 4, temperature: 0.6, max_tokens: 2048}",
+        "- {task: humaneval, chat: yes, temperature: 1}",
+        "- {task: ifeval, metric: prompt_level_strict_acc, chat: no, samples: 1}",
+        "- {task: arc_easy, metric: acc, chance: 0.25, chat: no}",
+    )
+    gsm8k, humaneval, ifeval, arc = rows_of(file)
+    assert [row.chat for row in (gsm8k, humaneval, ifeval, arc)] == ["auto", "yes", "no", "no"], "YAML's yes is a truth"
+    assert (gsm8k.samples, gsm8k.temperature, gsm8k.max_tokens) == (4, 0.6, 2048)
+    assert (humaneval.samples, humaneval.temperature, humaneval.max_tokens) == (1, 1.0, 0)
+    plan = plan_of(file, tmp_path).model_copy(update={"has_template": True})
+    suite = selection.suite_of(with_suite(plan))
+    assert [row.chat for row in suite.tasks] == ["yes", "yes", "no", "no"]
+    options = {"chat": "no", "samples": 2, "temperature": 0.2, "max_answer_tokens": 64}
+    first = selection.suite_of(with_suite(plan.model_copy(update=options))).tasks[0]
+    assert (first.chat, first.samples, first.temperature, first.max_tokens) == ("no", 2, 0.2, 64)
 
 
 def test_a_file_without_tasks_or_with_a_shipped_name_is_refused(tmp_path: Path) -> None:

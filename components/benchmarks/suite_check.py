@@ -18,6 +18,8 @@ from components.storage.yaml_file import Where, fault
 
 Definition = dict[str, Any]
 PERPLEXITIES = ("word_perplexity", "byte_perplexity")
+FOR_GENERATED = ("chat", "samples", "temperature", "max_tokens")
+"""Keys of a task whose answers the model writes."""
 PROGRAMS = {task.task: task for task in (HUMANEVAL, MBPP)}
 NEED_MATH = ("math_verify", "antlr4", "sympy")
 NEED_RULER = ("wonderwords",)
@@ -71,6 +73,8 @@ def check_own(own: OwnTasks, refusal: Any) -> None:
 def completed_task(task: FileTask, own: OwnTasks | None) -> FileTask:
     """The task with its metric, filter, shots and chance level; raises UnfitError for what does not fit."""
     definitions = definitions_of(task.task, own)
+    generated = all(each.get("output_type", "generate_until") == "generate_until" for each in definitions)
+    check_generation(task, generated)
     if task.task in PROGRAMS:
         row = PROGRAMS[task.task]
         given = task.model_dump(exclude_none=True, exclude_defaults=True)
@@ -79,7 +83,6 @@ def completed_task(task: FileTask, own: OwnTasks | None) -> FileTask:
             if given[key] != fixed[key]:
                 raise UnfitError(key, f"{given[key]} is not allowed: programs are scored with {fixed[key]}")
         return task.model_copy(update=fixed | {"generated": None})
-    generated = all(each.get("output_type", "generate_until") == "generate_until" for each in definitions)
     if task.generated is not None and task.generated != generated:
         which = "writes" if generated else "chooses"
         raise UnfitError("generated", f"lm-eval's definition of {task.task} says that the model {which} the answers")
@@ -93,6 +96,19 @@ def completed_task(task: FileTask, own: OwnTasks | None) -> FileTask:
             "generated": None,
         }
     )
+
+
+def check_generation(task: FileTask, generated: bool) -> None:
+    """Raise UnfitError when the settings of generated answers are given for choices, or would have no effect."""
+    given = task.model_dump(include=set(FOR_GENERATED), exclude_defaults=True)
+    if given and not generated:
+        key = next(key for key in FOR_GENERATED if key in given)
+        raise UnfitError(key, f"only for generated answers, and the answers of {task.task} are scored, not generated")
+    if task.samples > 1 and not task.temperature:
+        raise UnfitError(
+            "samples",
+            f"{task.samples} samples at temperature 0 are {task.samples} times the same answer; give a temperature",
+        )
 
 
 def definitions_of(task: str, own: OwnTasks | None) -> list[Definition]:

@@ -17,7 +17,7 @@ files travel to the cluster, and every error names them.
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -40,6 +40,12 @@ def as_tasks(value: Any) -> Any:
     return value
 
 
+def as_chat(value: Any) -> Any:
+    """YAML reads `no` and `yes` as truth values."""
+    return ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+Chat = Literal["no", "auto", "yes"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -61,6 +67,14 @@ class FileTask(BaseModel):
     tiny: Annotated[int | None, Field(ge=1)] = None
     """Items of the tiny stage [a fifth of the items, 10 to 100]."""
     sensitive_to: str = ""
+    chat: Annotated[Chat, BeforeValidator(as_chat)] = "no"
+    """Whether a generated answer is asked for in a chat; auto is yes if the model has a chat template."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Answers that are generated to each item."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """The temperature of generated answers; 0 is that of lm-eval's definition."""
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    """The most tokens of a generated answer [the limit of lm-eval's definition]."""
 
 
 class SuiteFile(BaseModel):

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from components.benchmarks.anchors import anchors_of
 from components.benchmarks.own_tasks import own_tasks
-from components.benchmarks.suite_file import SuiteFile, split_suite
+from components.benchmarks.suite_file import Chat, SuiteFile, split_suite
 from components.benchmarks.thinking import THINK, Tags
 from components.errors import PrerequisiteError
 from components.evidence.looks import look_shares
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 TINY, FULL = "tiny", "full"
 STAGES = (TINY, FULL)
-NO, AUTO, YES = "no", "auto", "yes"
-CHATS = (NO, AUTO, YES)
+CHATS: tuple[str, ...] = get_args(Chat)
 """Whether a generated answer is asked for in a chat: never, if the model has a chat template, or always."""
+NO, AUTO, YES = CHATS
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,18 @@ SUITES = {
         Suite(
             "instructions",
             "IFEval: instructions whose being followed can be checked by a program.",
-            (SuiteTask("ifeval", "prompt_level_strict_acc", 0, 0.0, 50, 541, "instructions followed to the letter"),),
+            (
+                SuiteTask(
+                    "ifeval",
+                    "prompt_level_strict_acc",
+                    0,
+                    0.0,
+                    50,
+                    541,
+                    "instructions followed to the letter",
+                    chat=AUTO,
+                ),
+            ),
         ),
         Suite(
             "perplexity",
@@ -287,6 +298,10 @@ def suite_of_file(file: SuiteFile, path: str, trusted: bool) -> Suite:
             filter=task.filter or "none",
             programs=task.task in programs,
             own=own,
+            chat=task.chat,
+            samples=task.samples,
+            temperature=task.temperature,
+            max_tokens=task.max_tokens or 0,
         )
         for task in file.tasks
     ]

@@ -1,13 +1,18 @@
 """Every suite on a real vLLM and real rows, offline: what is asked, scored and kept. The model is small and random."""
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet
 import pytest
 import torch
@@ -19,19 +24,26 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from components.benchmarks import harness, mirror
 from components.benchmarks.ifeval import WithPunkt
+from components.benchmarks.prompts import ItemPrompts
 from components.benchmarks.row_sources import Folder, Mirror
-from components.benchmarks.suites import SUITES
+from components.benchmarks.selection import Questions
+from components.benchmarks.suites import GSM8K, SUITES, Suite
+from components.evaluate.evaluation import Earlier, Evaluation
+from components.evaluate.ledger import Ledger
 from components.evidence.saved_answers import read_ours
 from components.models.sources import resolve
 from components.processes import lease
+from components.run import records
 from components.run.artifacts import Scores, Server
+from components.run.progress import Step
 from components.servers import local_vllm
+from components.servers.client import Client, Text
 from components.servers.local_vllm import serving_python
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 from tests.support.benchmark_data import laid_out
 from tests.support.contained import require_sandbox
-from tests.support.prompted import ask_items
+from tests.support.prompted import ask_items, questions_on
 from tests.support.tiny_model import small_llama
 
 pytestmark = [
@@ -135,6 +147,55 @@ def test_every_suite_runs_offline_without_trying_to_connect(
     assert (kept.failure, sorted(kept.answers)) == ("", sorted(tasks)), "the gate reads it"
     (summary,) = out.glob("20*.json")
     assert json.loads(summary.read_text())["suite"] == suites
+
+
+def test_chats_are_read_as_the_run_prepared_them_and_sampled_once_by_seed(
+    server: Server, rows: Path, tmp_path: Path
+) -> None:
+    row = replace(GSM8K, shots=1, chat="yes", samples=2, temperature=0.7, max_tokens=8).limited(2)
+    source, tokenizer = Mirror(str(rows), cache_dir()), Path(server.model_path)
+    questions = questions_on(Suite("sums", "", (row,)), source, tokenizer, tmp_path / "prompts.parquet")
+    (block,) = questions.prompts.blocks("gsm8k", set(questions.prompts.needed("gsm8k")))
+    texts = chat_texts(server, block)
+    assert [text.prompt for text in texts] == [tuple(item.contexts[0]) for item in block], "the server returns its ids"
+    assert {(text.tokens, text.cut) for text in texts} == {(8, True)}
+    before = chats_served(server)
+    with closing(Ledger(tmp_path / "ledger.sqlite", "toy")) as ledger:
+        first = answers(server, questions, tmp_path / "first.parquet", ledger)
+        assert chats_served(server) - before == 4
+        assert answers(server, questions, tmp_path / "second.parquet", ledger) == first
+        assert chats_served(server) - before == 4, "the second evaluation asks nothing"
+    assert answers(server, questions, tmp_path / "third.parquet") == first, "a seed gives one text"
+    assert set(first) == {(item.position, sample) for item in block for sample in (0, 1)}
+    assert all(first[item.position, 0] != first[item.position, 1] for item in block), "each sample has its own seed"
+
+
+def chat_texts(server: Server, block: list[ItemPrompts]) -> list[Text]:
+    """The server's answers to the items' chats, with the token ids that it read."""
+    client, texts = Client(server.url, server.served_name), dict[int, Text]()
+    fixed = {"model": server.served_name, "return_token_ids": True}
+    payloads = [{**fixed, **json.loads(item.generation)} for item in block]
+    asyncio.run(client.run(client.generating_jobs(payloads, texts.__setitem__)))
+    return [texts[number] for number in range(len(block))]
+
+
+def chats_served(server: Server) -> int:
+    """The number of chats that the server has answered so far."""
+    metrics = httpx.get(f"{server.url.removesuffix('/v1')}/metrics").text
+    served = re.search(
+        r'^http_requests_total\{handler="/v1/chat/completions",[^}]*status="2xx"\} (\S+)$', metrics, re.M
+    )
+    return int(float(served[1])) if served else 0
+
+
+def answers(
+    server: Server, questions: Questions, file: Path, ledger: Ledger | None = None
+) -> dict[tuple[int, int], str]:
+    """The text for each item and sample."""
+    scores = Evaluation(server, questions, "full", Step(None, "full", "bf16")).run(file, Earlier(ledger))
+    assert scores.failure == ""
+    assert [(task.items, task.answers) for task in scores.tasks] == [(2, 4)]
+    return {(record.item_id, record.sample): record.answer for record in records.read(file)}
 
 
 @pytest.mark.parametrize("row", CHOICES, ids=lambda row: str(row.task))
