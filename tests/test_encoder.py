@@ -118,7 +118,8 @@ def test_only_the_last_line_is_encoded_again_where_that_gives_the_same_ids(name:
 def test_the_windows_over_a_document_are_those_that_lm_eval_sends(words: int) -> None:
     tokenizer, window = smollm(), 64
     document = "the cat sat on the mat\n" * words
-    client, caught = lm_evals(tokenizer), []
+    client = lm_evals(tokenizer)
+    caught: list[Any] = []
     client.max_length, client.cache_hook = window - 1, CacheHook(None)  # it keeps a token for the answer
 
     def catch(requests: list[Any], **_settings: Any) -> list[tuple[float, bool]]:
