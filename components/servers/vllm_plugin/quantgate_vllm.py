@@ -4,7 +4,8 @@ It mends two things of vLLM 0.32:
 
 - Log-probabilities of a prompt: vLLM reserves the rows without filling them, and computes those of the tokens that did
   not come from the prefix cache. The others hold whatever lay in the memory: it looks like an answer, or it is no
-  number and the response cannot be sent. Here such rows are marked: their token id is -1.
+  number and the response cannot be sent. Here such rows are marked, their token id is -1, and left out of the
+  response, as vLLM's second model runner does: a row for each cached token would take most of a response's time.
 - INT4 on a CPU without AVX-512: vLLM chooses its kernel for 4-bit weights, which its build for AVX2 does not have, and
   dies at the first prompt. There the weights are unpacked once, when they are loaded, and multiplied by PyTorch: the
   numbers that the checkpoint stands for, in as much memory as the baseline's.
@@ -22,6 +23,7 @@ NOT_COMPUTED = -1
 def register() -> None:
     """Called by vLLM in each of its processes."""
     mark_rows_not_computed()
+    leave_out_rows_not_computed()
     if current_platform.is_cpu():
         unpack_int4_without_avx512()
 
@@ -38,6 +40,27 @@ def mark_rows_not_computed() -> None:
         return tensors
 
     LogprobsTensors.empty_cpu = staticmethod(marked)
+
+
+def leave_out_rows_not_computed() -> None:
+    """Respond with the rows of a prompt from the first computed one on."""
+    from vllm.v1.engine.logprobs import LogprobsProcessor
+
+    respond = LogprobsProcessor._update_prompt_logprobs
+
+    def respond_with_computed(self: Any, rows: LogprobsTensors) -> None:
+        computed = (rows.logprob_token_ids[:, 0] != NOT_COMPUTED).nonzero()
+        first = int(computed[0]) if len(computed) else len(rows.logprob_token_ids)
+        respond(
+            self,
+            rows._replace(
+                logprob_token_ids=rows.logprob_token_ids[first:],
+                logprobs=rows.logprobs[first:],
+                selected_token_ranks=rows.selected_token_ranks[first:],
+            ),
+        )
+
+    LogprobsProcessor._update_prompt_logprobs = respond_with_computed
 
 
 def unpack_int4_without_avx512() -> None:
