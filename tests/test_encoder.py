@@ -4,11 +4,13 @@ from functools import cache
 from typing import Any
 
 import pytest
+from lm_eval.api.model import CacheHook
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from components.benchmarks.encoder import Encoder, generation_request, puts_bos
+from components.benchmarks.prompts import windows_of
 from components.models.sources import resolve
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
@@ -110,6 +112,24 @@ def test_only_the_last_line_is_encoded_again_where_that_gives_the_same_ids(name:
     encoder = Encoder(TOKENIZERS[name]())
     contexts = list(dict.fromkeys(context.rstrip() for context, _ in PAIRS if context))
     assert len(encoder.last_lines(dict(zip(contexts, encoder.encode(contexts), strict=True)))) == lines
+
+
+@pytest.mark.parametrize("words", [1, 12, 200])
+def test_the_windows_over_a_document_are_those_that_lm_eval_sends(words: int) -> None:
+    tokenizer, window = smollm(), 64
+    document = "the cat sat on the mat\n" * words
+    client = lm_evals(tokenizer)
+    caught: list[Any] = []
+    client.max_length, client.cache_hook = window - 1, CacheHook(None)  # it keeps a token for the answer
+
+    def catch(requests: list[Any], **_settings: Any) -> list[tuple[float, bool]]:
+        caught.extend((context, continuation) for _, context, continuation in requests)
+        return [(0.0, True)] * len(requests)
+
+    client._loglikelihood_tokens = catch
+    client.loglikelihood_rolling([type("Request", (), {"args": (document,)})], disable_tqdm=True)
+    encoder = Encoder(tokenizer)
+    assert windows_of(encoder.encode([document])[0], encoder.prefix_token, window) == caught
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -19,8 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from components.errors import PrerequisiteError
-from components.evaluate.endpoint import NAME, Endpoint
-from components.evaluate.evaluation import UnscorableError
+from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
 from components.processes import lease
 from components.run.artifacts import Server

@@ -197,6 +197,42 @@ def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_lo
     assert full.requests == 2 * 24 - 2 * 3, "no chosen item is asked again, without a ledger too"
 
 
+@pytest.mark.slow
+def test_the_records_of_a_stopped_evaluation_are_those_of_its_score(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = harness.item_order(24)
+    row = SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=3, full=24, anchors=(order[20], order[2], order[9]))
+    asked_here = questions(tiny_model, folder, Suite("small", "For tests.", (row,)), rows=24)
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    step = Step(None, "full", "int8")
+    Evaluation(server, asked_here, "tiny", step).run(folder / "tiny.parquet")
+    answered = Earlier(tiny=records.read(folder / "tiny.parquet"))
+    stopped = Evaluation(server, asked_here, "full", step).run(folder / "full.parquet", answered, lambda *_: True)
+    local_vllm.undeploy(server)
+    found = records.read(folder / "full.parquet")
+    assert {each.item_id for each in found} == set(order[:6]), "no chosen item outside the random sample"
+    assert stopped.tasks[0].score == sum(each.score or 0.0 for each in found) / 6
+
+
+@pytest.mark.slow
+def test_a_task_has_no_score_in_a_stage_in_which_none_of_its_items_fits(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = questions(tiny_model, folder)
+    tiny_items = {(0, position) for position in harness.item_order(12)[:4]}
+    needed = {item: 5000 if item in tiny_items else tokens for item, tokens in prepared.prompts.needed["piqa"].items()}
+    vars(prepared.prompts)["needed"] = {"piqa": needed}
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    tiny, full = (
+        Evaluation(server, prepared, stage, Step(None, stage, "int8")).run(folder / f"{stage}.parquet")
+        for stage in ("tiny", "full")
+    )
+    local_vllm.undeploy(server)
+    assert (tiny.failure, tiny.tasks, tiny.planned_items) == ("", (), 0)
+    assert (full.failure, full.tasks[0].items, full.planned_items) == ("", 6, 6)
+
+
 @pytest.mark.parametrize(
     ("mode", "what"),
     [("mortal", "stopped answering"), ("500", "500"), ("garbage", "cannot be read"), ("short", "where")],

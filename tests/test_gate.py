@@ -265,5 +265,5 @@ def test_inputs_that_no_run_produces_raise_a_value_error(weights: list[str], sco
 
 
 def test_an_unknown_use_case_is_refused_with_the_names() -> None:
-    with pytest.raises(PrerequisiteError, match="Choose from: code, general-chat, math-tutoring, summarization"):
+    with pytest.raises(PrerequisiteError, match="Choose from: code, demo, general-chat, math-tutoring, summarization"):
         decide_on("../policy", [weights_of("bf16")], [])

@@ -99,7 +99,7 @@ def test_a_limit_on_cut_answers_is_decided_by_the_exact_bounds_of_a_share(cut: i
         assert row.upper == pytest.approx(1 - 0.05 ** (1 / ITEMS), rel=1e-4)
     if outcome == "exceeded":
         assert found.verdict == "reject"
-        assert "4.0 % of the answers on gsm8k are cut, with 95 % confidence at least 2.2 %" in found.sentence
+        assert "4.0 % of the answers on gsm8k are cut, with 95 % confidence at least 2.5 %" in found.sentence
         assert "the limit is 1 %" in found.sentence
 
 

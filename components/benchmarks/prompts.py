@@ -10,15 +10,15 @@ generation          for a text to generate: the other fields of the request, as 
 start               where the answer of a model that may think begins, see protocol.py; empty for any other
 tokens              the most tokens that one of the requests needs in the model's window, its answer included
 
-The Parquet file has a group of rows for a few hundred items, so that a reader holds only some of the prompts in memory.
+The Parquet file has small groups of rows, so that a reader holds only some of the prompts in memory.
 Its metadata names the tokenizer and, for each task, the groups of its rows.
 """
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
+from jinja2 import TemplateError
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, hash_string, make_disjoint_window
 
 from components.benchmarks import protocol
@@ -34,14 +35,17 @@ from components.benchmarks.encoder import Encoder, Ids, generation_request
 from components.benchmarks.harness import Leaf, Prepared
 from components.benchmarks.protocol import Chats
 from components.benchmarks.suites import YES, SuiteTask
+from components.errors import PrerequisiteError
 
 ITEMS_PER_GROUP = 256
+TOKENS_PER_GROUP = 1 << 20
+"""The most tokens in a group of rows with several items: as Python's numbers they take about 40 MB."""
 TEXTS_SEED = 0
 """lm-eval's own runs seed Python's random numbers with this."""
 SHOTS_SEED = 1234
 """The seed of the shots in lm-eval's own runs."""
 ROLLING_WINDOW = 2048
-"""The window in which a perplexity task's documents are scored, or the model's if smaller: lm-eval's default."""
+"""The window in which a perplexity task's documents are scored, or the server's if smaller: lm-eval's default."""
 
 Item = tuple[int, int]
 """The leaf's number and the item's position in it."""
@@ -93,8 +97,8 @@ class Preparation:
     """How prompts are prepared: the model's tokenizer and window, and whether its chat template wraps them."""
 
     encoder: Encoder
-    model_window: int
-    """The most tokens of a prompt and its answer that the model can read."""
+    window: int
+    """The most tokens of a prompt and its answer that the server can read."""
     chat_template: bool = False
 
 
@@ -120,13 +124,16 @@ class PromptFile:
         first, count = self.metadata["groups"][task]
         return range(first, first + count)
 
-    @cache  # noqa: B019 - a process reads few files of prompts
-    def needed(self, task: str) -> dict[Item, int]:
-        """The tokens that each item of the task needs in the window, its answer included."""
+    @cached_property
+    def needed(self) -> dict[str, dict[Item, int]]:
+        """For each task, the tokens that each of its items needs in the window, its answer included."""
         columns = ["leaf", "position", "tokens"]
+        needed = {}
         with pyarrow.parquet.ParquetFile(self.path) as file:
-            rows = file.read_row_groups(list(self.groups(task)), columns=columns).to_pydict()
-        return {(leaf, position): tokens for leaf, position, tokens in zip(*rows.values(), strict=True)}
+            for task in self.metadata["groups"]:
+                rows = file.read_row_groups(list(self.groups(task)), columns=columns).to_pydict()
+                needed[task] = {(leaf, position): tokens for leaf, position, tokens in zip(*rows.values(), strict=True)}
+        return needed
 
     def blocks(self, task: str, items: Set[Item]) -> Iterator[list[ItemPrompts]]:
         """The prompts of the task's items, some hundred items at a time, in the order in which to send them."""
@@ -171,13 +178,38 @@ def write(
                 done += len(table)
                 on_progress(done, name)
             rows = sorted_by_context(pyarrow.concat_tables([SCHEMA.empty_table(), *tables]))
-            writer.write_table(rows, row_group_size=ITEMS_PER_GROUP)
-            groups[name] = first, -(-len(rows) // ITEMS_PER_GROUP)
-            first += groups[name][1]
+            sizes = group_sizes(tokens_in(rows))
+            groups[name] = first, len(sizes)
+            first += len(sizes)
+            start = 0
+            for size in sizes:
+                writer.write_table(rows.slice(start, size), row_group_size=size)
+                start += size
         writer.add_key_value_metadata(
             {"groups": json.dumps(groups), "tokenizer": json.dumps(preparation.encoder.digest)}
         )
     partial.replace(file)
+
+
+def tokens_in(rows: pyarrow.Table) -> list[int]:
+    """The number of token ids in each row."""
+    return [
+        sum(map(len, contexts)) + sum(len(request["continuation"]) for request in requests)
+        for contexts, requests in zip(rows["contexts"], rows["requests"], strict=True)
+    ]
+
+
+def group_sizes(tokens: Sequence[int]) -> list[int]:
+    """The number of rows in each group, for rows of so many tokens: at most ITEMS_PER_GROUP and TOKENS_PER_GROUP."""
+    sizes: list[int] = []
+    in_group = 0
+    for count in tokens:
+        if not sizes or sizes[-1] == ITEMS_PER_GROUP or in_group + count > TOKENS_PER_GROUP:
+            sizes.append(0)
+            in_group = 0
+        sizes[-1] += 1
+        in_group += count
+    return sizes
 
 
 def sorted_by_context(rows: pyarrow.Table) -> pyarrow.Table:
@@ -208,14 +240,22 @@ def tables_of(task: Prepared, items: Set[Item], preparation: Preparation) -> Ite
 
 
 def lm_eval_requests(leaf: Leaf, preparation: Preparation, chats: Chats | None = None) -> list[list[Any]]:
-    """lm-eval's requests for the items that the task has picked, a list for each item."""
+    """lm-eval's requests for the items that the task has picked, a list for each item.
+
+    Raises PrerequisiteError for an item that does not fit the task's templates.
+    """
     leaf.task.set_fewshot_seed(SHOTS_SEED)
     template = chats or (preparation.encoder.apply_chat_template if preparation.chat_template else None)
-    leaf.task.build_all_requests(
-        apply_chat_template=template is not None,
-        fewshot_as_multiturn=template is not None,
-        chat_template=template,
-    )
+    try:
+        leaf.task.build_all_requests(
+            apply_chat_template=template is not None,
+            fewshot_as_multiturn=template is not None,
+            chat_template=template,
+        )
+    except TemplateError as error:
+        raise PrerequisiteError(
+            f"A template of {leaf.name} does not fit one of its rows: {error}. Correct its definition or the rows."
+        ) from error
     return [list(group) for _, group in groupby(leaf.task.instances, key=lambda request: request.doc_id)]
 
 
@@ -250,7 +290,7 @@ def encoded(items: list[list[Any]], preparation: Preparation, *, as_chats: bool 
     texts = encoder.batches(prompts, special=False) if as_chats else encoder.encode(prompts)
     if kind == "generate_until":
         return [[(text, [])] for text in texts]
-    return [windows_of(text, encoder.prefix_token, min(ROLLING_WINDOW, preparation.model_window)) for text in texts]
+    return [windows_of(text, encoder.prefix_token, min(ROLLING_WINDOW, preparation.window)) for text in texts]
 
 
 def windows_of(document: Ids, prefix_token: int, window: int) -> Encoded:
@@ -265,7 +305,15 @@ def windows_of(document: Ids, prefix_token: int, window: int) -> Encoded:
 
 
 def row_of(leaf: Leaf, request: Any, ids: Encoded) -> dict[str, Any]:
-    """The row of one item, without its leaf's number; `request` is lm-eval's first one for the item."""
+    """The row of one item, without its leaf's number; `request` is lm-eval's first one for the item.
+
+    Raises PrerequisiteError for an item without a prompt: no token predicts the first one of its answer.
+    """
+    if not ids or not all(context for context, _ in ids):
+        raise PrerequisiteError(
+            f"Item {request.doc_id} of {leaf.name} has only white space before its answer, so the answer has no score."
+            " Correct the row, or leave the task out."
+        )
     question, choices = leaf.shown(request.doc)
     contexts = list({tuple(context): context for context, _ in ids}.values())
     generation = generation_request(request.args[1]) if request.request_type == "generate_until" else {}

@@ -35,7 +35,7 @@ class Questions:
 
     def chosen(self, task: "Prepared", stage: str, share: float = 1.0) -> "set[Item]":
         """The items of the stage, or of a share of the full stage, that fit the window."""
-        needed = self.prompts.needed(task.row.task)
+        needed = self.prompts.needed[task.row.task]
         return {item for item in task.chosen(stage, share) if needed[item] <= self.window}
 
 
@@ -70,12 +70,13 @@ def shipped_sets() -> list[str]:
 
 
 def questions_of(plan: EvaluationPlan) -> Questions:
-    """The questions that the plan selects."""
+    """The questions that the plan selects; raises PrerequisiteError when the file of their prompts is gone."""
     from components.benchmarks.prompts import PromptFile
 
-    folder = cache_dir() / "prompts"
-    prompts = PromptFile(local_file(plan.prompts, folder))
-    return Questions(suite_of(plan), source_of(plan), prompts, plan.window, plan.chat_template)
+    file = local_file(plan.prompts, cache_dir() / "prompts")
+    if not file.is_file():
+        raise PrerequisiteError(f"{file}, the file of the run's prompts, is gone from the store. Start a new run.")
+    return Questions(suite_of(plan), source_of(plan), PromptFile(file), plan.window, plan.chat_template)
 
 
 def source_of(plan: EvaluationPlan) -> "Source":

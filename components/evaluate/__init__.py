@@ -1,1 +1,8 @@
-"""The steps `evaluate-tiny` and `evaluate-full`: the suite's items, scored by the variant's server."""
+"""The steps `evaluate-tiny` and `evaluate-full`: the suite's items, scored by the variant's server.
+
+stages, evaluation              one stage: send the prepared prompts, collect scores and records
+tested_model, ledger            each question once: from the answer ledger, or else from the server
+item_record                     one item's score, by lm-eval's filter and metric
+early_stop, estimates           when a variant stops; tinyBenchmarks' estimates
+endpoint                        the model `vllm-endpoint`, for lm-eval's own command line
+"""

@@ -14,7 +14,6 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from components.benchmarks.encoder import Encoder, generation_request
-from components.evaluate.evaluation import UnscorableError
 from components.evaluate.ledger import Ledger
 from components.evaluate.tested_model import TestedModel
 from components.run.server_identity import ServerIdentity
@@ -25,6 +24,10 @@ NAME = "vllm-endpoint"
 ARGUMENTS = "base_url, model, tokenizer, max_length, ledger, model_digest, way, num_concurrent, timeout"
 DEFAULT_MAX_LENGTH = 2048
 """The window when the server does not report its max_model_len: lm-eval's own default."""
+
+
+class UnscorableError(ValueError):
+    """A prompt cannot be scored."""
 
 
 @register_model(NAME)

@@ -32,10 +32,6 @@ StopRule = Callable[[Scores, list[records.Record]], bool]
 """Whether the evaluation may stop after a look: takes the look's scores and all records so far."""
 
 
-class UnscorableError(ValueError):
-    """A prompt cannot be scored."""
-
-
 @dataclass(frozen=True)
 class Earlier:
     """What an evaluation builds upon: the answer ledger, if there is one, and the records of the tiny stage."""
@@ -85,14 +81,13 @@ class Evaluation:
             return unscored
         try:
             self.check_tokenizer()
-            scores = self.ask(unscored, earlier, may_stop)
+            scores, rows = self.ask(unscored, earlier, may_stop)
         except ServerFailedError as error:
             failure = f"The server stopped answering during {self.stage}: {error} Its log: {self.server.log}"
             return unscored.model_copy(update={"failure": failure})
-        except (UnscorableError, NoScoreError, PrerequisiteError) as error:
+        except (NoScoreError, PrerequisiteError) as error:
             return unscored.model_copy(update={"failure": f"{error} The server's log: {self.server.log}"})
         self.step.advance(self.total, self.total)
-        rows = self.rows(self.items(1.0))
         order = {name: place for place, name in enumerate(self.tasks)}
         records.write(
             sorted(rows, key=lambda row: (order[row.task], row.cluster, row.item_id, row.sample)), records_file
@@ -111,8 +106,11 @@ class Evaluation:
                 f"The tokenizer of {self.server.variant} is not the baseline's: its answers are not comparable."
             )
 
-    def ask(self, unscored: Scores, earlier: Earlier, may_stop: StopRule | None) -> Scores:
-        """The scores after the last look, or after the look at which `may_stop` returns True."""
+    def ask(self, unscored: Scores, earlier: Earlier, may_stop: StopRule | None) -> tuple[Scores, list[records.Record]]:
+        """The scores and records of the last look, or of the look at which `may_stop` returns True.
+
+        A task has no score in a stage or a look in which none of its items fits the window.
+        """
         started, suite = time.monotonic(), self.questions.suite
         model = TestedModel(Client(self.server.url, self.server.served_name), earlier.ledger)
         tasks = {
@@ -136,7 +134,7 @@ class Evaluation:
                     "tasks": tuple(
                         score_of(task.row, rows, task.version, task.settings)
                         for task in self.tasks.values()
-                        if not task.row.programs
+                        if items[task.row.task] and not task.row.programs
                     ),
                     "engine": self.server.engine,
                     "identity": self.server.identity,
@@ -152,7 +150,7 @@ class Evaluation:
             )
             if may_stop and look < len(shares) and may_stop(scores, rows):
                 break
-        return scores
+        return scores, rows
 
     def begin(self, tasks: dict[str, Prepared], items: Mapping[str, Set[Item]]) -> None:
         """Prepare the rows of these items of the tasks."""
@@ -200,7 +198,9 @@ class Evaluation:
             for number, (context, continuation) in enumerate(item.requests):
                 if continuation:
                     answers.answers[number] = None
-                    waiting.setdefault(question(item.contexts[context], continuation), []).append((answers, number))
+                    tokens = item.contexts[context]
+                    asked = Question((*tokens, *continuation), len(tokens))
+                    waiting.setdefault(asked, []).append((answers, number))
             if None not in answers.answers:
                 self.record(recorder, item, answers.answers)  # type: ignore[arg-type]
 
@@ -234,10 +234,3 @@ class Evaluation:
             return
         self.done += 1
         self.step.advance(self.done, self.total, name)
-
-
-def question(context: list[int], continuation: list[int]) -> Question:
-    """The question for one request; raises UnscorableError when nothing stands before the continuation."""
-    if not context:
-        raise UnscorableError("A prompt has only white space before its answer: no token predicts the answer's first.")
-    return Question((*context, *continuation), len(context))

@@ -2,7 +2,7 @@
 
 candidate, answers    the scores and answers of one variant, and whether two variants are comparable
 saved_answers         the same, read from a run's results
-judging               the verdicts on variants whose answers are paired with the baseline's
+judging               the verdicts on variants whose answers are paired with the baseline's: the rule is `_judge`
   margin, flips       the statistics
   limits, case        the policy's limits as statistical tests on one variant's answers
   looks, stopping     the error that each look may use, and when a variant stops early

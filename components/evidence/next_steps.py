@@ -24,9 +24,6 @@ def _step_after_rejection(variant: str) -> str:
     row = VARIANTS.get(variant)
     if row is None or row.group_size is None:
         return "Keep serving the baseline."
-    finer = [
-        other.name
-        for other in VARIANTS.values()
-        if other.scheme == row.scheme and other.group_size is not None and other.group_size < row.group_size
-    ]
+    sizes = {other.group_size: other.name for other in VARIANTS.values() if other.scheme == row.scheme}
+    finer = [sizes[size] for size in sorted((size for size in sizes if size and size < row.group_size), reverse=True)]
     return f"Try int8 or a smaller group size ({', '.join(finer)})." if finer else "Try int8."

@@ -1,10 +1,10 @@
 """The step `gate`: may a variant replace the model that serves today?
 
-decision        the decision matrix
+decision        the decision matrix: which variants can be judged at all
 point           verdicts without per-item answers: measured drops, without confidence bounds
 flipped_items   the questions whose answer changed from the baseline to the variant
 power           how many questions a limit needs
 saved           read results from disk: a run's or lm-eval's
 
-Verdicts with per-item answers are in components/evidence.
+Verdicts with per-item answers, such as `ship`, are in components/evidence/judging.py.
 """

@@ -1,1 +1,8 @@
-"""Models: their sources, digest, layers and variants."""
+"""Models: where one comes from, its digest, layers and window, and the variants of it.
+
+sources, hub, wheels            pypi:, file:, hf: and s3:
+variants                        the variants, one row each
+layers                          the group size of each layer
+window                          the rule for the window of a server; `resolve/prepared_prompts.py` applies it
+digest                          the digest that names a model everywhere
+"""

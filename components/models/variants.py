@@ -29,6 +29,9 @@ VARIANTS = {
     )
 }
 
+QUANTIZED = [name for name, row in VARIANTS.items() if row.quantized]
+"""The variants that a run makes unless it names others."""
+
 
 def variant_named(name: str) -> Variant:
     """The row of that name; raises PrerequisiteError with the valid names."""

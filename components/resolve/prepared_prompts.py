@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from components.benchmarks.harness import Prepared
     from components.benchmarks.prompts import Item, Preparation
 
-FORM = 2
+FORM = 3
 """The form of the file of prompts; a file of another form is not read."""
 
 
@@ -31,6 +32,7 @@ def with_prompts(
     """
     from components.benchmarks.prompts import PromptFile, write
 
+    preparation = replace(preparation, window=plan.max_model_len or preparation.window)
     items = {task.row.task: (task, {item for stage in STAGES for item in task.chosen(stage)}) for task in tasks}
     total = sum(len(chosen) for _, chosen in items.values())
     store, name = open_store(plan.store), f"prompts/{key(plan, preparation)}.parquet"
@@ -39,22 +41,21 @@ def with_prompts(
         if not store.get_file(name, file):
             write(items, preparation, file, lambda done, task: step.advance(done, total, f"preparing {task}"))
             store.put_file(file, name)
-        largest = plan.max_model_len or preparation.model_window
-        needs = {task: PromptFile(file).needed(task) for task in items}
-        too_long = {task: check_fits(task, needed, largest, plan) for task, needed in needs.items()}
-    fitting = [tokens for needed in needs.values() for tokens in needed.values() if tokens <= largest]
+        needs = PromptFile(file).needed
+        too_long = {task: check_fits(task, needed, preparation.window, plan) for task, needed in needs.items()}
+    fitting = [tokens for needed in needs.values() for tokens in needed.values() if tokens <= preparation.window]
     return plan.model_copy(
         update={
             "prompts": f"{plan.store}/{name}",
-            "window": plan.max_model_len or served_window(max(fitting), preparation.model_window),
+            "window": plan.max_model_len or served_window(max(fitting), preparation.window),
             "too_long": {task: count for task, count in too_long.items() if count},
         }
     )
 
 
-def check_window(plan: EvaluationPlan, model_window: int) -> None:
-    """Raise PrerequisiteError when the plan's window is larger than the model's own."""
-    if plan.max_model_len > model_window:
+def check_window(plan: EvaluationPlan, model_window: int | None) -> None:
+    """Raise PrerequisiteError when the plan's window is larger than the model's own; None for a model without any."""
+    if model_window is not None and plan.max_model_len > model_window:
         raise PrerequisiteError(
             f"--max-model-len is {plan.max_model_len:,}, and the model's own window is {model_window:,}. Give at most"
             " that, or leave the option out."
@@ -80,5 +81,5 @@ def check_fits(task: str, needed: "dict[Item, int]", largest: int, plan: Evaluat
 
 def key(plan: EvaluationPlan, preparation: "Preparation") -> str:
     """The name of the file: a digest of all that determines the prompts."""
-    parts = FORM, plan.asked, preparation.encoder.digest, preparation.model_window, preparation.chat_template
+    parts = FORM, plan.asked, preparation.encoder.digest, preparation.window, preparation.chat_template
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -6,7 +6,7 @@ The parameters are names, locations and paths of files. The other modules of thi
 from pathlib import Path
 
 from components.models.variants import BASELINE
-from components.models.window import model_window
+from components.models.window import model_window, own_window
 from components.resolve import checks, earlier_verdict, input_copies, prepared_prompts, rows
 from components.resolve.checks import check
 from components.run import progress
@@ -34,7 +34,7 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
         folder = fetch(base_model.uri, cache_dir(), weights=False)
-        prepared_prompts.check_window(checked, model_window(folder))
+        prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)

@@ -1,1 +1,9 @@
-"""A run: its plan, its artifacts, the location of its results, its progress, its per-item records."""
+"""A run: its plan, its artifacts, the location of its results, its progress, its per-item records.
+
+plan                            every option of a run with its default and help, and what `resolve` adds
+artifacts, records              what the steps write for each other; one row for each answer
+results                         the name and place of every file of a run
+prompt_settings, server_identity, calibration
+                                what must be equal for two variants to be comparable
+progress, shell, machine        progress lines; the image of kfp's components; the GPUs of this machine
+"""

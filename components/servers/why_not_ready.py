@@ -170,7 +170,7 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
         gpus = ", ".join(f"{value} {key}" for key, value in limits(pod, name).items() if "/" in key) or "no GPU"
         what = (
             f"vLLM ran out of GPU memory on {gpus}. Give it more or larger GPUs (QUANTGATE_SERVING_GPUS, "
-            "QUANTGATE_SERVING_NODE_SELECTOR), or a shorter window (QUANTGATE_SERVING_OPTIONS=--max-model-len …)."
+            "QUANTGATE_SERVING_NODE_SELECTOR), or run with a shorter window (--max-model-len, which leaves items out)."
         )
         return Reason(with_log(what, name, lines), final=True)
     return Reason(with_log(f"vLLM ended (exit status {ended['exitCode']}, {restarts} restarts).", name, lines), again)

@@ -49,7 +49,7 @@ def _s3_store(location: str) -> Store:
 def local_file(location: str, scratch: Path) -> Path:
     """The local path of a file: its own path, or that of its copy from S3 in `scratch`."""
     if "://" not in location:
-        return Path(location.removeprefix("file:"))
+        return Path(location.removeprefix("file:")).expanduser()
     prefix, _, name = location.rpartition("/")
     if not open_store(prefix).get_file(name, scratch / name):
         raise PrerequisiteError(f"There is no file {location}.")

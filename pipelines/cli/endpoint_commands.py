@@ -103,11 +103,14 @@ def evaluate(
         message = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(message) from None
     with bar(console, "eval") as step:
-        scores = score_server(server, prepared_plan(server, plan, step), step)
+        plan = prepared_plan(server, plan, step)
+        scores = score_server(server, plan, step)
     scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
     summary = summary_of(scores, repository or server.served_name, model_format, gpus_here(), datetime.now(UTC))
     summary.write(folder / file_name(summary))
     print_scores(scores, console)
+    if left_out := ", ".join(f"{count:,} of {task}" for task, count in plan.too_long.items()):
+        console.print(f"Too long for the server's window and left out: {left_out}", soft_wrap=True)
     console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
     console.print(f"Summary  {folder / file_name(summary)}", soft_wrap=True)
 

@@ -155,7 +155,7 @@ def test_chats_are_read_as_the_run_prepared_them_and_sampled_once_by_seed(
     row = replace(GSM8K, shots=1, chat="yes", samples=2, temperature=0.7, max_tokens=8).limited(2)
     source, tokenizer = Mirror(str(rows), cache_dir()), Path(server.model_path)
     questions = questions_on(Suite("sums", "", (row,)), source, tokenizer, tmp_path / "prompts.parquet")
-    (block,) = questions.prompts.blocks("gsm8k", set(questions.prompts.needed("gsm8k")))
+    (block,) = questions.prompts.blocks("gsm8k", set(questions.prompts.needed["gsm8k"]))
     texts = chat_texts(server, block)
     assert [text.prompt for text in texts] == [tuple(item.contexts[0]) for item in block], "the server returns its ids"
     assert {(text.tokens, text.cut) for text in texts} == {(8, True)}
