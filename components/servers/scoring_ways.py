@@ -80,8 +80,8 @@ def suffix_scored(asks: list[Ask], answer: Any) -> list[Scored]:
     """The prompt's own log-probabilities from `start` on; raises BadAnswerError for one not computed in this call.
 
     Computing token p - 1 gives the score of position p. A server has no score for a token from the prefix cache. Our
-    vLLM plugin marks the row of such a token. vLLM's second model runner, the default on GPUs, leaves the row out, and
-    returns only the rows of the prompt's end. A prompt with a fresh salt has no cached token.
+    vLLM plugin leaves the rows of such tokens out, as does vLLM's second model runner, the default on GPUs: they return
+    only the rows of the prompt's end. An older plugin marks the rows. A prompt with a fresh salt has no cached token.
     """
     (ask,) = asks
     rows = answer["prompt_logprobs"]
