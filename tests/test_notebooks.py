@@ -143,6 +143,7 @@ def test_the_shipped_policies_are_shown_with_their_limits(reckoned: NotebookNode
     _, *rows = table(reckoned, "policies")
     assert [row[:3] for row in rows] == [
         ["code", "humaneval at most 2 %", "95.0%"],
+        ["demo", "divergence on arc_easy at most 0.1 nats, divergence on piqa at most 0.1 nats", "95.0%"],
         ["general-chat", "average at most 5 %", "95.0%"],
         ["math-tutoring", "gsm8k at most 2 %", "95.0%"],
         ["summarization", "mmlu at most 3 %", "95.0%"],

@@ -276,7 +276,7 @@ def test_the_reaper_deletes_everything_that_a_killed_start_leaves(
     kserve.undeploy("int8", RESULTS, settings)
     leftovers = []
     for last in range(1, calls + 1):
-        assert killed_at(cluster, last, after, kserve.deploy, WEIGHTS, model, RESULTS, settings)
+        assert killed_at(cluster, last, after, kserve.deploy, WEIGHTS, model, RESULTS, settings, 1024)
         leftovers.append(left(cluster))
         owners = {lease["metadata"]["uid"] for lease in cluster.all("leases")}
         assert len(owners) <= 1

@@ -40,13 +40,16 @@ def score_stage(
     may_stop: "StopRule | None" = None,
 ) -> Scores:
     """The stage's scores; writes one record an item to the file `records`. The items in `tiny` are not asked again."""
+    if serving.failure:
+        suite = selection.suite_of(plan).name
+        return Scores(variant=serving.variant, suite=suite, stage=stage, failure=serving.failure)
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
     from components.evaluate.evaluation import Earlier, Evaluation
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
 
     serving = with_tokenizer(serving, plan.results)
-    book = serving.identity.describe() if serving.identity and plan.ledger and not serving.failure else ""
+    book = serving.identity.describe() if serving.identity and plan.ledger else ""
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
     try:
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
@@ -54,7 +57,7 @@ def score_stage(
             scores = evaluation.run(records, Earlier(ledger, tiny), may_stop)
     except ServerGoneError as error:
         scores = Scores(variant=serving.variant, suite=selection.suite_of(plan).name, stage=stage, failure=str(error))
-    cause = local_vllm.why_it_ended(serving) if scores.failure and not serving.failure else ""
+    cause = local_vllm.why_it_ended(serving) if scores.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 
 
