@@ -135,7 +135,8 @@ def test_the_full_stage_skips_the_tiny_items_and_a_second_run_sends_no_request(
         return Scores.read(run / "variants" / "int8" / f"{stage}.json")
 
     tiny, full = scores(demo, "tiny"), scores(demo, "full")
-    assert (tiny.reused, full.reused) == (0, tiny.requests)
+    choices = sum(len(record.logliks) for record in records.read(demo / "variants/int8/full.parquet"))
+    assert (tiny.reused, full.reused, tiny.requests + full.requests) == (0, 0, choices)
     for variant in ("bf16", "int8"):
         name = f"variants/{variant}/full.parquet"
         assert records.read(second[0] / name) == records.read(demo / name)
