@@ -132,7 +132,7 @@ def read_process(member: psutil.Process, command: str, samples: Samples, client:
         samples.cpu_s[step[1], member.pid] = times.user + times.system
         samples.rss[step[1]] = max(samples.rss[step[1]], memory)
     elif port and "vllm.entrypoints" in command and "components.processes.guard" not in command:
-        total = sum(each.memory_info().rss for each in [member, *member.children(recursive=True)])
+        total = sum(process.memory_info().rss for process in [member, *member.children(recursive=True)])
         samples.rss["server"] = max(samples.rss["server"], total)
         try:
             answer = client.get(f"http://127.0.0.1:{port[1]}/metrics").text

@@ -237,7 +237,7 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
         version, config = f"sha256 {row.custom.digest[:12]}", leaves[0].task.config.to_dict()
     else:
         definitions = tasks.definitions(row.task, row.own)
-        leaves = [leaf_of(row, each, source, grouped=len(definitions) > 1) for each in definitions]
+        leaves = [leaf_of(row, definition, source, grouped=len(definitions) > 1) for definition in definitions]
         version, config = tasks.task_version(row.task, row.own), tasks.raw_definitions(row.task, row.own)[0]
     items = sum(leaf.items for leaf in leaves)
     row = row.counted(items)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ def tables_of(task: Prepared, items: Set[Item], preparation: Preparation) -> Ite
             chunk = requests[first : first + ITEMS_PER_GROUP]
             ids = encoded(chunk, preparation, as_chats=as_chat)
             rows = [
-                asked_as(task.row, row_of(leaf, item[0], pairs), item[0], chats)
+                row_of(leaf, item[0], pairs, *generation_of(task.row, item[0], chats))
                 for item, pairs in zip(chunk, ids, strict=True)
             ]
             yield pyarrow.Table.from_pylist([{**row, "leaf": number} for row in rows], schema=SCHEMA)
@@ -259,18 +260,13 @@ def lm_eval_requests(leaf: Leaf, preparation: Preparation, chats: Chats | None =
     return [list(group) for _, group in groupby(leaf.task.instances, key=lambda request: request.doc_id)]
 
 
-def asked_as(row: SuiteTask, prompts: dict[str, Any], request: Any, chats: Chats | None) -> dict[str, Any]:
-    """The row of one item with the task's settings of generated answers."""
-    if not prompts["generation"]:
-        return prompts
-    fields = json.loads(prompts["generation"])
-    longer = row.max_tokens - fields["max_tokens"] if row.max_tokens else 0
-    fields = protocol.request(fields, row) | (chats.fields(request.args[0]) if chats else {})
-    return prompts | {
-        "generation": json.dumps(fields, sort_keys=True),
-        "start": chats.start(request.args[0]) if chats else "",
-        "tokens": prompts["tokens"] + longer,
-    }
+def generation_of(row: SuiteTask, request: Any, chats: Chats | None) -> tuple[dict[str, Any], str]:
+    """The fields of the request for a text to generate, and where its answer begins; both empty for other items."""
+    if request.request_type != "generate_until":
+        return {}, ""
+    prompt, settings = request.args
+    fields = protocol.request(generation_request(settings), row)
+    return (fields | chats.fields(prompt), chats.start(prompt)) if chats else (fields, "")
 
 
 Encoded = list[tuple[Ids, Ids]]
@@ -304,10 +300,13 @@ def windows_of(document: Ids, prefix_token: int, window: int) -> Encoded:
     return [make_disjoint_window(pair) for pair in rolling]
 
 
-def row_of(leaf: Leaf, request: Any, ids: Encoded) -> dict[str, Any]:
+def row_of(
+    leaf: Leaf, request: Any, ids: Encoded, generation: Mapping[str, Any] = MappingProxyType({}), start: str = ""
+) -> dict[str, Any]:
     """The row of one item, without its leaf's number; `request` is lm-eval's first one for the item.
 
-    Raises PrerequisiteError for an item without a prompt: no token predicts the first one of its answer.
+    `generation` and `start` are those of `generation_of`. Raises PrerequisiteError for an item without a prompt: no
+    token predicts the first one of its answer.
     """
     if not ids or not all(context for context, _ in ids):
         raise PrerequisiteError(
@@ -316,7 +315,6 @@ def row_of(leaf: Leaf, request: Any, ids: Encoded) -> dict[str, Any]:
         )
     question, choices = leaf.shown(request.doc)
     contexts = list({tuple(context): context for context, _ in ids}.values())
-    generation = generation_request(request.args[1]) if request.request_type == "generate_until" else {}
     longest = max(len(context) + len(continuation) for context, continuation in ids)
     return {
         "position": request.doc_id,
@@ -330,6 +328,6 @@ def row_of(leaf: Leaf, request: Any, ids: Encoded) -> dict[str, Any]:
             {"context": contexts.index(context), "continuation": continuation} for context, continuation in ids
         ],
         "generation": json.dumps(generation, sort_keys=True) if generation else "",
-        "start": "",
+        "start": start,
         "tokens": longest + generation.get("max_tokens", 1),  # a scored prompt needs room for one generated token
     }

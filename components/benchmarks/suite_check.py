@@ -54,7 +54,7 @@ def completed_file(file: SuiteFile, text: str, path: str, *, trusted: bool) -> S
     for number, task in enumerate(file.tasks):
         where: Where = ("tasks", number)
         try:
-            if task.task in {each.task for each in complete}:
+            if task.task in {earlier.task for earlier in complete}:
                 raise UnfitError("task", f"{task.task} is given twice")
             complete.append(completed_task(task, own))
         except UnfitError as error:
@@ -73,7 +73,7 @@ def check_own(own: OwnTasks, refusal: Any) -> None:
 def completed_task(task: FileTask, own: OwnTasks | None) -> FileTask:
     """The task with its metric, filter, shots and chance level; raises UnfitError for what does not fit."""
     definitions = definitions_of(task.task, own)
-    generated = all(each.get("output_type", "generate_until") == "generate_until" for each in definitions)
+    generated = all(definition.get("output_type", "generate_until") == "generate_until" for definition in definitions)
     check_generation(task, generated)
     if task.task in PROGRAMS:
         row = PROGRAMS[task.task]
@@ -89,8 +89,8 @@ def completed_task(task: FileTask, own: OwnTasks | None) -> FileTask:
     shots = definitions[0].get("num_fewshot") or 0
     return task.model_copy(
         update={
-            "metric": one_of("metric", task.metric, common(metrics_of(each) for each in definitions)),
-            "filter": one_of("filter", task.filter, common(filters_of(each) for each in definitions)),
+            "metric": one_of("metric", task.metric, common(metrics_of(definition) for definition in definitions)),
+            "filter": one_of("filter", task.filter, common(filters_of(definition) for definition in definitions)),
             "shots": shots if task.shots is None else task.shots,
             "chance": chance_of(definitions, generated) if task.chance is None else task.chance,
             "generated": None,
@@ -125,9 +125,9 @@ def definitions_of(task: str, own: OwnTasks | None) -> list[Definition]:
         definitions = tasks.raw_definitions(task, own)
     except (ValueError, KeyError, TypeError) as error:
         raise UnfitError("task", str(error)) from error
-    for each in definitions:
-        if why := unsupported(each, task):
-            raise UnfitError("task", f"{each.get('task', task)} {why}")
+    for definition in definitions:
+        if why := unsupported(definition, task):
+            raise UnfitError("task", f"{definition.get('task', task)} {why}")
     return definitions
 
 
@@ -213,7 +213,10 @@ def chance_of(definitions: list[Definition], generated: bool) -> float:
     """What guessing scores, where the definitions say how many choices there are; raises UnfitError elsewhere."""
     if generated or definitions[0].get("output_type") == "loglikelihood_rolling":
         return 0.0
-    counts = {len(choices) if isinstance(choices := each.get("doc_to_choice"), list) else 0 for each in definitions}
+    counts = {
+        len(choices) if isinstance(choices := definition.get("doc_to_choice"), list) else 0
+        for definition in definitions
+    }
     if len(counts) == 1 and 0 not in counts:
         return 1 / counts.pop()
     raise UnfitError(

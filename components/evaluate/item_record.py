@@ -42,8 +42,9 @@ class Recorder:
             fields = self.of_document(item, answers)
         else:
             fields = self.of_choices(item, answers)
-        row, leaf = self.task.row, self.task.leaves[item.leaf]
-        cluster = str(leaf.task.doc(item.position).get("cluster") or "") if row.custom else leaf.cluster
+        row = self.task.row
+        no_choices: dict[str, Any] = {"target": -1, "logliks": [], "greedy": []}
+        cluster = str(self.doc(item).get("cluster") or "") if row.custom else self.task.leaves[item.leaf].cluster
         return Record(
             variant=self.variant,
             task=row.task,
@@ -55,7 +56,7 @@ class Recorder:
             question=item.question,
             choices=item.choices,
             truncated=False,  # an item that does not fit the window is not asked
-            **fields,
+            **no_choices | fields,
         )
 
     def of_choices(self, item: ItemPrompts, answers: Sequence[Loglik]) -> dict[str, Any]:
@@ -89,9 +90,6 @@ class Recorder:
         (prompt,) = item.contexts
         return {
             "score": score,
-            "target": -1,
-            "logliks": [],
-            "greedy": [],
             "answer": reply.answer,
             "cut": text.cut,
             "answer_tokens": text.tokens,
@@ -116,9 +114,6 @@ class Recorder:
         return {
             "score": float(loglik),
             "units": float(units),
-            "target": -1,
-            "logliks": [],
-            "greedy": [],
             "prompt_hash": hash_of([tokens]),
             "tokens": len(tokens),
         }
