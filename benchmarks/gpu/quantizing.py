@@ -43,27 +43,26 @@ def main() -> None:
     chosen = setting.parse(__doc__)
     columns = ("model", "layers", "variant", "program", "seconds", "peak GPU memory, GB", "weights, GB", "checkpoint")
     table = Table(chosen.out, "quantize", "llm-compressor", columns)
-    tokenizer = shapes.demo(chosen.out, cut=chosen.rehearse)
     names = [shapes.DEMO] if chosen.rehearse else [shapes.DEMO, *shapes.SHAPES]
     if chosen.models:
         table.name = f"quantize-{'-'.join(chosen.models)}"
-    for name in filter(chosen.wants, names):
-        if name == shapes.DEMO:
-            model, layers = tokenizer, shapes.REHEARSED_LAYERS if chosen.rehearse else 30
-        else:
-            shape = shapes.SHAPES[name]
-            model, layers = shapes.random_model(shape, chosen.out, tokenizer), shape.quantized_layers
-        jobs = [(variant, "quantgate") for variant in shapes.VARIANTS if variant not in (BASELINE, shapes.FP8)]
-        if chosen.rehearse:
-            jobs = [("int4-g64", "quantgate")]
-        else:
-            jobs += [(shapes.FP8, "bare"), ("int4-g64", "bare")]
+    jobs = [(variant, "quantgate") for variant in shapes.VARIANTS if variant not in (BASELINE, shapes.FP8)]
+    jobs = [("int4-g64", "quantgate")] if chosen.rehearse else [*jobs, (shapes.FP8, "bare"), ("int4-g64", "bare")]
+    for name in names:
         for variant, program in jobs:
-            out = (
-                chosen.out / "weights" / name / (variant if program == "quantgate" or variant == shapes.FP8 else "bare")
-            )
-            row = quantize(chosen, model, variant, program, out, layers)
-            table.add(name, layers, variant, program, *row)
+            if chosen.wants(name, variant):
+                model, layers = model_of(chosen, name)
+                folder = variant if program == "quantgate" or variant == shapes.FP8 else "bare"
+                row = quantize(chosen, model, variant, program, chosen.out / "weights" / name / folder, layers)
+                table.add(name, layers, variant, program, *row)
+
+
+def model_of(chosen: Setting, name: str) -> tuple[Path, int]:
+    """The folder of the model to quantize, and its number of layers."""
+    if name == shapes.DEMO:
+        return shapes.demo(chosen.out, cut=chosen.rehearse), shapes.REHEARSED_LAYERS if chosen.rehearse else 30
+    shape = shapes.SHAPES[name]
+    return shapes.random_model(shape, chosen.out, shapes.tokenizer(chosen.data)), shape.quantized_layers
 
 
 def quantize(

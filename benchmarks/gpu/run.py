@@ -61,7 +61,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rehearse", action="store_true", help="without a GPU: a cut model, few items")
     parser.add_argument("--items", type=int, default=0, help="benchmark items a task [200; 2 in a rehearsal]")
     parser.add_argument(
-        "--models", default="", help="of parts a and c: demo, llama-3.2-1b, llama-3.1-8b; of b: variants [all]"
+        "--models",
+        default="",
+        help="of a: demo, llama-3.2-1b, llama-3.1-8b, or a variant: demo.int8; of c: models; of b, d: variants [all]",
     )
     parser.add_argument("--seconds", type=float, default=700, help="time for all parts together [700]")
     options = parser.parse_args()

@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import Watch, watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
+from benchmarks.gpu.together import share_of_memory
 from benchmarks.scoring_speed import TASKS, contender, post, scores_of, task_of
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
@@ -27,11 +28,12 @@ from components.servers import local_vllm
 from components.servers.client import ServerFailedError
 from components.servers.local_vllm import serving_python
 
-TASK_NAMES = ("arc_challenge", "mmlu", "hellaswag", "gsm8k")
+TASK_NAMES = ("mmlu", "hellaswag", "gsm8k", "arc_challenge")
 EIGHT = "llama-3.1-8b"
 DUMMY = ("--load-format", "dummy")
 QUICK_START = ("--compilation-config", '{"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}')
 """Uncompiled kernels, decoding in CUDA graphs: ready in seconds, while compiling takes a minute."""
+SHARED = share_of_memory(20_000_000_000)
 ENGINE_OPTIONS: dict[str, Any] = {"max_model_len": 2048, "enforce_eager": True}
 
 
@@ -40,19 +42,22 @@ def main() -> None:
     chosen = setting.parse(__doc__)
     columns = ("model", "task", "shots", "items", "client", "seconds", "GPU busy", "scores")
     table = Table(chosen.out, "score", "Scoring", columns)
-    demo = shapes.demo(chosen.out, cut=chosen.rehearse)
     for name in filter(chosen.wants, [shapes.DEMO] if chosen.rehearse else [EIGHT, shapes.DEMO]):
         if chosen.is_late(60):
             table.add(name, NOT_RUN, "–", "–", "–", "–", "–", "no time left")
             continue
-        folder = demo if name == shapes.DEMO else shapes.weightless(shapes.SHAPES[name], BASELINE, chosen.out, demo)
+        if name == shapes.DEMO:
+            folder = shapes.demo(chosen.out, cut=chosen.rehearse)
+        else:
+            tokenizer = shapes.tokenizer(chosen.data)
+            folder = shapes.weightless(shapes.SHAPES[name], BASELINE, chosen.out, tokenizer)
         clients(chosen, table, name, folder)
         engine(chosen, table, name, folder)
 
 
 def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
     """Add the rows of the two clients of one server."""
-    options = () if chosen.rehearse else (*QUICK_START, *(DUMMY if name != shapes.DEMO else ()))
+    options = () if chosen.rehearse else (*QUICK_START, *SHARED, *(DUMMY if name != shapes.DEMO else ()))
     results = chosen.out / "scoring" / name
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # offers /reset_prefix_cache
     with lease.hold(results / "lease"):

@@ -1,22 +1,21 @@
 """(b) vLLM on every variant of the demo model: seconds to ready, the ways to score it, and its answers.
 
 The answers are compared with those of transformers on the CPU, in float32, with the same checkpoint. An answer is the
-log-likelihood of each choice of an ARC-Challenge question, without shots.
+log-likelihood of each choice of an ARC-Challenge question, without shots. All servers start at the same time on the one
+GPU.
 """
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.gpu import setting, shapes
-from benchmarks.gpu.machine import watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
+from benchmarks.gpu.together import Wanted, share_of_memory, started
 from components.errors import PrerequisiteError
 from components.evaluate.endpoint import Endpoint
 from components.models.variants import BASELINE
-from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import local_vllm
 from components.servers.client import ServerFailedError
@@ -24,10 +23,8 @@ from components.servers.client import ServerFailedError
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
 TOLERANCE = 0.1
 """The mean difference a token, in natural log units, allowed between a GPU's 16 bits and a CPU's 32."""
-BESIDE_OTHERS = ("--gpu-memory-utilization", "0.12")
-"""Part (a) may still use the GPU."""
+SHARED = share_of_memory(1_000_000_000)
 EAGER = ("--enforce-eager",)
-WAIT_S = 90
 
 
 @dataclass
@@ -48,7 +45,6 @@ def main() -> None:
         "variant",
         "start",
         "seconds to ready",
-        "GPU memory, GB",
         "ways to score (largest difference a token)",
         "outcome",
         "mean distance a token from the CPU's answers",
@@ -59,22 +55,30 @@ def main() -> None:
         table.name = f"serve-{'-'.join(chosen.models)}"
     base = shapes.demo(chosen.out, cut=chosen.rehearse)
     pairs = questions(chosen)
-    starts = [(variant, "eager") for variant in shapes.VARIANTS]
-    if not chosen.rehearse:
-        starts.append((BASELINE, "compiled"))
-    answers: list[Answered] = []
-    for variant, start in filter(lambda variant_and_start: chosen.wants(variant_and_start[0]), starts):
+    wanted = []
+    for variant, start in starts(chosen):
         folder = base if variant == BASELINE else checkpoint(chosen, variant)
         if reason := skip_reason(chosen, variant, folder):
-            table.add(variant, start, NOT_RUN, "–", "–", reason, "–", "–")
+            table.add(variant, start, NOT_RUN, "–", reason, "–", "–")
         else:
-            cells, logliks = serve(chosen, variant, folder, start, pairs)
+            options = () if chosen.rehearse else (*SHARED, *(EAGER if start == "eager" else ()))
+            wanted.append(Wanted(f"{variant}-{start}", variant, folder, options))
+    answers: list[Answered] = []
+    with started(chosen.out / "serving", wanted) as servers:
+        for name, server in servers.items():
+            cells, logliks = ask(server, pairs)
             if logliks:
-                answers.append(Answered(len(table.rows), folder, logliks))
-            table.add(variant, start, *cells, "–", "–")
+                answers.append(Answered(len(table.rows), Path(server.model_path), logliks))
+            table.add(server.variant, name.removeprefix(f"{server.variant}-"), *cells, "–", "–")
     for answered in answers:
         if not chosen.is_late():
             compare(table, answered, pairs)
+
+
+def starts(chosen: Setting) -> list[tuple[str, str]]:
+    """The variants to serve, each with how it starts."""
+    eager = [(variant, "eager") for variant in filter(chosen.wants, shapes.VARIANTS)]
+    return eager if chosen.rehearse else [*eager, (BASELINE, "compiled")]
 
 
 def skip_reason(chosen: Setting, variant: str, folder: Path) -> str:
@@ -87,38 +91,24 @@ def skip_reason(chosen: Setting, variant: str, folder: Path) -> str:
 
 
 def checkpoint(chosen: Setting, variant: str) -> Path:
-    """The variant's folder; waits for part (a), which may run at the same time, to finish it."""
-    deadline = time.monotonic() + (0 if chosen.rehearse else WAIT_S)
-    while time.monotonic() < deadline and not chosen.is_late():
-        tables = [json.loads(file.read_text(encoding="utf-8")) for file in chosen.out.glob("quantize*.json")]
-        if any(row[0] == shapes.DEMO and row[2] == variant for table in tables for row in table["rows"]):
-            break
-        time.sleep(1)
+    """The variant's folder, which part (a) wrote."""
     return chosen.out / "weights" / shapes.DEMO / variant
 
 
-def serve(
-    chosen: Setting, variant: str, folder: Path, start: str, pairs: list[tuple[str, list[str]]]
-) -> tuple[tuple[str, str, str, str], list[list[float]]]:
-    """Seconds to ready, GPU memory, ways to score and outcome; and the answers, an empty list after a failure."""
-    options = () if chosen.rehearse else (*BESIDE_OTHERS, *(EAGER if start == "eager" else ()))
-    results = chosen.out / "serving" / f"{variant}-{start}"
-    with lease.hold(results / "lease"), watched() as watch:
-        server = local_vllm.deploy(variant, folder, results, options=options)
-        if server.failure:
-            return (seconds(server.startup_s), watch.gigabytes, "–", first_error(server)), []
-        try:
-            endpoint = Endpoint(server.url, server.served_name, str(folder), server.max_model_len)
-            ways = ", ".join(
-                f"{way.kind} {way.difference:.3f}" if not way.trouble else f"{way.kind}: {way.trouble[:90]}"
-                for way in endpoint.tested.server.tried
-            )
-            answers = [logliks(endpoint, context, choices) for context, choices in pairs]
-            return (seconds(server.startup_s), watch.gigabytes, ways, "answered"), answers
-        except (PrerequisiteError, ServerFailedError) as error:
-            return (seconds(server.startup_s), watch.gigabytes, "–", str(error)[:200]), []
-        finally:
-            local_vllm.undeploy(server)
+def ask(server: Server, pairs: list[tuple[str, list[str]]]) -> tuple[tuple[str, str, str], list[list[float]]]:
+    """Seconds to ready, ways to score and outcome; and the answers, an empty list after a failure."""
+    ready_s = seconds(server.startup_s)
+    if server.failure:
+        return (ready_s, "–", first_error(server)), []
+    try:
+        endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
+        ways = ", ".join(
+            f"{way.kind} {way.difference:.3f}" if not way.trouble else f"{way.kind}: {way.trouble[:90]}"
+            for way in endpoint.tested.server.tried
+        )
+        return (ready_s, ways, "answered"), [logliks(endpoint, context, choices) for context, choices in pairs]
+    except (PrerequisiteError, ServerFailedError) as error:
+        return (ready_s, "–", str(error)[:200]), []
 
 
 def compare(table: Table, answered: Answered, pairs: list[tuple[str, list[str]]]) -> None:

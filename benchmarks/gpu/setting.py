@@ -28,15 +28,15 @@ class Setting:
     ends_at: float
     """`time.time()` after which no row is started."""
     models: tuple[str, ...]
-    """Names of the models to run; empty: all models of the part."""
+    """What to run, e.g. `demo`, or one variant of it, `demo.int8`; empty: all of the part."""
 
     def is_late(self, needed_s: float = 0.0) -> bool:
         """Whether a row that takes `needed_s` would end after the deadline."""
         return time.time() + needed_s > self.ends_at
 
-    def wants(self, model: str) -> bool:
-        """Whether to run the model."""
-        return not self.models or model in self.models
+    def wants(self, model: str, variant: str = "") -> bool:
+        """Whether to run the model, or the variant of it."""
+        return not self.models or model in self.models or f"{model}.{variant}" in self.models
 
 
 def parse(description: str | None) -> Setting:

@@ -68,6 +68,12 @@ SHAPES = {
 }
 
 
+def tokenizer(data: Path) -> Path:
+    """A folder with the demo model's tokenizer; carry.py puts one beside the rows."""
+    carried = data / "tokenizer"
+    return carried if carried.exists() else demo_model()
+
+
 def demo(folder: Path, *, cut: bool) -> Path:
     """The demo model's folder; `cut` to its first layers for a rehearsal."""
     whole = demo_model()

@@ -1,7 +1,8 @@
 """(d) Each variant's generation speed: output tokens a second and time to the first token, at 1, 8 and 64 requests.
 
 Every request has its own prompt of random tokens and generates a fixed number of tokens. Llama-3.1-8B's shape is
-served with random weights in each variant's format.
+served with random weights in each variant's format. All servers start at the same time on the one GPU, which takes as
+long as the slowest; then one after the other is asked, while the others have nothing to do.
 """
 
 import asyncio
@@ -9,7 +10,6 @@ import json
 import random
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import aiohttp
@@ -18,8 +18,8 @@ from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import watched
 from benchmarks.gpu.scoring import DUMMY, EIGHT
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
+from benchmarks.gpu.together import Wanted, share_of_memory, started
 from components.models.variants import BASELINE
-from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import local_vllm
 
@@ -30,6 +30,9 @@ GRAPHS = (
     "--compilation-config",
     json.dumps({"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": list(REQUESTS)}),
 )
+CACHE_BYTES = 5_500_000_000
+"""The keys and values of the most requests at a time, 128 KiB a token, in bytes."""
+SHARED = (*share_of_memory(CACHE_BYTES), "--max-num-seqs", str(max(REQUESTS)), "--max-num-batched-tokens", "4096")
 
 
 @dataclass(frozen=True)
@@ -55,32 +58,30 @@ def main() -> None:
     )
     title = f"Writing: prompts of {PROMPT_TOKENS} tokens, answers of {OUTPUT_TOKENS}"
     table = Table(chosen.out, "speed", title, columns)
-    demo = shapes.demo(chosen.out, cut=chosen.rehearse)
-    for variant in (BASELINE, "int4-g64") if chosen.rehearse else shapes.VARIANTS:
-        if chosen.is_late(45):
-            table.add(EIGHT, variant, NOT_RUN, "–", "–", "–", "no time left")
-        elif chosen.rehearse:
-            folder = demo if variant == BASELINE else chosen.out / "weights" / shapes.DEMO / variant
-            measure(chosen, table, shapes.DEMO, variant, folder, ())
-        else:
-            folder = shapes.weightless(shapes.SHAPES[EIGHT], variant, chosen.out, demo)
-            measure(chosen, table, EIGHT, variant, folder, (*DUMMY, *GRAPHS))
-
-
-def measure(chosen: Setting, table: Table, name: str, variant: str, folder: Path, options: tuple[str, ...]) -> None:
-    """Add the rows of one variant."""
-    results = chosen.out / "speed" / variant
-    with lease.hold(results / "lease"):
-        server = local_vllm.deploy(variant, folder, results, options=options)
-        if server.failure:
-            reason = (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:250]
-            table.add(name, variant, seconds(server.startup_s), "–", NOT_RUN, "–", reason)
-            return
-        try:
+    with started(chosen.out / "speed", wanted(chosen)) as servers:
+        for variant, server in servers.items():
+            model = shapes.DEMO if chosen.rehearse else EIGHT
+            if server.failure:
+                reason = (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:250]
+                table.add(model, variant, seconds(server.startup_s), "–", NOT_RUN, "–", reason)
+                continue
             for count in (1, 8) if chosen.rehearse else REQUESTS:
-                row(chosen, table, name, variant, server, count)
-        finally:
-            local_vllm.undeploy(server)
+                row(chosen, table, model, variant, server, count)
+
+
+def wanted(chosen: Setting) -> list[Wanted]:
+    """The variants' servers."""
+    if chosen.rehearse:
+        models = {
+            BASELINE: shapes.demo(chosen.out, cut=True),
+            "int4-g64": chosen.out / "weights" / shapes.DEMO / "int4-g64",
+        }
+        return [Wanted(variant, variant, model) for variant, model in models.items()]
+    shape, tokenizer = shapes.SHAPES[EIGHT], shapes.tokenizer(chosen.data)
+    return [
+        Wanted(variant, variant, shapes.weightless(shape, variant, chosen.out, tokenizer), (*DUMMY, *GRAPHS, *SHARED))
+        for variant in filter(chosen.wants, shapes.VARIANTS)
+    ]
 
 
 def row(chosen: Setting, table: Table, name: str, variant: str, server: Server, count: int) -> None:
