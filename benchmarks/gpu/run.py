@@ -30,8 +30,8 @@ from components.servers.local_vllm import serving_python
 PARTS = {"a": "quantizing", "b": "serving", "c": "scoring", "d": "throughput"}
 TABLES = ("machine", "quantize", "serve", "score", "speed")
 GRACE_S = 20
-ON_A_GPU = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROCESSING_METHOD": "fork"}
-"""carry.py does not transfer FlashInfer, which vLLM would import; forking avoids a second import of everything else."""
+ON_A_GPU = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+"""carry.py does not transfer FlashInfer, which vLLM would import."""
 
 
 def main() -> int:

@@ -23,6 +23,13 @@ from components.servers.client import ServerFailedError
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
 TOLERANCE = 0.1
 """The mean difference a token, in natural log units, allowed between a GPU's 16 bits and a CPU's 32."""
+COARSE_TOLERANCE = 0.2
+"""The same where activations are quantized too, to 8 bits: small differences of an activation change its rounding.
+
+On SmolLM2-135M int8 answers of vLLM's CPU build differ from those of transformers by 0.14 to 0.16, and from those of
+the model that was not quantized by 0.13.
+"""
+COARSE = ("int8", shapes.FP8)
 SHARED = share_of_memory(1_000_000_000)
 EAGER = ("--enforce-eager",)
 
@@ -115,7 +122,8 @@ def compare(table: Table, answered: Answered, pairs: list[tuple[str, list[str]]]
     """Write the distance from the CPU's answers into the table's row."""
     distance, same = distance_from_cpu(answered.folder, pairs, answered.logliks)
     row = table.rows[answered.row]
-    row[-3] = f"within {TOLERANCE} a token" if distance <= TOLERANCE else f"NOT within {TOLERANCE} a token"
+    tolerance = COARSE_TOLERANCE if row[0] in COARSE else TOLERANCE
+    row[-3] = f"within {tolerance} a token" if distance <= tolerance else f"NOT within {tolerance} a token"
     row[-2:] = [f"{distance:.4f}", same]
     table.save()
 

@@ -22,7 +22,7 @@ from components.evaluate.tested_model import TestedModel
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
-from components.servers.client import Client, Job, ServerFailedError, Text
+from components.servers.client import Job, ServerFailedError, Text, client_of
 from components.servers.scoring_requests import Loglik, Question
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Evaluation:
         A task has no score in a stage or a look in which none of its items fits the window.
         """
         started, suite = time.monotonic(), self.questions.suite
-        model = TestedModel(Client(self.server.url, self.server.served_name), earlier.ledger)
+        model = TestedModel(client_of(self.server), earlier.ledger)
         tasks = {
             row.task: prepare(row, self.questions.source, self.questions.chat_template)
             for row in suite.tasks

