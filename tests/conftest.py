@@ -80,7 +80,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without slow tests, do not import modules with only slow tests: many import PyTorch or MLflow."""
+    """Do not import modules of which no test is selected: many import PyTorch or MLflow."""
+    if "not e2e" in config.option.markexpr and collection_path.name == "e2e":
+        return True
     if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
         return None
     return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None

@@ -15,6 +15,8 @@ from components.models.sources import resolve
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
+pytestmark = pytest.mark.slow  # real tokenizers
+
 TEXT = "the cat sat\non the mat Answer: A B C é ö 你好 Question 12345 \t tab"
 
 

@@ -29,6 +29,8 @@ from components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
 from tests.support.prompted import questions_on
 
+pytestmark = pytest.mark.slow  # imports lm-eval and PyTorch
+
 SUITE = Suite("small", "For tests.", (SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=10),))
 
 
@@ -75,7 +77,6 @@ def asked(server: Server) -> int:
         return int(json.loads(answer.read()))
 
 
-@pytest.mark.slow
 def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
     tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +117,6 @@ def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
     assert full.tasks[0].score == sum(each.score or 0.0 for each in found) / 10
 
 
-@pytest.mark.slow
 def test_a_record_contains_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import PreTrainedTokenizerFast
 
@@ -141,7 +141,6 @@ def test_a_record_contains_what_the_gate_needs(tiny_model: Path, folder: Path, m
     assert first.tokens == 2 * len(context) + len(f" do {n}") + len(f" don't {n}")
 
 
-@pytest.mark.slow
 def test_the_full_stage_runs_in_blocks_until_the_verdict_is_clear(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +170,6 @@ def test_the_full_stage_runs_in_blocks_until_the_verdict_is_clear(
     assert records.read(folder / "9.parquet") == records.read(folder / "once.parquet"), "whatever order they were asked"
 
 
-@pytest.mark.slow
 def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_looks(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +195,6 @@ def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_lo
     assert full.requests == 2 * 24 - 2 * 3, "no chosen item is asked again, without a ledger too"
 
 
-@pytest.mark.slow
 def test_the_records_of_a_stopped_evaluation_are_those_of_its_score(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +212,6 @@ def test_the_records_of_a_stopped_evaluation_are_those_of_its_score(
     assert stopped.tasks[0].score == sum(each.score or 0.0 for each in found) / 6
 
 
-@pytest.mark.slow
 def test_a_task_has_no_score_in_a_stage_in_which_none_of_its_items_fits(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,3 +304,15 @@ def test_bos_is_added_only_when_the_tokenizer_adds_it(tiny_model: Path) -> None:
         single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)]
     )
     assert puts_bos(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer"), [("acc", "a long choice"), ("acc_norm", "a long choice"), ("exact_match", "")]
+)
+def test_the_answer_is_the_choice_that_the_metric_selects(metric: str, answer: str) -> None:
+    assert item_record.chosen_answer([-3.0, -2.9], ("short", "a long choice"), metric) == answer
+
+
+def test_length_matters_only_for_a_normalized_metric() -> None:
+    assert item_record.chosen_answer([-2.0, -2.5], ("short", "a long choice"), "acc") == "short"
+    assert item_record.chosen_answer([-2.0, -2.5], ("short", "a long choice"), "acc_norm") == "a long choice"

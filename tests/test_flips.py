@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluate.item_record import chosen_answer
 from components.gate.flipped_items import columns, examples, flips, share_of_right
 from components.report.forest import forest_plot
 from components.run.records import Record
@@ -29,7 +28,7 @@ def record(item: int, score: float, logliks: list[float], variant: str = "int8",
         truncated=False,
         question=f"Question {item}?",
         choices=choices,
-        answer=chosen_answer(logliks, choices, "acc") if logliks else "a text",
+        answer=choices[logliks.index(max(logliks))] if logliks else "a text",
     )
 
 
@@ -59,18 +58,6 @@ def test_the_table_has_one_column_per_field() -> None:
     assert table["question"] == ["Question 1?"]
     assert {len(column) for column in table.values()} == {1}
     assert columns([])["variant"] == []
-
-
-@pytest.mark.parametrize(
-    ("metric", "answer"), [("acc", "a long choice"), ("acc_norm", "a long choice"), ("exact_match", "")]
-)
-def test_the_answer_is_the_choice_that_the_metric_selects(metric: str, answer: str) -> None:
-    assert chosen_answer([-3.0, -2.9], ("short", "a long choice"), metric) == answer
-
-
-def test_length_matters_only_for_a_normalized_metric() -> None:
-    assert chosen_answer([-2.0, -2.5], ("short", "a long choice"), "acc") == "short"
-    assert chosen_answer([-2.0, -2.5], ("short", "a long choice"), "acc_norm") == "a long choice"
 
 
 def test_the_report_shows_the_lost_questions(tmp_path: Path) -> None:

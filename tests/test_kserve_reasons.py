@@ -9,6 +9,8 @@ from components.servers.cluster_settings import DEPLOYMENT, KSERVE
 from tests.support.kubernetes_state import JSON, Cluster
 from tests.support.on_cluster import cluster, deployed, left, model, settings, vllm
 
+pytestmark = pytest.mark.slow  # many starts wait for their deadline
+
 __all__ = ["cluster", "deployed", "model", "settings", "vllm"]
 
 Deploy = Callable[..., Server]

