@@ -117,7 +117,7 @@ def served(
 ) -> Iterator[Server]:
     """A served model; the test's parameter sets the fake server's behaviour."""
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
-    monkeypatch.setenv("FAKE_VLLM", getattr(request, "param", "ok"))
+    monkeypatch.setenv("VLLM_FAKE", getattr(request, "param", "ok"))
     with lease.hold(tmp_path / "lease"):
         started = local_vllm.deploy("bf16", tiny_model, tmp_path)
         assert started.failure == ""
@@ -158,7 +158,7 @@ def test_eval_leaves_out_what_does_not_fit_the_servers_window_and_says_so(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(tmp_path / "serving-python")))
-    monkeypatch.setenv("FAKE_VLLM", "ok")
+    monkeypatch.setenv("VLLM_FAKE", "ok")
     with lease.hold(tmp_path / "lease"):
         server = local_vllm.deploy("bf16", tiny_model, tmp_path, window=475)
         done = evaluated(server, tmp_path / "one", "--suite", "quick", "--limit", "6")

@@ -61,8 +61,8 @@ def serve(folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
     def start(mode: str, probes: int = 0) -> Any:
         monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(serving_python(folder / "serving-python")))
-        monkeypatch.setenv("FAKE_VLLM", mode)
-        monkeypatch.setenv("FAKE_VLLM_PROBES", str(probes))
+        monkeypatch.setenv("VLLM_FAKE", mode)
+        monkeypatch.setenv("VLLM_FAKE_PROBES", str(probes))
         monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.05)
         started.append(local_vllm.deploy(f"v{len(started)}", tiny_model, folder))
         assert started[-1].failure == ""
@@ -319,7 +319,7 @@ ours.tested.run(ours.tested.scoring_jobs(t.questions(ours), lambda *_answer: pri
 def test_a_killed_evaluation_resumes_where_it_stopped(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_VLLM_DELAY_S", "0.05")
+    monkeypatch.setenv("VLLM_FAKE_DELAY_S", "0.05")
     server = serve("ok", probes=PROBES)
     file = tmp_path / "ledger.sqlite"
     command = [sys.executable, "-c", EVALUATION, server.url, server.served_name, server.model_path, str(file)]

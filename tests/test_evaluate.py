@@ -64,8 +64,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> Server:
     python = serving_python(folder / "serving-python")
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
-    monkeypatch.setenv("FAKE_VLLM", mode)
-    monkeypatch.setenv("FAKE_VLLM_PROBES", "17" if mode != "ok" else "0")
+    monkeypatch.setenv("VLLM_FAKE", mode)
+    monkeypatch.setenv("VLLM_FAKE_PROBES", "17" if mode != "ok" else "0")
     monkeypatch.setattr("components.servers.client.LONGEST_WAIT_S", 0.05)
     server = local_vllm.deploy("int8", tiny_model, folder)
     assert server.failure == ""

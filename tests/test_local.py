@@ -49,7 +49,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tup
     """A run in which vLLM dies while it starts one variant, and another variant has no group size that fits."""
     out = tmp_path_factory.mktemp("runs") / "run"
     answer = quantgate(
-        out, tiny_model, "--variants", "int8,int4-g64", FAKE_VLLM="dies", FAKE_VLLM_ONLY="quantgate-int8"
+        out, tiny_model, "--variants", "int8,int4-g64", VLLM_FAKE="dies", VLLM_FAKE_ONLY="quantgate-int8"
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return out, answer.stdout
@@ -85,7 +85,7 @@ def repeated(finished: "tuple[Path, str]", tiny_model: Path) -> "tuple[Path, str
     policy = out.with_suffix(".yaml")
     policy.write_text("name: close\nmax_divergence: {arc_easy: 0.001}\n", encoding="utf-8")
     options = ("--variants", "int8", "--policy", str(policy), "--noise-floor", "--quiet")
-    answer = quantgate(out, tiny_model, *options, FAKE_VLLM="contrary", FAKE_VLLM_ONLY="quantgate-int8")
+    answer = quantgate(out, tiny_model, *options, VLLM_FAKE="contrary", VLLM_FAKE_ONLY="quantgate-int8")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return out, answer.stdout
 
@@ -131,7 +131,7 @@ def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path) 
     out = tmp_path / "run"
     process = subprocess.Popen(
         command(out, tiny_model, "--suite", "quick", "--variants", "int8"),
-        env=environment(out) | {"FAKE_VLLM_DELAY_S": "2"},
+        env=environment(out) | {"VLLM_FAKE_DELAY_S": "2"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -213,7 +213,7 @@ def test_a_baseline_with_scores_in_mlflow_is_neither_started_nor_evaluated(
     known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
 ) -> None:
     folder, options = known
-    dies = {"FAKE_VLLM": "dies", "FAKE_VLLM_ONLY": "quantgate-bf16"}
+    dies = {"VLLM_FAKE": "dies", "VLLM_FAKE_ONLY": "quantgate-bf16"}
     answer = quantgate(folder / "second", tiny_model, *options, **dies)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     first, second = verdicts(folder / "first"), verdicts(folder / "second")
@@ -225,7 +225,7 @@ def test_with_skip_judged_a_model_with_a_verdict_in_mlflow_is_not_judged_again(
     known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
 ) -> None:
     folder, options = known
-    answer = quantgate(folder / "third", tiny_model, *options, "--skip-judged", FAKE_VLLM="dies")
+    answer = quantgate(folder / "third", tiny_model, *options, "--skip-judged", VLLM_FAKE="dies")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "Nothing was run: this model was judged before by the same plan" in answer.stdout
     assert verdicts(folder / "third") == verdicts(folder / "first")

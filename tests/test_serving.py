@@ -15,6 +15,8 @@ from components.processes import lease
 from components.run import machine
 from components.run.artifacts import Server
 from components.servers import local_vllm
+from components.servers.abilities import abilities
+from components.servers.client import Client
 from tests.support.cpu import cpu_with
 from tests.support.fake_vllm import serving_python
 
@@ -87,7 +89,7 @@ def test_undeploying_does_not_touch_another_process_with_the_servers_id(model: P
 def test_a_server_that_dies_early_is_reported_with_its_log_and_command(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_VLLM", "dies")
+    monkeypatch.setenv("VLLM_FAKE", "dies")
     server = local_vllm.deploy("int8", model, run)
     assert "vLLM ended (exit status 1) before it was ready" in server.failure
     assert "not enough memory for the key-value cache" in server.failure
@@ -96,7 +98,7 @@ def test_a_server_that_dies_early_is_reported_with_its_log_and_command(
 
 
 def test_a_server_that_is_not_ready_in_time_is_stopped(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_VLLM", "deaf")
+    monkeypatch.setenv("VLLM_FAKE", "deaf")
     server = local_vllm.deploy("int8", model, run, ready_within_s=2)
     assert "vLLM was not ready after 2 s" in server.failure
     assert local_vllm.find_guard(server) is None
@@ -105,7 +107,7 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(model: Path, run: Path, m
 def test_another_server_on_the_port_is_not_mistaken_for_the_variants(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_VLLM", "stranger")
+    monkeypatch.setenv("VLLM_FAKE", "stranger")
     assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
 
 
@@ -174,3 +176,37 @@ def test_only_a_vllm_with_the_scoring_endpoint_gets_its_option(model: Path, vers
     engine = local_vllm.Engine(Path("python"), "vllm", version)
     command = local_vllm.vllm_command(engine, model, "quantgate-int8", 8000, [])
     assert [argument for argument in command if argument == "--enable-scale-out"] == options
+
+
+def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    server = local_vllm.deploy("int8", model, run, ready_within_s=20)
+    assert server.failure == ""
+    assert abilities(Client(server.url, server.served_name)).kinds
+    local_vllm.undeploy(server)
+
+
+def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "OPENAI_API_KEY", "KF_PIPELINES_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    server = local_vllm.deploy("int8", model, run)
+    guard = local_vllm.find_guard(server)
+    assert guard
+    for process in (guard, *guard.children()):
+        environment = process.environ()
+        assert not set(secrets) & environment.keys()
+        assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    local_vllm.undeploy(server)
+
+
+def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Path) -> None:
+    server = local_vllm.deploy("int8", model, run)
+    local_vllm.undeploy(server)
+    assert "--generation-config vllm" in server.command
+    assert server.identity
+    assert "--generation-config vllm" in server.identity.describe()

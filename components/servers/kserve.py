@@ -291,7 +291,7 @@ def wait_until_reached(server: Server, start: Start) -> str:
 def engine_of(server: Server) -> str:
     """vLLM's version as the server reports it; the image when it reports none."""
     try:
-        version = httpx.get(f"{server.url.removesuffix('/v1')}/version", timeout=5.0).json()["version"]
+        version = httpx.get(f"{server.url.removesuffix('/v1')}/version", timeout=5.0, trust_env=False).json()["version"]
         return f"vllm {version}"
     except (httpx.TransportError, ValueError, KeyError, TypeError):
         return server.engine

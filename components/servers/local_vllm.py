@@ -42,6 +42,10 @@ SCALE_OUT_SINCE = (0, 30)
 """The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
 
 
+NEUTRAL = ("--generation-config", "vllm")
+"""Without it vLLM applies the model's generation_config.json: a repetition penalty, a temperature of its own."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """The installed vLLM: its package, its version, and the Python that runs it."""
@@ -201,7 +205,7 @@ def vllm_settings(
     engine: Engine, model_path: Path, window: int, options: tuple[str, ...] = ()
 ) -> tuple[list[str], dict[str, str]]:
     """The options that can change an answer, with `options` last, and the environment variables that vLLM needs."""
-    answer_options = ["--max-model-len", str(window)]
+    answer_options = ["--max-model-len", str(window), *NEUTRAL]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     plugin = str(Path(__file__).with_name("vllm_plugin"))
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
@@ -247,7 +251,7 @@ def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> 
 def lists_our_model(server: Server) -> bool:
     """Whether the endpoint answers with our model: another process may have taken the port in the meantime."""
     try:
-        answer = httpx.get(f"{server.url}/models", timeout=5.0)
+        answer = httpx.get(f"{server.url}/models", timeout=5.0, trust_env=False)  # no proxy leads to this machine
         return answer.status_code == 200 and server.served_name in (model["id"] for model in answer.json()["data"])
     except (httpx.TransportError, ValueError, KeyError, TypeError):
         return False

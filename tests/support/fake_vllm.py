@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Stands in for the Python of vLLM's environment, at the process edge: the same two calls, a small OpenAI-like server.
 
-FAKE_VLLM says how it behaves, FAKE_VLLM_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
+VLLM_FAKE says how it behaves, VLLM_FAKE_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
 `deaf` (never answers); `stranger` (another's server on the port); `echo-only` (an older server);
 `text-only` (no log-probabilities);
 `unmarked` (vLLM without our plugin); `left-out` (vLLM's second model runner: no rows of cached tokens);
 `contrary` (thinks otherwise of every token); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
-what the server can do, which carry no more than FAKE_VLLM_PROBES calls, are always answered; GET /asked tells how many
-prompts were scored after them. FAKE_VLLM_DELAY_S is how long each call takes.
+what the server can do, which carry no more than VLLM_FAKE_PROBES calls, are always answered; GET /asked tells how many
+prompts were scored after them. VLLM_FAKE_DELAY_S is how long each call takes.
 """
 
 import http.server
@@ -20,11 +20,11 @@ import threading
 import time
 from pathlib import Path
 
-MODE = os.environ.get("FAKE_VLLM", "ok")
-if os.environ.get("FAKE_VLLM_ONLY", "") not in " ".join(sys.argv):
+MODE = os.environ.get("VLLM_FAKE", "ok")
+if os.environ.get("VLLM_FAKE_ONLY", "") not in " ".join(sys.argv):
     MODE = "ok"
-PROBES = int(os.environ.get("FAKE_VLLM_PROBES", "0"))
-DELAY_S = float(os.environ.get("FAKE_VLLM_DELAY_S", "0"))
+PROBES = int(os.environ.get("VLLM_FAKE_PROBES", "0"))
+DELAY_S = float(os.environ.get("VLLM_FAKE_DELAY_S", "0"))
 BEST = -0.1
 STOPS = 4
 CALLS = itertools.count()
