@@ -28,7 +28,8 @@ WHAT = {
     Kind.ECHO: "scores whole prompts, nothing from the prefix cache",
 }
 HINTS = {
-    Kind.SUFFIX: "start vLLM with --enable-scale-out (0.30 on) and components/servers/vllm_plugin in PYTHONPATH",
+    Kind.SUFFIX: "this needs vLLM with --enable-scale-out (0.30 on) and quantgate's plugin: on a cluster the image of "
+    "manifests/images/vllm.Containerfile, elsewhere components/servers/vllm_plugin on vLLM's PYTHONPATH",
     Kind.READ: "this needs vLLM's logprob_token_ids",
     Kind.ECHO: "this needs `echo` with `logprobs` on /v1/completions",
 }
