@@ -122,7 +122,9 @@ def test_only_a_server_without_gpus_gets_vllms_settings_for_a_cpu(
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
     assert ("--enforce-eager" in container["args"]) is on_cpu
     assert ("--enforce-eager" in identity.options) is on_cpu
-    assert variables.get("VLLM_CPU_KVCACHE_SPACE") == ("32" if on_cpu else None)  # for a window of 1,024 tokens
+    assert variables.get("VLLM_CPU_KVCACHE_SPACE") == (
+        "16" if on_cpu else None
+    )  # 16 windows of 1,024 tokens, 1 MiB each
     assert "PYTHONPATH" not in variables
     assert variables["VLLM_LOGGING_LEVEL"] == "DEBUG"
 

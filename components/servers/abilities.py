@@ -64,6 +64,13 @@ class Abilities:
             raise PrerequisiteError(f"The server offers none of the three ways to score prompts:\n{reasons}")
         return usable
 
+    @property
+    def why_slow(self) -> str:
+        """Which ways score prompts in place of the fastest one, and why; "" when the fastest one can be used."""
+        fastest = next(ability for ability in self.tried if ability.kind is Kind.SUFFIX)
+        usable = " and ".join(ability.kind for ability in self.tried if not ability.trouble)
+        return fastest.trouble and f"scored more slowly, with {usable} and not {Kind.SUFFIX}: {fastest.trouble}"
+
 
 def abilities(client: Client) -> Abilities:
     """Try every way on the server; raises PrerequisiteError when it does not serve the model at all."""

@@ -81,8 +81,8 @@ class ServingSettings:
             raise PrerequisiteError(f"QUANTGATE_SERVING is {self.kind!r}. Valid: {', '.join(KINDS)}.")
         if "PYTHONPATH" in dict(self.env):
             raise PrerequisiteError(
-                f"{PREFIX}_ENV sets PYTHONPATH, which KServe's webhook refuses. Install what vLLM must find in an image, "
-                "as manifests/images/vllm.Containerfile does."
+                f"{PREFIX}_ENV sets PYTHONPATH, which KServe's webhook refuses. Install what vLLM must find in an "
+                "image, as manifests/images/vllm.Containerfile does."
             )
         try:
             self.address.format(service="", namespace="", port=0)

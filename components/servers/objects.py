@@ -128,9 +128,7 @@ def inference_service(served: Served, runtime: Runtime, settings: ServingSetting
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": served.name, "labels": labels, "annotations": annotations},
-        "spec": {
-            "predictor": {**predictor, **vllm_pod.placed(settings), "volumes": vllm_pod.volumes(settings)}
-        },
+        "spec": {"predictor": {**predictor, **vllm_pod.placed(settings), "volumes": vllm_pod.volumes(settings)}},
     }
 
 

@@ -69,7 +69,7 @@ class Served:
 
 def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     """The part of vLLM's container that is the same with and without KServe."""
-    # adds the endpoint that scores a continuation after a cached prefix; our plugin leaves out the rows of cached tokens
+    # adds the endpoint that scores a continuation after a cached prefix; our plugin leaves out the cached tokens' rows
     options = ["--served-model-name", served.served_name, *served.options, "--enable-scale-out"]
     # KServe merges these into the runtime's resources by name, so a GPU resource of the runtime must be set to 0
     gpus = dict.fromkeys(runtime.gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
