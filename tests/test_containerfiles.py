@@ -136,8 +136,8 @@ def test_vllms_image_is_pinned_and_does_not_run_as_root() -> None:
 def test_the_wheel_of_vllms_image_contains_the_plugin_with_its_entry_point(tmp_path: Path) -> None:
     """The wheel for the image, and the folder that a server on this machine uses, name the same function."""
     source = shutil.copytree(VLLM_PLUGIN, tmp_path / "vllm_plugin")
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", tmp_path]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True, capture_output=True)
+    options = ("--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", str(tmp_path))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     assert f"/wheel/{wheel.name} " in text_of("vllm")
     installed = tmp_path / "installed"
