@@ -118,6 +118,7 @@ def test_only_a_server_without_gpus_gets_vllms_settings_for_a_cpu(
 ) -> None:
     ready_at_once(cluster)
     identity = deployed(kind=kind, gpus=gpus, env=(("VLLM_LOGGING_LEVEL", "DEBUG"),)).identity
+    assert identity is not None
     container = container_of(cluster, kind)
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
     assert ("--enforce-eager" in container["args"]) is on_cpu

@@ -95,7 +95,9 @@ def origin_of_rows(name: str) -> "Source":
     from components.benchmarks.embedded import Embedded
     from components.benchmarks.row_sources import Folder, Hub
 
-    return {selection.HUB: Hub(cache_dir()), selection.EMBEDDED: Embedded()}.get(name) or Folder(Path(name))
+    if name == selection.EMBEDDED:
+        return Embedded()
+    return Hub(cache_dir()) if name == selection.HUB else Folder(Path(name))
 
 
 def model_copied(source: str, location: str) -> str:

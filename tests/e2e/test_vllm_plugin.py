@@ -39,7 +39,7 @@ def test_vllm_chooses_float32_on_a_cpu_without_bf16_and_says_so(tmp_path: Path, 
     if not engine.on_cpu:
         pytest.skip("vLLM's build for GPUs does not compute on CPUs")
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: sse {flags}\n")
-    command = [engine.python, "-c", PROGRAM, str(tmp_path / "cpuinfo")]
+    command = [str(engine.python), "-c", PROGRAM, str(tmp_path / "cpuinfo")]
     variables = os.environ | {"PYTHONPATH": str(PLUGIN)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
