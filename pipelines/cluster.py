@@ -147,6 +147,10 @@ class Cluster:
     node_selector: dict[str, str] = field(default_factory=dict)
     """Labels of the nodes where quantize may run."""
     pull_secret: str = ""
+    deadline_h: int = 0
+    """Kubeflow ends a run after so many hours; 0: never. A run may wait for a GPU all that time."""
+    keep_days: int = 0
+    """How long a finished run's Workflow stays; 0: as long as this Kubeflow keeps one."""
 
     def __post_init__(self) -> None:
         """Refuse values that Kubeflow accepts and then fails on, or reads in another sense."""
@@ -179,7 +183,10 @@ def fitted(cluster: Cluster) -> dsl.graph_component.GraphComponent:
         for loop in pipeline.groups[0].groups:
             loop.parallelism_limit = cluster.parallelism
 
-    return dsl.pipeline(name=ship.name, description=ship.description)(fitted_ship)
+    limits = dsl.PipelineConfig(
+        active_deadline_seconds=cluster.deadline_h * 3600, ttl_seconds_after_finished=cluster.keep_days * 24 * 3600
+    )  # kfp leaves out a 0
+    return dsl.pipeline(name=ship.name, description=ship.description, pipeline_config=limits)(fitted_ship)
 
 
 def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:

@@ -251,7 +251,7 @@ def test_the_command_writes_the_settings_of_its_options(tmp_path: Path) -> None:
     file = tmp_path / "new" / "pipeline.yaml"
     images = ("--image", "registry.example/quantgate:1.2.3", "--quantize-image", f"registry.example/q{DIGEST}")
     others = ("--parallelism", "2", "--gpus", "0", "--serving", "deployment", "--node", "disk=ssd", "--cache-claim", "")
-    done = command("-o", str(file), *images, *others)
+    done = command("-o", str(file), *images, *others, "--deadline-hours", "72", "--keep-days", "7")
     assert (done.exit_code, done.stdout) == (0, f"Wrote {file}\n")
     spec, platform = yaml.safe_load_all(file.read_text())
     executors = spec["deploymentSpec"]["executors"]
@@ -264,6 +264,12 @@ def test_the_command_writes_the_settings_of_its_options(tmp_path: Path) -> None:
     assert pods["exec-quantize"]["nodeSelector"] == {"labels": {"disk": "ssd"}}
     assert "pvcMount" not in pods["exec-quantize"]
     assert {"name": "QUANTGATE_SERVING", "value": "deployment"} in executors["exec-deploy"]["container"]["env"]
+    limits = {"activeDeadlineSeconds": 72 * 3600, "resourceTtlOnCompletion": 7 * 24 * 3600}
+    assert platform["platforms"]["kubernetes"]["pipelineConfig"] == limits
+
+
+def test_without_a_deadline_the_pipeline_leaves_both_times_to_kubeflow(production: Compiled) -> None:
+    assert "pipelineConfig" not in production.platform["platforms"]["kubernetes"]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,12 @@ def test_each_variable_is_parsed_to_the_type_of_its_field(tmp_path: Path) -> Non
     assert settings.env == (("VLLM_CPU_KVCACHE_SPACE", "4"),)
 
 
+@pytest.mark.parametrize("kind", ["kserve", "deployment"])
+def test_pythonpath_is_refused_before_kserves_webhook_does(kind: str) -> None:
+    with pytest.raises(PrerequisiteError, match=r"sets PYTHONPATH, which KServe's webhook refuses"):
+        from_environment({"QUANTGATE_SERVING": kind, "QUANTGATE_SERVING_ENV": "PYTHONPATH=/opt"}, NOWHERE)
+
+
 def test_tolerations_can_be_empty_and_fewer_gpus_can_be_set() -> None:
     settings = from_environment({"QUANTGATE_SERVING_TOLERATIONS": "none", "QUANTGATE_SERVING_GPUS": "0"}, NOWHERE)
     assert (settings.tolerations, settings.tensor_parallel_size) == ((), 1)

@@ -1,10 +1,12 @@
 """The images: linted, not running as root, and with exactly the versions of the locks."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+import zipfile
+from importlib.metadata import PackageNotFoundError, distributions, requires
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import environments
+from components.environments.serving_environment import serving_lock
 from components.environments.virtual_environment import pins_in
+from components.servers import vllm_options
 from tests.support.kustomized import MANIFESTS, ROOT
 
 IMAGES = MANIFESTS / "images"
 CONTAINERFILES = sorted(IMAGES.glob("*.Containerfile"))
+PROJECT_S = [file for file in CONTAINERFILES if file.stem != "vllm"]
+"""Those that are built from Python's own image."""
+VLLM_PLUGIN = ROOT / "components" / "servers" / "vllm_plugin"
 HADOLINT = Path(sys.executable).with_name("hadolint")
 HEAVY = {"torch", "llmcompressor", "accelerate", "triton", "compressed-tensors"}
 LOCKED = pins_in(environments.PROJECT_LOCK)
@@ -82,7 +89,7 @@ def test_hadolint_detects_a_known_fault(tmp_path: Path) -> None:
     assert "DL3007" in output
 
 
-@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", PROJECT_S, ids=lambda file: file.stem)
 def test_an_image_is_pinned_and_does_not_run_as_root(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     last = re.split(r"^FROM .*$", text, flags=re.MULTILINE)[-1]
@@ -116,6 +123,35 @@ def test_every_installation_uses_the_lock(file: Path) -> None:
         assert re.search(r"-c (locks/)?project\.txt", arguments), arguments
 
 
+def test_vllms_image_is_pinned_and_does_not_run_as_root() -> None:
+    text = text_of("vllm")
+    version = pins_in(serving_lock("cuda"))["vllm"]
+    bases = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, flags=re.MULTILINE))
+    assert bases["VLLM"] == f"docker.io/vllm/vllm-openai:v{version}" == vllm_options.VLLM_IMAGE
+    assert f"--build-arg VLLM={vllm_options.VLLM_CPU_IMAGE} " in text
+    assert re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == ["${PYTHON}", "${VLLM}"]
+    assert text.rstrip().endswith("USER 10001:0")
+
+
+def test_the_wheel_of_vllms_image_contains_the_plugin_with_its_entry_point(tmp_path: Path) -> None:
+    """The wheel for the image, and the folder that a server on this machine uses, name the same function."""
+    source = shutil.copytree(VLLM_PLUGIN, tmp_path / "vllm_plugin")
+    options = ("--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", str(tmp_path))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert f"/wheel/{wheel.name} " in text_of("vllm")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    (built,), (beside,) = (list(distributions(path=[str(folder)])) for folder in (installed, VLLM_PLUGIN))
+    assert (built.name, built.version) == (beside.name, beside.version)
+    (entry,) = built.entry_points
+    assert entry in beside.entry_points
+    assert entry.group == "vllm.general_plugins"
+    module = f"{entry.module}.py"
+    assert (installed / module).read_bytes() == (VLLM_PLUGIN / module).read_bytes()
+
+
 def test_the_lean_image_has_neither_torch_nor_llm_compressor() -> None:
     packages = closure(f"quantgate[{','.join(extras_of('quantgate'))}]")
     assert {"lm-eval", "mlflow", "boto3", "kfp", "kubernetes", "scipy"} <= packages
@@ -146,12 +182,13 @@ def test_the_lock_pins_every_package_of_mlflows_image() -> None:
 def test_the_manifests_use_the_images_that_are_built_here() -> None:
     for file in CONTAINERFILES:
         text = file.read_text(encoding="utf-8")
-        (command,) = re.findall(r"^#   docker build (.+)$", text, flags=re.MULTILINE)
-        assert f"-f {file.relative_to(ROOT)} " in command
-        (tag,) = re.findall(r"-t (\S+)", command)
-        job = (MANIFESTS / "recurring" / "job.yaml").read_text(encoding="utf-8")
-        name, _, version = tag.rpartition(":")
-        versions = (IMAGES / "kustomization.yaml").read_text(encoding="utf-8")
-        assert tag in job or re.search(rf"newName: {re.escape(name)}\n    newTag: {re.escape(version)}\n", versions), (
-            tag
-        )
+        commands = re.findall(r"^#   docker build (.+)$", text, flags=re.MULTILINE)
+        assert len(commands) == (2 if file.stem == "vllm" else 1)
+        for command in commands:
+            assert f"-f {file.relative_to(ROOT)} " in command
+            (tag,) = re.findall(r"-t (\S+)", command)
+            job = (MANIFESTS / "recurring" / "job.yaml").read_text(encoding="utf-8")
+            name, _, version = tag.rpartition(":")
+            versions = (IMAGES / "kustomization.yaml").read_text(encoding="utf-8")
+            named = rf"newName: {re.escape(name)}\n    newTag: {re.escape(version)}\n"
+            assert tag in job or re.search(named, versions), tag

@@ -16,14 +16,15 @@ from components.benchmarks.splits import Rows, Split
 from components.benchmarks.suites import Suite, SuiteTask, suite_named
 from components.benchmarks.task_score import NoScoreError, score_of
 from components.errors import PrerequisiteError
-from components.evaluate import item_record
+from components.evaluate import item_record, stages
 from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import shared
 from components.processes import lease
-from components.run import records
+from components.run import progress, records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
 from components.run.prompt_settings import PromptSettings
+from components.run.results import RunResults
 from components.servers import local_vllm
 from components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
@@ -75,6 +76,21 @@ def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode:
 def asked(server: Server) -> int:
     with urllib.request.urlopen(server.url.removesuffix("/v1") + "/asked") as answer:
         return int(json.loads(answer.read()))
+
+
+@pytest.mark.parametrize(("mode", "slow"), [("ok", False), ("unmarked", True)])
+def test_a_stage_says_why_a_server_without_our_plugin_scores_more_slowly(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, slow: bool
+) -> None:
+    server, results = serve(tiny_model, folder, monkeypatch, mode), RunResults(str(folder / "results"))
+    asked_here = questions(tiny_model, folder)
+    with progress.step(str(folder / "results"), "tiny", "int8") as step:
+        scores = Evaluation(server, asked_here, "tiny", step).run(folder / "records.parquet")
+        stages.save_scores(scores, step, str(folder / "results"), str(folder / "scores.json"))
+    said = "scored more slowly, with read and echo and not suffix: The server does not mark scores"
+    assert scores.why_slow.startswith(said) is slow
+    assert ("manifests/images/vllm.Containerfile" in scores.why_slow) is slow
+    assert (said in results.progress.read_text()) is slow
 
 
 def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(

@@ -60,7 +60,7 @@ def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(
     monkeypatch.setenv("QUANTGATE_SANDBOX_RUNTIME_CLASS", "gvisor")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
     pull = [{"name": "registry"}]
-    cluster.change("pods", "own-pod", lambda pod: pod.update(spec={"imagePullSecrets": pull}))
+    cluster.change("pods", "own-pod", lambda pod: pod.update(spec={"imagePullSecrets": pull, "hostUsers": False}))
 
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural in ("leases", "configmaps", "jobs"):
@@ -83,7 +83,7 @@ def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(
     assert job_object["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     pod = job_object["spec"]["template"]["spec"]
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("quantgate-sandbox", False)
-    assert (pod["runtimeClassName"], pod["imagePullSecrets"]) == ("gvisor", pull)
+    assert (pod["runtimeClassName"], pod["imagePullSecrets"], pod["hostUsers"]) == ("gvisor", pull, False)
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     container = pod["containers"][0]
     assert container["securityContext"] == {

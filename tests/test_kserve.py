@@ -11,12 +11,13 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Server
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
-from tests.support.kubernetes_state import JSON, Cluster, Request
+from tests.support.kubernetes_state import JSON, Cluster, Request, StatusError
 from tests.support.on_cluster import (
     PLURALS,
     RESULTS,
     WEIGHTS,
     WORKFLOW,
+    Answering,
     cluster,
     deployed,
     left,
@@ -52,16 +53,14 @@ def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
     assert predictor["nodeSelector"] == {"gpu": "H100"}
     assert predictor["serviceAccountName"] == "quantgate-serving"
     assert " ".join(model["args"]).startswith(
-        "--served-model-name quantgate-int8 --max-model-len 1024 --tensor-parallel-size 2 --enforce-eager"
+        "--served-model-name quantgate-int8 --max-model-len 1024 --generation-config vllm "
+        "--tensor-parallel-size 2 --enforce-eager"
     )
     assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
     assert lease["spec"]["leaseDurationSeconds"] == settings.lease_s
-    for each in (made, the_one(cluster, "configmaps")):
-        assert each["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
-        assert (
-            each["metadata"]["labels"].items()
-            >= {"quantgate.dev/run": WORKFLOW, "quantgate.dev/variant": "int8"}.items()
-        )
+    assert made["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
+    labels = {"quantgate.dev/run": WORKFLOW, "quantgate.dev/variant": "int8"}
+    assert made["metadata"]["labels"].items() >= labels.items()
     kserve.undeploy("int8", RESULTS, settings)
     assert left(cluster) == []
 
@@ -82,10 +81,88 @@ def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
     assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models/model"]
     mounted = {each["name"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
     assert mounted <= {each["name"] for each in pod["spec"]["volumes"]}
-    keys = {each["key"] for volume in pod["spec"]["volumes"] for each in volume.get("configMap", {}).get("items", ())}
-    assert keys == set(the_one(cluster, "configmaps")["data"])
     kserve.undeploy("int8", RESULTS, replace(settings, kind=DEPLOYMENT))
     assert left(cluster) == []
+
+
+@pytest.mark.parametrize("plural", ["inferenceservices", "servingruntimes"])
+def test_kserves_webhook_denies_pythonpath(cluster: Cluster, plural: str) -> None:
+    container = {"env": [{"name": "PYTHONPATH", "value": "/opt"}]}
+    spec = {"predictor": {"model": container}} if plural == "inferenceservices" else {"containers": [container]}
+    with pytest.raises(StatusError, match=r"denied the request: setting PYTHONPATH in container is not allowed"):
+        cluster.create(f"apis/serving.kserve.io/v1beta1/{plural}", {"metadata": {"name": "x"}, "spec": spec})
+
+
+def container_of(cluster: Cluster, kind: str) -> JSON:
+    """The part of vLLM's container that the run sets."""
+    made = the_one(cluster, PLURALS[kind])["spec"]
+    container: JSON = made["predictor"]["model"] if kind == KSERVE else made["template"]["spec"]["containers"][0]
+    return container
+
+
+def test_both_ways_of_serving_give_vllm_the_same_options_and_environment(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    of_kind = {}
+    for kind in (KSERVE, DEPLOYMENT):
+        assert deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc").failure == ""
+        of_kind[kind] = container_of(cluster, kind)
+    kserve_s, plain = of_kind[KSERVE], of_kind[DEPLOYMENT]
+    assert kserve_s["image"] == plain["image"]
+    assert kserve_s["env"] == plain["env"]
+    assert plain["args"][-len(kserve_s["args"]) :] == kserve_s["args"]
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+@pytest.mark.parametrize(("gpus", "on_cpu"), [(0, True), (1, False)])
+def test_only_a_server_without_gpus_gets_vllms_settings_for_a_cpu(
+    cluster: Cluster, deployed: Deploy, kind: str, gpus: int, on_cpu: bool
+) -> None:
+    ready_at_once(cluster)
+    identity = deployed(kind=kind, gpus=gpus, env=(("VLLM_LOGGING_LEVEL", "DEBUG"),)).identity
+    assert identity is not None
+    container = container_of(cluster, kind)
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert ("--enforce-eager" in container["args"]) is on_cpu
+    assert ("--enforce-eager" in identity.options) is on_cpu
+    assert variables.get("VLLM_CPU_KVCACHE_SPACE") == (
+        "16" if on_cpu else None
+    )  # 16 windows of 1,024 tokens, 1 MiB each
+    assert "PYTHONPATH" not in variables
+    assert variables["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+
+def test_without_a_configured_image_a_deployment_uses_vllms_own(cluster: Cluster, deployed: Deploy) -> None:
+    ready_at_once(cluster)
+    for gpus, image in ((1, "docker.io/vllm/vllm-openai:v0.32.0"), (0, "docker.io/vllm/vllm-openai-cpu:v0.32.0")):
+        deployed(kind=DEPLOYMENT, gpus=gpus)
+        assert container_of(cluster, DEPLOYMENT)["image"] == image
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpus", "options", "identified"),
+    [
+        pytest.param("float32", 0, (), True, id="the server chose float32"),
+        pytest.param("bfloat16", 0, (), False, id="the node multiplies bfloat16"),
+        pytest.param("", 0, (), False, id="vLLM's own image says nothing"),
+        pytest.param("float32", 0, ("--dtype", "float32"), True, id="float32 was asked for"),
+        pytest.param("float32", 1, (), False, id="a GPU's server computes in the model's own type"),
+    ],
+)
+def test_the_data_type_that_the_server_chose_is_in_its_identity(
+    deployed: Deploy,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    gpus: int,
+    options: tuple[str, ...],
+    identified: bool,
+) -> None:
+    monkeypatch.setattr(Answering, "dtype", dtype)
+    ready_at_once(cluster)
+    server = deployed(kind=DEPLOYMENT, gpus=gpus, options=options)
+    assert server.identity is not None
+    assert server.identity.options.count("--dtype") == identified
+    assert server.engine == "vllm 0.32.0 in float32" if identified else "vllm 0.32.0"
 
 
 def test_the_identity_contains_everything_that_can_change_an_answer(
@@ -254,7 +331,6 @@ def test_a_server_that_awaits_garbage_collection_is_not_taken_over(
     before = the_one(cluster, "inferenceservices")["metadata"]["uid"]
     cluster.collects_garbage = False
     kserve.undeploy("int8", RESULTS, settings)
-    cluster.delete("api/v1/configmaps", the_one(cluster, "configmaps")["metadata"]["name"], {})
 
     def controller(number: int, request: Request) -> None:
         if cluster.counted()["get inferenceservices"] == 2:

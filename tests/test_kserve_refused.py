@@ -42,7 +42,6 @@ def test_a_missing_right_is_reported_with_its_account(cluster: Cluster, deployed
     group = {KSERVE: "serving.kserve.io", DEPLOYMENT: "apps"}[kind]
     for verb, resource, in_message in (
         ("create", "leases", "leases.coordination.k8s.io"),
-        ("create", "configmaps", "configmaps"),
         ("create", plural, f"{plural}.{group}"),
         ("list", plural, f"{plural}.{group}"),
         ("watch", plural, f"{plural}.{group}"),

@@ -1,5 +1,6 @@
 """The manifests: every overlay builds, every object is valid, and no account has more rights than documented."""
 
+import importlib.metadata
 import importlib.util
 import re
 from typing import Any
@@ -18,6 +19,7 @@ from tests.support.kustomized import (
     built,
     containers,
     grants,
+    namespace_of,
     of_kind,
     pods,
     table_after,
@@ -89,7 +91,7 @@ def test_an_overlay_has_each_object_once_and_in_the_namespace_of_the_runs(overla
     assert len(names) == len(set(names))
     everywhere = {"Namespace", "Profile"}
     for obj in built(overlay):
-        expected = None if obj["kind"] in everywhere else "quantgate"
+        expected = None if obj["kind"] in everywhere else namespace_of(overlay)
         assert obj["metadata"].get("namespace") == expected, title(obj)
 
 
@@ -128,14 +130,34 @@ def test_the_images_have_the_versions_in_the_locks() -> None:
     }
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert version
-    vllm = f"v{pins_in(serving_lock('cuda'))['vllm']}"
+    (plugin,) = importlib.metadata.distributions(path=[str(ROOT / "components" / "servers" / "vllm_plugin")])
+    vllm = f"{pins_in(serving_lock('cuda'))['vllm']}-{plugin.version}"
     assert {
         ("quantgate/quantgate", version[1]),
         ("quantgate/quantgate-mlflow", project["mlflow"]),
-        ("vllm/vllm-openai", vllm),
+        ("quantgate/quantgate-vllm", vllm),
     } < tags
     runtime = of_kind("dev", "ServingRuntime")["quantgate-vllm"]["spec"]["containers"][0]
-    assert runtime["image"] == f"docker.io/vllm/vllm-openai-cpu:{vllm}"
+    assert runtime["image"] == f"registry.example.com/quantgate/quantgate-vllm-cpu:{vllm}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kserve_and_plain_deployments_get_one_image_of_vllm(overlay: str) -> None:
+    (container,) = of_kind(overlay, "ServingRuntime")["quantgate-vllm"]["spec"]["containers"]
+    assert of_kind(overlay, "ConfigMap")["quantgate-serving"]["data"]["QUANTGATE_SERVING_IMAGE"] == container["image"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_manifest_names_what_kubeflow_and_kserve_no_longer_take(overlay: str) -> None:
+    for obj in built(overlay):
+        for gone in ("minio-service", "PYTHONPATH"):
+            assert gone not in str(obj), title(obj)
+
+
+def test_kubeflows_object_store_is_called_seaweedfs() -> None:
+    for overlay in ("dev", "kubeflow"):
+        endpoint = of_kind(overlay, "ConfigMap")["quantgate-s3"]["data"]["AWS_ENDPOINT_URL"]
+        assert endpoint == "http://seaweedfs.kubeflow.svc:9000"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -229,6 +251,9 @@ def test_no_secret_is_in_git(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_namespace_refuses_privileged_pods_and_warns_about_unrestricted_ones(overlay: str) -> None:
+    if overlay == "dev":  # the namespace is Kubeflow Pipelines', whose installation has the same labels
+        assert not of_kind(overlay, "Namespace")
+        return
     labels = of_kind(overlay, "Namespace")["quantgate"]["metadata"]["labels"]
     levels = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")}
     assert levels == {"enforce": "baseline", "audit": "restricted", "warn": "restricted"}

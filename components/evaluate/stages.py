@@ -106,6 +106,8 @@ def save_scores(measured: Scores, step: progress.Step, results: str, scores: str
     note = measured.describe()
     if measured.reused and not skipped:
         note += f"; {measured.reused} of {measured.requests} answers came from the ledger"
+    if measured.why_slow and not skipped:
+        note += f"; {measured.why_slow}"
     if measured.look < measured.looks:
         items = sum(task.items for task in measured.tasks)
         note += f"; stopped early after {items} of {measured.planned_items} questions"

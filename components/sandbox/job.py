@@ -246,6 +246,8 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
     own_spec = (own_pod(sandbox.cluster) or {}).get("spec", {})
     pull = {"imagePullSecrets": own_spec["imagePullSecrets"]} if own_spec.get("imagePullSecrets") else {}
     runtime = {"runtimeClassName": os.environ[RUNTIME_CLASS]} if os.environ.get(RUNTIME_CLASS) else {}
+    # a cluster whose administrator gives Kubeflow's pods a user namespace gives one to a model's programs too
+    users = {"hostUsers": False} if own_spec.get("hostUsers") is False else {}
     container = {
         "name": CONTAINER,
         "image": image,
@@ -263,6 +265,7 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
     spec = {
         **pull,
         **runtime,
+        **users,
         "serviceAccountName": ACCOUNT,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

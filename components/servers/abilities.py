@@ -28,7 +28,8 @@ WHAT = {
     Kind.ECHO: "scores whole prompts, nothing from the prefix cache",
 }
 HINTS = {
-    Kind.SUFFIX: "start vLLM with --enable-scale-out (0.30 on) and components/servers/vllm_plugin in PYTHONPATH",
+    Kind.SUFFIX: "this needs vLLM with --enable-scale-out (0.30 on) and quantgate's plugin: on a cluster the image of "
+    "manifests/images/vllm.Containerfile, elsewhere components/servers/vllm_plugin on vLLM's PYTHONPATH",
     Kind.READ: "this needs vLLM's logprob_token_ids",
     Kind.ECHO: "this needs `echo` with `logprobs` on /v1/completions",
 }
@@ -62,6 +63,13 @@ class Abilities:
             reasons = "\n".join(f"  {ability.kind}: {ability.trouble}" for ability in self.tried)
             raise PrerequisiteError(f"The server offers none of the three ways to score prompts:\n{reasons}")
         return usable
+
+    @property
+    def why_slow(self) -> str:
+        """Which ways score prompts in place of the fastest one, and why; "" when the fastest one can be used."""
+        fastest = next(ability for ability in self.tried if ability.kind is Kind.SUFFIX)
+        usable = " and ".join(ability.kind for ability in self.tried if not ability.trouble)
+        return fastest.trouble and f"scored more slowly, with {usable} and not {Kind.SUFFIX}: {fastest.trouble}"
 
 
 def abilities(client: Client) -> Abilities:

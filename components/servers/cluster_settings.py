@@ -39,7 +39,9 @@ class ServingSettings:
     runtime: str = "quantgate-vllm"
     """KServe: the ServingRuntime."""
     image: str = ""
-    """vLLM's image, by digest in production [KServe: the runtime's own; deployment: vLLM's own image]."""
+    """vLLM's image, by digest in production [KServe: the runtime's own; deployment: vLLM's own image, for GPUs or not].
+
+    manifests/images sets it to vLLM's image with our plugin; without the plugin, scoring is slower."""
     weights_image: str = "quantgate:0.1.0"
     """Deployment: the project image, which fetches the weights before vLLM starts [the step's own image]."""
     service_account: str = "quantgate-serving"
@@ -77,6 +79,11 @@ class ServingSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PrerequisiteError(f"QUANTGATE_SERVING is {self.kind!r}. Valid: {', '.join(KINDS)}.")
+        if "PYTHONPATH" in dict(self.env):
+            raise PrerequisiteError(
+                f"{PREFIX}_ENV sets PYTHONPATH, which KServe's webhook refuses. Install what vLLM must find in an "
+                "image, as manifests/images/vllm.Containerfile does."
+            )
         try:
             self.address.format(service="", namespace="", port=0)
         except (KeyError, IndexError, ValueError) as error:

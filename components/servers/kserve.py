@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
-
 from components.errors import PrerequisiteError, ServerGoneError
 from components.kubernetes import cluster_lease, owner
 from components.kubernetes.cluster_client import (
@@ -33,6 +31,8 @@ from components.run.server_identity import ServerIdentity
 from components.servers import objects, vllm_pod
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
 from components.servers.local_vllm import lists_our_model
+from components.servers.reported import described
+from components.servers.vllm_options import cpu_variables
 from components.servers.vllm_pod import Runtime, Served
 from components.servers.why_not_ready import Reason, why_not_ready
 
@@ -78,7 +78,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     runtime, started = find_runtime(cluster, settings), time.monotonic()
     options = objects.answering(settings, window)
     identity = objects.identity_of(weights.digest, runtime, settings, window)
-    served = Served(run_name(cluster, results), weights.variant, weights.uri, options)
+    variables = {} if settings.gpus else cpu_variables(model_path, window, value_bytes=4)  # float32 is possible
+    served = Served(run_name(cluster, results), weights.variant, weights.uri, options, tuple(variables.items()))
     start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
     where = f"kubectl -n {settings.namespace}"
     server = Server(
@@ -106,7 +107,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         except PrerequisiteError as error:
             failure += f"\nIt could not be removed ({error}); it goes when its lease ends."
         return server.model_copy(update={"failure": failure, "startup_s": time.monotonic() - started})
-    return server.model_copy(update={"startup_s": time.monotonic() - started, "engine": engine_of(server)})
+    return described(server).model_copy(update={"startup_s": time.monotonic() - started})
 
 
 def undeploy(variant: str, results: str, settings: ServingSettings) -> None:
@@ -286,15 +287,6 @@ def wait_until_reached(server: Server, start: Start) -> str:
                 "and check QUANTGATE_SERVING_ADDRESS."
             )
         time.sleep(POLL_S)
-
-
-def engine_of(server: Server) -> str:
-    """vLLM's version as the server reports it; the image when it reports none."""
-    try:
-        version = httpx.get(f"{server.url.removesuffix('/v1')}/version", timeout=5.0, trust_env=False).json()["version"]
-        return f"vllm {version}"
-    except (httpx.TransportError, ValueError, KeyError, TypeError):
-        return server.engine
 
 
 def pod_labels(start: Start) -> str:

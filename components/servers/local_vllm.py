@@ -20,18 +20,18 @@ import psutil
 
 from components.environments import serving_environment
 from components.errors import PrerequisiteError
-from components.models.window import model_config, model_window, served_window
+from components.models.window import model_window, served_window
 from components.processes.guarded import exit_status, start_guard
 from components.run import machine
 from components.run.artifacts import Server
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
+from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, NEUTRAL, cpu_variables
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
 POLL_S = 0.5
 PORTS_TRIED = 3
-CONCURRENT_SEQUENCES = 16
 LAST_LINES = 12
 ERROR_LINE = re.compile(r"\b\w+(?:Error|Exception): .*\S")
 """The first such line of vLLM's log is the cause; later ones are its consequences."""
@@ -40,10 +40,6 @@ NO_CAUSE = re.compile(r"(^|\s)(WARNING|INFO|DEBUG)\s")
 PORT_TAKEN = "address already in use"
 SCALE_OUT_SINCE = (0, 30)
 """The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
-
-
-NEUTRAL = ("--generation-config", "vllm")
-"""Without it vLLM applies the model's generation_config.json: a repetition penalty, a temperature of its own."""
 
 
 @dataclass(frozen=True)
@@ -210,30 +206,15 @@ def vllm_settings(
     plugin = str(Path(__file__).with_name("vllm_plugin"))
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
     if engine.on_cpu:
-        # eager: compiling costs a minute more than it saves here; small blocks (multiples of 32 on CPU) make the prefix
-        # cache fine-grained; small batches bound the memory for the logits of a whole prompt
-        answer_options += ["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048"]
         float32 = not machine.multiplies_16_bits()
-        if float32:  # six times as fast on prompts as emulated 16 bits, see docs/results.md
-            answer_options += ["--dtype", "float32"]
-        settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib(model_path, window, value_bytes=4 if float32 else 2))
-        settings["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # by default vLLM leaves one core unused
+        answer_options += [*CPU_OPTIONS, *(FLOAT32 if float32 else ())]
+        settings |= cpu_variables(model_path, window, value_bytes=4 if float32 else 2)
     return [*answer_options, *options], settings
 
 
 def default_window(model_path: Path) -> int:
     """The window of a server that serves no suite in particular: lm-eval's default, or the model's if smaller."""
     return served_window(0, model_window(model_path))
-
-
-def kv_cache_gib(model_path: Path, window: int, value_bytes: int = 2) -> int:
-    """GiB of key-value cache for CONCURRENT_SEQUENCES full windows, at least 1."""
-    config = model_config(model_path)
-    heads = int(config.get("num_attention_heads", 32))
-    head_dim = int(config.get("head_dim") or int(config.get("hidden_size", 4096)) // heads)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    per_token_bytes = 2 * int(config.get("num_hidden_layers", 32)) * kv_heads * head_dim * value_bytes
-    return max(1, -(-per_token_bytes * window * CONCURRENT_SEQUENCES // 2**30))
 
 
 def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> str:

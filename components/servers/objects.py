@@ -1,7 +1,7 @@
 """The Kubernetes objects that serve a variant on a cluster, as the API accepts them.
 
-    Workflow (of the run) owns Lease owns InferenceService, ConfigMap          (KServe)
-                                          Deployment, Service, ConfigMap       (without)
+    Workflow (of the run) owns Lease owns InferenceService          (KServe)
+                                          Deployment, Service       (without)
 
 The Lease is created first and owns the other objects, so deleting it removes everything that an interrupted start left.
 It is a separate object, not an annotation of the server: KServe copies annotations into the pod template, so each
@@ -18,20 +18,19 @@ from components.kubernetes.labels import INSTANCE, NO_SIDECAR, RUN
 from components.run.server_identity import ServerIdentity
 from components.servers import vllm_pod
 from components.servers.cluster_settings import KSERVE, ServingSettings
-from components.servers.vllm_pod import KSERVE_CONTAINER, PLUGIN, PORT, Runtime, Served
+from components.servers.vllm_options import CPU_OPTIONS, NEUTRAL, VLLM_CPU_IMAGE, VLLM_IMAGE
+from components.servers.vllm_pod import KSERVE_CONTAINER, PORT, Runtime, Served
 
 SPEC = "quantgate.dev/spec"
 KSERVE_LABEL = "serving.kserve.io/inferenceservice"
-VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.32.0"
 GPU = re.compile(r"(nvidia\.com|amd\.com|gpu\.intel\.com|habana\.ai)/")
 """The resource names of GPUs in their makers' device plugins."""
 
 
 def own_runtime(settings: ServingSettings) -> Runtime:
     """vLLM's image and options in a plain Deployment."""
-    return Runtime(
-        settings.image or VLLM_IMAGE, ("--model", vllm_pod.FETCHED, "--host", "0.0.0.0", "--port", str(PORT)), (), PORT
-    )
+    image = settings.image or (VLLM_IMAGE if settings.gpus else VLLM_CPU_IMAGE)
+    return Runtime(image, ("--model", vllm_pod.FETCHED, "--host", "0.0.0.0", "--port", str(PORT)), (), PORT)
 
 
 def runtime_of(serving_runtime: JSON, settings: ServingSettings) -> Runtime:
@@ -54,7 +53,8 @@ def runtime_of(serving_runtime: JSON, settings: ServingSettings) -> Runtime:
 def answering(settings: ServingSettings, max_model_len: int) -> tuple[str, ...]:
     """vLLM's options that can change an answer, besides the runtime's own; the last option of a name counts."""
     parallel = ("--tensor-parallel-size", str(settings.tensor_parallel_size))
-    return ("--max-model-len", str(max_model_len), *parallel, *settings.options)
+    on_cpu = () if settings.gpus else CPU_OPTIONS
+    return ("--max-model-len", str(max_model_len), *NEUTRAL, *parallel, *on_cpu, *settings.options)
 
 
 def identity_of(digest: str, runtime: Runtime, settings: ServingSettings, max_model_len: int) -> ServerIdentity:
@@ -90,11 +90,9 @@ def lease(name: str, labels: dict[str, str], now: str, length_s: int, owner: JSO
 
 def manifests(served: Served, runtime: Runtime, settings: ServingSettings) -> list[tuple[ObjectKind, JSON]]:
     """The objects that the lease owns, in the order to create them: the one that becomes ready is the last."""
-    plugin = (cluster_client.CONFIG_MAP, config_map(served))
     if settings.kind == KSERVE:
-        return [plugin, (cluster_client.INFERENCE_SERVICE, inference_service(served, runtime, settings))]
+        return [(cluster_client.INFERENCE_SERVICE, inference_service(served, runtime, settings))]
     return [
-        plugin,
         (cluster_client.SERVICE, service(served)),
         (cluster_client.DEPLOYMENT, deployment(served, runtime, settings)),
     ]
@@ -103,12 +101,6 @@ def manifests(served: Served, runtime: Runtime, settings: ServingSettings) -> li
 def digest(owned: list[tuple[ObjectKind, JSON]]) -> str:
     """The sha256 of the objects; starts with different settings have different digests."""
     return hashlib.sha256(json.dumps([body for _, body in owned], sort_keys=True).encode()).hexdigest()
-
-
-def config_map(served: Served) -> JSON:
-    """The ConfigMap with our vLLM plugin, which the pod mounts: always this version, whichever image vLLM has."""
-    data = {key: (PLUGIN / file).read_text(encoding="utf-8") for key, file in vllm_pod.plugin_files().items()}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(served), "data": data}
 
 
 def metadata(served: Served) -> JSON:
@@ -136,9 +128,7 @@ def inference_service(served: Served, runtime: Runtime, settings: ServingSetting
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": served.name, "labels": labels, "annotations": annotations},
-        "spec": {
-            "predictor": {**predictor, **vllm_pod.placed(settings), "volumes": vllm_pod.volumes(served, settings)}
-        },
+        "spec": {"predictor": {**predictor, **vllm_pod.placed(settings), "volumes": vllm_pod.volumes(settings)}},
     }
 
 
@@ -156,7 +146,7 @@ def deployment(served: Served, runtime: Runtime, settings: ServingSettings) -> J
         "securityContext": vllm_pod.unprivileged(settings.run_as_user),
         "initContainers": [vllm_pod.fetcher(served, settings)],
         "containers": [vllm_pod.server(served, runtime, settings)],
-        "volumes": [*vllm_pod.volumes(served, settings), *vllm_pod.scratch(settings)],
+        "volumes": [*vllm_pod.volumes(settings), *vllm_pod.scratch(settings)],
     }
     return {
         "apiVersion": "apps/v1",

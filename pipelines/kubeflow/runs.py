@@ -20,6 +20,8 @@ from pipelines.kubeflow.connection import ANSWER_S, EXPERIMENT, Kubeflow, NotRea
 PATIENCE_S = 900.0
 """How long to follow a run without an answer, e.g. while an API server restarts or a laptop sleeps."""
 UNDER_WAY = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED")
+TAG_LENGTH = 63
+"""The longest value of a tag."""
 EQUALS = 1
 """The filter's number for this operation."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,6 +37,13 @@ class PipelineFile:
     parameters: frozenset[str]
     version: str
     """The pipeline's name with the digest of the file's content."""
+    image: str
+    """The image of most steps."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of the pipeline's version in Kubeflow, which are cut to the length that it takes."""
+        return {"quantgate-image": self.image.rpartition("/")[2][:TAG_LENGTH]}
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,16 @@ def read_pipeline(file: Path) -> PipelineFile:
         content = file.read_bytes()
         spec = next(iter(yaml.load_all(content, LOADER)))
         name, parameters = spec["pipelineInfo"]["name"], spec["root"]["inputDefinitions"]["parameters"]
+        executors = spec["deploymentSpec"]["executors"].values()
+        ((image, _),) = Counter(executor["container"]["image"] for executor in executors).most_common(1)
     except OSError as error:
         raise PrerequisiteError(
             f"Cannot read {file}: {error.strerror}. Write it with quantgate compile --out {file} --image …"
         ) from None
-    except (yaml.YAMLError, StopIteration, KeyError, TypeError):
+    except (yaml.YAMLError, StopIteration, KeyError, TypeError, ValueError, AttributeError):
         raise PrerequisiteError(f"{file} is not a pipeline. Write one with quantgate compile.") from None
     version = f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
-    return PipelineFile(file, name, frozenset(parameters), version)
+    return PipelineFile(file, name, frozenset(parameters), version, image)
 
 
 def upload(kubeflow: Kubeflow, pipeline: PipelineFile) -> Version:
@@ -77,7 +88,11 @@ def upload(kubeflow: Kubeflow, pipeline: PipelineFile) -> Version:
             return Version(pipeline_id, version_id, pipeline.version, uploaded=False)
         try:
             version = kubeflow.client.pipeline_uploads.upload_pipeline_version(
-                str(pipeline.file), name=pipeline.version, pipelineid=pipeline_id, _request_timeout=ANSWER_S
+                str(pipeline.file),
+                name=pipeline.version,
+                pipelineid=pipeline_id,
+                tags=json.dumps(pipeline.tags),
+                _request_timeout=ANSWER_S,
             )
         except ApiException as refusal:
             version_id = version_named(kubeflow, pipeline_id, pipeline.version) if refusal.status == 409 else ""

@@ -140,7 +140,15 @@ def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
     taken = {(version["pipeline_id"], version["display_name"]) for version in state.objects["versions"].values()}
     if (query["pipelineid"], query["name"]) in taken:
         raise RefusedError(409, f"Already exist error: the name {query['name']} already exist")
-    wanted = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "content": body["content"]}
+    tags = json.loads(query.get("tags", "{}"))
+    if any(len(text) > 63 for tag in tags.items() for text in tag):
+        raise RefusedError(400, "Invalid input error: tag keys and values are limited to 63 characters")
+    wanted = {
+        "pipeline_id": query["pipelineid"],
+        "display_name": query["name"],
+        "content": body["content"],
+        "tags": tags,
+    }
     return state.keep("versions", "pipeline_version_id", wanted)
 
 

@@ -78,6 +78,7 @@ class Cluster:
         """Create an object at the path of its collection, e.g. `apis/apps/v1/deployments`."""
         with self.changed:
             created, plural = copy.deepcopy(body), path.rsplit("/", 1)[1]
+            check_admitted(plural, created)
             name = created["metadata"]["name"]
             if (path, name) in self.objects:
                 raise StatusError(409, "AlreadyExists", f'{plural} "{name}" already exists')
@@ -171,6 +172,23 @@ class Cluster:
             orphaned = bool(owners) and self.uids.isdisjoint(owners)
             if orphaned and (path, name) in self.objects and "deletionTimestamp" not in obj["metadata"]:
                 self.delete(path, name, {})
+
+
+def check_admitted(plural: str, obj: JSON) -> None:
+    """Raise StatusError if KServe's validating webhook denies the object (kserve/kserve #5340)."""
+    if plural not in ("inferenceservices", "servingruntimes"):
+        return
+    spec = obj.get("spec", {})
+    predictor = spec.get("predictor", {})
+    containers = (*spec.get("containers", ()), *predictor.get("containers", ()), predictor.get("model", {}))
+    if any(variable["name"] == "PYTHONPATH" for container in containers for variable in container.get("env", ())):
+        webhook = f"{plural.removesuffix('s')}.kserve-webhook-server.validator"
+        raise StatusError(
+            403,
+            "Forbidden",
+            f'admission webhook "{webhook}" denied the request: setting PYTHONPATH in container is not allowed for '
+            "security reasons",
+        )
 
 
 def check_patch(obj: JSON, patch: JSON) -> None:

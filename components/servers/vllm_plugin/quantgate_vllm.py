@@ -1,6 +1,7 @@
-"""A plugin of vLLM (entry point group `vllm.general_plugins`), found on the server's PYTHONPATH; not for import here.
+"""A plugin of vLLM (entry point group `vllm.general_plugins`), which vLLM's own process imports; not for import here.
 
-It mends two things of vLLM 0.32:
+On a cluster it is installed in the image of manifests/images/vllm.Containerfile; on one machine it is found on the
+server's PYTHONPATH. It mends two things of vLLM 0.32:
 
 - Log-probabilities of a prompt: vLLM reserves the rows without filling them, and computes those of the tokens that did
   not come from the prefix cache. The others hold whatever lay in the memory: it looks like an answer, or it is no
@@ -9,8 +10,13 @@ It mends two things of vLLM 0.32:
 - INT4 on a CPU without AVX-512: vLLM chooses its kernel for 4-bit weights, which its build for AVX2 does not have, and
   dies at the first prompt. There the weights are unpacked once, when they are loaded, and multiplied by PyTorch: the
   numbers that the checkpoint stands for, in as much memory as the baseline's.
+
+On a CPU without instructions for bfloat16 it lets vLLM choose float32, which is several times as fast there as
+emulated bfloat16; --dtype still overrules it. GET /quantgate answers what the server has chosen.
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +24,9 @@ from vllm.platforms import current_platform
 from vllm.v1.outputs import LogprobsTensors
 
 NOT_COMPUTED = -1
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Those of components/run/machine.py, which vLLM's process cannot import."""
 
 
 def register() -> None:
@@ -26,6 +35,9 @@ def register() -> None:
     leave_out_rows_not_computed()
     if current_platform.is_cpu():
         unpack_int4_without_avx512()
+        choose_float32_without_bf16()
+    if "vllm.entrypoints.launchers.app" in sys.modules:  # the process that answers HTTP, in vLLM 0.32
+        answer_settings()
 
 
 def mark_rows_not_computed() -> None:
@@ -92,3 +104,22 @@ def unpack_int4_without_avx512() -> None:
 
     kernel.process_weights_after_loading = prepare_or_unpack
     kernel.apply_weights = multiply_as_prepared
+
+
+def choose_float32_without_bf16() -> None:
+    """Have vLLM resolve `--dtype auto` to float32 on a CPU that multiplies bfloat16 in software."""
+    lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if CPUINFO.exists() else []
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
+    if flags is not None and BF16_FLAGS.isdisjoint(flags):
+        type(current_platform).supported_dtypes = property(lambda _platform: [torch.float32])
+
+
+def answer_settings() -> None:
+    """Answer GET /quantgate with the data type in which the server computes."""
+    from fastapi import Request
+    from vllm.entrypoints.serve.instrumentator import basic
+
+    async def settings(request: Request) -> dict[str, str]:
+        return {"dtype": str(basic.engine_client(request).model_config.dtype).removeprefix("torch.")}
+
+    basic.router.add_api_route("/quantgate", settings)

@@ -1,0 +1,30 @@
+"""What a started server reports about itself."""
+
+import httpx
+
+from components.run.artifacts import Server
+from components.servers.vllm_options import FLOAT32
+
+
+def described(server: Server) -> Server:
+    """The server with vLLM's version, and with the data type in its identity where vLLM has chosen float32 itself.
+
+    A vLLM image without our plugin chooses the model's own type, and a server that reports nothing keeps its image as
+    its engine.
+    """
+    version, dtype = reported(server, "/version", "version"), reported(server, "/quantgate", "dtype")
+    identity, chosen = server.identity, dtype == FLOAT32[-1]
+    if chosen and identity and identity.on_cpu and FLOAT32[0] not in identity.options:
+        identity = identity.model_copy(update={"options": (*identity.options, *FLOAT32)})
+    in_float32 = " in float32" if identity and FLOAT32[-1] in identity.options else ""
+    engine = f"vllm {version}{in_float32}" if version else identity.engine if identity else server.engine
+    return server.model_copy(update={"engine": engine, "identity": identity})
+
+
+def reported(server: Server, path: str, key: str) -> str:
+    """What the server reports about itself under that path; "" when it does not have it."""
+    try:
+        answer = httpx.get(f"{server.url.removesuffix('/v1')}{path}", timeout=5.0, trust_env=False)
+        return str(answer.raise_for_status().json()[key])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return ""
