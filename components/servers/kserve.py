@@ -74,12 +74,13 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         raise PrerequisiteError(
             f"A cluster cannot read weights at {weights.uri}. Give s3://BUCKET/PREFIX as the store."
         )
-    cluster = ClusterClient(settings.namespace)
-    runtime, started = find_runtime(cluster, settings), time.monotonic()
+    started = time.monotonic()
+    cluster = patient_client(settings)
+    runtime = find_runtime(cluster, settings)
     options = objects.answering(settings, window)
     identity = objects.identity_of(weights.digest, runtime, settings, window)
     served = Served(run_name(cluster, results), weights.variant, weights.uri, options)
-    start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
+    start = Start(cluster, settings, served, runtime, cluster.deadline)
     where = f"kubectl -n {settings.namespace}"
     server = Server(
         variant=weights.variant,
@@ -109,9 +110,14 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     return server.model_copy(update={"startup_s": time.monotonic() - started, "engine": engine_of(server)})
 
 
+def patient_client(settings: ServingSettings) -> ClusterClient:
+    """A client that waits out a cluster in trouble as long as a server may take to start: controllers are restarted."""
+    return ClusterClient(settings.namespace, deadline=time.monotonic() + settings.ready_within_s)
+
+
 def undeploy(variant: str, results: str, settings: ServingSettings) -> None:
     """Remove the variant's server, even if `deploy` was killed before it recorded one; does nothing without one."""
-    cluster = ClusterClient(settings.namespace)
+    cluster = patient_client(settings)
     remove(cluster, Served(run_name(cluster, results), variant, "", ()))
 
 
@@ -138,14 +144,14 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
     if settings.kind == LOCAL or server.failure or not server.url:
         yield
         return
-    cluster = ClusterClient(settings.namespace)
+    cluster = patient_client(settings)
     with cluster_lease.renewing(cluster, Served(run_name(cluster, results), server.variant, "", ()).name):
         yield
 
 
 def identity_here(digest: str, settings: ServingSettings, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start on the model."""
-    runtime = find_runtime(ClusterClient(settings.namespace), settings)
+    runtime = find_runtime(patient_client(settings), settings)
     return objects.identity_of(digest, runtime, settings, window)
 
 
