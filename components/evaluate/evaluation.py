@@ -18,7 +18,7 @@ from components.benchmarks.task_score import NoScoreError, score_of
 from components.errors import PrerequisiteError
 from components.evaluate.item_record import Answers, Recorder
 from components.evaluate.speed import Speed
-from components.evaluate.tested_model import TestedModel
+from components.evaluate.tested_model import LedgerModel, TestedModel
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
@@ -72,13 +72,11 @@ class Evaluation:
         step execute runs the programs.
 
         When the server fails, ends or returns unreadable answers, the scores have a `failure` and no records: a failure
-        never becomes a number.
+        never becomes a number. Without a server the ledger alone must have all answers.
         """
-        unscored = Scores(
-            variant=self.server.variant, suite=self.questions.suite.name, stage=self.stage, failure=self.server.failure
-        )
-        if self.server.failure:
-            return unscored
+        unscored = Scores(variant=self.server.variant, suite=self.questions.suite.name, stage=self.stage)
+        if self.server.failure and not earlier.ledger:
+            return unscored.model_copy(update={"failure": self.server.failure})
         try:
             self.check_tokenizer()
             scores, rows = self.ask(unscored, earlier, may_stop)
@@ -112,7 +110,8 @@ class Evaluation:
         A task has no score in a stage or a look in which none of its items fits the window.
         """
         started, suite = time.monotonic(), self.questions.suite
-        model = TestedModel(client_of(self.server), earlier.ledger)
+        book, served = earlier.ledger, not self.server.failure
+        model = TestedModel(client_of(self.server), book) if served or not book else LedgerModel(book)
         tasks = {
             row.task: prepare(row, self.questions.source, self.questions.chat_template)
             for row in suite.tasks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.benchmarks import selection, suites
 from components.errors import PrerequisiteError, ServerGoneError
+from components.evidence.reference import without_reference
 from components.models.variants import BASELINE
 from components.run import progress
 from components.run.artifacts import Scores, Server, Weights
@@ -29,6 +30,11 @@ def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scor
     step.end(skipped=True, note=f"{Scores.read(scores).describe()}; scored before in {serving.scored_in}")
 
 
+def with_reference(serving: Server, results: str) -> Server:
+    """The server, with a failure when its variant cannot be judged because the baseline has no scores."""
+    return serving.model_copy(update={"failure": serving.failure or without_reference(serving.variant, results)})
+
+
 def score_stage(
     serving: Server,
     plan: EvaluationPlan,
@@ -39,24 +45,30 @@ def score_stage(
     tiny: "Sequence[Record]" = (),
     may_stop: "StopRule | None" = None,
 ) -> Scores:
-    """The stage's scores; writes one record an item to the file `records`. The items in `tiny` are not asked again."""
-    if serving.failure:
-        suite = selection.suite_of(plan).name
-        return Scores(variant=serving.variant, suite=suite, stage=stage, failure=serving.failure)
+    """The stage's scores; writes one record an item to the file `records`. The items in `tiny` are not asked again.
+
+    Without the baseline's scores the whole run is in vain: if its server does not start, the ledger may have them.
+    """
+    suite = selection.suite_of(plan).name
+    unscored = Scores(variant=serving.variant, suite=suite, stage=stage, failure=serving.failure)
+    book = serving.identity.describe() if serving.identity and plan.ledger else ""
+    if serving.failure and not (book and serving.variant == BASELINE):
+        return unscored
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
     from components.evaluate.evaluation import Earlier, Evaluation
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
 
     serving = with_tokenizer(serving, plan.results)
-    book = serving.identity.describe() if serving.identity and plan.ledger else ""
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
     try:
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
             evaluation = Evaluation(serving, selection.questions_of(plan), stage, step)
             scores = evaluation.run(records, Earlier(ledger, tiny), may_stop)
     except ServerGoneError as error:
-        scores = Scores(variant=serving.variant, suite=selection.suite_of(plan).name, stage=stage, failure=str(error))
+        scores = unscored.model_copy(update={"failure": str(error)})
+    if serving.failure:
+        return unscored if scores.failure else scores
     cause = local_vllm.why_it_ended(serving) if scores.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 
@@ -72,7 +84,7 @@ def tiny_records(variant: str, results: str) -> "list[Record]":
 
 def with_tokenizer(serving: Server, results: str) -> Server:
     """The server with its tokenizer on this machine; the deploy step may have run on another machine."""
-    if not serving.url or Path(serving.model_path).exists():
+    if serving.model_path and Path(serving.model_path).exists():
         return serving
     weights = RunResults(results).weights(serving.variant).read(Weights)
     if weights is None:
