@@ -57,6 +57,8 @@ class Evaluation:
     questions: Questions
     stage: str
     step: Step
+    when_lost: Callable[[str], None] | None = None
+    """Waits for a server that stopped answering; raises PrerequisiteError when it does not come back."""
     by_item: dict[str, dict[Item, list[records.Record]]] = field(default_factory=dict)
     """The records so far, by task and item: one for each sample of an item."""
     tasks: dict[str, Prepared] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class Evaluation:
         """
         started, suite = time.monotonic(), self.questions.suite
         book, served = earlier.ledger, not self.server.failure
-        model = TestedModel(client_of(self.server), book) if served or not book else LedgerModel(book)
+        model = TestedModel(client_of(self.server, self.when_lost), book) if served or not book else LedgerModel(book)
         tasks = {
             row.task: prepare(row, self.questions.source, self.questions.chat_template)
             for row in suite.tasks

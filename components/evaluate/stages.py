@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.benchmarks import selection, suites
-from components.errors import PrerequisiteError, ServerGoneError
+from components.errors import PrerequisiteError
 from components.evidence.reference import without_reference
 from components.models.variants import BASELINE
 from components.run import progress
@@ -28,6 +28,36 @@ def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scor
     if not RunResults(results).scores(serving.variant, FULL).get(Path(scores)):
         raise PrerequisiteError(f"The scores of {serving.variant} are missing from {results}: run it again.")
     step.end(skipped=True, note=f"{Scores.read(scores).describe()}; scored before in {serving.scored_in}")
+
+
+class FollowedServer:
+    """A variant's server, followed through the replacements of its pod."""
+
+    def __init__(self, serving: Server, results: str) -> None:
+        """Begins with the replacements of an earlier step, which only the results have."""
+        self.file = RunResults(results).server(serving.variant)
+        known = self.file.read(Server)
+        self.server = known if known and known.replaced > serving.replaced else serving
+        self.server = self.server.model_copy(update={"model_path": serving.model_path})
+        self.results, self.before = results, self.server.replaced
+
+    def check(self, cause: str = "") -> None:
+        """Wait until the same server answers, else raise PrerequisiteError; `cause` is why a call failed."""
+        from components.servers import lifecycle
+
+        server = lifecycle.server_again(self.server, self.results, cause)
+        if server.replaced > self.server.replaced:
+            self.file.write(server)
+        self.server = server
+
+    def with_replacements(self, scores: Scores) -> Scores:
+        """The scores with the number of replacements, the last ones included; a failure if another server answered."""
+        if not scores.failure:
+            self.check()
+        update: dict[str, object] = {"replaced": self.server.replaced}
+        if self.server.replaced > self.before:
+            update["tokens_per_s"] = 0.0  # a new server counts from zero
+        return scores.model_copy(update=update)
 
 
 def with_reference(serving: Server, results: str) -> Server:
@@ -63,9 +93,11 @@ def score_stage(
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
     try:
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
-            evaluation = Evaluation(serving, selection.questions_of(plan), stage, step)
-            scores = evaluation.run(records, Earlier(ledger, tiny), may_stop)
-    except ServerGoneError as error:
+            followed = FollowedServer(serving, plan.results)
+            followed.check()  # its pod may have been replaced since the last step
+            evaluation = Evaluation(followed.server, selection.questions_of(plan), stage, step, followed.check)
+            scores = followed.with_replacements(evaluation.run(records, Earlier(ledger, tiny), may_stop))
+    except PrerequisiteError as error:
         scores = unscored.model_copy(update={"failure": str(error)})
     if serving.failure:
         return unscored if scores.failure else scores
@@ -118,6 +150,8 @@ def save_scores(measured: Scores, step: progress.Step, results: str, scores: str
     note = measured.describe()
     if measured.reused and not skipped:
         note += f"; {measured.reused} of {measured.requests} answers came from the ledger"
+    if measured.replaced:
+        note += f"; pod of the server replaced: {measured.replaced}"
     if measured.look < measured.looks:
         items = sum(task.items for task in measured.tasks)
         note += f"; stopped early after {items} of {measured.planned_items} questions"

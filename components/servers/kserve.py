@@ -21,6 +21,7 @@ from components.kubernetes.cluster_client import (
     INFERENCE_SERVICE,
     JSON,
     LEASE,
+    POD,
     SERVICE,
     SERVING_RUNTIME,
     ClusterClient,
@@ -28,13 +29,13 @@ from components.kubernetes.cluster_client import (
 )
 from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
 from components.kubernetes.owner import run_name, workflow
-from components.run.artifacts import Server, Weights
+from components.run.artifacts import Server, ServerPod, Weights
 from components.run.server_identity import ServerIdentity
 from components.servers import objects, vllm_pod
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
 from components.servers.local_vllm import lists_our_model
 from components.servers.vllm_pod import Runtime, Served
-from components.servers.why_not_ready import Reason, why_not_ready
+from components.servers.why_not_ready import Reason, created, evicted, why_not_ready
 
 WATCHED_S = 5
 POLL_S = 1.0
@@ -107,7 +108,9 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         except PrerequisiteError as error:
             failure += f"\nIt could not be removed ({error}); it goes when its lease ends."
         return server.model_copy(update={"failure": failure, "startup_s": time.monotonic() - started})
-    return server.model_copy(update={"startup_s": time.monotonic() - started, "engine": engine_of(server)})
+    return server.model_copy(
+        update={"startup_s": time.monotonic() - started, "engine": engine_of(server), "pod": pod_of(start)}
+    )
 
 
 def patient_client(settings: ServingSettings) -> ClusterClient:
@@ -232,7 +235,7 @@ def wait_until_ready(start: Start) -> str:
         if is_ready(start, current):
             return ""
         if current:
-            reason = why_not_ready(start.cluster, current, pod_labels(start), container_of(start.settings))
+            reason = reason_of(start, current)
             if reason.final:
                 return reason.text
         began, within_s = time.monotonic(), min(WATCHED_S, max(1, int(left_s)))
@@ -301,6 +304,27 @@ def engine_of(server: Server) -> str:
         return f"vllm {version}"
     except (httpx.TransportError, ValueError, KeyError, TypeError):
         return server.engine
+
+
+def reason_of(start: Start, current: JSON) -> Reason:
+    """Why the server's object is not ready."""
+    return why_not_ready(start.cluster, current, pod_labels(start), container_of(start.settings))
+
+
+def pod_of(start: Start) -> ServerPod | None:
+    """The server's newest pod that runs; None when there is none."""
+    pods = start.cluster.listed(POD, labels=pod_labels(start))[0]
+    running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not evicted(pod)]
+    if not running:
+        return None
+    pod = max(running, key=created)
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    status: JSON = next((entry for entry in statuses if entry["name"] == container_of(start.settings)), {})
+    return ServerPod(
+        uid=pod["metadata"]["uid"],
+        image_id=status.get("imageID", ""),
+        restarts=int(status.get("restartCount", 0)),
+    )
 
 
 def pod_labels(start: Start) -> str:
