@@ -100,6 +100,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
             failure = wait_until_ready(start)
             server = server if failure else server.model_copy(update={"url": address(start)})
             failure = failure or wait_until_reached(server, start)
+            server = server if failure else server.model_copy(update={"pod": pod_of(start)})
     except PrerequisiteError as error:
         failure = str(error)
     if failure:
@@ -108,9 +109,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         except PrerequisiteError as error:
             failure += f"\nIt could not be removed ({error}); it goes when its lease ends."
         return server.model_copy(update={"failure": failure, "startup_s": time.monotonic() - started})
-    return server.model_copy(
-        update={"startup_s": time.monotonic() - started, "engine": engine_of(server), "pod": pod_of(start)}
-    )
+    return server.model_copy(update={"startup_s": time.monotonic() - started, "engine": engine_of(server)})
 
 
 def patient_client(settings: ServingSettings) -> ClusterClient:

@@ -67,8 +67,9 @@ def wait_until_back(start: Start, server: Server, cause: str) -> None:
 
 def crash_of(start: Start, known: ServerPod | None) -> str:
     """Why vLLM ended by itself in the known pod; "" while it runs, and when the pod is being replaced."""
-    pods = start.cluster.listed(POD, labels=kserve.pod_labels(start))[0]
-    for pod in pods if known else ():
+    if known is None:
+        return ""
+    for pod in start.cluster.listed(POD, labels=kserve.pod_labels(start))[0]:
         metadata = pod["metadata"]
         if metadata["uid"] != known.uid or "deletionTimestamp" in metadata or evicted(pod):
             continue
