@@ -115,7 +115,7 @@ def step_needs(metadata: Path) -> dict[str, StepNeeds]:
 
 TASKS = (
     *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"),
-    *("gate", "report", "track", "promote"),
+    *("gate", "report", "track", "promote", "conclude"),
 )
 """In the order of the pipeline, in which a run reports them."""
 NEEDS = {

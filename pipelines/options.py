@@ -20,13 +20,14 @@ from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE, QUANTIZED, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
-from components.run.plan import EvaluationPlan
+from components.run.plan import FAILING, EvaluationPlan
 
 CHOICES = {
     "variants": ", ".join(VARIANTS),
     "baseline": BASELINE,
     "suites": ", ".join(SUITES),
     "use_cases": ", ".join(use_case_names()),
+    "failing": ", ".join(FAILING),
 }
 ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "variants": (str, ",".join(QUANTIZED)),

@@ -8,6 +8,7 @@ from typing import List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
+from components.conclude.component import conclude
 from components.deploy.component import deploy, undeploy
 from components.evaluate.component import evaluate_full, evaluate_tiny
 from components.execute.component import execute
@@ -52,6 +53,7 @@ def ship(
     calibration_tokens: int = 256,
     ledger: bool = True,
     skip_judged: bool = False,
+    fail_run_on: str = "not_comparable,failed",
     promote: bool = False,
 ):
     """May a quantized variant replace the model that serves today?"""
@@ -77,6 +79,7 @@ def ship(
         noise_floor=noise_floor,
         ledger=ledger,
         skip_judged=skip_judged,
+        fail_run_on=fail_run_on,
         calibration_samples=calibration_samples,
         calibration_tokens=calibration_tokens,
         store=store,
@@ -110,7 +113,7 @@ def ship(
         results=results,
         tracking_uri=tracking_uri,
     )
-    promote_best(
+    promoted = promote_best(
         decision=decided.outputs["decision"],
         tracked=tracked.outputs["tracked"],
         results=results,
@@ -118,3 +121,4 @@ def ship(
         tracking_uri=tracking_uri,
         move=promote,
     )
+    conclude(decision=decided.outputs["decision"], plan=plan).after(promoted)

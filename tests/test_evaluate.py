@@ -283,6 +283,28 @@ def test_a_server_that_never_started_gets_no_request(tiny_model: Path, tmp_path:
     assert (found.failure, found.tasks) == ("vLLM ended", ())
 
 
+@pytest.mark.slow
+def test_without_a_server_the_ledger_gives_the_scores_only_if_it_has_every_answer(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    local_vllm.undeploy(server)
+    running, gone = serve(tiny_model, folder, monkeypatch, "ok"), server.model_copy(update={"failure": "vLLM ended"})
+
+    def scored(by: Server, stage: str) -> Scores:
+        with shared(folder / "ledger.sqlite", "book", open_store(str(folder / "store"))) as ledger:
+            evaluation = Evaluation(by, questions(tiny_model, folder), stage, Step(None, stage, "bf16"))
+            return evaluation.run(folder / f"{stage}.parquet", Earlier(ledger))
+
+    measured = scored(running, "tiny")
+    local_vllm.undeploy(running)
+    known, unknown = scored(gone, "tiny"), scored(gone, "full")
+    assert (known.failure, known.tasks, known.identity) == ("", measured.tasks, server.identity)
+    assert known.reused == known.requests == measured.requests
+    assert unknown.tasks == ()
+    assert "the ledger does not have all of the model's answers" in unknown.failure
+
+
 def test_the_order_of_items_is_fixed() -> None:
     assert harness.item_order(10) == harness.item_order(10)
     assert sorted(harness.item_order(10)) == list(range(10))

@@ -121,6 +121,57 @@ def test_a_throttled_request_is_repeated_after_the_servers_retry_after(cluster: 
     assert cluster_client.pause_s(state) == cluster_client.LONGEST_PAUSE_S
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that retries a call for a moment only, unless it has a deadline: an outage in seconds, not minutes."""
+    monkeypatch.setattr(cluster_client.ClusterClient.__init__, "__defaults__", (0.3,))
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+@pytest.mark.usefixtures("impatient")
+def test_an_unreachable_admission_webhook_is_waited_out_with_a_line_that_says_so(
+    cluster: Cluster, deployed: Deploy, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready_at_once(cluster)
+    plural = PLURALS[kind]
+    cluster.unreachable_webhooks = {plural: 3}
+    assert deployed(kind=kind).failure == ""
+    assert cluster.counted()[f"create {plural}"] == 4
+    lines = [line for line in capsys.readouterr().out.splitlines() if "failed calling webhook" in line]
+    assert len(lines) == 1
+    assert f"cannot create {plural}" in lines[0]
+    assert " in quantgate now, trying for up to 60 s: " in lines[0]
+    assert "connection reset by peer" in lines[0]
+
+
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, 520, LOST])
+@pytest.mark.usefixtures("impatient")
+def test_an_api_in_trouble_is_waited_out_as_long_as_a_server_may_take_to_start(
+    cluster: Cluster, deployed: Deploy, settings: ServingSettings, fault: int
+) -> None:
+    def troubled(_: int, request: Request) -> int | None:
+        return fault if request.plural == "leases" and cluster.counted()[str(request)] <= 2 else None
+
+    ready_at_once(cluster)
+    cluster.faults = troubled
+    server = deployed()
+    assert server.failure == ""
+    with kserve.kept_alive(server, RESULTS, settings):
+        pass
+    kserve.undeploy("int8", RESULTS, settings)
+    assert left(cluster) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_webhook_that_stays_unreachable_is_the_reason_of_the_failure(cluster: Cluster, deployed: Deploy) -> None:
+    cluster.unreachable_webhooks = {"inferenceservices": 1000}
+    failure = deployed(ready_within_s=1).failure
+    assert "The cluster refused to create inferenceservices.serving.kserve.io in quantgate for 1 s: " in failure
+    assert "failed calling webhook" in failure
+    assert failure.endswith("Check the controller that it names.")
+    assert left(cluster) == []
+
+
 def test_a_tls_failure_counts_as_an_unreachable_api(cluster: Cluster) -> None:
     file = Path(os.environ["KUBECONFIG"])
     file.write_text(file.read_text().replace("http://", "https://"))  # the stand-in speaks no TLS

@@ -78,6 +78,26 @@ def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tup
         assert any(printed.startswith(line) for printed in lines), line
 
 
+def test_without_a_baseline_no_variant_is_quantized_unless_the_ledger_has_its_answers(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "run", ("--suite", "quick", "--limit", "4", "--variants", "int8", "--quiet")
+    dies = {"FAKE_VLLM": "dies", "FAKE_VLLM_ONLY": "quantgate-bf16"}
+    answer = quantgate(out, tiny_model, *options, **dies)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    rows = verdicts(out)
+    assert [row["verdict"] for row in rows.values()] == ["failed", "failed"]
+    assert rows["int8"]["sentence"].startswith("Not judged: the baseline has no scores. vLLM ended (exit status 1)")
+    assert not (out / "logs" / "quantize-int8.log").exists()
+    answer = quantgate(out, tiny_model, *options)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    served = verdicts(out)
+    assert served["int8"]["verdict"] == "inconclusive"
+    answer = quantgate(out, tiny_model, *options, "--tracking-uri", f"sqlite:///{tmp_path}/other.db", **dies)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert verdicts(out) == served
+
+
 @pytest.fixture(scope="module")
 def repeated(finished: "tuple[Path, str]", tiny_model: Path) -> "tuple[Path, str]":
     """A second run in the same folder, by another policy, with a variant that answers differently."""

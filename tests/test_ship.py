@@ -87,6 +87,7 @@ def test_a_component_calls_its_step(tmp_path: Path) -> None:
             noise_floor=False,
             ledger=True,
             skip_judged=False,
+            fail_run_on="",
             calibration_samples=8,
             calibration_tokens=64,
             run_id="run-1",

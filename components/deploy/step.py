@@ -13,25 +13,32 @@ from components.storage.location import fetch
 
 
 def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
-    """Serve the variant's weights; start no server when MLflow has the baseline's scores for the same questions."""
+    """Serve the variant's weights.
+
+    Start no server when MLflow has the baseline's scores for the same questions, or when the variant cannot be judged
+    because its baseline has no scores.
+    """
+    from components.evidence.reference import without_reference
     from components.servers import lifecycle
 
     quantized, planned = Weights.read(weights), EvaluationPlan.read(plan)
     results = planned.results
     with progress.step(results, "deploy", quantized.variant) as step:
-        started = Server(variant=quantized.variant, failure=quantized.failure)
-        if not quantized.failure:
+        reason, identity = quantized.failure or without_reference(quantized.variant, results), None
+        started = Server(variant=quantized.variant, failure=reason)
+        if not reason:
             try:
                 folder = fetch(quantized.uri, cache_dir(), weights=lifecycle.reads_weights())
                 identity = lifecycle.identity_here(folder, quantized.digest, planned.window)
                 scored = earlier_scores.scored_before(quantized, planned, identity, tracking_uri)
                 started = scored or lifecycle.deploy(quantized, folder, results, planned.window)
             except PrerequisiteError as error:
-                started = Server(variant=quantized.variant, failure=str(error))
+                engine = identity.engine if identity else ""
+                started = Server(variant=quantized.variant, engine=engine, identity=identity, failure=str(error))
         started.write(server)
         RunResults(results).server(quantized.variant).put(Path(server))
         note = f"scored before in {started.scored_in}" if started.scored_in else describe(started)
-        step.end(started.failure, skipped=bool(quantized.failure or started.scored_in), note=note)
+        step.end(started.failure, skipped=bool(reason or started.scored_in), note=note)
 
 
 def describe(server: Server) -> str:

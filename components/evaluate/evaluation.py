@@ -18,7 +18,7 @@ from components.benchmarks.task_score import NoScoreError, score_of
 from components.errors import PrerequisiteError
 from components.evaluate.item_record import Answers, Recorder
 from components.evaluate.speed import Speed
-from components.evaluate.tested_model import TestedModel
+from components.evaluate.tested_model import LedgerModel, TestedModel
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
@@ -57,6 +57,8 @@ class Evaluation:
     questions: Questions
     stage: str
     step: Step
+    when_lost: Callable[[str], None] | None = None
+    """Waits for a server that stopped answering; raises PrerequisiteError when it does not come back."""
     by_item: dict[str, dict[Item, list[records.Record]]] = field(default_factory=dict)
     """The records so far, by task and item: one for each sample of an item."""
     tasks: dict[str, Prepared] = field(default_factory=dict)
@@ -72,13 +74,11 @@ class Evaluation:
         step execute runs the programs.
 
         When the server fails, ends or returns unreadable answers, the scores have a `failure` and no records: a failure
-        never becomes a number.
+        never becomes a number. Without a server the ledger alone must have all answers.
         """
-        unscored = Scores(
-            variant=self.server.variant, suite=self.questions.suite.name, stage=self.stage, failure=self.server.failure
-        )
-        if self.server.failure:
-            return unscored
+        unscored = Scores(variant=self.server.variant, suite=self.questions.suite.name, stage=self.stage)
+        if self.server.failure and not earlier.ledger:
+            return unscored.model_copy(update={"failure": self.server.failure})
         try:
             self.check_tokenizer()
             scores, rows = self.ask(unscored, earlier, may_stop)
@@ -112,7 +112,8 @@ class Evaluation:
         A task has no score in a stage or a look in which none of its items fits the window.
         """
         started, suite = time.monotonic(), self.questions.suite
-        model = TestedModel(client_of(self.server), earlier.ledger)
+        book, served = earlier.ledger, not self.server.failure
+        model = TestedModel(client_of(self.server, self.when_lost), book) if served or not book else LedgerModel(book)
         tasks = {
             row.task: prepare(row, self.questions.source, self.questions.chat_template)
             for row in suite.tasks

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.benchmarks import selection, suites
-from components.errors import PrerequisiteError, ServerGoneError
+from components.errors import PrerequisiteError
+from components.evidence.reference import without_reference
 from components.models.variants import BASELINE
 from components.run import progress
 from components.run.artifacts import Scores, Server, Weights
@@ -29,6 +30,41 @@ def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scor
     step.end(skipped=True, note=f"{Scores.read(scores).describe()}; scored before in {serving.scored_in}")
 
 
+class FollowedServer:
+    """A variant's server, followed through the replacements of its pod."""
+
+    def __init__(self, serving: Server, results: str) -> None:
+        """Begins with the replacements of an earlier step, which only the results have."""
+        self.file = RunResults(results).server(serving.variant)
+        known = self.file.read(Server)
+        self.server = known if known and known.replaced > serving.replaced else serving
+        self.server = self.server.model_copy(update={"model_path": serving.model_path})
+        self.results, self.before = results, self.server.replaced
+
+    def check(self, cause: str = "") -> None:
+        """Wait until the same server answers, else raise PrerequisiteError; `cause` is why a call failed."""
+        from components.servers import lifecycle
+
+        server = lifecycle.server_again(self.server, self.results, cause)
+        if server.replaced > self.server.replaced:
+            self.file.write(server)
+        self.server = server
+
+    def with_replacements(self, scores: Scores) -> Scores:
+        """The scores with the number of replacements, the last ones included; a failure if another server answered."""
+        if not scores.failure:
+            self.check()
+        update: dict[str, object] = {"replaced": self.server.replaced}
+        if self.server.replaced > self.before:
+            update["tokens_per_s"] = 0.0  # a new server counts from zero
+        return scores.model_copy(update=update)
+
+
+def with_reference(serving: Server, results: str) -> Server:
+    """The server, with a failure when its variant cannot be judged because the baseline has no scores."""
+    return serving.model_copy(update={"failure": serving.failure or without_reference(serving.variant, results)})
+
+
 def score_stage(
     serving: Server,
     plan: EvaluationPlan,
@@ -39,24 +75,32 @@ def score_stage(
     tiny: "Sequence[Record]" = (),
     may_stop: "StopRule | None" = None,
 ) -> Scores:
-    """The stage's scores; writes one record an item to the file `records`. The items in `tiny` are not asked again."""
-    if serving.failure:
-        suite = selection.suite_of(plan).name
-        return Scores(variant=serving.variant, suite=suite, stage=stage, failure=serving.failure)
+    """The stage's scores; writes one record an item to the file `records`. The items in `tiny` are not asked again.
+
+    Without the baseline's scores the whole run is in vain: if its server does not start, the ledger may have them.
+    """
+    suite = selection.suite_of(plan).name
+    unscored = Scores(variant=serving.variant, suite=suite, stage=stage, failure=serving.failure)
+    book = serving.identity.describe() if serving.identity and plan.ledger else ""
+    if serving.failure and not (book and serving.variant == BASELINE):
+        return unscored
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
     from components.evaluate.evaluation import Earlier, Evaluation
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
 
     serving = with_tokenizer(serving, plan.results)
-    book = serving.identity.describe() if serving.identity and plan.ledger else ""
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
     try:
         with lifecycle.kept_alive(serving, plan.results), opened as ledger:
-            evaluation = Evaluation(serving, selection.questions_of(plan), stage, step)
-            scores = evaluation.run(records, Earlier(ledger, tiny), may_stop)
-    except ServerGoneError as error:
-        scores = Scores(variant=serving.variant, suite=selection.suite_of(plan).name, stage=stage, failure=str(error))
+            followed = FollowedServer(serving, plan.results)
+            followed.check()  # its pod may have been replaced since the last step
+            evaluation = Evaluation(followed.server, selection.questions_of(plan), stage, step, followed.check)
+            scores = followed.with_replacements(evaluation.run(records, Earlier(ledger, tiny), may_stop))
+    except PrerequisiteError as error:
+        scores = unscored.model_copy(update={"failure": str(error)})
+    if serving.failure:
+        return unscored if scores.failure else scores
     cause = local_vllm.why_it_ended(serving) if scores.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 
@@ -72,7 +116,7 @@ def tiny_records(variant: str, results: str) -> "list[Record]":
 
 def with_tokenizer(serving: Server, results: str) -> Server:
     """The server with its tokenizer on this machine; the deploy step may have run on another machine."""
-    if not serving.url or Path(serving.model_path).exists():
+    if serving.model_path and Path(serving.model_path).exists():
         return serving
     weights = RunResults(results).weights(serving.variant).read(Weights)
     if weights is None:
@@ -108,6 +152,8 @@ def save_scores(measured: Scores, step: progress.Step, results: str, scores: str
         note += f"; {measured.reused} of {measured.requests} answers came from the ledger"
     if measured.why_slow and not skipped:
         note += f"; {measured.why_slow}"
+    if measured.replaced:
+        note += f"; pod of the server replaced: {measured.replaced}"
     if measured.look < measured.looks:
         items = sum(task.items for task in measured.tasks)
         note += f"; stopped early after {items} of {measured.planned_items} questions"

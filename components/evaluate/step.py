@@ -4,6 +4,7 @@ from pathlib import Path
 
 from components.benchmarks import suites
 from components.evaluate import early_stop, estimates, stages
+from components.evidence.reference import without_reference
 from components.models.variants import BASELINE
 from components.run import progress
 from components.run.artifacts import Scores, Server
@@ -17,9 +18,11 @@ def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
         if serving.scored_in:
             stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
+        serving = stages.with_reference(serving, planned.results)
         tiny_scores = stages.score_stage(serving, planned, suites.TINY, step, Path(records))
         tiny_scores = estimates.with_screen(tiny_scores, planned, Path(records))
-        stages.save_scores(tiny_scores, step, planned.results, scores, skipped=bool(serving.failure))
+        skipped = bool(serving.failure and tiny_scores.failure)
+        stages.save_scores(tiny_scores, step, planned.results, scores, skipped=skipped)
 
 
 def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) -> None:
@@ -29,8 +32,11 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
         if serving.scored_in:
             stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
+        final_scores = None
+        if failure := tiny_scores.failure or without_reference(serving.variant, planned.results):
+            without_score = {"stage": suites.FULL, "tasks": (), "records": "", "failure": failure}
+            final_scores = tiny_scores.model_copy(update=without_score)
         may_stop = early_stop.stop_rule(tiny_scores, planned)
-        final_scores = tiny_scores.model_copy(update={"stage": suites.FULL}) if tiny_scores.failure else None
         if may_stop and not final_scores:
             final_scores = early_stop.stopped_after_tiny(tiny_scores, planned, may_stop)
         if final_scores:

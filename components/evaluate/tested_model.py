@@ -8,7 +8,7 @@ from components.errors import PrerequisiteError
 from components.evaluate import ledger
 from components.evaluate.ledger import Ledger
 from components.servers.abilities import Abilities, abilities
-from components.servers.client import Client, Job, Text
+from components.servers.client import Client, Job, ServerFailedError, Text
 from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
 
 
@@ -99,6 +99,24 @@ class TestedModel:
         """The body of one request."""
         asked = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
         return {"model": self.client.model, **asked, **fields}
+
+
+class LedgerModel(TestedModel):
+    """A model whose server did not start: only the ledger answers."""
+
+    def __init__(self, book: Ledger) -> None:
+        self.client, self.ledger, self.way = Client("", ""), book, ""
+        self.requests = self.reused = 0
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Every way of scoring: the ledger's answers came from any of them."""
+        return frozenset(Kind)
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Take the answers from the ledger; raises ServerFailedError when it lacks one."""
+        if next(iter(jobs), None):
+            raise ServerFailedError("No server is left, and the ledger does not have all of the model's answers.")
 
 
 def check_prompt(tokens: list[int], text: Text) -> None:

@@ -7,6 +7,7 @@ from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate, candidate, first_difference
 from components.evidence.case import unmeasurable
 from components.evidence.next_steps import next_step
+from components.evidence.reference import not_judged
 from components.gate.point import judge, mean
 from components.models.variants import BASELINE, variant_named
 from components.policies.policy import UseCase
@@ -91,7 +92,7 @@ def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Ver
     if variant.failure:
         return _without_drops(variant, "failed", variant.failure)
     if baseline.failure:
-        return _without_drops(variant, "failed", f"Not judged: the baseline has no scores. {baseline.failure}")
+        return _without_drops(variant, "failed", not_judged(baseline.failure))
     if difference := first_difference(baseline, variant):
         return _without_drops(variant, "not_comparable", f"Not comparable with the baseline: {difference}.")
     if lacking := [task for task in use_case.required() if task not in variant.scores.by_task()]:

@@ -1,12 +1,15 @@
 """The Kubernetes API as serving needs it: plain objects in and out, retries, errors that say what to do.
 
 It uses the official client, unpatched. After a transient failure (429, 5xx, a lost connection) a call is retried until
-PATIENCE_S have passed. The error of a forbidden call names the account, the verb and the resource.
+PATIENCE_S have passed, or longer until the client's deadline; a line in the log says so. So a controller that is
+upgraded, and whose admission webhook does not answer, costs only time. The error of a forbidden call names the account,
+the verb and the resource.
 """
 
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +32,10 @@ TIMEOUTS_S = (5, 30)
 """To connect, and to read."""
 NO_TLS = 0
 """The client's status for a TLS failure: a load balancer that restarts, or a wrong certificate."""
-TRANSIENT = (NO_TLS, 429, 500, 502, 503, 504)
+TRANSIENT = (NO_TLS, HTTPStatus.TOO_MANY_REQUESTS)
+"""Besides all of 5xx; an admission webhook that cannot be reached is a 500."""
 WHO = re.compile(r'User "([^"]+)"')
+NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 RBAC = "Grant it that right (the roles are in manifests/base), or run the step under an account that has it."
 
 
@@ -64,8 +69,9 @@ EVENT = ObjectKind("", "v1", "events", "event")
 class ClusterClient:
     """One namespace of a cluster, through the service account of this pod or the current kubeconfig."""
 
-    def __init__(self, namespace: str, patience_s: float = PATIENCE_S) -> None:
-        self.namespace, self.patience_s = namespace, patience_s
+    def __init__(self, namespace: str, patience_s: float = PATIENCE_S, *, deadline: float = 0.0) -> None:
+        """`deadline` is a time of the monotonic clock until which calls are retried, if it is later."""
+        self.namespace, self.patience_s, self.deadline = namespace, patience_s, deadline
         settings = configuration()
         settings.retries = False  # urllib3's retries are invisible here, and wait as long as the server asks
         self.host = settings.host
@@ -151,7 +157,7 @@ class ClusterClient:
         except HTTPError:
             return
         except ApiException as error:
-            if error.status not in (HTTPStatus.GONE, *TRANSIENT):
+            if error.status != HTTPStatus.GONE and not is_transient(error):
                 raise refused(error, "watch", kind, self.namespace) from error
 
     def _method(self, verb: str, kind: ObjectKind) -> Callable[..., Any]:
@@ -169,11 +175,13 @@ class ClusterClient:
 
     def _data(self, call: Callable[..., Any], verb: str, kind: ObjectKind, absent: tuple[int, ...]) -> bytes | None:
         """The bytes of the answer; None for one of the `absent` statuses."""
-        transient = (*TRANSIENT, HTTPStatus.CONFLICT) if verb == "patch" else TRANSIENT
+        statuses = (*TRANSIENT, HTTPStatus.CONFLICT) if verb == "patch" else TRANSIENT
+        patience_s = max(self.patience_s, self.deadline - time.monotonic())
         retrying = Retrying(
-            retry=retry_if_exception(partial(is_transient, statuses=transient)),
+            retry=retry_if_exception(partial(is_transient, statuses=statuses)),
             wait=pause_s,
-            stop=stop_after_delay(self.patience_s),
+            stop=stop_after_delay(patience_s),
+            before_sleep=Waiting(f"{verb} {kind} in {self.namespace}", patience_s),
             reraise=True,
         )
         try:
@@ -184,16 +192,34 @@ class ClusterClient:
             if error.status in absent and (error.status != HTTPStatus.NOT_FOUND or verb != "create"):
                 return None
             if error.status == NO_TLS:
-                raise self._no_answer(error.reason) from error
-            raise refused(error, verb, kind, self.namespace) from error
+                raise self._no_answer(error.reason, patience_s) from error
+            waited_s = patience_s if is_transient(error) else 0.0
+            raise refused(error, verb, kind, self.namespace, waited_s) from error
         except HTTPError as error:
-            raise self._no_answer(error) from error
+            raise self._no_answer(error, patience_s) from error
 
-    def _no_answer(self, reason: object) -> PrerequisiteError:
+    def _no_answer(self, reason: object, patience_s: float) -> PrerequisiteError:
         return PrerequisiteError(
-            f"The Kubernetes API at {self.host} did not answer for {self.patience_s:.0f} s: {reason}. Check that this "
+            f"The Kubernetes API at {self.host} did not answer for {patience_s:.0f} s: {reason}. Check that this "
             "pod may reach it (network policies), or the current context of your kubeconfig."
         )
+
+
+class Waiting:
+    """Prints one line for each reason why a call is retried; called before each pause."""
+
+    def __init__(self, call: str, patience_s: float) -> None:
+        self.call, self.patience_s = call, patience_s
+        self.printed: set[str] = set()
+
+    def __call__(self, state: RetryCallState) -> None:
+        """Print the reason of the last attempt, unless it is printed already."""
+        error = state.outcome.exception() if state.outcome else None
+        reason = message_of(error) if isinstance(error, ApiException) else str(error)
+        digest = NUMBER.sub("", reason)  # ports and addresses change from one attempt to the next
+        if digest not in self.printed:
+            self.printed.add(digest)
+            print(f"quantgate: cannot {self.call} now, trying for up to {self.patience_s:.0f} s: {reason}", flush=True)
 
 
 def configuration() -> "kubernetes.client.Configuration":
@@ -215,7 +241,9 @@ def configuration() -> "kubernetes.client.Configuration":
 
 def is_transient(error: BaseException, statuses: tuple[int, ...] = TRANSIENT) -> bool:
     """Whether a retry may succeed."""
-    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and error.status in statuses)
+    if not isinstance(error, ApiException):
+        return isinstance(error, HTTPError)
+    return error.status in statuses or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def pause_s(state: RetryCallState) -> float:
@@ -226,8 +254,10 @@ def pause_s(state: RetryCallState) -> float:
     return min(float(retry_after), LONGEST_PAUSE_S) if retry_after.isdecimal() else backoff(state)
 
 
-def refused(error: ApiException, verb: str, kind: ObjectKind | str, namespace: str) -> PrerequisiteError:
-    """An error that says what the API's refusal means and what to do."""
+def refused(
+    error: ApiException, verb: str, kind: ObjectKind | str, namespace: str, waited_s: float = 0.0
+) -> PrerequisiteError:
+    """An error that says what the API's refusal means and what to do; `waited_s` is how long the call was retried."""
     message = message_of(error)
     if error.status == HTTPStatus.FORBIDDEN and (account := WHO.search(message)):
         return PrerequisiteError(f"{account[1]} may not {verb} {kind} in the namespace {namespace}. {RBAC}")
@@ -240,7 +270,10 @@ def refused(error: ApiException, verb: str, kind: ObjectKind | str, namespace: s
         return PrerequisiteError(
             f"{missing} ({message}). Install KServe and manifests/, or serve without it: QUANTGATE_SERVING=deployment."
         )
-    return PrerequisiteError(f"The cluster refused to {verb} {kind} in {namespace}: {message}")
+    refusal = f"The cluster refused to {verb} {kind} in {namespace}"
+    if waited_s:
+        return PrerequisiteError(f"{refusal} for {waited_s:.0f} s: {message} Check the controller that it names.")
+    return PrerequisiteError(f"{refusal}: {message}")
 
 
 def message_of(error: ApiException) -> str:

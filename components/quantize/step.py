@@ -13,7 +13,11 @@ from components.storage.location import open_store
 
 
 def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
-    """Make the variant's weights, and write them to the file `weights`; skipped if an earlier run judged the model."""
+    """Make the variant's weights, and write them to the file `weights`.
+
+    Skipped if an earlier run judged the model, or if the variant cannot be judged because its baseline has no scores.
+    """
+    from components.evidence.reference import without_reference
     from components.quantize.quantization import quantize as quantize_model
     from components.run.calibration import Calibration
 
@@ -23,14 +27,15 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
         calibration = Calibration(
             samples=evaluation_plan.calibration_samples, tokens=evaluation_plan.calibration_tokens
         )
-        result = Weights(variant=variant, baseline_digest=model.digest, failure=f"Judged before in {earlier_run}.")
-        if not earlier_run:
+        reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
+        result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
+        if not reason:
             store = open_store(evaluation_plan.store)
             result = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
         note = "reused from an earlier run" if result.reused else result.layout
-        step.end(result.failure, skipped=bool(earlier_run), note=note)
+        step.end(result.failure, skipped=bool(reason), note=note)
 
 
 def work_folder(results: str) -> AbstractContextManager[str]:

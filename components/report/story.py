@@ -112,8 +112,12 @@ def certainty(decision: Decision) -> Certainty:
             if verdict.items < verdict.planned_items and verdict.variant not in stopped_variants(decision)
         ),
         notes=tuple(
-            note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)
-        ),
+            f"Kubernetes replaced the pod of {scores.variant}'s server (times: {scores.replaced}): its evaluation"
+            " waited for the same server and went on."
+            for scores in decision.scores
+            if scores.replaced
+        )
+        + tuple(note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)),
         twice=any(task.noise_floor is not None for verdict in judged for task in verdict.tasks),
     )
 

@@ -127,6 +127,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)
+    plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_source(model)
     return check_questions(plan.model_copy(update={"variants": tuple(variants), "limits": limits}))
 

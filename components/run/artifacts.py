@@ -50,6 +50,16 @@ class Weights(Artifact):
     failure: str = ""
 
 
+class ServerPod(Artifact):
+    """The pod of a server on a cluster, by which its replacement is noticed."""
+
+    uid: str
+    image_id: str = ""
+    """vLLM's image by digest, as its node pulled it; empty when the node does not say."""
+    restarts: int = 0
+    """How often vLLM's container had been restarted when the server was ready."""
+
+
 class Server(Artifact):
     """A vLLM endpoint that serves one variant, or the reason why it does not."""
 
@@ -71,6 +81,10 @@ class Server(Artifact):
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: ServerIdentity | None = None
     """None for a server that was not started."""
+    pod: ServerPod | None = None
+    """None for a server on this machine."""
+    replaced: int = 0
+    """How often Kubernetes has replaced the pod since the start."""
     scored_in: str = ""
     """The MLflow run with the variant's earlier scores, for which no server was started; else empty."""
     failure: str = ""
@@ -183,6 +197,8 @@ class Scores(Artifact):
     """Distinct requests of lm-eval: one per choice, or one per text to generate."""
     reused: int = 0
     """Number of requests whose answers came from the ledger."""
+    replaced: int = 0
+    """How often Kubernetes replaced the server's pod until the end of the stage."""
     failure: str = ""
 
     @property

@@ -2,8 +2,12 @@
 
 from pydantic import Field
 
+from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
 from components.storage.artifact import Artifact
+
+FAILING = ("not_comparable", "failed", "inconclusive", "reject")
+"""The verdicts that may fail a run on Kubeflow."""
 
 
 class EvaluationPlan(Artifact):
@@ -78,10 +82,25 @@ class EvaluationPlan(Artifact):
     calibration_tokens: int = Field(256, ge=16, description="Tokens to which each calibration text is cut.")
     ledger: bool = Field(True, description="Reuse a model's answers from an earlier run or stage.")
     skip_judged: bool = Field(False, description="End early if MLflow has a verdict on this model by the same plan.")
+    fail_run_on: str = Field(
+        "not_comparable,failed",
+        description="Comma-separated verdicts that fail the run in Kubeflow once everything is recorded, of {failing};"
+        " empty for none.",
+    )
     asked: str = ""
     """sha256 of everything that determines the questions: tasks, their definitions and settings, and the rows."""
     judged_in: str = ""
     """The MLflow run with the earlier verdict; empty when there is none, or `skip_judged` is off."""
+
+    @property
+    def failing_verdicts(self) -> tuple[str, ...]:
+        """The verdicts that fail the run; raises PrerequisiteError with the list for an unknown one."""
+        verdicts = tuple(verdict.strip() for verdict in self.fail_run_on.split(",") if verdict.strip())
+        if unknown := [verdict for verdict in verdicts if verdict not in FAILING]:
+            raise PrerequisiteError(
+                f"Unknown verdict {unknown[0]!r} in --fail-run-on. Choose from: {', '.join(FAILING)}."
+            )
+        return verdicts
 
     @property
     def decided_limits(self) -> UseCase:

@@ -79,7 +79,8 @@ def run_in_job(
     programs: Sequence[str], on_done: Callable[[int, Outcome], None], limits: Limits, purpose: str
 ) -> list[Outcome]:
     """Each program's outcome, in the given order; raises PrerequisiteError with the reason if there are none."""
-    cluster = ClusterClient(from_environment().namespace)
+    settings = from_environment()
+    cluster = ClusterClient(settings.namespace, settings.ready_within_s)  # a cluster in trouble is waited out
     sandbox = Sandbox(cluster, run_name(cluster, ""), purpose)
     outcomes: dict[int, Outcome] = {}
     for first, packed, count in portions(programs, limits):

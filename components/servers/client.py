@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import aiohttp
 import tenacity
 
+from components.errors import PrerequisiteError
 from components.run.artifacts import Server
 from components.servers.scoring_requests import Ask, Scored
 from components.servers.scoring_ways import WAYS, BadAnswerError, calls, score
@@ -71,11 +73,25 @@ class Client:
     $VLLM_API_KEY, the variable from which vLLM reads it too.
     """
 
-    def __init__(self, url: str, model: str, concurrency: int = CONCURRENT_CALLS, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        concurrency: int = CONCURRENT_CALLS,
+        timeout_s: float = TIMEOUT_S,
+        when_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        """`when_lost` gets the reason when a call failed in all attempts: it returns when the server is back."""
         self.root = url.rstrip("/").removesuffix("/completions").rstrip("/").removesuffix("/v1")
         self.model = model
         self.concurrency = concurrency
         self.timeout_s = timeout_s
+        self.when_lost = when_lost
+        self.waiting = threading.Lock()
+        self.waits = 0
+        """How often a call has waited for a lost server."""
+        self.gone: ServerFailedError | None = None
+        """Why the server did not come back in the last wait."""
 
     def session(self) -> aiohttp.ClientSession:
         """A session for the calls of one event loop."""
@@ -119,7 +135,31 @@ class Client:
         async def once() -> list[Scored]:
             return score(way, asks, await self.post(session, way.path, way.payload(self.model, asks, next(salts))))
 
-        return await with_retries(once)
+        return await self.answered(once)
+
+    async def answered(self, once: Callable[[], Awaitable[T]]) -> T:
+        """The call's result, with retries, and again after each return of a lost server; raises ServerFailedError."""
+        while True:
+            waits = self.waits
+            try:
+                return await with_retries(once)
+            except ServerFailedError as error:
+                if self.when_lost is None:
+                    raise
+                await asyncio.to_thread(self.wait_for_return, self.when_lost, str(error), waits)
+
+    def wait_for_return(self, when_lost: Callable[[str], None], reason: str, waits: int) -> None:
+        """Wait until the server is back; of the calls that lost it at the same time, only the first one waits."""
+        with self.waiting:
+            if self.waits == waits:
+                self.gone = None
+                try:
+                    when_lost(reason)
+                except PrerequisiteError as error:
+                    self.gone = ServerFailedError(str(error))
+                self.waits += 1
+            if self.gone:
+                raise self.gone
 
     def scoring_jobs(self, asks: Iterable[Ask], on_scored: OnScored) -> Iterator[Job]:
         """A job for each HTTP call of the asks, in their order; `on_scored` is called with each answer as it arrives.
@@ -149,7 +189,7 @@ class Client:
             return cut_at(read(await self.post(session, path, sent)), stops[STOPS_SENT:])
 
         async def send(number: int, payload: dict[str, Any], session: aiohttp.ClientSession) -> None:
-            on_text(number, await with_retries(partial(complete, session, payload)))
+            on_text(number, await self.answered(partial(complete, session, payload)))
 
         return (partial(send, number, payload) for number, payload in enumerate(payloads))
 
@@ -173,10 +213,11 @@ class Client:
             raise errors.exceptions[0] from None
 
 
-def client_of(server: Server) -> Client:
+def client_of(server: Server, when_lost: Callable[[str], None] | None = None) -> Client:
     """The client for a server of this run: a CPU gets fewer calls at a time, so that none waits until its timeout."""
     on_cpu = server.identity is not None and server.identity.on_cpu
-    return Client(server.url, server.served_name, CONCURRENT_CALLS_ON_CPU if on_cpu else CONCURRENT_CALLS)
+    concurrency = CONCURRENT_CALLS_ON_CPU if on_cpu else CONCURRENT_CALLS
+    return Client(server.url, server.served_name, concurrency, when_lost=when_lost)
 
 
 def fresh_salt() -> str:

@@ -19,6 +19,7 @@ from components.kubernetes.cluster_client import (
     INFERENCE_SERVICE,
     JSON,
     LEASE,
+    POD,
     SERVICE,
     SERVING_RUNTIME,
     ClusterClient,
@@ -26,7 +27,7 @@ from components.kubernetes.cluster_client import (
 )
 from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
 from components.kubernetes.owner import run_name, workflow
-from components.run.artifacts import Server, Weights
+from components.run.artifacts import Server, ServerPod, Weights
 from components.run.server_identity import ServerIdentity
 from components.servers import objects, vllm_pod
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
@@ -34,7 +35,7 @@ from components.servers.local_vllm import lists_our_model
 from components.servers.reported import described
 from components.servers.vllm_options import cpu_variables
 from components.servers.vllm_pod import Runtime, Served
-from components.servers.why_not_ready import Reason, why_not_ready
+from components.servers.why_not_ready import Reason, created, evicted, why_not_ready
 
 WATCHED_S = 5
 POLL_S = 1.0
@@ -74,13 +75,14 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         raise PrerequisiteError(
             f"A cluster cannot read weights at {weights.uri}. Give s3://BUCKET/PREFIX as the store."
         )
-    cluster = ClusterClient(settings.namespace)
-    runtime, started = find_runtime(cluster, settings), time.monotonic()
+    started = time.monotonic()
+    cluster = patient_client(settings)
+    runtime = find_runtime(cluster, settings)
     options = objects.answering(settings, window)
     identity = objects.identity_of(weights.digest, runtime, settings, window)
     variables = {} if settings.gpus else cpu_variables(model_path, window, value_bytes=4)  # float32 is possible
     served = Served(run_name(cluster, results), weights.variant, weights.uri, options, tuple(variables.items()))
-    start = Start(cluster, settings, served, runtime, started + settings.ready_within_s)
+    start = Start(cluster, settings, served, runtime, cluster.deadline)
     where = f"kubectl -n {settings.namespace}"
     server = Server(
         variant=weights.variant,
@@ -99,6 +101,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
             failure = wait_until_ready(start)
             server = server if failure else server.model_copy(update={"url": address(start)})
             failure = failure or wait_until_reached(server, start)
+            server = server if failure else server.model_copy(update={"pod": pod_of(start)})
     except PrerequisiteError as error:
         failure = str(error)
     if failure:
@@ -110,9 +113,14 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     return described(server).model_copy(update={"startup_s": time.monotonic() - started})
 
 
+def patient_client(settings: ServingSettings) -> ClusterClient:
+    """A client that waits out a cluster in trouble as long as a server may take to start: controllers are restarted."""
+    return ClusterClient(settings.namespace, deadline=time.monotonic() + settings.ready_within_s)
+
+
 def undeploy(variant: str, results: str, settings: ServingSettings) -> None:
     """Remove the variant's server, even if `deploy` was killed before it recorded one; does nothing without one."""
-    cluster = ClusterClient(settings.namespace)
+    cluster = patient_client(settings)
     remove(cluster, Served(run_name(cluster, results), variant, "", ()))
 
 
@@ -139,14 +147,14 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
     if settings.kind == LOCAL or server.failure or not server.url:
         yield
         return
-    cluster = ClusterClient(settings.namespace)
+    cluster = patient_client(settings)
     with cluster_lease.renewing(cluster, Served(run_name(cluster, results), server.variant, "", ()).name):
         yield
 
 
 def identity_here(digest: str, settings: ServingSettings, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start on the model."""
-    runtime = find_runtime(ClusterClient(settings.namespace), settings)
+    runtime = find_runtime(patient_client(settings), settings)
     return objects.identity_of(digest, runtime, settings, window)
 
 
@@ -227,7 +235,7 @@ def wait_until_ready(start: Start) -> str:
         if is_ready(start, current):
             return ""
         if current:
-            reason = why_not_ready(start.cluster, current, pod_labels(start), container_of(start.settings))
+            reason = reason_of(start, current)
             if reason.final:
                 return reason.text
         began, within_s = time.monotonic(), min(WATCHED_S, max(1, int(left_s)))
@@ -287,6 +295,27 @@ def wait_until_reached(server: Server, start: Start) -> str:
                 "and check QUANTGATE_SERVING_ADDRESS."
             )
         time.sleep(POLL_S)
+
+
+def reason_of(start: Start, current: JSON) -> Reason:
+    """Why the server's object is not ready."""
+    return why_not_ready(start.cluster, current, pod_labels(start), container_of(start.settings))
+
+
+def pod_of(start: Start) -> ServerPod | None:
+    """The server's newest pod that runs; None when there is none."""
+    pods = start.cluster.listed(POD, labels=pod_labels(start))[0]
+    running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not evicted(pod)]
+    if not running:
+        return None
+    pod = max(running, key=created)
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    status: JSON = next((entry for entry in statuses if entry["name"] == container_of(start.settings)), {})
+    return ServerPod(
+        uid=pod["metadata"]["uid"],
+        image_id=status.get("imageID", ""),
+        restarts=int(status.get("restartCount", 0)),
+    )
 
 
 def pod_labels(start: Start) -> str:

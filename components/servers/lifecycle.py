@@ -61,6 +61,21 @@ def kept_alive(server: Server, results: str) -> Iterator[None]:
         yield
 
 
+def server_again(server: Server, results: str, cause: str = "") -> Server:
+    """The server as it answers now, after a wait if Kubernetes replaces its pod; `cause` is why a call failed.
+
+    Raises PrerequisiteError when the server is lost, or another one answers in its place.
+    """
+    settings = from_environment()
+    if settings.kind == LOCAL or server.failure or not server.url:
+        if cause:
+            raise PrerequisiteError(cause)
+        return server
+    from components.servers import replaced_pod
+
+    return replaced_pod.server_again(server, results, settings, cause)
+
+
 def undeploy(variant: str, results: str) -> None:
     """Stop the variant's server; do nothing when there is none."""
     settings = from_environment()

@@ -22,7 +22,13 @@ FULL_BELOW_BYTES = 1_000_000
 STORE_IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
 
 
-@takes(values=options.collect_options([name for name in options.OPTIONS if name != "results"], store=STORE_IN_OUT))
+ON_KUBEFLOW = ("results", "fail_run_on")
+"""The options that a run on this machine does not have: it writes to OUT, and always prints its verdicts."""
+
+
+@takes(
+    values=options.collect_options([name for name in options.OPTIONS if name not in ON_KUBEFLOW], store=STORE_IN_OUT)
+)
 def run(
     values: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder for all files of the run.")] = Path("runs/latest"),
@@ -38,6 +44,7 @@ def run(
         "irt_parameters": options.absolute_location(values["irt_parameters"]),
         "store": values["store"] or str(results.store),
         "results": str(folder),
+        "fail_run_on": "",
     }
     model, tracking_uri = values["model"], values["tracking_uri"]
     plan = checks.check(model, options.plan_of(values | locations))

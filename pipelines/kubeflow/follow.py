@@ -43,7 +43,7 @@ def wait(kubeflow: "Kubeflow", run_id: str, poll_s: float) -> None:
 
     with advice_on_interruption(f"{run_id} {kubeflow.place.options}"):
         run = runs.follow(kubeflow, run_id, print_line, poll_s)
-    if run.state != "SUCCEEDED":
+    if run.state != "SUCCEEDED" and not runs.failed_on_its_verdict(run):
         print(f"quantgate: The run has no verdict: {runs.failure_reason(run)}", file=sys.stderr)
         raise typer.Exit(EXITS["failed"])
     raise typer.Exit(exit_of(print_verdicts(run)))
@@ -76,7 +76,7 @@ def print_verdicts(run: "api.V2beta1Run") -> list[str]:
         raise PrerequisiteError(f"The run's verdict at {place} cannot be read from this machine: {error}") from error
     if text is None:
         raise PrerequisiteError(
-            f"The run succeeded, but {place} has no {results.verdicts.name}. Read the log of the run's step `report`."
+            f"The run is complete, but {place} has no {results.verdicts.name}. Read the log of the run's step `report`."
         )
     variants = json.loads(text)[1:]
     for row in variants:

@@ -31,6 +31,7 @@ def check(model: str, plan: EvaluationPlan, tracking_uri: str) -> None:
     if model.startswith("file:"):
         raise PrerequisiteError(f"The cluster cannot read {model}. Upload the model to S3: s3://BUCKET/PREFIX.")
     check_source(model)
+    plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in selection.suite_of(plan).tasks])
     if plan.skip_judged and not tracking_uri:
         raise PrerequisiteError(

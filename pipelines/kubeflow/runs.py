@@ -242,6 +242,14 @@ def describe(states: "Counter[str]") -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
 
 
+def failed_on_its_verdict(run: api.V2beta1Run) -> bool:
+    """Whether all that failed is the last step, which fails a complete run because of its verdicts."""
+    tasks = (run.run_details.task_details if run.run_details else None) or ()
+    return {task.display_name for task in tasks if task.state == "FAILED" and task.display_name in STEPS} == {
+        "conclude"
+    }
+
+
 def failure_reason(run: api.V2beta1Run) -> str:
     """The failed steps with Kubeflow's error messages."""
     tasks = (run.run_details.task_details if run.run_details else None) or ()

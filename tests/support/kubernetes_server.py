@@ -19,6 +19,12 @@ from urllib.parse import parse_qs, urlsplit
 from tests.support.kubernetes_state import Cluster, Request, StatusError, check_patch, merged, selected
 
 USER = "system:serviceaccount:quantgate:quantgate-pipeline"
+WEBHOOK_UNREACHABLE = (
+    'Internal error occurred: failed calling webhook "{plural}.kserve-webhook-server.defaulter": failed to call '
+    'webhook: Post "https://kserve-webhook-server-service.kserve.svc:443/mutate-{plural}?timeout=10s": read tcp '
+    "172.18.0.2:{port}->10.96.211.7:443: read: connection reset by peer"
+)
+"""What the API server answers, with status 500, while an admission webhook cannot be reached."""
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 LOST, LOST_AFTER = 0, -1
 """A fault instead of a status: the connection is lost before, or after, the request was executed."""
@@ -71,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             if fault and fault > 0:
                 raise StatusError(fault, "Fault", "the server is in trouble")
             refuse(cluster, request, path)
+            admit(cluster, request)
             if verb == "watch":
                 self.watch(path, query)
                 return
@@ -154,6 +161,16 @@ def refuse(cluster: Cluster, request: Request, path: str) -> None:
             f'{request.plural} is forbidden: User "{USER}" cannot {request.verb} resource "{request.plural}" in API '
             f'group "{group}" in the namespace "quantgate"',
         )
+
+
+def admit(cluster: Cluster, request: Request) -> None:
+    """Raise StatusError for a write whose admission webhook is unreachable."""
+    with cluster.changed:
+        left = cluster.unreachable_webhooks.get(request.plural, 0)
+        if not left or request.verb not in ("create", "patch", "update"):
+            return
+        cluster.unreachable_webhooks[request.plural] = left - 1
+    raise StatusError(500, "InternalError", WEBHOOK_UNREACHABLE.format(plural=request.plural, port=40000 + left))
 
 
 def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], body: Any, content_type: str) -> object:

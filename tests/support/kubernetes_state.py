@@ -48,6 +48,8 @@ class Cluster:
     """`create leases`."""
     absent: set[str] = field(default_factory=set)
     """Plurals of the kinds that this cluster does not have."""
+    unreachable_webhooks: dict[str, int] = field(default_factory=dict)
+    """By plural, how many more writes find its admission webhook unreachable: its controller is being restarted."""
     logs: dict[tuple[str, str, bool], str] = field(default_factory=dict)
     """Logs by pod, container and whether it is the previous container."""
     collects_garbage: bool = True

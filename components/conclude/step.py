@@ -1,0 +1,32 @@
+"""The step conclude: fail the run if it has a verdict that the plan names for that."""
+
+from components.errors import PrerequisiteError
+from components.run import progress
+from components.run.artifacts import Decision, Verdict
+from components.run.plan import EvaluationPlan
+
+
+def conclude(decision: str, plan: str) -> None:
+    """Raise PrerequisiteError with the verdicts that fail the run; the step is the last, so all is recorded.
+
+    A run that only found an earlier run's verdict does not fail: that run did.
+    """
+    planned = EvaluationPlan.read(plan)
+    if not planned.failing_verdicts:
+        return
+    with progress.step(planned.results, "conclude") as step:
+        decided = Decision.read(decision)
+        if decided.judged_in:
+            step.end(skipped=True, note="the run has no new verdict")
+            return
+        if failing := [row for row in decided.verdicts if row.verdict in planned.failing_verdicts]:
+            raise PrerequisiteError(
+                f"{'; '.join(map(describe, failing))} The run is complete and recorded, and its results are at "
+                f"{planned.results}. It fails because `fail_run_on` is {planned.fail_run_on!r}."
+            )
+        step.end(note=f"no variant is {' or '.join(planned.failing_verdicts)}")
+
+
+def describe(row: Verdict) -> str:
+    """A variant's verdict with the first line of its reason."""
+    return f"{row.variant} is {row.verdict}: {row.sentence.splitlines()[0]}"
