@@ -212,7 +212,7 @@ def test_a_simultaneous_creation_of_the_experiment_is_not_an_error(kubeflow: Sta
         (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read this machine's disk"),
         (("--custom", "./ours"), "--custom is ./ours"),
         (("--data", "/rows"), "--data is /rows"),
-        (("--skip-judged",), "give its server with --tracking-uri"),
+        (("--tracking-uri", "http://me:secret@mlflow"), "contains a user name or a password"),
         (("--pipeline", "/nowhere/pipeline.yaml"), "quantgate compile --out /nowhere/pipeline.yaml"),
         (("--pipeline", __file__), "is not a pipeline"),
     ],

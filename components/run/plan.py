@@ -78,6 +78,7 @@ class EvaluationPlan(Artifact):
     calibration_tokens: int = Field(256, ge=16, description="Tokens to which each calibration text is cut.")
     ledger: bool = Field(True, description="Reuse a model's answers from an earlier run or stage.")
     skip_judged: bool = Field(False, description="End early if MLflow has a verdict on this model by the same plan.")
+    tracking_uri: str = Field("", description="MLflow's tracking server [a local run: its own store].")
     asked: str = ""
     """sha256 of everything that determines the questions: tasks, their definitions and settings, and the rows."""
     judged_in: str = ""
@@ -89,3 +90,11 @@ class EvaluationPlan(Artifact):
         if self.limits is None:
             raise ValueError("The policy of this plan is not parsed: the step `resolve` does that.")
         return self.limits
+
+
+PARAMETERS = ("variants", "suite", "use_case", "policy", "limit")
+"""The fields that are parameters of the pipeline."""
+SETTINGS = tuple(
+    name for name, field in EvaluationPlan.model_fields.items() if field.description and name not in PARAMETERS
+)
+"""The fields that are keys of the pipeline's parameter `settings`."""
