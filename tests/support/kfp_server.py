@@ -162,7 +162,7 @@ def new_run(state: State, body: JSON) -> JSON:
     return run
 
 
-KINDS = {
+KINDS: dict[str, type | tuple[type, ...]] = {
     "STRING": str,
     "BOOLEAN": bool,
     "NUMBER_INTEGER": (int, float),
