@@ -8,7 +8,7 @@ import yaml
 
 from components.errors import PrerequisiteError
 from components.kubernetes import rights
-from components.kubernetes.cluster_client import ClusterClient
+from components.kubernetes.cluster_client import POD, ClusterClient
 from components.kubernetes.rights import Right
 from components.resolve.account_rights import check_rights
 from components.run.plan import EvaluationPlan
@@ -93,5 +93,5 @@ def test_on_one_machine_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_one_right_is_asked_for_its_subresource(cluster: Cluster) -> None:
     cluster.forbidden = {"get pods/log"}
     client = ClusterClient("quantgate")
-    assert client.may("get", rights.POD)
-    assert not client.may("get", rights.POD, "log")
+    assert client.may("get", POD)
+    assert not client.may("get", POD, "log")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from google.protobuf import json_format
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp import components
 from typer.testing import CliRunner, Result
 

