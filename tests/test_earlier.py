@@ -156,8 +156,8 @@ def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    plan = plan_of(tmp_path)
-    held = earlier_scores.scored_before(weights(), plan, SERVER, local)
+    plan = plan_of(tmp_path, tracking_uri=local)
+    held = earlier_scores.scored_before(weights(), plan, SERVER)
     assert held is not None
     assert held.pid == 0
     places = {name: str(tmp_path / f"{name}.json") for name in ("server", "plan", "tiny", "full", "executed")}
@@ -181,7 +181,8 @@ def test_the_baseline_is_evaluated_if_its_scores_are_unavailable(
 ) -> None:
     earlier()
     uri = local if at == "local" else at
-    assert earlier_scores.scored_before(weights(), plan_of(tmp_path, **changes), SERVER, uri) is None
+    plan = plan_of(tmp_path, tracking_uri=uri, **changes)
+    assert earlier_scores.scored_before(weights(), plan, SERVER) is None
 
 
 def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
@@ -196,9 +197,7 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
         "bf16", str(tmp_path / "model.json"), str(tmp_path / "plan.json"), str(tmp_path / "weights.json")
     )
     assert Weights.read(tmp_path / "weights.json").failure == f"Judged before in {tracked.link}."
-    deploy_step.deploy(
-        str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), local, str(tmp_path / "server.json")
-    )
+    deploy_step.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), str(tmp_path / "server.json"))
     assert Server.read(tmp_path / "server.json").pid == 0
     decision, at = str(tmp_path / "decision.json"), str(tmp_path / "tracked.json")
     gate_step.gate("", str(tmp_path / "plan.json"), [], [], decision)

@@ -30,7 +30,7 @@ def test_the_documented_mlflow_certificates_match_the_steps_paths() -> None:
     """They are comments, because a variable that names a missing file would keep every run out of MLflow."""
     settings = (MANIFESTS / "base" / "settings.yaml").read_text(encoding="utf-8")
     shown = dict(re.findall(rf"# (\w+): {cluster.MLFLOW_FOLDER}/(\S+)", settings))
-    assert shown.keys() == set(cluster.MLFLOW_PLACE.names) - {"QUANTGATE_TRACKING_HOSTS"}
+    assert shown.keys() == set(cluster.MLFLOW_PLACE.names) - {"QUANTGATE_TRACKING_HOSTS", "QUANTGATE_TRACKING_URI"}
     secrets = (SECRETS / "kustomization.yaml").read_text(encoding="utf-8")
     documented = re.search(rf"# - name: {cluster.MLFLOW_FILES}\n  #   files: \[(.+)\]", secrets)
     assert documented

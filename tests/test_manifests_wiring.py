@@ -108,7 +108,7 @@ def test_the_secrets_contain_the_keys_that_the_steps_use(secrets: dict[str, Obje
         assert set(wanted.names) <= secrets[wanted.name]["data"].keys()
     for overlay in OVERLAYS:
         settings = of_kind(overlay, "ConfigMap")
-        assert set(cluster.S3_PLACE.names) == settings[cluster.S3_PLACE.name]["data"].keys()
+        assert {*cluster.S3_PLACE.names, *cluster.RUN_PLACES.names} == settings[cluster.S3_PLACE.name]["data"].keys()
         assert set(cluster.MLFLOW_PLACE.names) >= settings[cluster.MLFLOW_PLACE.name]["data"].keys()
         assert set(cluster.SERVING.names) >= settings[cluster.SERVING.name]["data"].keys()
         assert cluster.Cluster().cache_claim in of_kind(overlay, "PersistentVolumeClaim")

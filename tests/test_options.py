@@ -7,38 +7,45 @@ from typer.testing import CliRunner
 
 from components.models.variants import QUANTIZED
 from components.resolve.component import resolve
-from components.run.plan import EvaluationPlan
+from components.run.plan import PARAMETERS, SETTINGS, EvaluationPlan
 from pipelines.cli.app import app
-from pipelines.kubeflow.run_parameters import RESULTS, STORE
-from pipelines.options import OPTIONS, PLAN_OPTIONS, plan_of
+from pipelines.options import OPTIONS, PLAN_OPTIONS, SETTINGS_HELP, pipeline_arguments, plan_of
 from pipelines.ship import ship
 
-AS_THE_PIPELINE_HOLDS_THEM = {
-    "variants": QUANTIZED,
-    "custom": [],
-    "policy": "",
-    "store": STORE,
-    "results": RESULTS,
-}
-"""Defaults that have another form on the command line, or that only a cluster has."""
+FORM = ["model", "variants", "suite", "use_case", "policy", "limit", "promote", "settings"]
 
 
-def test_the_pipelines_parameters_are_the_options_with_their_defaults() -> None:
+def test_the_pipeline_has_eight_parameters_with_the_options_defaults() -> None:
     parameters = inspect.signature(ship.pipeline_func).parameters
-    expected = {name: option.default for name, option in OPTIONS.items()} | AS_THE_PIPELINE_HOLDS_THEM
-    assert {name: parameter.default for name, parameter in parameters.items()} == expected
+    assert list(parameters) == FORM
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    expected = {name: OPTIONS[name].default for name in FORM if name != "settings"}
+    assert defaults == expected | {"variants": QUANTIZED, "policy": "", "settings": {}}
+
+
+def test_every_option_is_a_parameter_of_the_pipeline_or_a_key_of_its_settings() -> None:
+    assert sorted([*FORM[:-1], *SETTINGS]) == sorted(OPTIONS)
+    assert sorted([*PARAMETERS, *SETTINGS]) == sorted(PLAN_OPTIONS)
 
 
 def test_the_pipelines_parameters_are_described_by_the_options_help() -> None:
     described = {name: spec.description for name, spec in ship.component_spec.inputs.items()}
-    assert described == {name: option.help for name, option in OPTIONS.items()}
+    assert described == {name: OPTIONS[name].help for name in FORM[:-1]} | {"settings": SETTINGS_HELP}
+    assert all(f"{name}" in SETTINGS_HELP for name in SETTINGS)
 
 
-def test_the_first_shell_takes_every_option_of_the_plan() -> None:
+def test_the_first_shell_takes_every_parameter_of_the_pipeline() -> None:
     parameters = inspect.signature(resolve.python_func).parameters  # type: ignore[attr-defined]
-    assert PLAN_OPTIONS.keys() <= parameters.keys()
-    own = {"model", "run_id", "tracking_uri", "baseline", "plan"}
-    assert parameters.keys() == PLAN_OPTIONS.keys() | own
+    assert parameters.keys() == {*FORM, "run_id", "baseline", "plan"}
+
+
+def test_only_changed_options_are_put_into_the_settings() -> None:
+    values = {"variants": "int8", "samples": 4, "ledger": True, "stop_early": False, "store": "", "results": "s3://b/r"}
+    arguments = pipeline_arguments("file:m", plan_of(values), promote=True)
+    settings = {"samples": 4, "stop_early": False, "results": "s3://b/r"}
+    assert arguments["settings"] == settings
+    assert sorted(arguments) == sorted(FORM)
+    assert (arguments["variants"], arguments["promote"], arguments["limit"]) == (["int8"], True, 0)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_variant_that_was_quantized_at_the_same_time_is_neither_served_nor_eva
     plan: str, artifact: Callable[[str], str]
 ) -> None:
     Weights(variant="int8", baseline_digest="d0", digest="d8", uri="nowhere").write(artifact("weights"))
-    deploy_step.deploy(artifact("weights"), plan, "", artifact("server"))
+    deploy_step.deploy(artifact("weights"), plan, artifact("server"))
     assert Server.read(artifact("server")).failure == REASON
     Server(variant="int8", url="http://127.0.0.1:1/v1", served_name="int8").write(artifact("server"))
     evaluate_step.evaluate_tiny(artifact("server"), plan, artifact("tiny"), artifact("records"))

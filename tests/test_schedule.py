@@ -19,15 +19,14 @@ def test_a_schedule_starts_one_run_at_a_time_and_skips_missed_starts(kubeflow: S
     assert (schedule["no_catchup"], int(schedule["max_concurrency"]), schedule["mode"]) == (True, 1, "ENABLE")
     assert schedule["service_account"] == "quantgate-pipeline"
     parameters = schedule["runtime_config"]["parameters"]
-    assert (parameters["suite"], parameters["skip_judged"]) == ("quick", False)
+    assert (parameters["suite"], "skip_judged" in parameters["settings"]) == ("quick", False)
 
 
 def test_a_schedule_on_new_models_checks_hourly_and_skips_judged_models(kubeflow: State, pipeline: Path) -> None:
-    mlflow = ("--tracking-uri", "http://mlflow:5000")
-    assert scheduled(kubeflow, pipeline, "--on-new-model", *mlflow).status == 0
+    assert scheduled(kubeflow, pipeline, "--on-new-model").status == 0
     schedule = kubeflow.only("recurringruns")
     assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 * * * *"
-    assert schedule["runtime_config"]["parameters"]["skip_judged"] is True
+    assert schedule["runtime_config"]["parameters"]["settings"]["skip_judged"] is True
 
 
 def test_a_schedule_with_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
@@ -72,7 +71,6 @@ def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> No
         ((), "Give the start times"),
         (("--cron", "0 0 3 * * 1"), "has 6 fields. Give five"),
         (("--cron", "daily"), "has 1 fields"),
-        (("--on-new-model",), "give its server with --tracking-uri"),
     ],
 )
 def test_an_invalid_time_is_reported_before_anything_is_sent(

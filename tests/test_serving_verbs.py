@@ -48,7 +48,7 @@ def deployed(
     ready_at_once(cluster)
     weights.write(tmp_path / "weights.json")
     plan.write(tmp_path / "plan.json")
-    deploy_step.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), "", str(tmp_path / "server.json"))
+    deploy_step.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), str(tmp_path / "server.json"))
     return tmp_path
 
 

@@ -12,7 +12,7 @@ from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR, exit_of
 from pipelines.kubeflow import runs
 from pipelines.kubeflow.connection import Place, connected
-from tests.support.kfp_server import State
+from tests.support.kfp_server import RefusedError, State, check_parameters
 from tests.support.on_kubeflow import QUICK, RESULTS, Answer, compiled, decides, kubeflow, pipeline, submitted, uploads
 
 __all__ = ["kubeflow", "pipeline"]
@@ -219,7 +219,7 @@ def test_a_simultaneous_creation_of_the_experiment_is_not_an_error(kubeflow: Sta
         (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read this machine's disk"),
         (("--custom", "./ours"), "--custom is ./ours"),
         (("--data", "/rows"), "--data is /rows"),
-        (("--skip-judged",), "give its server with --tracking-uri"),
+        (("--tracking-uri", "http://me:secret@mlflow"), "contains a user name or a password"),
         (("--pipeline", "/nowhere/pipeline.yaml"), "quantgate compile --out /nowhere/pipeline.yaml"),
         (("--pipeline", __file__), "is not a pipeline"),
     ],
@@ -257,3 +257,28 @@ def test_a_missing_verdict_is_reported_with_its_location(kubeflow: State, pipeli
     done = submitted(kubeflow, pipeline)
     place = f"s3://bucket/results/{kubeflow.only('runs')['run_id']}"
     assert f"{place} has no verdicts.json" in done.err
+
+
+def test_kubeflow_refuses_a_use_case_that_is_not_among_the_literals(kubeflow: State, pipeline: Path) -> None:
+    assert submitted(kubeflow, pipeline, "--detach", "--suite", "code", "--use-case", "code").status == 0
+    spec = next(iter(yaml.safe_load_all(pipeline.read_text())))
+    spec["root"]["inputDefinitions"]["parameters"]["use_case"]["literals"] = ["demo"]
+    content = f"# PIPELINE DEFINITION\n{yaml.safe_dump(spec)}"
+    with pytest.raises(RefusedError, match="does not match any of the allowed literal values"):
+        check_parameters(content, {"use_case": "code"})
+    with pytest.raises(RefusedError, match="not required by pipeline: store"):
+        check_parameters(content, {"store": "s3://bucket/store"})
+    with pytest.raises(RefusedError, match="settings requires type struct"):
+        check_parameters(content, {"settings": "{}"})
+
+
+def test_options_without_a_parameter_of_their_own_are_sent_as_settings(kubeflow: State, pipeline: Path) -> None:
+    assert (
+        submitted(kubeflow, pipeline, "--detach", "--max-model-len", "512", "--no-stop-early", "--limit", "9").status
+        == 0
+    )
+    parameters = kubeflow.only("runs")["runtime_config"]["parameters"]
+    assert len(parameters) == 8
+    places = {"store": "s3://bucket/store", "results": "s3://bucket/results"}
+    assert parameters["settings"] == {"max_model_len": 512, "stop_early": False, **places}
+    assert parameters["limit"] == 9

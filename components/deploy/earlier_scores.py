@@ -11,18 +11,18 @@ from components.run.results import AGAIN, FULL, RunResults, VariantResults
 from components.run.server_identity import ServerIdentity
 
 
-def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdentity, tracking_uri: str) -> Server | None:
+def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdentity) -> Server | None:
     """Copy the baseline's scores from MLflow to the results, and return a Server that need not be started.
 
     None when MLflow has no scores for the same questions, from a server with the same settings.
     """
-    if weights.variant != BASELINE or not plan.ledger or not tracking_uri:
+    if weights.variant != BASELINE or not plan.ledger or not plan.tracking_uri:
         return None
     from components.tracking.earlier import find_baseline_scores
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            earlier = find_baseline_scores(weights, plan, identity, tracking_uri, Path(scratch))
+            earlier = find_baseline_scores(weights, plan, identity, plan.tracking_uri, Path(scratch))
         except PrerequisiteError:  # without MLflow the baseline is served and scored again
             return None
         if not earlier:

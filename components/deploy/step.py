@@ -12,7 +12,7 @@ from components.storage.cache import cache_dir
 from components.storage.location import fetch
 
 
-def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
+def deploy(weights: str, plan: str, server: str) -> None:
     """Serve the variant's weights.
 
     Start no server when MLflow has the baseline's scores for the same questions, or when the variant cannot be judged
@@ -30,7 +30,7 @@ def deploy(weights: str, plan: str, tracking_uri: str, server: str) -> None:
             try:
                 folder = fetch(quantized.uri, cache_dir(), weights=lifecycle.reads_weights())
                 identity = lifecycle.identity_here(folder, quantized.digest, planned.window)
-                scored = earlier_scores.scored_before(quantized, planned, identity, tracking_uri)
+                scored = earlier_scores.scored_before(quantized, planned, identity)
                 started = scored or lifecycle.deploy(quantized, folder, results, planned.window)
             except PrerequisiteError as error:
                 engine = identity.engine if identity else ""

@@ -16,6 +16,8 @@ def evaluate_tiny(
     """Test the served variant on the suite's few items."""
     from components.evaluate import step as evaluate_step
 
+    scores.metadata["display_name"] = "Scores, few items"
+    records.metadata["display_name"] = "Answers, few items"
     evaluate_step.evaluate_tiny(server.path, plan.path, scores.path, records.path)
 
 
@@ -31,4 +33,6 @@ def evaluate_full(
     """Test the served variant on the suite's items, until more answers could not change its verdict."""
     from components.evaluate import step as evaluate_step
 
+    scores.metadata["display_name"] = "Scores, all items"
+    records.metadata["display_name"] = "Answers, all items"
     evaluate_step.evaluate_full(server.path, tiny.path, plan.path, scores.path, records.path)

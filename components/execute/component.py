@@ -11,4 +11,5 @@ def execute(full: dsl.Input[dsl.Artifact], plan: dsl.Input[dsl.Artifact], scores
     """Run the programs that the variant wrote, in a sandbox."""
     from components.execute import step as execute_step
 
+    scores.metadata["display_name"] = "Scores with programs"
     execute_step.execute(full.path, plan.path, scores.path)

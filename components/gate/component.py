@@ -20,6 +20,7 @@ def gate(
     """Decide on every variant."""
     from components.gate import step as gate_step
 
+    decision.metadata["display_name"], metrics.metadata["display_name"] = "Decision", "Metrics"
     weight_files, score_files = [artifact.path for artifact in weights], [artifact.path for artifact in scores]
     for name, value in gate_step.gate(baseline.path, plan.path, weight_files, score_files, decision.path).items():
         metrics.log_metric(name, value)

@@ -9,17 +9,14 @@ from components.run.shell import IMAGE, uncached
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def promote(
     decision: dsl.Input[dsl.Artifact],
+    plan: dsl.Input[dsl.Artifact],
     tracked: dsl.Input[dsl.Artifact],
-    results: str,
-    run_id: str,
-    tracking_uri: str,
     move: bool,
     promoted: dsl.Output[dsl.Artifact],
 ):
     """Register the variants, and let the candidate become champion where its verdict allows it."""
     from components.promote import step as promote_step
-    from components.run.results import run_location
+    from components.run.plan import EvaluationPlan
 
-    promote_step.promote(
-        decision.path, tracked.path, run_location(results, run_id), tracking_uri, promoted.path, move=move
-    )
+    promoted.metadata["display_name"], planned = "Registered versions", EvaluationPlan.read(plan.path)
+    promote_step.promote(decision.path, tracked.path, planned.results, planned.tracking_uri, promoted.path, move=move)

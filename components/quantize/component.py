@@ -16,4 +16,5 @@ def quantize(
     """Make the variant's weights with llm-compressor."""
     from components.quantize import step as quantize_step
 
+    weights.metadata["display_name"] = "Weights"
     quantize_step.quantize(variant, baseline.path, plan.path, weights.path)

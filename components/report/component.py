@@ -9,14 +9,15 @@ from components.run.shell import IMAGE, uncached
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def report(
     decision: dsl.Input[dsl.Artifact],
-    results: str,
-    run_id: str,
+    plan: dsl.Input[dsl.Artifact],
     html: dsl.Output[dsl.HTML],
     markdown: dsl.Output[dsl.Markdown],
 ):
     """Write the decision matrix for people and for scripts."""
     from components.report import step as report_step
-    from components.run.results import run_location
+    from components.run.plan import EvaluationPlan
 
-    html.metadata["results"] = run_location(results, run_id)
-    report_step.report(decision.path, run_location(results, run_id), html.path, markdown.path)
+    results = EvaluationPlan.read(plan.path).results
+    html.metadata["results"], html.metadata["display_name"] = results, "Report"
+    markdown.metadata["display_name"] = "Report as Markdown"
+    report_step.report(decision.path, results, html.path, markdown.path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
 from components.resolve import checks, earlier_verdict, input_copies, prepared_prompts, rows
+from components.resolve.account_rights import check_rights
 from components.resolve.checks import check
 from components.run import progress
 from components.run.plan import EvaluationPlan
@@ -17,7 +18,7 @@ from components.storage.location import fetch, open_store
 from components.tracking.uris import own_store
 
 
-def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: str, plan: str) -> list[str]:
+def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> list[str]:
     """Check the parameters, store the model and the rows for the run, and name the variants to run.
 
     `baseline` and `plan` are the files to write. If the base model already has a verdict and `skip_judged` is set, only
@@ -30,6 +31,7 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
     from components.run.calibration import Calibration
 
     with progress.step(requested.results, "resolve") as step:
+        check_rights(requested)
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
@@ -38,7 +40,7 @@ def resolve(model: str, requested: EvaluationPlan, tracking_uri: str, baseline: 
         checked = checks.with_template(checked, str(folder))
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
-        if resolved.skip_judged and (uri := tracking_uri or own_store(resolved.results)):
+        if resolved.skip_judged and (uri := resolved.tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         if not resolved.judged_in:
             preparation = Preparation(Encoder.load(folder), model_window(folder), resolved.chat_template)

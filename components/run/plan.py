@@ -87,6 +87,7 @@ class EvaluationPlan(Artifact):
         description="Comma-separated verdicts that fail the run in Kubeflow once everything is recorded, of {failing};"
         " empty for none.",
     )
+    tracking_uri: str = Field("", description="MLflow's tracking server [a local run: its own store].")
     asked: str = ""
     """sha256 of everything that determines the questions: tasks, their definitions and settings, and the rows."""
     judged_in: str = ""
@@ -108,3 +109,11 @@ class EvaluationPlan(Artifact):
         if self.limits is None:
             raise ValueError("The policy of this plan is not parsed: the step `resolve` does that.")
         return self.limits
+
+
+PARAMETERS = ("variants", "suite", "use_case", "policy", "limit")
+"""The fields that are parameters of the pipeline."""
+SETTINGS = tuple(
+    name for name, field in EvaluationPlan.model_fields.items() if field.description and name not in PARAMETERS
+)
+"""The fields that are keys of the pipeline's parameter `settings`."""

@@ -9,17 +9,17 @@ from components.run.shell import IMAGE, uncached
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def track(
     decision: dsl.Input[dsl.Artifact],
+    plan: dsl.Input[dsl.Artifact],
     html: dsl.Input[dsl.HTML],
     markdown: dsl.Input[dsl.Markdown],
     run_id: str,
-    results: str,
-    tracking_uri: str,
     tracked: dsl.Output[dsl.Artifact],
 ):
     """Record the run in MLflow."""
-    from components.run.results import run_location
+    from components.run.plan import EvaluationPlan
     from components.track import step as track_step
 
+    tracked.metadata["display_name"], planned = "MLflow run", EvaluationPlan.read(plan.path)
     tracked.metadata["mlflow"] = track_step.track(
-        decision.path, run_id, run_location(results, run_id), tracking_uri, html.path, markdown.path, tracked.path
+        decision.path, run_id, planned.results, planned.tracking_uri, html.path, markdown.path, tracked.path
     )

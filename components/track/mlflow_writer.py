@@ -14,6 +14,7 @@ from components.run.artifacts import Decision
 from components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
 from components.tracking.connect import connected
 from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.kubeflow_run import PARENT, kubeflow_run
 from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG, experiment_name
 from components.tracking.tracked_run import TrackedRun, run_location
 from components.tracking.uris import artifact_location, without_password
@@ -40,7 +41,7 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
         experiment = _experiment(client, name, tracking_uri)
         earlier = _earlier(client, experiment.experiment_id, run.run_id)
         writer = _Writer(client, experiment.experiment_id, earlier)
-        parent_id = writer.open(parent, started_at=run.started_at)
+        parent_id = writer.open(parent, _pipeline_run(client, tracking_uri), started_at=run.started_at)
         child_ids = {}
         for row in reversed(children):  # MLflow lists the newest run first: the baseline is written last to be on top
             child_ids[row.variant] = writer.open(row, parent_id)
@@ -65,7 +66,7 @@ class _Writer:
 
         tags = {name: value[:_LONGEST_TAG] for name, value in row.tags.items()}
         if parent_id:
-            tags["mlflow.parentRunId"] = parent_id
+            tags[PARENT] = parent_id
         if row.tables:
             tags["mlflow.loggedArtifacts"] = json.dumps([{"path": name, "type": "table"} for name in row.tables])
         run = self.earlier.get(row.variant)
@@ -102,6 +103,12 @@ class _Writer:
         for path in row.files:
             self.client.log_artifact(run_id, str(path))
         self.client.set_terminated(run_id, status=row.status)
+
+
+def _pipeline_run(client: "MlflowClient", tracking_uri: str) -> str:
+    """The run that Kubeflow's plugin made for this pipeline run in the same MLflow; empty if there is none."""
+    plugin = kubeflow_run()
+    return plugin.pipeline_run(client, tracking_uri) if plugin else ""
 
 
 def _input(dataset: DataSet) -> "DatasetInput":

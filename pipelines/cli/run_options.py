@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.errors import PrerequisiteError
 from components.models.variants import with_baseline
-from components.tracking.connect import check_host, check_no_password
 from pipelines import options
-from pipelines.kubeflow.run_parameters import RESULTS, STORE, check
+from pipelines.kubeflow.run_parameters import check
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
@@ -68,7 +66,11 @@ def place(
     return Place(host, namespace, token, in_cluster, port_forward, kubeflow_namespace, ca)
 
 
-cluster_options = options.collect_options(list(options.OPTIONS), store={"default": STORE}, results={"default": RESULTS})
+CLUSTERS_OWN = {
+    name: {"help": f"{options.OPTIONS[name].help.partition(' [')[0].rstrip('.')} [the cluster's own]."}
+    for name in ("store", "results", "tracking_uri")
+}
+cluster_options = options.collect_options(list(options.OPTIONS), **CLUSTERS_OWN)
 """The options of a run on a cluster, for `takes`."""
 
 
@@ -76,11 +78,5 @@ def checked_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """The run's parameters, checked as far as possible without the cluster."""
     plan = options.plan_of(values)
     plan = plan.model_copy(update={"variants": tuple(with_baseline(list(plan.variants)))})
-    model, tracking_uri, promote = values["model"], values["tracking_uri"], values["promote"]
-    check(model, plan, tracking_uri)
-    if promote and not tracking_uri:
-        raise PrerequisiteError("--promote needs MLflow's registry: give its server with --tracking-uri.")
-    if tracking_uri:
-        check_no_password(tracking_uri)
-        check_host(tracking_uri)
-    return options.pipeline_arguments(model, plan, tracking_uri, promote)
+    check(values["model"], plan)
+    return options.pipeline_arguments(values["model"], plan, values["promote"])

@@ -15,7 +15,7 @@ import typer
 from components.errors import PrerequisiteError
 from components.run.results import RunResults, run_location
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
-from pipelines.kubeflow.run_parameters import RESULTS
+from pipelines.kubeflow.run_parameters import results_of
 
 if TYPE_CHECKING:
     from kfp_server_api import models as api
@@ -67,8 +67,7 @@ def advice_on_interruption(run: str) -> Iterator[None]:
 
 def print_verdicts(run: "api.V2beta1Run") -> list[str]:
     """Print the variants' verdicts with their reasons; returns the verdicts."""
-    parameter = run.runtime_config.parameters.get("results", RESULTS)
-    results = RunResults(run_location(parameter, run.run_id))
+    results = RunResults(run_location(results_of(run.runtime_config.parameters), run.run_id))
     place = results.location
     try:
         text = results.verdicts.text()

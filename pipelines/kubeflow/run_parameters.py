@@ -1,42 +1,54 @@
 """Check the parameters of a run on a cluster."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from components.benchmarks import selection
 from components.benchmarks.suite_file import included_paths
 from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
+from components.resolve.run_settings import DEFAULT_PLACES
 from components.run.plan import EvaluationPlan
+from components.tracking.connect import check_host, check_no_password
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.runs import PipelineFile
 
-STORE, RESULTS = "s3://mlpipeline/quantgate/store", "s3://mlpipeline/quantgate/results"
 
+def check(model: str, plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError for parameters that every step refuses, or that do not work on another machine.
 
-def check(model: str, plan: EvaluationPlan, tracking_uri: str) -> None:
-    """Raise PrerequisiteError for parameters that every step refuses, or that do not work on another machine."""
-    required = {"--store": plan.store, "--results": plan.results}
+    An empty store, results or tracking URI is the cluster's own, which the step `resolve` reads.
+    """
+    places = [("--store", plan.store), ("--results", plan.results)]
     custom = [location for location in plan.custom if location not in selection.shipped_sets()]
     rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
-    optional = [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
-    optional += [("include_path", path) for path in included_paths(plan.suite)]
-    for option, location in (*required.items(), *((option, location) for option, location in optional if location)):
-        if not location.startswith("s3://"):
+    places += [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
+    places += [("include_path", path) for path in included_paths(plan.suite)]
+    for option, location in places:
+        if location and not location.startswith("s3://"):
             raise PrerequisiteError(
-                f"{option} is {location or 'empty'}, and the cluster cannot read this machine's disk. "
-                "Give s3://BUCKET/PREFIX."
+                f"{option} is {location}, and the cluster cannot read this machine's disk. Give s3://BUCKET/PREFIX."
             )
     if model.startswith("file:"):
         raise PrerequisiteError(f"The cluster cannot read {model}. Upload the model to S3: s3://BUCKET/PREFIX.")
     check_source(model)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in selection.suite_of(plan).tasks])
-    if plan.skip_judged and not tracking_uri:
-        raise PrerequisiteError(
-            "--skip-judged reads earlier verdicts from MLflow: give its server with --tracking-uri."
-        )
+    if plan.tracking_uri:
+        check_no_password(plan.tracking_uri)
+        check_host(plan.tracking_uri)
+
+
+def with_setting(parameters: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
+    """The parameters with one of their settings changed."""
+    return {**parameters, "settings": {**parameters["settings"], name: value}}
+
+
+def results_of(parameters: Mapping[str, Any]) -> str:
+    """Where the results of a run with these parameters go; by default the place of a cluster that sets none."""
+    return str(parameters.get("settings", {}).get("results", DEFAULT_PLACES["results"]))
 
 
 def checked(file: "PipelineFile", parameters: dict[str, object]) -> "PipelineFile":

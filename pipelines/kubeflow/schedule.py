@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import PrerequisiteError
-from pipelines.kubeflow.run_parameters import checked
+from pipelines.kubeflow.run_parameters import checked, with_setting
 
 if TYPE_CHECKING:
     from kfp_server_api import models as api
@@ -33,7 +33,7 @@ def remove_schedule(place: "Place", name: str) -> None:
 
 def schedule_runs(
     place: "Place",
-    parameters: dict[str, object],
+    parameters: dict[str, Any],
     name: str,
     cron: str,
     pipeline: Path,
@@ -47,11 +47,7 @@ def schedule_runs(
 
     when = six_fields(cron or (HOURLY if on_new_model else ""))
     if on_new_model:
-        if not parameters["tracking_uri"]:
-            raise PrerequisiteError(
-                "--on-new-model reads earlier verdicts from MLflow: give its server with --tracking-uri."
-            )
-        parameters["skip_judged"] = True
+        parameters = with_setting(parameters, "skip_judged", True)
     file = checked(read_pipeline(pipeline), parameters)
     with connected(place) as kubeflow:
         version = upload(kubeflow, file)
@@ -148,7 +144,7 @@ def show(schedules: list[Any]) -> None:
         trigger = schedule.trigger
         when = trigger.cron_schedule.cron if trigger and trigger.cron_schedule else "by an interval"
         parameters = schedule.runtime_config.parameters if schedule.runtime_config else {}
-        new = ", new models only" if parameters.get("skip_judged") else ""
+        new = ", new models only" if parameters.get("settings", {}).get("skip_judged") else ""
         times = f"{when.removeprefix('0 ')} UTC{new}"
         print(f"{schedule.display_name}: {times}, {parameters.get('model', '')}, {schedule.status or ''}")
     if not schedules:

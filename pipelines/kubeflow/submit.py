@@ -9,7 +9,7 @@ from components.benchmarks.suite_file import short_suite
 from components.errors import PrerequisiteError
 from components.run.results import RunResults
 from pipelines.kubeflow.follow import print_line, wait
-from pipelines.kubeflow.run_parameters import checked
+from pipelines.kubeflow.run_parameters import checked, results_of
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
@@ -47,7 +47,7 @@ def submit_run(
 
     file = checked(read_pipeline(pipeline), parameters)
     if not detach:
-        check_readable(str(parameters["results"]))
+        check_readable(results_of(parameters))
     with connected(place) as kubeflow:
         version = upload(kubeflow, file)
         print_line(f"{version.name}: {'uploaded' if version.uploaded else 'Kubeflow already has it'}")

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 JSON = dict[str, Any]
 API = "/apis/v2beta1/"
 SUCCEEDS = ("PENDING", "RUNNING", "SUCCEEDED")
@@ -161,10 +163,48 @@ def new_experiment(state: State, body: JSON) -> JSON:
 
 def new_run(state: State, body: JSON) -> JSON:
     existing(state, "experiments", body["experiment_id"])
-    existing(state, "versions", body["pipeline_version_reference"]["pipeline_version_id"])
+    version = existing(state, "versions", body["pipeline_version_reference"]["pipeline_version_id"])
+    check_parameters(version["content"], body["runtime_config"]["parameters"])
     run = state.keep("runs", "run_id", {**body, "state": "PENDING"})
     state.on_run(run)
     return run
+
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "STRING": str,
+    "BOOLEAN": bool,
+    "NUMBER_INTEGER": (int, float),
+    "NUMBER_DOUBLE": (int, float),
+    "LIST": list,
+    "STRUCT": dict,
+}
+
+
+def check_parameters(content: str, parameters: JSON) -> None:
+    """Refuse what the real one refuses: an unknown parameter, another type, a value that is not among the literals.
+
+    See backend/src/apiserver/template/v2_template.go of Kubeflow Pipelines 2.17.
+    """
+    declared = compiled_inputs(content)
+    if extra := parameters.keys() - declared.keys():
+        raise RefusedError(400, f"parameter(s) provided are not required by pipeline: {', '.join(sorted(extra))}")
+    for name, value in parameters.items():
+        kind = declared[name]["parameterType"]
+        if not isinstance(value, KINDS[kind]):
+            raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}")
+        literals = declared[name].get("literals", [])
+        if literals and value not in literals:
+            raise RefusedError(
+                400, f'input parameter "{name}" value {value} does not match any of the allowed literal values'
+            )
+
+
+def compiled_inputs(content: str) -> JSON:
+    """The parameters of the uploaded pipeline, which the upload's form surrounds."""
+    text = content[content.index("# PIPELINE DEFINITION") :].partition("\r\n--")[0]
+    spec = next(iter(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
+    parameters: JSON = spec["root"]["inputDefinitions"]["parameters"]
+    return parameters
 
 
 def look(state: State, which: str) -> JSON:

@@ -144,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
 def placed(path: str) -> tuple[str, str, str]:
     """The collection's path without its namespace, the object's name and its subresource."""
     parts = path.strip("/").split("/")
+    if "namespaces" not in parts:  # an account's question about itself
+        return path.strip("/"), "", ""
     before = parts.index("namespaces")
     rest = [*parts[before + 2 :], "", ""]
     return "/".join([*parts[:before], rest[0]]), rest[1], rest[2]
@@ -180,6 +182,13 @@ def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], b
         if key not in cluster.logs:
             raise StatusError(400, "BadRequest", f"previous terminated container {key[1]} not found")
         return "".join(cluster.logs[key].splitlines(keepends=True)[-int(query["tailLines"]) :])
+    if request.plural == "selfsubjectreviews":
+        return {**body, "status": {"userInfo": {"username": USER}}}
+    if request.plural == "selfsubjectaccessreviews":
+        wanted = body["spec"]["resourceAttributes"]
+        part = f"/{wanted['subresource']}" if wanted.get("subresource") else ""
+        asked = Request(wanted["verb"], f"{wanted['resource']}{part}", "")
+        return {**body, "status": {"allowed": str(asked) not in cluster.forbidden}}
     with cluster.changed:
         if request.verb == "create":
             return cluster.create(path, body)

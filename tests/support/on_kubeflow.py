@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from components.errors import PrerequisiteError
 from pipelines.cli import cluster_commands
-from pipelines.cluster import Cluster, fitted
+from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR
+from pipelines.kubeflow.compile import write_pipeline
 from pipelines.ship import ship
 from tests.support.kfp_server import JSON, State, kubeflow_pipelines
 
@@ -36,7 +37,7 @@ def on_a_short_stack(work: Callable[[], Result]) -> Result:
 
 def compiled(file: Path, cluster: Cluster | None = None) -> Path:
     """Compile the pipeline into the file, fitted to the cluster if there is one; returns the file."""
-    on_a_short_stack(lambda: compiler.Compiler().compile(fitted(cluster) if cluster else ship, str(file)))
+    on_a_short_stack(lambda: write_pipeline(cluster, file) if cluster else compiler.Compiler().compile(ship, str(file)))
     return file
 
 
@@ -66,7 +67,7 @@ def decides(state: State, *verdicts: str) -> None:
     rows += [{"variant": f"v{at}", "verdict": verdict, "sentence": "So it is."} for at, verdict in enumerate(verdicts)]
 
     def leave(run: JSON) -> None:
-        place = run["runtime_config"]["parameters"]["results"].removeprefix("s3:/")
+        place = run["runtime_config"]["parameters"]["settings"]["results"].removeprefix("s3:/")
         state.s3[f"{place}/{run['run_id']}/verdicts.json"] = json.dumps(rows)
 
     state.on_run = leave

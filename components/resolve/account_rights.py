@@ -1,0 +1,32 @@
+"""Check what the account of a run's steps may do, before the run spends anything."""
+
+from components.benchmarks.selection import suite_of
+from components.errors import PrerequisiteError
+from components.run.plan import EvaluationPlan
+from components.sandbox.containment import Containment, chosen_containment
+from components.servers.cluster_settings import KSERVE, LOCAL, from_environment
+
+ACCOUNT = "quantgate-pipeline"
+"""The account of manifests/base/identities.yaml."""
+
+
+def check_rights(plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError when the later steps' account lacks a right; only on a cluster, where all have one."""
+    settings = from_environment()
+    if settings.kind == LOCAL:
+        return
+    # the client takes a second to import, and only a cluster needs it
+    from components.kubernetes.cluster_client import ClusterClient
+    from components.kubernetes.rights import PROGRAMS, SERVE, WITH_KSERVE, WITHOUT_KSERVE, missing_rights
+
+    client = ClusterClient(settings.namespace)
+    needed = [*SERVE, *(WITH_KSERVE if settings.kind == KSERVE else WITHOUT_KSERVE)]
+    if suite_of(plan).programs and chosen_containment() is Containment.JOB:
+        needed += PROGRAMS
+    if missing := missing_rights(client, needed):
+        raise PrerequisiteError(
+            f"The steps of this run have the account {client.own_account()}, which may not"
+            f" {'; '.join(map(str, missing))} in the namespace {settings.namespace}. Start the run again with the"
+            f" service account {ACCOUNT}: in the form of Kubeflow's page under `Service Account`; `quantgate submit`"
+            f" gives it by itself. docs/cluster.md says how an administrator makes it the default."
+        )

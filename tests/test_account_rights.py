@@ -1,0 +1,97 @@
+"""The first step finds out what the account of the run's steps may not do."""
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.errors import PrerequisiteError
+from components.kubernetes import rights
+from components.kubernetes.cluster_client import POD, ClusterClient
+from components.kubernetes.rights import Right
+from components.resolve.account_rights import check_rights
+from components.run.plan import EvaluationPlan
+from tests.support.kubernetes_state import Cluster
+from tests.support.on_cluster import cluster
+
+__all__ = ["cluster"]
+
+PLAN = EvaluationPlan(variants=("int8",), store="s3://bucket/store", results="s3://bucket/results")
+IDENTITIES = Path(__file__).parents[1] / "manifests" / "base" / "identities.yaml"
+
+
+def test_the_rows_are_the_role_of_the_manifests() -> None:
+    (role,) = [
+        document
+        for document in yaml.safe_load_all(IDENTITIES.read_text())
+        if document["kind"] == "Role" and document["metadata"]["name"] == "quantgate-deploy"
+    ]
+    granted = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    rows = (*rights.SERVE, *rights.WITH_KSERVE, *rights.WITHOUT_KSERVE, *rights.PROGRAMS)
+    needed = {(row.kind.group, resource(row), verb) for row in rows for verb in row.verbs}
+    assert needed == granted
+
+
+def resource(row: Right) -> str:
+    return f"{row.kind.plural}/{row.subresource}" if row.subresource else row.kind.plural
+
+
+def test_an_account_with_every_right_may_run(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING", "kserve")
+    began = time.monotonic()
+    check_rights(PLAN)
+    assert time.monotonic() - began < 1
+    asked = {str(request) for request in cluster.requests}
+    assert asked == {"create selfsubjectaccessreviews"}
+
+
+def test_missing_rights_are_named_with_the_account_that_has_them(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING", "kserve")
+    monkeypatch.setenv("QUANTGATE_SERVING_NAMESPACE", "team")
+    cluster.forbidden = {"create inferenceservices", "watch inferenceservices", "get pods/log", "create deployments"}
+    with pytest.raises(PrerequisiteError) as refusal:
+        check_rights(PLAN)
+    message = str(refusal.value)
+    assert "system:serviceaccount:quantgate:quantgate-pipeline, which may not" in message
+    assert "create, watch inferenceservices.serving.kserve.io" in message
+    assert "get pods/log" in message
+    assert "in the namespace team" in message
+    assert "with the service account quantgate-pipeline" in message
+    assert "deployments" not in message, "KServe makes them"
+
+
+@pytest.mark.parametrize(("suite", "refused"), [("code", True), ("demo", False)])
+def test_the_right_to_run_programs_is_needed_only_for_a_suite_of_programs(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, suite: str, refused: bool
+) -> None:
+    monkeypatch.setenv("QUANTGATE_SERVING", "deployment")
+    monkeypatch.setenv("QUANTGATE_CONTAINMENT", "job")
+    cluster.forbidden = {"create jobs", "create inferenceservices"}
+    plan = PLAN.model_copy(update={"suite": suite})
+    if refused:
+        with pytest.raises(PrerequisiteError, match="may not create jobs.batch in the namespace"):
+            check_rights(plan)
+    else:
+        check_rights(plan)
+
+
+def test_on_one_machine_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUANTGATE_SERVING", raising=False)
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    check_rights(PLAN)
+
+
+def test_one_right_is_asked_for_its_subresource(cluster: Cluster) -> None:
+    cluster.forbidden = {"get pods/log"}
+    client = ClusterClient("quantgate")
+    assert client.may("get", POD)
+    assert not client.may("get", POD, "log")
