@@ -178,6 +178,21 @@ def get_run(kubeflow: Kubeflow, run_id: str) -> api.V2beta1Run:
         return kubeflow.client.runs.run_service_get_run(run_id, _request_timeout=ANSWER_S)
 
 
+def runs_under_way(kubeflow: Kubeflow, experiment: str) -> list[Any]:
+    """The experiment's runs that have not ended."""
+    found: list[Any] = []
+    page = ""
+    with kubeflow.request("list the runs"):
+        while True:
+            answer = kubeflow.client.runs.run_service_list_runs(
+                experiment_id=experiment, page_token=page, page_size=200, _request_timeout=ANSWER_S
+            )
+            found += [run for run in answer.runs or () if not run.state or run.state in UNDER_WAY]
+            page = answer.next_page_token or ""
+            if not page:
+                return found
+
+
 def stop(kubeflow: Kubeflow, run_id: str) -> None:
     """Stop the run; its servers are removed when their lease ends."""
     with kubeflow.request(f"stop the run {run_id}"):

@@ -46,6 +46,8 @@ class State:
         default_factory=lambda: {kind: {} for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
     )
     looks: dict[str, int] = field(default_factory=dict)
+    ended_with_their_schedule: list[str] = field(default_factory=list)
+    """The runs whose workflow was deleted with the ScheduledWorkflow that owns it."""
     s3: dict[str, str] = field(default_factory=dict)
     """Text by /bucket/key."""
     requests: list[str] = field(default_factory=list)
@@ -65,6 +67,12 @@ class State:
         body = {**body, key: f"{kind[:-1]}-{self.created}", "created_at": "2026-11-21T10:00:00Z"}
         self.objects[kind][body[key]] = body
         return body
+
+    def started_by(self, schedule: JSON, status: str = "RUNNING") -> str:
+        """The id of a new run that the schedule has started."""
+        begun = {"experiment_id": schedule["experiment_id"], "state": status, "display_name": "by the clock"}
+        run = self.keep("runs", "run_id", {**begun, "recurring_run_id": schedule["recurring_run_id"]})
+        return str(run["run_id"])
 
     def only(self, kind: str) -> JSON:
         """The one object of that kind."""
@@ -106,7 +114,8 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
         ("POST", "runs/([^/:]+):terminate", lambda which: terminate(state, which)),
         ("GET", "recurringruns", lambda: listed(state, "recurringruns", "recurringRuns", query)),
         ("POST", "recurringruns", lambda: new_schedule(state, body)),
-        ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which)),
+        ("POST", "recurringruns/([^/:]+):(enable|disable)", lambda which, change: switched(state, which, change)),
+        ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which, query)),
     ]
     for verb, pattern, act in routes:
         if verb == method and (match := re.fullmatch(pattern, path)):
@@ -187,9 +196,20 @@ def new_schedule(state: State, body: JSON) -> JSON:
     return state.keep("recurringruns", "recurring_run_id", {**body, "status": "ENABLED"})
 
 
-def gone(state: State, which: str) -> JSON:
+def switched(state: State, which: str, change: str) -> JSON:
+    existing(state, "recurringruns", which)["status"] = f"{change.upper()}D"
+    return {}
+
+
+def gone(state: State, which: str, query: dict[str, str]) -> JSON:
+    """Delete a recurring run; its ScheduledWorkflow owns the workflows that it started, so they go with it."""
     existing(state, "recurringruns", which)
     del state.objects["recurringruns"][which]
+    if query.get("propagation_policy") != "ORPHAN":
+        for run in state.objects["runs"].values():
+            if run.get("recurring_run_id") == which and run["state"] == "RUNNING":
+                state.ended_with_their_schedule.append(run["run_id"])
+                run["state"] = "FAILED"
     return {}
 
 
