@@ -18,6 +18,7 @@ from pipelines.kubeflow.connection import Place, connected
 from tests.support.decided import make_decision
 from tests.support.kfp_server import State
 from tests.support.kfp_workflow import pod_of
+from tests.support.mlflow_store import empty_store, local
 from tests.support.on_kubeflow import (
     QUICK,
     RESULTS,
@@ -31,7 +32,7 @@ from tests.support.on_kubeflow import (
     uploads,
 )
 
-__all__ = ["kubeflow", "pipeline"]
+__all__ = ["empty_store", "kubeflow", "local", "pipeline"]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,16 @@ def test_each_variant_and_step_is_shown_as_a_local_run_shows_it(kubeflow: State,
         "report done",
         "run: succeeded",
     ]
+
+
+def test_the_events_name_the_variants_of_a_run_that_was_started_elsewhere(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.logs["quantize 2"] = logged(Event(2, "quantize", "int4-g64", DONE))
+    kubeflow.script = [("RUNNING", {}), ("RUNNING", {"quantize 2": "SUCCEEDED"}), ("SUCCEEDED", {})]
+    submitted(kubeflow, pipeline, "--detach")
+    run = kubeflow.only("runs")
+    del run["runtime_config"]["parameters"]["variants"]
+    shown = Answer("follow", run["run_id"], "--host", kubeflow.host, *QUICK).out
+    assert "int4-g64 quantize done" in shown
 
 
 def test_a_variants_failure_is_shown_when_it_happens_and_does_not_fail_the_run(kubeflow: State, pipeline: Path) -> None:
@@ -356,15 +367,26 @@ def test_the_verdict_comes_through_kubeflow_and_needs_no_keys_of_s3(kubeflow: St
     assert (done.status, "v0: reject. So it is." in done.out) == (1, True)
 
 
-def test_without_kubeflows_log_the_verdict_comes_from_mlflows_tags(
-    kubeflow: State, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps_as_an_artifact(
+    kubeflow: State, pipeline: Path
 ) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    decided = make_decision(tmp_path)
-    kubeflow.on_run = lambda run: track(decided, RunFacts(run_id=run["run_id"], name="run"), RunFiles(), uri)
-    kubeflow.logs.clear()
+    decides(kubeflow, "inconclusive")
+    kubeflow.s3.clear()
+    kubeflow.kept_logs["report"] = kubeflow.logs.pop("report")
     done = submitted(kubeflow, pipeline)
+    assert (done.status, "v0: inconclusive. So it is." in done.out) == (3, True)
+
+
+def test_without_kubeflows_log_the_verdict_comes_from_mlflows_tags(
+    kubeflow: State, pipeline: Path, local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
+    decided = make_decision(tmp_path)
+    kubeflow.logs.clear()
+    submitted(kubeflow, pipeline, "--detach")
+    run_id = kubeflow.only("runs")["run_id"]
+    track(decided, RunFacts(run_id=run_id, name="run"), RunFiles(), local)
+    done = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
     assert done.status == exit_of(row.verdict for row in decided.verdicts[1:])
     shown = [line.partition(" ")[2] for line in done.out.splitlines()]
     rows = [f"{row.variant}: {row.verdict}. {row.sentence}" for row in decided.verdicts[1:]]

@@ -67,14 +67,12 @@ class RunEvents:
         """The task's new events: those in its log, and Kubeflow's state where the log does not say it."""
         key = task.step, task.iteration
         logged = self._logged(task, log)
-        for event in logged:
-            if task.iteration is not None and event.variant:
-                self.variants[task.iteration : task.iteration + 1] = [event.variant]
-        variant = "" if task.iteration is None else self._variant(task.iteration)
+        variant = "" if task.iteration is None else self._variant(task.iteration, logged)
         events = []
         if key not in self._states:
             events.append(Event(task.began, task.step, variant, RUNNING))
-        events += [event for event in logged if event.state != RUNNING or event.total]
+        again = self._states.get(key) in ENDED  # another attempt
+        events += [event for event in logged if event.state != RUNNING or event.total or again]
         last = events[-1].state if events else self._states[key]
         if task.state in ENDED and (last not in ENDED or (task.state == FAILED and last != FAILED)):
             reason = task.message or "Kubeflow gives no reason." if task.state == FAILED else ""
@@ -85,7 +83,9 @@ class RunEvents:
 
     def _log(self, task: RunTask) -> str:
         """The log of the task's pod, which is read until the task has ended."""
-        return "" if not task.pod or task.pod in self._complete else get_log(self.kubeflow, self.run_id, task.pod)
+        if not task.pod or task.pod in self._complete:
+            return ""
+        return get_log(self.kubeflow, self.run_id, task.pod, has_ended=task.state in ENDED)
 
     def _logged(self, task: RunTask, log: str) -> list[Event]:
         """The events in the log that are new."""
@@ -96,8 +96,13 @@ class RunEvents:
             self._complete.add(task.pod)
         return new
 
-    def _variant(self, iteration: int) -> str:
-        return self.variants[iteration] if iteration < len(self.variants) else f"variant {iteration + 1}"
+    def _variant(self, iteration: int, logged: list[Event]) -> str:
+        """The variant of an iteration, which its events know best."""
+        while len(self.variants) <= iteration:
+            self.variants.append(f"variant {len(self.variants) + 1}")
+        if logged and logged[0].variant:
+            self.variants[iteration] = logged[0].variant
+        return self.variants[iteration]
 
     def _keep(self, event: Event) -> None:
         """Keep what the end of the run needs of the event."""

@@ -7,6 +7,7 @@ node's name is its path, with the number of the loop's iteration:
     WORKFLOW.root.for-loop-1.iteration-iterations(0:0).iteration-item.quantize.executor
 """
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from typing import Any
 
 from kfp_server_api import ApiException
 
-from components.run.progress import DONE, FAILED, RUNNING, SKIPPED
+from components.run.progress import DONE, FAILED, MARK, RUNNING, SKIPPED
 from pipelines.cluster import STEPS
 from pipelines.kubeflow.connection import ANSWER_S, Kubeflow
 
 SEGMENT = re.compile(r"(?P<task>[\w-]+)(\((?P<number>\d+)(:[^)]*)?\))?")
+LOG_ARTIFACT = "main-logs"
+"""Argo's name of the log of a pod's main container, which Kubeflow has it keep in the object store."""
 ITERATIONS, DRIVER, EXECUTOR = "iteration-iterations", "-driver", "executor"
 POD = "Pod"
 STATES = {
@@ -34,7 +37,7 @@ STATES = {
 """By the node's phase; a pending one has no state yet."""
 STAGE = "evaluate-"
 """What the task's name has before the name of its events."""
-NO_API = (400, 403, 404, 405, 410, 501)
+NO_API = (400, 403, 404, 405, 410, 500, 501)
 """The answers of a Kubeflow that does not give the workflow or a log."""
 
 
@@ -77,10 +80,20 @@ def get_workflow(kubeflow: Kubeflow, run_id: str) -> Workflow | None:
     return Workflow(metadata.get("namespace", ""), deadline == 0, tuple(tasks_of(manifest)))
 
 
-def get_log(kubeflow: Kubeflow, run_id: str, pod: str) -> str:
-    """The log of a task's pod, while it exists and then from the archive; empty when Kubeflow has none."""
-    log = get(kubeflow, f"v1alpha1/runs/{run_id}/nodes/{pod}/log", "show a step's log")
-    return log.decode(errors="replace")
+def get_log(kubeflow: Kubeflow, run_id: str, pod: str, *, has_ended: bool) -> str:
+    """The log of a task's pod: the pod's own, or the artifact that Argo keeps of it; empty when Kubeflow has neither.
+
+    Where the pod is gone, Kubeflow answers with status 200 and its error as the text.
+    """
+    node = f"runs/{run_id}/nodes/{pod}"
+    log = get(kubeflow, f"v1alpha1/{node}/log", "show a step's log").decode(errors="replace")
+    if MARK in log or not has_ended:
+        return log
+    kept = get(kubeflow, f"v2beta1/{node}/artifacts/{LOG_ARTIFACT}:read", "show a step's log")
+    try:
+        return base64.b64decode(json.loads(kept)["data"]).decode(errors="replace")
+    except (ValueError, KeyError, TypeError):
+        return log
 
 
 def get(kubeflow: Kubeflow, path: str, action: str) -> bytes:

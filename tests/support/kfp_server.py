@@ -5,6 +5,7 @@ beginning of a path, each for one request: a status, `drop` (the connection ends
 request was done) or `blind` (a list is empty).
 """
 
+import base64
 import contextlib
 import http.server
 import json
@@ -48,6 +49,8 @@ class State:
     """At each look at a run its state and those of its tasks; the last stays. `quantize 2`: of the second variant."""
     logs: dict[str, str] = field(default_factory=dict)
     """By task; a task without a log has a pod that is gone."""
+    kept_logs: dict[str, str] = field(default_factory=dict)
+    """By task, the logs that Argo keeps as artifacts."""
     has_v1: bool = True
     """Whether it serves the older APIs, with the workflow and the logs."""
     page_size: int = 2
@@ -247,6 +250,15 @@ def existing(state: State, kind: str, which: str) -> JSON:
     return state.objects[kind][which]
 
 
+def kept_log(state: State, pod: str) -> tuple[int, str, bytes]:
+    """The answer with the log that Argo keeps of the pod, in base64."""
+    for task, log in state.kept_logs.items():
+        if pod_of(task) == pod:
+            data = base64.b64encode(log.encode()).decode()
+            return 200, "application/json", json.dumps({"data": data}).encode()
+    return 404, "application/json", b'{"error_message": "artifact not found"}'
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """One request."""
 
@@ -320,6 +332,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return 404, "application/json", b'{"message": "Not Found"}'
         if log := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
             return 200, "text/plain", log_of(state, log[1]).encode()
+        if kept := re.fullmatch("/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", url.path):
+            return kept_log(state, kept[1])
         path = url.path.removeprefix(API)
         state.requests.append(f"{self.command} {path}")
         query = dict(urllib.parse.parse_qsl(url.query))
