@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from components.errors import PrerequisiteError
 from components.run.results import RunResults
@@ -142,7 +143,7 @@ def read(file: Path, offset: int = 0) -> tuple[list[Event], int]:
         stream.seek(offset)
         data = stream.read()
     complete = data[: data.rfind(b"\n") + 1]
-    return [Event(**json.loads(line)) for line in complete.splitlines()], offset + len(complete)
+    return [event_of(json.loads(line)) for line in complete.splitlines()], offset + len(complete)
 
 
 def events_in(log: str) -> list[Event]:
@@ -154,7 +155,11 @@ def events_in(log: str) -> list[Event]:
                 values = json.loads(line.removeprefix(MARK))
             except ValueError:
                 continue
-            known = {field.name: values[field.name] for field in fields(Event) if field.name in values}
-            verdicts = tuple(tuple(row) for row in known.get("verdicts", ()))
-            events.append(Event(**known | {"verdicts": verdicts}))
+            events.append(event_of(values))
     return events
+
+
+def event_of(values: dict[str, Any]) -> Event:
+    """The event with these values; those that another version wrote in addition are left out."""
+    known = {field.name: values[field.name] for field in fields(Event) if field.name in values}
+    return Event(**known | {"verdicts": tuple(tuple(row) for row in known.get("verdicts", ()))})
