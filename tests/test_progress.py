@@ -72,6 +72,7 @@ def test_a_pods_log_contains_the_events(capsys: pytest.CaptureFixture[str]) -> N
     with progress.step("s3://bucket/results/run", "track", "int8") as step:
         for done in range(1, 11):
             step.advance(done, 10)
+        step.advance(10, 10)
         step.judge([("int8", "ship", "It is as good.")])
         step.end(note="line one\nline two", to_do="Send it.")
     log = capsys.readouterr().out

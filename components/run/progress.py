@@ -63,7 +63,7 @@ class Step:
         self.note = ""
         self.to_do = ""
         self.verdicts: tuple[tuple[str, str, str], ...] = ()
-        self.reported_at = 0.0
+        self.reported_at, self.reported = 0.0, (0, 0)
 
     def report(self, state: str, done: int = 0, total: int = 0, note: str = "") -> None:
         """Write one event."""
@@ -84,8 +84,9 @@ class Step:
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Report that `done` of `total` is done, at most every EVERY_S seconds, in a pod's log LOGGED_EVERY_S."""
         now = time.monotonic()
-        if done >= total or now - self.reported_at >= (EVERY_S if self.file else LOGGED_EVERY_S):
-            self.reported_at = now
+        is_due = now - self.reported_at >= (EVERY_S if self.file else LOGGED_EVERY_S)
+        if is_due or (done >= total and self.reported != (done, total)):
+            self.reported_at, self.reported = now, (done, total)
             self.report(RUNNING, done, total, note)
 
     def end(self, failure: str = "", note: str = "", skipped: bool = False, to_do: str = "") -> None:
