@@ -356,3 +356,11 @@ def test_argo_cd_uses_an_overlay_at_a_fixed_version() -> None:
     assert re.fullmatch(r"v\d+\.\d+\.\d+", spec["source"]["targetRevision"])
     assert spec["destination"]["namespace"] == "quantgate"
     assert not re.search("(?i)password|token|secret(?!s are)", str(application))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_mlflows_database_stores_every_character(overlay: str) -> None:
+    """Under the locale C initdb chooses SQL_ASCII, which refuses a run whose name has another character."""
+    pod_spec = of_kind(overlay, "StatefulSet")["mlflow-postgres"]["spec"]["template"]["spec"]
+    variables = {variable["name"]: variable.get("value") for variable in pod_spec["containers"][0]["env"]}
+    assert "--encoding=UTF8" in variables["POSTGRES_INITDB_ARGS"].split()

@@ -14,10 +14,12 @@ from rich.console import Console
 from components.errors import PrerequisiteError
 from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase, use_case_named
+from components.report import step as report_step
 from components.report.matrix import MARKS, headline, matrix, verdicts_json
 from components.report.pages import plots, write_report
 from components.report.story import certainty, command, measured, noisiest
 from components.report.terminal import terminal_evidence, terminal_matrix
+from components.run import progress
 from components.run.artifacts import AnswerLengths, Decision, TaskScore, Verdict
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
@@ -228,6 +230,17 @@ def test_a_run_with_only_failures_has_no_number_and_no_plot(tmp_path: Path) -> N
     ]
     assert "svg" not in page.texts
     assert FAILURE in markdown_of(decision, tmp_path)
+
+
+def test_the_step_reports_the_verdicts_for_who_follows_the_run(tmp_path: Path) -> None:
+    decision = make_decision({"bf16": {"gsm8k": 0.5}, "int8": {"gsm8k": 0.49}})
+    decision.write(tmp_path / "decision.json")
+    results, pages = tmp_path / "results", [str(tmp_path / name) for name in ("page.html", "page.md")]
+    report_step.report(str(tmp_path / "decision.json"), str(results), *pages)
+    events, _ = progress.read(results / "progress.jsonl")
+    rows = [(row.variant, row.verdict, row.sentence) for row in decision.verdicts[1:]]
+    assert list(events[-1].verdicts) == rows
+    assert len(rows) == len(decision.verdicts) - 1 > 0
 
 
 @pytest.mark.parametrize("tasks", [("gsm8k",), SEVEN_LONG_NAMES])

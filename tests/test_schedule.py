@@ -53,6 +53,65 @@ def test_a_schedule_that_cannot_be_replaced_stays_unchanged(kubeflow: State, pip
     assert kubeflow.only("recurringruns")["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
 
 
+def test_an_equal_schedule_stays_and_with_it_its_run(kubeflow: State, pipeline: Path) -> None:
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--limit", "3").status == 0
+    schedule = kubeflow.only("recurringruns")
+    kubeflow.started_by(schedule)
+    again = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--limit", "3")
+    assert (again.status, again.out.endswith(": unchanged\n")) == (0, True)
+    assert kubeflow.only("recurringruns") == schedule
+    assert kubeflow.ended_with_their_schedule == []
+
+
+def test_a_changed_schedule_is_disabled_while_its_run_goes_on_and_removed_later(
+    kubeflow: State, pipeline: Path
+) -> None:
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
+    older = kubeflow.only("recurringruns")
+    run = kubeflow.started_by(older)
+    changed = scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1")
+    assert (changed.status, f"is disabled. It stays until its run ends ({run})" in changed.out) == (0, True)
+    states = {
+        schedule["trigger"]["cron_schedule"]["cron"]: schedule["status"]
+        for schedule in kubeflow.objects["recurringruns"].values()
+    }
+    assert states == {"0 0 3 * * 1": "DISABLED", "0 0 4 * * 1": "ENABLED"}
+    assert (kubeflow.ended_with_their_schedule, kubeflow.objects["runs"][run]["state"]) == ([], "RUNNING")
+    kubeflow.objects["runs"][run]["state"] = "SUCCEEDED"
+    assert scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1").out.endswith(": unchanged\n")
+    assert kubeflow.only("recurringruns")["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * 1"
+
+
+def test_an_equal_schedule_that_is_disabled_is_enabled_again(kubeflow: State, pipeline: Path) -> None:
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
+    kubeflow.only("recurringruns")["status"] = "DISABLED"
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").out.endswith(": enabled again\n")
+    assert kubeflow.only("recurringruns")["status"] == "ENABLED"
+
+
+def test_deleting_a_schedule_says_what_it_ends_and_wants_now_for_that(kubeflow: State, pipeline: Path) -> None:
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
+    for state in ("SUCCEEDED", "FAILED", "SUCCEEDED"):  # more than one page of the list
+        kubeflow.started_by(kubeflow.only("recurringruns"), state)
+    run = kubeflow.started_by(kubeflow.only("recurringruns"))
+    refused = scheduled(kubeflow, pipeline, "--delete")
+    assert (refused.status, f"ends what it has started: the run {run} with its servers" in refused.err) == (
+        USER_ERROR,
+        True,
+    )
+    assert "end it with --now" in refused.err
+    assert kubeflow.only("recurringruns")["status"] == "ENABLED"
+    done = scheduled(kubeflow, pipeline, "--delete", "--now")
+    assert (done.status, done.out) == (0, f"quantgate: removed; this ends the run {run}\n")
+    assert kubeflow.ended_with_their_schedule == [run]
+
+
+def test_now_without_delete_is_refused(kubeflow: State, pipeline: Path) -> None:
+    done = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--now")
+    assert (done.status, "--now belongs to --delete" in done.err) == (USER_ERROR, True)
+    assert kubeflow.requests == []
+
+
 def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> None:
     assert scheduled(kubeflow, pipeline, "--list").out == "Nothing is scheduled.\n"
     for name in ("one", "two", "three"):

@@ -1,14 +1,17 @@
 """A run that MLflow did not record: it stays in its folder, reports this, and is sent later."""
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from rich.console import Console
 
 from components.errors import PrerequisiteError
 from components.promote import step as promote_step
 from components.promote.registry import Registered
+from components.run import progress
 from components.run.artifacts import Decision
 from components.run.results import RunResults
 from components.storage.location import open_store
@@ -19,6 +22,7 @@ from components.tracking.connect import HOSTS
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
 from pipelines.cli.app import answer
+from pipelines.cli.run_command import print_outcome
 from tests.support.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -41,6 +45,18 @@ def recorded(folder: Path, tracking_uri: str) -> TrackedRun:
         str(folder / "decision.json"), tracked, str(folder), tracking_uri, str(folder / "r.json"), move=True
     )
     return TrackedRun.read(tracked)
+
+
+def test_what_mlflow_did_not_take_is_the_last_thing_that_run_prints(tmp_path: Path) -> None:
+    recorded(tmp_path, NOBODY)
+    events, _ = progress.read(tmp_path / "progress.jsonl")
+    to_do = [event.to_do for event in events if event.to_do]
+    console = Console(file=io.StringIO(), width=200)
+    print_outcome(tmp_path, NOBODY, to_do, console)
+    assert isinstance(console.file, io.StringIO)
+    out = console.file.getvalue()
+    assert out.endswith(f"To send it later: quantgate track {tmp_path}\n")
+    assert out.index("Report ") < out.index("Not in MLflow: MLflow cannot be reached at http://127.0.0.1:9")
 
 
 def test_a_run_that_mlflow_refuses_is_reported_and_can_be_sent_later(

@@ -8,14 +8,31 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.run.progress import DONE, FAILED, RUNNING, Event
+from components.track.mlflow_writer import track
+from components.tracking.facts import RunFacts, RunFiles
 from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR, exit_of
 from pipelines.kubeflow import runs
 from pipelines.kubeflow.connection import Place, connected
+from tests.support.decided import make_decision
 from tests.support.kfp_server import RefusedError, State, check_parameters
-from tests.support.on_kubeflow import QUICK, RESULTS, Answer, compiled, decides, kubeflow, pipeline, submitted, uploads
+from tests.support.kfp_workflow import pod_of
+from tests.support.mlflow_store import empty_store, local
+from tests.support.on_kubeflow import (
+    QUICK,
+    RESULTS,
+    Answer,
+    compiled,
+    decides,
+    kubeflow,
+    logged,
+    pipeline,
+    submitted,
+    uploads,
+)
 
-__all__ = ["kubeflow", "pipeline"]
+__all__ = ["empty_store", "kubeflow", "local", "pipeline"]
 
 
 @pytest.mark.parametrize(
@@ -87,30 +104,130 @@ def test_two_runs_have_different_names_and_results(kubeflow: State, pipeline: Pa
     assert len(kubeflow.s3) == 2
 
 
-def test_each_change_of_a_step_is_printed_once(kubeflow: State, pipeline: Path) -> None:
+def steps_shown(out: str) -> list[str]:
+    """The lines about the run's state and its steps, without their times."""
+    lines = [line.partition(" ")[2] for line in out.splitlines()]
+    names = ("run: ", "resolve ", "bf16 ", "int8 ", "gate ", "report ")
+    return [line for line in lines if line.startswith(names) and "s3://" not in line]
+
+
+def test_each_variant_and_step_is_shown_as_a_local_run_shows_it(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.logs["quantize 2"] = logged(
+        Event(1, "quantize", "int8", RUNNING),
+        Event(2, "quantize", "int8", RUNNING, 3, 10),
+        Event(3, "quantize", "int8", DONE, note="163 MB"),
+    )
     kubeflow.script = [
-        ("RUNNING", {"resolve": "RUNNING", "resolve-driver": "SUCCEEDED"}),
+        ("RUNNING", {"resolve": "RUNNING"}),
         ("RUNNING", {"resolve": "RUNNING"}),
         ("RUNNING", {"resolve": "SUCCEEDED", "quantize 1": "RUNNING", "quantize 2": "PENDING"}),
         ("RUNNING", {"resolve": "SUCCEEDED", "quantize 1": "SUCCEEDED", "quantize 2": "RUNNING"}),
-        ("SUCCEEDED", {"resolve": "SUCCEEDED"}),
+        (
+            "SUCCEEDED",
+            {"resolve": "SUCCEEDED", "quantize 1": "SUCCEEDED", "quantize 2": "SUCCEEDED", "report": "SUCCEEDED"},
+        ),
     ]
-    lines = [line.partition(" ")[2] for line in submitted(kubeflow, pipeline).out.splitlines()]
-    assert [line for line in lines if line.startswith(("run:", "resolve", "quantize"))] == [
+    done = submitted(kubeflow, pipeline, "--variants", "int8")
+    assert done.status == 0
+    assert steps_shown(done.out) == [
+        "resolve running",
         "run: running",
-        "resolve: running",
-        "resolve: succeeded",
-        "quantize: 1 running, 1 pending",
-        "quantize: 1 succeeded, 1 running",
+        "resolve done",
+        "bf16 quantize running",
+        "int8 quantize running",
+        "bf16 quantize done",
+        "int8 quantize running 3/10",
+        "int8 quantize done: 163 MB",
+        "report running",
+        "report done",
         "run: succeeded",
     ]
 
 
-def test_a_failed_run_is_reported_with_the_step_and_the_reason(kubeflow: State, pipeline: Path) -> None:
-    kubeflow.script = [("FAILED", {"resolve": "SUCCEEDED", "gate": "FAILED: OOMKilled", "root": "FAILED"})]
+def test_the_events_name_the_variants_of_a_run_that_was_started_elsewhere(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.logs["quantize 2"] = logged(Event(2, "quantize", "int4-g64", DONE))
+    kubeflow.script = [("RUNNING", {}), ("RUNNING", {"quantize 2": "SUCCEEDED"}), ("SUCCEEDED", {})]
+    submitted(kubeflow, pipeline, "--detach")
+    run = kubeflow.only("runs")
+    del run["runtime_config"]["parameters"]["variants"]
+    shown = Answer("follow", run["run_id"], "--host", kubeflow.host, *QUICK).out
+    assert "int4-g64 quantize done" in shown
+
+
+def test_a_variants_failure_is_shown_when_it_happens_and_does_not_fail_the_run(kubeflow: State, pipeline: Path) -> None:
+    reason = "vLLM did not start: out of memory.\nIts command: python -m vllm"
+    kubeflow.logs["deploy 2"] = logged(
+        Event(1, "deploy", "int8", RUNNING), Event(2, "deploy", "int8", FAILED, note=reason)
+    )
+    deployed = {"deploy 1": "SUCCEEDED", "deploy 2": "SUCCEEDED"}
+    kubeflow.script = [("RUNNING", deployed), ("SUCCEEDED", {**deployed, "report": "SUCCEEDED"})]
+    done = submitted(kubeflow, pipeline, "--variants", "int8")
+    assert done.status == 0
+    lines = steps_shown(done.out)
+    log = f"kubectl --namespace team logs {pod_of('deploy 2')} --container main"
+    failed = f"int8 deploy failed: vLLM did not start: out of memory. Its log: {log}"
+    assert lines.index(failed) < lines.index("run: running")
+    assert "no verdict" not in done.err
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_a_failed_run_is_reported_with_the_step_its_reason_and_its_log(
+    kubeflow: State, pipeline: Path, *, log: bool
+) -> None:
+    kubeflow.script = [("FAILED", {"resolve": "FAILED: main: Error (exit code 1): The model is not there."})]
+    if log:
+        failed = Event(2, "resolve", "", FAILED, note="The model is not there.\nGive another.")
+        kubeflow.logs["resolve"] = logged(Event(1, "resolve", "", RUNNING), failed)
     done = submitted(kubeflow, pipeline)
     assert done.status == 4
-    assert "The run has no verdict: gate: OOMKilled\n" in done.err
+    reason = "The model is not there." if log else "main: Error (exit code 1): The model is not there."
+    assert done.err == (
+        f"quantgate: The run has no verdict: resolve: {reason}\n"
+        f"Its log: kubectl --namespace team logs {pod_of('resolve')} --container main\n"
+        f"Its page: {kubeflow.host}/#/runs/details/{kubeflow.only('runs')['run_id']}\n"
+    )
+    assert f"resolve failed: {reason} Its log: kubectl" in done.out
+
+
+def test_a_step_that_was_killed_after_its_work_has_failed(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.logs["gate"] = logged(Event(1, "gate", "", RUNNING), Event(2, "gate", "", DONE))
+    kubeflow.script = [("FAILED", {"gate": "FAILED: OOMKilled (exit code 137)"})]
+    assert "no verdict: gate: OOMKilled (exit code 137)\n" in submitted(kubeflow, pipeline).err
+
+
+def test_without_kubeflows_older_apis_the_failed_steps_are_named(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.has_v1 = False
+    kubeflow.script = [("RUNNING", {"gate": "RUNNING"}), ("FAILED", {"resolve": "SUCCEEDED", "gate": "FAILED: gone"})]
+    done = submitted(kubeflow, pipeline)
+    assert done.status == 4
+    assert "no verdict: these steps failed: gate. Kubeflow gives no reason.\n" in done.err
+
+
+def test_a_terminated_run_is_said_to_be_terminated_with_what_it_leaves(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.logs["quantize 1"] = logged(Event(3, "quantize", "bf16", DONE))
+    kubeflow.script = [
+        ("RUNNING", {"resolve": "SUCCEEDED", "quantize 1": "SUCCEEDED", "deploy 1": "RUNNING"}),
+    ]
+    submitted(kubeflow, pipeline, "--detach")
+    run_id = kubeflow.only("runs")["run_id"]
+    place = ("--host", kubeflow.host)
+    assert Answer("follow", run_id, *place, "--stop").status == 0
+    after = Answer("follow", run_id, *place, *QUICK)
+    assert after.status == 4
+    assert "run: failed" in after.out  # Kubeflow's own last state
+    left = f"Left in s3://bucket/results/{run_id} is what these steps wrote: resolve; bf16 quantize."
+    assert f"quantgate: The run was terminated, so it has no verdict. {left}" in after.err
+
+
+def test_what_mlflow_did_not_take_is_said_last_with_the_command_that_repeats_it(
+    kubeflow: State, pipeline: Path
+) -> None:
+    to_do = "Not in MLflow: it answered 500.\nTo send it later: quantgate track s3://bucket/results/run-4"
+    kubeflow.logs["track"] = logged(Event(1, "track", "", DONE, note="Not in MLflow", to_do=to_do))
+    kubeflow.script = [("SUCCEEDED", {"report": "SUCCEEDED", "track": "SUCCEEDED"})]
+    done = submitted(kubeflow, pipeline)
+    assert done.status == 0
+    assert done.out.endswith(f"/report.html\n{to_do}\n")
 
 
 def test_a_run_can_be_detached_followed_later_and_stopped(kubeflow: State, pipeline: Path) -> None:
@@ -123,7 +240,7 @@ def test_a_run_can_be_detached_followed_later_and_stopped(kubeflow: State, pipel
     assert Answer(*command.split(), *QUICK).status == 0
     assert Answer("follow", run_id, "--host", kubeflow.host, "--stop").status == 0
     after = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
-    assert (after.status, "run: canceled" in after.out) == (4, True)
+    assert (after.status, "run: failed" in after.out) == (4, True)
 
 
 @pytest.mark.parametrize("more", [(), ("--stop",)])
@@ -241,19 +358,73 @@ def test_a_pipeline_of_another_version_is_refused(kubeflow: State, pipeline: Pat
     assert "has no parameter promote" in submitted(kubeflow, old).err
 
 
-def test_without_access_to_the_verdict_a_run_starts_only_detached(
-    kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+@pytest.fixture
+def s3_keys(kubeflow: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine can read the S3 with the results."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", kubeflow.host)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+def test_the_verdict_comes_through_kubeflow_and_needs_no_keys_of_s3(kubeflow: State, pipeline: Path) -> None:
+    decides(kubeflow, "reject")
+    kubeflow.s3.clear()
     done = submitted(kubeflow, pipeline)
-    assert "start the run with --detach" in done.err
-    assert kubeflow.requests == []
-    assert submitted(kubeflow, pipeline, "--detach").status == 0
+    assert (done.status, "v0: reject. So it is." in done.out) == (1, True)
 
 
+def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps_as_an_artifact(
+    kubeflow: State, pipeline: Path
+) -> None:
+    decides(kubeflow, "inconclusive")
+    kubeflow.s3.clear()
+    kubeflow.kept_logs["report"] = kubeflow.logs.pop("report")
+    done = submitted(kubeflow, pipeline)
+    assert (done.status, "v0: inconclusive. So it is." in done.out) == (3, True)
+
+
+def test_without_kubeflows_log_the_verdict_comes_from_mlflows_tags(
+    kubeflow: State, pipeline: Path, local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
+    decided = make_decision(tmp_path)
+    kubeflow.logs.clear()
+    submitted(kubeflow, pipeline, "--detach")
+    run_id = kubeflow.only("runs")["run_id"]
+    track(decided, RunFacts(run_id=run_id, name="run"), RunFiles(), local)
+    done = Answer("follow", run_id, "--host", kubeflow.host, *QUICK)
+    assert done.status == exit_of(row.verdict for row in decided.verdicts[1:])
+    shown = [line.partition(" ")[2] for line in done.out.splitlines()]
+    rows = [f"{row.variant}: {row.verdict}. {row.sentence}" for row in decided.verdicts[1:]]
+    assert [line for line in shown if line in rows] == rows
+
+
+@pytest.mark.usefixtures("s3_keys")
+def test_without_kubeflows_log_and_mlflow_the_verdict_comes_from_s3(kubeflow: State, pipeline: Path) -> None:
+    kubeflow.logs.clear()
+    done = submitted(kubeflow, pipeline)
+    assert (done.status, "v0: ship. So it is." in done.out) == (0, True)
+
+
+def test_a_run_whose_verdict_is_out_of_reach_is_followed_and_its_place_is_named(
+    kubeflow: State, pipeline: Path
+) -> None:
+    kubeflow.logs.clear()
+    done = submitted(kubeflow, pipeline)
+    assert (done.status, "run: succeeded" in done.out) == (USER_ERROR, True)
+    assert "- Kubeflow: the log of the step `report` is not available" in done.err
+    assert "- MLflow: the run has no tracking URI" in done.err
+    assert "- S3: " in done.err
+    assert (
+        f"It is in s3://bucket/results/{kubeflow.only('runs')['run_id']}/verdicts.json, and in the report" in done.err
+    )
+
+
+@pytest.mark.usefixtures("s3_keys")
 def test_a_missing_verdict_is_reported_with_its_location(kubeflow: State, pipeline: Path) -> None:
     kubeflow.on_run = lambda _run: None
+    kubeflow.logs.clear()
     done = submitted(kubeflow, pipeline)
     place = f"s3://bucket/results/{kubeflow.only('runs')['run_id']}"
     assert f"{place} has no verdicts.json" in done.err

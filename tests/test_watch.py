@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
-from pipelines.cli import watch
+from pipelines import watch
 
 
 def drawn(board: watch.Board) -> str:
@@ -35,6 +35,14 @@ def test_the_table_shows_finished_steps_running_steps_and_their_progress() -> No
     assert "–" in int8
     assert "resolve" in whole
     assert "✓ 0:04" in whole
+
+
+def test_the_live_table_leaves_a_line_for_each_failure() -> None:
+    console = Console(file=io.StringIO(), width=110, force_terminal=True)
+    with watch.display(["int8"], console) as show:
+        show([Event(0, "deploy", "int8", RUNNING), Event(1, "deploy", "int8", FAILED, note="no memory")])
+    assert isinstance(console.file, io.StringIO)
+    assert "int8 deploy failed: no memory" in console.file.getvalue()
 
 
 def plain(events: list[Event], quiet: bool) -> list[str]:

@@ -33,7 +33,8 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
         try:
             registered = register(decided, recorded, uri, judged_at=facts.started_at if facts else 0.0)
         except PrerequisiteError as refusal:
-            step.end(note=f"Not in the registry: {refusal} To register it later: quantgate track {results}")
+            note = f"Not in the registry: {refusal}"
+            step.end(note=note, to_do=f"{note}\nTo register it later: quantgate track {results}")
             return
         registered.write(promoted)
         RunResults(results).registered.put(Path(promoted))

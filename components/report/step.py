@@ -18,6 +18,7 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
         page, text = write_report(answer, Path(scratch), run=Path(results).name, engine=answer.engine)
         files = RunResults(results)
         step.end(note=files.report.put(page))
+        step.judge([(verdict.variant, verdict.verdict, verdict.sentence) for verdict in answer.verdicts[1:]])
         files.report_markdown.put(text)
         files.verdicts.put_text(verdicts_json(answer))
         for name, drawing in plots(answer).items():

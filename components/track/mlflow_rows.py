@@ -15,7 +15,18 @@ from components.policies.policy import text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
 from components.storage.artifact import Artifact
 from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.tags import DECISION, FLIPS, JUDGED_BY, RUN_ID_TAG, SCORES, VARIANT_TAG, VERDICT, WEIGHTS
+from components.tracking.tags import (
+    DECISION,
+    FLIPS,
+    JUDGED_BY,
+    RUN_ID_TAG,
+    SCORES,
+    SENTENCE_TAG,
+    VARIANT_TAG,
+    VERDICT,
+    VERDICT_TAG,
+    WEIGHTS,
+)
 
 LONGEST_CELL = 300
 """Characters of a sentence in a table's cell."""
@@ -156,8 +167,8 @@ def _tags(verdict: Verdict, weights: Weights | None, scores: Scores | None, run_
     return {
         RUN_ID_TAG: run_id,
         VARIANT_TAG: verdict.variant,
-        "verdict": verdict.verdict,
-        "sentence": verdict.sentence,
+        VERDICT_TAG: verdict.verdict,
+        SENTENCE_TAG: verdict.sentence,
         "next_step": verdict.next_step or _NOTHING,
         # Tags and not parameters: both change when the same run is resumed, and MLflow never changes a parameter.
         "reused": str(weights.reused).lower() if weights else "false",
@@ -307,7 +318,7 @@ def _records(scores: Scores | None) -> tuple[Path, ...]:
 
 
 def _verdicts(decision: Decision) -> str:
-    return " · ".join(f"{row.variant}: {row.verdict}" for row in decision.verdicts)
+    return ", ".join(f"{row.variant}: {row.verdict}" for row in decision.verdicts)
 
 
 def shortened(sentence: str) -> str:

@@ -9,6 +9,7 @@ from components.run import progress
 from components.run.artifacts import Decision
 from components.run.results import ResultFile, RunResults
 from components.track import flip_tables
+from components.tracking.tags import ascii_name
 from components.tracking.uris import own_store
 
 
@@ -38,7 +39,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
             path for file in run_results.report_files if (path := copied(file, Path(scratch), pages.get(file)))
         )
         uri = tracking_uri or own_store(results)
-        name = f"{decided.suite} {run_id[:8]}"
+        name = ascii_name(f"{decided.suite} {run_id[:8]}")
         key = verdict_key(decided.plan) if decided.plan else ""
         changes = {"settings": {"engine": decided.engine or "none"}, "judged_by": key, "started_at": time.time()}
         facts = facts_here(run_id, name).model_copy(update=changes)
@@ -49,7 +50,9 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
             recorded = spooled_run(decided, uri, str(error))
         recorded.write(tracked)
         run_results.tracked.put(Path(tracked))
-        step.end(note=recorded.page or f"Not in MLflow: {recorded.spooled} To send it later: quantgate track {results}")
+        not_taken = f"Not in MLflow: {recorded.spooled}"
+        to_do = f"{not_taken}\nTo send it later: quantgate track {results}" if recorded.spooled else ""
+        step.end(note=recorded.page or not_taken, to_do=to_do)
     return recorded.page or f"not in MLflow: {recorded.spooled}"
 
 

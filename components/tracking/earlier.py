@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
+from components.models.variants import BASELINE
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, VariantResults
@@ -17,7 +18,17 @@ from components.run.server_identity import ServerIdentity
 from components.storage.artifact import Artifact
 from components.storage.location import open_store
 from components.tracking.connect import connected
-from components.tracking.tags import DECISION, EXPERIMENTS, JUDGED_BY, SCORES, VARIANT_TAG, experiment_name
+from components.tracking.tags import (
+    DECISION,
+    EXPERIMENTS,
+    JUDGED_BY,
+    RUN_ID_TAG,
+    SCORES,
+    SENTENCE_TAG,
+    VARIANT_TAG,
+    VERDICT_TAG,
+    experiment_name,
+)
 from components.tracking.tracked_run import TrackedRun, run_location
 
 if TYPE_CHECKING:
@@ -59,6 +70,25 @@ def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tupl
                     in_order = {verdict.variant: ids[verdict.variant] for verdict in decision.verdicts}
                     return decision, run_location(tracking_uri, experiment, run.info.run_id, in_order)
     return None
+
+
+def find_verdicts(run_id: str, tracking_uri: str) -> tuple[tuple[str, str, str], ...]:
+    """The variants of the pipeline run with their verdicts and sentences, from the tags; empty if MLflow lacks the run.
+
+    Raises PrerequisiteError when MLflow cannot be reached.
+    """
+    with connected(tracking_uri, "list its runs") as client:
+        searched = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
+        # the baseline's run is the newest, the others follow in the decision's order
+        ids = [experiment.experiment_id for experiment in searched]
+        of_run = f"tags.`{RUN_ID_TAG}` = '{run_id}'"
+        runs = client.search_runs(ids, of_run, max_results=100, order_by=["attributes.start_time DESC"]) if ids else []
+    tags = [run.data.tags for run in runs]
+    return tuple(
+        (row[VARIANT_TAG], row[VERDICT_TAG], row[SENTENCE_TAG])
+        for row in tags
+        if row.get(VARIANT_TAG, BASELINE) != BASELINE
+    )
 
 
 def find_baseline_scores(

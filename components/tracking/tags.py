@@ -1,8 +1,13 @@
 """The names of experiments, tags and artifacts with which a later run finds earlier ones in MLflow."""
 
+import string
+from urllib.parse import quote
+
 RUN_ID_TAG = "quantgate.run_id"
 VARIANT_TAG = "quantgate.variant"
 """Missing on the pipeline run's own MLflow run."""
+VERDICT_TAG, SENTENCE_TAG = "verdict", "sentence"
+"""On the runs of the variants."""
 
 
 JUDGED_BY = "quantgate.judged_by"
@@ -18,4 +23,12 @@ DECISION, VERDICT, WEIGHTS, SCORES, FLIPS = (
 
 def experiment_name(source: str, use_case: str) -> str:
     """One experiment per base model and use case, so that a retrained model's runs are listed with the earlier ones."""
-    return f"{EXPERIMENTS}{source}/{use_case}"
+    return ascii_name(f"{EXPERIMENTS}{source}/{use_case}")
+
+
+def ascii_name(text: str) -> str:
+    """The text as a name in another system: each character outside ASCII becomes `%` and its bytes.
+
+    A database whose encoding is SQL_ASCII refuses other names.
+    """
+    return quote(text, safe=string.printable)

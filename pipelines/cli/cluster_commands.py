@@ -58,7 +58,7 @@ def follow(
 def schedule(
     place: "Place",
     values: dict[str, Any],
-    name: Annotated[str, typer.Option(help="Name of the schedule; replaces one of the same name.")] = "quantgate",
+    name: Annotated[str, typer.Option(help="Name of the schedule; a changed one is replaced.")] = "quantgate",
     cron: Annotated[
         str, typer.Option(help='Start times: minute, hour, day, month, weekday (0 is Sunday), in UTC: "0 3 * * 1".')
     ] = "",
@@ -73,18 +73,26 @@ def schedule(
     service_account: Account = ACCOUNT,
     listed: Annotated[bool, typer.Option("--list", help="List the schedules, and change nothing.")] = False,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the schedule of that name.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --delete: even if that ends a run that the schedule has started.")
+    ] = False,
 ) -> None:
     """Schedule runs on Kubeflow Pipelines, one at a time; a missed start is not made up for.
+
+    An equal schedule stays as it is. A changed one is disabled when the new one exists, and removed when nothing of it
+    runs: Kubeflow ends the run of a schedule that is deleted.
 
     With --on-new-model each check is a run. If MLflow has a verdict on the model's digest by the same plan, the first
     step names the earlier run; the other steps start, quantize once its GPU is free, and end at once.
     """
     from pipelines.kubeflow.schedule import list_schedules, remove_schedule, schedule_runs
 
+    if now and not delete:
+        raise PrerequisiteError("--now belongs to --delete: add --delete, or leave --now out.")
     if listed:
         list_schedules(place)
     elif delete:
-        remove_schedule(place, name)
+        remove_schedule(place, name, now=now)
     else:
         schedule_runs(
             place, checked_arguments(values), name, cron, pipeline, service_account, on_new_model=on_new_model

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,8 +12,8 @@ from components.resolve import checks
 from components.run.artifacts import Decision
 from components.run.progress import FAILED, Event
 from components.run.results import RunResults
-from pipelines import local, options
-from pipelines.cli import mlflow_commands, setup_command, watch
+from pipelines import local, options, watch
+from pipelines.cli import mlflow_commands, setup_command
 from pipelines.cli.run_options import takes
 from pipelines.exits import INTERRUPTED
 
@@ -54,11 +53,13 @@ def run(
     setup_command.ready_engine()
     console = Console()
     failures: list[str] = []
+    to_do: list[str] = []
     try:
-        with progress_display(list(plan.variants), console, quiet) as show:
+        with watch.display(list(plan.variants), console, quiet) as show:
 
             def follow(events: list[Event]) -> None:
                 failures.extend(failure_messages(events))
+                to_do.extend(event.to_do for event in events if event.to_do)
                 show(events)
 
             finished = local.run(arguments, follow)
@@ -67,12 +68,12 @@ def run(
     if not finished:
         log = options.short_path(results.log("pipeline"))
         fail(f"quantgate: The run failed. {failure_reason(failures, folder)}\nIts log: {log}", 1)
-    print_outcome(folder, tracking_uri, console)
+    print_outcome(folder, tracking_uri, to_do, console)
 
 
 def failure_messages(events: list[Event]) -> list[str]:
     """One message for each failed step among the events."""
-    return [f"{event.variant} {event.step}: {event.note}".strip() for event in events if event.state == FAILED]
+    return [f"{event.name}: {event.note}" for event in events if event.state == FAILED]
 
 
 def failure_reason(failures: list[str], folder: Path) -> str:
@@ -82,15 +83,8 @@ def failure_reason(failures: list[str], folder: Path) -> str:
     return failures[-1] if failures else "It ended without a message."
 
 
-def progress_display(variants: list[str], console: Console, quiet: bool) -> AbstractContextManager[watch.Watch]:
-    """The live table in a terminal; plain lines elsewhere and with --quiet."""
-    if console.is_terminal and not quiet:
-        return watch.live(variants, console)
-    return watch.lines(console, quiet)
-
-
-def print_outcome(folder: Path, tracking_uri: str, console: Console) -> None:
-    """Print the decision matrix, the path of the report, how to open MLflow, and which variant may be promoted."""
+def print_outcome(folder: Path, tracking_uri: str, to_do: list[str], console: Console) -> None:
+    """Print the decision matrix, the report, MLflow, the variant that may be promoted, and last what is left to do."""
     from components.report.terminal import terminal_matrix
     from components.tracking.links import full_address
     from components.tracking.tracked_run import TrackedRun
@@ -104,9 +98,6 @@ def print_outcome(folder: Path, tracking_uri: str, console: Console) -> None:
     tracked = TrackedRun.read(results.tracked.path)
     if decision.judged_in:
         console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
-    if tracked.spooled:
-        console.print(f"Not in MLflow: {tracked.spooled}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"To send it later: quantgate track {options.short_path(folder)}", markup=False, highlight=False)
     lines = [
         ("Report", str(options.short_path(results.report.path))),
         ("Scripts", str(options.short_path(results.verdicts.path))),
@@ -122,6 +113,8 @@ def print_outcome(folder: Path, tracking_uri: str, console: Console) -> None:
         ]
     for title, text in lines:
         console.print(f"{title:8} {text}", markup=False, highlight=False, soft_wrap=True)
+    for text in to_do:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(message: str, status: int) -> NoReturn:

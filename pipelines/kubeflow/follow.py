@@ -3,24 +3,27 @@
 kfp's client takes seconds to import, so the functions that need it import it.
 """
 
-import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
 
 from components.errors import PrerequisiteError
+from components.models.variants import with_baseline
 from components.run.results import RunResults, run_location
+from pipelines import watch
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
+from pipelines.kubeflow.outcome import read_verdicts
 from pipelines.kubeflow.run_parameters import results_of
 
 if TYPE_CHECKING:
-    from kfp_server_api import models as api
-
     from pipelines.kubeflow.connection import Kubeflow, Place
+    from pipelines.kubeflow.run_events import RunEvents
 
 
 def follow_run(place: "Place", run: str, *, stop: bool, poll_s: float) -> None:
@@ -29,24 +32,62 @@ def follow_run(place: "Place", run: str, *, stop: bool, poll_s: float) -> None:
     from pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
-        runs.get_run(kubeflow, run)  # a missing run fails here, before any message that the run continues
+        found = runs.get_run(kubeflow, run)  # a missing run fails here, before any message that the run continues
         if stop:
             runs.stop(kubeflow, run)
             print_line(f"run {run}: stopping; its servers end with their lease")
             return
-        wait(kubeflow, run, poll_s)
+        parameters = found.runtime_config.parameters if found.runtime_config else None
+        wait(kubeflow, run, dict(parameters or {}), poll_s)
 
 
-def wait(kubeflow: "Kubeflow", run_id: str, poll_s: float) -> None:
-    """Follow the run and exit with the status of its verdict."""
+def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: float) -> None:
+    """Follow the run with these parameters and exit with the status of its verdict."""
     from pipelines.kubeflow import runs
+    from pipelines.kubeflow.run_events import RunEvents
 
     with advice_on_interruption(f"{run_id} {kubeflow.place.options}"):
-        run = runs.follow(kubeflow, run_id, print_line, poll_s)
-    if run.state != "SUCCEEDED" and not runs.failed_on_its_verdict(run):
-        print(f"quantgate: The run has no verdict: {runs.failure_reason(run)}", file=sys.stderr)
-        raise typer.Exit(EXITS["failed"])
-    raise typer.Exit(exit_of(print_verdicts(run)))
+        # The table shows the same list, in which the run's events correct a name.
+        variants = with_baseline(list(parameters.get("variants", ())))
+        events = RunEvents(kubeflow, run_id, variants)
+        with watch.display(variants, Console()) as show:
+            run = runs.follow(kubeflow, run_id, lambda run: show(events.new(run)), print_line, poll_s)
+    results = RunResults(run_location(results_of(parameters), run_id))
+    try:
+        if run.state != "SUCCEEDED" and not runs.failed_on_its_verdict(run):
+            reason = terminated(events, results) if events.terminated else failure(events, runs.failed_steps(run))
+            print(f"quantgate: {reason}\nIts page: {kubeflow.page(run_id)}", file=sys.stderr)
+            raise typer.Exit(EXITS["failed"])
+        tracking_uri = parameters.get("settings", {}).get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
+        verdicts = read_verdicts(events.verdicts, run_id, tracking_uri, results)
+        for variant, verdict, sentence in verdicts:
+            print_line(f"{variant}: {verdict}. {sentence}")
+        print_line(f"report {results.report}")
+    finally:
+        for text in events.to_do:
+            print(text, flush=True)
+    raise typer.Exit(exit_of(verdict for _, verdict, _ in verdicts))
+
+
+def failure(events: "RunEvents", failed_steps: str) -> str:
+    """Why a failed run has no verdict, and where the log is."""
+    if events.failure is None:
+        steps = f"these steps failed: {failed_steps}." if failed_steps else "it failed."
+        return f"The run has no verdict: {steps} Kubeflow gives no reason."
+    log = f"\nIts log: {events.failure.log}" if events.failure.log else ""
+    return f"The run has no verdict: {events.failure.name}: {events.failure.reason}{log}"
+
+
+def terminated(events: "RunEvents", results: RunResults) -> str:
+    """That a person terminated the run, and what it leaves."""
+    steps = "; ".join(
+        f"{variant} {', '.join(names)}".strip() for variant, names in sorted(events.ended_steps.items()) if names
+    )
+    left = f"Left in {results.location} is what these steps wrote: {steps}." if steps else "No step had ended."
+    return (
+        f"The run was terminated, so it has no verdict. {left} Its servers end with their lease. A new run reuses the "
+        "weights that were finished."
+    )
 
 
 @contextmanager
@@ -63,25 +104,6 @@ def advice_on_interruption(run: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except PrerequisiteError as error:
         raise PrerequisiteError(f"{error} {advice}") from error
-
-
-def print_verdicts(run: "api.V2beta1Run") -> list[str]:
-    """Print the variants' verdicts with their reasons; returns the verdicts."""
-    results = RunResults(run_location(results_of(run.runtime_config.parameters), run.run_id))
-    place = results.location
-    try:
-        text = results.verdicts.text()
-    except PrerequisiteError as error:
-        raise PrerequisiteError(f"The run's verdict at {place} cannot be read from this machine: {error}") from error
-    if text is None:
-        raise PrerequisiteError(
-            f"The run is complete, but {place} has no {results.verdicts.name}. Read the log of the run's step `report`."
-        )
-    variants = json.loads(text)[1:]
-    for row in variants:
-        print_line(f"{row['variant']}: {row['verdict']}. {row['sentence']}")
-    print_line(f"report {results.report}")
-    return [row["verdict"] for row in variants]
 
 
 def print_line(line: str) -> None:

@@ -193,19 +193,41 @@ def get_run(kubeflow: Kubeflow, run_id: str) -> api.V2beta1Run:
         return kubeflow.client.runs.run_service_get_run(run_id, _request_timeout=ANSWER_S)
 
 
+def runs_under_way(kubeflow: Kubeflow, experiment: str) -> list[Any]:
+    """The experiment's runs that have not ended."""
+    found: list[Any] = []
+    page = ""
+    with kubeflow.request("list the runs"):
+        while True:
+            answer = kubeflow.client.runs.run_service_list_runs(
+                experiment_id=experiment, page_token=page, page_size=200, _request_timeout=ANSWER_S
+            )
+            found += [run for run in answer.runs or () if not run.state or run.state in UNDER_WAY]
+            page = answer.next_page_token or ""
+            if not page:
+                return found
+
+
 def stop(kubeflow: Kubeflow, run_id: str) -> None:
     """Stop the run; its servers are removed when their lease ends."""
     with kubeflow.request(f"stop the run {run_id}"):
         kubeflow.client.runs.run_service_terminate_run(run_id, _request_timeout=ANSWER_S)
 
 
-def follow(kubeflow: Kubeflow, run_id: str, print_line: Callable[[str], None], poll_s: float) -> api.V2beta1Run:
-    """Print each change of state until the run has ended; waits up to PATIENCE_S for a lost connection."""
-    printed: dict[str, str] = {}
+def follow(
+    kubeflow: Kubeflow,
+    run_id: str,
+    look: Callable[[api.V2beta1Run], None],
+    print_line: Callable[[str], None],
+    poll_s: float,
+) -> api.V2beta1Run:
+    """Call `look` with the run until it has ended, and print its states; waits up to PATIENCE_S for an answer."""
+    printed = ""
     lost_at: float | None = None
     while True:
         try:
             run = get_run(kubeflow, run_id)
+            look(run)
         except NotReachedError as error:
             if lost_at is None:
                 lost_at = time.monotonic()
@@ -214,32 +236,13 @@ def follow(kubeflow: Kubeflow, run_id: str, print_line: Callable[[str], None], p
                 raise
         else:
             lost_at = None
-            states = states_of(run)
-            for name, state in states.items():
-                if printed.get(name) != state:
-                    print_line(f"{name}: {state}")
-            printed = states
+            state = (run.state or "PENDING").lower()
+            if state != printed:
+                print_line(f"run: {state}")
+            printed = state
             if run.state and run.state not in UNDER_WAY:
                 return run
         time.sleep(poll_s)
-
-
-def states_of(run: api.V2beta1Run) -> dict[str, str]:
-    """The state of the run, and of each step with its number of variants per state."""
-    states: dict[str, Counter[str]] = {}
-    for task in (run.run_details.task_details if run.run_details else None) or ():
-        if task.display_name in STEPS and task.state:  # kfp adds tasks of its own
-            states.setdefault(task.display_name, Counter())[task.state.lower()] += 1
-    return {"run": (run.state or "PENDING").lower()} | {
-        name: describe(states[name]) for name in STEPS if name in states
-    }
-
-
-def describe(states: "Counter[str]") -> str:
-    """`running`, or `2 succeeded, 1 running` for a step of several variants."""
-    if states.total() == 1:
-        return next(iter(states))
-    return ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
 
 
 def failed_on_its_verdict(run: api.V2beta1Run) -> bool:
@@ -250,14 +253,11 @@ def failed_on_its_verdict(run: api.V2beta1Run) -> bool:
     }
 
 
-def failure_reason(run: api.V2beta1Run) -> str:
-    """The failed steps with Kubeflow's error messages."""
+def failed_steps(run: api.V2beta1Run) -> str:
+    """The names of the failed steps; Kubeflow's list of tasks has no reasons."""
     tasks = (run.run_details.task_details if run.run_details else None) or ()
-    failed = [task for task in tasks if task.state == "FAILED" and task.display_name in STEPS]
-    messages = [f"{task.display_name}: {task.error.message if task.error else 'failed'}" for task in failed]
-    return "; ".join(messages) or (
-        run.error.message if run.error and run.error.message else "Kubeflow gives no reason."
-    )
+    failed = dict.fromkeys(task.display_name for task in tasks if task.state == "FAILED" and task.display_name in STEPS)
+    return ", ".join(failed)
 
 
 def equals(name: str) -> str:

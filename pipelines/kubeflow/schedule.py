@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HOURLY = "0 * * * *"
 FIELDS = 5
+DISABLED = "DISABLED"
 
 
 def list_schedules(place: "Place") -> None:
@@ -23,12 +24,12 @@ def list_schedules(place: "Place") -> None:
         show(recurring(kubeflow))
 
 
-def remove_schedule(place: "Place", name: str) -> None:
-    """Remove the schedule of that name; a run that it has started continues."""
+def remove_schedule(place: "Place", name: str, *, now: bool) -> None:
+    """Remove the schedule of that name; `now`: even if that ends a run that it has started."""
     from pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
-        remove(kubeflow, name)
+        remove(kubeflow, name, now=now)
 
 
 def schedule_runs(
@@ -41,7 +42,7 @@ def schedule_runs(
     *,
     on_new_model: bool,
 ) -> None:
-    """Create the schedule of that name; it replaces an existing one."""
+    """Create the schedule of that name; an equal one stays, another one is replaced."""
     from pipelines.kubeflow.connection import connected
     from pipelines.kubeflow.runs import experiment_id, read_pipeline, upload
 
@@ -55,8 +56,7 @@ def schedule_runs(
         schedule.experiment_id = experiment_id(kubeflow)
         schedule.pipeline_version_reference = version.reference
         schedule.service_account = service_account or None
-        replace(kubeflow, schedule)
-    print(f"{name}: {cron or HOURLY} UTC, {version.name}")
+        print(f"{name}: {cron or HOURLY} UTC, {version.name}: {create_or_replace(kubeflow, schedule)}")
 
 
 def recurring_run(name: str, when: str, parameters: dict[str, object]) -> "api.V2beta1RecurringRun":
@@ -87,36 +87,119 @@ def six_fields(cron: str) -> str:
     return f"0 {' '.join(cron.split())}"
 
 
-def replace(kubeflow: "Kubeflow", schedule: "api.V2beta1RecurringRun") -> None:
-    """Create the schedule, then remove older ones of its name: if a call fails in between, there is still one."""
+def create_or_replace(kubeflow: "Kubeflow", schedule: "api.V2beta1RecurringRun") -> str:
+    """Create the schedule, then retire the others of its name; returns what happened.
+
+    An equal schedule stays: replacing it would end a run that it has started. The new one is created first: if a call
+    fails in between, there is still one.
+    """
     from pipelines.kubeflow.connection import ANSWER_S
 
-    replaced = [older for older in recurring(kubeflow) if older.display_name == schedule.display_name]
-    with kubeflow.request("create the schedule"):
-        kubeflow.client.recurring_runs.recurring_run_service_create_recurring_run(schedule, _request_timeout=ANSWER_S)
-    for older in replaced:
-        discard(kubeflow, older)
+    others = [other for other in recurring(kubeflow) if other.display_name == schedule.display_name]
+    equal = next((other for other in others if is_equal(other, schedule)), None)
+    if equal is None:
+        with kubeflow.request("create the schedule"):
+            kubeflow.client.recurring_runs.recurring_run_service_create_recurring_run(
+                schedule, _request_timeout=ANSWER_S
+            )
+        outcome = "replaces the older one" if others else "scheduled"
+    elif equal.status == DISABLED:
+        set_enabled(kubeflow, equal, enabled=True)
+        outcome = "enabled again"
+    else:
+        outcome = "unchanged"
+    for other in others:
+        if other is not equal:
+            retire(kubeflow, other)
+    return outcome
 
 
-def remove(kubeflow: "Kubeflow", name: str) -> None:
-    """Remove the schedule of that name; raises PrerequisiteError when there is none."""
+def is_equal(existing: Any, schedule: Any) -> bool:
+    """Whether the existing schedule starts the same runs at the same times."""
+    return facts_of(existing) == facts_of(schedule)
+
+
+def facts_of(schedule: Any) -> tuple[object, ...]:
+    """What a schedule starts, and when."""
+    cron = schedule.trigger.cron_schedule if schedule.trigger else None
+    reference = schedule.pipeline_version_reference
+    return (
+        cron.cron if cron else "",
+        schedule.runtime_config.parameters if schedule.runtime_config else {},
+        (reference.pipeline_id, reference.pipeline_version_id) if reference else (),
+        schedule.service_account or "",
+        bool(schedule.no_catchup),
+        str(schedule.max_concurrency),
+    )
+
+
+def retire(kubeflow: "Kubeflow", schedule: Any) -> None:
+    """Disable a replaced schedule, and remove it if nothing of it runs: removing it would end its run.
+
+    One that stays is removed by a later `schedule` of its name.
+    """
+    if schedule.status != DISABLED:
+        set_enabled(kubeflow, schedule, enabled=False)
+    if running := running_of(kubeflow, schedule):
+        print(
+            f"{schedule.display_name}: the older schedule {schedule.recurring_run_id} is disabled. It stays until its "
+            f"run ends ({', '.join(running)}), and the next `quantgate schedule` of this name removes it."
+        )
+        return
+    # A run that Kubeflow does not list yet, because it has just begun, stays without its schedule.
+    discard(kubeflow, schedule, "ORPHAN")
+
+
+def remove(kubeflow: "Kubeflow", name: str, *, now: bool) -> None:
+    """Remove the schedule of that name, which ends its run.
+
+    Raises PrerequisiteError when there is no such schedule, and without `now` when a run of it is under way.
+    """
     schedules = recurring(kubeflow)
     matches = [schedule for schedule in schedules if schedule.display_name == name]
     if not matches:
         names = ", ".join(sorted({schedule.display_name for schedule in schedules})) or "none"
         raise PrerequisiteError(f"There is no schedule {name}. Existing schedules: {names}.")
+    running = [run for schedule in matches for run in running_of(kubeflow, schedule)]
+    if running and not now:
+        raise PrerequisiteError(
+            f"Deleting the schedule {name} ends what it has started: the run {', '.join(running)} with its servers. "
+            "Nothing is deleted. Wait until it has ended, or end it with --now."
+        )
     for schedule in matches:
-        discard(kubeflow, schedule)
-    print(f"{name}: removed")
+        discard(kubeflow, schedule, "BACKGROUND" if now else "ORPHAN")
+    print(f"{name}: removed" + (f"; this ends the run {', '.join(running)}" if running else ""))
 
 
-def discard(kubeflow: "Kubeflow", schedule: Any) -> None:
-    """Remove one schedule."""
+def running_of(kubeflow: "Kubeflow", schedule: Any) -> list[str]:
+    """The ids of the runs that the schedule has started and that are under way."""
+    from pipelines.kubeflow.runs import runs_under_way
+
+    started = runs_under_way(kubeflow, schedule.experiment_id)
+    return [str(run.run_id) for run in started if run.recurring_run_id == schedule.recurring_run_id]
+
+
+def set_enabled(kubeflow: "Kubeflow", schedule: Any, *, enabled: bool) -> None:
+    """Enable or disable one schedule."""
+    from pipelines.kubeflow.connection import ANSWER_S
+
+    service = kubeflow.client.recurring_runs
+    change = (
+        service.recurring_run_service_enable_recurring_run
+        if enabled
+        else service.recurring_run_service_disable_recurring_run
+    )
+    with kubeflow.request(f"{'enable' if enabled else 'disable'} the schedule {schedule.display_name}"):
+        change(schedule.recurring_run_id, _request_timeout=ANSWER_S)
+
+
+def discard(kubeflow: "Kubeflow", schedule: Any, propagation_policy: str) -> None:
+    """Remove one schedule; BACKGROUND ends its runs too, ORPHAN (since Kubeflow Pipelines 2.17) leaves them."""
     from pipelines.kubeflow.connection import ANSWER_S
 
     with kubeflow.request(f"remove the schedule {schedule.display_name} ({schedule.recurring_run_id})"):
         kubeflow.client.recurring_runs.recurring_run_service_delete_recurring_run(
-            schedule.recurring_run_id, _request_timeout=ANSWER_S
+            schedule.recurring_run_id, propagation_policy=propagation_policy, _request_timeout=ANSWER_S
         )
 
 

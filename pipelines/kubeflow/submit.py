@@ -6,30 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.benchmarks.suite_file import short_suite
-from components.errors import PrerequisiteError
-from components.run.results import RunResults
+from components.tracking.tags import ascii_name
 from pipelines.kubeflow.follow import print_line, wait
-from pipelines.kubeflow.run_parameters import checked, results_of
+from pipelines.kubeflow.run_parameters import checked
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
 
 
-def check_readable(results: str) -> None:
-    """Raise PrerequisiteError now when the verdict could not be read at the end, which may be hours later."""
-    try:
-        RunResults(results).verdicts.text()
-    except PrerequisiteError as error:
-        raise PrerequisiteError(
-            f"{error} The verdict is read from there. Set AWS_ENDPOINT_URL and the credentials so that this machine "
-            "can read it, or start the run with --detach."
-        ) from error
-
-
 def run_name(parameters: dict[str, object]) -> str:
     """A unique name of the run, readable in a list of runs."""
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{parameters['model']} {short_suite(str(parameters['suite']))} {at} {secrets.token_hex(3)}"
+    return ascii_name(f"{parameters['model']} {short_suite(str(parameters['suite']))} {at} {secrets.token_hex(3)}")
 
 
 def submit_run(
@@ -46,8 +34,6 @@ def submit_run(
     from pipelines.kubeflow.runs import read_pipeline, start, upload
 
     file = checked(read_pipeline(pipeline), parameters)
-    if not detach:
-        check_readable(results_of(parameters))
     with connected(place) as kubeflow:
         version = upload(kubeflow, file)
         print_line(f"{version.name}: {'uploaded' if version.uploaded else 'Kubeflow already has it'}")
@@ -56,4 +42,4 @@ def submit_run(
         if detach:
             print_line(f"To follow it: quantgate follow {run_id} {place.options}")
             return
-        wait(kubeflow, run_id, poll_s)
+        wait(kubeflow, run_id, parameters, poll_s)

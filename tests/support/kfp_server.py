@@ -5,6 +5,7 @@ beginning of a path, each for one request: a status, `drop` (the connection ends
 request was done) or `blind` (a list is empty).
 """
 
+import base64
 import contextlib
 import http.server
 import json
@@ -17,9 +18,15 @@ from typing import Any
 
 import yaml
 
+from tests.support.kfp_workflow import pod_of, task_details, workflow
+
 JSON = dict[str, Any]
-API = "/apis/v2beta1/"
-SUCCEEDS = ("PENDING", "RUNNING", "SUCCEEDED")
+APIS, API = "/apis/", "/apis/v2beta1/"
+SUCCEEDS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("PENDING", {}),
+    ("RUNNING", {"report": "RUNNING"}),
+    ("SUCCEEDED", {"report": "SUCCEEDED"}),
+)
 
 
 class RefusedError(Exception):
@@ -40,14 +47,23 @@ class State:
     """The namespaces of this user, if several users share the server."""
     login_page: bool = False
     """Whether every request is answered with a login page."""
-    script: list[tuple[str, dict[str, str]]] = field(default_factory=lambda: [(state, {}) for state in SUCCEEDS])
-    """At each look at a run its state and those of its tasks; the last stays."""
+    script: list[tuple[str, dict[str, str]]] = field(default_factory=lambda: list(SUCCEEDS))
+    """At each look at a run its state and those of its tasks; the last stays. `quantize 2`: of the second variant."""
+    logs: dict[str, str] = field(default_factory=dict)
+    """By task; a task without a log has a pod that is gone."""
+    kept_logs: dict[str, str] = field(default_factory=dict)
+    """By task, the logs that Argo keeps as artifacts."""
+    has_v1: bool = True
+    """Whether it serves the older APIs, with the workflow and the logs."""
     page_size: int = 2
     faults: list[tuple[str, str, int | str]] = field(default_factory=list)
     objects: dict[str, dict[str, JSON]] = field(
         default_factory=lambda: {kind: {} for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
     )
     looks: dict[str, int] = field(default_factory=dict)
+    terminated: list[str] = field(default_factory=list)
+    ended_with_their_schedule: list[str] = field(default_factory=list)
+    """The runs whose workflow was deleted with the ScheduledWorkflow that owns it."""
     s3: dict[str, str] = field(default_factory=dict)
     """Text by /bucket/key."""
     requests: list[str] = field(default_factory=list)
@@ -67,6 +83,12 @@ class State:
         body = {**body, key: f"{kind[:-1]}-{self.created}", "created_at": "2026-11-21T10:00:00Z"}
         self.objects[kind][body[key]] = body
         return body
+
+    def started_by(self, schedule: JSON, status: str = "RUNNING") -> str:
+        """The id of a new run that the schedule has started."""
+        begun = {"experiment_id": schedule["experiment_id"], "state": status, "display_name": "by the clock"}
+        run = self.keep("runs", "run_id", {**begun, "recurring_run_id": schedule["recurring_run_id"]})
+        return str(run["run_id"])
 
     def only(self, kind: str) -> JSON:
         """The one object of that kind."""
@@ -105,10 +127,12 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
         ("GET", "runs", lambda: listed(state, "runs", "runs", query)),
         ("POST", "runs", lambda: new_run(state, body)),
         ("GET", "runs/([^/:]+)", lambda which: look(state, which)),
+        ("GET", "/apis/v1beta1/runs/([^/:]+)", lambda which: look_v1(state, which)),
         ("POST", "runs/([^/:]+):terminate", lambda which: terminate(state, which)),
         ("GET", "recurringruns", lambda: listed(state, "recurringruns", "recurringRuns", query)),
         ("POST", "recurringruns", lambda: new_schedule(state, body)),
-        ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which)),
+        ("POST", "recurringruns/([^/:]+):(enable|disable)", lambda which, change: switched(state, which, change)),
+        ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which, query)),
     ]
     for verb, pattern, act in routes:
         if verb == method and (match := re.fullmatch(pattern, path)):
@@ -209,24 +233,40 @@ def compiled_inputs(content: str) -> JSON:
 
 def look(state: State, which: str) -> JSON:
     run = existing(state, "runs", which)
-    if run["state"] == "CANCELED":
-        return run
     number = state.looks.get(which, 0)
     state.looks[which] = number + 1
     run["state"], tasks = state.script[min(number, len(state.script) - 1)]
-    run["run_details"] = {
-        "task_details": [
-            {"display_name": name.partition(" ")[0], "state": outcome.partition(": ")[0]}
-            | ({"error": {"message": outcome.partition(": ")[2]}} if ": " in outcome else {})
-            for name, outcome in tasks.items()
-        ]
-    }
+    run["run_details"] = {"task_details": task_details(tasks)}
     return run
 
 
+def look_v1(state: State, which: str) -> JSON:
+    """The run with its workflow as the last look at its state found it."""
+    existing(state, "runs", which)
+    number = max(state.looks.get(which, 1) - 1, 0)
+    _, tasks = state.script[min(number, len(state.script) - 1)]
+    return {"pipeline_runtime": {"workflow_manifest": workflow(tasks, terminated=which in state.terminated)}}
+
+
 def terminate(state: State, which: str) -> JSON:
-    existing(state, "runs", which)["state"] = "CANCELED"
+    """Terminate the run: it is canceling until its workflow has failed with the deadline's message."""
+    existing(state, "runs", which)
+    state.terminated.append(which)
+    _, tasks = state.script[min(max(state.looks.get(which, 1) - 1, 0), len(state.script) - 1)]
+    ended = {
+        name: "FAILED: Step exceeded its deadline" if outcome == "RUNNING" else outcome
+        for name, outcome in tasks.items()
+    }
+    state.looks[which], state.script = 0, [("CANCELING", tasks), ("FAILED", ended)]
     return {}
+
+
+def log_of(state: State, pod: str) -> str:
+    """The log of the pod; as the real server, status 200 with an error in JSON when there is none."""
+    for task, log in state.logs.items():
+        if pod_of(task) == pod:
+            return log
+    return json.dumps({"error_message": f"Failed to read logs from pod {pod}: not found"})
 
 
 def new_schedule(state: State, body: JSON) -> JSON:
@@ -235,9 +275,20 @@ def new_schedule(state: State, body: JSON) -> JSON:
     return state.keep("recurringruns", "recurring_run_id", {**body, "status": "ENABLED"})
 
 
-def gone(state: State, which: str) -> JSON:
+def switched(state: State, which: str, change: str) -> JSON:
+    existing(state, "recurringruns", which)["status"] = f"{change.upper()}D"
+    return {}
+
+
+def gone(state: State, which: str, query: dict[str, str]) -> JSON:
+    """Delete a recurring run; its ScheduledWorkflow owns the workflows that it started, so they go with it."""
     existing(state, "recurringruns", which)
     del state.objects["recurringruns"][which]
+    if query.get("propagation_policy") != "ORPHAN":
+        for run in state.objects["runs"].values():
+            if run.get("recurring_run_id") == which and run["state"] == "RUNNING":
+                state.ended_with_their_schedule.append(run["run_id"])
+                run["state"] = "FAILED"
     return {}
 
 
@@ -245,6 +296,15 @@ def existing(state: State, kind: str, which: str) -> JSON:
     if which not in state.objects[kind]:
         raise RefusedError(404, f"ResourceNotFoundError: {kind[:-1]} {which} not found.")
     return state.objects[kind][which]
+
+
+def kept_log(state: State, pod: str) -> tuple[int, str, bytes]:
+    """The answer with the log that Argo keeps of the pod, in base64."""
+    for task, log in state.kept_logs.items():
+        if pod_of(task) == pod:
+            data = base64.b64encode(log.encode()).decode()
+            return 200, "application/json", json.dumps({"data": data}).encode()
+    return 404, "application/json", b'{"error_message": "artifact not found"}'
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -304,7 +364,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def done(self, url: urllib.parse.SplitResult, sent: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of the answer."""
         state = self.state
-        if not url.path.startswith(API):
+        if not url.path.startswith(APIS):
             text = state.s3.get(urllib.parse.unquote(url.path))
             missing = b"<Error><Code>NoSuchKey</Code></Error>"
             return (404, "application/xml", missing) if text is None else (200, "text/plain", text.encode())
@@ -316,6 +376,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 "application/json",
                 json.dumps({"code": 16, "message": "Request header error: no user"}).encode(),
             )
+        if not url.path.startswith(API) and not state.has_v1:
+            return 404, "application/json", b'{"message": "Not Found"}'
+        if log := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
+            return 200, "text/plain", log_of(state, log[1]).encode()
+        if kept := re.fullmatch("/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", url.path):
+            return kept_log(state, kept[1])
         path = url.path.removeprefix(API)
         state.requests.append(f"{self.command} {path}")
         query = dict(urllib.parse.parse_qsl(url.query))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
@@ -77,15 +77,24 @@ class Board:
         return Spinner("dots", Text(f"{count}{clock(time.time() - cell.began)}"), style="cyan")
 
 
+def display(variants: list[str], console: Console, quiet: bool = False) -> AbstractContextManager[Watch]:
+    """The live table in a terminal; plain lines elsewhere and with `quiet`."""
+    if console.is_terminal and not quiet:
+        return live(variants, console)
+    return lines(console, quiet)
+
+
 @contextmanager
 def live(variants: list[str], console: Console) -> Iterator[Watch]:
-    """A live table in the terminal while the block runs."""
+    """A live table in the terminal while the block runs, and above it a line for each failure."""
     board = Board(variants)
     with Live(console=console, refresh_per_second=8, get_renderable=board.table):
 
         def watch(events: list[Event]) -> None:
             for event in events:
                 board.add(event)
+                if event.state == FAILED:
+                    print_event(console, event)
 
         yield watch
 
@@ -99,15 +108,17 @@ def lines(console: Console, quiet: bool) -> Iterator[Watch]:
         for event in events:
             printed = is_printed(tenths, event)
             if event.state == FAILED or not (quiet or printed):
-                count = f" {event.done}/{event.total}" if event.total else ""
-                name = f"{event.variant} {event.step}".strip()
-                note = f": {event.note}" if event.note else ""
-                stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-                console.print(
-                    f"{stamp} {name} {event.state}{count}{note}", markup=False, highlight=False, soft_wrap=True
-                )
+                print_event(console, event)
 
     yield watch
+
+
+def print_event(console: Console, event: Event) -> None:
+    """Print the event on a line."""
+    count = f" {event.done}/{event.total}" if event.total else ""
+    note = f": {event.note}" if event.note else ""
+    stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+    console.print(f"{stamp} {event.name} {event.state}{count}{note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def is_printed(tenths: dict[tuple[str, str], int], event: Event) -> bool:
