@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from components.kubernetes.rights import rights
 from pipelines.cluster import Cluster as PipelineCluster
 from tests.support.asked_cluster import GPU_NODE, Facts, asked_cluster, deployment, registry, service
 from tests.support.command import Done, quantgate
@@ -118,7 +117,8 @@ def test_a_healthy_cluster_has_no_fault_and_every_check_says_what_it_saw(clinic:
         "! KServe       installed, version unknown (tried: main, autumn 2026)",
         "✔ artifacts    seaweedfs.kubeflow:9000 (kfp's default: kfp-launcher has no providers): the Service exists",
         "✔ store        http://seaweedfs.kubeflow.svc:9000 (AWS_ENDPOINT_URL of the ConfigMap quantgate-s3)",
-        f"✔ account      quantgate-pipeline in quantgate has the {len(list(rights()))} rights that a run needs",
+        f"✔ account      quantgate-pipeline in quantgate has the {len(clinic.facts.reviewed)} rights that a run needs",
+        "✔ pods         the steps' pods find secret quantgate-s3, persistentvolumeclaim quantgate-cache",
         "✔ admission    the cluster and its webhooks accept: ",
         f"✔ image        {clinic.registry}/quantgate/vllm:1: its registry gives it to everybody",
         "✔ GPU          a server: 1 nvidia.com/gpu: 1 of 1 nodes",
@@ -195,6 +195,20 @@ def test_kubeflow_in_another_namespace_without_providers_is_found(clinic: Clinic
     assert "`providers`" in fault
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("secrets/quantgate-s3", "there is no secret quantgate-s3 in quantgate → Create it from manifests/secrets"),
+        ("persistentvolumeclaims/quantgate-cache", "there is no persistentvolumeclaim quantgate-cache in quantgate"),
+    ],
+)
+def test_a_secret_or_a_volume_that_the_pods_need_and_that_is_missing_is_found(
+    clinic: Clinic, path: str, text: str
+) -> None:
+    del clinic.facts.answers[f"/api/v1/namespaces/quantgate/{path}"]
+    assert text in clinic.line("pods")
+
+
 def test_a_webhook_that_forbids_what_a_server_needs_is_found(clinic: Clinic) -> None:
     def webhook(body: JSON) -> str:
         model: dict[str, Any] = body.get("spec", {}).get("predictor", {}).get("model", {})
@@ -240,7 +254,7 @@ def test_in_a_pod_of_the_runs_account_the_account_asks_about_itself(
     clinic.facts.unreadable = (
         *("/api/v1/nodes", "/api/v1/namespaces/quantgate/resourcequotas", "/api/v1/namespaces/kubeflow/"),
         *("/apis/apps/v1/deployments", "/apis/authorization.k8s.io/v1/namespaces"),
-        "/api/v1/namespaces/quantgate/serviceaccounts",
+        *(f"/api/v1/namespaces/quantgate/{kind}" for kind in ("serviceaccounts", "secrets", "persistentvolumeclaims")),
     )
     clinic.config_maps["quantgate-s3"]["data"]["AWS_ENDPOINT_URL"] = "http://localhost:9000"
     done = clinic.examined()
@@ -334,7 +348,7 @@ def test_an_mlflow_service_that_does_not_exist_is_found(clinic: Clinic) -> None:
 
 def test_an_mlflow_inside_the_cluster_is_not_asked_from_outside_without_a_forward(clinic: Clinic) -> None:
     clinic.config_maps["quantgate-mlflow"] = config_map(
-        "quantgate-mlflow", MLFLOW_TRACKING_URI="http://mlflow.quantgate:5000"
+        "quantgate-mlflow", QUANTGATE_TRACKING_URI="http://mlflow.quantgate:5000"
     )
     done = clinic.examined()
     assert "! MLflow       http://mlflow.quantgate:5000: not checked" in done.stdout
@@ -384,15 +398,19 @@ def test_a_missing_pipeline_and_a_cluster_that_does_not_answer_are_one_message(
     assert "The Kubernetes API at http://127.0.0.1:9 does not answer" in done.stderr
 
 
-def test_the_list_of_rights_is_what_the_roles_grant() -> None:
-    """For Kubeflow; on OpenShift AI the artifacts' Secret has another name."""
-    for overlay, secret in (("kubeflow", "mlpipeline-minio-artifact"), ("openshift-ai", "ds-pipeline-s3-dspa")):
-        granted = {
-            (group, resource, name, verb)
-            for account, group, resource, name, verbs in grants(overlay)
-            if account == "quantgate-pipeline"
-            for verb in verbs.split(", ")
-        }
-        listed = list(rights(artifacts_secret=secret))
-        assert {(right.group, right.resource, right.name, right.verb) for right in listed} == granted
-        assert len(listed) == len(granted)
+@pytest.mark.parametrize("serving", ["usual", "plain"])
+def test_exactly_the_rights_that_the_roles_grant_are_reviewed(
+    clinic: Clinic, pipelines: dict[str, Path], serving: str
+) -> None:
+    """Those of the other way of serving excepted."""
+    clinic.pipeline = pipelines[serving]
+    clinic.examined()
+    kinds = {"usual": "deployments", "plain": "inferenceservices servingruntimes"}
+    granted = {
+        (group, resource, name, verb)
+        for account, group, resource, name, verbs in grants("kubeflow")
+        if account == "quantgate-pipeline" and resource not in kinds[serving].split()
+        for verb in verbs.split(", ")
+    }
+    assert set(clinic.facts.reviewed) == granted
+    assert len(clinic.facts.reviewed) == len(granted)

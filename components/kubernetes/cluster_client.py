@@ -59,6 +59,8 @@ SERVICE = ObjectKind("", "v1", "services", "service")
 CONFIG_MAP = ObjectKind("", "v1", "configmaps", "config_map")
 POD = ObjectKind("", "v1", "pods", "pod")
 EVENT = ObjectKind("", "v1", "events", "event")
+ACCESS_REVIEW = ObjectKind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "selfsubjectaccessreview")
+SELF_REVIEW = ObjectKind("authentication.k8s.io", "v1", "selfsubjectreviews", "selfsubjectreview")
 
 
 class ClusterClient:
@@ -107,6 +109,25 @@ class ClusterClient:
         body = {"propagationPolicy": "Background", "preconditions": preconditions}
         call = partial(self._method("delete", kind), name=name, body=body)
         return self._answer(call, "delete", kind, absent=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)) is not None
+
+    def may(self, verb: str, kind: ObjectKind, subresource: str = "") -> bool:
+        """Whether this account may do that in the namespace: a SelfSubjectAccessReview, which every account may ask."""
+        place = {"namespace": self.namespace, "group": kind.group, "resource": kind.plural, "subresource": subresource}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {"verb": verb, **place}},
+        }
+        ask = kubernetes.client.AuthorizationV1Api(self.client).create_self_subject_access_review
+        answer = self._answer(partial(ask, body=body), "create", ACCESS_REVIEW, absent=()) or {}
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def own_account(self) -> str:
+        """The name of this account, as the API server knows it."""
+        ask = kubernetes.client.AuthenticationV1Api(self.client).create_self_subject_review
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = self._answer(partial(ask, body=body), "create", SELF_REVIEW, absent=()) or {}
+        return str(answer.get("status", {}).get("userInfo", {}).get("username", "of this pod"))
 
     def log(self, pod: str, container: str, lines: int, *, previous: bool) -> list[str]:
         """The last lines of a container's log, or of its log before a restart; an empty list if there is no log.

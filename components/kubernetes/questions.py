@@ -17,6 +17,8 @@ from components.errors import PrerequisiteError
 from components.kubernetes.cluster_client import JSON, TIMEOUTS_S, WHO, configuration, is_transient, message_of
 
 TRIES, PAUSE_S = 3, 0.5
+PLAIN = "application/json"
+METADATA = f"{PLAIN};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class ClusterQuestions:
         """The object or the list at the path."""
         return self._answer("GET", path, query)
 
+    def metadata(self, kind: str, name: str, namespace: str) -> Answer:
+        """The metadata of the object of the core group with that plural and name: of a Secret, nothing secret."""
+        return self._answer("GET", f"/api/v1/namespaces/{namespace}/{kind}/{name}", {}, accept=METADATA)
+
     def named(self, kind: str, name: str, namespace: str) -> Answer:
         """The object of the core group with that plural and name."""
         return self.get(f"/api/v1/namespaces/{namespace}/{kind}/{name}")
@@ -79,7 +85,9 @@ class ClusterQuestions:
         """What the API would answer to the creation of the object in the collection at the path."""
         return self._answer("POST", path, {"dryRun": "All"}, body)
 
-    def _answer(self, method: str, path: str, query: dict[str, str], body: JSON | None = None) -> Answer:
+    def _answer(
+        self, method: str, path: str, query: dict[str, str], body: JSON | None = None, accept: str = PLAIN
+    ) -> Answer:
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
             wait=wait_fixed(PAUSE_S),
@@ -92,7 +100,7 @@ class ClusterQuestions:
                     path,
                     method,
                     query_params=list(query.items()),
-                    header_params={"Accept": "application/json", "Content-Type": "application/json"},
+                    header_params={"Accept": accept, "Content-Type": PLAIN},
                     body=body,
                     auth_settings=["BearerToken"],
                     _return_http_data_only=True,

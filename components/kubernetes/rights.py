@@ -1,66 +1,75 @@
-"""The rights that the account of a run's pods needs, as data: for questions before a run.
+"""What a run's account must be allowed to do in its namespace, and which of it the cluster allows.
 
-The roles `quantgate-run` and `quantgate-deploy` in manifests/base/identities.yaml grant exactly these and say why each
-is needed; a test compares the two.
+The rows are the role `quantgate-deploy` of manifests/base/identities.yaml; a test compares the two.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from components.kubernetes.cluster_client import JSON
+from components.kubernetes.cluster_client import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    EVENT,
+    INFERENCE_SERVICE,
+    JOB,
+    LEASE,
+    POD,
+    SERVICE,
+    SERVING_RUNTIME,
+    ClusterClient,
+    ObjectKind,
+)
 
-KSERVE_GROUP = "serving.kserve.io"
-LAUNCHER_SETTINGS, ARTIFACTS_SECRET = "kfp-launcher", "mlpipeline-minio-artifact"
-"""The ConfigMap with the artifacts' location, and the Secret with its key unless the ConfigMap names another one."""
+AT_ONCE = 8
+"""Questions to the API server at the same time: all are answered within a second."""
 
 
 @dataclass(frozen=True)
 class Right:
-    """One verb on one kind of object in the run's namespace."""
+    """Verbs that an account may use on one kind of object."""
 
-    group: str
-    """The API group; empty for the core group."""
-    resource: str
-    """The plural, with the subresource: `pods/log`."""
-    verb: str
-    name: str = ""
-    """The only object of that kind; empty for all."""
+    kind: ObjectKind
+    verbs: tuple[str, ...]
+    subresource: str = ""
 
     def __str__(self) -> str:
-        kind = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {kind}{f' {self.name}' if self.name else ''}"
+        part = f"/{self.subresource}" if self.subresource else ""
+        return f"{', '.join(self.verbs)} {self.kind}{part}"
 
-    def attributes(self, namespace: str) -> JSON:
-        """The right as the `resourceAttributes` of an access review."""
-        resource, _, subresource = self.resource.partition("/")
-        attributes = {"namespace": namespace, "verb": self.verb, "group": self.group, "resource": resource}
-        optional = {"subresource": subresource, "name": self.name}
-        return attributes | {key: value for key, value in optional.items() if value}
+    def split(self) -> "Iterator[Right]":
+        """One right for each verb."""
+        for verb in self.verbs:
+            yield Right(self.kind, (verb,), self.subresource)
 
 
-GRANTS = (
-    ("argoproj.io", "workflowtaskresults", "create patch", ""),
-    ("argoproj.io", "workflowtasksets", "list watch", ""),
-    ("argoproj.io", "workflowtasksets/status", "patch", ""),
-    ("", "configmaps", "get", LAUNCHER_SETTINGS),
-    ("", "secrets", "get", ARTIFACTS_SECRET),
-    ("coordination.k8s.io", "leases", "create get list patch delete", ""),
-    (KSERVE_GROUP, "inferenceservices", "create get list watch", ""),
-    ("apps", "deployments", "create get list watch", ""),
-    ("batch", "jobs", "create get", ""),
-    ("", "services", "create get", ""),
-    ("", "configmaps", "create get", ""),
-    (KSERVE_GROUP, "servingruntimes", "get", ""),
-    ("", "pods", "get list", ""),
-    ("", "pods/log", "get", ""),
-    ("", "events", "list", ""),
+SERVE = (
+    Right(LEASE, ("create", "get", "list", "patch", "delete")),
+    Right(SERVICE, ("create", "get")),
+    Right(CONFIG_MAP, ("create", "get")),
+    Right(POD, ("get", "list")),
+    Right(POD, ("get",), "log"),
+    Right(EVENT, ("list",)),
 )
-"""API group, resource, verbs, and the only object's name."""
+"""For a server however it is served: its lease, its address, and why it is not ready."""
+WITH_KSERVE = (Right(INFERENCE_SERVICE, ("create", "get", "list", "watch")), Right(SERVING_RUNTIME, ("get",)))
+WITHOUT_KSERVE = (Right(DEPLOYMENT, ("create", "get", "list", "watch")),)
+PROGRAMS = (
+    Right(JOB, ("create", "get")),
+    Right(CONFIG_MAP, ("create", "get")),
+    Right(POD, ("get", "list")),
+    Right(POD, ("get",), "log"),
+)
+"""For the Job that runs a model's programs."""
 
 
-def rights(*, kserve: bool = True, artifacts_secret: str = ARTIFACTS_SECRET) -> Iterator[Right]:
-    """The rights of a run, with KServe or without, whose artifacts' key is in that Secret."""
-    for group, resource, verbs, name in GRANTS:
-        if kserve or group != KSERVE_GROUP:
-            for verb in verbs.split():
-                yield Right(group, resource, verb, artifacts_secret if resource == "secrets" else name)
+def missing_rights(client: ClusterClient, rights: Iterable[Right]) -> list[Right]:
+    """The rights that this account lacks, one for each kind of object with the verbs that it may not use."""
+    questions = list(dict.fromkeys(verb for right in rights for verb in right.split()))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = pool.map(lambda right: client.may(right.verbs[0], right.kind, right.subresource), questions)
+        refused = [right for right, allowed in zip(questions, answers, strict=True) if not allowed]
+    verbs: dict[tuple[ObjectKind, str], list[str]] = {}
+    for right in refused:
+        verbs.setdefault((right.kind, right.subresource), []).append(right.verbs[0])
+    return [Right(kind, tuple(names), part) for (kind, part), names in verbs.items()]

@@ -48,7 +48,8 @@ def doctor(
     if endpoint:
         show_ways(endpoint, model)
         return
-    from pipelines.doctor.cluster_doctor import FAULT, PlannedRun, examine
+    from pipelines.doctor.cluster_doctor import PlannedRun, examine
+    from pipelines.doctor.finding import FAULT
 
     faults = 0
     for finding in examine(PlannedRun(place, pipeline, service_account, tracking_uri)):

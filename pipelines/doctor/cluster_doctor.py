@@ -13,19 +13,18 @@ from components.servers.cluster_settings import OWN_IMAGE, OWN_NAMESPACE, PREFIX
 from components.servers.kserve import find_runtime
 from pipelines.cluster import SERVING
 from pipelines.doctor import installed
-from pipelines.doctor.account_rights import account_rights
 from pipelines.doctor.admission import rehearsed
 from pipelines.doctor.capacity import gpus, quotas
-from pipelines.doctor.finding import FAULT, NOTE, Examined, Finding
+from pipelines.doctor.finding import FAULT, NOTE, PATIENCE_S, Examined, Finding
 from pipelines.doctor.mlflow_answer import mlflow_answer
+from pipelines.doctor.mounted import mounted
 from pipelines.doctor.object_stores import object_stores
 from pipelines.doctor.pipeline_needs import PipelineNeeds, pipeline_needs
 from pipelines.doctor.registry_images import images
+from pipelines.doctor.run_account import account_rights
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
-
-PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ def examine(run: PlannedRun) -> Iterator[Finding]:
         yield Finding(NOTE, "Pipelines", "not checked", "Give --port-forward, --host URL, or in a pod --in-cluster.")
     yield from explained("Argo", lambda: installed.controllers(examined))
     yield from explained("artifacts", lambda: object_stores(examined))
+    yield from explained("pods", lambda: mounted(examined))
     yield from explained("account", lambda: account_rights(examined))
     try:
         runtime = find_runtime(ClusterClient(examined.namespace, PATIENCE_S), examined.settings)

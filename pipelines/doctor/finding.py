@@ -9,6 +9,9 @@ from pipelines.doctor.pipeline_needs import PipelineNeeds
 GOOD, FAULT, NOTE = "✔", "✘", "!"
 """A run can rely on it; it would stop a run; it could not be checked, or costs a run something and does not stop it."""
 
+PATIENCE_S = 5.0
+"""How long a call that a run would repeat for minutes is repeated here."""
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from components.kubernetes.cluster_client import INFERENCE_SERVICE
 from components.kubernetes.questions import ClusterQuestions
-from components.kubernetes.rights import KSERVE_GROUP
 from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def controllers(examined: Examined) -> Iterator[Finding]:
         yield found("Argo", controller_version(questions, "workflow-controller"))
     if not examined.uses_kserve:
         return
-    if questions.get(f"/apis/{KSERVE_GROUP}").is_missing:
+    if questions.get(f"/apis/{INFERENCE_SERVICE.group}").is_missing:
         remedy = "Install KServe, or serve without it: quantgate compile --serving deployment."
-        yield Finding(FAULT, "KServe", f"the cluster has no KServe (API group {KSERVE_GROUP})", remedy)
+        yield Finding(FAULT, "KServe", f"the cluster has no KServe (API group {INFERENCE_SERVICE.group})", remedy)
     else:
         yield found("KServe", controller_version(questions, "kserve-controller-manager"))
 

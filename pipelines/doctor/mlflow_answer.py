@@ -13,7 +13,7 @@ from pipelines.doctor.object_stores import cluster_service
 from pipelines.kubeflow.port_forward import forwarded
 
 NAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-URI = "MLFLOW_TRACKING_URI"
+URI = "QUANTGATE_TRACKING_URI"
 DENIED = "denies access"
 """In the message of `connected` for a refused account."""
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import yaml
 
 from components.kubernetes.cluster_client import JSON
-from components.kubernetes.rights import ARTIFACTS_SECRET, LAUNCHER_SETTINGS
 from pipelines.cluster import S3_PLACE
 from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
+LAUNCHER_SETTINGS, ARTIFACTS_SECRET = "kfp-launcher", "mlpipeline-minio-artifact"
+"""The ConfigMap with the artifacts' place, and the Secret with its key unless the ConfigMap names another one."""
 LAUNCHERS_DEFAULT = "seaweedfs.kubeflow:9000"
 """Where the launcher of Kubeflow Pipelines 2.17 looks without `providers`, whatever its own namespace is."""
 FIX_LAUNCHER = (

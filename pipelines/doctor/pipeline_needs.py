@@ -1,5 +1,6 @@
 """What a compiled pipeline needs from a cluster, read from its YAML: images, pull Secrets, GPUs, memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class PipelineNeeds:
 
     images: tuple[str, ...]
     pull_secrets: tuple[str, ...]
+    mounts: tuple[tuple[str, str], ...]
+    """Plural and name of each Secret and volume claim without which a pod does not start."""
     serving: str
     """How its variants are served: `kserve` or `deployment`."""
     largest: tuple[PodNeeds, ...]
@@ -65,9 +68,19 @@ def pipeline_needs(file: Path) -> PipelineNeeds:
     return PipelineNeeds(
         images=tuple(sorted({each["container"]["image"] for each in executors.values()})),
         pull_secrets=tuple(sorted(secrets)),
+        mounts=tuple(dict.fromkeys(mount for each in on_kubernetes.values() for mount in mounts(each))),
         serving=serving[0] if serving else KSERVE,
         largest=tuple(dict.fromkeys([largest, *(pod for pod in pods if pod.gpus)])),
     )
+
+
+def mounts(on_kubernetes: JSON) -> Iterator[tuple[str, str]]:
+    """What one step's pod must find in its namespace."""
+    for entry in on_kubernetes.get("secretAsEnv", ()):
+        if not entry.get("optional"):
+            yield "secrets", entry["secretName"]
+    for entry in on_kubernetes.get("pvcMount", ()):
+        yield "persistentvolumeclaims", entry["constant"]
 
 
 def pod_needs(name: str, container: JSON, on_kubernetes: JSON) -> PodNeeds:

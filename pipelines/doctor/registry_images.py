@@ -62,7 +62,7 @@ def parsed(image: str) -> ImageName:
 def images(examined: Examined) -> Iterator[Finding]:
     """One finding for each image and for each missing pull Secret."""
     for secret in examined.needs.pull_secrets:
-        if examined.questions.named("secrets", secret, examined.namespace).is_missing:
+        if examined.questions.metadata("secrets", secret, examined.namespace).is_missing:
             text = f"there is no pull Secret {secret} in {examined.namespace}"
             yield Finding(FAULT, "image", text, "Create it: kubectl create secret docker-registry.")
     nodes = examined.questions.get("/api/v1/nodes").items

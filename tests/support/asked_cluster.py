@@ -48,6 +48,8 @@ class Facts:
             "/api/v1/namespaces/kubeflow/services/seaweedfs": service(9000),
             "/api/v1/namespaces/quantgate/services/mlflow": service(5000),
             "/api/v1/namespaces/quantgate/serviceaccounts/quantgate-pipeline": {"kind": "ServiceAccount"},
+            "/api/v1/namespaces/quantgate/secrets/quantgate-s3": {"kind": "PartialObjectMetadata"},
+            "/api/v1/namespaces/quantgate/persistentvolumeclaims/quantgate-cache": {"kind": "PartialObjectMetadata"},
             "/api/v1/namespaces/quantgate/secrets/regcred": {"kind": "Secret"},
             "/api/v1/namespaces/quantgate/resourcequotas": {"items": []},
         }
@@ -66,6 +68,8 @@ class Facts:
     """The rights that the run's account lacks, as `verb resource`."""
     denies: Callable[[JSON], str] = lambda _body: ""
     """An admission webhook: the message with which it denies an object, or none."""
+    reviewed: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Group, resource, name and verb of each right that was reviewed."""
     writes: list[str] = field(default_factory=list)
     """Every request that was more than a question."""
 
@@ -80,10 +84,11 @@ class AskedHandler(Handler):
         url, facts = urlsplit(self.path), self.facts
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         body = self.sent() if self.command == "POST" else {}
+        assert "/secrets/" not in url.path or "PartialObjectMetadata" in self.headers["Accept"], "a Secret's values"
         if url.path.startswith(facts.unreadable or "none"):
             self.refuse_with(403, f'User "{facts.user}" cannot do that')
         elif "reviews" in url.path:
-            self.send(201, {"status": self.reviewed(url.path, body)})
+            self.send(201, {"status": self.review(url.path, body)})
         elif self.command == "POST" and query.get("dryRun") == "All":
             if message := facts.denies(body):
                 self.refuse_with(403, f'admission webhook "isvc.kserve.io" denied the request: {message}')
@@ -106,12 +111,13 @@ class AskedHandler(Handler):
         body: JSON = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         return body
 
-    def reviewed(self, path: str, body: JSON) -> JSON:
+    def review(self, path: str, body: JSON) -> JSON:
         """The answer to a question about an account."""
         if path.endswith("/selfsubjectreviews"):
             return {"userInfo": {"username": self.facts.user}}
         asked: dict[str, Any] = body["spec"]["resourceAttributes"]
         resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        self.facts.reviewed.append((asked["group"], resource, asked.get("name", ""), asked["verb"]))
         about = body["spec"].get("user", self.facts.user)
         return {"allowed": about != USER or f"{asked['verb']} {resource}" not in self.facts.lacking}
 
