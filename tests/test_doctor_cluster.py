@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 from pipelines.cluster import Cluster as PipelineCluster
+from pipelines.doctor.installed import TRIED
 from tests.support.asked_cluster import GPU_NODE, Facts, asked_cluster, deployment, registry, service
 from tests.support.command import Done, quantgate
 from tests.support.kfp_server import State, kubeflow_pipelines
 from tests.support.kubernetes_server import USER
 from tests.support.kubernetes_state import JSON, Cluster
-from tests.support.kustomized import grants
+from tests.support.kustomized import ROOT, grants, table_after
 from tests.support.mlflow_server import Proxy
 from tests.support.on_cluster import RUNTIME
 from tests.support.on_kubeflow import compiled
@@ -319,14 +321,24 @@ def test_without_gpus_and_kserve_neither_is_needed(clinic: Clinic, pipelines: di
     clinic.facts.answers["/api/v1/nodes"] = {"items": []}
     clinic.facts.lacking = ("create inferenceservices", "get servingruntimes")
     image = f"{clinic.registry}/quantgate/vllm:1"
+    weights_image = f"{clinic.registry}/quantgate/fetches-weights:1"
     data = {"QUANTGATE_SERVING_GPUS": "0", "QUANTGATE_SERVING_IMAGE": image}
+    data["QUANTGATE_SERVING_WEIGHTS_IMAGE"] = weights_image
     clinic.config_maps["quantgate-serving"]["data"] = data
     done = clinic.examined()
     assert done.returncode == 0, done.stdout
     assert "✔ GPU          none is requested" in done.stdout
     assert "accept: " in done.stdout
     assert "deployments.apps" in done.stdout
+    assert f"✔ image        {weights_image}: its registry gives it" in done.stdout
     assert "KServe" not in done.stdout
+
+
+def test_the_versions_that_were_tried_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    table = "\n".join(map(" | ".join, table_after("## What was tried", page)))
+    for name, version in TRIED.items():
+        assert re.search(rf"{name}.* \| {re.escape(version)}", table), name
 
 
 def test_a_quota_that_is_too_small_is_found_and_a_used_one_only_delays(clinic: Clinic) -> None:

@@ -56,7 +56,8 @@ def examine(run: PlannedRun) -> Iterator[Finding]:
         yield Finding(FAULT, "serving", str(error))
     else:
         yield from explained("admission", lambda: rehearsed(examined, runtime))
-        examined = replace(examined, needs=examined.needs.with_image(runtime.image))
+        images_of_server = [runtime.image, *([] if examined.uses_kserve else [examined.settings.weights_image])]
+        examined = replace(examined, needs=examined.needs.with_images(images_of_server))
     yield from explained("image", lambda: images(examined))
     yield from explained("GPU", lambda: gpus(examined))
     yield from explained("quota", lambda: quotas(examined))

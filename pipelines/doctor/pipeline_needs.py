@@ -1,6 +1,6 @@
 """What a compiled pipeline needs from a cluster, read from its YAML: images, pull Secrets, GPUs, memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ class PipelineNeeds:
     largest: tuple[PodNeeds, ...]
     """The step with the most memory, and each step with GPUs."""
 
-    def with_image(self, image: str) -> "PipelineNeeds":
-        """The needs with one more image."""
-        return replace(self, images=tuple(dict.fromkeys([*self.images, image])))
+    def with_images(self, images: Sequence[str]) -> "PipelineNeeds":
+        """The needs with more images."""
+        return replace(self, images=tuple(dict.fromkeys([*self.images, *images])))
 
 
 def pipeline_needs(file: Path) -> PipelineNeeds:
