@@ -52,7 +52,7 @@ command checks its arguments before it starts anything expensive.
 | exit status | meaning |
 |---|---|
 | 0 | `run`: the run ended, whatever its verdicts are. `gate`, `submit`, `follow`: the worst is ship or monitor |
-| 1 | `run`: the pipeline itself failed. `gate`, `submit`, `follow`: the worst is reject or A/B test |
+| 1 | `run`: it failed. `doctor`: a run would stop. `gate`, `submit`, `follow`: the worst is reject or A/B test |
 | 2 | A mistake that you can fix; one message says what happened and what to do |
 | 3 | `gate`, `submit`, `follow`: the worst is inconclusive |
 | 4 | `gate`, `submit`, `follow`: a variant is not comparable or failed, or the run on the cluster reached no verdict |

@@ -14,6 +14,7 @@ from components.errors import PrerequisiteError
 from pipelines.cli import (
     benchmark_commands,
     cluster_commands,
+    doctor_command,
     endpoint_commands,
     gate_command,
     mlflow_commands,
@@ -55,7 +56,7 @@ app.command("compile")(cluster_commands.compile_pipeline)
 app.command("submit", short_help="Run the pipeline on a cluster with Kubeflow Pipelines.")(cluster_commands.submit)
 app.command("follow")(cluster_commands.follow)
 app.command("schedule")(cluster_commands.schedule)
-app.command("doctor")(endpoint_commands.doctor)
+app.command("doctor", short_help="Examine a server, or a cluster before a run.")(doctor_command.doctor)
 app.command(
     "lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

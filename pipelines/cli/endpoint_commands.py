@@ -1,4 +1,4 @@
-"""The commands for a running server: `quantgate eval`, `doctor`, `lm-eval`."""
+"""The commands for a running server: `quantgate eval`, `lm-eval`."""
 
 import sys
 from datetime import UTC, datetime
@@ -18,32 +18,6 @@ from pipelines import options
 from pipelines.cli.progress_bar import bar
 from pipelines.cli.run_options import takes
 from pipelines.served_model import MODEL, endpoint_server, prepared_plan, score_server
-
-ADVICE = {
-    "suffix": "suffix; read when all choices are one token.",
-    "read": "read after long contexts; echo (if it works) after short ones.",
-    "echo": "echo, which computes every prompt again: slow for many shots.",
-}
-
-
-def doctor(
-    endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The served model's name [the server's first].")] = "",
-) -> None:
-    """Show how a server can be scored: which ways it offers, which is used, and why."""
-    from components.servers.abilities import WHAT, abilities
-    from components.servers.client import Client
-
-    client = Client(endpoint, model)
-    server = abilities(client)
-    console = Console(soft_wrap=True, highlight=False)
-    length = f"{server.max_model_len} tokens" if server.max_model_len else "unknown context length"
-    console.print(f"{client.root} serves {client.model} (vLLM {server.version}, {length})", markup=False)
-    for way in server.tried:
-        result = way.trouble or f"exact: within {way.difference:.4f} of the slowest way"
-        console.print(f"  {'✘' if way.trouble else '✔'} {way.kind:7} {WHAT[way.kind]}: {result}", markup=False)
-    used = [way.kind for way in server.tried if way.kind in server.kinds]
-    console.print(f"Used: {ADVICE[used[0]]}", markup=False)
 
 
 def lm_eval_command(context: typer.Context) -> None:

@@ -41,6 +41,7 @@ class RefusedError(Exception):
 class State:
     """The server's state and behaviour."""
 
+    version: str = "2.17.0"
     token: str = ""
     """The token that a request must have, if not empty."""
     namespaces: tuple[str, ...] = ()
@@ -117,7 +118,7 @@ class State:
 def answer(state: State, method: str, path: str, query: dict[str, str], body: JSON) -> JSON:
     """The API's answer; raises RefusedError."""
     routes: list[tuple[str, str, Callable[..., JSON]]] = [
-        ("GET", "healthz", lambda: {"multi_user": bool(state.namespaces)}),
+        ("GET", "healthz", lambda: {"multi_user": bool(state.namespaces), "tag_name": state.version}),
         ("GET", "pipelines", lambda: listed(state, "pipelines", "pipelines", query)),
         ("POST", "pipelines", lambda: new_pipeline(state, body)),
         ("GET", "pipelines/([^/]+)/versions", lambda which: versions(state, which, query)),

@@ -207,9 +207,9 @@ def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], b
 
 
 @contextlib.contextmanager
-def running(cluster: Cluster, kubeconfig: Path) -> Iterator[str]:
+def running(cluster: Cluster, kubeconfig: Path, handler: type[Handler] = Handler) -> Iterator[str]:
     """Serve the cluster during the block, write its kubeconfig, and yield its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), {"cluster": cluster}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

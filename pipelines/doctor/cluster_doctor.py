@@ -1,0 +1,94 @@
+"""All checks of a cluster, in the order in which a run meets what they ask about."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import PrerequisiteError
+from components.kubernetes.cluster_client import ClusterClient
+from components.kubernetes.questions import ClusterQuestions
+from components.servers.cluster_settings import OWN_IMAGE, OWN_NAMESPACE, PREFIX, ServingSettings, from_environment
+from components.servers.kserve import find_runtime
+from pipelines.cluster import SERVING
+from pipelines.doctor import installed
+from pipelines.doctor.admission import rehearsed
+from pipelines.doctor.capacity import gpus, quotas
+from pipelines.doctor.finding import FAULT, NOTE, PATIENCE_S, Examined, Finding
+from pipelines.doctor.mlflow_answer import mlflow_answer
+from pipelines.doctor.mounted import mounted
+from pipelines.doctor.object_stores import object_stores
+from pipelines.doctor.pipeline_needs import PipelineNeeds, pipeline_needs
+from pipelines.doctor.registry_images import images
+from pipelines.doctor.run_account import account_rights
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.connection import Place
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """The run that shall fit on the cluster."""
+
+    place: "Place"
+    pipeline: Path
+    account: str
+    tracking_uri: str
+
+
+def examine(run: PlannedRun) -> Iterator[Finding]:
+    """What the checks find, one after the other; raises PrerequisiteError when the cluster's API does not answer."""
+    examined = examined_cluster(run)
+    place = run.place
+    yield from explained("Kubernetes", lambda: installed.kubernetes_version(examined))
+    if place.host or place.in_cluster or place.port_forward:
+        yield from explained("Pipelines", lambda: installed.pipelines_version(place))
+    else:
+        yield Finding(NOTE, "Pipelines", "not checked", "Give --port-forward, --host URL, or in a pod --in-cluster.")
+    yield from explained("Argo", lambda: installed.controllers(examined))
+    yield from explained("artifacts", lambda: object_stores(examined))
+    yield from explained("pods", lambda: mounted(examined))
+    yield from explained("account", lambda: account_rights(examined))
+    try:
+        runtime = find_runtime(ClusterClient(examined.namespace, PATIENCE_S), examined.settings)
+    except PrerequisiteError as error:
+        yield Finding(FAULT, "serving", str(error))
+    else:
+        yield from explained("admission", lambda: rehearsed(examined, runtime))
+        images_of_server = [runtime.image, *([] if examined.uses_kserve else [examined.settings.weights_image])]
+        examined = replace(examined, needs=examined.needs.with_images(images_of_server))
+    yield from explained("image", lambda: images(examined))
+    yield from explained("GPU", lambda: gpus(examined))
+    yield from explained("quota", lambda: quotas(examined))
+    yield from explained("MLflow", lambda: mlflow_answer(examined, run.tracking_uri, port_forward=place.port_forward))
+
+
+def explained(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of one check; what it cannot get past is a fault, and the other checks go on."""
+    try:
+        yield from check()
+    except PrerequisiteError as error:
+        yield Finding(FAULT, subject, str(error))
+
+
+def examined_cluster(run: PlannedRun) -> Examined:
+    """The cluster and the run's needs; raises PrerequisiteError for an invalid pipeline or invalid settings."""
+    needs, questions = pipeline_needs(run.pipeline), ClusterQuestions()
+    own = OWN_NAMESPACE.read_text(encoding="utf-8").strip() if OWN_NAMESPACE.exists() else ""
+    namespace = run.place.namespace or own or run.place.kubeflow_namespace
+    return Examined(
+        questions=questions,
+        namespace=namespace,
+        account=run.account,
+        needs=needs,
+        settings=cluster_settings(questions, namespace, needs),
+        in_pod="KUBERNETES_SERVICE_HOST" in os.environ,
+    )
+
+
+def cluster_settings(questions: ClusterQuestions, namespace: str, needs: PipelineNeeds) -> ServingSettings:
+    """How the steps of a run in the namespace would serve a variant."""
+    data = questions.named("configmaps", SERVING.name, namespace).body.get("data", {})
+    variables = {**data, PREFIX: needs.serving, OWN_IMAGE: needs.images[0]}
+    return replace(from_environment(variables, own_namespace=Path(os.devnull)), namespace=namespace)
