@@ -8,6 +8,7 @@ them end when the caller ends, even by SIGKILL.
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import time
@@ -89,7 +90,7 @@ def start_pipeline(results: RunResults) -> psutil.Process:
     log = results.log("pipeline")
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pipelines.local", str(results.arguments)]
-    return guarded.start_guard(command, {}, lease=results.lease, log=log)
+    return guarded.start_guard(command, os.environ, lease=results.lease, log=log)
 
 
 def follow(guard: psutil.Process, results: RunResults, watch: Callable[[list[progress.Event]], None]) -> None:

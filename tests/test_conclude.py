@@ -75,7 +75,7 @@ def test_submit_shows_the_verdicts_of_a_run_that_failed_because_of_them(
     kubeflow: State, pipeline: Path, verdict: str, status: int
 ) -> None:
     decides(kubeflow, verdict)
-    kubeflow.script = [("FAILED", {"promote": "SUCCEEDED", "conclude": "FAILED", "root": "FAILED"})]
+    kubeflow.script = [("FAILED", {"report": "SUCCEEDED", "promote": "SUCCEEDED", "conclude": "FAILED"})]
     done = submitted(kubeflow, pipeline, "--fail-run-on", "failed,not_comparable,inconclusive")
     assert (done.status, done.err) == (status, "")
     assert f"v0: {verdict}. So it is." in done.out

@@ -42,6 +42,14 @@ SCALE_OUT_SINCE = (0, 30)
 """The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
 
 
+PASSED_ON = re.compile(
+    r"(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|TZ|TMPDIR|TEMP|TMP|PYTHONPATH|PYTHONUNBUFFERED|HF_HOME|HF_HUB_CACHE|"
+    r"(LC|LD|XDG|VLLM|CUDA|NVIDIA|NCCL|GLOO|OMP|KMP|MKL|OPENBLAS|MALLOC|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|FLASHINFER|"
+    r"ROCR|HIP|HSA|ONEAPI|ZE)_.*)"
+)
+"""The variables that vLLM gets from this process: no credentials of S3, MLflow, a hub or a cluster."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """The installed vLLM: its package, its version, and the Python that runs it."""
@@ -126,7 +134,7 @@ def deploy(
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
-        guard = start_guard(command, settings, lease=RunResults(str(results)).lease, log=log)
+        guard = start_guard(command, environment(settings), lease=RunResults(str(results)).lease, log=log)
         failure = wait_until_ready(server, guard, ready_within_s)
         server = server.model_copy(
             update={"pid": guard.pid, "startup_s": time.monotonic() - started, "failure": failure}
@@ -210,6 +218,11 @@ def vllm_settings(
         answer_options += [*CPU_OPTIONS, *(FLOAT32 if float32 else ())]
         settings |= cpu_variables(model_path, window, value_bytes=4 if float32 else 2)
     return [*answer_options, *options], settings
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    """vLLM's environment: what it needs of this process's, and the settings."""
+    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)} | settings
 
 
 def default_window(model_path: Path) -> int:

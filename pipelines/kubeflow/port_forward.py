@@ -1,5 +1,6 @@
 """Forward a service of a cluster to a port of this machine, with kubectl and the rights of its kubeconfig."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -35,7 +36,9 @@ class Forward:
 
     def start(self, local: str = "") -> psutil.Process:
         """Start kubectl on this local port, or on a free one."""
-        return start_guard([*self.command, f"{local}:{self.port}"], {}, lease=self.folder / "lease", log=self.log)
+        return start_guard(
+            [*self.command, f"{local}:{self.port}"], os.environ, lease=self.folder / "lease", log=self.log
+        )
 
 
 @contextmanager
