@@ -82,7 +82,7 @@ def test_without_a_baseline_no_variant_is_quantized_unless_the_ledger_has_its_an
     tiny_model: Path, tmp_path: Path
 ) -> None:
     out, options = tmp_path / "run", ("--suite", "quick", "--limit", "4", "--variants", "int8", "--quiet")
-    dies = {"FAKE_VLLM": "dies", "FAKE_VLLM_ONLY": "quantgate-bf16"}
+    dies = {"VLLM_FAKE": "dies", "VLLM_FAKE_ONLY": "quantgate-bf16"}
     answer = quantgate(out, tiny_model, *options, **dies)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     rows = verdicts(out)

@@ -15,7 +15,7 @@ from components.policies.policy import use_case_named
 from components.run.artifacts import LimitEvidence, RowsOrigin, Scores, TaskEvidence
 from components.track.mlflow_rows import variant_rows
 from components.track.mlflow_writer import track
-from components.tracking.connect import check_no_password, connected
+from components.tracking.connect import check_host, check_no_password, connected
 from components.tracking.facts import RunFiles, facts_here, git_commit
 from components.tracking.tags import experiment_name
 from components.tracking.uris import local_tracking_uri, open_command, without_password
@@ -375,4 +375,14 @@ def test_a_password_in_an_address_is_hidden_completely_and_refused_for_a_run() -
     with pytest.raises(PrerequisiteError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
         check_no_password("http://u:p@ss@host/x")
     assert "p@ss" not in str(refusal.value)
+    with pytest.raises(PrerequisiteError, match="MLFLOW_TRACKING_PASSWORD"):
+        check_no_password("HTTP://u:p@host/x")
     check_no_password("http://host/x")
+
+
+def test_an_empty_entry_of_the_allowed_servers_admits_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTGATE_TRACKING_HOSTS", "mlflow, ,")
+    check_host("http://mlflow:5000")
+    for address in ("HTTP://evil:5000", "postgresql://mlflow/db"):
+        with pytest.raises(PrerequisiteError, match="is not among those"):
+            check_host(address)

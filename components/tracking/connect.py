@@ -85,7 +85,8 @@ def check_host(tracking_uri: str) -> None:
     if not allowed or tracking_uri.startswith(SQLITE):
         return
     host = _host(tracking_uri)
-    if not any(fnmatch(host, pattern.strip().lower()) for pattern in allowed.split(",")):
+    patterns = [pattern.strip().lower() for pattern in allowed.split(",")]
+    if not any(pattern and fnmatch(host, pattern) for pattern in patterns):
         raise PrerequisiteError(
             f"The tracking server {host or without_password(tracking_uri)} is not among those that ${HOSTS} allows "
             f"({allowed}). Nothing was sent to it. Use an allowed server, or add this one to ${HOSTS}."

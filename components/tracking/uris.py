@@ -44,7 +44,7 @@ def is_database(tracking_uri: str) -> bool:
 
 def is_server(tracking_uri: str) -> bool:
     """Whether the URI is that of an MLflow server."""
-    return tracking_uri.startswith(("http://", "https://"))
+    return tracking_uri.lower().startswith(("http://", "https://"))
 
 
 def without_password(tracking_uri: str) -> str:

@@ -53,7 +53,7 @@ class ServingPods:
         """Start a pod and its vLLM, and report the object ready."""
         self.number += 1
         mode = (
-            {"FAKE_VLLM": "ok"} if dies_after is None else {"FAKE_VLLM": "mortal", "FAKE_VLLM_PROBES": str(dies_after)}
+            {"VLLM_FAKE": "ok"} if dies_after is None else {"VLLM_FAKE": "mortal", "VLLM_FAKE_PROBES": str(dies_after)}
         )
         command = [sys.executable, str(Path(fake_vllm.__file__)), "--port", str(self.port)]
         command += ["--served-model-name", "quantgate-int8", "--max-model-len", "1024"]
