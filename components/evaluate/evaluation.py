@@ -140,7 +140,7 @@ class Evaluation:
                     ),
                     "engine": self.server.engine,
                     "identity": self.server.identity,
-                    "why_slow": model.server.why_slow if reads_scores else "",
+                    "why_slow": model.server.why_slow if served and reads_scores else "",
                     "tokens_per_s": speed.tokens_per_s() if model.requests > model.reused else 0.0,
                     "row_origins": tuple(task.origin for task in self.tasks.values()),
                     "duration_s": time.monotonic() - started,
