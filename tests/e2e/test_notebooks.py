@@ -1,5 +1,6 @@
 """The first notebook, in a clean kernel: quantize, serve, evaluate and judge a model, with the smallest suite."""
 
+import html
 import json
 from pathlib import Path
 
@@ -75,8 +76,9 @@ def test_flips_are_counted_and_shown(first: NotebookNode, decision: Decision) ->
         (task.task, task.lost, task.gained) for task in decision.verdicts[1].tasks
     ]
     assert sum(int(row["items"]) for row in shown) == decision.verdicts[1].items
-    _, *examples = table(first, "examples")
-    assert [(int(row[3]), row[6]) for row in examples] == [
+    head, *rows = table(first, "examples")
+    examples = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [(int(row["item_id"]), html.unescape(row["right"])) for row in examples] == [
         (flip.item_id, flip.right.strip()) for flip in decision.examples
     ]
 
