@@ -63,6 +63,11 @@ PROGRAMS = (
 """For the Job that runs a model's programs."""
 
 
+def serving_rights(*, with_kserve: bool) -> tuple[Right, ...]:
+    """The rights to start, watch and remove a server, with KServe or as a plain Deployment."""
+    return (*SERVE, *(WITH_KSERVE if with_kserve else WITHOUT_KSERVE))
+
+
 def missing_rights(client: ClusterClient, rights: Iterable[Right]) -> list[Right]:
     """The rights that this account lacks, one for each kind of object with the verbs that it may not use."""
     questions = list(dict.fromkeys(verb for right in rights for verb in right.split()))

@@ -17,10 +17,10 @@ def check_rights(plan: EvaluationPlan) -> None:
         return
     # the client takes a second to import, and only a cluster needs it
     from components.kubernetes.cluster_client import ClusterClient
-    from components.kubernetes.rights import PROGRAMS, SERVE, WITH_KSERVE, WITHOUT_KSERVE, missing_rights
+    from components.kubernetes.rights import PROGRAMS, missing_rights, serving_rights
 
     client = ClusterClient(settings.namespace)
-    needed = [*SERVE, *(WITH_KSERVE if settings.kind == KSERVE else WITHOUT_KSERVE)]
+    needed = serving_rights(with_kserve=settings.kind == KSERVE)
     if suite_of(plan).programs and chosen_containment() is Containment.JOB:
         needed += PROGRAMS
     if missing := missing_rights(client, needed):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from components.kubernetes.cluster_client import JSON, ClusterClient
-from components.kubernetes.rights import AT_ONCE, PROGRAMS, SERVE, WITH_KSERVE, WITHOUT_KSERVE
+from components.kubernetes.rights import AT_ONCE, PROGRAMS, serving_rights
 from pipelines.doctor.finding import FAULT, GOOD, NOTE, PATIENCE_S, Examined, Finding
 from pipelines.doctor.object_stores import LAUNCHER_SETTINGS, artifacts
 
@@ -20,7 +20,7 @@ EXECUTOR = (
 
 def needed_rights(examined: Examined) -> list[JSON]:
     """The rights of the roles `quantgate-run` and `quantgate-deploy`, as `resourceAttributes` of access reviews."""
-    rows = [*SERVE, *(WITH_KSERVE if examined.uses_kserve else WITHOUT_KSERVE), *PROGRAMS]
+    rows = (*serving_rights(with_kserve=examined.uses_kserve), *PROGRAMS)
     ours = ((row.kind.group, row.kind.plural, row.subresource, row.verbs) for row in rows)
     needed = [
         {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
