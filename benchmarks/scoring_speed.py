@@ -155,20 +155,21 @@ def scores_of(values: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in values.items() if "stderr" not in key and "," in key}
 
 
-def contender(server: Server, name: str) -> Any:
-    """The lm-eval model of that name on the server."""
+def contender(server: Server, name: str, concurrency: int = CONCURRENCY) -> Any:
+    """The lm-eval model of that name on the server, with so many requests at a time."""
     if name == "local-completions":
         return LocalCompletionsAPI(
             base_url=f"{server.url}/completions",
             model=server.served_name,
             tokenizer=server.model_path,
             tokenizer_backend="huggingface",
-            num_concurrent=CONCURRENCY,
+            num_concurrent=concurrency,
             max_length=server.max_model_len,
             timeout=1200,
         )
     way = "" if name == "quantgate" else name
-    return Endpoint(server.url, server.served_name, server.model_path, server.max_model_len, way=way)
+    model, window = server.model_path, server.max_model_len
+    return Endpoint(server.url, server.served_name, model, window, way=way, num_concurrent=concurrency)
 
 
 def record_prompts(model: Endpoint, prompts: set[tuple[int, ...]]) -> None:

@@ -1,8 +1,8 @@
 """(c) quantgate's scoring compared with lm-eval's local-completions and lm-eval's vllm engine, on the same items.
 
-One vLLM server answers quantgate and local-completions in turn; its prefix cache is emptied before every pass. Then the
-engine runs in a separate process on the same GPU. Llama-3.1-8B's shape has random weights, so its scores are
-meaningless; the demo model's scores must be the same for every client.
+One vLLM server answers the clients of CLIENTS in turn; its prefix cache is emptied before every pass. Then the engine
+runs in a separate process on the same GPU. Llama-3.1-8B's shape has random weights, so its scores are meaningless; the
+demo model's scores must be the same for every client.
 """
 
 import json
@@ -19,16 +19,22 @@ from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import Watch, watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import share_of_memory
-from benchmarks.scoring_speed import TASKS, contender, post, scores_of, task_of
+from benchmarks.scoring_speed import CONCURRENCY, TASKS, contender, post, scores_of, task_of
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import local_vllm
-from components.servers.client import ServerFailedError
+from components.servers.client import CONCURRENT_CALLS, ServerFailedError
 from components.servers.local_vllm import serving_python
 
 TASK_NAMES = ("mmlu", "hellaswag", "gsm8k", "arc_challenge")
+CLIENTS = {
+    "quantgate": ("quantgate", CONCURRENCY),
+    f"quantgate, {CONCURRENT_CALLS} calls": ("quantgate", CONCURRENT_CALLS),
+    "local-completions": ("local-completions", CONCURRENCY),
+}
+"""By its name in the table, the client and its calls at a time: first as many as lm-eval's, then as for a GPU."""
 EIGHT = "llama-3.1-8b"
 DUMMY = ("--load-format", "dummy")
 QUICK_START = ("--compilation-config", '{"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}')
@@ -67,7 +73,7 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
             return
         try:
             for task in TASK_NAMES:
-                for client in ("quantgate", "local-completions"):
+                for client in CLIENTS:
                     client_row(chosen, table, name, server, task, client)
         finally:
             local_vllm.undeploy(server)
@@ -84,7 +90,7 @@ def client_row(chosen: Setting, table: Table, name: str, server: Server, task: s
         with watched() as watch:
             began = time.monotonic()
             outcome = simple_evaluate(
-                model=contender(server, client),
+                model=contender(server, *CLIENTS[client]),
                 tasks=[task_of(task_name, chosen.data, chosen.items)],
                 num_fewshot=shots,
                 task_manager=TaskManager(include_defaults=False),
