@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from benchmarks.gpu.fatbin import CUBIN, HEADER, MAGIC, PTX, entries, pruned
+from benchmarks.gpu.fatbin import CUBIN, HEADER, MAGIC, MAGIC_NUMBER, PTX, entries, pruned
 
 
 def entry(kind: int, architecture: int, content: bytes) -> bytes:
@@ -14,7 +14,7 @@ def entry(kind: int, architecture: int, content: bytes) -> bytes:
 
 def fat_binary(*found: bytes) -> bytes:
     content = b"".join(found)
-    return HEADER.pack(struct.unpack("<I", MAGIC)[0], 1, HEADER.size, len(content)) + content
+    return HEADER.pack(MAGIC_NUMBER, 1, HEADER.size, len(content)) + content
 
 
 def architectures(library: bytes, start: int = 0) -> list[tuple[int, int, bytes]]:

@@ -8,7 +8,8 @@ layout is that of CUDA's fatbinary_section.h, and of the entries as cuobjdump li
 import struct
 from dataclasses import dataclass
 
-MAGIC = struct.pack("<I", 0xBA55ED50)
+MAGIC_NUMBER = 0xBA55ED50
+MAGIC = struct.pack("<I", MAGIC_NUMBER)
 HEADER = struct.Struct("<IHHQ")
 """Magic number, version, header's size, entries' size in bytes."""
 ENTRY = struct.Struct("<HHIQ")
@@ -43,7 +44,7 @@ def pruned(library: bytes, architecture: int) -> bytes:
             continue
         if used := used_by(entries(bytes(content[begin:end])), architecture):
             kept = b"".join(entry.content for entry in used)
-            HEADER.pack_into(content, start, 0xBA55ED50, version, header_bytes, len(kept))
+            HEADER.pack_into(content, start, MAGIC_NUMBER, version, header_bytes, len(kept))
             content[begin:end] = kept + bytes(size - len(kept))
         start = end
     return bytes(content)

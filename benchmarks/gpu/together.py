@@ -35,10 +35,10 @@ def share_of_memory(cache_bytes: int) -> tuple[str, ...]:
 def started(results: Path, wanted: list[Wanted]) -> Iterator[dict[str, Server]]:
     """The servers by name, some perhaps with a `failure`; all are stopped at the end."""
     with ExitStack() as stack:
-        for each in wanted:
-            stack.enter_context(lease.hold(results / each.name / "lease"))
+        for one in wanted:
+            stack.enter_context(lease.hold(results / one.name / "lease"))
         with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
-            starting = {each.name: pool.submit(start, results, each) for each in wanted}
+            starting = {one.name: pool.submit(start, results, one) for one in wanted}
             servers = {name: future.result() for name, future in starting.items()}
         for server in servers.values():
             stack.callback(local_vllm.undeploy, server)

@@ -49,7 +49,9 @@ def pipeline_needs(file: Path) -> PipelineNeeds:
         spec, platform = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
         executors: JSON = spec["deploymentSpec"]["executors"]
         on_kubernetes: JSON = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        pods = [pod_needs(name, each["container"], on_kubernetes.get(name, {})) for name, each in executors.items()]
+        pods = [
+            pod_needs(name, executor["container"], on_kubernetes.get(name, {})) for name, executor in executors.items()
+        ]
     except OSError as error:
         raise PrerequisiteError(
             f"Cannot read {file}: {error.strerror}. The checks are for one pipeline: write it with quantgate compile "
@@ -59,16 +61,20 @@ def pipeline_needs(file: Path) -> PipelineNeeds:
         raise PrerequisiteError(f"{file} is not a pipeline for a cluster. Write one with quantgate compile.") from None
     serving = [
         variable["value"]
-        for each in executors.values()
-        for variable in each["container"].get("env", ())
+        for executor in executors.values()
+        for variable in executor["container"].get("env", ())
         if variable["name"] == PREFIX
     ]
-    secrets = {entry["secretName"] for each in on_kubernetes.values() for entry in each.get("imagePullSecret", ())}
+    secrets = {
+        entry["secretName"]
+        for platform_of in on_kubernetes.values()
+        for entry in platform_of.get("imagePullSecret", ())
+    }
     largest = max(pods, key=lambda pod: float(executors[pod.name]["container"]["resources"]["memoryLimit"]))
     return PipelineNeeds(
-        images=tuple(sorted({each["container"]["image"] for each in executors.values()})),
+        images=tuple(sorted({executor["container"]["image"] for executor in executors.values()})),
         pull_secrets=tuple(sorted(secrets)),
-        mounts=tuple(dict.fromkeys(mount for each in on_kubernetes.values() for mount in mounts(each))),
+        mounts=tuple(dict.fromkeys(mount for platform_of in on_kubernetes.values() for mount in mounts(platform_of))),
         serving=serving[0] if serving else KSERVE,
         largest=tuple(dict.fromkeys([largest, *(pod for pod in pods if pod.gpus)])),
     )

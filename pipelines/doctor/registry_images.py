@@ -73,10 +73,10 @@ def images(examined: Examined) -> Iterator[Finding]:
         if {image, parsed(image).full} & set(names):
             yield Finding(GOOD, "image", f"{image}: on a node already")
         else:
-            yield asked(image, examined)
+            yield registry_finding(image, examined)
 
 
-def asked(image: str, examined: Examined) -> Finding:
+def registry_finding(image: str, examined: Examined) -> Finding:
     """What the registry answers here about the image."""
     try:
         answer = manifest(parsed(image))
