@@ -25,6 +25,8 @@ from tests.printed import (
     variants_table,
     write_example,
 )
+from tests.support.faults import PAGE as FAULTS_PAGE
+from tests.support.faults import faults_page
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in pages()}
@@ -107,6 +109,11 @@ def test_the_table_of_variants_equals_the_programs_rows() -> None:
     assert re.findall(r"^\| `([\w-]+)` \|", variants_table(), flags=re.MULTILINE) == list(VARIANTS)
 
 
+def test_the_list_of_attacks_and_faults_equals_the_tests_marks() -> None:
+    """After a change: python -m tests.printed"""
+    assert FAULTS_PAGE.read_text(encoding="utf-8") == faults_page()
+
+
 def test_the_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name, text in TEXTS.items():
@@ -114,7 +121,7 @@ def test_the_make_targets_exist() -> None:
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{name}: make {target}"
 
 
-@pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md", "manifests/README.md"])
+@pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md", "manifests/README.md", "tests/FAULTS.md"])
 def test_every_relative_link_has_a_target(name: str) -> None:
     page = ROOT / name
     for link in LINK.findall(page.read_text(encoding="utf-8")):

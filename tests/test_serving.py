@@ -178,6 +178,9 @@ def test_only_a_vllm_with_the_scoring_endpoint_gets_its_option(model: Path, vers
     assert [argument for argument in command if argument == "--enable-scale-out"] == options
 
 
+@pytest.mark.fault(
+    "machine", "`HTTP_PROXY` is set while a server runs on this machine", "requests to this machine never use a proxy"
+)
 def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
     model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +192,7 @@ def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
     local_vllm.undeploy(server)
 
 
+@pytest.mark.fault("servers", "the caller's environment has credentials", "vLLM gets only the variables that it needs")
 def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "OPENAI_API_KEY", "KF_PIPELINES_TOKEN")
     for name in secrets:
@@ -204,6 +208,9 @@ def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monk
     local_vllm.undeploy(server)
 
 
+@pytest.mark.fault(
+    "numbers", "a model's `generation_config` changes how answers are sampled", "our servers do not apply it"
+)
 def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Path) -> None:
     server = local_vllm.deploy("int8", model, run)
     local_vllm.undeploy(server)
