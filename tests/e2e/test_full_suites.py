@@ -73,9 +73,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> tuple[Path, int
     options += ["--variants", "int8", "--data", str(rows), "--no-stop-early", "--max-answer-tokens", "16"]
     process = start(out, *options)
     wait_for_answers(process, out, FULL)
+    assert any("vllm.entrypoints" in line for line in processes_of(out))
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, out.with_suffix(".txt").read_text()[-3000:]
+    assert process.wait(30) == 130, out.with_suffix(".txt").read_text()[-3000:]
     assert processes_of(out) == []
+    assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
+    assert "interrupted" in out.with_suffix(".txt").read_text()
+    assert not (out / "verdicts.json").exists()
     answered = baseline_answers(folder)
     assert start(out, *options).wait() == 0, out.with_suffix(".txt").read_text()[-3000:]
     return out, answered

@@ -164,22 +164,15 @@ def at_work(demo: Path, tmp_path: Path) -> Iterator["tuple[subprocess.Popen[byte
     process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])  # SIGTERM: tests/test_local.py
-def test_nothing_is_left_30_s_after_the_end_of_the_cli(
-    at_work: "tuple[subprocess.Popen[bytes], Path]", number: signal.Signals
-) -> None:
+def test_nothing_is_left_30_s_after_the_cli_is_killed(at_work: "tuple[subprocess.Popen[bytes], Path]") -> None:
+    """SIGINT: tests/e2e/test_full_suites.py. SIGTERM: tests/test_local.py."""
     process, out = at_work
     assert any("vllm.entrypoints" in line for line in processes_of(out))
-    process.send_signal(number)
+    process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
-    status = process.wait(30)
+    process.wait(30)
     while left := processes_of(out):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
-    state = json.loads((out / "run.json").read_text())["state"]
-    if number == signal.SIGKILL:
-        assert state == "running"
-    else:
-        assert (status, state) == (130, "interrupted")
-        assert "interrupted" in out.with_suffix(".txt").read_text()
+    assert json.loads((out / "run.json").read_text())["state"] == "running"
     assert not (out / "verdicts.json").exists()
