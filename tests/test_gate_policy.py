@@ -7,7 +7,15 @@ from components.errors import PrerequisiteError
 from components.evidence.change import Change, apart, percent
 from components.evidence.next_steps import next_step
 from components.models.variants import VARIANTS
-from components.policies.policy import check_use_case, read_use_case, side, use_case_named, use_case_names
+from components.policies.policy import (
+    check_use_case,
+    chosen,
+    read_use_case,
+    side,
+    text_of,
+    use_case_named,
+    use_case_names,
+)
 
 
 def test_a_comparison_with_a_limit_is_exact_despite_float_error() -> None:
@@ -221,3 +229,19 @@ def test_a_percentage_has_enough_digits_to_show_its_side_of_a_bound(
 def test_two_different_scores_are_never_printed_the_same() -> None:
     assert apart(0.412, 0.389) == "0.412 → 0.389"
     assert apart(0.65400, 0.65393) == "0.6540 → 0.6539"
+
+
+@pytest.mark.fault(
+    "verdicts",
+    "A policy file with a limit of 98.5 % bears the name of a shipped use case",
+    "it is refused when it is read, with its line",
+)
+def test_a_policy_with_a_shipped_name_and_other_limits_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("max_average_drop: 98.5 %\nname: general-chat\n")
+    with pytest.raises(PrerequisiteError, match="line 2: general-chat is the name of a shipped use case"):
+        read_use_case(file)
+    with pytest.raises(PrerequisiteError, match="Give this policy another name"):
+        chosen("general-chat", file.read_text())
+    for name in use_case_names():
+        assert chosen("code", text_of(name)) == use_case_named(name), "a copy is the shipped one"

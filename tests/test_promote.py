@@ -11,43 +11,17 @@ from components.policies.policy import use_case_named
 from components.promote import step as promote_step
 from components.promote.promotion import promote, rollback
 from components.promote.registry import DIGEST, RUN, Registered, model_name, register
-from components.run.artifacts import Decision
 from components.run.results import RunResults
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
 from pipelines.cli.mlflow_commands import registry_lines
 from tests.support.decided import FACTS, called, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
+from tests.support.registered import aliases, placed, registered
 
 __all__ = ["empty_store", "local"]
 
 pytestmark = pytest.mark.slow
-
-
-def placed(decision: Decision) -> Decision:
-    """The decision with a location for each variant's weights."""
-    weights = tuple(
-        weights.model_copy(update={"uri": f"s3://bucket/{weights.variant}"}) for weights in decision.weights
-    )
-    return decision.model_copy(update={"weights": weights})
-
-
-def registered(
-    tmp_path: Path, local: str, failed: str = "", run: str = "run-1", judged_at: float = 0.0, **verdicts: str
-) -> Registered:
-    """Register a run's variants; verdicts that are not named are those of tests/support/decided.py."""
-    decision = placed(make_decision(tmp_path, failed=failed))
-    changed = tuple(
-        row.model_copy(update={"verdict": verdicts.get(row.variant.replace("-", "_"), row.verdict)})
-        for row in decision.verdicts
-    )
-    decision = decision.model_copy(update={"verdicts": changed})
-    facts = FACTS.model_copy(update={"run_id": run})
-    return register(decision, track(decision, facts, report_files(tmp_path), local), local, judged_at)
-
-
-def aliases(local: str, model: str) -> dict[str, str]:
-    return {name: str(version) for name, version in MlflowClient(local).get_registered_model(model).aliases.items()}
 
 
 def run(*arguments: str) -> int:
@@ -55,10 +29,6 @@ def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
         answer(list(arguments))
     return int(end.value.code or 0)
-
-
-def test_a_models_name_has_no_character_that_mlflow_refuses() -> None:
-    assert model_name("hf:org/name@main", "code") == "hf-org-name@main.code"
 
 
 def test_every_judged_variant_becomes_a_version_and_the_best_the_candidate(tmp_path: Path, local: str) -> None:
@@ -289,7 +259,7 @@ def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: 
 
 
 def test_a_name_contains_nothing_that_breaks_mlflows_search(tmp_path: Path, local: str) -> None:
-    assert model_name("file:/data/bob's model", "Bob's tutor") == "file-data-bob-s-model.Bob-s-tutor"
+    assert model_name("file:/data/bob's model", "Bob's tutor").startswith("file-data-bob-s-model.Bob-s-tutor.")
     decision = called(placed(make_decision(tmp_path)), "Bob's tutor")
     registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
     assert registration.candidate == "int8"

