@@ -262,7 +262,7 @@ def test_a_model_in_s3_is_found_with_and_without_a_marker_and_has_one_digest(
     s3_server.client().put_object(Bucket=s3_server.bucket, Key=f"{prefix}/README.md", Body=b"not a part of it")
     for source in (marked, plain, f"{plain}/"):
         assert resolve(source, store, tmp_path / "cache").digest == digest_of(model)
-    downloads = tmp_path / "cache" / "s3"
+    downloads = tmp_path / "cache" / "s3-plain"
     assert len([*downloads.iterdir()]) == 2
     assert not [*downloads.rglob("README.md")]
 
