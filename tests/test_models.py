@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.digest import digest_of, weights_size
+from components.models.digest import check_stored, digest_of, fetch_model, weights_size
 from components.models.sources import check_model_folder, check_source, resolve
 from components.models.wheels import PINS, TO_S3, gguf_model, wheel
 from components.storage.cache import cache_dir
+from components.storage.hashing import sha256_of
 from components.storage.location import fetch, open_store
-from components.storage.store import FolderStore, sha256_of
+from components.storage.store import FolderStore
 from tests.support.seaweed import S3Server, free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,24 @@ def test_a_sharded_model_needs_every_file_its_index_names(model: Path) -> None:
     (model / "model-00002-of-00002.safetensors").write_bytes(safetensors(5))
     check_model_folder(model)
     assert weights_size(model) == len(safetensors(100)) + len(safetensors(5))
+
+
+@pytest.mark.fault(
+    "weights", "other weights lie in the store, with a marker that fits them", "refused by the run's digest"
+)
+def test_weights_with_a_marker_of_their_own_are_not_those_of_the_run(
+    model: Path, store: FolderStore, tmp_path: Path
+) -> None:
+    good = resolve(str(model), store, tmp_path / "cache")
+    assert fetch_model(good.uri, good.digest, tmp_path / "cache") == Path(good.uri)
+    (model / "model.safetensors").write_bytes(safetensors(100)[:-1] + b"1")
+    shutil.rmtree(good.uri)
+    store.put_folder(model, f"models/{good.digest}", good.digest)
+    for read in (fetch_model, check_stored):
+        with pytest.raises(
+            PrerequisiteError, match=f"have the digest {digest_of(model)}, and the run has {good.digest}"
+        ):
+            read(good.uri, good.digest, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -243,7 +262,7 @@ def test_a_model_in_s3_is_found_with_and_without_a_marker_and_has_one_digest(
     s3_server.client().put_object(Bucket=s3_server.bucket, Key=f"{prefix}/README.md", Body=b"not a part of it")
     for source in (marked, plain, f"{plain}/"):
         assert resolve(source, store, tmp_path / "cache").digest == digest_of(model)
-    downloads = tmp_path / "cache" / "s3"
+    downloads = tmp_path / "cache" / "s3-plain"
     assert len([*downloads.iterdir()]) == 2
     assert not [*downloads.rglob("README.md")]
 

@@ -115,6 +115,18 @@ def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     assert key != recipe_key(VARIANTS["int8"], model, Calibration(samples=5, tokens=32))
 
 
+@pytest.mark.fault("weights", "the store was moved", "its variants are used again at the new address")
+def test_a_moved_stores_variants_are_found_at_its_new_address(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    model, old = Model(source="x", digest="1", uri="u", size_bytes=1), open_store(str(tmp_path / "old"))
+    weights = Weights(variant="int8", baseline_digest="1", digest="d1", uri=old.put_folder(made, "models/d1", "d1"))
+    old.put_text(weights.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
+    (tmp_path / "old").rename(tmp_path / "store")
+    assert make("int8", model, tmp_path).uri == str(tmp_path / "store" / "models" / "d1")
+
+
 def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:
     import safetensors.torch
     import torch

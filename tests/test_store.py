@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
+from components.storage.hashing import recorded_sha256s, sha256_of
 from components.storage.location import fetch, open_store, split_uri
-from components.storage.store import MARKER, FolderStore, Store
+from components.storage.store import MARKER, FolderStore, Store, files_of, made_once
 from tests.support.seaweed import S3Server, free_ports
 
 MULTIPART_BYTES = 8 << 20
@@ -146,7 +147,111 @@ def test_a_folder_store_reads_in_place_and_is_independent_of_its_source(model: P
     got = store.get_folder(NAME, tmp_path / "cache")
     assert str(got) == uri
     assert (got / "config.json").read_text() == "{}"
-    assert not (tmp_path / "cache").exists()
+    assert [path.name for path in (tmp_path / "cache").rglob("*.safetensors")] == []
+
+
+@pytest.mark.fault(
+    "weights", "weights in a folder store are overwritten, zeroed, cut, deleted or added to", "refused by name"
+)
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("overwritten", "three-parts.safetensors has other bytes"),
+        ("overwritten, mtime set back", "three-parts.safetensors has other bytes"),
+        ("zeroed", "three-parts.safetensors has other bytes"),
+        ("truncated", "three-parts.safetensors has another size"),
+        ("deleted", "three-parts.safetensors is missing"),
+        ("added", "consolidated.safetensors was added"),
+    ],
+)
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_stored_file_that_is_not_what_was_stored_is_found_and_named(
+    model: Path, tmp_path: Path, damage: str, named: str, read_before: bool
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    folder = Path(store.put_folder(model, NAME, "d1"))
+    weights, cache = folder / "three-parts.safetensors", tmp_path / "cache"
+    time.sleep(0.03)
+    if read_before:
+        store.get_folder(NAME, cache)
+    before = weights.stat()
+    with weights.open("r+b") as opened:
+        if damage.startswith("overwritten"):
+            opened.write(b"other")
+        elif damage == "zeroed":
+            opened.write(bytes(before.st_size))
+        elif damage == "truncated":
+            opened.truncate(before.st_size - 1)
+    if damage == "overwritten, mtime set back":
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if damage == "deleted":
+        weights.unlink()
+    if damage == "added":
+        (folder / "consolidated.safetensors").write_bytes(b"x")
+    with pytest.raises(PrerequisiteError, match=rf"{NAME} is not what was stored: {named}\. Delete"):
+        store.get_folder(NAME, cache)
+
+
+def test_a_file_is_hashed_once_and_again_after_a_change(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"first")
+    time.sleep(0.03)
+    first = recorded_sha256s(tmp_path, {"a": file}, tmp_path / "cache")
+    assert first == {"a": sha256_of(file)}
+    (record,) = (tmp_path / "cache" / "hashed").iterdir()
+    record.write_text(record.read_text().replace(first["a"], "as recorded"))
+    assert recorded_sha256s(tmp_path, {"a": file}, tmp_path / "cache") == {"a": "as recorded"}
+    file.write_bytes(b"other")
+    assert recorded_sha256s(tmp_path, {"a": file}, tmp_path / "cache") == {"a": sha256_of(file)}
+
+
+@pytest.mark.fault("weights", "a symbolic link in a model's folder leads out of it", "refused with the link's name")
+def test_a_link_out_of_a_folder_is_refused_and_the_hub_caches_own_links_are_followed(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret.json", tmp_path / "hub" / "snapshots" / "abc"
+    secret.write_text("secret")
+    folder.mkdir(parents=True)
+    (tmp_path / "hub" / "blobs").mkdir()
+    (tmp_path / "hub" / "blobs" / "b1").write_text("{}")
+    (folder / "config.json").symlink_to("../../blobs/b1")
+    (folder / "same.json").symlink_to("config.json")
+    assert [*files_of(folder)] == ["config.json", "same.json"]
+    (folder / "tokenizer.json").symlink_to(secret)
+    store = FolderStore(tmp_path / "store")
+    with pytest.raises(PrerequisiteError, match=rf"{folder}/tokenizer\.json is a symbolic link to {secret}, outside"):
+        store.put_folder(folder, NAME, "d1")
+    assert contents(tmp_path / "store") == {}
+
+
+@pytest.mark.fault("weights", "a damaged conversion or download lies in the cache", "made again")
+def test_a_cached_folder_is_made_once_and_again_when_its_bytes_have_changed(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        (folder / "config.json").write_text("{}")
+
+    target = tmp_path / "converted" / "one"
+    for _ in range(2):
+        assert made_once(target, tmp_path, 0, make) == target
+    assert len(made) == 1
+    (target / "config.json").write_text("[]")
+    assert made_once(target, tmp_path, 0, make) == target
+    assert (len(made), (target / "config.json").read_text()) == (2, "{}")
+
+
+@pytest.mark.fault(
+    "weights", "a bucket has the name of one of the cache's folders", "its models get a folder of their own"
+)
+@pytest.mark.parametrize("bucket", ["converted", "wheels", "s3-plain", "s3-folders"])
+def test_a_buckets_name_chooses_no_path_in_the_cache(
+    s3_server: S3Server, s3_location: str, model: Path, tmp_path: Path, bucket: str
+) -> None:
+    s3_server.client().create_bucket(Bucket=bucket)
+    store = open_store(f"s3://{bucket}")
+    store.put_folder(model, NAME, "d1", only=["config.json"])
+    got = store.get_folder(NAME, tmp_path / "cache")
+    assert [got.parts[-2], len(got.name)] == ["s3-folders", 64]
+    assert store.get_folder(NAME, tmp_path / "other", weights=False).parts[-2] == "s3-without-weights"
 
 
 @pytest.mark.parametrize("damage", ["marker missing", "marker unreadable", "file missing", "file truncated"])
@@ -323,6 +428,9 @@ def test_a_complete_cached_copy_is_reused_and_a_damaged_one_is_not(
     before = (got / "config.json").stat().st_mtime_ns
     assert (fetch(uri, tmp_path / "cache") / "config.json").stat().st_mtime_ns == before
     os.truncate(got / "three-parts.safetensors", 1)
+    assert visible(fetch(uri, tmp_path / "cache")) == visible(model)
+    with (got / "three-parts.safetensors").open("r+b") as weights:
+        weights.write(b"other")
     assert visible(fetch(uri, tmp_path / "cache")) == visible(model)
 
 

@@ -21,8 +21,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from components.errors import PrerequisiteError
 from components.storage.artifact import Artifact
+from components.storage.hashing import sha256_of
 from components.storage.location import open_store
-from components.storage.store import FolderStore, Store, checked_name, disk_room, sha256_of
+from components.storage.store import FolderStore, Store, checked_name, disk_room
 
 if TYPE_CHECKING:
     from components.benchmarks.splits import Rows, Source, Split

@@ -16,8 +16,9 @@ import yaml
 
 from components.errors import PrerequisiteError
 from components.storage.cache import cache_dir
+from components.storage.hashing import sha256_of
 from components.storage.location import fetch, split_uri
-from components.storage.store import MARKER, files_of, sha256_of
+from components.storage.store import MARKER, files_of
 
 DEFINES = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 MOST_BYTES = 20_000_000

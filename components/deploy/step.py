@@ -4,12 +4,12 @@ from pathlib import Path
 
 from components.deploy import earlier_scores
 from components.errors import PrerequisiteError
+from components.models.digest import fetch_model
 from components.run import progress
 from components.run.artifacts import Server, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 from components.storage.cache import cache_dir
-from components.storage.location import fetch
 
 
 def deploy(weights: str, plan: str, server: str) -> None:
@@ -28,7 +28,8 @@ def deploy(weights: str, plan: str, server: str) -> None:
         started = Server(variant=quantized.variant, failure=reason)
         if not reason:
             try:
-                folder = fetch(quantized.uri, cache_dir(), weights=lifecycle.reads_weights())
+                reads_weights = lifecycle.reads_weights()
+                folder = fetch_model(quantized.uri, quantized.digest, cache_dir(), weights=reads_weights)
                 identity = lifecycle.identity_here(folder, quantized.digest, planned.window)
                 scored = earlier_scores.scored_before(quantized, planned, identity)
                 started = scored or lifecycle.deploy(quantized, folder, results, planned.window)

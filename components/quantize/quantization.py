@@ -19,7 +19,6 @@ from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
 from components.run.progress import Step
 from components.run.results import RunResults
-from components.storage.location import fetch
 from components.storage.store import Store
 
 LAST_LINES = 8
@@ -48,8 +47,9 @@ def quantize(
     recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
     if (stored := store.get_text(recipe)) is not None:
         weights = Weights.model_validate_json(stored)
-        if store.has_folder(f"models/{weights.digest}", weights.digest):
-            return weights.model_copy(update={"reused": True})
+        name = f"models/{weights.digest}"
+        if store.has_folder(name, weights.digest):  # the store may have moved since: its own address counts
+            return weights.model_copy(update={"reused": True, "uri": store.uri(name)})
     weights = Weights(
         variant=variant.name,
         baseline_digest=baseline.digest,
@@ -79,14 +79,14 @@ def compress(
 ) -> dict[str, str | int]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
     from components.benchmarks.embedded import embedded
-    from components.models.digest import digest_of, weights_size
+    from components.models.digest import digest_of, fetch_model, weights_size
     from components.quantize.check import check_compressed
     from components.storage.cache import cache_dir
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
-        model, rows = fetch(baseline.uri, cache_dir()), embedded(calibration.benchmark).file
+        model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
         run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         check_compressed(out, facts["layers"])

@@ -5,6 +5,7 @@ The parameters are names, locations and paths of files. The other modules of thi
 
 from pathlib import Path
 
+from components.models.digest import fetch_model
 from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
 from components.resolve import checks, earlier_verdict, input_copies, prepared_prompts, rows
@@ -14,7 +15,7 @@ from components.run import progress
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from components.storage.location import open_store
 from components.tracking.uris import own_store
 
 
@@ -35,7 +36,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        folder = fetch(base_model.uri, cache_dir(), weights=False)
+        folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)

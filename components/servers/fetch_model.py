@@ -1,8 +1,8 @@
 """Fetch a model from the store; an init container of a plain Deployment runs this before vLLM starts.
 
-    python -m components.servers.fetch_model s3://BUCKET/PREFIX FOLDER
+    python -m components.servers.fetch_model s3://BUCKET/PREFIX FOLDER DIGEST
 
-The files are checked against the model's marker. They go to the folder `fetched` beside FOLDER, and
+The bytes are compared with the model's digest. They go to the folder `fetched` beside FOLDER, and
 FOLDER is a link to them.
 """
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.storage.location import fetch
+from components.models.digest import fetch_model
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,9 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("uri", help="the model's address in the store")
     parser.add_argument("folder", type=Path, help="the folder to create")
+    parser.add_argument("digest", help="the model's digest")
     options = parser.parse_args(arguments)
     try:
-        model = fetch(options.uri, options.folder.parent / "fetched")  # a bucket may have the same name as the link
+        model = fetch_model(options.uri, options.digest, options.folder.parent / "fetched")
     except PrerequisiteError as error:
         print(error, file=sys.stderr)
         return 2

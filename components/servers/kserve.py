@@ -81,7 +81,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     options = objects.answering(settings, window)
     identity = objects.identity_of(weights.digest, runtime, settings, window)
     variables = {} if settings.gpus else cpu_variables(model_path, window, value_bytes=4)  # float32 is possible
-    served = Served(run_name(cluster, results), weights.variant, weights.uri, options, tuple(variables.items()))
+    names = tuple(variables.items())
+    served = Served(run_name(cluster, results), weights.variant, weights.uri, options, names, weights.digest)
     start = Start(cluster, settings, served, runtime, cluster.deadline)
     where = f"kubectl -n {settings.namespace}"
     server = Server(

@@ -50,6 +50,8 @@ class Served:
     options: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
     """The environment variables that this model needs."""
+    digest: str = ""
+    """The weights' digest, with which a pod that fetches them compares their bytes."""
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ def fetcher(served: Served, settings: ServingSettings) -> JSON:
     return {
         "name": FETCHER,
         "image": settings.weights_image,
-        "command": ["python", "-m", "components.servers.fetch_model", served.uri, FETCHED],
+        "command": ["python", "-m", "components.servers.fetch_model", served.uri, FETCHED, served.digest],
         "envFrom": [
             {"configMapRef": {"name": settings.storage, "optional": True}},  # AWS's own S3 needs no endpoint
             {"secretRef": {"name": settings.storage}},

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.storage.store import FolderStore, Store
+from components.storage.store import Check, FolderStore, Store
 
 
 def open_store(location: str) -> Store:
@@ -27,13 +27,10 @@ def split_uri(uri: str) -> tuple[Store, str]:
     return FolderStore(path.parent), path.name
 
 
-def fetch(uri: str, cache: Path, *, weights: bool = True) -> Path:
-    """A local, checked folder with the content of a uri that `put_folder` returned; reads `cache` first.
-
-    Without `weights` the folder may lack the files with the weights.
-    """
+def fetch(uri: str, cache: Path, *, weights: bool = True, check: Check | None = None) -> Path:
+    """A local, checked folder with the content of a uri that `put_folder` returned; see `Store.get_folder`."""
     store, name = split_uri(uri)
-    return store.get_folder(name, cache, weights=weights)
+    return store.get_folder(name, cache, weights=weights, check=check)
 
 
 def _s3_store(location: str) -> Store:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,24 +26,27 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
+from components.storage.hashing import sha256s
 from components.storage.store import (
     BLOCK_BYTES,
     MARKER,
+    Check,
     Marker,
     StoredFile,
     checked_name,
     disk_room,
     files_of,
+    is_unchanged,
+    made_once,
     read_marker,
-    require_whole,
-    sha256_of,
     staged,
 )
 
 MULTIPART_BYTES = 8 << 20
 MOST_PARTS = 10_000
-WITHOUT_WEIGHTS = ".without-weights"
-"""A cache folder; no bucket's name begins with a dot."""
+THREADS = 4
+FOLDERS, WITHOUT_WEIGHTS, PLAIN = "s3-folders", "s3-without-weights", "s3-plain"
+"""The cache's folders. Below them a hash of the address is the name, so no bucket or prefix can choose a path."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
 NO_CREDENTIALS = (
     failures.NoCredentialsError
@@ -109,27 +113,42 @@ class S3Store:
             self.put_text(marker.model_dump_json(indent=2) + "\n", f"{name}/{MARKER}")
         return self.uri(name)
 
-    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True, check: Check | None = None) -> Path:
+        marker = self._wanted(name, check)
+        key = hashlib.sha256(self.uri(name).encode()).hexdigest()
+        target = cache / FOLDERS / key
+        if not weights and read_marker(target) != marker:  # a separate folder: it is not complete
+            marker, target = marker.without_weights(), cache / WITHOUT_WEIGHTS / key
+        if is_unchanged(target, marker, cache, weights=weights):
+            return target
+        with staged(target, sum(marker.sizes.values())) as partial:
+            self.download(name, marker.files, partial)
+            hashes = sha256s({file_name: partial / file_name for file_name in marker.files})
+            self._compare(name, marker, hashes)
+            marker.write(partial / MARKER)
+        return target
+
+    def check_folder(self, name: str, cache: Path, check: Check) -> None:  # noqa: ARG002 - the bucket's bytes count
+        marker = self._wanted(name, check)
+        with self._errors(), ThreadPoolExecutor(THREADS) as threads:
+            read = threads.map(lambda file_name: self._reread(self._key(name, file_name)).hex(), marker.files)
+            self._compare(name, marker, dict(zip(marker.files, read, strict=True)))
+
+    def _wanted(self, name: str, check: Check | None) -> Marker:
         marker = self._marker(name)
         if marker is None:
             raise PrerequisiteError(f"No complete model at {self.uri(name)}: {MARKER} is missing. Store it again.")
-        target = cache / self.bucket / self._key(name)
-        if not weights and read_marker(target) != marker:  # a separate folder: it is not complete
-            marker, target = marker.without_weights(), cache / WITHOUT_WEIGHTS / self.bucket / self._key(name)
-        if read_marker(target) == marker:
-            with contextlib.suppress(PrerequisiteError):
-                require_whole(target)
-                return target
-        with staged(target, sum(marker.sizes.values())) as partial:
-            self.download(name, marker.files, partial)
-            for file_name, stored in marker.files.items():
-                if sha256_of(partial / file_name) != stored.sha256:
-                    raise PrerequisiteError(
-                        f"{self.uri(name)}/{file_name} has changed since it was stored: its sha256 is not "
-                        f"{stored.sha256}. Delete that model from the bucket and run again."
-                    )
-            marker.write(partial / MARKER)
-        return target
+        if check:
+            check(marker)
+        return marker
+
+    def _compare(self, name: str, marker: Marker, hashes: dict[str, str]) -> None:
+        for file_name, stored in marker.files.items():
+            if hashes[file_name] != stored.sha256:
+                raise PrerequisiteError(
+                    f"{self.uri(name)}/{file_name} has changed since it was stored: its sha256 is not "
+                    f"{stored.sha256}. Delete that model from the bucket and run again."
+                )
 
     def has_folder(self, name: str, digest: str) -> bool:
         marker = self._marker(name)
@@ -310,8 +329,5 @@ def plain_folder(uri: str, choose: Callable[[Collection[str]], Collection[str]],
     listing = store.listing(name)
     chosen = {file_name: listing[file_name] for file_name in choose(listing)}
     key = hashlib.sha256(json.dumps([store.endpoint, uri, chosen]).encode()).hexdigest()
-    target = cache / "s3" / key
-    if not target.exists():
-        with staged(target, sum(size_bytes for size_bytes, _ in chosen.values())) as partial:
-            store.download(name, chosen, partial)
-    return target
+    size_bytes = sum(size_bytes for size_bytes, _ in chosen.values())
+    return made_once(cache / PLAIN / key, cache, size_bytes, lambda folder: store.download(name, chosen, folder))

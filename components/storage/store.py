@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from pydantic import ValidationError, field_validator
 
 from components.errors import PrerequisiteError
 from components.storage.artifact import Artifact, write_text
+from components.storage.hashing import recorded_sha256s, sha256s
 
 MARKER = "COMPLETE.json"
 BLOCK_BYTES = 1 << 20
@@ -58,6 +59,10 @@ class Marker(Artifact):
         return {name: file.size_bytes for name, file in self.files.items()}
 
 
+Check = Callable[[Marker], None]
+"""Raises PrerequisiteError for the marker of other files than the caller wants."""
+
+
 class Store(Protocol):
     """Stores folders and small results under names such as `models/<digest>`.
 
@@ -71,11 +76,19 @@ class Store(Protocol):
         `only` restricts the copy to these names; hidden files are always left out.
         """
 
-    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:
-        """A local, checked folder with the content of `name`; PrerequisiteError when it is missing or incomplete.
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True, check: Check | None = None) -> Path:
+        """A local folder with the content of `name`, whose bytes have the sha256 values of the marker.
 
-        Without `weights` the folder may have only the configuration and the tokenizer.
+        Without `weights` the folder may have only the configuration and the tokenizer. Raises PrerequisiteError, with
+        the names, when files are missing, changed or added; and what `check` raises for the marker, before any file is
+        read.
         """
+
+    def check_folder(self, name: str, cache: Path, check: Check) -> None:
+        """Read every stored byte of `name`, wherever it lies, and raise PrerequisiteError as `get_folder` does."""
+
+    def uri(self, name: str) -> str:
+        """The address of `name`: a path, or s3://BUCKET/PREFIX."""
 
     def has_folder(self, name: str, digest: str) -> bool:
         """True when `name` is a complete folder with that digest."""
@@ -110,14 +123,23 @@ class FolderStore:
             require_whole(partial)
         return str(target)
 
-    def get_folder(self, name: str, cache: Path, *, weights: bool = True) -> Path:  # noqa: ARG002 - read in place
+    def get_folder(self, name: str, cache: Path, *, weights: bool = True, check: Check | None = None) -> Path:
         target = self._path(name)
-        require_whole(target)
+        marker = require_whole(target)
+        if check:
+            check(marker)
+        require_unchanged(target, marker, cache, weights=weights)
         return target
+
+    def check_folder(self, name: str, cache: Path, check: Check) -> None:
+        self.get_folder(name, cache, check=check)
+
+    def uri(self, name: str) -> str:
+        return str(self._path(name))
 
     def has_folder(self, name: str, digest: str) -> bool:
         marker = read_marker(self._path(name))
-        return marker is not None and marker.digest == digest and _is_complete(self._path(name), marker)
+        return marker is not None and marker.digest == digest and not _damaged(self._path(name), marker)
 
     def put_file(self, path: Path, name: str) -> str:
         target = self._path(name)
@@ -163,19 +185,30 @@ def checked_name(name: str) -> str:
 
 
 def files_of(folder: Path, only: Collection[str] | None = None) -> dict[str, Path]:
-    """The regular files below `folder` by sorted relative name, without hidden files and the store's marker."""
+    """The regular files below `folder` by sorted relative name, without hidden files and the store's marker.
+
+    Raises PrerequisiteError for a symbolic link that leaves the folder, since its target would be copied and served.
+    """
     files = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    return {name: files[name] for name in sorted(files) if name != MARKER and (only is None or name in only)}
+    chosen = {name: files[name] for name in sorted(files) if name != MARKER and (only is None or name in only)}
+    for path in chosen.values():
+        _require_inside(path, folder.resolve())
+    return chosen
 
 
-def sha256_of(path: Path) -> str:
-    """The hex sha256 of a file's bytes."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+def _require_inside(path: Path, folder: Path) -> None:
+    """Accept the hub cache's own layout, too: links from snapshots/COMMIT to the blobs of the same repository."""
+    target = path.resolve()
+    blobs = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else folder
+    if not target.is_relative_to(folder) and target.parent != blobs:
+        raise PrerequisiteError(
+            f"{path} is a symbolic link to {target}, outside the folder, and is not followed. Put a copy of the file in"
+            " its place, or remove the link."
+        )
 
 
 def copy_hashed(source: Path, target: Path) -> StoredFile:
@@ -205,14 +238,58 @@ def require_whole(folder: Path) -> Marker:
         raise PrerequisiteError(
             f"No complete model at {folder}: {MARKER} is missing. Run the step that writes it again."
         )
-    if not _is_complete(folder, marker):
-        raise PrerequisiteError(f"Files in {folder} are missing or changed. Delete the folder and run again.")
+    if damaged := _damaged(folder, marker):
+        raise PrerequisiteError(f"{folder} is not what was stored: {', '.join(damaged)}. Delete it and run again.")
     return marker
 
 
-def _is_complete(folder: Path, marker: Marker) -> bool:
+def require_unchanged(folder: Path, marker: Marker, cache: Path, *, weights: bool = True) -> None:
+    """Raise PrerequisiteError, with the names, unless the folder has exactly the marker's files with their bytes.
+
+    Without `weights` the bytes of the weights are not read. What the record in `cache` protects against: `hashing.py`.
+    """
+    files = files_of(folder)
+    wanted = marker if weights else marker.without_weights()
+    hashes = recorded_sha256s(folder, {name: files[name] for name in wanted.files if name in files}, cache)
+    changes = [f"{name} has other bytes" for name in wanted.files if hashes.get(name) != wanted.files[name].sha256]
+    changes += [f"{name} was added" for name in files.keys() - marker.files.keys()]
+    if changes:
+        raise PrerequisiteError(
+            f"{folder} is not what was stored: {', '.join(sorted(changes))}. Delete that folder and run again."
+        )
+
+
+def is_unchanged(folder: Path, marker: Marker, cache: Path, *, weights: bool = True) -> bool:
+    """Whether the folder has exactly this marker, and its files with their bytes."""
+    if read_marker(folder) != marker:
+        return False
+    try:
+        require_unchanged(folder, marker, cache, weights=weights)
+    except PrerequisiteError:
+        return False
+    return True
+
+
+def made_once(target: Path, cache: Path, needed_bytes: int, make: Callable[[Path], object]) -> Path:
+    """The folder `target` of the cache, which `make` fills when it is missing or its bytes have changed."""
+    marker = read_marker(target)
+    if marker is None or not is_unchanged(target, marker, cache):
+        with staged(target, needed_bytes) as partial:
+            make(partial)
+            files = files_of(partial)
+            hashes = sha256s(files)
+            stored = {
+                name: StoredFile(sha256=hashes[name], size_bytes=path.stat().st_size) for name, path in files.items()
+            }
+            Marker(digest="", files=stored).write(partial / MARKER)
+    return target
+
+
+def _damaged(folder: Path, marker: Marker) -> list[str]:
     paths = {name: folder / name for name in marker.files}
-    return all(path.is_file() and path.stat().st_size == marker.sizes[name] for name, path in paths.items())
+    missing = [f"{name} is missing" for name, path in paths.items() if not path.is_file()]
+    cut = [name for name, path in paths.items() if path.is_file() and path.stat().st_size != marker.sizes[name]]
+    return missing + [f"{name} has another size" for name in cut]
 
 
 def partial_of(target: Path) -> Path:
