@@ -21,7 +21,7 @@ tokens              number of these token ids
 truncated           whether a prompt was cut to fit the context window
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
@@ -97,7 +97,8 @@ def write(records: list[Record], file: Path) -> None:
 
 def table(records: list[Record]) -> pyarrow.Table:
     """The records as a table with one column per field."""
-    return pyarrow.Table.from_pylist([asdict(record) for record in records], schema=SCHEMA)
+    columns = {field.name: [getattr(record, field.name) for record in records] for field in SCHEMA}
+    return pyarrow.Table.from_pydict(columns, schema=SCHEMA)
 
 
 def read(file: Path) -> list[Record]:
