@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -44,7 +45,7 @@ def test_a_variant_with_an_impossible_log_likelihood_fails(value: float) -> None
         ({"score": [-1.0, -2.0, -3.0], "units": [4.0, math.nan, 4.0]}, "units is not finite or below 0"),
     ],
 )
-def test_an_impossible_number_is_named_with_its_column(columns: dict[str, list[float]], what: str) -> None:
+def test_an_impossible_number_is_named_with_its_column(columns: dict[str, Any], what: str) -> None:
     assert what in fault(answers_of("mmlu", SCORES, **columns))
 
 
