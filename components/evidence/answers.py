@@ -24,6 +24,10 @@ OPTIONAL = ("sample", "units", "cut", "answer_tokens", "answer_limit")
 """Columns of records that not every task has."""
 AVERAGED = ("score", "cut", "answer_tokens", "answer_limit")
 """The columns of which an item that was asked several times has the mean."""
+SMALLEST = {"units": 0.0, "answer_tokens": 0.0, "answer_limit": 0.0}
+"""The smallest possible values of the optional columns that limits read."""
+ROUNDING = 1e-6
+"""How far float arithmetic may lift the log-likelihood of a certain choice above 0."""
 SHOWN = 3
 """How many items an error message lists."""
 
@@ -139,6 +143,27 @@ def fault(answers: Answers) -> str:
         invalid |= (answers.scores < 0) | (answers.scores > 1)
     if invalid.any():
         return f"{answers.task} has scores outside 0 to 1: {_list_ids(ids.filter(pyarrow.array(invalid)))}"
+    return _number_fault(answers)
+
+
+def _number_fault(answers: Answers) -> str:
+    """Which number beside the score is impossible; empty if none is. Log-likelihoods are at most 0."""
+    ids = answers.table["id"]
+    values, lengths = answers.logliks()
+    bad_values = ~(np.isfinite(values) & (values <= ROUNDING))
+    bad_items = np.zeros(answers.items, bool)
+    bad_items[np.repeat(np.arange(answers.items), lengths)[bad_values]] = True
+    if answers.units is not None:
+        bad_items |= answers.scores > ROUNDING
+    if bad_items.any():
+        listed = _list_ids(ids.filter(pyarrow.array(bad_items)))
+        return f"{answers.task} has log-likelihoods that are not finite or above 0: {listed}"
+    for column, least in SMALLEST.items():
+        if column not in answers.table.column_names:
+            continue
+        numbers = np.asarray(answers.table[column].drop_null().cast(pyarrow.float64()).to_numpy())
+        if not (np.isfinite(numbers) & (numbers >= least)).all():
+            return f"{answers.task} has items whose {column} is not finite or below {least}"
     return ""
 
 

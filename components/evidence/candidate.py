@@ -120,8 +120,13 @@ def _scores_fault(scores: Scores, suite: str) -> str:
     if count > 1:
         return f"{scores.variant} has {count} scores for {task}, expected one."
     for score in scores.tasks:
-        if not math.isfinite(score.score) or score.score < 0:
+        if not math.isfinite(score.score) or score.score < 0 or (score.is_share and score.score > 1):
             return f"{scores.variant} scored {score.score} on {score.task}: that is not a valid score."
+        if not math.isfinite(score.stderr) or score.stderr < 0 or not 0 <= score.chance <= 1:
+            return (
+                f"{scores.variant} has a standard error of {score.stderr} and a chance level of {score.chance} on"
+                f" {score.task}: they are not valid numbers."
+            )
         if score.items < 1:
             return f"{scores.variant} has a score for {score.task} over {score.items} items: nothing was measured."
     return ""

@@ -47,7 +47,7 @@ SAMPLES = "lm-eval's samples"
 """The origin of the rows: the samples contain the items, but do not name the files that these came from."""
 
 
-def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = METRICS) -> Decision:
+def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> Decision:
     """The decision on the results in these folders; the first folder is the baseline's."""
     candidates = _with_unique_names([(folder, read_candidate(folder, metrics)) for folder in folders])
     baseline = candidates[0]
@@ -70,7 +70,7 @@ def _with_unique_names(candidates: Sequence[tuple[Path, Candidate]]) -> list[Can
     return named
 
 
-def read_candidate(folder: Path, metrics: Sequence[str] = METRICS) -> Candidate:
+def read_candidate(folder: Path, metrics: Sequence[str] = ()) -> Candidate:
     """The results in the folder; raises PrerequisiteError if it has no readable results."""
     if not folder.is_dir():
         raise PrerequisiteError(f"{folder} is not a directory. Give a variant's folder, e.g. runs/demo/variants/int8.")
@@ -100,9 +100,13 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
         results = _json(summary.read_bytes(), summary)
         date = summary.stem.removeprefix("results_")
         with _format_errors(summary):
+            if summary == summaries[0]:
+                _require_metrics(metrics, results, summary)
             files = {task: summary.with_name(f"samples_{task}_{date}.jsonl") for task in results["configs"]}
             rows_by_task = {
-                task: _rows(task, file, metrics, results) for task, file in sorted(files.items()) if file.exists()
+                task: _rows(task, file, (*metrics, *METRICS), results)
+                for task, file in sorted(files.items())
+                if file.exists()
             }
             for task, rows in _grouped(results, rows_by_task):
                 if task not in task_answers:
@@ -132,28 +136,23 @@ def _format_errors(file: Path) -> Iterator[None]:
 
 
 def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One record per item of lm-eval's samples, for the first of `metrics` in them and the first filter."""
+    """One record per item of lm-eval's samples, for the first of `metrics` in them, of one filter only."""
     samples = [_json(line, file) for line in file.read_bytes().split(b"\n") if line.strip()]
     if not samples:
         raise PrerequisiteError(f"{file} is empty: run lm-eval again.")
-    metric = next((sample for sample in metrics if sample in samples[0]), None)
-    if metric is None:
-        raise PrerequisiteError(
-            f"{file} has none of the metrics {', '.join(metrics)}: choose one of its metrics with --metric."
-        )
+    metric, chosen_filter = _choice(task, samples, metrics, results, file)
     higher_is_better = (results.get("higher_is_better") or {}).get(task) or {}
     if higher_is_better.get(metric) is False and metric != PERPLEXITY:
         raise PrerequisiteError(
             f"{file}: lower is better for {metric}, and the gate cannot limit it. Choose another metric with --metric."
         )
     multiple_choice = results["configs"][task].get("output_type") == "multiple_choice"
-    first_filter = samples[0].get("filter", "none")
     rows = [
-        {**_row(sample, metric, multiple_choice), "filter": first_filter}
+        {**_row(sample, metric, multiple_choice), "filter": chosen_filter}
         for sample in samples
-        if sample.get("filter", "none") == first_filter
+        if sample.get("filter", "none") == chosen_filter
     ]
-    reported = (results.get("results") or {}).get(task, {}).get(f"{metric},{first_filter}")
+    reported = (results.get("results") or {}).get(task, {}).get(f"{metric},{chosen_filter}")
     mean = float(np.mean([row["score"] for row in rows]))
     if metric != PERPLEXITY and isinstance(reported, float) and abs(reported - mean) > 1e-6:
         raise PrerequisiteError(
@@ -161,6 +160,41 @@ def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, A
             " be paired. Choose another metric with --metric."
         )
     return rows
+
+
+def _choice(
+    task: str, samples: list[dict[str, Any]], metrics: Sequence[str], results: Mapping[str, Any], file: Path
+) -> tuple[str, str]:
+    """The metric and the filter of the first of `metrics`, NAME or NAME,FILTER, that the samples hold.
+
+    Without FILTER it is the first one of the task's definition, so that the order of the lines does not matter.
+    """
+    order = [part["name"] for part in results["configs"][task].get("filter_list") or ()]
+    filters = {sample.get("filter", "none"): sample for sample in reversed(samples)}
+    for name in sorted(filters, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        for wanted in metrics:
+            metric, _, wanted_filter = wanted.partition(",")
+            candidates = [wanted_filter] if wanted_filter else [name]
+            if found := next((each for each in candidates if metric in filters.get(each, {})), None):
+                return metric, found
+    raise PrerequisiteError(
+        f"{file} has none of the metrics {', '.join(metrics)}: choose one of its metrics with --metric."
+    )
+
+
+def _require_metrics(wanted: Sequence[str], results: Mapping[str, Any], summary: Path) -> None:
+    """Raise PrerequisiteError if no task of lm-eval's results has one of the metrics that the user chose."""
+    held = {
+        name
+        for task in results["configs"]
+        for name in (results.get("results") or {}).get(task, {})
+        if "," in name and "_stderr," not in name
+    }
+    names = held | {name.partition(",")[0] for name in held}
+    if unknown := [name for name in wanted if name not in names]:
+        raise PrerequisiteError(
+            f"{summary} has no metric {', '.join(unknown)}. Choose NAME or NAME,FILTER from: {', '.join(sorted(held))}."
+        )
 
 
 def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str, Any]:

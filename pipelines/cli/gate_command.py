@@ -19,7 +19,8 @@ def gate(
         str, typer.Option(help=f"A policy file, or a use case: {', '.join(use_case_names())}.")
     ] = "general-chat",
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metric to compare in lm-eval's samples [the task's usual metric].")
+        list[str] | None,
+        typer.Option(help="Metric to compare in lm-eval's samples, NAME or NAME,FILTER [the task's usual metric]."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts for a script.")] = False,
 ) -> None:
@@ -29,12 +30,12 @@ def gate(
     verdict sets the exit status: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
     means that the arguments are wrong.
     """
-    from components.gate.saved import METRICS, decide_saved
+    from components.gate.saved import decide_saved
     from components.report.matrix import verdicts_json
     from components.report.terminal import terminal_evidence, terminal_matrix
 
     use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
-    decision = decide_saved(use_case, [baseline, *variant], (*(metric or ()), *METRICS))
+    decision = decide_saved(use_case, [baseline, *variant], metric or ())
     if as_json:
         print(verdicts_json(decision))
     else:
