@@ -102,6 +102,11 @@ class VariantResults:
         return self._file("server.json")
 
     @property
+    def server_key(self) -> ResultFile:
+        """The API key of the variant's server on this machine, while it runs."""
+        return self._file("server.key")
+
+    @property
     def flips(self) -> ResultFile:
         """The questions where variant and baseline answer differently: a table as JSON, columns by name."""
         return self._file("flips.json")
