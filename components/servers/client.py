@@ -249,7 +249,7 @@ class OurProcess:
         """Raise NotOursError unless the process still listens: another one could have taken the port."""
         if self.process is None or not access.listens(self.process, self.port):
             raise NotOursError(
-                f"The server of {self.server.variant} has ended; another process may have its address {self.server.url}."
+                f"The server of {self.server.variant} has ended, and another process may answer at {self.server.url}."
             )
 
 
