@@ -23,7 +23,7 @@ from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
 from components.processes import lease
 from components.run.artifacts import Server
-from components.servers import client, local_vllm
+from components.servers import access, client, local_vllm
 from components.servers.abilities import abilities
 from components.servers.client import Client, ServerFailedError, Text
 from components.servers.scoring_requests import Ask, Kind, Loglik, Question
@@ -66,6 +66,7 @@ def serve(folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.05)
         started.append(local_vllm.deploy(f"v{len(started)}", tiny_model, folder))
         assert started[-1].failure == ""
+        monkeypatch.setenv("OPENAI_API_KEY", access.key_of(started[-1]))  # what lm-eval sends too
         return started[-1]
 
     yield start

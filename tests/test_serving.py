@@ -14,9 +14,9 @@ from components.errors import PrerequisiteError
 from components.processes import lease
 from components.run import machine
 from components.run.artifacts import Server
-from components.servers import local_vllm, vllm_options
+from components.servers import access, local_vllm, vllm_options
 from components.servers.abilities import abilities
-from components.servers.client import Client
+from components.servers.client import Client, NotOursError, client_of
 from tests.support.cpu import cpu_with
 from tests.support.fake_vllm import serving_python
 
@@ -50,7 +50,8 @@ def run(tmp_path: Path) -> Iterator[Path]:
 
 def answers(server: Server) -> bool:
     try:
-        return httpx.get(f"{server.url}/models").status_code == 200
+        headers = access.headers(access.key_of(server))
+        return httpx.get(f"{server.url}/models", headers=headers).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -188,7 +189,7 @@ def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     server = local_vllm.deploy("int8", model, run, ready_within_s=20)
     assert server.failure == ""
-    assert abilities(Client(server.url, server.served_name)).kinds
+    assert abilities(client_of(server)).kinds
     local_vllm.undeploy(server)
 
 
@@ -217,3 +218,55 @@ def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Pa
     assert "--generation-config vllm" in server.command
     assert server.identity
     assert "--generation-config vllm" in server.identity.describe()
+
+
+@pytest.mark.fault(
+    "servers",
+    "another process asks a server on this machine, or answers in its place",
+    "only requests with the server's own random key are answered, and only the process that we started is asked",
+)
+def test_a_server_answers_only_requests_with_its_own_key(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "the user's")
+    server = local_vllm.deploy("int8", model, run)
+    key, guard = access.key_of(server), local_vllm.find_guard(server)
+    assert len(key) > 30
+    assert guard
+    assert Path(server.key_file).stat().st_mode & 0o777 == 0o600
+    assert key not in server.model_dump_json() + Path(server.log).read_text()
+    assert all(key not in " ".join(process.cmdline()) for process in (guard, *guard.children()))
+    for headers in ({}, access.headers("the user's")):
+        assert httpx.get(f"{server.url}/models", headers=headers).status_code == 401
+    client = client_of(server)
+    assert abilities(client).kinds
+    local_vllm.undeploy(server)
+    assert not Path(server.key_file).exists()
+    with pytest.raises(NotOursError, match="The server of int8 has ended"):
+        client.check_ours()
+
+
+@pytest.mark.fault(
+    "servers", "a server on this machine does not demand its key", "the start fails before a question is sent"
+)
+def test_a_server_that_demands_no_key_is_not_used(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_FAKE", "open")
+    assert "answers without the key" in local_vllm.deploy("int8", model, run).failure
+
+
+@pytest.mark.fault(
+    "servers", "a server elsewhere demands an API key", "`OPENAI_API_KEY` is sent; a refusal names the variable"
+)
+def test_the_users_key_opens_a_server_elsewhere(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = local_vllm.deploy("int8", model, run)
+    key = access.key_of(started)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(PrerequisiteError, match=r"demands an API key. Set \$OPENAI_API_KEY \(HTTP 401"):
+        abilities(Client(started.url, ""))
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with pytest.raises(PrerequisiteError, match=r"refuses the key in \$OPENAI_API_KEY"):
+        abilities(Client(started.url, ""))
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert abilities(Client(started.url, "")).kinds
+    local_vllm.undeploy(started)

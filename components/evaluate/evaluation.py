@@ -124,7 +124,7 @@ class Evaluation:
             model.kinds  # noqa: B018 - raises before the first request when the server offers no way to score
         self.begin(tasks, {name: self.questions.chosen(task, self.stage) for name, task in tasks.items()})
         self.keep(earlier.tiny)
-        speed = Speed(self.server.url)
+        speed = Speed(self.server)
         shares = suite.looks if may_stop and self.stage == FULL else (1.0,)
         looks = list(enumerate(shares, 1))[-max(len(shares) - 1, 1) :]  # the tiny stage was the first look
         for look, share in looks:

@@ -77,6 +77,8 @@ class Server(Artifact):
     command: str = ""
     """The command that starts the server by hand."""
     startup_s: float = 0.0
+    key_file: str = ""
+    """The file with the API key of a server on this machine; only the run's account may read it."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: ServerIdentity | None = None

@@ -1,7 +1,8 @@
 """Where every file of a run lies, in a folder or below an s3:// prefix: the only place that names the files.
 
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
-variants/VARIANT/       weights.json, server.json, tiny.json and full.json with their records, flips.json
+variants/VARIANT/       weights.json, server.json, server.key (only while it runs), flips.json,
+                        tiny.json and full.json with their records
 given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters
 judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
@@ -100,6 +101,11 @@ class VariantResults:
     def server(self) -> ResultFile:
         """The variant's Server."""
         return self._file("server.json")
+
+    @property
+    def server_key(self) -> ResultFile:
+        """The API key of the variant's server on this machine, while it runs."""
+        return self._file("server.key")
 
     @property
     def flips(self) -> ResultFile:

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from components.errors import PrerequisiteError
+from components.servers.access import key_hint
 from components.servers.client import Client, RefusedError, ServerFailedError, fresh_salt, with_retries
 from components.servers.scoring_requests import Ask, Kind, Scored
 from components.servers.scoring_ways import WAYS, BadAnswerError, is_marked
@@ -97,7 +98,11 @@ async def model_card(client: Client, session: aiohttp.ClientSession) -> dict[str
     """The model's entry in /v1/models; raises PrerequisiteError with the served names when it is missing."""
     try:
         served = {model["id"]: model for model in (await client.get(session, "/v1/models"))["data"]}
-    except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError) as error:
+    except RefusedError as error:
+        if hint := key_hint(error.status):
+            raise PrerequisiteError(f"{client.root}: {hint} (HTTP {error.status}).") from error
+        raise PrerequisiteError(f"{client.root}/v1/models answers with an error: {error}") from error
+    except (aiohttp.ClientError, TimeoutError, BadAnswerError, KeyError, TypeError) as error:
         cause = f"{type(error).__name__}: {error}"
         raise PrerequisiteError(f"No OpenAI-compatible server answers at {client.root}/v1/models ({cause}).") from error
     client.model = client.model or next(iter(served), "")

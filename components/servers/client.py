@@ -1,7 +1,6 @@
 """A client for a completions server: sends calls in a given order, many at a time, and retries each within limits."""
 
 import asyncio
-import os
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ import tenacity
 
 from components.errors import PrerequisiteError
 from components.run.artifacts import Server
+from components.servers import access
 from components.servers.scoring_requests import Ask, Scored
 from components.servers.scoring_ways import WAYS, BadAnswerError, calls, score
 
@@ -41,11 +41,16 @@ class ServerFailedError(Exception):
     """The server gave no usable answer in any attempt; the message is that of the last attempt."""
 
 
+class NotOursError(ServerFailedError):
+    """The process at the server's address is not the one that we started."""
+
+
 class RefusedError(Exception):
     """The server answered with an HTTP error."""
 
     def __init__(self, status: int, body: str) -> None:
-        super().__init__(f"HTTP {status}: {body[:500]}")
+        hint = access.key_hint(status)
+        super().__init__(f"{hint} (HTTP {status}: {body[:500]})" if hint else f"HTTP {status}: {body[:500]}")
         self.status = status
 
 
@@ -69,8 +74,8 @@ class Text:
 class Client:
     """One served model on a server with OpenAI's completions API.
 
-    `url` is the API's base with or without `/v1` or `/v1/completions`. If the server needs an API key, set
-    $VLLM_API_KEY, the variable from which vLLM reads it too.
+    `url` is the API's base with or without `/v1` or `/v1/completions`. The requests carry the user's API key, or that
+    of a server of ours, see `access.py`.
     """
 
     def __init__(
@@ -87,6 +92,9 @@ class Client:
         self.concurrency = concurrency
         self.timeout_s = timeout_s
         self.when_lost = when_lost
+        self.key = access.user_key()
+        self.check_ours: Callable[[], None] = lambda: None
+        """Called after each new connection; raises NotOursError when the server is no longer the one we started."""
         self.waiting = threading.Lock()
         self.waits = 0
         """How often a call has waited for a lost server."""
@@ -95,11 +103,17 @@ class Client:
 
     def session(self) -> aiohttp.ClientSession:
         """A session for the calls of one event loop."""
-        key = os.environ.get("VLLM_API_KEY", "")
+        connections = aiohttp.TraceConfig()
+
+        async def connected(*_: object) -> None:
+            self.check_ours()
+
+        connections.on_connection_create_end.append(connected)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.concurrency),
             timeout=aiohttp.ClientTimeout(total=self.timeout_s),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=access.headers(self.key),
+            trace_configs=[connections],
         )
 
     async def get(self, session: aiohttp.ClientSession, path: str) -> Any:
@@ -217,7 +231,26 @@ def client_of(server: Server, when_lost: Callable[[str], None] | None = None) ->
     """The client for a server of this run: a CPU gets fewer calls at a time, so that none waits until its timeout."""
     on_cpu = server.identity is not None and server.identity.on_cpu
     concurrency = CONCURRENT_CALLS_ON_CPU if on_cpu else CONCURRENT_CALLS
-    return Client(server.url, server.served_name, concurrency, when_lost=when_lost)
+    client = Client(server.url, server.served_name, concurrency, when_lost=when_lost)
+    client.key = access.key_of(server)
+    if server.pid:
+        client.check_ours = OurProcess(server).check
+    return client
+
+
+class OurProcess:
+    """The process that serves a variant on this machine: it listens at the server's address as long as it runs."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.port = server, access.port_of(server)
+        self.process = access.listener(server.pid, self.port)
+
+    def check(self) -> None:
+        """Raise NotOursError unless the process still listens: another one could have taken the port."""
+        if self.process is None or not access.listens(self.process, self.port):
+            raise NotOursError(
+                f"The server of {self.server.variant} has ended, and another process may answer at {self.server.url}."
+            )
 
 
 def fresh_salt() -> str:

@@ -26,6 +26,7 @@ from components.run import machine
 from components.run.artifacts import Server
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
+from components.servers import access
 from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, NEUTRAL, cpu_variables
 
 READY_WITHIN_S = 600.0
@@ -117,6 +118,7 @@ def deploy(
     window = window or default_window(model_path)
     answer_options, settings = vllm_settings(engine, model_path, window, options)
     identity = identity_of(engine, digest, answer_options)
+    key_file = RunResults(str(results)).variant(variant).server_key.path
     for _ in range(PORTS_TRIED):
         port = free_port()
         command = vllm_command(engine, model_path, served_name, port, answer_options)
@@ -128,17 +130,18 @@ def deploy(
             model_path=str(model_path),
             max_model_len=window,
             log=str(log),
+            key_file=str(key_file),
             command=shell_command,
             engine=identity.engine,
             identity=identity,
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
-        guard = start_guard(command, environment(settings), lease=RunResults(str(results)).lease, log=log)
+        variables = environment(settings) | {access.KEY_VARIABLE: access.new_key(key_file)}
+        guard = start_guard(command, variables, lease=RunResults(str(results)).lease, log=log)
+        server = server.model_copy(update={"pid": guard.pid})
         failure = wait_until_ready(server, guard, ready_within_s)
-        server = server.model_copy(
-            update={"pid": guard.pid, "startup_s": time.monotonic() - started, "failure": failure}
-        )
+        server = server.model_copy(update={"startup_s": time.monotonic() - started, "failure": failure})
         if PORT_TAKEN not in failure.lower():
             break
     if server.failure:
@@ -164,7 +167,9 @@ def identity_here(model_path: Path, digest: str, window: int) -> ServerIdentity:
 
 
 def undeploy(server: Server) -> None:
-    """Stop the server and its guard; do nothing when they have ended already."""
+    """Stop the server and its guard, and remove its key; do nothing when they have ended already."""
+    if server.key_file:
+        Path(server.key_file).unlink(missing_ok=True)
     guard = find_guard(server)
     if guard is None:
         return
@@ -236,16 +241,26 @@ def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> 
     while time.monotonic() < deadline:
         if (status := exit_status(guard)) is not None:
             return explain(server, f"vLLM ended (exit status {status}) before it was ready.")
-        if lists_our_model(server):
-            return ""
+        if access.listener(guard.pid, access.port_of(server)) and lists_our_model(server):
+            return not_guarded(server)
         time.sleep(POLL_S)
     return explain(server, f"vLLM was not ready after {within_s:.0f} s.")
+
+
+def not_guarded(server: Server) -> str:
+    """Why the server is open to every user of this machine; "" for one that answers only requests with its key."""
+    answer = httpx.get(f"{server.url}/models", timeout=5.0, trust_env=False)
+    if answer.status_code in access.REFUSED:
+        return ""
+    return explain(server, f"vLLM answers without the key in ${access.KEY_VARIABLE}, which it should demand.")
 
 
 def lists_our_model(server: Server) -> bool:
     """Whether the endpoint answers with our model: another process may have taken the port in the meantime."""
     try:
-        answer = httpx.get(f"{server.url}/models", timeout=5.0, trust_env=False)  # no proxy leads to this machine
+        headers = access.headers(access.key_of(server))
+        # no proxy leads to this machine
+        answer = httpx.get(f"{server.url}/models", headers=headers, timeout=5.0, trust_env=False)
         return answer.status_code == 200 and server.served_name in (model["id"] for model in answer.json()["data"])
     except (httpx.TransportError, ValueError, KeyError, TypeError):
         return False

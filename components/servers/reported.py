@@ -3,6 +3,7 @@
 import httpx
 
 from components.run.artifacts import Server
+from components.servers.access import headers, key_of
 from components.servers.vllm_options import FLOAT32
 
 
@@ -24,7 +25,8 @@ def described(server: Server) -> Server:
 def reported(server: Server, path: str, key: str) -> str:
     """What the server reports about itself under that path; "" when it does not have it."""
     try:
-        answer = httpx.get(f"{server.url.removesuffix('/v1')}{path}", timeout=5.0, trust_env=False)
+        url = f"{server.url.removesuffix('/v1')}{path}"
+        answer = httpx.get(url, headers=headers(key_of(server)), timeout=5.0, trust_env=False)
         return str(answer.raise_for_status().json()[key])
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return ""

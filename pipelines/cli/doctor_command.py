@@ -24,7 +24,8 @@ ADVICE = {
 def doctor(
     place: "Place",
     endpoint: Annotated[
-        str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")
+        str,
+        typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1; its key: $OPENAI_API_KEY."),
     ] = "",
     model: Annotated[str, typer.Option(help="The served model's name [the server's first].")] = "",
     cluster: Annotated[

@@ -40,7 +40,10 @@ OPTIONS_OF_EVAL = [
 @takes(values=options.collect_options(OPTIONS_OF_EVAL))
 def evaluate(
     values: dict[str, Any],
-    endpoint: Annotated[str, typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1.")],
+    endpoint: Annotated[
+        str,
+        typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1; its key: $OPENAI_API_KEY."),
+    ],
     model: Annotated[str, typer.Option(help="The served model's name [the server's first].")] = "",
     tokenizer: Annotated[str, typer.Option(help="Folder or hub name of its tokenizer [the model's name].")] = "",
     repository: Annotated[str, typer.Option(help="ORG/NAME of the model in the summary [its served name].")] = "",

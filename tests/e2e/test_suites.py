@@ -37,7 +37,7 @@ from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
 from components.servers import local_vllm
-from components.servers.client import Client, Text
+from components.servers.client import Text, client_of
 from components.servers.local_vllm import serving_python
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
@@ -172,7 +172,7 @@ def test_chats_are_read_as_the_run_prepared_them_and_sampled_once_by_seed(
 
 def chat_texts(server: Server, block: list[ItemPrompts]) -> list[Text]:
     """The server's answers to the items' chats, with the token ids that it read."""
-    client, texts = Client(server.url, server.served_name), dict[int, Text]()
+    client, texts = client_of(server), dict[int, Text]()
     fixed = {"model": server.served_name, "return_token_ids": True}
     payloads = [{**fixed, **json.loads(item.generation)} for item in block]
     asyncio.run(client.run(client.generating_jobs(payloads, texts.__setitem__)))

@@ -2,8 +2,8 @@
 """Stands in for the Python of vLLM's environment, at the process edge: the same two calls, a small OpenAI-like server.
 
 VLLM_FAKE says how it behaves, VLLM_FAKE_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
-`deaf` (never answers); `stranger` (another's server on the port); `echo-only` (an older server);
-`text-only` (no log-probabilities);
+`deaf` (never answers); `open` (demands no key); `stranger` (another's server on the port);
+`echo-only` (an older server); `text-only` (no log-probabilities);
 `unmarked` (vLLM without our plugin); `left-out` (vLLM's second model runner: no rows of cached tokens);
 `contrary` (thinks otherwise of every token); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
@@ -54,8 +54,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def knows_the_key(self) -> bool:
+        """Whether a request below /v1 or /inference carries the server's key; refuses it otherwise, as vLLM does."""
+        key = os.environ.get("VLLM_API_KEY", "")
+        guarded = self.path.startswith(("/v1", "/inference")) and key and MODE != "open"
+        if not guarded or self.headers.get("Authorization") == f"Bearer {key}":
+            return True
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.reply(401, {"error": "Unauthorized"})
+        return False
+
     def do_GET(self) -> None:
         """The list of models, the version, the count of prompts."""
+        if not self.knows_the_key():
+            return
         name = "somebody-else" if MODE == "stranger" else option("--served-model-name")
         answers = {
             "/v1/models": {"data": [{"id": name, "max_model_len": int(option("--max-model-len"))}]},
@@ -66,6 +78,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Score prompts in vLLM's ways: echo, named token ids after the prompt, a prompt's own tokens."""
+        if not self.knows_the_key():
+            return
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(DELAY_S)
         with LOCK:

@@ -16,7 +16,7 @@ from components.evaluate.tested_model import TestedModel
 from components.run.artifacts import Server
 from components.run.progress import Step
 from components.run.records import Record
-from components.servers.client import Client
+from components.servers.client import client_of
 
 
 def questions_on(suite: Suite, source: Source, tokenizer: Path, file: Path, window: int = 2048) -> Questions:
@@ -37,6 +37,6 @@ def ask_items(server: Server, task: Prepared, items: Iterable[Item], way: str = 
         questions = Questions(Suite("one task", "", (task.row,)), Embedded(), PromptFile(file), server.max_model_len)
         evaluation = Evaluation(server, questions, "full", Step(None, "full", server.variant))
         evaluation.begin({task.row.task: task}, chosen)
-        model = TestedModel(Client(server.url, server.served_name), way=way)
+        model = TestedModel(client_of(server), way=way)
         model.run(evaluation.jobs(model, chosen))
     return [row for item in sorted(chosen[task.row.task]) for row in evaluation.by_item[task.row.task][item]]

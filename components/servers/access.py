@@ -1,0 +1,82 @@
+"""The API keys of servers, and whether the process that answers at a server's address is the one that we started.
+
+Each server on this machine gets a fresh key, which it demands of every request. vLLM reads it from $VLLM_API_KEY, so
+that no list of processes shows it; the run's other steps read it from a file that only this account may read. A server
+that was started elsewhere gets the user's key.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from components.run.artifacts import Server
+
+KEY_VARIABLE = "VLLM_API_KEY"
+"""From this variable vLLM reads the key that it demands."""
+USER_KEYS = (KEY_VARIABLE, "OPENAI_API_KEY")
+"""The variables with the user's key for a server that was started elsewhere; the first that is set counts."""
+REFUSED = (401, 403)
+
+
+def new_key(file: Path) -> str:
+    """A fresh key, written to `file`, which only this account may read."""
+    key = secrets.token_urlsafe(32)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as key_file:
+        key_file.write(key)
+    return key
+
+
+def key_of(server: Server) -> str:
+    """The key that this server demands; "" without one. A server of ours never gets the user's key."""
+    if not server.key_file:
+        return user_key()
+    file = Path(server.key_file)
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def user_key(environment: Mapping[str, str] = os.environ) -> str:
+    """The user's key for a server that was started elsewhere; "" when none is set."""
+    return next((environment[name] for name in USER_KEYS if environment.get(name)), "")
+
+
+def headers(key: str) -> dict[str, str]:
+    """The HTTP headers with which a request carries the key."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def key_hint(status: int) -> str:
+    """What to do when a server refuses a request for its key; "" for any other status."""
+    if status not in REFUSED:
+        return ""
+    sent = next((name for name in USER_KEYS if os.environ.get(name)), "")
+    fix = f"refuses the key in ${sent}. Correct it" if sent else "demands an API key. Set $OPENAI_API_KEY"
+    return f"The server {fix}"
+
+
+def port_of(server: Server) -> int:
+    """The port in the server's address."""
+    return int(server.url.rsplit(":", 1)[1].partition("/")[0])
+
+
+def listener(pid: int, port: int) -> psutil.Process | None:
+    """The process that listens on the port, if it is this process or one of its descendants."""
+    try:
+        process = psutil.Process(pid)
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return None
+    return next((member for member in family if listens(member, port)), None)
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether the process runs and listens on the port."""
+    try:
+        sockets = process.net_connections(kind="tcp")
+        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == port for socket in sockets)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
