@@ -6,9 +6,8 @@ PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
     $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 endif
 OUT ?= runs/demo
-SIDE_BY_SIDE := -n 2 --dist loadscope
-# The quick tests spend half of their time waiting for stand-ins.
-QUICK_SIDE_BY_SIDE := -n 3 --dist loadscope
+# The tests spend a third of their time waiting for servers and processes, so three run at a time on two cores.
+SIDE_BY_SIDE := -n 3 --dist loadscope
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
 
@@ -22,13 +21,11 @@ help: ## Print this list
 demo: environments ## Quantize, serve, evaluate and judge the embedded model; results in runs/demo
 	.venv/bin/quantgate run --out "$(OUT)" --use-case demo
 
-# Most tests wait for servers and processes to start, so two run at a time.
 test: environments ## Run every test, including those with real servers
-	.venv/bin/python -m pytest -m "not e2e" $(SIDE_BY_SIDE); status=$$?; \
-	    .venv/bin/python -m pytest -m e2e $(SIDE_BY_SIDE) && exit $$status
+	.venv/bin/python -m pytest $(SIDE_BY_SIDE)
 
 check: lint ## Formatting, lint, types and the quick tests
-	.venv/bin/python -m pytest -m "not slow and not e2e" $(QUICK_SIDE_BY_SIDE)
+	.venv/bin/python -m pytest -m "not slow and not e2e" $(SIDE_BY_SIDE)
 
 lint: project-environment ## Formatting, lint and types
 	.venv/bin/ruff format --check .

@@ -54,6 +54,19 @@ TOGETHER = re.compile(
 )
 """Matches the ids of tests that share a slow fixture and so run in one worker."""
 READS_THE_DEMO = re.compile(r"tests/e2e/test_(run|notebooks)\.py")
+LONGEST = (
+    "tests/e2e/test_run.py",
+    "tests/e2e/test_full_suites.py",
+    "tests/e2e/test_suites.py",
+    "tests/test_local.py",
+    "tests/e2e/test_gpu_rehearsal.py",
+    "tests/test_local_recorded.py",
+    "tests/e2e/",
+    "tests/test_models.py",
+    "tests/test_notebooks.py",
+    "tests/test_track_backends.py",
+)
+"""The tests that take longest start first, so that no worker waits for them at the end."""
 
 
 class InGroups(LoadScopeScheduling):  # type: ignore[misc]
@@ -68,12 +81,16 @@ class InGroups(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InGroups:
-    """Distribute the tests in groups, and the others one by one."""
+    """Distribute the tests in groups, and the others one by one, in the order in which they are collected."""
+    config.option.loadscopereorder = False
     return InGroups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a slow fixture."""
+    """Put the longest tests first, and mark those that need a slow fixture."""
+    items.sort(
+        key=lambda item: next((place for place, test in enumerate(LONGEST) if test in item.nodeid), len(LONGEST))
+    )
     for item in items:
         if SLOW_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
