@@ -16,7 +16,7 @@ from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
 EXECUTE = "execute"
 """A step that only suites with programs have."""
-PER_RUN = ("resolve", "gate", "report", "track", "promote")
+PER_RUN = ("resolve", "gate", "report", "track", "promote", "conclude")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}
 Watch = Callable[[list[Event]], None]

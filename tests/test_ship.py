@@ -13,6 +13,7 @@ from components.models.variants import QUANTIZED
 from components.resolve.component import resolve
 from components.run.shell import IMAGE
 from pipelines.cluster import Cluster
+from tests.support.drawn_pipeline import artifact_titles
 from tests.support.on_kubeflow import compiled
 
 TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
@@ -64,6 +65,13 @@ def test_the_yaml_contains_no_logic(spec: dict[str, Any]) -> None:
         calls = [line for line in body.splitlines() if line.startswith("    ") and not line.startswith("     ")]
         assert len(calls) < 8, source
         assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_every_artifact_has_a_display_name_of_its_own(spec: dict[str, Any]) -> None:
+    titles = artifact_titles(spec)
+    assert [key for key, title in titles.items() if not title] == []
+    assert len(set(titles.values())) == len(titles)
+    assert (titles["report", "html"], titles["gate", "metrics"]) == ("Report", "Metrics")
 
 
 def output(file: Path) -> Artifact:

@@ -97,6 +97,7 @@ def test_a_variants_run_has_its_numbers_parameters_and_verdict(local: str, tmp_p
         "size_ratio": 0.45,
         "quantize_s": 34.5,
         "evaluate_s": 180,
+        "server_replaced": 0,
         "hellaswag.score": 0.38,
         "hellaswag.drop": pytest.approx(0.05),
         "hellaswag.stderr": 0.01,
@@ -146,6 +147,17 @@ def test_a_perplexity_is_left_out_of_the_mean(tmp_path: Path) -> None:
     with_it, without = (variant_rows(version, FACTS, RunFiles())[0] for version in (changed, decision))
     assert with_it.metrics["wikitext.score"] == 31.5
     assert with_it.metrics["mean_score"] == without.metrics["mean_score"]
+
+
+def test_a_variants_metrics_say_how_often_its_server_was_replaced(tmp_path: Path) -> None:
+    decision = make_decision(tmp_path)
+    replaced, earlier = ({"replaced": 2}, {"replaced": 2, "scored_in": "runs/1"})
+    scores = tuple(
+        score.model_copy(update=update)
+        for score, update in zip(decision.scores, (replaced, earlier, {}, {}), strict=True)
+    )
+    rows = variant_rows(decision.model_copy(update={"scores": scores}), FACTS, RunFiles())
+    assert [row.metrics.get("server_replaced") for row in rows] == [2, None, 0, 0]
 
 
 def test_bounds_flips_and_divergences_have_stable_names(tmp_path: Path, local: str) -> None:

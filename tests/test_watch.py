@@ -6,6 +6,7 @@ from rich.console import Console
 
 from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 from pipelines import watch
+from pipelines.cluster import TASKS
 
 
 def drawn(board: watch.Board) -> str:
@@ -35,6 +36,12 @@ def test_the_table_shows_finished_steps_running_steps_and_their_progress() -> No
     assert "–" in int8
     assert "resolve" in whole
     assert "✓ 0:04" in whole
+
+
+def test_the_table_has_every_step_of_the_pipeline() -> None:
+    names = {"evaluate-tiny": "tiny", "evaluate-full": "full"}  # as the steps call themselves in their events
+    shown = {*watch.PER_VARIANT, watch.EXECUTE, *watch.PER_RUN}
+    assert shown == {names.get(task, task) for task in TASKS}
 
 
 def test_the_live_table_leaves_a_line_for_each_failure() -> None:

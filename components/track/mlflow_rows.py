@@ -297,6 +297,7 @@ def _cost_metrics(
         metrics["quantize_s"] = weights.duration_s
     if scores and not scores.failure and not scores.scored_in:
         metrics["evaluate_s"] = scores.duration_s
+        metrics["server_replaced"] = scores.replaced
         if scores.tokens_per_s:
             metrics["tokens_per_s"] = scores.tokens_per_s
     return metrics
