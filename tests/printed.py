@@ -1,7 +1,7 @@
 """The terminal output in README and docs/: printed by the program, written into the pages, and checked by test_docs.py.
 
     python -m tests.printed             write docs/cli.md, every block after a line "`COMMAND` prints:", and the table
-                                        of variants in docs/models.md, and tests/FAULTS.md
+                                        of variants in docs/models.md, tests/FAULTS.md, and the picture of the graph
     python -m tests.printed FILE.png    take the picture of the report again, with chromium
 
 The examples rest on simulated answers, which are the same each time.
@@ -32,6 +32,7 @@ from components.report.pages import write_report
 from components.run.artifacts import Model
 from pipelines.cli.app import app
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.drawn_graph import PICTURE, graph
 from tests.support.faults import PAGE as FAULTS_PAGE
 from tests.support.faults import faults_page
 
@@ -185,6 +186,7 @@ def main() -> None:
     VARIANTS_PAGE.write_text(VARIANTS_TABLE.sub(lambda _: variants_table(), text), encoding="utf-8")
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     FAULTS_PAGE.write_text(faults_page(), encoding="utf-8")
+    PICTURE.write_text(graph(), encoding="utf-8")
 
 
 if __name__ == "__main__":

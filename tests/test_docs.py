@@ -25,6 +25,7 @@ from tests.printed import (
     variants_table,
     write_example,
 )
+from tests.support.drawn_graph import PICTURE, graph
 from tests.support.faults import PAGE as FAULTS_PAGE
 from tests.support.faults import faults_page
 
@@ -112,6 +113,11 @@ def test_the_table_of_variants_equals_the_programs_rows() -> None:
 def test_the_list_of_attacks_and_faults_equals_the_tests_marks() -> None:
     """After a change: python -m tests.printed"""
     assert FAULTS_PAGE.read_text(encoding="utf-8") == faults_page()
+
+
+def test_the_picture_of_the_graph_equals_the_compiled_pipeline() -> None:
+    """After a change: python -m tests.printed"""
+    assert PICTURE.read_text(encoding="utf-8") == graph()
 
 
 def test_the_make_targets_exist() -> None:
