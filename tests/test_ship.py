@@ -1,5 +1,7 @@
 """The compiled pipeline, and its components called as plain functions."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from components.errors import PrerequisiteError
 from components.models.variants import QUANTIZED
 from components.resolve.component import resolve
 from components.run.shell import IMAGE
-from pipelines.cluster import Cluster
+from pipelines.cluster import STEPS, TASKS, Cluster
 from tests.support.drawn_pipeline import artifact_titles
 from tests.support.on_kubeflow import compiled
 
+LOOP_TASK = "for-loop-1"
+"""kfp's own name of the loop."""
 TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
 
 
@@ -48,6 +52,25 @@ def test_a_server_is_always_stopped(spec: dict[str, Any]) -> None:
     undeploy = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["undeploy"]
     assert undeploy["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert undeploy["dependentTasks"] == ["evaluate-full"]
+
+
+def test_the_page_of_the_cluster_counts_the_pods_and_has_a_reason_for_each_border(spec: dict[str, Any]) -> None:
+    """A reader can check the cost of a task: how many there are, and why none is merged with its predecessor."""
+    inner, outer = spec["components"]["comp-for-loop-1"]["dag"]["tasks"], {*spec["root"]["dag"]["tasks"]} - {LOOP_TASK}
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    section = page.partition("## How many pods a run takes\n")[2].partition("\n## ")[0]
+    assert f"A variant has {len(inner)} tasks, and a run {len(outer)} more." in section
+    assert f"a run of 4 variants has {2 * (4 * len(inner) + len(outer))} pods" in section
+    rows = re.findall(r"^\| `([\w-]+)` \| `([\w-]+)` \| (.+) \|$", section, flags=re.MULTILINE)
+    waits = {name: task["dependentTasks"] for name, task in inner.items() if "dependentTasks" in task}
+    borders = {(max(names, key=TASKS.index), name) for name, names in waits.items()}
+    assert {(before, after) for before, after, _ in rows} == borders
+    for before, after, reason in rows:
+        first, second = (replace(STEPS[name], title="", timeout_s=0) for name in (before, after))
+        assert (first == second) == ("are the same" in reason), reason
+        amounts = {f"{first.memory}B", f"{second.memory}B"}
+        assert {amount.replace(" ", "") for amount in re.findall(r"\d+ GiB", reason)} <= amounts, reason
+    assert len({STEPS[name].timeout_s for name in ("evaluate-tiny", "evaluate-full")}) == 2
 
 
 def test_nothing_is_cached_and_the_image_is_not_latest(spec: dict[str, Any]) -> None:
