@@ -151,11 +151,8 @@ def test_a_perplexity_is_left_out_of_the_mean(tmp_path: Path) -> None:
 
 def test_a_variants_metrics_say_how_often_its_server_was_replaced(tmp_path: Path) -> None:
     decision = make_decision(tmp_path)
-    replaced, earlier = ({"replaced": 2}, {"replaced": 2, "scored_in": "runs/1"})
-    scores = tuple(
-        score.model_copy(update=update)
-        for score, update in zip(decision.scores, (replaced, earlier, {}, {}), strict=True)
-    )
+    changes: tuple[dict[str, object], ...] = ({"replaced": 2}, {"replaced": 2, "scored_in": "runs/1"}, {}, {})
+    scores = tuple(score.model_copy(update=change) for score, change in zip(decision.scores, changes, strict=True))
     rows = variant_rows(decision.model_copy(update={"scores": scores}), FACTS, RunFiles())
     assert [row.metrics.get("server_replaced") for row in rows] == [2, None, 0, 0]
 
