@@ -40,7 +40,7 @@ from components.evaluate.endpoint import Endpoint
 from components.models.sources import resolve
 from components.processes import lease
 from components.run.artifacts import Server
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 from components.servers.scoring_requests import trie_size
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
@@ -166,10 +166,11 @@ def contender(server: Server, name: str, concurrency: int = CONCURRENCY) -> Any:
             num_concurrent=concurrency,
             max_length=server.max_model_len,
             timeout=1200,
+            header=access.headers(access.key_of(server)),
         )
     way = "" if name == "quantgate" else name
-    model, window = server.model_path, server.max_model_len
-    return Endpoint(server.url, server.served_name, model, window, way=way, num_concurrent=concurrency)
+    model, window, key = server.model_path, server.max_model_len, access.key_of(server)
+    return Endpoint(server.url, server.served_name, model, window, way=way, num_concurrent=concurrency, key=key)
 
 
 def record_prompts(model: Endpoint, prompts: set[tuple[int, ...]]) -> None:

@@ -19,7 +19,7 @@ from components.models.sources import resolve
 from components.processes import lease
 from components.run import machine
 from components.run.artifacts import Server
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
@@ -34,7 +34,8 @@ def read_rate(server: Server) -> float:
         prompts = [[source.randrange(100, 1000) for _ in range(TOKENS)] for _ in range(PROMPTS)]
         body = {"model": server.served_name, "prompt": prompts, "max_tokens": 1, "temperature": 0}
         started = time.monotonic()
-        httpx.post(f"{server.url}/completions", json=body, timeout=600).raise_for_status()
+        headers = access.headers(access.key_of(server))
+        httpx.post(f"{server.url}/completions", json=body, headers=headers, timeout=600).raise_for_status()
         rates.append(PROMPTS * TOKENS / (time.monotonic() - started))
     return median(rates)
 

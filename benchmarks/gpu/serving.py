@@ -17,7 +17,7 @@ from components.errors import PrerequisiteError
 from components.evaluate.endpoint import Endpoint
 from components.models.variants import BASELINE
 from components.run.artifacts import Server
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 from components.servers.client import ServerFailedError
 
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
@@ -108,7 +108,8 @@ def ask(server: Server, pairs: list[tuple[str, list[str]]]) -> tuple[tuple[str, 
     if server.failure:
         return (ready_s, "–", first_error(server)), []
     try:
-        endpoint = Endpoint(server.url, server.served_name, server.model_path, server.max_model_len)
+        model, window, key = server.model_path, server.max_model_len, access.key_of(server)
+        endpoint = Endpoint(server.url, server.served_name, model, window, key=key)
         ways = ", ".join(
             f"{way.kind} {way.difference:.3f}" if not way.trouble else f"{way.kind}: {way.trouble[:90]}"
             for way in endpoint.tested.server.tried

@@ -21,7 +21,7 @@ from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import Wanted, share_of_memory, started
 from components.models.variants import BASELINE
 from components.run.artifacts import Server
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 
 REQUESTS = (1, 8, 64)
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
@@ -105,7 +105,9 @@ def row(chosen: Setting, table: Table, name: str, variant: str, server: Server, 
 async def ask_all(server: Server, count: int, tokens: int) -> list[Streamed]:
     """Send `count` requests at once and wait for all of them."""
     timeout = aiohttp.ClientTimeout(total=300)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    headers = access.headers(access.key_of(server))
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
         return list(await asyncio.gather(*(ask(session, server, tokens) for _ in range(count))))
 
 

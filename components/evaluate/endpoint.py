@@ -38,7 +38,8 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
     or name of its tokenizer; `max_length` the limit of tokens for a prompt and its answer together (default: the
     server's max_model_len). `ledger` is an open answer ledger, which the caller closes, or a ledger's file. A file
     needs `model_digest`: the name under which the ledger keeps the answers of exactly this model with its settings.
-    `way` is one of `suffix`, `read`, `echo`; no other way is used then.
+    `way` is one of `suffix`, `read`, `echo`; no other way is used then. `key` is the server's API key (default: the
+    user's, from $VLLM_API_KEY or $OPENAI_API_KEY).
 
     A prompt begins with BOS exactly when the model's own tokenizer adds it.
     """
@@ -54,11 +55,13 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         way: str = "",
         num_concurrent: int | str = CONCURRENT_CALLS,
         timeout: int | str = TIMEOUT_S,
+        key: str = "",
         **settings: Any,
     ) -> None:
         if isinstance(ledger, str) and not model_digest:
             raise ValueError("A ledger needs model_digest=…: the model whose answers it keeps.")
         client = Client(base_url, model, int(num_concurrent), float(timeout))
+        client.key = key or client.key
         self.tested = TestedModel(client, way=way)
         super().__init__(
             base_url=base_url,

@@ -17,7 +17,7 @@ from components.evaluate.endpoint import Endpoint
 from components.processes import lease
 from components.run.artifacts import Server
 from components.run.records import Record
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 from components.servers.local_vllm import serving_python
 from components.servers.scoring_requests import Kind
 from tests.support.prompted import ask_items
@@ -50,6 +50,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         local_vllm.undeploy(started)
 
 
+def endpoint_on(server: Server, way: str = "", window: int = 0) -> Endpoint:
+    """lm-eval's model on the server, with its key."""
+    return Endpoint(server.url, server.served_name, server.model_path, window, way=way, key=access.key_of(server))
+
+
 def scored(server: Server, way: str) -> list[Record]:
     found = []
     for task in TASKS:
@@ -72,17 +77,14 @@ def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> N
 def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server: Server) -> None:
     questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
     asked = [SimpleNamespace(args=(each, f" {letter}")) for each in questions for letter in "ABCD"]
-    found = [
-        Endpoint(server.url, server.served_name, server.model_path, way=way).loglikelihood(asked)
-        for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)
-    ]
+    found = [endpoint_on(server, way).loglikelihood(asked) for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)]
     for each in found[1:]:
         assert [loglik for loglik, _ in each] == pytest.approx([loglik for loglik, _ in found[0]], abs=CLOSE)
         assert [greedy for _, greedy in each] == [greedy for _, greedy in found[0]]
 
 
 def test_the_server_offers_every_way(server: Server) -> None:
-    endpoint = Endpoint(server.url, server.served_name, server.model_path)
+    endpoint = endpoint_on(server)
     assert endpoint.tested.kinds == set(Kind)
     assert all(each.difference < CLOSE for each in endpoint.tested.server.tried)
     assert endpoint.max_length == server.max_model_len - 1
@@ -91,7 +93,9 @@ def test_the_server_offers_every_way(server: Server) -> None:
 def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Server) -> None:
     text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
     found = [
-        Endpoint(server.url, server.served_name, server.model_path, 256, way=way).loglikelihood_rolling(text)
+        Endpoint(
+            server.url, server.served_name, server.model_path, 256, way=way, key=access.key_of(server)
+        ).loglikelihood_rolling(text)
         for way in (Kind.ECHO, Kind.SUFFIX)
     ]
     assert found[0] == pytest.approx(found[1], abs=CLOSE)

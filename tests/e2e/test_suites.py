@@ -36,7 +36,7 @@ from components.processes import lease
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 from components.servers.client import Text, client_of
 from components.servers.local_vllm import serving_python
 from components.storage.cache import cache_dir
@@ -122,6 +122,7 @@ def quantgate(server: Server, rows: Path, out: Path, *options: str) -> "tuple[su
     command += ["--tokenizer", server.model_path, "--data", str(rows), "--out", str(out), *options]
     tried = out.with_suffix(".connections")
     settings = {"PYTHONPATH": str(guard), "CONNECTIONS": str(tried), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    settings["OPENAI_API_KEY"] = access.key_of(server)
     answer = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, check=False)
     return answer, tried.read_text() if tried.exists() else ""
 
@@ -220,6 +221,7 @@ def own_run(server: Server, config: Any, shots: int, limit: int) -> list[dict[st
         tokenizer_backend="huggingface",
         num_concurrent=4,
         max_length=server.max_model_len,
+        header=access.headers(access.key_of(server)),
     )
     task = ConfigurableTask(config={name: value for name, value in vars(config).items() if value is not None})
     outcome = simple_evaluate(
