@@ -127,6 +127,64 @@ def test_weights_with_a_marker_of_their_own_are_not_those_of_the_run(
             read(good.uri, good.digest, tmp_path / "cache")
 
 
+QUANTIZED = [
+    ("config.json", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "(quant_method 'gptq', bits 4)"),
+    ("config.json", {"quantization_config": {"load_in_4bit": True}}, "has a `quantization_config`."),
+    ("config.json", {"compression_config": {"format": "pack-quantized"}}, "has a `compression_config`"),
+    ("config.json", {"quantization": {"group_size": 64, "bits": 4}}, "has a `quantization` (bits 4)"),
+    ("config.json", {"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "(quant_method 'fp8')"),
+    ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, "it has hf_quant_config.json"),
+    ("quantize_config.json", {"bits": 4}, "it has quantize_config.json"),
+]
+
+
+@pytest.mark.fault("weights", "the model is already quantized", "refused with the method and the way out")
+@pytest.mark.parametrize(("name", "content", "what"), QUANTIZED)
+def test_a_model_that_is_already_quantized_is_refused_with_what_it_is(
+    model: Path, store: FolderStore, tmp_path: Path, name: str, content: dict[str, object], what: str
+) -> None:
+    (model / name).write_text(json.dumps(content))
+    for refuse in (check_source, lambda source: resolve(source, store, tmp_path / "cache")):
+        with pytest.raises(PrerequisiteError) as refused:
+            refuse(str(model))
+        message = str(refused.value)
+        assert message.startswith(f"{model} cannot be used: The model is already quantized: ")
+        assert what in message
+        assert message.endswith(
+            "Give the model that this one was made from; on the hub its card names it as base_model."
+        )
+    assert not store.root.exists()
+
+
+def test_a_configuration_with_an_empty_quantization_config_is_not_quantized(model: Path) -> None:
+    (model / "config.json").write_text('{"quantization_config": null, "text_config": {"quantization_config": {}}}')
+    check_model_folder(model)
+
+
+@pytest.mark.fault("weights", "the folder is an adapter without merged weights", "refused with how to merge it")
+@pytest.mark.parametrize(
+    "files", [["adapter_model.safetensors"], ["adapter_model.bin", "training_args.bin"], ["adapters.safetensors"]]
+)
+@pytest.mark.parametrize("with_config", [True, False])
+def test_an_adapter_is_refused_with_the_model_that_it_belongs_to(
+    model: Path, files: list[str], with_config: bool
+) -> None:
+    (model / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
+    check_model_folder(model)  # merged weights lie beside it
+    (model / "model.safetensors").unlink()
+    if not with_config:
+        (model / "config.json").unlink()
+    for name in files:
+        (model / name).write_bytes(safetensors(3))
+    with pytest.raises(PrerequisiteError) as refused:
+        check_source(str(model))
+    assert str(refused.value) == (
+        f"{model} cannot be used: This is an adapter (adapter_config.json) without merged weights, for the model "
+        "'org/base'. Merge it first: load both with peft, call merge_and_unload(), and save_pretrained for the model "
+        "and its tokenizer."
+    )
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_remote_code_is_refused(model: Path, name: str) -> None:
     (model / name).write_text('{"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}')
@@ -282,6 +340,11 @@ def test_a_plain_prefix_in_s3_is_refused_by_its_names_and_downloaded_again_when_
         resolve(source, store, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     put("model.safetensors", safetensors(3))
+    put("config.json", b'{"quantization_config": {"quant_method": "awq"}}')
+    with pytest.raises(PrerequisiteError, match=r"already quantized.*quant_method 'awq'"):
+        resolve(source, store, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists(), "nothing is downloaded"
+    put("config.json", b"{}")
     first = resolve(source, store, tmp_path / "cache")
     put("model.safetensors", safetensors(4))
     second = resolve(source, store, tmp_path / "cache")
@@ -289,8 +352,12 @@ def test_a_plain_prefix_in_s3_is_refused_by_its_names_and_downloaded_again_when_
     assert (first.size_bytes, second.size_bytes) == (len(safetensors(3)), len(safetensors(4)))
 
 
+PICKLED_REPO = ("config.json", "tokenizer.json", "pytorch_model.bin")
+QUANTIZED_REPO = {"config.json": b'{"quantization_config": {"quant_method": "awq"}}'}
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The part of the hub's protocol that a snapshot needs; it knows org/good, org/pickled and org/gated."""
+    """The part of the hub's protocol that a snapshot needs; it knows four repositories of org."""
 
     files: dict[str, bytes]
     requests: list[str]
@@ -306,22 +373,23 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.requests.append(self.path)
         api = parts[:2] == ["api", "models"]
         repo, rest = "/".join(parts[2:4] if api else parts[:2]), parts[4:] if api else parts[2:]
-        names = [*self.files] if repo == "org/good" else ["config.json", "tokenizer.json", "pytorch_model.bin"]
+        names = [*self.files] if repo in ("org/good", "org/quantized") else [*PICKLED_REPO]
+        files = self.files | (QUANTIZED_REPO if repo == "org/quantized" else {})
         if repo == "org/gated":
             self.reply(403, b"{}", {"X-Error-Code": "GatedRepo"})
-        elif repo not in ("org/good", "org/pickled"):
+        elif repo not in ("org/good", "org/pickled", "org/quantized"):
             self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif "absent" in rest:
             self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif api and rest[:1] == ["tree"]:
-            tree = [{"type": "file", "path": name, "size": len(self.files[name]), "oid": name} for name in names]
+            tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": name} for name in names]
             self.reply(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
         elif api:
             info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             self.reply(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
         else:
             name = "/".join(rest[2:])
-            self.reply(200, self.files[name], {"X-Repo-Commit": COMMIT, "ETag": f'"{name}"'})
+            self.reply(200, files[name], {"X-Repo-Commit": COMMIT, "ETag": f'"{name}"'})
 
     def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -392,12 +460,14 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
         ("hf:org/gated", "refused: hf:org/gated is gated. Accept its licence"),
         ("hf:org/good@absent", "refused: hf:org/good has no revision 'absent'"),
         ("hf:org/pickled", "refused: The model has no *.safetensors files, only pickled weights (pytorch_model.bin)"),
+        ("hf:org/quantized", "refused: The model is already quantized: config.json has a `quantization_config`"),
     ],
 )
 def test_a_hub_model_that_is_unavailable_is_refused_with_the_reason(
     hub: str, tmp_path: Path, source: str, reason: str
 ) -> None:
     assert resolved_elsewhere(source, tmp_path, HF_ENDPOINT=hub).startswith(reason)
+    assert not any("safetensors" in path for path in Hub.requests), "no weights are downloaded"
 
 
 @pytest.mark.slow

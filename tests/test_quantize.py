@@ -1,6 +1,7 @@
 """Quantize a very small model with the real llm-compressor."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,27 @@ def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path)
 
     again = make("int4-g64", baseline, tmp_path)
     assert again == weights.model_copy(update={"reused": True})
+
+
+GREEDY_WITH_TEMPERATURE = '{"do_sample": false, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [0, 7]}'
+
+
+@pytest.mark.fault(
+    "inputs",
+    "a model's generation_config is one that transformers loads but does not save",
+    "the variant is made, with the model's own file unchanged",
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [GREEDY_WITH_TEMPERATURE, None])
+def test_a_variant_has_the_models_own_generation_config(tiny_model: Path, tmp_path: Path, content: str | None) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "generation_config.json").unlink()
+    if content is not None:
+        (folder / "generation_config.json").write_text(content)
+    weights = make("int8", resolve(str(folder), open_store(str(tmp_path / "store")), cache_dir()), tmp_path)
+    assert weights.failure == ""
+    variants_own = Path(weights.uri) / "generation_config.json"
+    assert (variants_own.read_text() if variants_own.exists() else None) == content
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def own_tasks(location: str, trusted: bool) -> OwnTasks:
         return OwnTasks(fetch(location, cache_dir()).resolve(), trusted)
     from components.storage.s3 import plain_folder
 
-    return OwnTasks(plain_folder(location, lambda names: names, cache_dir()).resolve(), trusted)
+    return OwnTasks(plain_folder(location, lambda names, _read: names, cache_dir()).resolve(), trusted)
 
 
 def check_trust(files: Iterable[Path], own: OwnTasks) -> None:

@@ -5,19 +5,21 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from components.errors import PrerequisiteError
+from components.models.content import Read
 from components.storage.store import disk_room
 
 
 def snapshot(
-    repo: str, revision: str | None, choose: Callable[[Collection[str]], list[str]], patterns: Collection[str]
+    repo: str, revision: str | None, choose: Callable[[Collection[str], Read], list[str]], patterns: Collection[str]
 ) -> Path:
     """A local folder with the repository's files that `choose` selects by name; the folder's name is the commit.
 
-    Without the network: the files in the hub's cache that match `patterns`. Raises PrerequisiteError for an unknown or
-    gated repository, an unknown revision, and when the hub does not answer and the model is not in the cache.
+    `choose` may read small files before the weights are downloaded. Without the network: the files in the hub's cache
+    that match `patterns`. Raises PrerequisiteError for an unknown or gated repository, an unknown revision, and when
+    the hub does not answer and the model is not in the cache.
     """
     import httpx
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -28,8 +30,11 @@ def snapshot(
 
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=30)
-        names = choose([file.rfilename for file in info.siblings or ()])
         with disk_room(Path(constants.HF_HUB_CACHE), needed_bytes=0):
+            names = choose(
+                [file.rfilename for file in info.siblings or ()],
+                lambda name: Path(hf_hub_download(repo, name, revision=revision)).read_text(encoding="utf-8"),
+            )
             # By the revision's name, not by info.sha: only then does the cache know the name without the network.
             return Path(
                 snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in names])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.models import hub
+from components.models.content import Read, check_configuration, check_not_adapter, json_object
 from components.models.digest import MODEL_SUFFIXES, WEIGHTS, digest_of, model_files, weights_size
 from components.models.wheels import PINS, gguf_model, normalized
 from components.run.artifacts import Model
@@ -33,14 +34,18 @@ class Scheme:
     """Takes the part after the colon and a cache; returns a local folder and a note on the model's origin."""
 
 
-def chosen_files(names: Collection[str]) -> list[str]:
-    """The model's files among `names`; raises PrerequisiteError when they are not a usable model."""
+def chosen_files(names: Collection[str], read: Read) -> list[str]:
+    """The model's files among `names`; raises PrerequisiteError when they are not a usable model.
+
+    The weights are not read, so this is called before they are downloaded.
+    """
     top = [name for name in names if "/" not in name]
     if code := sorted(name for name in top if name.endswith(".py")):
         raise PrerequisiteError(
             f"The model contains code ({', '.join(code)}), and quantgate never runs remote code. Use a model whose "
             "architecture transformers knows. If transformers knows this one, use a copy without these files."
         )
+    check_not_adapter(top, read)
     if "config.json" not in top:
         raise PrerequisiteError("The model has no config.json. Name the folder that save_pretrained wrote.")
     if not any(name.endswith(WEIGHTS) for name in top):
@@ -55,6 +60,7 @@ def chosen_files(names: Collection[str]) -> list[str]:
             f"The model has no tokenizer (none of {', '.join(TOKENIZERS)}). Save it beside the weights: "
             "tokenizer.save_pretrained(folder)."
         )
+    check_configuration(top, read)
     return model_files(names)
 
 
@@ -62,13 +68,7 @@ def check_model_folder(folder: Path) -> None:
     """Raise PrerequisiteError unless the folder is a complete safetensors model without remote code."""
     try:
         files = files_of(folder)
-        chosen_files(files)
-        for name in ("config.json", "tokenizer_config.json"):
-            if name in files and "auto_map" in _json_object(files[name]):
-                raise PrerequisiteError(
-                    f"{name} asks for remote code (`auto_map`), which quantgate never runs. If transformers knows the "
-                    "architecture, remove `auto_map` from a copy of the model and use the copy."
-                )
+        chosen_files(files, lambda name: files[name].read_text(encoding="utf-8"))
         _check_weights(files)
     except PrerequisiteError as error:
         raise PrerequisiteError(f"{folder} cannot be used: {error}") from None
@@ -79,7 +79,7 @@ def _check_weights(files: dict[str, Path]) -> None:
         if "/" not in name and name.endswith(WEIGHTS):
             _check_safetensors(path)
     if INDEX in files:
-        shards = _json_object(files[INDEX]).get("weight_map")
+        shards = json_object(INDEX, lambda name: files[name].read_text(encoding="utf-8")).get("weight_map")
         shard_files = set(shards.values()) if isinstance(shards, dict) else set()
         if missing := sorted(str(name) for name in shard_files if name not in files):
             raise PrerequisiteError(f"{INDEX} names missing files: {', '.join(missing)}. Copy the model again.")
@@ -114,16 +114,6 @@ def _data_bytes(header: bytes) -> int:
         return max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return -1
-
-
-def _json_object(path: Path) -> dict[str, object]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PrerequisiteError(f"{path.name} is not JSON: {error}. Copy the model again.") from error
-    if not isinstance(value, dict):
-        raise PrerequisiteError(f"{path.name} is not a JSON object. Copy the model again.")
-    return value
 
 
 def check_source(source: str) -> None:

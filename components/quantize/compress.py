@@ -9,6 +9,7 @@ layers, and the algorithm.
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -17,7 +18,14 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from components.models.layers import describe_layout, group_layers
 from components.models.variants import Variant, variant_named
@@ -39,7 +47,10 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer.save_pretrained(options.out)  # what cannot be saved fails before the calibration, not after it
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
+    model.config.save_pretrained(options.out)
+    model.generation_config = GenerationConfig()
     stored = model.dtype
     in_float32 = options.slow_16_bits and not torch.cuda.is_available()
     if in_float32:
@@ -57,9 +68,20 @@ def main() -> None:
         ModelCompressor.from_pretrained_model(model).compress_model(model)
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
-    tokenizer.save_pretrained(options.out)
+    copy_generation_config(options.model, options.out)
     facts = {"layout": layout, "layers": len(widths), "algorithm": "GPTQ in float32" if in_float32 else "GPTQ"}
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def copy_generation_config(model: Path, out: Path) -> None:
+    """Give the checkpoint the model's own generation_config.json, unchanged; none where the model has none.
+
+    transformers loads files that it refuses to save, e.g. with `do_sample: false` and a temperature. The stop tokens in
+    the file must be the baseline's.
+    """
+    (out / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
+    if (model / GENERATION_CONFIG_NAME).exists():
+        shutil.copyfile(model / GENERATION_CONFIG_NAME, out / GENERATION_CONFIG_NAME)
 
 
 def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:

@@ -319,15 +319,19 @@ def measured(path: Path) -> LocalFile:
     return LocalFile(path, size_bytes, part_bytes, whole.digest(), of_parts.digest())
 
 
-def plain_folder(uri: str, choose: Callable[[Collection[str]], Collection[str]], cache: Path) -> Path:
+def plain_folder(
+    uri: str, choose: Callable[[Collection[str], Callable[[str], str]], Collection[str]], cache: Path
+) -> Path:
     """A local copy of the objects below `uri` that `choose` selects by name, or raises an error for.
 
-    The cache key is the objects' names, sizes and ETags, so an unchanged prefix is downloaded once.
+    `choose` also gets a function that returns the text of one object. The cache key is the objects' names, sizes and
+    ETags, so an unchanged prefix is downloaded once.
     """
     bucket, _, name = uri.removeprefix("s3://").rstrip("/").partition("/")
     store = S3Store(f"s3://{bucket}")
     listing = store.listing(name)
-    chosen = {file_name: listing[file_name] for file_name in choose(listing)}
+    names = choose(listing, lambda file_name: store.get_text(f"{name}/{file_name}") or "")
+    chosen = {file_name: listing[file_name] for file_name in names}
     key = hashlib.sha256(json.dumps([store.endpoint, uri, chosen]).encode()).hexdigest()
     size_bytes = sum(size_bytes for size_bytes, _ in chosen.values())
     return made_once(cache / PLAIN / key, cache, size_bytes, lambda folder: store.download(name, chosen, folder))

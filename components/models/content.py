@@ -1,0 +1,71 @@
+"""What a model's configuration says about its weights, read before the weights are downloaded or copied."""
+
+import json
+from collections.abc import Callable, Collection
+
+from components.errors import PrerequisiteError
+
+Read = Callable[[str], str]
+"""Returns the text of one of the model's files by its name: from a folder, S3 or the hub."""
+
+ADAPTER = "adapter_config.json"
+ADAPTER_PREFIX = "adapter"
+"""peft writes adapter_model.safetensors, MLX adapters.safetensors."""
+QUANTIZED_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Of transformers, of older compressed-tensors, and of MLX."""
+QUANTIZED_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Of ModelOpt, of older AutoGPTQ, and of older AutoAWQ: vLLM reads them as a quantization_config."""
+METHOD_KEYS = ("quant_method", "quant_algo", "bits", "w_bit")
+INSTEAD = (
+    "quantgate quantizes original weights and compares the variants with them. Give the model that this one was made "
+    "from; on the hub its card names it as base_model."
+)
+
+
+def check_not_adapter(names: Collection[str], read: Read) -> None:
+    """Raise PrerequisiteError for an adapter (LoRA) without merged weights."""
+    weights = [name for name in names if name.endswith(".safetensors") or name.startswith("pytorch_model")]
+    if ADAPTER not in names or not all(name.startswith(ADAPTER_PREFIX) for name in weights):
+        return
+    base = json_object(ADAPTER, read).get("base_model_name_or_path")
+    raise PrerequisiteError(
+        f"This is an adapter ({ADAPTER}) without merged weights{f', for the model {base!r}' if base else ''}. Merge it "
+        "first: load both with peft, call merge_and_unload(), and save_pretrained for the model and its tokenizer."
+    )
+
+
+def check_configuration(names: Collection[str], read: Read) -> None:
+    """Raise PrerequisiteError for a model that asks for remote code, and for one that is already quantized."""
+    for name in ("config.json", "tokenizer_config.json"):
+        if name in names and "auto_map" in json_object(name, read):
+            raise PrerequisiteError(
+                f"{name} asks for remote code (`auto_map`), which quantgate never runs. If transformers knows the "
+                "architecture, remove `auto_map` from a copy of the model and use the copy."
+            )
+    config = json_object("config.json", read)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in QUANTIZED_KEYS:
+            if part.get(key):
+                raise PrerequisiteError(
+                    f"The model is already quantized: config.json has a `{key}`{_method(part[key])}. {INSTEAD}"
+                )
+    if found := [name for name in QUANTIZED_FILES if name in names]:
+        raise PrerequisiteError(f"The model is already quantized: it has {found[0]}. {INSTEAD}")
+
+
+def _method(settings: object) -> str:
+    """The settings that name the method, e.g. ` (quant_method 'gptq', bits 4)`."""
+    known = settings if isinstance(settings, dict) else {}
+    named = ", ".join(f"{key} {known[key]!r}" for key in METHOD_KEYS if key in known)
+    return f" ({named})" if named else ""
+
+
+def json_object(name: str, read: Read) -> dict[str, object]:
+    """The JSON object in the file `name`; raises PrerequisiteError when it is none."""
+    try:
+        value = json.loads(read(name))
+    except (ValueError, RecursionError) as error:
+        raise PrerequisiteError(f"{name} is not JSON: {error}. Copy the model again.") from error
+    if not isinstance(value, dict):
+        raise PrerequisiteError(f"{name} is not a JSON object. Copy the model again.")
+    return value
