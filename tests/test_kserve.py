@@ -77,12 +77,7 @@ def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
     pod = made["spec"]["template"]
     assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-<<<<<<< HEAD
     assert pod["spec"]["initContainers"][0]["command"][-3:] == [WEIGHTS.uri, "/mnt/models/model", WEIGHTS.digest]
-=======
-    copy = pod["spec"]["initContainers"][0]["command"]
-    assert copy[-3:] == [WEIGHTS.uri, "/mnt/models/model", WEIGHTS.digest]
->>>>>>> weig
     assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models/model"]
     mounted = {each["name"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
     assert mounted <= {each["name"] for each in pod["spec"]["volumes"]}
