@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from components.benchmarks.encoder import Encoder
 from components.errors import PrerequisiteError
 from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
@@ -384,12 +385,12 @@ def test_no_second_bos_is_added_to_a_template_with_one(serve: Any) -> None:
     ours.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<eos> $A", special_tokens=[("<eos>", ours.tokenizer.eos_token_id)]
     )
-    ours.add_bos_token = True
+    ours.encoder = Encoder(ours.tokenizer)
     assert ours.tok_encode("<eos>Hello") == ours.tok_encode("Hello")
     assert ours.tok_encode(["<eos>Hello", "Hello"]) == [ours.tok_encode("Hello")] * 2
 
 
-def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path: Path) -> None:
+def test_a_continuation_that_a_token_joins_with_its_context_is_scored_by_itself(serve: Any, tmp_path: Path) -> None:
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -403,9 +404,12 @@ def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path
         tokenizer(context).input_ids + tokenizer(continuation).input_ids != tokenizer(context + continuation).input_ids
     )
     server = serve("ok").model_copy(update={"model_path": str(tmp_path / "learnt")})
-    expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    joined = (context, continuation), tokenizer(context).input_ids, tokenizer(continuation).input_ids
+    others = [pair for pair in PAIRS if pair != (context, continuation)]
+    expected = theirs(server)._loglikelihood_tokens([joined], disable_tqdm=True)
+    expected += theirs(server).loglikelihood(requests(others), disable_tqdm=True)
     for way in Kind:
-        assert same(endpoint(server, way=way).loglikelihood(requests(PAIRS)), expected)
+        assert same(endpoint(server, way=way).loglikelihood(requests([joined[0], *others])), expected)
 
 
 def test_identical_requests_are_sent_once_and_share_the_answer(serve: Any) -> None:
