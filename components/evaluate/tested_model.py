@@ -49,13 +49,13 @@ class TestedModel:
         Nothing happens before the first job is taken. Then the ledger is read, and what it has is answered at once.
         """
         keys = dict(zip(questions, ledger.question_keys(questions), strict=True)) if self.ledger else {}
-        saved = self.ledger.get(list(keys.values())) if self.ledger else {}
+        saved = self.ledger.read(list(keys.values()), ledger.unpack) if self.ledger else {}
         unanswered = [question for question in questions if not saved or keys[question] not in saved]
         self.requests += len(questions)
         self.reused += len(questions) - len(unanswered)
         for question, key in keys.items():
             if key in saved:
-                on_answer(question, ledger.unpack(saved[key]))
+                on_answer(question, saved[key])
         tally = Tally(unanswered)
 
         def on_scored(ask: Ask, scored: Scored) -> None:
@@ -77,13 +77,13 @@ class TestedModel:
         server reads other ones.
         """
         keys = [ledger.generation_key(tuple(tokens), fields) for tokens, fields in requests]
-        saved = self.ledger.get(keys) if self.ledger else {}
+        saved = self.ledger.read(keys, ledger.unpack_text) if self.ledger else {}
         unanswered = [number for number, key in enumerate(keys) if key not in saved]
         self.requests += len(requests)
         self.reused += len(requests) - len(unanswered)
         for number, key in enumerate(keys):
             if key in saved:
-                on_text(number, ledger.unpack_text(saved[key]))
+                on_text(number, saved[key])
 
         def save(position: int, text: Text) -> None:
             number = unanswered[position]
