@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from lm_eval.models.openai_completions import LocalCompletionsAPI
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -393,6 +393,7 @@ def test_no_second_bos_is_added_to_a_template_with_one(serve: Any) -> None:
 def test_a_continuation_that_a_token_joins_with_its_context_is_scored_by_itself(serve: Any, tmp_path: Path) -> None:
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learnt.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<eos>"]
     )
