@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from components.benchmarks.encoder import Encoder
+from components.benchmarks.encoder import Encoder, generation_request
 from components.errors import PrerequisiteError
 from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
+from components.evaluate.tested_model import TestedModel, neutral_of
 from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import access, client, local_vllm
@@ -444,3 +445,22 @@ def test_two_evaluations_can_share_a_ledger(serve: Any, tmp_path: Path) -> None:
     for each in threads:
         each.join()
     assert found == [calm, calm]
+
+
+@pytest.mark.fault(
+    "numbers",
+    "the model's generation_config has top_k, a repetition penalty or the like, and another server applies it",
+    "each request carries neutral values; vLLM's own fields go only to vLLM",
+)
+@pytest.mark.parametrize("version", ["0.30.0", "unknown"])
+def test_neutral_values_are_sent_unless_the_task_has_its_own(version: str) -> None:
+    model = TestedModel.__new__(TestedModel)
+    model.client = Client("http://127.0.0.1:9", "it")
+    model.neutral = neutral_of(version)
+    sent = model.payload([5], generation_request({"top_p": 0.9, "repetition_penalty": 1.1}))
+    assert (sent["top_p"], sent["repetition_penalty"]) == (0.9, 1.1)
+    sent = model.payload([5], generation_request({}))
+    standard = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+    own = {"top_k": -1, "min_p": 0, "repetition_penalty": 1} if version == "0.30.0" else {}
+    lm_evals = {"model", "prompt", "max_tokens", "temperature", "stop", "seed"}
+    assert {name: value for name, value in sent.items() if name not in lm_evals} == standard | own

@@ -33,6 +33,9 @@ DEFAULT_ANSWER_TOKENS = 256
 """lm-eval's limit of tokens for a generated text, where its task names none."""
 SEED = 1234
 """lm-eval's seed of a request."""
+NEUTRAL = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+"""Sent with each request whose task has no other values: a server takes what is missing from the model's
+generation_config."""
 
 
 class Encoder:
@@ -200,7 +203,8 @@ def without_trailing_space(context: str, continuation: str) -> Pair:
 def generation_request(settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a completion request, without prompt and model, that lm-eval sends for these settings of a task.
 
-    Without EOS among the stop sequences: a server stops at that token by itself, and leaves it out of the text.
+    With neutral values of what the task does not set, which lm-eval leaves to the server. Without EOS among the stop
+    sequences: a server stops at that token by itself, and leaves it out of the text.
     """
     settings = dict(settings)
     settings.pop("do_sample", None)
@@ -209,7 +213,7 @@ def generation_request(settings: dict[str, Any]) -> dict[str, Any]:
     until = settings.pop("until", None) or []
     stop = [until] if isinstance(until, str) else list(until)
     temperature = settings.pop("temperature", 0)
-    return {"max_tokens": limit, "temperature": temperature, "stop": stop, "seed": SEED, **settings}
+    return {**NEUTRAL, "max_tokens": limit, "temperature": temperature, "stop": stop, "seed": SEED, **settings}
 
 
 def puts_bos(tokenizer: Any) -> bool:
