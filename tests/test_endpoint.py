@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 from lm_eval.models.openai_completions import LocalCompletionsAPI
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from components.benchmarks.encoder import Encoder, generation_request
 from components.errors import PrerequisiteError
 from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from components.evaluate.ledger import Ledger
+from components.evaluate.tested_model import TestedModel, neutral_of
 from components.processes import lease
 from components.run.artifacts import Server
 from components.servers import access, client, local_vllm
@@ -384,14 +386,15 @@ def test_no_second_bos_is_added_to_a_template_with_one(serve: Any) -> None:
     ours.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<eos> $A", special_tokens=[("<eos>", ours.tokenizer.eos_token_id)]
     )
-    ours.add_bos_token = True
+    ours.encoder = Encoder(ours.tokenizer)
     assert ours.tok_encode("<eos>Hello") == ours.tok_encode("Hello")
     assert ours.tok_encode(["<eos>Hello", "Hello"]) == [ours.tok_encode("Hello")] * 2
 
 
-def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path: Path) -> None:
+def test_a_continuation_that_a_token_joins_with_its_context_is_scored_by_itself(serve: Any, tmp_path: Path) -> None:
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learnt.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<eos>"]
     )
@@ -403,9 +406,12 @@ def test_a_token_across_the_boundary_is_split_as_in_lm_eval(serve: Any, tmp_path
         tokenizer(context).input_ids + tokenizer(continuation).input_ids != tokenizer(context + continuation).input_ids
     )
     server = serve("ok").model_copy(update={"model_path": str(tmp_path / "learnt")})
-    expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    joined = (context, continuation), tokenizer(context).input_ids, tokenizer(continuation).input_ids
+    others = [pair for pair in PAIRS if pair != (context, continuation)]
+    expected = theirs(server)._loglikelihood_tokens([joined], disable_tqdm=True)
+    expected += theirs(server).loglikelihood(requests(others), disable_tqdm=True)
     for way in Kind:
-        assert same(endpoint(server, way=way).loglikelihood(requests(PAIRS)), expected)
+        assert same(endpoint(server, way=way).loglikelihood(requests([joined[0], *others])), expected)
 
 
 def test_identical_requests_are_sent_once_and_share_the_answer(serve: Any) -> None:
@@ -439,3 +445,22 @@ def test_two_evaluations_can_share_a_ledger(serve: Any, tmp_path: Path) -> None:
     for each in threads:
         each.join()
     assert found == [calm, calm]
+
+
+@pytest.mark.fault(
+    "numbers",
+    "the model's generation_config has top_k, a repetition penalty or the like, and another server applies it",
+    "each request carries neutral values; vLLM's own fields go only to vLLM",
+)
+@pytest.mark.parametrize("version", ["0.30.0", "unknown"])
+def test_neutral_values_are_sent_unless_the_task_has_its_own(version: str) -> None:
+    model = TestedModel.__new__(TestedModel)
+    model.client = Client("http://127.0.0.1:9", "it")
+    model.neutral = neutral_of(version)
+    sent = model.payload([5], generation_request({"top_p": 0.9, "repetition_penalty": 1.1}))
+    assert (sent["top_p"], sent["repetition_penalty"]) == (0.9, 1.1)
+    sent = model.payload([5], generation_request({}))
+    standard = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+    own = {"top_k": -1, "min_p": 0, "repetition_penalty": 1} if version == "0.30.0" else {}
+    lm_evals = {"model", "prompt", "max_tokens", "temperature", "stop", "seed"}
+    assert {name: value for name, value in sent.items() if name not in lm_evals} == standard | own

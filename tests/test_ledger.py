@@ -1,7 +1,9 @@
 """The answer ledger: stored answers are read back, damaged ones are not, and a kill loses none."""
 
 import logging
+import math
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.evaluate.ledger import Ledger, generation_key, pack, question_keys, shared, unpack
+from components.evaluate.ledger import (
+    Ledger,
+    generation_key,
+    pack,
+    pack_text,
+    question_keys,
+    shared,
+    unpack,
+    unpack_text,
+)
+from components.servers.client import Text
 from components.servers.scoring_requests import Loglik, Question
 from components.storage.location import open_store
 
@@ -115,6 +127,7 @@ def test_a_ledger_that_cannot_be_written_is_reported_once(file: Path, caplog: py
         for number in range(3):
             ledger.put([(bytes([number]) * 32, b"x" * 9000)])
         assert caplog.text.count("New answers are not saved") == 1
+        assert "because the disk is full" in caplog.text
         assert len(ledger.get(KEYS)) == 1200
 
 
@@ -173,3 +186,98 @@ def test_the_intact_answers_of_a_damaged_file_in_the_store_are_used(tmp_path: Pa
         answers = ledger.get(KEYS)
         assert len(answers) < 1200
         assert answers.items() <= expected.items()
+
+
+@pytest.mark.fault(
+    "numbers",
+    "saved answers that no server gives: NaN, a positive log-likelihood, a text in its place, wrong types",
+    "left out, counted in one line, asked again",
+)
+def test_saved_answers_that_no_server_gives_are_left_out_and_counted(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [pack(Loglik(value, True)) for value in (math.nan, math.inf, -math.inf, 0.1)]
+    bad += [pack(Loglik(-1.0, True))[:-1] + b"\x07", b"", b'["A", false, 1, "", null]', pack(Loglik(-1.0, True)) * 2]
+    with closing(filled(file)) as ledger:
+        ledger.put(zip(KEYS, bad, strict=False))
+    with closing(sqlite3.connect(file)) as database, database:
+        for number, value in enumerate(("text", 7, 0.5, "-1.0"), len(bad)):
+            database.execute("UPDATE answers SET answer = ? WHERE key = ?", (value, KEYS[number]))
+        database.execute("UPDATE answers SET answer = CAST(x'ff' AS TEXT) WHERE key = ?", (KEYS[12],))
+    with caplog.at_level(logging.WARNING), closing(Ledger(file, "a model")) as ledger:
+        assert ledger.read(KEYS, unpack) == {
+            key: unpack(answer) for key, answer in zip(KEYS[13:], ANSWERS[13:], strict=True)
+        }
+    assert caplog.messages == [f"13 saved answers in {file} are not valid; they are left out."]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'["A", 0, 1, "", null]',
+        b'["A", false, -1, "", null]',
+        b'["A", false, true, "", null]',
+        b'[1, false, 1, "", null]',
+        b'["A", false, 1, null, null]',
+        b'["A", false, 1, "", NaN]',
+        b'["\\ud800", false, 1, "", null]',
+        b'["A"]',
+        b"7",
+        b"[" * 100_000,
+        b"\xff",
+        pack(Loglik(-1.0, True)),
+    ],
+)
+def test_a_saved_text_with_fields_of_another_kind_is_not_read(answer: bytes) -> None:
+    text = Text("A", cut=True, tokens=3, thinking="so", thinking_tokens=None)
+    assert unpack_text(pack_text(text)) == text
+    with pytest.raises(ValueError, match="This is not a saved text"):
+        unpack_text(answer)
+
+
+@pytest.mark.fault(
+    "numbers", "the shared ledger has a view or a trigger in place of its tables", "nothing is taken from it"
+)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE answers RENAME TO other; CREATE VIEW answers AS SELECT * FROM other",
+        "CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM answers; END",
+    ],
+)
+def test_a_ledger_with_a_view_or_a_trigger_is_moved_aside(
+    file: Path, sql: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(file).close()
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript(sql)
+    with caplog.at_level(logging.WARNING), closing(Ledger(file, "a model")) as ledger:
+        assert ledger.get(KEYS) == {}
+    assert "that is not a ledger's" in caplog.text
+
+
+@pytest.mark.fault(
+    "machine", "the disk with the ledger cannot be written", "one line says so; the ledger keeps its name and answers"
+)
+def test_a_disk_that_cannot_be_written_leaves_the_ledger_as_it_is(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    filled(file).close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with caplog.at_level(logging.WARNING), closing(Ledger(file, "a model")) as ledger:
+            ledger.put([(KEYS[0], ANSWERS[1])])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caplog.text.count("WARNING") == 1
+    assert "cannot be used, because of an error of the disk" in caplog.text
+    assert not list(file.parent.glob("*damaged*"))
+    with closing(Ledger(file, "a model")) as ledger:
+        assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
+
+
+def test_a_ledger_that_is_read_only_is_called_so(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(filled(file)) as ledger, caplog.at_level(logging.WARNING):
+        ledger.database.execute("PRAGMA query_only=1")
+        ledger.put([(KEYS[0], ANSWERS[0])])
+        assert len(ledger.get(KEYS)) == 1200
+    assert "cannot be written, because it is read-only" in caplog.text

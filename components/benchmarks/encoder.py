@@ -3,6 +3,10 @@
 lm-eval encodes a context twice for each of its choices: once alone, and once followed by the choice. Here the context
 is encoded once. Only its last line is encoded again with each choice, where that gives the same ids: see
 `Encoder.last_lines`. tests/test_encoder.py compares the ids with lm-eval's own.
+
+They differ in two places, where lm-eval's ids give a score that is not the choice's. Of a tokenizer's special tokens
+only BOS goes before a prompt, never EOS after it. And a choice whose first characters are in one token with the end
+of the context is encoded by itself: lm-eval's ids lack those characters, or the whole choice.
 """
 
 import hashlib
@@ -29,6 +33,9 @@ DEFAULT_ANSWER_TOKENS = 256
 """lm-eval's limit of tokens for a generated text, where its task names none."""
 SEED = 1234
 """lm-eval's seed of a request."""
+NEUTRAL = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+"""Sent with each request whose task has no other values: a server takes what is missing from the model's
+generation_config."""
 
 
 class Encoder:
@@ -66,28 +73,30 @@ class Encoder:
         return bos if bos is not None else int(self.tokenizer.eos_token_id)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """The token ids of each text, on all cores."""
-        if self.adds_bos:  # a chat template has added BOS already
-            texts = [text.removeprefix(str(self.tokenizer.bos_token)) for text in texts]
-        return self.batches(texts, special=self.adds_bos)
+        """The token ids of each text, on all cores, with BOS before them where the tokenizer adds it."""
+        if not self.adds_bos:
+            return self.batches(texts)
+        bos = str(self.tokenizer.bos_token)  # a chat template has added it already
+        return [[self.prefix_token, *ids] for ids in self.batches([text.removeprefix(bos) for text in texts])]
 
-    def batches(self, texts: Sequence[str], *, special: bool) -> list[Ids]:
-        """The token ids of each text, with or without the tokenizer's special tokens."""
+    def batches(self, texts: Sequence[str]) -> list[Ids]:
+        """The token ids of each text, without special tokens."""
         ids: list[Ids] = []
         for first in range(0, len(texts), TEXTS_PER_BATCH):
             batch = list(texts[first : first + TEXTS_PER_BATCH])
             if self.backend is None:
-                ids += self.tokenizer(batch, add_special_tokens=special, return_attention_mask=False).input_ids
+                ids += self.tokenizer(batch, add_special_tokens=False, return_attention_mask=False).input_ids
             else:
                 self.backend.no_truncation()
                 self.backend.no_padding()
-                ids += [text.ids for text in self.backend.encode_batch_fast(batch, add_special_tokens=special)]
+                ids += [text.ids for text in self.backend.encode_batch_fast(batch, add_special_tokens=False)]
         return ids
 
     def encode_pairs(self, pairs: Sequence[Pair]) -> list[tuple[Ids, Ids]]:
         """The ids of each context and of its continuation, as lm-eval's `loglikelihood` encodes them.
 
-        The pairs of one context share one list of its ids.
+        A continuation that a token joins with the context is encoded by itself; its ids are empty where they would not
+        read as its text. The pairs of one context share one list of its ids.
         """
         moved = [without_trailing_space(*pair) for pair in pairs]
         contexts = list(dict.fromkeys(context for context, _ in moved))
@@ -95,16 +104,41 @@ class Encoder:
         lines = self.last_lines(ids)
         short = [lines[context] + continuation for context, continuation in moved if context in lines]
         whole = [context + continuation for context, continuation in moved if context not in lines]
-        ends, wholes = iter(self.batches(short, special=False)), iter(self.encode(whole))
-        lengths = dict(zip(lines.values(), map(len, self.batches(list(lines.values()), special=False)), strict=True))
+        ends, wholes = iter(self.batches(short)), iter(self.encode(whole))
+        starts = ids | {context: ids[context][-length:] for context, length in self.lengths(lines).items()}
         result = []
         for (given, _), (context, continuation) in zip(pairs, moved, strict=True):
-            if context in lines:
-                result.append((ids[context], next(ends)[lengths[lines[context]] :]))
+            encoded = next(ends if context in lines else wholes)
+            if given:
+                result.append((ids[context], self.after(starts[context], encoded, continuation)))
             else:
-                encoded = next(wholes)[len(ids[context]) :]
-                result.append((ids[context], encoded) if given else self.without_context(continuation))
+                result.append(self.without_context(continuation))
         return result
+
+    def lengths(self, lines: Mapping[str, str]) -> dict[str, int]:
+        """The number of token ids in the last line of each context."""
+        return dict(zip(lines, map(len, self.batches(list(lines.values()))), strict=True))
+
+    def after(self, start: Ids, whole: Ids, continuation: str) -> Ids:
+        """The ids of the continuation of `start`, whose text together with it has the ids `whole`.
+
+        They are the rest of `whole` if it begins with `start`. Otherwise they are the continuation's own, encoded after
+        a line break where the tokenizer puts a mark before each text; empty if neither reads as the text of `whole`.
+        """
+        if whole[: len(start)] == start and len(whole) > len(start):
+            return whole[len(start) :]
+        text = self.decoded(whole)
+        for before in ("", "\n"):
+            first, both = self.batches([before, before + continuation])
+            ids = both[len(first) :]
+            if ids and both[: len(first)] == first and self.decoded(start + ids) == text:
+                return ids
+        return []
+
+    def decoded(self, ids: Ids) -> str:
+        """The text of token ids."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def last_lines(self, contexts: Mapping[str, Ids]) -> dict[str, str]:
         """The last line of each context whose last line can be encoded by itself; other contexts are left out.
@@ -114,7 +148,7 @@ class Encoder:
         """
         found = {context: LAST_LINE.search(context) for context in contexts} if self.splits_at_lines else {}
         lines = {context: line[0] for context, line in found.items() if line}
-        alone = dict(zip(lines.values(), self.batches(list(lines.values()), special=False), strict=True))
+        alone = dict(zip(lines.values(), self.batches(list(lines.values())), strict=True))
         return {
             context: line
             for context, line in lines.items()
@@ -124,7 +158,7 @@ class Encoder:
     def without_context(self, continuation: str) -> tuple[Ids, Ids]:
         """The ids for an empty context: BOS or EOS takes its place, unless the continuation begins with it."""
         (ids,) = self.encode([continuation])
-        return ([self.prefix_token], ids) if self.prefix_token != ids[0] else (ids[:1], ids[1:])
+        return ([self.prefix_token], ids) if ids[:1] != [self.prefix_token] else (ids[:1], ids[1:])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """As lm-eval's; see `chat`."""
@@ -169,7 +203,8 @@ def without_trailing_space(context: str, continuation: str) -> Pair:
 def generation_request(settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of a completion request, without prompt and model, that lm-eval sends for these settings of a task.
 
-    Without EOS among the stop sequences: a server stops at that token by itself, and leaves it out of the text.
+    With neutral values of what the task does not set, which lm-eval leaves to the server. Without EOS among the stop
+    sequences: a server stops at that token by itself, and leaves it out of the text.
     """
     settings = dict(settings)
     settings.pop("do_sample", None)
@@ -178,10 +213,10 @@ def generation_request(settings: dict[str, Any]) -> dict[str, Any]:
     until = settings.pop("until", None) or []
     stop = [until] if isinstance(until, str) else list(until)
     temperature = settings.pop("temperature", 0)
-    return {"max_tokens": limit, "temperature": temperature, "stop": stop, "seed": SEED, **settings}
+    return {**NEUTRAL, "max_tokens": limit, "temperature": temperature, "stop": stop, "seed": SEED, **settings}
 
 
 def puts_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer itself adds BOS before a text."""
     ids = tokenizer("a").input_ids
-    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

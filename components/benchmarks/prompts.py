@@ -283,7 +283,7 @@ def encoded(items: list[list[Any]], preparation: Preparation, *, as_chats: bool 
         pairs = iter(encoder.encode_pairs([request.args for item in items for request in item]))
         return [[next(pairs) for _ in item] for item in items]
     prompts = [item[0].args[0] for item in items]
-    texts = encoder.batches(prompts, special=False) if as_chats else encoder.encode(prompts)
+    texts = encoder.batches(prompts) if as_chats else encoder.encode(prompts)
     if kind == "generate_until":
         return [[(text, [])] for text in texts]
     return [windows_of(text, encoder.prefix_token, min(ROLLING_WINDOW, preparation.window)) for text in texts]
@@ -305,13 +305,18 @@ def row_of(
 ) -> dict[str, Any]:
     """The row of one item, without its leaf's number; `request` is lm-eval's first one for the item.
 
-    `generation` and `start` are those of `generation_of`. Raises PrerequisiteError for an item without a prompt: no
-    token predicts the first one of its answer.
+    `generation` and `start` are those of `generation_of`. Raises PrerequisiteError for an item that cannot be scored:
+    without a prompt, no token predicts the first one of its answer; without tokens, an answer has no probability.
     """
     if not ids or not all(context for context, _ in ids):
         raise PrerequisiteError(
             f"Item {request.doc_id} of {leaf.name} has only white space before its answer, so the answer has no score."
             " Correct the row, or leave the task out."
+        )
+    if request.request_type != "generate_until" and (empty := [n for n, (_, answer) in enumerate(ids) if not answer]):
+        raise PrerequisiteError(
+            f"Item {request.doc_id} of {leaf.name}: the tokenizer has no tokens of its own for answer {empty[0] + 1} of"
+            f" {len(ids)} after the prompt, so the answer has no score. Correct the row, or leave the task out."
         )
     question, choices = leaf.shown(request.doc)
     contexts = list({tuple(context): context for context, _ in ids}.values())

@@ -86,14 +86,11 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         """As lm-eval's; drops the system message when the template refuses it, as lm-eval's other models do."""
         return self.encoder.apply_chat_template(chat_history, *arguments, **settings)
 
-    def tok_encode(self, string: Any, *arguments: Any, **settings: Any) -> Any:
-        """As lm-eval's, without a second BOS when a chat template has added one."""
-        if self.add_bos_token:
-            bos = str(self.tokenizer.bos_token)
-            string = (
-                string.removeprefix(bos) if isinstance(string, str) else [text.removeprefix(bos) for text in string]
-            )
-        return super().tok_encode(string, *arguments, **settings)
+    def tok_encode(self, string: Any, left_truncate_len: int | None = None, **_settings: Any) -> Any:
+        """The token ids of a text, or of each of several texts, as `Encoder.encode` gives them."""
+        texts = self.encoder.encode([string] if isinstance(string, str) else string)
+        cut = [ids[-(left_truncate_len or 0) :] for ids in texts]
+        return cut[0] if isinstance(string, str) else cut
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:  # noqa: ARG002 - lm-eval's
         """As lm-eval's; the texts are encoded together."""
@@ -105,19 +102,24 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
     ) -> list[tuple[float, bool]]:
         """The log-likelihood and greediness of each request (cache key, context ids, continuation ids)."""
         questions = [self.question(context, continuation) for _, context, continuation in requests]
-        answers: dict[Question | None, Loglik] = {None: Loglik(0.0, True)}
-        distinct = list(dict.fromkeys(question for question in questions if question is not None))
-        self.tested.run(self.tested.scoring_jobs(distinct, answers.__setitem__))
+        answers: dict[Question, Loglik] = {}
+        self.tested.run(self.tested.scoring_jobs(list(dict.fromkeys(questions)), answers.__setitem__))
         pairs = [(answers[question].loglik, answers[question].greedy) for question in questions]
         for (cache_key, _, _), pair in zip(requests, pairs, strict=True):
             if cache_key is not None:
                 self.cache_hook.add_partial("loglikelihood", cache_key, pair)
         return pairs
 
-    def question(self, context: list[int], continuation: list[int]) -> Question | None:
-        """The question for one request, cut from the left to `max_length` tokens; None for an empty continuation."""
+    def question(self, context: list[int], continuation: list[int]) -> Question:
+        """The question for one request, cut from the left to `max_length` tokens.
+
+        Raises UnscorableError for one that the server cannot score.
+        """
         if not continuation:
-            return None
+            raise UnscorableError(
+                "An answer has no tokens of its own after its prompt, so it has no score. Correct the row, or leave the"
+                " task out."
+            )
         whole = context + continuation
         excess = max(0, len(whole) - self.max_length)
         self.truncated += excess > 0

@@ -197,15 +197,11 @@ class Evaluation:
         """The jobs of items whose continuations are scored; a question that several items share is asked once."""
         waiting: dict[Question, list[tuple[ItemAnswers, int]]] = {}
         for item in block:
-            answers = ItemAnswers(item, [Loglik(0.0, True)] * len(item.requests))
+            answers = ItemAnswers(item, [None] * len(item.requests))
             for number, (context, continuation) in enumerate(item.requests):
-                if continuation:
-                    answers.answers[number] = None
-                    tokens = item.contexts[context]
-                    asked = Question((*tokens, *continuation), len(tokens))
-                    waiting.setdefault(asked, []).append((answers, number))
-            if None not in answers.answers:
-                self.record(recorder, item, answers.answers)  # type: ignore[arg-type]
+                tokens = item.contexts[context]
+                asked = Question((*tokens, *continuation), len(tokens))
+                waiting.setdefault(asked, []).append((answers, number))
 
         def on_answer(asked: Question, answer: Loglik) -> None:
             for answers, number in waiting[asked]:

@@ -104,7 +104,7 @@ class Recorder:
         """How many of the answer's tokens are thinking: as the server counted, or else by the model's tokenizer."""
         if text.thinking_tokens is not None or text.tokens is None:
             return text.thinking_tokens
-        (tokens,) = self.encoder.batches([reply.thinking], special=False)
+        (tokens,) = self.encoder.batches([reply.thinking])
         return min(len(tokens), text.tokens)
 
     def of_document(self, item: ItemPrompts, windows: Sequence[Loglik]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 An answer belongs to a *book* and has a *key* in it. There is a book for each model digest, engine version and settings
 that can change an answer. The key is the hash of the prompt's token ids and of the kind of question. Each row has a
-seal: a hash of its key and answer. A row with a wrong seal counts as missing: the question is sent again and the row
-overwritten. Each answer is committed when it arrives, so a killed evaluation loses only the requests in flight.
+seal: a hash of its key and answer. A row with a wrong seal, or with an answer that no server gives, counts as missing:
+the question is sent again and the row overwritten. Each answer is committed when it arrives, so a killed evaluation
+loses only the requests in flight.
 
     answers(book, key) -> answer, seal        `pack` encodes the answer
 """
@@ -11,16 +12,17 @@ overwritten. Each answer is committed when it arrives, so a killed evaluation lo
 import hashlib
 import json
 import logging
+import math
 import os
 import sqlite3
 import struct
 import tempfile
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.errors import PrerequisiteError
 from components.servers.client import Text
@@ -33,10 +35,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Key = bytes
+T = TypeVar("T")
 KEYS_PER_QUERY = 500
 BUSY_S = 60
 SEAL_BYTES = 8
 LOGLIK = struct.Struct("<d?")
+LONGEST_BYTES = 1 << 24
+"""The longest answer that is read."""
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+REASONS = {sqlite3.SQLITE_FULL: "the disk is full", sqlite3.SQLITE_READONLY: "it is read-only"}
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS books (book INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
@@ -44,6 +52,12 @@ CREATE TABLE IF NOT EXISTS answers (
     book INTEGER NOT NULL, key BLOB NOT NULL, answer BLOB NOT NULL, seal BLOB NOT NULL, PRIMARY KEY (book, key)
 ) WITHOUT ROWID;
 """
+OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+ROWS = f"SELECT key, CASE WHEN length(answer) <= {LONGEST_BYTES} THEN answer END, seal FROM answers WHERE book = ?"
+
+
+class OtherTablesError(sqlite3.DatabaseError):
+    """A database has other objects than a ledger, for example a view in place of a table."""
 
 
 def question_keys(questions: Sequence[Question]) -> list[Key]:
@@ -73,8 +87,16 @@ def pack_text(text: Text) -> bytes:
 
 
 def unpack_text(answer: bytes) -> Text:
-    """Decode a text that `pack_text` encoded."""
-    return Text(*json.loads(answer))
+    """Decode a text that `pack_text` encoded; raises ValueError for anything else."""
+    try:
+        text, cut, tokens, thinking, thinking_tokens = json.loads(answer)
+        (text + thinking).encode()
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"This is not a saved text: {error}") from error
+    counts = [count for count in (tokens, thinking_tokens) if count is not None]
+    if type(cut) is not bool or any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("This is not a saved text: its fields have other types.")
+    return Text(text, cut, tokens, thinking, thinking_tokens)
 
 
 def packed(tokens: Tokens) -> bytes:
@@ -85,7 +107,7 @@ def packed(tokens: Tokens) -> bytes:
 class Ledger:
     """One book of the ledger in `file`, which is created when it is missing.
 
-    A damaged file is renamed and a new one created. When a write fails (a full disk), one warning is logged and later
+    A damaged file is renamed and a new one created. On a full or read-only disk one warning is logged, and later
     answers are not saved: the evaluation goes on without its ledger.
     """
 
@@ -93,26 +115,40 @@ class Ledger:
         self.file = file
         self.identity = identity
         self.writable = True
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self.invalid = 0
+        """The number of rows that were read and left out."""
         try:
-            self.open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.open_intact()
+        except (OSError, sqlite3.DatabaseError) as error:
+            if code_of(error) in LOCKED:
                 raise
-            aside = file.with_name(f"{file.name}.damaged-{time.time_ns()}")
-            log.warning("The answer ledger %s cannot be read (%s); it is now %s.", file, error, aside)
-            file.replace(aside)
-            for companion in (f"{file}-wal", f"{file}-shm"):
-                Path(companion).unlink(missing_ok=True)
-            self.open()
+            log.warning("No answers are saved: the ledger %s cannot be used, because %s.", file, reason(error))
+            self.open(":memory:")
 
-    def open(self) -> None:
+    def open_intact(self) -> None:
+        """Open the file, or a new one after a damaged one is renamed."""
+        try:
+            self.open(self.file)
+        except sqlite3.DatabaseError as error:
+            if code_of(error) not in DAMAGED and not isinstance(error, OtherTablesError):
+                raise
+            aside = self.file.with_name(f"{self.file.name}.damaged-{time.time_ns()}")
+            log.warning("The answer ledger %s cannot be read (%s); it is now %s.", self.file, error, aside)
+            self.file.replace(aside)
+            for companion in (f"{self.file}-wal", f"{self.file}-shm"):
+                Path(companion).unlink(missing_ok=True)
+            self.open(self.file)
+
+    def open(self, place: Path | str) -> None:
         """Open the database and look up the book's number."""
-        self.database = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        self.database = sqlite3.connect(place, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
+            check_tables(self.database)
             self.database.executescript(SCHEMA)
+            self.database.text_factory = bytes  # a text that is not UTF-8 cannot be read otherwise
             self.database.execute("INSERT OR IGNORE INTO books (identity) VALUES (?)", (self.identity,))
             books = self.database.execute("SELECT book FROM books WHERE identity = ?", (self.identity,))
             (self.book,) = books.fetchone()
@@ -121,15 +157,37 @@ class Ledger:
             raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and log how many rows were left out."""
+        if self.invalid:
+            log.warning("%d saved answers in %s are not valid; they are left out.", self.invalid, self.file)
         self.database.close()
+
+    def read(self, keys: Sequence[Key], decode: Callable[[bytes], T]) -> dict[Key, T]:
+        """The saved answers of these keys, decoded; an answer for which `decode` raises ValueError is left out."""
+        answers: dict[Key, T] = {}
+        for key, answer in self.get(keys).items():
+            try:
+                answers[key] = decode(answer)
+            except ValueError:
+                self.invalid += 1
+        return answers
+
+    def intact(self, rows: Sequence[tuple[object, object, object]]) -> dict[Key, bytes]:
+        """The answers of the rows with the right types and seals, by key."""
+        answers = {
+            key: answer
+            for key, answer, seal in rows
+            if isinstance(key, bytes) and isinstance(answer, bytes) and seal == seal_of(key, answer)
+        }
+        self.invalid += len(rows) - len(answers)
+        return answers
 
     def get(self, keys: Sequence[Key]) -> dict[Key, bytes]:
         """The saved answers of these keys, by key; missing and damaged ones are left out."""
         answers: dict[Key, bytes] = {}
         for first in range(0, len(keys), KEYS_PER_QUERY):
             batch = keys[first : first + KEYS_PER_QUERY]
-            query = f"SELECT key, answer, seal FROM answers WHERE book = ? AND key IN ({','.join('?' * len(batch))})"
+            query = f"{ROWS} AND key IN ({','.join('?' * len(batch))})"
             try:
                 rows = self.database.execute(query, (self.book, *batch)).fetchall()
             except sqlite3.DatabaseError as error:
@@ -137,7 +195,7 @@ class Ledger:
                     "Part of the answer ledger %s cannot be read (%s); the server is asked again.", self.file, error
                 )
                 continue
-            answers |= {key: answer for key, answer, seal in rows if seal == seal_of(key, answer)}
+            answers |= self.intact(rows)
         return answers
 
     def put(self, answers: Iterable[tuple[Key, bytes]]) -> None:
@@ -151,7 +209,7 @@ class Ledger:
             self.database.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             self.writable = False
-            log.warning("New answers are not saved: %s cannot be written (%s).", self.file, error)
+            log.warning("New answers are not saved: %s cannot be written, because %s.", self.file, reason(error))
             if self.database.in_transaction:
                 self.database.execute("ROLLBACK")
 
@@ -173,8 +231,8 @@ class Ledger:
         intact: dict[Key, bytes] = {}
         with closing(Ledger(file, self.identity)) as other:
             try:
-                rows = other.database.execute("SELECT key, answer, seal FROM answers WHERE book = ?", (other.book,))
-                intact.update((key, answer) for key, answer, seal in rows if seal == seal_of(key, answer))
+                for row in other.database.execute(ROWS, (other.book,)):
+                    intact |= other.intact([row])
             except sqlite3.DatabaseError as error:
                 log.warning("Part of the answers in %s cannot be read (%s); the server is asked again.", file, error)
         new = intact.keys() - self.get(list(intact)).keys()
@@ -246,5 +304,30 @@ def pack(answer: Loglik) -> bytes:
 
 
 def unpack(answer: bytes) -> Loglik:
-    """Decode a log-likelihood that `pack` encoded."""
-    return Loglik(*LOGLIK.unpack(answer))
+    """Decode a log-likelihood that `pack` encoded; raises ValueError for anything else: it is finite and at most 0."""
+    if len(answer) != LOGLIK.size:
+        raise ValueError(f"A log-likelihood has {LOGLIK.size} bytes, and a saved answer {len(answer)}.")
+    loglik, greedy = LOGLIK.unpack(answer)
+    if not -math.inf < loglik <= 0 or answer[-1] > 1:
+        raise ValueError(f"{loglik} is not a log-likelihood.")
+    return Loglik(loglik, greedy)
+
+
+def check_tables(database: sqlite3.Connection) -> None:
+    """Raise OtherTablesError unless the database is empty or has the tables of SCHEMA and nothing else."""
+    with closing(sqlite3.connect(":memory:")) as ours:
+        ours.executescript(SCHEMA)
+        expected = {(kind, name, " ".join(sql.split())) for kind, name, sql in ours.execute(OBJECTS)}
+    found = {(kind, name, " ".join(str(sql).split())) for kind, name, sql in database.execute(OBJECTS)}
+    if other := sorted(f"{kind} {name}" for kind, name, _ in found - expected):
+        raise OtherTablesError(f"it has {', '.join(other)} that is not a ledger's")
+
+
+def code_of(error: Exception) -> int:
+    """SQLite's primary code of an error; 0 where it has none."""
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def reason(error: Exception) -> str:
+    """Why a ledger cannot be read or written."""
+    return REASONS.get(code_of(error), f"of an error of the disk: {error}")

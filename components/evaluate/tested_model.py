@@ -7,9 +7,12 @@ from typing import Any
 from components.errors import PrerequisiteError
 from components.evaluate import ledger
 from components.evaluate.ledger import Ledger
-from components.servers.abilities import Abilities, abilities
+from components.servers.abilities import UNKNOWN, Abilities, abilities
 from components.servers.client import Client, Job, ServerFailedError, Text
 from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
+
+NEUTRAL_ON_VLLM = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
+"""Neutral values of vLLM's own fields; a server that is not vLLM may refuse a field that it does not know."""
 
 
 class OtherPromptError(PrerequisiteError):
@@ -29,6 +32,7 @@ class TestedModel:
         self.ledger = ledger
         self.way = way
         self.server: Abilities = abilities(client)
+        self.neutral = neutral_of(self.server.version)
         self.requests = self.reused = 0
         """Distinct requests so far, and how many of them the ledger has answered."""
 
@@ -49,13 +53,13 @@ class TestedModel:
         Nothing happens before the first job is taken. Then the ledger is read, and what it has is answered at once.
         """
         keys = dict(zip(questions, ledger.question_keys(questions), strict=True)) if self.ledger else {}
-        saved = self.ledger.get(list(keys.values())) if self.ledger else {}
+        saved = self.ledger.read(list(keys.values()), ledger.unpack) if self.ledger else {}
         unanswered = [question for question in questions if not saved or keys[question] not in saved]
         self.requests += len(questions)
         self.reused += len(questions) - len(unanswered)
         for question, key in keys.items():
             if key in saved:
-                on_answer(question, ledger.unpack(saved[key]))
+                on_answer(question, saved[key])
         tally = Tally(unanswered)
 
         def on_scored(ask: Ask, scored: Scored) -> None:
@@ -77,13 +81,13 @@ class TestedModel:
         server reads other ones.
         """
         keys = [ledger.generation_key(tuple(tokens), fields) for tokens, fields in requests]
-        saved = self.ledger.get(keys) if self.ledger else {}
+        saved = self.ledger.read(keys, ledger.unpack_text) if self.ledger else {}
         unanswered = [number for number, key in enumerate(keys) if key not in saved]
         self.requests += len(requests)
         self.reused += len(requests) - len(unanswered)
         for number, key in enumerate(keys):
             if key in saved:
-                on_text(number, ledger.unpack_text(saved[key]))
+                on_text(number, saved[key])
 
         def save(position: int, text: Text) -> None:
             number = unanswered[position]
@@ -98,14 +102,14 @@ class TestedModel:
     def payload(self, tokens: list[int], fields: dict[str, Any]) -> dict[str, Any]:
         """The body of one request."""
         asked = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
-        return {"model": self.client.model, **asked, **fields}
+        return {"model": self.client.model, **asked, **self.neutral, **fields}
 
 
 class LedgerModel(TestedModel):
     """A model whose server did not start: only the ledger answers."""
 
     def __init__(self, book: Ledger) -> None:
-        self.client, self.ledger, self.way = Client("", ""), book, ""
+        self.client, self.ledger, self.way, self.neutral = Client("", ""), book, "", {}
         self.requests = self.reused = 0
 
     @property
@@ -117,6 +121,11 @@ class LedgerModel(TestedModel):
         """Take the answers from the ledger; raises ServerFailedError when it lacks one."""
         if next(iter(jobs), None):
             raise ServerFailedError("No server is left, and the ledger does not have all of the model's answers.")
+
+
+def neutral_of(version: str) -> dict[str, int]:
+    """The neutral values for a server of this version beyond those of every request."""
+    return NEUTRAL_ON_VLLM if version != UNKNOWN else {}
 
 
 def check_prompt(tokens: list[int], text: Text) -> None:

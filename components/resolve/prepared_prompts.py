@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from components.benchmarks.harness import Prepared
     from components.benchmarks.prompts import Item, Preparation
 
-FORM = 3
+FORM = 4
 """The form of the file of prompts; a file of another form is not read."""
 
 

@@ -22,6 +22,8 @@ TOKEN_IDS = range(10, 200)
 """Ids that every vocabulary of a language model has."""
 AGREEMENT = 0.5
 """In natural log units for each token. 16-bit kernels differ by about 0.1; a wrong token or position by much more."""
+UNKNOWN = "unknown"
+"""The version of a server that has no /version, as vLLM has."""
 
 WHAT = {
     Kind.SUFFIX: "scores a continuation in one request, its context from the prefix cache",
@@ -90,7 +92,7 @@ async def try_all(client: Client) -> Abilities:
         try:
             version = str((await client.get(session, "/version"))["version"])
         except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError):
-            version = "unknown"
+            version = UNKNOWN
     return Abilities(version, int(model.get("max_model_len") or 0), tuple(tried[::-1]))
 
 

@@ -46,6 +46,11 @@ class Question:
     start: int
     """Index of the continuation's first token; at least 1, as nothing predicts the first token of a prompt."""
 
+    def __post_init__(self) -> None:
+        """Refuse a question without context or continuation: its score would be 0, that of a certain answer."""
+        if not 1 <= self.start < len(self.tokens):
+            raise ValueError(f"A question has {len(self.tokens)} tokens and its continuation starts at {self.start}.")
+
 
 @dataclass(eq=False, slots=True)
 class Ask:
