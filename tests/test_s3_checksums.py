@@ -7,7 +7,7 @@ import http.server
 import ipaddress
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,7 +135,11 @@ def test_an_s3_without_chunked_bodies_works_when_no_checksum_is_required(
 @pytest.mark.usefixtures("plain_s3")
 def test_a_refused_body_is_a_permanent_refusal_with_the_setting(model: Path) -> None:
     store = open_store("s3://bucket/prefix")
-    for write in (lambda: store.put_file(model / "config.json", "x"), lambda: store.put_text("x", "x")):
+    writes: list[Callable[[], str]] = [
+        lambda: store.put_file(model / "config.json", "x"),
+        lambda: store.put_text("x", "x"),
+    ]
+    for write in writes:
         with pytest.raises(PrerequisiteError, match=rf"refuses this for good.* set {VARIABLE}=when_required") as said:
             write()
         assert "try again later" not in str(said.value)
