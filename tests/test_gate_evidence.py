@@ -227,7 +227,8 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
 @pytest.mark.slow
 def test_the_bound_on_a_skewed_divergence_has_its_promised_error_rate() -> None:
     """A t-test would pass three times as many at the limit."""
-    from components.evidence.limits import MOST_NATS, ClippedTest
+    from components.evidence.limits import ClippedTest
+    from components.policies.policy import MOST_NATS
 
     source = np.random.default_rng(0)
     truth = np.minimum(source.lognormal(-5, 1.5, 400_000), MOST_NATS).mean()
@@ -398,3 +399,18 @@ def test_clusters_widen_the_bounds_of_independent_items() -> None:
     assert (plain.tasks[0].clusters, clustered.tasks[0].clusters) == (0, 50)
     assert (plain.verdict, clustered.verdict) == ("monitor", "inconclusive")
     assert (clustered.limits[0].upper or 0) > (plain.limits[0].upper or 0) + 0.01
+
+
+@pytest.mark.fault("numbers", "A mean KL divergence is over its limit, but not once items are clipped", "never passed")
+@pytest.mark.parametrize(("far", "verdict"), [(0, "ship"), (1, "inconclusive")])
+def test_a_mean_divergence_over_the_limit_never_passes(far: int, verdict: str) -> None:
+    """One of 2,000 items moves by 5,000 nats: 2.5 on average, 0.001 once it is clipped."""
+    scores = np.ones(2000)
+    before, after = [[-0.01, -10_000.0]] * 2000, [[-0.01, -10_000.0]] * (2000 - far) + [[-5000.0, -0.01]] * far
+    use_case = UseCase(name="close", max_divergence={"mmlu": 1.0})
+    baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", scores, logliks=before)})
+    variant = candidate_of("int8", {"mmlu": answers_of("mmlu", scores, logliks=after)})
+    row = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
+    limit = next(limit for limit in row.limits if limit.kind == "divergence")
+    assert limit.estimate == pytest.approx(2.5 * far, abs=0.001)
+    assert row.verdict == verdict

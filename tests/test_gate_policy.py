@@ -114,6 +114,7 @@ KEYS = (
         ),
         ("name: mine\nmax_cut_answers: {gsm8k: 1}\n", f"max_cut_answers.gsm8k: 1 is not allowed: {LIMITS}"),
         ("name: mine\nmax_divergence: {mmlu: -1}\n", "a divergence is a number of nats, 0 or more"),
+        ("name: mine\nmax_divergence: {mmlu: 2}\n", "less than 2, the most of an item"),
         ("name: mine\nmax_average_drop: 5 %\nname: yours\n", "line 3: name is given twice"),
         ("name: mine\nmax_drop:\n  gsm8k: 1 %\n  gsm8k: 9 %\n", "line 4: gsm8k is given twice"),
         ("name: [mine\n", "line 2: this is not YAML: expected"),

@@ -14,6 +14,7 @@ from components.evidence.answers import fault
 from components.evidence.saved_answers import read_records
 from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase
+from components.run import records
 from components.run.artifacts import Model
 from tests.support.answered import answers_of, candidate_of, table_of
 
@@ -60,5 +61,6 @@ def test_text_in_a_number_is_refused(tmp_path: Path, name: str, texts: list[obje
     table = table.set_column(table.column_names.index(name), name, pyarrow.array(texts))
     file = tmp_path / "full.parquet"
     pyarrow.parquet.write_table(table.append_column("task", pyarrow.array(["mmlu"] * 3)), file)
-    with pytest.raises(PrerequisiteError, match=f"column {name} holds text in place of numbers"):
-        read_records(file)
+    for reader in (read_records, records.read):
+        with pytest.raises(PrerequisiteError, match=f"column {name} holds text in place of numbers"):
+            reader(file)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, get_args
 
 from components.benchmarks.anchors import anchors_of
@@ -105,6 +106,13 @@ class Suite:
         return look_shares(*(sum(task.items(stage) for task in self.tasks) for stage in STAGES))
 
 
+MC2_CHANCE = 0.448
+"""What a model scores on TruthfulQA's mc2 that knows nothing: the same probability for every choice gives an item its
+share of true choices, and the mean of that share over the 817 items is 0.4484. Several choices are true: 1 / choices
+(0.158) would be the chance to name one of them."""
+GUESSED = ("acc", "acc_norm")
+"""Metrics on which guessing among n choices of which one is right scores 1 / n."""
+
 MMLU = SuiteTask("mmlu", "acc", 5, 0.25, 100, 14042, "knowledge of 57 subjects", anchors=anchors_of("mmlu"))
 HELLASWAG = SuiteTask(
     "hellaswag",
@@ -129,7 +137,7 @@ TRUTHFULQA = SuiteTask(
     "truthfulqa_mc2",
     "acc",
     0,
-    0.448,
+    MC2_CHANCE,
     99,
     817,
     "resistance to common falsehoods",
@@ -240,6 +248,16 @@ SUITES = {
         ),
     )
 }
+
+
+def guessed_score(task: str, metric: str, choices: Sequence[int]) -> float:
+    """What guessing scores on the task: a shipped suite's row says it, else the items' numbers of choices do."""
+    for row in (row for suite in SUITES.values() for row in suite.tasks):
+        if (row.task, row.metric) == (task, metric):
+            return row.chance
+    if metric == "mc2":  # as lm-eval called it before version 0.4
+        return MC2_CHANCE
+    return fmean(1 / count for count in choices) if metric in GUESSED and min(choices) > 1 else 0.0
 
 
 def suite_named(suite: str, custom: "Sequence[CustomSet]" = (), limit: int = 0, *, trusted: bool = False) -> Suite:

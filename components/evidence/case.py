@@ -9,10 +9,10 @@ import numpy as np
 from components.evidence import flips, lengths, margin
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
-from components.evidence.limits import MOST_NATS, ClippedTest, DropTest, Limit, MeanTest, Task
+from components.evidence.limits import ClippedTest, DropTest, Limit, MeanTest, Task
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE
-from components.policies.policy import Band, UseCase
+from components.policies.policy import MOST_NATS, Band, UseCase
 
 
 @dataclass(frozen=True)
@@ -173,4 +173,4 @@ def _divergence_test(baseline: Answers, variant: Answers) -> ClippedTest:
     if nats is None:
         raise ValueError(f"{variant.task} has no choices: `unmeasurable` comes first")
     shares = np.minimum(nats, MOST_NATS) / MOST_NATS
-    return ClippedTest(margin.pairs(shares, np.zeros(len(shares)), paired.clusters))
+    return ClippedTest(margin.pairs(shares, np.zeros(len(shares)), paired.clusters), unclipped=float(nats.mean()))

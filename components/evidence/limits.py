@@ -10,9 +10,9 @@ from scipy.special import ndtr, ndtri
 from components.evidence import flips, margin
 from components.evidence.looks import SCREEN_ALLOWANCE
 from components.evidence.margin import ABSOLUTE, Pairs, Scale
+from components.policies.policy import MOST_NATS
 
 POWER = 0.8
-MOST_NATS = 2.0
 MOST_FURTHER = 10_000_000
 """No number is recommended above this many further items."""
 
@@ -206,7 +206,8 @@ class MeanTest:
 class ClippedTest:
     """The test of the mean of bounded values: of each item's KL divergence, clipped to `MOST_NATS`, or cut answers.
 
-    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop.
+    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop. What is
+    clipped is no evidence: if the mean before clipping is over a limit, the limit is never shown to be kept.
     """
 
     shares: Pairs
@@ -214,27 +215,29 @@ class ClippedTest:
     most: float = MOST_NATS
     """The largest possible value of an item."""
     informative: bool = True
+    unclipped: float = 0.0
+    """The mean before clipping; 0 where nothing is clipped."""
 
     @property
     def estimate(self) -> float:
-        """The mean."""
-        return self.most * (margin.drop([self.shares], ABSOLUTE) or 0.0)
+        """The mean, before clipping."""
+        return max(self.unclipped, self.most * (margin.drop([self.shares], ABSOLUTE) or 0.0))
 
     def decidable(self, _limit: float) -> bool:
         """Always True: this test has no noise floor."""
         return True
 
     def p_within(self, limit: float) -> float:
-        """The p-value against "it is the limit or more"."""
-        return margin.p_within([self.shares], ABSOLUTE, limit / self.most)
+        """The p-value against "it is the limit or more"; 1 if the mean before clipping is over the limit."""
+        return 1.0 if self.unclipped > limit else margin.p_within([self.shares], ABSOLUTE, limit / self.most)
 
     def p_beyond(self, limit: float) -> float:
         """The p-value against "it is the limit or less"; no item's value is below 0."""
         return margin.p_above(self.shares, limit / self.most)
 
     def upper(self, alpha: float) -> float | None:
-        """The one-sided upper bound."""
-        return self.most * margin.upper([self.shares], ABSOLUTE, alpha)
+        """The one-sided upper bound, never below the mean before clipping."""
+        return max(self.unclipped, self.most * margin.upper([self.shares], ABSOLUTE, alpha))
 
     def lower(self, alpha: float) -> float | None:
         """The one-sided lower bound."""

@@ -11,6 +11,7 @@ from components.errors import PrerequisiteError
 from components.evidence.answers import Answers, answers
 from components.evidence.candidate import Candidate, candidate
 from components.run.artifacts import Scores, Weights
+from components.run.records import typed
 from components.run.results import AGAIN, FULL, TINY, VariantResults
 
 RECORDS = {
@@ -61,19 +62,10 @@ def read_records(file: Path) -> dict[str, Answers]:
     """Each task's answers in a Parquet file of per-item records; raises PrerequisiteError when it is damaged."""
     try:
         table = pyarrow.parquet.read_table(file)
-        columns = {name: _typed(table, name, kind) for name, kind in RECORDS.items() if name in table.column_names}
+        columns = {name: typed(table, name, kind) for name, kind in RECORDS.items() if name in table.column_names}
         return by_task(pyarrow.table(columns))
     except (pyarrow.ArrowException, KeyError, OSError) as error:
         raise PrerequisiteError(f"{file} is not a readable file of per-item records: {error}") from error
-
-
-def _typed(table: pyarrow.Table, name: str, kind: pyarrow.DataType) -> pyarrow.ChunkedArray:
-    """The column in this type; raises ArrowInvalid for text in place of numbers, which a cast would parse."""
-    inner, wanted = (part.value_type if pyarrow.types.is_list(part) else part for part in (table[name].type, kind))
-    text = pyarrow.types.is_string(inner) or pyarrow.types.is_large_string(inner)
-    if text and not pyarrow.types.is_string(wanted):
-        raise pyarrow.ArrowInvalid(f"column {name} holds text in place of numbers")
-    return table[name].cast(kind)
 
 
 def by_task(records: pyarrow.Table) -> dict[str, Answers]:

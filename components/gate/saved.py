@@ -2,6 +2,7 @@
 
 a run's   full.json (Scores), full.parquet (one record per item), weights.json; without full.*, the tiny stage's files
 lm-eval's results_<date>.json, samples_<task>_<date>.jsonl; the tasks of a group (MMLU's subjects) become its clusters
+          where its score is the mean over all items
 """
 
 import hashlib
@@ -18,11 +19,13 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from components.benchmarks.suites import guessed_score
 from components.errors import PrerequisiteError
 from components.evidence.answers import Answers, answers
 from components.evidence.candidate import Candidate, candidate
 from components.evidence.saved_answers import read_ours
 from components.gate.decision import decide_candidates
+from components.gate.harness_groups import group_fault, grouped
 from components.policies.policy import UseCase, check_use_case
 from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
 from components.run.prompt_settings import PromptSettings
@@ -40,8 +43,6 @@ METRICS = (
 )
 """The gate compares the first of these metrics that lm-eval logged for a task; all but perplexity are at most 1."""
 PERPLEXITY = "word_perplexity"
-GUESSED = ("acc", "acc_norm")
-"""Metrics on which guessing among n choices scores 1 / n."""
 SUITE = "saved"
 SAMPLES = "lm-eval's samples"
 """The origin of the rows: the samples contain the items, but do not name the files that these came from."""
@@ -85,7 +86,10 @@ def read_candidate(folder: Path, metrics: Sequence[str] = ()) -> Candidate:
 
 
 def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
-    """The results in lm-eval's output folder; if it holds several runs, each task's newest results with samples."""
+    """The results in lm-eval's output folder; if it holds several runs, each task's newest results.
+
+    A listed task without samples, or a group whose score is not its tasks', fails the candidate.
+    """
     summaries = sorted(folder.rglob("results_*.json"), key=lambda path: path.name, reverse=True)
     if not summaries:
         raise PrerequisiteError(f"{folder} has samples but no results_*.json with the settings of the evaluation.")
@@ -96,32 +100,44 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
         )
     task_answers: dict[str, Answers] = {}
     scores: list[TaskScore] = []
+    listed: set[str] = set()
+    lacking: list[str] = []
+    faults: list[str] = []
     for summary in summaries:
         results = _json(summary.read_bytes(), summary)
         date = summary.stem.removeprefix("results_")
         with _format_errors(summary):
             if summary == summaries[0]:
                 _require_metrics(metrics, results, summary)
-            files = {task: summary.with_name(f"samples_{task}_{date}.jsonl") for task in results["configs"]}
+            files = {task: summary.with_name(f"samples_{task}_{date}.jsonl") for task in sorted(results["configs"])}
+            lacking += [task for task, file in files.items() if task not in listed and not file.exists()]
+            listed.update(files)
             rows_by_task = {
-                task: _rows(task, file, (*metrics, *METRICS), results)
-                for task, file in sorted(files.items())
-                if file.exists()
+                task: _rows(task, file, (*metrics, *METRICS), results) for task, file in files.items() if file.exists()
             }
-            for task, rows in _grouped(results, rows_by_task):
+            faults.append(group_fault(results, rows_by_task))
+            for task, rows in grouped(results, rows_by_task):
                 if task not in task_answers:
                     task_answers[task] = answers(task, pyarrow.Table.from_pylist(rows))
                     scores.append(_task_score(task, task_answers[task], rows, results))
-    if not task_answers:
-        raise PrerequisiteError(
-            f"{folder} has no samples for the tasks in its results_*.json: run lm-eval again with --log_samples."
+    if lacking:
+        faults.insert(
+            0,
+            f"{folder} has no samples for {', '.join(lacking)}, which its results_*.json list: run lm-eval again with"
+            " --log_samples, or copy the files samples_TASK_*.jsonl beside them.",
         )
+    if not task_answers:
+        raise PrerequisiteError(faults[0] or f"{folder} has no task in its results_*.json: run lm-eval again.")
     name = folder.name
     origins = tuple(RowsOrigin(task=score.task, where=SAMPLES) for score in scores)
     all_scores = Scores(
         variant=name, suite=SUITE, stage="full", tasks=tuple(scores), records=str(folder), row_origins=origins
     )
-    return candidate(Weights(variant=name, baseline_digest=""), all_scores, SUITE, answers=task_answers)
+    saved = candidate(Weights(variant=name, baseline_digest=""), all_scores, SUITE, answers=task_answers)
+    fault = next(filter(None, faults), "")
+    if fault and not saved.failure:
+        return replace(saved, scores=all_scores.model_copy(update={"tasks": (), "failure": fault}), answers={})
+    return saved
 
 
 @contextmanager
@@ -203,8 +219,8 @@ def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str
         "item_id": str(sample["doc_id"]),
         "item_hash": f"{sample.get('doc_hash', '')} {sample.get('target_hash', '')}",
         "prompt_hash": hashlib.sha256(json.dumps(sample["arguments"], sort_keys=True).encode()).hexdigest(),
-        "score": float(value),
-        "units": None if units is None else float(units),
+        "score": _number(value),
+        "units": None if units is None else _number(units),
         "truncated": False,
         "logliks": [float(loglik) for loglik, _ in sample["filtered_resps"]] if multiple_choice else [],
         "metric": metric,
@@ -212,28 +228,11 @@ def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str
     }
 
 
-def _grouped(
-    results: Mapping[str, Any], rows: dict[str, list[dict[str, Any]]]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Each task's rows; the tasks of a group that lm-eval scores as a whole are one task, with each as a cluster."""
-    subtasks = {name: list(members) for name, members in (results.get("group_subtasks") or {}).items() if members}
-
-    def leaves(name: str) -> list[str]:
-        return [leaf for subtask in subtasks[name] for leaf in leaves(subtask)] if name in subtasks else [name]
-
-    grouped: set[str] = set()
-    aggregated = [
-        name
-        for name, metrics_of_group in (results.get("groups") or {}).items()
-        if name in subtasks and any("," in key for key in metrics_of_group)
-    ]
-    for group in sorted(aggregated, key=lambda name: -len(leaves(name))):  # MMLU before its subject groups
-        members = [task for task in dict.fromkeys(leaves(group)) if task in rows]
-        metrics = {row["metric"] for task in members for row in rows[task]}
-        if members and len(metrics) == 1 and not grouped & set(members):
-            grouped.update(members)
-            yield group, [{**row, "cluster": task} for task in members for row in rows[task]]
-    yield from ((task, task_rows) for task, task_rows in rows.items() if task not in grouped)
+def _number(value: object) -> float:
+    """The number; raises TypeError for text. lm-eval writes log-likelihoods as text, but scores as numbers."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} in place of a number")
+    return float(value)
 
 
 def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results: Mapping[str, Any]) -> TaskScore:
@@ -254,7 +253,7 @@ def _task_score(task: str, answers: Answers, rows: list[dict[str, Any]], results
         stderr=error,
         items=answers.items,
         shots=max(int((results.get("n-shot") or {}).get(member) or 0) for member in members),
-        chance=float(np.mean([1 / count for count in choices])) if metric in GUESSED and min(choices) > 1 else 0.0,
+        chance=guessed_score(task, metric, choices),
         version=f"{', '.join(versions)} of lm-eval {results.get('lm_eval_version', 'unknown')}",
         settings=_prompt_settings(members, rows, results),
     )

@@ -63,7 +63,11 @@ Limit = Annotated[
 Confidence = Annotated[
     float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95"), BeforeValidator(as_share)
 ]
-Nats = Annotated[float, in_range(0, 100, "a divergence is a number of nats, 0 or more")]
+MOST_NATS = 2.0
+"""The most that the gate counts for one item's KL divergence, so a mean of this or more cannot be limited."""
+Nats = Annotated[
+    float, in_range(0, MOST_NATS, "a divergence is a number of nats, 0 or more and less than 2, the most of an item")
+]
 Growth = Annotated[
     float, in_range(0, 10, "a growth is a share from 0 to less than 10, as 20 % or 0.2"), BeforeValidator(as_share)
 ]

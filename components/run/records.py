@@ -27,6 +27,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from components.errors import PrerequisiteError
+
 SCHEMA = pyarrow.schema(
     {
         "variant": pyarrow.string(),
@@ -102,6 +104,24 @@ def table(records: list[Record]) -> pyarrow.Table:
 
 
 def read(file: Path) -> list[Record]:
-    """The records that `write` wrote to `file`; a column that an earlier version did not write has its default."""
-    rows = pyarrow.parquet.read_table(file).to_pylist()
-    return [Record(**{**row, "choices": tuple(row.get("choices") or ())}) for row in rows]
+    """The records that `write` wrote to `file`; a column that an earlier version did not write has its default.
+
+    Raises PrerequisiteError when the file is damaged, or a column has another type.
+    """
+    try:
+        table = pyarrow.parquet.read_table(file)
+        columns = {name: typed(table, name, SCHEMA.field(name).type) for name in table.column_names}
+        return [
+            Record(**{**row, "choices": tuple(row.get("choices") or ())}) for row in pyarrow.table(columns).to_pylist()
+        ]
+    except (pyarrow.ArrowException, KeyError, TypeError) as error:
+        raise PrerequisiteError(f"{file} is not a readable file of per-item records: {error}") from error
+
+
+def typed(table: pyarrow.Table, name: str, kind: pyarrow.DataType) -> pyarrow.ChunkedArray:
+    """The column in this type; raises ArrowInvalid for text in place of numbers, which a cast would parse."""
+    inner, wanted = (part.value_type if pyarrow.types.is_list(part) else part for part in (table[name].type, kind))
+    text = pyarrow.types.is_string(inner) or pyarrow.types.is_large_string(inner)
+    if text and not pyarrow.types.is_string(wanted):
+        raise pyarrow.ArrowInvalid(f"column {name} holds text in place of numbers")
+    return table[name].cast(kind)

@@ -1,7 +1,8 @@
 """The store in S3: boto3 with its transfer manager, on AWS or on any server with the S3 API.
 
 Every upload is compared with the server's SHA-256: of the whole object or, for a multipart upload, of its parts'
-digests. From a server without SHA-256 the bytes are read again.
+digests. From a server without SHA-256 the bytes are read again, and so are they with
+AWS_REQUEST_CHECKSUM_CALCULATION=when_required, which some servers need: no checksum is sent then.
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 """
 
@@ -17,8 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
-import botocore.exceptions as failures
-from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.client import BaseClient
 from botocore.config import Config
@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
 from components.storage.hashing import sha256s
+from components.storage.s3_advice import advice_on
 from components.storage.store import (
     BLOCK_BYTES,
     MARKER,
@@ -48,27 +49,6 @@ THREADS = 4
 FOLDERS, WITHOUT_WEIGHTS, PLAIN = "s3-folders", "s3-without-weights", "s3-plain"
 """The cache's folders. Below them a hash of the address is the name, so no bucket or prefix can choose a path."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
-NO_CREDENTIALS = (
-    failures.NoCredentialsError
-    | failures.PartialCredentialsError
-    | failures.CredentialRetrievalError
-    | failures.TokenRetrievalError
-    | failures.SSOError
-)
-ADVICE = {
-    "NoSuchBucket": "Create the bucket, or name one that exists.",
-    "NoSuchKey": "An object is gone: store it again.",
-    "404": "An object is gone: store it again.",
-    "AccessDenied": "These credentials may not do that: ask for read and write rights, or use others.",
-    "403": "These credentials may not read that: ask for rights, or use others.",
-    "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.",
-    "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY.",
-    "ExpiredToken": "Log in again, or renew AWS_SESSION_TOKEN.",
-    "InvalidToken": "Log in again, or renew AWS_SESSION_TOKEN.",
-    "RequestTimeTooSkewed": "Set this machine's clock.",
-    "PermanentRedirect": "Set AWS_REGION to the bucket's region.",
-    "AuthorizationHeaderMalformed": "Set AWS_REGION to the bucket's region.",
-}
 
 
 @dataclass(frozen=True)
@@ -98,6 +78,8 @@ class S3Store:
             raise PrerequisiteError(f"No bucket in {location!r}. Give s3://bucket/prefix.")
         self._client = s3_client()
         self.endpoint: str = self._client.meta.endpoint_url
+        required_only = self._client.meta.config.request_checksum_calculation == "when_required"
+        self._checksum = {} if required_only else {"ChecksumAlgorithm": "SHA256"}
 
     def put_folder(self, folder: Path, name: str, digest: str, only: Collection[str] | None = None) -> str:
         if self.has_folder(name, digest):
@@ -177,7 +159,7 @@ class S3Store:
     def put_text(self, text: str, name: str) -> str:
         body, key = text.encode(), self._key(name)
         with self._errors():
-            self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ChecksumAlgorithm="SHA256")
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=body, **self._checksum)
             self._require_stored(key, len(body), hashlib.sha256(body).digest())
         return self.uri(name)
 
@@ -228,7 +210,7 @@ class S3Store:
             str(file.path),
             self.bucket,
             key,
-            ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": file.whole.hex()}},
+            ExtraArgs={**self._checksum, "Metadata": {"sha256": file.whole.hex()}},
             Config=transfer(file.part_bytes),
         )
         self._require_stored(key, file.size_bytes, file.whole, file.of_parts)
@@ -261,25 +243,6 @@ class S3Store:
                 raise
             message = f"s3://{self.bucket} at {self.endpoint}: {str(error).rstrip('.')}. {advice}"
             raise PrerequisiteError(message) from error
-
-
-def advice_on(error: Exception) -> str | None:
-    """What a user can do about an error of S3, or None for a bug in quantgate."""
-    while isinstance(error, S3UploadFailedError) and isinstance(error.__context__, Exception):
-        error = error.__context__
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code = error.response.get("Error", {}).get("Code", "")
-        return ADVICE.get(code, "The server has failed: try again later." if status >= 500 else None)
-    if isinstance(error, failures.FlexibleChecksumError):
-        return "The bytes changed in transfer or on that server's disks: run again, or store the model again."
-    if isinstance(error, failures.ConnectionError | failures.HTTPClientError | RetriesExceededError):
-        return "Check AWS_ENDPOINT_URL, the network and that the server runs."
-    if isinstance(error, failures.ParamValidationError):
-        return "Check the bucket's name."
-    if isinstance(error, NO_CREDENTIALS):
-        return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and AWS_ENDPOINT_URL for your own S3."
-    return None
 
 
 def s3_client() -> BaseClient:

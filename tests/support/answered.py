@@ -28,7 +28,10 @@ def pair_of(lost: int, gained: int, right: int, wrong: int) -> tuple[Numbers, Nu
 def table_of(scores: Numbers, clusters: list[str] | None = None, **columns: Any) -> pyarrow.Table:
     """A table of per-item records with these scores, two choices each; the better one is further ahead when right."""
     names = [str(place) for place in range(len(scores))]
-    logliks = [[score] if "units" in columns else [-1.0 - score, -2.0 + score] for score in scores]
+    if "units" in columns:
+        logliks = [[score] for score in columns.get("score", scores)]
+    else:
+        logliks = [[-1.0 - score, -2.0 + score] for score in scores]
     contents = {
         "item_id": list(range(len(scores))),
         "item_hash": names,
