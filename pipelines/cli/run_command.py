@@ -48,6 +48,7 @@ def run(
     model, tracking_uri = values["model"], values["tracking_uri"]
     plan = checks.check(model, options.plan_of(values | locations))
     arguments = options.pipeline_arguments(model, plan, values["promote"])
+    local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
     setup_command.ready_engine()
