@@ -48,10 +48,10 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """The next node; raises NotPlainError for an alias or a merge key, before any value is built."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             problem = "aliases (*name) are not allowed, write the values out"
-            raise NotPlainError(None, None, problem, event.start_mark)
+            raise NotPlainError(None, None, problem, event.start_mark)  # type: ignore[arg-type]  # the C mark is not used
         node: yaml.Node | None = super().compose_node(parent, index)
         if node is not None and node.tag == MERGE_KEY:
             problem = "merge keys (<<) are not allowed, write the values out"
