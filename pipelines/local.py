@@ -9,6 +9,7 @@ them end when the caller ends, even by SIGKILL.
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -146,6 +147,39 @@ def check_packages() -> None:
             f"These packages are missing: {', '.join(missing)}. Install quantgate again with its extras [all], as "
             'in `pip install ".[all]"` or `pip install "quantgate-VERSION-py3-none-any.whl[all]"`.'
         )
+
+
+REWRITTEN = ("python3", "{{$", '{"Concat": ', '{"IfPresent": ')
+"""kfp's local runner replaces these in every text that it hands to a step, so the step would get another text."""
+
+
+def check_texts(arguments: dict[str, Any], python: str = sys.executable) -> None:
+    """Raise PrerequisiteError for an argument, or a path of Python, that kfp's local runner would change."""
+    if shlex.quote(python) != python:
+        raise PrerequisiteError(
+            f"quantgate is installed in {Path(python).parent}, and kfp's local runner starts no Python in a path with "
+            "a space or another special character. Install quantgate in a folder without one."
+        )
+    for where, text in texts_of(arguments):
+        for part in REWRITTEN:
+            if part in text:
+                raise PrerequisiteError(
+                    f"{where} contains {part!r}, which kfp's local runner would replace by another text. Rename the "
+                    "file or folder, or write the text without it."
+                )
+
+
+def texts_of(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in the arguments, keys included, with the name of its argument."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield where or "a setting", str(key)
+            yield from texts_of(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts_of(inner, where)
 
 
 def check_folder(folder: Path) -> None:

@@ -1,12 +1,15 @@
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from components.benchmarks.own_tasks import check_yaml
 from components.errors import PrerequisiteError
 from components.evidence.change import Change, apart, percent
 from components.evidence.next_steps import next_step
 from components.models.variants import VARIANTS
+<<<<<<< HEAD
 from components.policies.policy import (
     check_use_case,
     chosen,
@@ -16,6 +19,10 @@ from components.policies.policy import (
     use_case_named,
     use_case_names,
 )
+=======
+from components.policies.policy import UseCase, check_use_case, read_use_case, side, use_case_named, use_case_names
+from components.storage.yaml_file import composed, parse
+>>>>>>> sand
 
 
 def test_a_comparison_with_a_limit_is_exact_despite_float_error() -> None:
@@ -134,6 +141,34 @@ def test_an_invalid_policy_is_refused_with_file_line_and_allowed_values(
     assert str(refusal.value).startswith(str(path))
     assert complaint in str(refusal.value)
     assert str(refusal.value).endswith("Correct the file.")
+
+
+BOMB = "name: mine\na0: &a0 {k: 1}\n" + "".join(
+    f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}\n" for level in range(1, 10)
+)
+
+
+@pytest.mark.fault(
+    "inputs", "YAML of ten lines unfolds to 400 million values by merge keys", "refused before it unfolds"
+)
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (BOMB, ", line 3: merge keys (<<) are not allowed, write the values out."),
+        ("name: mine\nmax_drop: {<<: {gsm8k: 1 %}}\n", ", line 2: merge keys (<<) are not allowed"),
+        (f"name: mine\nmax_drop: {{{'x: 1, ' * 40_000}}}", " has 240,023 characters, and at most 200,000 are read."),
+    ],
+)
+def test_yaml_that_would_keep_the_parser_busy_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+    for read in (partial(parse, UseCase, text), partial(composed, text)):
+        with pytest.raises(PrerequisiteError) as refusal:
+            read("mine.yaml")
+        assert str(refusal.value).startswith(f"mine.yaml{complaint}")
+    definition = tmp_path / "our_words.yaml"
+    definition.write_text(text, encoding="utf-8")
+    with pytest.raises(PrerequisiteError) as refusal:
+        check_yaml(definition)
+    assert str(refusal.value).startswith(f"{definition}{complaint}")
 
 
 def test_a_policy_may_change_everything(tmp_path: Path) -> None:

@@ -379,6 +379,9 @@ def test_a_servers_log_is_shortened_in_the_summary_and_cut_in_a_tag(local: str, 
     assert len(client.get_run(tracked.children["int8"]).data.tags["sentence"]) <= 8000
 
 
+@pytest.mark.fault(
+    "inputs", "a tracking address carries a password, also as HTTP://user:pw@…", "refused, and not shown"
+)
 def test_a_password_in_an_address_is_hidden_completely_and_refused_for_a_run() -> None:
     assert without_password("http://u:p@ss@host/x") == "http://***@host/x"
     with pytest.raises(PrerequisiteError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
@@ -389,6 +392,7 @@ def test_a_password_in_an_address_is_hidden_completely_and_refused_for_a_run() -
     check_no_password("http://host/x")
 
 
+@pytest.mark.fault("inputs", "the list of allowed tracking servers ends in a comma", "the empty entry admits no server")
 def test_an_empty_entry_of_the_allowed_servers_admits_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTGATE_TRACKING_HOSTS", "mlflow, ,")
     check_host("http://mlflow:5000")

@@ -1,9 +1,16 @@
 """The variants table."""
 
+import json
+from pathlib import Path
+
 import pytest
+import yaml
 
 from components.errors import PrerequisiteError
 from components.models.variants import QUANTIZED, VARIANTS, with_baseline
+from components.promote.inference_service import write_patch
+from components.promote.promotion import Promotion
+from components.run.artifacts import Verdict, Weights
 
 
 def test_the_baseline_is_always_included_and_first() -> None:
@@ -23,3 +30,24 @@ def test_an_unknown_variant_is_refused_with_the_valid_names() -> None:
 def test_a_run_makes_every_variant_but_the_baseline() -> None:
     assert [row.name for row in VARIANTS.values() if not row.quantized] == ["bf16"]
     assert ["bf16", *QUANTIZED] == list(VARIANTS)
+
+
+@pytest.mark.fault(
+    "verdicts", "a variant's name has a line break", "refused where it is read; KServe's patch stays one value"
+)
+def test_a_name_with_a_line_break_is_refused_and_writes_nothing_into_kserves_patch(tmp_path: Path) -> None:
+    name = "int8\nspec: {predictor: {model: {storageUri: s3://evil/weights}}}"
+    for kind in (Verdict, Weights):
+        with pytest.raises(PrerequisiteError, match=r"The variant's name 'int8\\nspec: .* Rename its folder\."):
+            kind.model_validate_json(json.dumps({"variant": name}))
+    moved = Promotion(model="m\n#", champion="3", variant=name, verdict="ship", weights="s3://b/int8", forced=name)
+    write_patch(moved, "tutor", tmp_path / "patch.yaml")
+    patch = yaml.safe_load((tmp_path / "patch.yaml").read_text(encoding="utf-8"))
+    assert patch["spec"] == {"predictor": {"model": {"storageUri": "s3://b/int8"}}}
+    assert patch["metadata"]["annotations"] == {
+        "quantgate/model": "m\n#",
+        "quantgate/version": "3",
+        "quantgate/variant": name,
+        "quantgate/verdict": "ship",
+        "quantgate/forced": name,
+    }

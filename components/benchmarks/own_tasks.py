@@ -18,7 +18,12 @@ from components.errors import PrerequisiteError
 from components.storage.cache import cache_dir
 from components.storage.hashing import sha256_of
 from components.storage.location import fetch, split_uri
+<<<<<<< HEAD
 from components.storage.store import MARKER, files_of
+=======
+from components.storage.store import MARKER, files_of, sha256_of
+from components.storage.yaml_file import CORRECT, composed
+>>>>>>> sand
 
 DEFINES = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 MOST_BYTES = 20_000_000
@@ -89,7 +94,7 @@ def check_trust(files: Iterable[Path], own: OwnTasks) -> None:
 
 def check_yaml(file: Path) -> int:
     """The line of the file's first function, or 0; raises PrerequisiteError for faulty YAML and for any other tag."""
-    composed(file)
+    nodes_in(file)
     tags = [token for token in yaml.scan(file.read_text(encoding="utf-8")) if isinstance(token, yaml.TagToken)]
     for token in tags:
         if token.value != FUNCTION:
@@ -108,19 +113,17 @@ def with_includes(file: Path, folder: Path, seen: tuple[Path, ...] = ()) -> Iter
     if path in seen:
         raise PrerequisiteError(f"{path} includes itself. Remove the include.")
     yield path
-    node = composed(path)
+    node = nodes_in(path)
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
     for value in (value for key, value in pairs if key.value == "include"):
         for name in [value] if isinstance(value, yaml.ScalarNode) else value.value:
             yield from with_includes(path.parent / str(name.value), folder, (*seen, path))
 
 
-def composed(file: Path) -> yaml.Node | None:
+def nodes_in(file: Path) -> yaml.Node | None:
     """The file's YAML; raises PrerequisiteError with the line where it is none."""
     try:
-        node: yaml.Node | None = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise PrerequisiteError(f"{file}{line}: this is not YAML: {error}. Correct the file.") from error
-    return node
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PrerequisiteError(f"{file}: this is not YAML: {error}. {CORRECT}") from error
+    return composed(text, str(file))

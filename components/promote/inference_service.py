@@ -19,15 +19,20 @@ def check_reachable(weights: str) -> None:
 
 def write_patch(promotion: Promotion, service: str, file: Path) -> None:
     """Write a patch for the KServe InferenceService of that name."""
-    summary = f"{promotion.model} version {promotion.champion}: {promotion.variant}, verdict {promotion.verdict}"
+    facts = {
+        "model": promotion.model,
+        "version": promotion.champion,
+        "variant": promotion.variant,
+        "verdict": promotion.verdict,
+        "forced": promotion.forced,
+    }
     patch = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {
             "name": service,
-            "annotations": {"quantgate/model": promotion.model, "quantgate/version": promotion.champion},
+            "annotations": {f"quantgate/{name}": value for name, value in facts.items() if value},
         },
         "spec": {"predictor": {"model": {"storageUri": promotion.weights}}},
     }
-    reason = f", forced: {' '.join(promotion.forced.split())}" if promotion.forced else ""
-    write_text(file, f"# {summary}{reason}\n{yaml.safe_dump(patch)}")
+    write_text(file, yaml.safe_dump(patch))

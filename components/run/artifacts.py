@@ -6,11 +6,29 @@ A failed variant has the reason in `failure`: the later steps return early and t
 `failure` means that the step succeeded.
 """
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 from components.run.server_identity import ServerIdentity
 from components.storage.artifact import Artifact
+
+
+def one_line(name: str) -> str:
+    """The variant's name; raises PrerequisiteError for one with a line break or a control character."""
+    if not name.isprintable():
+        raise PrerequisiteError(
+            f"The variant's name {name!a} has a line break or a control character. Rename its folder."
+        )
+    return name
+
+
+VariantName = Annotated[str, AfterValidator(one_line)]
+"""A name that is read from a file, or from a folder's path: reports, MLflow and a patch for KServe contain it."""
 
 
 class Model(Artifact):
@@ -31,7 +49,7 @@ class Model(Artifact):
 class Weights(Artifact):
     """One variant's weights in the store, or the reason why there are none."""
 
-    variant: str
+    variant: VariantName
     baseline_digest: str
     digest: str = ""
     uri: str = ""
@@ -63,7 +81,7 @@ class ServerPod(Artifact):
 class Server(Artifact):
     """A vLLM endpoint that serves one variant, or the reason why it does not."""
 
-    variant: str
+    variant: VariantName
     url: str = ""
     """Base URL of the OpenAI API, e.g. `http://127.0.0.1:41234/v1`."""
     served_name: str = ""
@@ -167,7 +185,7 @@ class RowsOrigin(Artifact):
 class Scores(Artifact):
     """One variant's scores in one stage of a suite, or the reason why there are none."""
 
-    variant: str
+    variant: VariantName
     suite: str
     stage: str
     """`tiny` or `full`."""
@@ -268,7 +286,7 @@ class TaskEvidence(Artifact):
 class Flip(Artifact):
     """One question where variant and baseline answer differently, for a reader."""
 
-    variant: str
+    variant: VariantName
     task: str
     cluster: str
     item_id: int
@@ -291,7 +309,7 @@ class Flip(Artifact):
 class Verdict(Artifact):
     """One row of the decision matrix."""
 
-    variant: str
+    variant: VariantName
     verdict: str
     """reference, ship, monitor, ab_test, reject, inconclusive, not_comparable, failed."""
     sentence: str

@@ -1,6 +1,7 @@
 """Read a YAML file that a person edits; each error names the file, the line and the allowed values."""
 
 from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -12,23 +13,19 @@ Read = TypeVar("Read", bound=BaseModel)
 Where = tuple[int | str, ...]
 
 CORRECT = "Correct the file."
+MERGE_KEY = "tag:yaml.org,2002:merge"
+MOST_CHARACTERS = 200_000
+"""PyYAML reads so many in seconds; lm-eval's longest definition has 61,000."""
 
 
 def parse(kind: type[Read], text: str, source: str) -> Read:
     """The value in the YAML `text`; raises PrerequisiteError, with the file's name `source`, for invalid text."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PrerequisiteError(f"{source}, line {line}: this is not YAML: {error.problem}. {CORRECT}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PrerequisiteError(f"{source}: this is not YAML: {error}. {CORRECT}") from error
+    node = composed(text, source)
     if not isinstance(node, yaml.MappingNode):
         allowed = ", ".join(kind.model_fields)
         raise PrerequisiteError(f"{source}, line 1: a list of keys is expected, of {allowed}. {CORRECT}")
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise PrerequisiteError(f"{source}: aliases (*name) are not allowed, write the values out. {CORRECT}")
+    with readable(source):
+        content = yaml.SafeLoader("").construct_document(node)
     faults = [f"line {line}: {message}" for line, message in duplicates(node)]
     try:
         value = kind.model_validate(content)
@@ -42,9 +39,53 @@ def parse(kind: type[Read], text: str, source: str) -> Read:
     return value
 
 
+class NotPlainError(yaml.MarkedYAMLError):
+    """The text has an alias or a merge key."""
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without aliases and merge keys: with them, nine short lines become millions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; raises NotPlainError for an alias or a merge key, before any value is built."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*name) are not allowed, write the values out"
+            raise NotPlainError(None, None, problem, event.start_mark)  # type: ignore[arg-type]  # the C mark is not used
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if node is not None and node.tag == MERGE_KEY:
+            problem = "merge keys (<<) are not allowed, write the values out"
+            raise NotPlainError(None, None, problem, node.start_mark)
+        return node
+
+
+def composed(text: str, source: str) -> yaml.Node | None:
+    """The nodes of the YAML `text`; raises PrerequisiteError for invalid or long text, aliases and merge keys."""
+    if len(text) > MOST_CHARACTERS:
+        raise PrerequisiteError(
+            f"{source} has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are read. {CORRECT}"
+        )
+    with readable(source):
+        node: yaml.Node | None = yaml.compose(text, Loader=PlainLoader)
+    return node
+
+
+@contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Raise PrerequisiteError, with the line if it is known, for YAML that the block cannot read."""
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        kind = "" if isinstance(error, NotPlainError) else "this is not YAML: "
+        raise PrerequisiteError(f"{source}, line {line}: {kind}{error.problem}. {CORRECT}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PrerequisiteError(f"{source}: this is not YAML: {error}. {CORRECT}") from error
+
+
 def fault(text: str, source: str, where: Where, message: str) -> PrerequisiteError:
     """The error for a value of valid YAML, at pydantic's location of it."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = composed(text, source)
     return PrerequisiteError(f"{source}, line {line_of(node, where) if node else 1}: {message}. {CORRECT}")
 
 

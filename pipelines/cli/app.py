@@ -22,6 +22,7 @@ from pipelines.cli import (
     setup_command,
 )
 from pipelines.exits import USER_ERROR
+from pipelines.terminal_output import print_text
 
 FIRST_COMMANDS = ("setup", "run", "gate", "promote", "submit")
 """In the order in which people need them."""
@@ -38,7 +39,7 @@ app = typer.Typer(
 def first_commands(context: typer.Context) -> None:
     """Without a command: list the first ones; as with a command that is missing, exit status 2."""
     if context.invoked_subcommand is None:
-        print(overview(context), file=sys.stderr)
+        print_text(overview(context), to_stderr=True)
         raise typer.Exit(USER_ERROR)
 
 
@@ -82,10 +83,12 @@ def answer(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="quantgate", standalone_mode=True)
     except PrerequisiteError as error:
-        print(f"quantgate: {error}", file=sys.stderr)
+        print_text(f"quantgate: {error}", to_stderr=True)
         sys.exit(USER_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"quantgate: The disk is full: {error.filename or error}. Make room and run it again.", file=sys.stderr)
+        print_text(
+            f"quantgate: The disk is full: {error.filename or error}. Make room and run it again.", to_stderr=True
+        )
         sys.exit(USER_ERROR)

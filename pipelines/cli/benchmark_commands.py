@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.benchmarks import selection
@@ -15,6 +14,7 @@ from components.policies.policy import use_case_named, use_case_names
 from components.storage.cache import cache_dir
 from pipelines import options
 from pipelines.cli.progress_bar import bar
+from pipelines.terminal_output import VisibleConsole, print_text
 
 if TYPE_CHECKING:
     from components.benchmarks.splits import Source
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def suites() -> None:
     """List the suites and their tasks: metric, shots, items, and what each task is sensitive to."""
-    console = Console(highlight=False)
+    console = VisibleConsole(highlight=False)
     for suite in SUITES.values():
         table = Table(title=f"{suite.name}: {suite.description}", title_justify="left", title_style="bold", box=None)
         for name in ("task", "metric"):
@@ -58,7 +58,7 @@ def mirror(
     from components.benchmarks.suite_check import completed
     from components.models.sources import check_source
 
-    mirror_location, console = options.absolute_location(location), Console(highlight=False)
+    mirror_location, console = options.absolute_location(location), VisibleConsole(highlight=False)
     tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
     splits = [split for task in tasks for split in splits_wanted(task)]
     if check:
@@ -119,6 +119,6 @@ def compare(
 
     first, second = read_summary(one), read_summary(other)
     if as_json:
-        print(compared_json(first, second))
+        print_text(compared_json(first, second))
     else:
-        Console(highlight=False).print(comparison_table(first, second))
+        VisibleConsole(highlight=False).print(comparison_table(first, second))

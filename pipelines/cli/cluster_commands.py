@@ -10,6 +10,7 @@ import typer
 
 from components.errors import PrerequisiteError
 from pipelines.cli.run_options import checked_arguments, cluster_options, place, takes
+from pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
@@ -147,4 +148,4 @@ def compile_pipeline(
         keep_days=keep_days,
     )
     write_pipeline(cluster, out)
-    print(f"Wrote {out}")
+    print_text(f"Wrote {out}")

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from components.errors import PrerequisiteError
 from pipelines.cli.run_options import place, takes
 from pipelines.exits import UNFIT
+from pipelines.terminal_output import VisibleConsole, print_text
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
@@ -54,9 +54,9 @@ def doctor(
 
     faults = 0
     for finding in examine(PlannedRun(place, pipeline, service_account, tracking_uri)):
-        print(finding, flush=True)
+        print_text(finding)
         faults += finding.mark == FAULT
-    print(f"{faults} would stop a run." if faults else "Nothing here would stop a run.")
+    print_text(f"{faults} would stop a run." if faults else "Nothing here would stop a run.")
     if faults:
         raise typer.Exit(UNFIT)
 
@@ -68,7 +68,7 @@ def show_ways(endpoint: str, model: str) -> None:
 
     client = Client(endpoint, model)
     server = abilities(client)
-    console = Console(soft_wrap=True, highlight=False)
+    console = VisibleConsole(soft_wrap=True, highlight=False)
     length = f"{server.max_model_len} tokens" if server.max_model_len else "unknown context length"
     console.print(f"{client.root} serves {client.model} (vLLM {server.version}, {length})", markup=False)
     for way in server.tried:

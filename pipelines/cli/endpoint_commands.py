@@ -18,6 +18,7 @@ from pipelines import options
 from pipelines.cli.progress_bar import bar
 from pipelines.cli.run_options import takes
 from pipelines.served_model import MODEL, endpoint_server, prepared_plan, score_server
+from pipelines.terminal_output import VisibleConsole, print_text
 
 
 def lm_eval_command(context: typer.Context) -> None:
@@ -26,7 +27,9 @@ def lm_eval_command(context: typer.Context) -> None:
 
     from components.evaluate import endpoint  # registers the model
 
-    print(f"quantgate: --model {endpoint.NAME} is available; its --model_args: {endpoint.ARGUMENTS}", file=sys.stderr)
+    print_text(
+        f"quantgate: --model {endpoint.NAME} is available; its --model_args: {endpoint.ARGUMENTS}", to_stderr=True
+    )
     sys.argv = ["lm-eval", *context.args]
     cli_evaluate()
 
@@ -59,7 +62,7 @@ def evaluate(
     from components.report.summary import file_name, summary_of
     from components.run.machine import gpus_here
 
-    folder, console = out.absolute(), Console(highlight=False)
+    folder, console = out.absolute(), VisibleConsole(highlight=False)
     results = VariantResults(str(folder))
     locations = {
         "custom": options.custom_task_locations(values["custom"]),

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from components.policies.policy import read_use_case, use_case_named, use_case_names
 from pipelines.exits import exit_of
+from pipelines.terminal_output import VisibleConsole, print_text
 
 
 def gate(
@@ -37,9 +37,9 @@ def gate(
     use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
     decision = decide_saved(use_case, [baseline, *variant], metric or ())
     if as_json:
-        print(verdicts_json(decision))
+        print_text(verdicts_json(decision))
     else:
-        console = Console(highlight=False)
+        console = VisibleConsole(highlight=False)
         for table in (terminal_matrix(decision), *terminal_evidence(decision)):
             console.print(table)
     raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))

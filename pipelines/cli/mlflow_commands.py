@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from components.errors import PrerequisiteError
 from components.policies.policy import read_use_case, use_case_named, use_case_names
@@ -20,6 +19,7 @@ from components.track.spool import local_results, send
 from components.tracking.facts import RunFacts
 from components.tracking.uris import shown_uri
 from pipelines import options
+from pipelines.terminal_output import VisibleConsole
 
 Model = Annotated[str, typer.Argument(help="The registered model, as the run printed its name.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]
@@ -41,7 +41,7 @@ def track(
         decision = Decision.read(results.decision.path)
         registered = register(decision, tracked, tracking_uri or tracked.tracking_uri, started_at)
         registered.write(results.registered.path)
-    console = Console(highlight=False, soft_wrap=True)
+    console = VisibleConsole(highlight=False, soft_wrap=True)
     console.print(f"{tracked.tracking_uri}: {tracked.page}", markup=False)
     console.print(f"{registered.model}: candidate {registered.candidate or 'none'}", markup=False)
 
@@ -108,7 +108,7 @@ def champion_line(promotion: Promotion) -> str:
 
 def print_promotion(promotion: Promotion, kserve: Path | None, service: str) -> None:
     """Print the new champion, and write the patch."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = VisibleConsole(highlight=False, soft_wrap=True)
     console.print(champion_line(promotion), markup=False)
     if promotion.forced:
         console.print(f"Forced: {promotion.forced}", markup=False)

@@ -1,7 +1,6 @@
 """The command `quantgate run`: the pipeline on this machine."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,6 +15,7 @@ from pipelines import local, options, watch
 from pipelines.cli import mlflow_commands, setup_command
 from pipelines.cli.run_options import takes
 from pipelines.exits import INTERRUPTED
+from pipelines.terminal_output import VisibleConsole, print_text
 
 FULL_BELOW_BYTES = 1_000_000
 STORE_IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
@@ -48,10 +48,11 @@ def run(
     model, tracking_uri = values["model"], values["tracking_uri"]
     plan = checks.check(model, options.plan_of(values | locations))
     arguments = options.pipeline_arguments(model, plan, values["promote"])
+    local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
     setup_command.ready_engine()
-    console = Console()
+    console = VisibleConsole()
     failures: list[str] = []
     to_do: list[str] = []
     try:
@@ -119,5 +120,5 @@ def print_outcome(folder: Path, tracking_uri: str, to_do: list[str], console: Co
 
 def fail(message: str, status: int) -> NoReturn:
     """Print the message on stderr and exit with the status."""
-    print(message, file=sys.stderr)
+    print_text(message, to_stderr=True)
     raise typer.Exit(status)

@@ -1,6 +1,5 @@
 """The command `quantgate setup`: vLLM's environment on this machine."""
 
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -9,6 +8,7 @@ from components.environments import serving_environment
 from components.errors import PrerequisiteError
 from components.servers.local_vllm import Engine, find_engine
 from pipelines.exits import INTERRUPTED
+from pipelines.terminal_output import print_text
 
 
 def setup(
@@ -23,7 +23,7 @@ def setup(
     The cache is $QUANTGATE_CACHE, or `quantgate` in the XDG cache.
     """
     engine = ready_engine(accelerator or "")
-    print(f"Ready: {engine.package} {engine.version}, {engine.python}")
+    print_text(f"Ready: {engine.package} {engine.version}, {engine.python}")
 
 
 def ready_engine(accelerator: str = "") -> Engine:
@@ -32,8 +32,8 @@ def ready_engine(accelerator: str = "") -> Engine:
         try:
             serving_environment.make_in_cache(accelerator)
         except KeyboardInterrupt:  # typer would leave without a word
-            print(
-                "quantgate: interrupted; the next `quantgate setup` or `quantgate run` starts again.", file=sys.stderr
+            print_text(
+                "quantgate: interrupted; the next `quantgate setup` or `quantgate run` starts again.", to_stderr=True
             )
             raise typer.Exit(INTERRUPTED) from None
     engine = find_engine()

@@ -4,14 +4,12 @@ kfp's client takes seconds to import, so the functions that need it import it.
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from components.errors import PrerequisiteError
 from components.models.variants import with_baseline
@@ -20,6 +18,7 @@ from pipelines import watch
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
 from pipelines.kubeflow.outcome import read_verdicts
 from pipelines.kubeflow.run_parameters import results_of
+from pipelines.terminal_output import VisibleConsole, print_text
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Kubeflow, Place
@@ -50,13 +49,13 @@ def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: 
         # The table shows the same list, in which the run's events correct a name.
         variants = with_baseline(list(parameters.get("variants", ())))
         events = RunEvents(kubeflow, run_id, variants)
-        with watch.display(variants, Console()) as show:
+        with watch.display(variants, VisibleConsole()) as show:
             run = runs.follow(kubeflow, run_id, lambda run: show(events.new(run)), print_line, poll_s)
     results = RunResults(run_location(results_of(parameters), run_id))
     try:
         if run.state != "SUCCEEDED" and not runs.failed_on_its_verdict(run):
             reason = terminated(events, results) if events.terminated else failure(events, runs.failed_steps(run))
-            print(f"quantgate: {reason}\nIts page: {kubeflow.page(run_id)}", file=sys.stderr)
+            print_text(f"quantgate: {reason}\nIts page: {kubeflow.page(run_id)}", to_stderr=True)
             raise typer.Exit(EXITS["failed"])
         tracking_uri = parameters.get("settings", {}).get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
         verdicts = read_verdicts(events.verdicts, run_id, tracking_uri, results)
@@ -65,7 +64,7 @@ def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: 
         print_line(f"report {results.report}")
     finally:
         for text in events.to_do:
-            print(text, flush=True)
+            print_text(text)
     raise typer.Exit(exit_of(verdict for _, verdict, _ in verdicts))
 
 
@@ -100,7 +99,7 @@ def advice_on_interruption(run: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"quantgate: {advice}", file=sys.stderr)
+        print_text(f"quantgate: {advice}", to_stderr=True)
         raise typer.Exit(INTERRUPTED) from None
     except PrerequisiteError as error:
         raise PrerequisiteError(f"{error} {advice}") from error
@@ -108,4 +107,4 @@ def advice_on_interruption(run: str) -> Iterator[None]:
 
 def print_line(line: str) -> None:
     """Print one line with the time."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+    print_text(f"{time.strftime('%H:%M:%S')} {line}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import PrerequisiteError
 from pipelines.kubeflow.run_parameters import checked, with_setting
+from pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
     from kfp_server_api import models as api
@@ -56,7 +57,7 @@ def schedule_runs(
         schedule.experiment_id = experiment_id(kubeflow)
         schedule.pipeline_version_reference = version.reference
         schedule.service_account = service_account or None
-        print(f"{name}: {cron or HOURLY} UTC, {version.name}: {create_or_replace(kubeflow, schedule)}")
+        print_text(f"{name}: {cron or HOURLY} UTC, {version.name}: {create_or_replace(kubeflow, schedule)}")
 
 
 def recurring_run(name: str, when: str, parameters: dict[str, object]) -> "api.V2beta1RecurringRun":
@@ -141,7 +142,7 @@ def retire(kubeflow: "Kubeflow", schedule: Any) -> None:
     if schedule.status != DISABLED:
         set_enabled(kubeflow, schedule, enabled=False)
     if running := running_of(kubeflow, schedule):
-        print(
+        print_text(
             f"{schedule.display_name}: the older schedule {schedule.recurring_run_id} is disabled. It stays until its "
             f"run ends ({', '.join(running)}), and the next `quantgate schedule` of this name removes it."
         )
@@ -168,7 +169,7 @@ def remove(kubeflow: "Kubeflow", name: str, *, now: bool) -> None:
         )
     for schedule in matches:
         discard(kubeflow, schedule, "BACKGROUND" if now else "ORPHAN")
-    print(f"{name}: removed" + (f"; this ends the run {', '.join(running)}" if running else ""))
+    print_text(f"{name}: removed" + (f"; this ends the run {', '.join(running)}" if running else ""))
 
 
 def running_of(kubeflow: "Kubeflow", schedule: Any) -> list[str]:
@@ -229,6 +230,6 @@ def show(schedules: list[Any]) -> None:
         parameters = schedule.runtime_config.parameters if schedule.runtime_config else {}
         new = ", new models only" if parameters.get("settings", {}).get("skip_judged") else ""
         times = f"{when.removeprefix('0 ')} UTC{new}"
-        print(f"{schedule.display_name}: {times}, {parameters.get('model', '')}, {schedule.status or ''}")
+        print_text(f"{schedule.display_name}: {times}, {parameters.get('model', '')}, {schedule.status or ''}")
     if not schedules:
-        print("Nothing is scheduled.")
+        print_text("Nothing is scheduled.")
