@@ -9,8 +9,8 @@ from components.errors import PrerequisiteError
 from components.evidence.change import Change, apart, percent
 from components.evidence.next_steps import next_step
 from components.models.variants import VARIANTS
-<<<<<<< HEAD
 from components.policies.policy import (
+    UseCase,
     check_use_case,
     chosen,
     read_use_case,
@@ -19,10 +19,7 @@ from components.policies.policy import (
     use_case_named,
     use_case_names,
 )
-=======
-from components.policies.policy import UseCase, check_use_case, read_use_case, side, use_case_named, use_case_names
 from components.storage.yaml_file import composed, parse
->>>>>>> sand
 
 
 def test_a_comparison_with_a_limit_is_exact_despite_float_error() -> None:

@@ -18,12 +18,8 @@ from components.errors import PrerequisiteError
 from components.storage.cache import cache_dir
 from components.storage.hashing import sha256_of
 from components.storage.location import fetch, split_uri
-<<<<<<< HEAD
 from components.storage.store import MARKER, files_of
-=======
-from components.storage.store import MARKER, files_of, sha256_of
 from components.storage.yaml_file import CORRECT, composed
->>>>>>> sand
 
 DEFINES = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 MOST_BYTES = 20_000_000
