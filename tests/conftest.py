@@ -13,6 +13,7 @@ from tests.support.contained import sandbox
 from tests.support.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
 from tests.support.seaweed import s3_location, s3_server
 from tests.support.tiny_model import tiny_model
+from tests.support.unstored import weights_of_no_store
 
 __all__ = [
     "mlflow_backend",
@@ -23,6 +24,7 @@ __all__ = [
     "s3_server",
     "sandbox",
     "tiny_model",
+    "weights_of_no_store",
 ]
 
 

@@ -7,11 +7,14 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
+from components.models.digest import check_stored, digest_of
 from components.policies.policy import use_case_named
 from components.promote import step as promote_step
-from components.promote.promotion import promote, rollback
+from components.promote.promotion import Promotion, promote, rollback
 from components.promote.registry import DIGEST, RUN, Registered, model_name, register
+from components.run.artifacts import Weights
 from components.run.results import RunResults
+from components.storage.location import open_store
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
 from pipelines.cli.mlflow_commands import registry_lines
@@ -21,7 +24,7 @@ from tests.support.registered import aliases, placed, registered
 
 __all__ = ["empty_store", "local"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("weights_of_no_store")]
 
 
 def run(*arguments: str) -> int:
@@ -169,6 +172,45 @@ def test_weights_that_no_cluster_can_load_are_refused_before_an_alias_moves(tmp_
     assert run("promote", registration.model, "--tracking-uri", local, *patch) == 2
     assert "champion" not in aliases(local, registration.model)
     assert run("promote", registration.model, "--tracking-uri", local) == 0
+
+
+@pytest.mark.fault(
+    "weights",
+    "stored weights are changed after the verdict",
+    "`promote` and `rollback` read them again and refuse them",
+)
+def test_weights_that_changed_after_the_verdict_do_not_become_champion(
+    tmp_path: Path, local: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.promote.promotion.check_stored", check_stored)
+    monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
+    decision = make_decision(tmp_path)
+    weights = tuple(stored(tmp_path, variant) for variant in decision.weights)
+    decision = decision.model_copy(update={"weights": weights})
+    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    assert promote(local, registration.model, registration.versions["bf16"]).variant == "bf16"
+    assert promote(local, registration.model).variant == "int8"
+    for variant, command in (("bf16", rollback), ("int4-g128", lambda *_: promote_forced(local, registration))):
+        file = Path(next(row.uri for row in weights if row.variant == variant)) / "model.safetensors"
+        file.write_bytes(bytes(file.stat().st_size))
+        with pytest.raises(PrerequisiteError, match="model.safetensors has other bytes"):
+            command(local, registration.model)
+    assert aliases(local, registration.model)["champion"] == registration.versions["int8"]
+
+
+def promote_forced(local: str, registration: Registered) -> Promotion:
+    """Promote a variant against its verdict."""
+    return promote(local, registration.model, registration.versions["int4-g128"], force="the fair is today")
+
+
+def stored(folder: Path, weights: Weights) -> Weights:
+    """The variant with a model in a store, its address and its digest."""
+    model = folder / "made" / weights.variant
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(weights.variant.encode())
+    digest = digest_of(model)
+    uri = open_store(str(folder / "store")).put_folder(model, f"models/{digest}", digest)
+    return weights.model_copy(update={"uri": uri, "digest": digest})
 
 
 def test_a_missing_model_or_version_is_reported_with_the_existing_ones(tmp_path: Path, local: str) -> None:

@@ -18,7 +18,7 @@ from tests.support.registered import aliases, registered
 
 __all__ = ["empty_store", "local"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("weights_of_no_store")]
 
 
 class KilledError(BaseException):

@@ -184,6 +184,7 @@ def test_three_runs_of_a_model_are_three_parents_with_four_children_each(
     assert len(client.search_runs([tracked_runs[0].experiment_id])) == 3 * (1 + 4)
 
 
+@pytest.mark.usefixtures("weights_of_no_store")
 def test_a_variant_that_ships_becomes_champion_and_is_rolled_back(
     mlflow_backend: str, model: str, tmp_path: Path
 ) -> None:

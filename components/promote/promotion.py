@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from components.errors import PrerequisiteError
+from components.models.digest import check_stored
 from components.promote.alias_move import CHAMPION, FORCED, PREVIOUS, Serving, move, settled
 from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, sources_of
 from components.run.artifacts import Verdict, Weights
 from components.storage.artifact import Artifact
+from components.storage.cache import cache_dir
 from components.tracking.connect import connected
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ def promote(
 
     Raises PrerequisiteError unless the verdict in the version's own run is one of `allowed` and the run's digests match
     the version's. `force` is a reason to promote it nevertheless, and is recorded. Promoting the champion again changes
-    nothing. `check` gets the URI of the weights, and may raise before an alias is moved.
+    nothing. `check` gets the URI of the weights, and may raise before an alias is moved; then the stored bytes are read
+    and compared with the weights' digest.
     """
     with connected(tracking_uri, "make the version champion") as client:
         chosen = version_of(client, model, version)
@@ -65,6 +68,7 @@ def promote(
                 " To promote it nevertheless, give --force with the reason; the reason is recorded."
             )
         check(weights.uri)
+        check_stored(weights.uri, weights.digest, cache_dir())
         before = served(client, model)
         after = before
         if before.champion != str(chosen.version):
@@ -96,6 +100,7 @@ def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None
         if refusal and FORCED not in previous.tags:
             raise PrerequisiteError(f"Version {previous.version} of {model} may not become champion again: {refusal}")
         check(weights.uri)
+        check_stored(weights.uri, weights.digest, cache_dir())
         move(client, model, serving, Serving(champion=serving.previous, previous=serving.champion))
     return promotion(model, previous, verdict, weights, serving.champion)
 
