@@ -10,7 +10,7 @@ import yaml
 from components.models.variants import VARIANTS
 from components.processes import lease
 from components.run.artifacts import Scores, Server
-from components.servers import local_vllm
+from components.servers import access, local_vllm
 from tests.support.command import Done, quantgate
 from tests.support.fake_vllm import serving_python
 
@@ -127,7 +127,9 @@ def served(
 
 def evaluated(served: Server, out: Path, *options: str) -> Done:
     at = ("--endpoint", served.url, "--model", served.served_name, "--tokenizer", served.model_path)
-    return quantgate("eval", *at, "--out", str(out), *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", access.key_of(served))
+        return quantgate("eval", *at, "--out", str(out), *options)
 
 
 @pytest.mark.slow
