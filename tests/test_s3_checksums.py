@@ -159,7 +159,7 @@ def test_bytes_that_a_server_without_checksums_changed_are_found(
     assert plain_s3.objects == {}
 
 
-@pytest.mark.fault("machine", "An S3 refuses a request with 400, 403 or 501", "not told as try again later")
+@pytest.mark.fault("machine", "An S3 refuses a request with 400, 403 or 501", "reported as permanent, with what to do")
 @pytest.mark.parametrize(
     ("status", "code", "advice"),
     [

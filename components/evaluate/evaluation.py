@@ -200,11 +200,11 @@ class Evaluation:
             answers = ItemAnswers(item, [None] * len(item.requests))
             for number, (context, continuation) in enumerate(item.requests):
                 tokens = item.contexts[context]
-                asked = Question((*tokens, *continuation), len(tokens))
-                waiting.setdefault(asked, []).append((answers, number))
+                question = Question((*tokens, *continuation), len(tokens))
+                waiting.setdefault(question, []).append((answers, number))
 
-        def on_answer(asked: Question, answer: Loglik) -> None:
-            for answers, number in waiting[asked]:
+        def on_answer(question: Question, answer: Loglik) -> None:
+            for answers, number in waiting[question]:
                 answers.answers[number] = answer
                 if None not in answers.answers:
                     self.record(recorder, answers.item, answers.answers)  # type: ignore[arg-type]

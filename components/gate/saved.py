@@ -190,9 +190,9 @@ def _choice(
     for name in sorted(filters, key=lambda name: (order.index(name) if name in order else len(order), name)):
         for wanted in metrics:
             metric, _, wanted_filter = wanted.partition(",")
-            candidates = [wanted_filter] if wanted_filter else [name]
-            if found := next((each for each in candidates if metric in filters.get(each, {})), None):
-                return metric, found
+            chosen_filter = wanted_filter or name
+            if metric in filters.get(chosen_filter, {}):
+                return metric, chosen_filter
     raise PrerequisiteError(
         f"{file} has none of the metrics {', '.join(metrics)}: choose one of its metrics with --metric."
     )
