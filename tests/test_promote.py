@@ -7,20 +7,18 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
-from components.models.digest import check_stored, digest_of
+from components.models.digest import check_stored
 from components.policies.policy import use_case_named
 from components.promote import step as promote_step
 from components.promote.promotion import Promotion, promote, rollback
 from components.promote.registry import DIGEST, RUN, Registered, model_name, register
-from components.run.artifacts import Weights
 from components.run.results import RunResults
-from components.storage.location import open_store
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
 from pipelines.cli.mlflow_commands import registry_lines
 from tests.support.decided import FACTS, called, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
-from tests.support.registered import aliases, placed, registered
+from tests.support.registered import aliases, placed, registered, stored
 
 __all__ = ["empty_store", "local"]
 
@@ -185,7 +183,7 @@ def test_weights_that_changed_after_the_verdict_do_not_become_champion(
     monkeypatch.setattr("components.promote.promotion.check_stored", check_stored)
     monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
     decision = make_decision(tmp_path)
-    weights = tuple(stored(tmp_path, variant) for variant in decision.weights)
+    weights = tuple(stored(tmp_path, weights) for weights in decision.weights)
     decision = decision.model_copy(update={"weights": weights})
     registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
     assert promote(local, registration.model, registration.versions["bf16"]).variant == "bf16"
@@ -201,16 +199,6 @@ def test_weights_that_changed_after_the_verdict_do_not_become_champion(
 def promote_forced(local: str, registration: Registered) -> Promotion:
     """Promote a variant against its verdict."""
     return promote(local, registration.model, registration.versions["int4-g128"], force="the fair is today")
-
-
-def stored(folder: Path, weights: Weights) -> Weights:
-    """The variant with a model in a store, its address and its digest."""
-    model = folder / "made" / weights.variant
-    model.mkdir(parents=True)
-    (model / "model.safetensors").write_bytes(weights.variant.encode())
-    digest = digest_of(model)
-    uri = open_store(str(folder / "store")).put_folder(model, f"models/{digest}", digest)
-    return weights.model_copy(update={"uri": uri, "digest": digest})
 
 
 def test_a_missing_model_or_version_is_reported_with_the_existing_ones(tmp_path: Path, local: str) -> None:

@@ -28,6 +28,7 @@ from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
 from tests.support.decided import FACTS, called, make_decision, report_files
 from tests.support.mlflow_server import Proxy, running_mlflow
+from tests.support.registered import stored
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -127,11 +128,11 @@ def test_a_server_shows_a_run_on_its_page_and_a_failed_variant_as_failed(mlflow_
 def test_a_server_stores_versions_aliases_and_their_evidence(mlflow_server: str, tmp_path: Path) -> None:
     """A server does not accept this machine's folder as a version's source, so the version points at its run."""
     decision = make_decision(tmp_path)
-    weights = tuple(weights.model_copy(update={"uri": str(tmp_path / weights.variant)}) for weights in decision.weights)
+    weights = tuple(stored(tmp_path, weights) for weights in decision.weights)
     decision = called(decision.model_copy(update={"weights": weights}), "registry")
     registration = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
     done = promote(mlflow_server, registration.model)
-    assert (done.variant, done.weights) == ("int8", str(tmp_path / "int8"))
+    assert (done.variant, done.weights) == ("int8", next(row.uri for row in weights if row.variant == "int8"))
     client = MlflowClient(mlflow_server)
     assert str(client.get_model_version(registration.model, done.champion).source).startswith("runs:/")
     aliases = client.get_registered_model(registration.model).aliases

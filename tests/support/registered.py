@@ -4,8 +4,10 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
+from components.models.digest import digest_of
 from components.promote.registry import Registered, register
-from components.run.artifacts import Decision
+from components.run.artifacts import Decision, Weights
+from components.storage.location import open_store
 from components.track.mlflow_writer import track
 from tests.support.decided import FACTS, make_decision, report_files
 
@@ -16,6 +18,16 @@ def placed(decision: Decision) -> Decision:
         weights.model_copy(update={"uri": f"s3://bucket/{weights.variant}"}) for weights in decision.weights
     )
     return decision.model_copy(update={"weights": weights})
+
+
+def stored(folder: Path, weights: Weights) -> Weights:
+    """The variant with a model in a store in `folder`, its address and its digest."""
+    model = folder / "made" / weights.variant
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(weights.variant.encode())
+    digest = digest_of(model)
+    uri = open_store(str(folder / "store")).put_folder(model, f"models/{digest}", digest)
+    return weights.model_copy(update={"uri": uri, "digest": digest})
 
 
 def registered(
