@@ -179,6 +179,38 @@ def test_only_a_vllm_with_the_scoring_endpoint_gets_its_option(model: Path, vers
     assert [argument for argument in command if argument == "--enable-scale-out"] == options
 
 
+@pytest.mark.parametrize(
+    ("nodes", "options", "bound", "in_engine"),
+    [
+        (1, (), "", True),
+        (0, ("--dtype", "float32"), "", True),  # no NUMA in the kernel
+        (2, (), "", False),
+        (1, ("--tensor-parallel-size", "2"), "", False),
+        (1, ("-tp", "2"), "", False),
+        (1, ("--distributed-executor-backend=mp",), "", False),
+        (1, (), "0-3", False),
+    ],
+)
+def test_vllm_computes_in_its_engines_process_where_threads_need_no_binding(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: int,
+    options: tuple[str, ...],
+    bound: str,
+    in_engine: bool,
+) -> None:
+    for number in range(nodes):
+        (tmp_path / f"node{number}").mkdir()
+    monkeypatch.setattr(machine, "NODES", tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if bound:
+        monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bound)
+    layout, variables = vllm_options.cpu_layout(options)
+    assert layout == (("--distributed-executor-backend", "uni") if in_engine else ())
+    assert variables.get("OMP_NUM_THREADS") == (str(machine.usable_cores()) if in_engine else None)
+    assert machine.usable_cores() >= 1
+
+
 @pytest.mark.fault(
     "machine", "`HTTP_PROXY` is set while a server runs on this machine", "requests to this machine never use a proxy"
 )

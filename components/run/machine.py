@@ -1,15 +1,18 @@
 """What this machine has: its GPUs, and whether its CPU multiplies 16 bits."""
 
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 from pydantic import Field
 
 from components.storage.artifact import Artifact
 
 CPUINFO = Path("/proc/cpuinfo")
+NODES = Path("/sys/devices/system/node")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 
@@ -49,3 +52,14 @@ def multiplies_16_bits() -> bool:
     lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), None)  # x86, ARM
     return flags is None or not BF16_FLAGS.isdisjoint(flags)
+
+
+def numa_nodes() -> int:
+    """The number of this machine's NUMA nodes, at least 1."""
+    return max(1, len(list(NODES.glob("node[0-9]*"))))
+
+
+def usable_cores() -> int:
+    """The number of physical cores that this process may use, at least 1."""
+    physical = psutil.cpu_count(logical=False) or 1
+    return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical

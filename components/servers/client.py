@@ -242,12 +242,11 @@ class OurProcess:
     """The process that serves a variant on this machine: it listens at the server's address as long as it runs."""
 
     def __init__(self, server: Server) -> None:
-        self.server, self.port = server, access.port_of(server)
-        self.process = access.listener(server.pid, self.port)
+        self.server, self.listener = server, access.listener(server.pid, access.port_of(server))
 
     def check(self) -> None:
         """Raise NotOursError unless the process still listens: another one could have taken the port."""
-        if self.process is None or not access.listens(self.process, self.port):
+        if self.listener is None or not self.listener.listens():
             raise NotOursError(
                 f"The server of {self.server.variant} has ended, and another process may answer at {self.server.url}."
             )

