@@ -1,6 +1,7 @@
 """The whole pipeline under kfp's local runner. Only vLLM is a fake, so that tests can make it fail."""
 
 import json
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -105,8 +106,9 @@ def test_a_model_without_a_chat_template_is_refused_before_quantization(tmp_path
     assert not (tmp_path / "run" / "variants").exists()
 
 
-def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path) -> None:
-    """By SIGTERM, as by a scheduler; on the real vLLM: tests/e2e/test_run.py."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["a scheduler", "Ctrl-C"])
+def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path, number: signal.Signals) -> None:
+    """By SIGKILL, and with the real vLLM: tests/e2e/test_full_suites.py."""
     out = tmp_path / "run"
     process = subprocess.Popen(
         command(out, tiny_model, "--suite", "quick", "--variants", "int8"),
@@ -121,7 +123,7 @@ def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path) 
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert any("vllm.entrypoints" in line for line in processes_of(out))
-    process.terminate()
+    process.send_signal(number)
     deadline = time.monotonic() + 30
     _, output = process.communicate(timeout=30)
     while left := processes_of(out):

@@ -19,7 +19,6 @@ from benchmarks.gpu.machine import watched
 from benchmarks.gpu.scoring import DUMMY, EIGHT
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import Wanted, share_of_memory, started
-from components.models.variants import BASELINE
 from components.run.artifacts import Server
 from components.servers import access, local_vllm
 
@@ -72,11 +71,7 @@ def main() -> None:
 def wanted(chosen: Setting) -> list[Wanted]:
     """The variants' servers."""
     if chosen.rehearse:
-        models = {
-            BASELINE: shapes.demo(chosen.out, cut=True),
-            "int4-g64": chosen.out / "weights" / shapes.DEMO / "int4-g64",
-        }
-        return [Wanted(variant, variant, model) for variant, model in models.items()]
+        return [Wanted("int4-g64", "int4-g64", chosen.out / "weights" / shapes.DEMO / "int4-g64")]
     shape, tokenizer = shapes.SHAPES[EIGHT], shapes.tokenizer(chosen.data)
     return [
         Wanted(variant, variant, shapes.weightless(shape, variant, chosen.out, tokenizer), (*DUMMY, *GRAPHS, *SHARED))

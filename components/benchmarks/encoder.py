@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
 from components.errors import PrerequisiteError
 
@@ -53,6 +52,8 @@ class Encoder:
     @classmethod
     def load(cls, tokenizer: str | Path) -> "Encoder":
         """The encoder of the tokenizer in that folder, or of that name on the hub."""
+        from transformers import AutoTokenizer  # takes five seconds, and evaluate seldom needs it
+
         return cls(AutoTokenizer.from_pretrained(str(tokenizer)))
 
     @property

@@ -30,6 +30,8 @@ class Questions:
     prompts: "PromptFile"
     window: int
     """The most tokens of a prompt and its answer; items that need more are left out."""
+    tokenizer: str = ""
+    """The digest of the tokenizer's files with which the prompts were prepared; "" when it is not known."""
     chat_template: bool = False
     """Whether prompts are formatted with the model's chat template."""
 
@@ -76,7 +78,7 @@ def questions_of(plan: EvaluationPlan) -> Questions:
     file = local_file(plan.prompts, cache_dir() / "prompts")
     if not file.is_file():
         raise PrerequisiteError(f"{file}, the file of the run's prompts, is gone from the store. Start a new run.")
-    return Questions(suite_of(plan), source_of(plan), PromptFile(file), plan.window, plan.chat_template)
+    return Questions(suite_of(plan), source_of(plan), PromptFile(file), plan.window, plan.tokenizer, plan.chat_template)
 
 
 def source_of(plan: EvaluationPlan) -> "Source":

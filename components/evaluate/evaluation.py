@@ -19,6 +19,7 @@ from components.errors import PrerequisiteError
 from components.evaluate.item_record import Answers, Recorder
 from components.evaluate.speed import Speed
 from components.evaluate.tested_model import LedgerModel, TestedModel
+from components.models.tokenizer_files import tokenizer_digest
 from components.run import records
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
@@ -101,6 +102,9 @@ class Evaluation:
 
     def check_tokenizer(self) -> None:
         """Raise PrerequisiteError unless the variant has the tokenizer that prepared the prompts."""
+        prepared_with = self.questions.tokenizer
+        if prepared_with and tokenizer_digest(Path(self.server.model_path)) == prepared_with:
+            return
         if self.encoder.digest != self.questions.prompts.tokenizer:
             raise PrerequisiteError(
                 f"The tokenizer of {self.server.variant} is not the baseline's: its answers are not comparable."
@@ -188,7 +192,7 @@ class Evaluation:
         """The jobs that ask these items and record their answers, made as they are needed."""
         for name, task in self.tasks.items():
             unanswered = items[name] - self.by_item[name].keys()
-            recorder = Recorder(task, self.server.variant, self.encoder)
+            recorder = Recorder(task, self.server.variant, lambda: self.encoder)
             for block in self.questions.prompts.blocks(name, unanswered):
                 make_jobs = self.generating_jobs if block[0].generation else self.scoring_jobs
                 yield from make_jobs(model, recorder, block)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -32,7 +32,8 @@ class Recorder:
 
     task: Prepared
     variant: str
-    encoder: Encoder
+    encoder: Callable[[], Encoder]
+    """Gives the variant's tokenizer, which is loaded only when an answer needs it."""
 
     def record(self, item: ItemPrompts, answers: Answers, sample: int = 0) -> Record:
         """The record of an item from the answers to its prompts; `sample` is the number of a generated answer."""
@@ -104,7 +105,7 @@ class Recorder:
         """How many of the answer's tokens are thinking: as the server counted, or else by the model's tokenizer."""
         if text.thinking_tokens is not None or text.tokens is None:
             return text.thinking_tokens
-        (tokens,) = self.encoder.batches([reply.thinking])
+        (tokens,) = self.encoder().batches([reply.thinking])
         return min(len(tokens), text.tokens)
 
     def of_document(self, item: ItemPrompts, windows: Sequence[Loglik]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ layers, and the algorithm.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -25,9 +24,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from components.models.layers import describe_layout, group_layers
+from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import Variant, variant_named
 
 UNQUANTIZED = "lm_head"
@@ -47,7 +46,6 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    tokenizer.save_pretrained(options.out)  # what cannot be saved fails before the calibration, not after it
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
     model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()
@@ -68,20 +66,9 @@ def main() -> None:
         ModelCompressor.from_pretrained_model(model).compress_model(model)
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
-    copy_generation_config(options.model, options.out)
+    copy_beside_weights(options.model, options.out)
     facts = {"layout": layout, "layers": len(widths), "algorithm": "GPTQ in float32" if in_float32 else "GPTQ"}
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
-
-
-def copy_generation_config(model: Path, out: Path) -> None:
-    """Give the checkpoint the model's own generation_config.json, unchanged; none where the model has none.
-
-    transformers loads files that it refuses to save, e.g. with `do_sample: false` and a temperature. The stop tokens in
-    the file must be the baseline's.
-    """
-    (out / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
-    if (model / GENERATION_CONFIG_NAME).exists():
-        shutil.copyfile(model / GENERATION_CONFIG_NAME, out / GENERATION_CONFIG_NAME)
 
 
 def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:

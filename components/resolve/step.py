@@ -6,6 +6,7 @@ The parameters are names, locations and paths of files. The other modules of thi
 from pathlib import Path
 
 from components.models.digest import fetch_model
+from components.models.tokenizer_files import tokenizer_digest
 from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
 from components.resolve import checks, earlier_verdict, input_copies, prepared_prompts, rows
@@ -46,6 +47,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         if not resolved.judged_in:
             preparation = Preparation(Encoder.load(folder), model_window(folder), resolved.chat_template)
             resolved = prepared_prompts.with_prompts(resolved, tasks, preparation, step)
+            resolved = resolved.model_copy(update={"tokenizer": tokenizer_digest(folder)})
         base_model.write(baseline)
         resolved.write(plan)
         RunResults(requested.results).plan.put(Path(plan))

@@ -41,6 +41,8 @@ class EvaluationPlan(Artifact):
     )
     prompts: str = ""
     """The file of the suite's prompts as token ids, which `resolve` prepares."""
+    tokenizer: str = ""
+    """The digest of the tokenizer's files with which they were prepared."""
     window: int = 0
     """The window with which every variant is served."""
     too_long: dict[str, int] = {}

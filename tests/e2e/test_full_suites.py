@@ -1,4 +1,4 @@
-"""The suites openllm and tiny through a whole run, interrupted once: their longest prompts, the window, the verdict.
+"""The suites openllm and tiny through a whole run, killed once: their longest prompts, the window, the verdict.
 
 The model is a toy with the demo model's tokenizer and a window of 8,192 tokens. Of MMLU's subjects the rows are the
 longest questions, so the longest of all is among them. `QUANTGATE_FULL_SUITE_ITEMS` is the number of items of a task;
@@ -64,7 +64,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> tuple[Path, int]:
-    """A finished run that was interrupted once, and the number of the baseline's answers at the interruption."""
+    """A finished run that was killed once, and the number of the baseline's answers by then."""
     folder = tmp_path_factory.mktemp("full")
     make_model(folder / "model")
     out = folder / "runs" / "run"
@@ -74,11 +74,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> tuple[Path, int
     process = start(out, *options)
     wait_for_answers(process, out, FULL)
     assert any("vllm.entrypoints" in line for line in processes_of(out))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130, out.with_suffix(".txt").read_text()[-3000:]
-    assert processes_of(out) == []
-    assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
-    assert "interrupted" in out.with_suffix(".txt").read_text()
+    process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    process.wait(30)
+    while left := processes_of(out):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    assert json.loads((out / "run.json").read_text())["state"] == "running"
     assert not (out / "verdicts.json").exists()
     answered = baseline_answers(folder)
     assert start(out, *options).wait() == 0, out.with_suffix(".txt").read_text()[-3000:]
@@ -127,7 +129,7 @@ def test_mmlus_longest_question_is_answered_in_the_window_that_it_needs(run: tup
         assert len(longest.logliks) == 4
 
 
-def test_the_interrupted_run_asks_nothing_twice(run: tuple[Path, int]) -> None:
+def test_the_killed_run_asks_nothing_twice(run: tuple[Path, int]) -> None:
     out, answered = run
     scores = {stage: Scores.read(out / "variants" / "bf16" / f"{stage}.json") for stage in (TINY, FULL)}
     assert answered > 0

@@ -53,5 +53,5 @@ def test_both_clients_give_the_same_scores(tables: dict[str, list[dict[str, str]
 
 def test_tokens_are_written_at_each_concurrency(tables: dict[str, list[dict[str, str]]]) -> None:
     written = {(row["variant"], row["requests at a time"]): float(row["output tokens/s"]) for row in tables["speed"]}
-    assert list(written) == [("bf16", "1"), ("bf16", "8"), ("int4-g64", "1"), ("int4-g64", "8")]
+    assert list(written) == [("int4-g64", "1"), ("int4-g64", "8")]
     assert min(written.values()) > 0

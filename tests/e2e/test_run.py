@@ -1,10 +1,6 @@
 """The pipeline with llm-compressor, vLLM, lm-eval, MLflow and real questions. Nothing here is a fake."""
 
 import json
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ from components.benchmarks.embedded import embedded
 from components.run import records
 from components.run.artifacts import Scores, Weights
 from components.servers.local_vllm import serving_python
-from tests.e2e.started import processes_of, start
+from tests.e2e.started import processes_of
 
 pytestmark = [
     pytest.mark.e2e,
@@ -147,32 +143,3 @@ def test_the_full_stage_skips_the_tiny_items_and_a_second_run_sends_no_request(
 
 def test_no_process_is_left(demo: Path) -> None:
     assert processes_of(demo) == []
-
-
-@pytest.fixture
-def at_work(demo: Path, tmp_path: Path) -> Iterator["tuple[subprocess.Popen[bytes], Path]"]:
-    """A second run, on the first one's weights, at the moment when its first server answers questions."""
-    out = tmp_path / "second"
-    process = start(out, "--store", str(demo / "store"), "--variants", "int8", "--no-ledger")
-    deadline = time.monotonic() + 300
-    while '"step": "tiny"' not in ((out / "progress.jsonl").read_text() if (out / "progress.jsonl").exists() else ""):
-        assert process.poll() is None, out.with_suffix(".txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield process, out
-    process.kill()
-    process.wait()
-
-
-def test_nothing_is_left_30_s_after_the_cli_is_killed(at_work: "tuple[subprocess.Popen[bytes], Path]") -> None:
-    """SIGINT: tests/e2e/test_full_suites.py. SIGTERM: tests/test_local.py."""
-    process, out = at_work
-    assert any("vllm.entrypoints" in line for line in processes_of(out))
-    process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    process.wait(30)
-    while left := processes_of(out):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
-    assert json.loads((out / "run.json").read_text())["state"] == "running"
-    assert not (out / "verdicts.json").exists()
