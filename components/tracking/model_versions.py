@@ -9,8 +9,8 @@ from components.tracking.tags import VARIANT_TAG
 
 SCHEME = "models:/"
 NAME = re.compile(r"[^/@':]+")
-READABLE = ("s3://", "hf:")
-"""The sources of versions that every machine of a cluster can read."""
+READABLE = "s3://"
+"""What MLflow takes as the place of a version, and every step of a run can read."""
 
 
 def registered_name(source: str) -> str:
