@@ -205,7 +205,8 @@ def test_each_new_version_that_a_run_can_read_starts_one_run(
         assert f"nothing new: version {version.version}" in look(base)
     models = [run["runtime_config"]["parameters"]["model"] for run in kubeflow.objects["runs"].values()]
     assert models == ["s3://bucket/run-1", "s3://bucket/run-1", "s3://bucket/run-2"]
-    client.create_model_version(model, "mlflow-artifacts:/1/models/m-1/artifacts")
+    run = client.create_run("0")
+    client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
     with pytest.raises(PrerequisiteError, match="Version 4 .* lies at mlflow-artifacts:.*, which a run cannot read"):
         newest_version(f"models:/{model}", mlflow_backend)
     client.create_model_version(model, "s3://bucket/int8", tags={"quantgate.variant": "int8"})
