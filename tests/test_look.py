@@ -57,9 +57,9 @@ class Bucket:
         self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/models/{name}")
 
     def record(self) -> dict[str, str]:
+        """What the looks have seen, by the run that they have started for it."""
         stored = self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}/results/looks/{NAME}.json")
-        answer: dict[str, str] = json.loads(stored["Body"].read())["started"]
-        return answer
+        return {run["run_id"]: run["model"] for run in json.loads(stored["Body"].read())["started"].values()}
 
 
 @pytest.fixture
@@ -80,7 +80,8 @@ def test_a_new_digest_starts_one_run_and_an_unchanged_one_does_not_even_ask_kube
     assert (first.status, first.out) == (0, line)
     parameters = run["runtime_config"]["parameters"]
     assert (parameters["model"], parameters["suite"], parameters["variants"][0]) == (source, "quick", "bf16")
-    assert (run["service_account"], list(bucket.record().values())) == ("quantgate-pipeline", [run["run_id"]])
+    assert run["service_account"] == "quantgate-pipeline"
+    assert bucket.record() == {run["run_id"]: f"{source} with the digest d1"}
     before = len(kubeflow.requests)
     again = look(kubeflow, pipeline, source, bucket.results)
     assert again.out == (
@@ -137,6 +138,14 @@ def test_the_newest_complete_folder_below_a_prefix_starts_a_run(
     assert len(started(kubeflow)) == 2
 
 
+def test_a_bucket_can_hold_nothing_but_models(s3_server: S3Server, s3_location: str) -> None:
+    client, name = s3_server.client(), f"models-{s3_location.rpartition('/')[2]}"
+    client.create_bucket(Bucket=name)
+    for key in ("run-1/config.json", "run-1/model.safetensors", "README.md"):
+        client.put_object(Bucket=name, Key=key, Body=b"{}")
+    assert published_at(f"s3://{name}/*", 0).source == f"s3://{name}/run-1"
+
+
 def test_a_look_that_dies_between_start_and_record_starts_nothing_twice(
     kubeflow: State,
     pipeline: Path,
@@ -154,7 +163,7 @@ def test_a_look_that_dies_between_start_and_record_starts_nothing_twice(
     run = kubeflow.only("runs")["run_id"]
     assert f"an earlier look has started the run {run}" in look(kubeflow, pipeline, source, bucket.results).out
     assert "nothing new" in look(kubeflow, pipeline, source, bucket.results).out
-    assert (len(started(kubeflow)), list(bucket.record().values())) == (1, [run])
+    assert (len(started(kubeflow)), list(bucket.record())) == (1, [run])
 
 
 @pytest.mark.parametrize(

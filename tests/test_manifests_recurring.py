@@ -88,7 +88,7 @@ def test_a_look_runs_alone_and_its_pod_fits(overlay: str) -> None:
     spec = of_kind(overlay, "CronJob")["quantgate-look"]["spec"]
     assert (spec["concurrencyPolicy"], spec["schedule"]) == ("Forbid", "0 * * * *")
     options = check_pod(look_pod(overlay), overlay)
-    assert (options["name"], options["model"], options["skip_judged"]) == ("hourly", "hf:org/name", True)
+    assert (options["model"], options["skip_judged"]) == ("hf:org/name", True)
     assert not of_kind(overlay, "Job").keys() - {"mlflow-account", "quantgate-cache"}
 
 
@@ -97,6 +97,7 @@ def test_the_listeners_pod_fits(overlay: str) -> None:
     spec = listener_pod(overlay)
     options = check_pod(spec, overlay)
     assert (options["bind"], options["model"]) == ("0.0.0.0", "models:/NAME")
+    assert options["name"] == check_pod(look_pod(overlay), overlay)["name"], "neither repeats what the other started"
     (container,) = spec["containers"]
     (port,) = container["ports"]
     (service_port,) = of_kind(f"{overlay}{LISTENS}", "Service")["quantgate-listener"]["spec"]["ports"]

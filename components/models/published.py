@@ -23,7 +23,7 @@ from components.storage.store import MARKER, Marker
 if TYPE_CHECKING:
     from components.storage.s3 import S3Store, StoredObject
 
-HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+HUB = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)/(.+)")
 EXAMPLES = ("hf:org/name", "s3://bucket/prefix", "s3://bucket/prefix/*", "models:/NAME")
 

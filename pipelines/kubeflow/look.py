@@ -30,11 +30,18 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,62}", re.ASCII)
 SHOWN_DIGITS = 12
 
 
-class Looks(Artifact):
-    """What the looks of one name have started."""
+class StartedRun(Artifact):
+    """The run that a look has started for a model."""
 
-    started: dict[str, str] = {}
-    """A model's fingerprint → the id of its run in Kubeflow."""
+    run_id: str
+    model: str
+    """What the look saw."""
+
+
+class Looks(Artifact):
+    """What the looks of one name have started, by the model's fingerprint."""
+
+    started: dict[str, StartedRun] = {}
 
 
 @dataclass(frozen=True)
@@ -72,14 +79,15 @@ def look(watch: Watch) -> str:
     file = checked(read_pipeline(watch.pipeline), parameters)
     record = looks_of(results_of(parameters), watch.name)
     looks = read(record)
-    if run := looks.started.get(model.fingerprint):
-        return f"{watch.name}: nothing new: {model.description}, for which it has started the run {run}"
+    if earlier := looks.started.get(model.fingerprint):
+        return f"{watch.name}: nothing new: {model.description}, for which it has started the run {earlier.run_id}"
     with connected(watch.place) as kubeflow:
-        run, is_new = start_once(kubeflow, watch, model, file, parameters)
-        page = kubeflow.page(run)
-    record.write(looks.model_copy(update={"started": {**looks.started, model.fingerprint: run}}))
+        run_id, is_new = start_once(kubeflow, watch, model, file, parameters)
+        page = kubeflow.page(run_id)
+    run = StartedRun(run_id=run_id, model=model.description)
+    record.write(Looks(started={**looks.started, model.fingerprint: run}))
     outcome = "started" if is_new else "an earlier look has started"
-    return f"{watch.name}: new: {model.description}; {outcome} the run {run} {page}"
+    return f"{watch.name}: new: {model.description}; {outcome} the run {run_id} {page}"
 
 
 def seen(watch: Watch) -> Published:
