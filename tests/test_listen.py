@@ -62,7 +62,14 @@ def unused(kubeflow: State, pipeline: Path) -> Iterator[str]:
 
 def event(name: str = "base", entity: str = "model_version", action: str = "created") -> bytes:
     """The body of a delivery, as mlflow/webhooks/delivery.py makes it."""
-    data = {"name": name, "version": "1", "source": "s3://b/m", "run_id": None, "tags": {}, "description": None}
+    data: dict[str, object] = {
+        "name": name,
+        "version": "1",
+        "source": "s3://b/m",
+        "run_id": None,
+        "tags": {},
+        "description": None,
+    }
     return json.dumps({"entity": entity, "action": action, "timestamp": "2026-11-27T00:00:00", "data": data}).encode()
 
 
@@ -78,7 +85,7 @@ def signed(body: bytes, at_s: float, secret: str = SECRET) -> dict[str, str]:
 
 
 def post(address: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-    raw = {name: value.encode("latin-1") for name, value in headers.items()}
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     return httpx.post(address, content=body, headers=raw, timeout=60, verify=False, trust_env=False)
 
 

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -46,7 +47,7 @@ def signature(secret: str, delivery_id: str, timestamp: str, body: bytes) -> str
     return f"v1,{base64.b64encode(hmac.digest(secret.encode(), content, hashlib.sha256)).decode()}"
 
 
-def verified(secret: str, headers: Mapping[str, str], body: bytes, now_s: float) -> dict[str, Any]:
+def verified(secret: str, headers: Message, body: bytes, now_s: float) -> dict[str, Any]:
     """The event of a delivery; raises RefusedDeliveryError unless MLflow has signed it with the secret, just now."""
     sent, delivery_id, timestamp = (headers.get(name) or "" for name in (SIGNATURE, DELIVERY, TIMESTAMP))
     if not hmac.compare_digest(sent.encode(), signature(secret, delivery_id, timestamp, body).encode()):
