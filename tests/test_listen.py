@@ -20,7 +20,7 @@ from components.errors import PrerequisiteError
 from components.tracking.model_versions import newest_version
 from pipelines.cli.look_commands import watch
 from pipelines.kubeflow.connection import Place
-from pipelines.kubeflow.listen import FRESH_S, LONGEST_BODY, Listener
+from pipelines.kubeflow.listen import FRESH_S, LONGEST_BODY, WebhookServer
 from pipelines.kubeflow.look import Watch
 from pipelines.options import OPTIONS
 from tests.support.command import quantgate
@@ -43,7 +43,7 @@ def watched(state: State, pipeline: Path, model: str, tracking_uri: str, results
 @contextmanager
 def listening(watch: Watch) -> Iterator[str]:
     """The address of a listener on this machine."""
-    with Listener(("127.0.0.1", 0), watch, SECRET) as server:
+    with WebhookServer(("127.0.0.1", 0), watch, SECRET) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

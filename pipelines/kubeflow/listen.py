@@ -63,7 +63,7 @@ def verified(secret: str, headers: Message, body: bytes, now_s: float) -> dict[s
     return event
 
 
-class Listener(ThreadingHTTPServer):
+class WebhookServer(ThreadingHTTPServer):
     """The server: it answers health checks, and looks at the registered model when MLflow reports a new version."""
 
     daemon_threads = True
@@ -104,7 +104,7 @@ class Listener(ThreadingHTTPServer):
 class Delivery(BaseHTTPRequestHandler):
     """One request."""
 
-    server: Listener
+    server: WebhookServer
     timeout = IDLE_S
 
     def do_GET(self) -> None:
@@ -153,7 +153,7 @@ def listen(watch: Watch, bind: str, port: int) -> None:
         raise PrerequisiteError(
             f"Set {SECRET} to the webhook's secret, {SHORTEST_SECRET} characters or more: openssl rand -hex 32"
         )
-    with Listener((bind, port), watch, secret) as server:
+    with WebhookServer((bind, port), watch, secret) as server:
         server.look()  # a version of the time when nobody listened
         print_text(f"listening on http://{bind}:{server.server_port} for new versions of {server.model}")
         server.serve_forever()
