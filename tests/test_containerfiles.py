@@ -187,8 +187,8 @@ def test_the_manifests_use_the_images_that_are_built_here() -> None:
         for command in commands:
             assert f"-f {file.relative_to(ROOT)} " in command
             (tag,) = re.findall(r"-t (\S+)", command)
-            job = (MANIFESTS / "recurring" / "job.yaml").read_text(encoding="utf-8")
+            look = (MANIFESTS / "recurring" / "look.yaml").read_text(encoding="utf-8")
             name, _, version = tag.rpartition(":")
             versions = (IMAGES / "kustomization.yaml").read_text(encoding="utf-8")
             named = rf"newName: {re.escape(name)}\n    newTag: {re.escape(version)}\n"
-            assert tag in job or re.search(named, versions), tag
+            assert tag in look or re.search(named, versions), tag

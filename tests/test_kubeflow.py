@@ -45,6 +45,17 @@ def test_a_user_without_access_learns_what_to_do(
     assert kubeflow.objects["runs"] == {}
 
 
+def test_a_file_with_a_token_that_is_named_but_missing_is_reported(
+    kubeflow: State, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    done = submitted(kubeflow, pipeline, "--detach")
+    assert (done.status, done.err) == (
+        USER_ERROR,
+        f"There is no token at {tmp_path / 'token'}, the file that KF_PIPELINES_SA_TOKEN_PATH names.",
+    )
+
+
 @pytest.mark.parametrize(
     ("where", "what"),
     [
@@ -77,11 +88,12 @@ def test_a_pod_authenticates_with_its_own_token_which_the_cluster_renews(
     mounted = tmp_path / "token"
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(mounted))
     mounted.write_text("first")
-    client = client_of(Place(in_cluster=True), kubeflow.host)
-    for token in ("first", "second"):
-        mounted.write_text(token)
-        kubeflow.token = token
-        assert client.healthzs.healthz_service_get_healthz().multi_user is False
+    for place in (Place(in_cluster=True), Place(host=kubeflow.host)):  # on OpenShift a pod gives the address
+        client = client_of(place, kubeflow.host)
+        for token in ("first", "second"):
+            mounted.write_text(token)
+            kubeflow.token = token
+            assert client.healthzs.healthz_service_get_healthz().multi_user is False
 
 
 KUBECTL = """#!{python}

@@ -13,6 +13,8 @@ from components.environments.serving_environment import serving_lock
 from components.environments.virtual_environment import pins_in
 from pipelines import cluster
 from tests.support.kustomized import (
+    BUILDS,
+    LISTENS,
     OVERLAYS,
     ROOT,
     Object,
@@ -54,7 +56,7 @@ def title(obj: Object) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_object_is_valid(overlay: str, version: str) -> None:
     for obj in built(overlay):
         try:
@@ -85,7 +87,7 @@ def test_an_invalid_serving_runtime_is_refused(spoil: Any) -> None:
         check({**runtime, "spec": spec})
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_an_overlay_has_each_object_once_and_in_the_namespace_of_the_runs(overlay: str) -> None:
     names = [title(obj) for obj in built(overlay)]
     assert len(names) == len(set(names))
@@ -114,7 +116,7 @@ def test_the_reaper_cannot_mistake_an_object_of_the_manifests_for_a_runs(overlay
         assert "app.kubernetes.io/managed-by" not in labels, name
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_image_has_a_version_or_a_digest(overlay: str) -> None:
     for name, (container, _) in containers(overlay).items():
         image = container["image"]
@@ -160,7 +162,7 @@ def test_kubeflows_object_store_is_called_seaweedfs() -> None:
         assert endpoint == "http://seaweedfs.kubeflow.svc:9000"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_container_is_restricted(overlay: str) -> None:
     for name, (container, pod) in containers(overlay).items():
         own, shared = container["securityContext"], pod.get("securityContext", {})
@@ -173,7 +175,7 @@ def test_every_container_is_restricted(overlay: str) -> None:
         assert all("hostPath" not in volume for volume in pod.get("volumes", ())), name
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_container_declares_its_resources_and_every_server_has_probes(overlay: str) -> None:
     for name, (container, _) in containers(overlay).items():
         resources = container["resources"]
@@ -235,9 +237,10 @@ def test_the_rights_page_lists_the_users_of_each_secret() -> None:
             used.setdefault(keys.name, set()).add(name)
         if cluster.MLFLOW in step.secrets:
             used[cluster.MLFLOW_FILES].add(name)
-    for title_, (_, spec) in pods("kubeflow").items():
-        for secret in re.findall(r"'secret(?:Key)?Ref': {(?:'key': '\w+', )?'name': '([\w-]+)'", str(spec)):
-            used.setdefault(secret, set()).add(title_.partition("/")[2])
+    by_reference = r"'secretName': '([\w-]+)'|'secret(?:Key)?Ref': {(?:'key': '\w+', )?'name': '([\w-]+)'"
+    for title_, (_, spec) in pods(f"kubeflow{LISTENS}").items():
+        for volume, variables_ in re.findall(by_reference, str(spec)):
+            used.setdefault(volume or variables_, set()).add(title_.partition("/")[2])
     for account in of_kind("kubeflow", "ServiceAccount").values():
         for secret in account.get("secrets", ()):
             used[secret["name"]].add(account["metadata"]["name"])
@@ -260,7 +263,7 @@ def test_the_namespace_refuses_privileged_pods_and_warns_about_unrestricted_ones
 
 
 def test_on_openshift_there_is_no_fixed_user_and_only_a_route_leads_in() -> None:
-    text = str(built("openshift-ai"))
+    text = str(built(f"openshift-ai{LISTENS}"))
     for field in ("runAsUser", "runAsGroup", "fsGroup", "'Ingress', 'metadata'", "NodePort", "LoadBalancer'"):
         assert field not in text
     (route,) = of_kind("openshift-ai", "Route").values()

@@ -17,6 +17,8 @@ from components.servers.cluster_settings import ServingSettings, from_environmen
 from components.servers.vllm_pod import PORT, Served
 from pipelines import cluster
 from tests.support.kustomized import (
+    BUILDS,
+    LISTENS,
     MANIFESTS,
     OVERLAYS,
     ROOT,
@@ -59,7 +61,7 @@ def policies_of(overlay: str) -> list[Object]:
 
 
 def references(node: object) -> Iterator[tuple[str, str, str]]:
-    """Every reference to a Secret or ConfigMap below the node: kind, name, and the key (empty: all)."""
+    """Every reference to a Secret or ConfigMap that must exist below the node: kind, name, and the key (empty: all)."""
     if isinstance(node, dict):
         for kind, key_ref, all_ref, volume in (
             ("Secret", "secretKeyRef", "secretRef", "secret"),
@@ -68,7 +70,7 @@ def references(node: object) -> Iterator[tuple[str, str, str]]:
             if key_ref in node:
                 yield kind, node[key_ref]["name"], node[key_ref]["key"]
             for key in (all_ref, volume):
-                if isinstance(node.get(key), dict):
+                if isinstance(node.get(key), dict) and not node[key].get("optional"):
                     yield kind, node[key].get("name") or node[key]["secretName"], ""
         for value in node.values():
             yield from references(value)
@@ -86,7 +88,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Object]:
     return {secret["metadata"]["name"]: secret for secret in kustomized(folder)}
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_everything_that_a_pod_refers_to_exists(overlay: str, secrets: dict[str, Object]) -> None:
     there = {"Secret": secrets, "ConfigMap": of_kind(overlay, "ConfigMap") | OPENSHIFT_S}
     accounts = of_kind(overlay, "ServiceAccount")
@@ -144,7 +146,7 @@ def test_git_ignores_the_secrets_and_keeps_only_examples_without_a_password() ->
             assert re.fullmatch(r"#.*|\w+=|\w+USERNAME=\w+", line), line
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_a_service_selects_its_pods_and_their_port(overlay: str) -> None:
     for name, service in of_kind(overlay, "Service").items():
         selected = [
@@ -296,11 +298,11 @@ def test_the_cache_is_writable_for_the_group_of_the_images(overlay: str) -> None
         assert "USER 10001:0\n" in (MANIFESTS / "images" / f"{name}.Containerfile").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
     hard = of_kind(overlay, "ResourceQuota")["quantgate"]["spec"]["hard"]
     step, server, quantize = cluster.STEPS["evaluate-full"], serving_settings(overlay), cluster.STEPS["quantize"]
-    text = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
+    text = (MANIFESTS / "overlays" / overlay.removesuffix(LISTENS) / "kustomization.yaml").read_text(encoding="utf-8")
     memory = re.search(r"compile .*--quantize-memory (\w+)", text)
     needed = [
         ("cpu", (step.cpu, server.cpu)),

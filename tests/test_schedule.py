@@ -22,13 +22,6 @@ def test_a_schedule_starts_one_run_at_a_time_and_skips_missed_starts(kubeflow: S
     assert (parameters["suite"], "skip_judged" in parameters["settings"]) == ("quick", False)
 
 
-def test_a_schedule_on_new_models_checks_hourly_and_skips_judged_models(kubeflow: State, pipeline: Path) -> None:
-    assert scheduled(kubeflow, pipeline, "--on-new-model").status == 0
-    schedule = kubeflow.only("recurringruns")
-    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 * * * *"
-    assert schedule["runtime_config"]["parameters"]["settings"]["skip_judged"] is True
-
-
 def test_a_schedule_with_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
     for name, cron in (
         ("weekly", "0 3 * * 1"),
@@ -127,7 +120,7 @@ def test_schedules_are_listed_and_removed(kubeflow: State, pipeline: Path) -> No
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ((), "Give the start times"),
+        ((), "For a run on each new model: quantgate look."),
         (("--cron", "0 0 3 * * 1"), "has 6 fields. Give five"),
         (("--cron", "daily"), "has 1 fields"),
     ],

@@ -1,6 +1,7 @@
 """Models: where one comes from, its digest, layers and window, and the variants of it.
 
 sources, hub, wheels            pypi:, file:, hf: and s3:
+published                       what a source publishes now, with a fingerprint of its content
 variants                        the variants, one row each
 layers                          the group size of each layer
 window                          the rule for the window of a server; `resolve/prepared_prompts.py` applies it

@@ -1,7 +1,8 @@
 """Models from the Hugging Face hub: only the model's files, at one commit, in the hub's own cache."""
 
 import glob
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import PrerequisiteError
@@ -20,25 +21,58 @@ def snapshot(
     """
     import httpx
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        with _refusals(repo, revision):
+            info = HfApi().model_info(repo, revision=revision, timeout=30)
+            with disk_room(Path(constants.HF_HUB_CACHE), needed_bytes=0):
+                names = choose(
+                    [file.rfilename for file in info.siblings or ()],
+                    lambda name: Path(hf_hub_download(repo, name, revision=revision)).read_text(encoding="utf-8"),
+                )
+                # By the revision's name, not by info.sha: only then does the cache know the name without the network.
+                return Path(
+                    snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in names])
+                )
+    except (OfflineModeIsEnabled, httpx.HTTPError) as error:
+        return _cached(repo, revision, patterns, error)
+
+
+def model_at(repo: str, revision: str | None) -> tuple[str, dict[str, str]]:
+    """The commit of the revision, and by name what tells the content of each of its files; downloads nothing.
+
+    Raises PrerequisiteError as `snapshot` does, and when the hub does not answer.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        with _refusals(repo, revision):
+            info = HfApi().model_info(repo, revision=revision, timeout=30, files_metadata=True)
+    except (OfflineModeIsEnabled, httpx.HTTPError) as error:
+        raise PrerequisiteError(
+            f"The hub is unavailable: {error}\nCheck the network, HF_ENDPOINT and HF_HUB_OFFLINE."
+        ) from error
+    files = {
+        file.rfilename: (file.lfs.sha256 if file.lfs else file.blob_id) or str(info.sha) for file in info.siblings or ()
+    }
+    return str(info.sha), files
+
+
+@contextmanager
+def _refusals(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn a refusal of the hub's into a PrerequisiteError with what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        info = HfApi().model_info(repo, revision=revision, timeout=30)
-        with disk_room(Path(constants.HF_HUB_CACHE), needed_bytes=0):
-            names = choose(
-                [file.rfilename for file in info.siblings or ()],
-                lambda name: Path(hf_hub_download(repo, name, revision=revision)).read_text(encoding="utf-8"),
-            )
-            # By the revision's name, not by info.sha: only then does the cache know the name without the network.
-            return Path(
-                snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in names])
-            )
+        yield
     except GatedRepoError as error:
         raise PrerequisiteError(
             f"hf:{repo} is gated. Accept its licence on its page, then set HF_TOKEN to a token of that account."
@@ -52,8 +86,6 @@ def snapshot(
         raise PrerequisiteError(f"hf:{repo} has no revision {revision!r}. Give a branch, a tag or a commit.") from error
     except HFValidationError as error:
         raise PrerequisiteError(f"hf:{repo} is not a valid repository name: {error}") from error
-    except (OfflineModeIsEnabled, httpx.HTTPError) as error:
-        return _cached(repo, revision, patterns, error)
 
 
 def _cached(repo: str, revision: str | None, patterns: Collection[str], unreachable: Exception) -> Path:

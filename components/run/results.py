@@ -7,6 +7,8 @@ given/                  copies of the inputs of `resolve`: custom tasks, a suite
 judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
 run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
+
+Beside the runs, looks/NAME.json is what `quantgate look NAME` has started.
 """
 
 import shutil
@@ -80,6 +82,11 @@ class ResultFile:
         if not self.get(file):
             raise PrerequisiteError(f"{self.name} is missing from {self.location}: {what_to_do}.")
         return file
+
+
+def looks_of(results: str, name: str) -> ResultFile:
+    """What the looks of that name have started, beside the runs with these results."""
+    return ResultFile(results.rstrip("/"), f"looks/{name}.json")
 
 
 @dataclass(frozen=True)

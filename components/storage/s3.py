@@ -14,6 +14,7 @@ import posixpath
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -66,6 +67,15 @@ class LocalFile:
     def stored(self) -> StoredFile:
         """The file's entry in the marker."""
         return StoredFile(sha256=self.whole.hex(), size_bytes=self.size_bytes)
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object in the bucket, as a list shows it."""
+
+    size_bytes: int
+    etag: str
+    modified: datetime
 
 
 class S3Store:
@@ -180,11 +190,18 @@ class S3Store:
 
     def listing(self, name: str) -> dict[str, tuple[int, str]]:
         """Size in bytes and ETag of every object below `name`, by sorted relative name."""
-        prefix = f"{self._key(name)}/"
+        return {key: (stored.size_bytes, stored.etag) for key, stored in self.objects(name).items()}
+
+    def objects(self, name: str) -> dict[str, StoredObject]:
+        """Every object below `name`, or of the whole store for "", by sorted relative name."""
+        prefix = f"{self._key(name)}/" if name else f"{self.prefix}/" * bool(self.prefix)
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             objects = [item for page in pages for item in page.get("Contents", ())]
-        listed = {item["Key"].removeprefix(prefix): (int(item["Size"]), str(item["ETag"])) for item in objects}
+        listed = {
+            item["Key"].removeprefix(prefix): StoredObject(int(item["Size"]), str(item["ETag"]), item["LastModified"])
+            for item in objects
+        }
         return {name: listed[name] for name in sorted(listed) if name and not name.endswith("/")}
 
     def download(self, name: str, files: Collection[str], folder: Path) -> None:

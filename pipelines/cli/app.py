@@ -17,6 +17,7 @@ from pipelines.cli import (
     doctor_command,
     endpoint_commands,
     gate_command,
+    look_commands,
     mlflow_commands,
     run_command,
     setup_command,
@@ -57,6 +58,8 @@ app.command("compile")(cluster_commands.compile_pipeline)
 app.command("submit", short_help="Run the pipeline on a cluster with Kubeflow Pipelines.")(cluster_commands.submit)
 app.command("follow")(cluster_commands.follow)
 app.command("schedule")(cluster_commands.schedule)
+app.command("look", short_help="Start a run on a cluster if the model is new.")(look_commands.look)
+app.command("listen")(look_commands.listen)
 app.command("doctor", short_help="Examine a server, or a cluster before a run.")(doctor_command.doctor)
 app.command(
     "lm-eval",

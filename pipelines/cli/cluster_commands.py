@@ -63,13 +63,6 @@ def schedule(
     cron: Annotated[
         str, typer.Option(help='Start times: minute, hour, day, month, weekday (0 is Sunday), in UTC: "0 3 * * 1".')
     ] = "",
-    on_new_model: Annotated[
-        bool,
-        typer.Option(
-            "--on-new-model",
-            help="Judge each model once: check by --cron [hourly], and end early if MLflow has a verdict on it.",
-        ),
-    ] = False,
     pipeline: PipelinePath = Path("pipeline.yaml"),
     service_account: Account = ACCOUNT,
     listed: Annotated[bool, typer.Option("--list", help="List the schedules, and change nothing.")] = False,
@@ -83,8 +76,7 @@ def schedule(
     An equal schedule stays as it is. A changed one is disabled when the new one exists, and removed when nothing of it
     runs: Kubeflow ends the run of a schedule that is deleted.
 
-    With --on-new-model each check is a run. If MLflow has a verdict on the model's digest by the same plan, the first
-    step names the earlier run; the other steps start, quantize once its GPU is free, and end at once.
+    Each start is a run, whether the model has changed or not: `quantgate look` starts one for a new model only.
     """
     from pipelines.kubeflow.schedule import list_schedules, remove_schedule, schedule_runs
 
@@ -95,9 +87,7 @@ def schedule(
     elif delete:
         remove_schedule(place, name, now=now)
     else:
-        schedule_runs(
-            place, checked_arguments(values), name, cron, pipeline, service_account, on_new_model=on_new_model
-        )
+        schedule_runs(place, checked_arguments(values), name, cron, pipeline, service_account)
 
 
 def compile_pipeline(

@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines: connect, compile, submit, follow, schedule."""
+"""Kubeflow Pipelines: connect, compile, submit, follow, schedule, and start a run for a new model."""

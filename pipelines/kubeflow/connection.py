@@ -146,8 +146,13 @@ def client_of(place: Place, host: str) -> kfp.Client:
         raise PrerequisiteError("The token for Kubeflow contains a space or a line break. Check --token.")
     if place.ca and not Path(place.ca).is_file():
         raise PrerequisiteError(f"There is no certificate at {place.ca}. Give its file with --ca.")
-    mounted = os.environ.get(kfp.client.KF_PIPELINES_SA_TOKEN_ENV) or kfp.client.KF_PIPELINES_SA_TOKEN_PATH
-    uses_mounted = place.in_cluster and not token and Path(mounted).exists()
+    mounted = os.environ.get(kfp.client.KF_PIPELINES_SA_TOKEN_ENV)
+    in_pod = place.in_cluster and Path(mounted or kfp.client.KF_PIPELINES_SA_TOKEN_PATH).exists()
+    uses_mounted = not token and (in_pod or bool(mounted))
+    if mounted and uses_mounted and not Path(mounted).is_file():
+        raise PrerequisiteError(
+            f"There is no token at {mounted}, the file that {kfp.client.KF_PIPELINES_SA_TOKEN_ENV} names."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kfp warns about the versions that it works with
         return kfp.Client(

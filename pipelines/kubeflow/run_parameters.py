@@ -1,5 +1,6 @@
 """Check the parameters of a run on a cluster."""
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from components.benchmarks.suite_file import included_paths
 from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
-from components.resolve.run_settings import DEFAULT_PLACES
+from components.resolve.run_settings import DEFAULT_PLACES, PLACES
 from components.run.plan import EvaluationPlan
 from components.tracking.connect import check_host, check_no_password
 
@@ -41,14 +42,13 @@ def check(model: str, plan: EvaluationPlan) -> None:
         check_host(plan.tracking_uri)
 
 
-def with_setting(parameters: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
-    """The parameters with one of their settings changed."""
-    return {**parameters, "settings": {**parameters["settings"], name: value}}
-
-
 def results_of(parameters: Mapping[str, Any]) -> str:
-    """Where the results of a run with these parameters go; by default the place of a cluster that sets none."""
-    return str(parameters.get("settings", {}).get("results", DEFAULT_PLACES["results"]))
+    """Where the results of a run with these parameters go.
+
+    By default that is the cluster's own place, which its pods know, or the place of a cluster that sets none.
+    """
+    given = parameters.get("settings", {}).get("results")
+    return str(given or os.environ.get(PLACES["results"]) or DEFAULT_PLACES["results"])
 
 
 def checked(file: "PipelineFile", parameters: dict[str, object]) -> "PipelineFile":

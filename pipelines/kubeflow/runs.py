@@ -178,13 +178,20 @@ def start(kubeflow: Kubeflow, version: Version, name: str, parameters: dict[str,
         with kubeflow.request("start the run"):
             return str(kubeflow.client.runs.run_service_create_run(run, _request_timeout=ANSWER_S).run_id)
     except NotReachedError:
-        with kubeflow.request("say whether it has started the run"):
-            answer = kubeflow.client.runs.run_service_list_runs(
-                experiment_id=run.experiment_id, filter=equals(name), _request_timeout=ANSWER_S
-            )
-        if runs := named(name, answer.runs):
-            return str(runs[0].run_id)
+        if started := run_named(kubeflow, name):
+            return started
         raise
+
+
+def run_named(kubeflow: Kubeflow, name: str) -> str:
+    """The id of the run of that name; "" when Kubeflow has none."""
+    experiment = experiment_id(kubeflow)
+    with kubeflow.request("say whether it has started the run"):
+        answer = kubeflow.client.runs.run_service_list_runs(
+            experiment_id=experiment, filter=equals(name), _request_timeout=ANSWER_S
+        )
+    runs = named(name, answer.runs)
+    return str(runs[0].run_id) if runs else ""
 
 
 def get_run(kubeflow: Kubeflow, run_id: str) -> api.V2beta1Run:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import PrerequisiteError
-from pipelines.kubeflow.run_parameters import checked, with_setting
+from pipelines.kubeflow.run_parameters import checked
 from pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from pipelines.kubeflow.connection import Kubeflow, Place
 
-HOURLY = "0 * * * *"
 FIELDS = 5
 DISABLED = "DISABLED"
 
@@ -40,16 +39,12 @@ def schedule_runs(
     cron: str,
     pipeline: Path,
     service_account: str,
-    *,
-    on_new_model: bool,
 ) -> None:
     """Create the schedule of that name; an equal one stays, another one is replaced."""
     from pipelines.kubeflow.connection import connected
     from pipelines.kubeflow.runs import experiment_id, read_pipeline, upload
 
-    when = six_fields(cron or (HOURLY if on_new_model else ""))
-    if on_new_model:
-        parameters = with_setting(parameters, "skip_judged", True)
+    when = six_fields(cron)
     file = checked(read_pipeline(pipeline), parameters)
     with connected(place) as kubeflow:
         version = upload(kubeflow, file)
@@ -57,7 +52,7 @@ def schedule_runs(
         schedule.experiment_id = experiment_id(kubeflow)
         schedule.pipeline_version_reference = version.reference
         schedule.service_account = service_account or None
-        print_text(f"{name}: {cron or HOURLY} UTC, {version.name}: {create_or_replace(kubeflow, schedule)}")
+        print_text(f"{name}: {cron} UTC, {version.name}: {create_or_replace(kubeflow, schedule)}")
 
 
 def recurring_run(name: str, when: str, parameters: dict[str, object]) -> "api.V2beta1RecurringRun":
@@ -80,7 +75,9 @@ def six_fields(cron: str) -> str:
     Kubeflow would read five fields as second to month.
     """
     if not cron:
-        raise PrerequisiteError('Give the start times: --cron "0 3 * * 1" is Mondays at three, or --on-new-model.')
+        raise PrerequisiteError(
+            'Give the start times: --cron "0 3 * * 1" is Mondays at three. For a run on each new model: quantgate look.'
+        )
     if len(cron.split()) != FIELDS:
         raise PrerequisiteError(
             f'--cron "{cron}" has {len(cron.split())} fields. Give five: minute, hour, day, month, weekday.'

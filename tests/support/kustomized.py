@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,9 @@ Object = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = tuple(sorted(overlay.name for overlay in (MANIFESTS / "overlays").iterdir()))
+LISTENS = "+listen"
+"""At the end of an overlay's name: with the component `listen`, listed where its kustomization says."""
+BUILDS = (*OVERLAYS, *(f"{overlay}{LISTENS}" for overlay in ("kubeflow", "openshift-ai")))
 
 
 def namespace_of(overlay: str) -> str:
@@ -39,7 +43,14 @@ def kustomized(folder: Path) -> tuple[Object, ...]:
 @cache
 def built(overlay: str) -> tuple[Object, ...]:
     """The objects of the overlay of that name."""
-    return kustomized(MANIFESTS / "overlays" / overlay)
+    if not overlay.endswith(LISTENS):
+        return kustomized(MANIFESTS / "overlays" / overlay)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = shutil.copytree(MANIFESTS, Path(scratch) / "manifests") / "overlays" / overlay.removesuffix(LISTENS)
+        file = copy / "kustomization.yaml"
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace("  - ../../images\n", "  - ../../listen\n  - ../../images\n"), encoding="utf-8")
+        return kustomized(copy)
 
 
 def of_kind(overlay: str, *kinds: str) -> dict[str, Object]:

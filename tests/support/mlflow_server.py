@@ -30,6 +30,12 @@ from tests.support.seaweed import S3Server, free_ports
 
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 20
+WEBHOOKS = {
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_CACHE_TTL": "0",
+}
+"""A server with these sends webhooks to this machine, and at once to a new one."""
 
 
 def postgres_binaries() -> Path | None:
@@ -141,7 +147,7 @@ def stop(process: "subprocess.Popen[bytes]", how: signal.Signals) -> None:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server on a SQLite file and a folder."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with running_mlflow(f"sqlite:///{folder}/server.db", f"{folder}/files") as address:
+    with running_mlflow(f"sqlite:///{folder}/server.db", f"{folder}/files", WEBHOOKS) as address:
         yield address
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from components.errors import PrerequisiteError
 from components.run.progress import DONE, MARK, RUNNING, Event
-from pipelines.cli import cluster_commands
+from pipelines.cli import cluster_commands, look_commands
 from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR
 from pipelines.kubeflow.compile import write_pipeline
@@ -90,6 +90,7 @@ class Answer:
         app.command("submit")(cluster_commands.submit)
         app.command("follow")(cluster_commands.follow)
         app.command("schedule")(cluster_commands.schedule)
+        app.command("look")(look_commands.look)
         done = CliRunner().invoke(app, list(arguments))
         explained = isinstance(done.exception, PrerequisiteError)
         if done.exception and not explained and not isinstance(done.exception, SystemExit):
