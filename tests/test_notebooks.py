@@ -132,8 +132,8 @@ def reckoned(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
 
 def results(run: Path) -> None:
     """The results of a run with a baseline and two variants: one loses 1 % of its score, the other 5.7 %."""
-    moved = {"bf16": (0, 0, 3000, 2000), "int8": (45, 15, 2955, 1985), "int4-g64": (232, 60, 2768, 1940)}
-    for name, counts in moved.items():
+    counts_by_variant = {"bf16": (0, 0, 3000, 2000), "int8": (45, 15, 2955, 1985), "int4-g64": (232, 60, 2768, 1940)}
+    for name, counts in counts_by_variant.items():
         after = pair_of(*counts)[1]
         write_results(run / "variants" / name, candidate_of(name, {"mmlu": answers_of("mmlu", after)}))
 

@@ -1,8 +1,9 @@
 """Stands in for a Kubernetes API server: real HTTP in a thread, any resource by its path, state with resourceVersions.
 
-It does what clients have to live with: conflicts, preconditions, finalizers, the garbage collector, watches that end
-or are too old (410), label and field selectors, merge patches. A test plays the controllers: `on` is called after each
-change. `faults` fails requests: with a status, or by a lost connection, before or after the work was done.
+It behaves in the ways that clients must handle: conflicts, preconditions, finalizers, the garbage collector, watches
+that end or are too old (410), label and field selectors, merge patches. A test plays the controllers: `on` is called
+after each change. `faults` fails requests: with a status, or by a lost connection, before or after the request was
+executed.
 """
 
 import contextlib
@@ -144,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
 def placed(path: str) -> tuple[str, str, str]:
     """The collection's path without its namespace, the object's name and its subresource."""
     parts = path.strip("/").split("/")
-    if "namespaces" not in parts:  # an account's question about itself
+    if "namespaces" not in parts:  # a review of the account's own rights
         return path.strip("/"), "", ""
     before = parts.index("namespaces")
     rest = [*parts[before + 2 :], "", ""]
@@ -187,8 +188,8 @@ def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], b
     if request.plural == "selfsubjectaccessreviews":
         wanted = body["spec"]["resourceAttributes"]
         part = f"/{wanted['subresource']}" if wanted.get("subresource") else ""
-        asked = Request(wanted["verb"], f"{wanted['resource']}{part}", "")
-        return {**body, "status": {"allowed": str(asked) not in cluster.forbidden}}
+        right = Request(wanted["verb"], f"{wanted['resource']}{part}", "")
+        return {**body, "status": {"allowed": str(right) not in cluster.forbidden}}
     with cluster.changed:
         if request.verb == "create":
             return cluster.create(path, body)

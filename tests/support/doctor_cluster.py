@@ -1,7 +1,7 @@
-"""A cluster that quantgate fits on, for `quantgate doctor --cluster`: the stand-in of the API server, and a registry.
+"""A healthy cluster for `quantgate doctor --cluster`: a stand-in for the API server, and an image registry.
 
-It adds to kubernetes_server.py what only questions need: objects outside the run's namespace, API groups, access
-reviews and rehearsals (`dryRun=All`). A test plants one fault in `Facts`.
+It adds to kubernetes_server.py what only the doctor requests: objects outside the run's namespace, API groups, access
+reviews and dry runs (`dryRun=All`). A test puts one fault into `Facts`.
 """
 
 import contextlib
@@ -61,9 +61,9 @@ class Facts:
         }
     )
     user: str = ADMIN
-    """The account of the questions."""
+    """The account that sends the requests."""
     unreadable: tuple[str, ...] = ()
-    """The paths' beginnings that this account may not read or create."""
+    """The prefixes of the paths that this account may not read or create."""
     lacking: tuple[str, ...] = ()
     """The rights that the run's account lacks, as `verb resource`."""
     denies: Callable[[JSON], str] = lambda _body: ""
@@ -71,11 +71,11 @@ class Facts:
     reviewed: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Group, resource, name and verb of each right that was reviewed."""
     writes: list[str] = field(default_factory=list)
-    """Every request that was more than a question."""
+    """Every request that would have changed the cluster."""
 
 
-class AskedHandler(Handler):
-    """Answers questions, and what is left of them as the stand-in of the API server does."""
+class DoctorHandler(Handler):
+    """Answers from `Facts`; requests for the run's own objects go to the stand-in for the API server."""
 
     facts: Facts
 
@@ -112,14 +112,14 @@ class AskedHandler(Handler):
         return body
 
     def review(self, path: str, body: JSON) -> JSON:
-        """The answer to a question about an account."""
+        """The status of an access review."""
         if path.endswith("/selfsubjectreviews"):
             return {"userInfo": {"username": self.facts.user}}
-        asked: dict[str, Any] = body["spec"]["resourceAttributes"]
-        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        self.facts.reviewed.append((asked["group"], resource, asked.get("name", ""), asked["verb"]))
-        about = body["spec"].get("user", self.facts.user)
-        return {"allowed": about != USER or f"{asked['verb']} {resource}" not in self.facts.lacking}
+        attributes: dict[str, Any] = body["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (attributes["resource"], attributes.get("subresource"))))
+        self.facts.reviewed.append((attributes["group"], resource, attributes.get("name", ""), attributes["verb"]))
+        account = body["spec"].get("user", self.facts.user)
+        return {"allowed": account != USER or f"{attributes['verb']} {resource}" not in self.facts.lacking}
 
     def refuse_with(self, status: int, message: str) -> None:
         """Refuse the request."""
@@ -127,9 +127,9 @@ class AskedHandler(Handler):
 
 
 @contextlib.contextmanager
-def asked_cluster(cluster: Cluster, facts: Facts, kubeconfig: Path) -> Iterator[str]:
+def serve_cluster(cluster: Cluster, facts: Facts, kubeconfig: Path) -> Iterator[str]:
     """Serve the cluster with these facts during the block, and yield its address."""
-    handler = type("AskedHere", (AskedHandler,), {"facts": facts})
+    handler = type("BoundDoctorHandler", (DoctorHandler,), {"facts": facts})
     with running(cluster, kubeconfig, handler) as address:
         yield address
 
