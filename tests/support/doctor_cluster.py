@@ -83,20 +83,20 @@ class DoctorHandler(Handler):
         """Answer one request."""
         url, facts = urlsplit(self.path), self.facts
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        body = self.sent() if self.command == "POST" else {}
+        body = self.read_body() if self.command == "POST" else {}
         assert "/secrets/" not in url.path or "PartialObjectMetadata" in self.headers["Accept"], "a Secret's values"
         if url.path.startswith(facts.unreadable or "none"):
-            self.refuse_with(403, f'User "{facts.user}" cannot do that')
+            self.send_status(403, f'User "{facts.user}" cannot do that')
         elif "reviews" in url.path:
             self.send(201, {"status": self.review(url.path, body)})
         elif self.command == "POST" and query.get("dryRun") == "All":
             if message := facts.denies(body):
-                self.refuse_with(403, f'admission webhook "isvc.kserve.io" denied the request: {message}')
+                self.send_status(403, f'admission webhook "isvc.kserve.io" denied the request: {message}')
             else:
                 self.send(201, body)
         elif self.command != "GET":
             facts.writes.append(f"{self.command} {self.path}")
-            self.refuse_with(405, "the doctor must not write")
+            self.send_status(405, "the doctor must not write")
         elif url.path == "/apis/apps/v1/deployments":
             self.send(200, facts.controllers.get(query["fieldSelector"].removeprefix("metadata.name="), {"items": []}))
         elif url.path in facts.answers:
@@ -104,9 +104,9 @@ class DoctorHandler(Handler):
         elif "/namespaces/quantgate/" in url.path:
             super().answer_one()
         else:
-            self.refuse_with(404, "the server could not find the requested resource")
+            self.send_status(404, "the server could not find the requested resource")
 
-    def sent(self) -> JSON:
+    def read_body(self) -> JSON:
         """The body of the request."""
         body: JSON = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         return body
@@ -121,7 +121,7 @@ class DoctorHandler(Handler):
         account = body["spec"].get("user", self.facts.user)
         return {"allowed": account != USER or f"{attributes['verb']} {resource}" not in self.facts.lacking}
 
-    def refuse_with(self, status: int, message: str) -> None:
+    def send_status(self, status: int, message: str) -> None:
         """Refuse the request."""
         self.send(status, {"kind": "Status", "status": "Failure", "code": status, "message": message})
 
@@ -139,19 +139,19 @@ class RegistryHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The token."""
-        self.finish_with(200, json.dumps({"token": "for-everybody"}).encode())
+        self.respond(200, json.dumps({"token": "for-everybody"}).encode())
 
     def do_HEAD(self) -> None:
         """The manifest's headers."""
         if self.headers.get("Authorization") != "Bearer for-everybody":
             address = f"http://{self.headers['Host']}/token"
-            self.finish_with(401, challenge=f'Bearer realm="{address}",service="registry",scope="repository:x:pull"')
+            self.respond(401, challenge=f'Bearer realm="{address}",service="registry",scope="repository:x:pull"')
         elif "/private/" in self.path:
-            self.finish_with(403)
+            self.respond(403)
         else:
-            self.finish_with(404 if "/missing/" in self.path else 200)
+            self.respond(404 if "/missing/" in self.path else 200)
 
-    def finish_with(self, status: int, body: bytes = b"", challenge: str = "") -> None:
+    def respond(self, status: int, body: bytes = b"", challenge: str = "") -> None:
         """Send the answer."""
         self.send_response(status)
         if challenge:

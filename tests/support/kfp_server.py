@@ -119,18 +119,18 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
     """The API's answer; raises RefusedError."""
     routes: list[tuple[str, str, Callable[..., JSON]]] = [
         ("GET", "healthz", lambda: {"multi_user": bool(state.namespaces), "tag_name": state.version}),
-        ("GET", "pipelines", lambda: listed(state, "pipelines", "pipelines", query)),
+        ("GET", "pipelines", lambda: list_page(state, "pipelines", "pipelines", query)),
         ("POST", "pipelines", lambda: new_pipeline(state, body)),
         ("GET", "pipelines/([^/]+)/versions", lambda pipeline_id: versions(state, pipeline_id, query)),
         ("POST", "pipelines/upload_version", lambda: new_version(state, query, body)),
-        ("GET", "experiments", lambda: listed(state, "experiments", "experiments", query)),
+        ("GET", "experiments", lambda: list_page(state, "experiments", "experiments", query)),
         ("POST", "experiments", lambda: new_experiment(state, body)),
-        ("GET", "runs", lambda: listed(state, "runs", "runs", query)),
+        ("GET", "runs", lambda: list_page(state, "runs", "runs", query)),
         ("POST", "runs", lambda: new_run(state, body)),
         ("GET", "runs/([^/:]+)", lambda run_id: next_state(state, run_id)),
         ("GET", "/apis/v1beta1/runs/([^/:]+)", lambda run_id: run_with_workflow(state, run_id)),
         ("POST", "runs/([^/:]+):terminate", lambda run_id: terminate(state, run_id)),
-        ("GET", "recurringruns", lambda: listed(state, "recurringruns", "recurringRuns", query)),
+        ("GET", "recurringruns", lambda: list_page(state, "recurringruns", "recurringRuns", query)),
         ("POST", "recurringruns", lambda: new_schedule(state, body)),
         (
             "POST",
@@ -145,7 +145,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
     raise RefusedError(404, f"Not Found: {path}")
 
 
-def listed(state: State, kind: str, key: str, query: dict[str, str]) -> JSON:
+def list_page(state: State, kind: str, key: str, query: dict[str, str]) -> JSON:
     """A page of a list; a key without content is left out, as the real one does."""
     if kind in ("pipelines", "experiments"):
         state.allowed(query.get("namespace", ""))
@@ -174,13 +174,13 @@ def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
     tags = json.loads(query.get("tags", "{}"))
     if any(len(text) > 63 for tag in tags.items() for text in tag):
         raise RefusedError(400, "Invalid input error: tag keys and values are limited to 63 characters")
-    wanted = {
+    version = {
         "pipeline_id": query["pipelineid"],
         "display_name": query["name"],
         "content": body["content"],
         "tags": tags,
     }
-    return state.keep("versions", "pipeline_version_id", wanted)
+    return state.keep("versions", "pipeline_version_id", version)
 
 
 def new_experiment(state: State, body: JSON) -> JSON:
@@ -322,10 +322,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Write no log."""
 
-    def handle_any(self) -> None:
+    def answer_request(self) -> None:
         """Answer the request, or fail it if the state says so."""
         length = int(self.headers.get("Content-Length", 0))
-        sent = self.rfile.read(length)
+        request_body = self.rfile.read(length)
         url = urllib.parse.urlsplit(self.path)
         fault = self.fault(url.path)
         if fault == "drop":
@@ -336,7 +336,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             status, kind, data = fault, "text/plain", b"upstream"
         else:
-            status, kind, data = self.done(url, sent)
+            status, kind, data = self.respond(url, request_body)
         if fault == "late":
             self.close_connection = True
             return
@@ -348,15 +348,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A request."""
-        self.handle_any()
+        self.answer_request()
 
     def do_POST(self) -> None:
         """A request."""
-        self.handle_any()
+        self.answer_request()
 
     def do_DELETE(self) -> None:
         """A request."""
-        self.handle_any()
+        self.answer_request()
 
     def fault(self, path: str) -> int | str:
         """The fault for this request, which happens once."""
@@ -366,7 +366,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return fault[2]
         return ""
 
-    def done(self, url: urllib.parse.SplitResult, sent: bytes) -> tuple[int, str, bytes]:
+    def respond(self, url: urllib.parse.SplitResult, request_body: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of the answer."""
         state = self.state
         if not url.path.startswith(APIS):
@@ -392,7 +392,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(url.query))
         multipart = self.headers.get("Content-Type", "").startswith("multipart/")
         try:
-            body = {"content": sent.decode()} if multipart else json.loads(sent or b"{}")
+            body = {"content": request_body.decode()} if multipart else json.loads(request_body or b"{}")
             return 200, "application/json", json.dumps(answer(state, self.command, path, query, body)).encode()
         except RefusedError as refusal:
             error_body = {"error": str(refusal), "code": 5, "message": str(refusal)}
