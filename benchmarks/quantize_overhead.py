@@ -35,7 +35,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 texts = list(dict.fromkeys(Dataset.from_file(rows)["passage"]))[:32]
 ids = [tokenizer(text, truncation=True, max_length=256).input_ids for text in texts]
-data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(tokens) for tokens in ids]})
 weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=64)
 scheme = QuantizationScheme(targets=["Linear"], weights=weights)
 recipe = GPTQModifier(config_groups={"g64": scheme}, ignore=["lm_head"])

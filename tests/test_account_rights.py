@@ -48,8 +48,8 @@ def test_an_account_with_every_right_may_run(cluster: Cluster, monkeypatch: pyte
     began = time.monotonic()
     check_rights(PLAN)
     assert time.monotonic() - began < 1
-    asked = {str(request) for request in cluster.requests}
-    assert asked == {"create selfsubjectaccessreviews"}
+    requests = {str(request) for request in cluster.requests}
+    assert requests == {"create selfsubjectaccessreviews"}
 
 
 def test_missing_rights_are_named_with_the_account_that_has_them(

@@ -53,16 +53,16 @@ def test_the_tiny_stage_of_mmlu_asks_tinymmlus_questions_in_their_subjects(
 ) -> None:
     (mmlu,) = (task for task in SUITES["openllm"].tasks if task.task == "mmlu")
     prepared = prepare(mmlu, Folder(laid_out(tmp_path_factory)))
-    asked = [
+    chosen = [
         (prepared.leaves[leaf].cluster, prepared.leaves[leaf].task.rows[item]) for leaf, item in prepared.chosen("tiny")
     ]
-    wanted = rows_of(shared_data() / "tiny/tinyMMLU.jsonl")
-    assert len(asked) == 100
-    assert {(subject, row["question"], *row["choices"]) for subject, row in asked} == {
-        (row["subject"], row["question"], *row["choices"]) for row in wanted
+    published = rows_of(shared_data() / "tiny/tinyMMLU.jsonl")
+    assert len(chosen) == 100
+    assert {(subject, row["question"], *row["choices"]) for subject, row in chosen} == {
+        (row["subject"], row["question"], *row["choices"]) for row in published
     }
     # as `anchor_scores` relies on: subjects and positions sort like the positions among all rows
-    by_record = sorted(asked, key=lambda each: each[0])
+    by_record = sorted(chosen, key=lambda subject_and_row: subject_and_row[0])
     rows = rows_of(shared_data() / "mmlu/test.jsonl")
     assert [content(row) for _, row in by_record] == [content(rows[anchor]) for anchor in sorted(set(mmlu.anchors))]
 
@@ -83,8 +83,8 @@ def test_an_item_that_tinybenchmarks_names_twice_is_asked_once() -> None:
 def test_a_limit_makes_the_tiny_stage_a_random_sample() -> None:
     for task in suite_named("openllm", limit=816).tasks:
         assert (task.anchors, task.full) == ((), 816)
-    whole = {task.task: task.anchors for task in suite_named("openllm", limit=1172).tasks}
-    assert [name for name, anchors in whole.items() if anchors] == ["arc_challenge", "truthfulqa_mc2"]
+    full_stages = {task.task: task.anchors for task in suite_named("openllm", limit=1172).tasks}
+    assert [name for name, anchors in full_stages.items() if anchors] == ["arc_challenge", "truthfulqa_mc2"]
     assert all(task.anchors for task in suite_named("arm").tasks)
     assert not any(task.anchors for name in ("demo", "quick", "tiny", "code") for task in SUITES[name].tasks)
 
@@ -118,8 +118,8 @@ def test_an_interim_look_is_at_a_random_sample_in_which_an_anchor_is_as_likely_a
     prepared = truthful()
     sample = [item for _, item in prepared.chosen("full", 0.25)]
     assert sample == sorted(item_order(817)[:205])
-    among = len({*sample} & {*prepared.row.anchors})
-    assert 12 <= among <= 38, "a quarter of the 99 anchors, give or take three standard errors"
+    anchors_in_sample = len({*sample} & {*prepared.row.anchors})
+    assert 12 <= anchors_in_sample <= 38, "a quarter of the 99 anchors, give or take three standard errors"
 
 
 def test_rows_of_another_number_than_tinybenchmarks_chose_from_are_refused() -> None:
@@ -164,9 +164,9 @@ def test_parameters_are_of_no_use_where_the_whole_benchmark_is_asked_at_once() -
 def test_parameters_for_other_items_are_refused() -> None:
     right = fitted("gsm8k")
     check_parameters("gsm8k", {"tinyGSM8k": right})
-    moved = right.anchors.copy()
-    moved[3] += 1
+    changed = right.anchors.copy()
+    changed[3] += 1
     with pytest.raises(PrerequisiteError, match="1 of the 100 anchors differ, and they are of 1,319 items"):
-        check_parameters("gsm8k", {"tinyGSM8k": replace(right, anchors=moved)})
+        check_parameters("gsm8k", {"tinyGSM8k": replace(right, anchors=changed)})
     with pytest.raises(PrerequisiteError, match="0 of the 100 anchors differ, and they are of 1,320 items, not of"):
         check_parameters("gsm8k", {"tinyGSM8k": fitted("gsm8k", 1320)})

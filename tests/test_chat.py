@@ -54,17 +54,17 @@ class ChatServer(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
         """Stay quiet when a client ends its calls after a failure."""
 
-    def reply(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def reply(self, payload: dict[str, Any]) -> dict[str, Any]:
         """The response of vLLM's /v1/chat/completions."""
-        self.chats.append(asked)
-        ids = self.tokenizer.apply_chat_template(asked["messages"], tokenize=True, add_generation_prompt=True)
-        text = self.answer(asked)
-        end = "length" if len(text) >= asked["max_tokens"] else "stop"
+        self.chats.append(payload)
+        ids = self.tokenizer.apply_chat_template(payload["messages"], tokenize=True, add_generation_prompt=True)
+        text = self.answer(payload)
+        end = "length" if len(text) >= payload["max_tokens"] else "stop"
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": end}
         return {
             "choices": [choice],
             "usage": {"completion_tokens": len(text)},
-            "prompt_token_ids": list(getattr(ids, "input_ids", ids)) if asked.get("return_token_ids") else None,
+            "prompt_token_ids": list(getattr(ids, "input_ids", ids)) if payload.get("return_token_ids") else None,
         }
 
 
@@ -78,9 +78,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send(200, {"data": [{"id": "tiny", "max_model_len": 2048}], "version": "0.0.stand-in"})
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         is_chat = self.path == "/v1/chat/completions"
-        self.send(200 if is_chat else 404, self.server.reply(asked) if is_chat else {"error": "unknown"})
+        self.send(200 if is_chat else 404, self.server.reply(payload) if is_chat else {"error": "unknown"})
 
     def send(self, status: int, body: object) -> None:
         data = json.dumps(body).encode()
@@ -117,7 +117,7 @@ def model(tiny_model: Path, folder: Path, template: str = TEMPLATE.replace("OPEN
     return folder
 
 
-def questions(folder: Path, tokenizer: Path, **settings: Any) -> Questions:
+def questions_of(folder: Path, tokenizer: Path, **settings: Any) -> Questions:
     """Four sums as a custom task, with these settings of the task's row."""
     (folder / "sums").mkdir(parents=True, exist_ok=True)
     (folder / "sums" / "set.yaml").write_text("name: sums\ndescription: Sums.\nanswer: exact\nstop: ['#']\n")
@@ -128,15 +128,15 @@ def questions(folder: Path, tokenizer: Path, **settings: Any) -> Questions:
     return questions_on(suite, None, tokenizer, folder / f"{tokenizer.name}.parquet")  # type: ignore[arg-type]
 
 
-def evaluated(server: Server, asked: Questions, folder: Path, ledger: Any = None) -> tuple[Scores, list[Any]]:
+def evaluated(server: Server, questions: Questions, folder: Path, ledger: Any = None) -> tuple[Scores, list[Any]]:
     file = folder / "records.parquet"
-    scores = Evaluation(server, asked, "full", Step(None, "full", "int8")).run(file, Earlier(ledger))
+    scores = Evaluation(server, questions, "full", Step(None, "full", "int8")).run(file, Earlier(ledger))
     return scores, [] if scores.failure else records.read(file)
 
 
-def right(asked: dict[str, Any]) -> str:
+def right(payload: dict[str, Any]) -> str:
     """The right answer, after a thought that contains the stop sequence and a wrong answer."""
-    (number,) = [int(word) for word in asked["messages"][-1]["content"].split() if word.isdecimal()][:1]
+    (number,) = [int(word) for word in payload["messages"][-1]["content"].split() if word.isdecimal()][:1]
     return f"<think>\n# Is it 99?\n</think>\n\n{number + 1}\n# next"
 
 
@@ -144,13 +144,13 @@ def test_a_chat_is_sent_as_messages_and_scored_without_its_thinking(
     tiny_model: Path, tmp_path: Path, served: Any
 ) -> None:
     tokenizer = model(tiny_model, tmp_path / "model")
-    server, at_work = served(tokenizer, right)
-    scores, rows = evaluated(server, questions(tmp_path, tokenizer), tmp_path)
+    server, chat_server = served(tokenizer, right)
+    scores, rows = evaluated(server, questions_of(tmp_path, tokenizer), tmp_path)
     assert scores.failure == ""
     assert scores.tasks[0].score == 1.0
     assert scores.tasks[0].settings.chat
-    assert [message["role"] for message in at_work.chats[0]["messages"]] == ["user"]
-    assert all(chat["stop"] == [] and chat["return_token_ids"] for chat in at_work.chats)
+    assert [message["role"] for message in chat_server.chats[0]["messages"]] == ["user"]
+    assert all(chat["stop"] == [] and chat["return_token_ids"] for chat in chat_server.chats)
     for row in rows:
         assert row.answer.strip() == str(row.item_id + 1)
         assert row.thinking_tokens == len("# Is it 99?")  # the tokenizer has a token for each byte
@@ -159,14 +159,14 @@ def test_a_chat_is_sent_as_messages_and_scored_without_its_thinking(
     lengths = scores.tasks[0].lengths
     assert lengths is not None
     assert lengths.thinking_median == len("# Is it 99?")
-    content = at_work.chats[0]["messages"][0]["content"]
+    content = chat_server.chats[0]["messages"][0]["content"]
     assert rows[0].tokens == len(f"[user]{content}\n[assistant]")
 
 
 def test_an_answer_that_is_cut_while_thinking_is_empty_and_wrong(tiny_model: Path, tmp_path: Path, served: Any) -> None:
     tokenizer = model(tiny_model, tmp_path / "model", TEMPLATE.replace("OPEN", "<think>"))
-    server, _ = served(tokenizer, lambda asked: "x" * asked["max_tokens"])
-    scores, rows = evaluated(server, questions(tmp_path, tokenizer, max_tokens=900), tmp_path)
+    server, _ = served(tokenizer, lambda payload: "x" * payload["max_tokens"])
+    scores, rows = evaluated(server, questions_of(tmp_path, tokenizer, max_tokens=900), tmp_path)
     assert scores.tasks[0].score == 0.0
     assert scores.tasks[0].cut == ITEMS
     assert {(row.answer, row.cut, row.answer_tokens, row.thinking_tokens) for row in rows} == {("", True, 900, 900)}
@@ -177,19 +177,19 @@ def test_each_question_is_asked_several_times_with_seeds_that_all_variants_share
     tiny_model: Path, tmp_path: Path, served: Any
 ) -> None:
     tokenizer = model(tiny_model, tmp_path / "model")
-    asked = questions(tmp_path, tokenizer, samples=3, temperature=0.6)
-    server, at_work = served(tokenizer, lambda chat: right(chat) if chat["seed"] % 3 else "wrong")
+    questions = questions_of(tmp_path, tokenizer, samples=3, temperature=0.6)
+    server, chat_server = served(tokenizer, lambda chat: right(chat) if chat["seed"] % 3 else "wrong")
     with closing(Ledger(tmp_path / "ledger.sqlite", "tiny")) as ledger:
-        scores, rows = evaluated(server, asked, tmp_path, ledger)
-        again, _ = evaluated(server, asked, tmp_path, ledger)
+        scores, rows = evaluated(server, questions, tmp_path, ledger)
+        again, _ = evaluated(server, questions, tmp_path, ledger)
     task = scores.tasks[0]
     assert task.score == pytest.approx(2 / 3)
     assert (task.items, task.answers) == (ITEMS, 3 * ITEMS)
     assert scores.planned_items == ITEMS
     assert sorted((row.item_id, row.sample) for row in rows) == [(item, at) for item in range(ITEMS) for at in range(3)]
-    assert {chat["temperature"] for chat in at_work.chats} == {0.6}
-    assert {chat["seed"] for chat in at_work.chats} == {1234, 1235, 1236}
-    assert len(at_work.chats) == 3 * ITEMS
+    assert {chat["temperature"] for chat in chat_server.chats} == {0.6}
+    assert {chat["seed"] for chat in chat_server.chats} == {1234, 1235, 1236}
+    assert len(chat_server.chats) == 3 * ITEMS
     assert again.tasks == scores.tasks
     assert again.reused == 3 * ITEMS
     assert task.settings.samples == 3
@@ -202,8 +202,8 @@ def test_a_server_with_another_template_is_a_failure_and_no_score(
     tokenizer = model(tiny_model, tmp_path / "model")
     other = model(tiny_model, tmp_path / "other", TEMPLATE.replace("OPEN", "Well, "))
     server, _ = served(other, right)
-    asked = questions(tmp_path, tokenizer)
-    scores, _ = evaluated(server.model_copy(update={"model_path": str(tokenizer)}), asked, tmp_path)
+    questions = questions_of(tmp_path, tokenizer)
+    scores, _ = evaluated(server.model_copy(update={"model_path": str(tokenizer)}), questions, tmp_path)
     assert "The server has another chat template than the model" in scores.failure
     assert scores.tasks == ()
 
@@ -217,7 +217,7 @@ def test_a_chat_has_the_special_tokens_of_its_template_alone(tiny_model: Path, t
     tokenizer.bos_token = "<eos>"
     tokenizer.save_pretrained(folder)
     server, _ = served(folder, right)
-    scores, _ = evaluated(server, questions(tmp_path, folder), tmp_path)
+    scores, _ = evaluated(server, questions_of(tmp_path, folder), tmp_path)
     assert (scores.failure, scores.tasks[0].score) == ("", 1.0)
 
 
@@ -267,10 +267,10 @@ def test_auto_is_decided_by_the_models_template(option: str, suite: str, has_tem
 
 def test_the_plans_options_come_before_the_suites() -> None:
     plan = PLAN.model_copy(update={"samples": 4, "temperature": 0.6, "max_answer_tokens": 4096})
-    found = protocol.of_plan(replace(ROW, samples=2, temperature=1.0), plan)
-    assert (found.samples, found.temperature, found.max_tokens) == (4, 0.6, 4096)
-    kept = protocol.of_plan(replace(ROW, samples=2, temperature=1.0, max_tokens=99), PLAN)
-    assert (kept.samples, kept.temperature, kept.max_tokens) == (2, 1.0, 99)
+    settings = protocol.of_plan(replace(ROW, samples=2, temperature=1.0), plan)
+    assert (settings.samples, settings.temperature, settings.max_tokens) == (4, 0.6, 4096)
+    unchanged = protocol.of_plan(replace(ROW, samples=2, temperature=1.0, max_tokens=99), PLAN)
+    assert (unchanged.samples, unchanged.temperature, unchanged.max_tokens) == (2, 1.0, 99)
 
 
 def test_options_that_would_do_nothing_are_refused() -> None:

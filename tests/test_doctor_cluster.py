@@ -12,8 +12,8 @@ import pytest
 
 from pipelines.cluster import Cluster as PipelineCluster
 from pipelines.doctor.installed import TRIED
-from tests.support.asked_cluster import GPU_NODE, Facts, asked_cluster, deployment, registry, service
 from tests.support.command import Done, quantgate
+from tests.support.doctor_cluster import GPU_NODE, Facts, deployment, registry, serve_cluster, service
 from tests.support.kfp_server import State, kubeflow_pipelines
 from tests.support.kubernetes_server import USER
 from tests.support.kubernetes_state import JSON, Cluster
@@ -104,7 +104,7 @@ def clinic(
         "quantgate-s3": config_map("quantgate-s3", AWS_ENDPOINT_URL="http://seaweedfs.kubeflow.svc:9000"),
         "quantgate-serving": config_map("quantgate-serving", QUANTGATE_SERVING_GPUS="1"),
     }
-    with kubeflow_pipelines() as kubeflow, asked_cluster(cluster, facts, tmp_path / "kubeconfig"):
+    with kubeflow_pipelines() as kubeflow, serve_cluster(cluster, facts, tmp_path / "kubeconfig"):
         kubeflow.namespaces = ("quantgate",)
         yield Clinic(cluster, facts, kubeflow, image_registry, pipelines["usual"], config_maps, runtime)
 

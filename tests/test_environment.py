@@ -114,8 +114,8 @@ def test_an_environment_for_a_gpu_is_a_separate_environment(environment: Environ
 
 
 def test_a_moved_environment_is_rebuilt(environment: Environment, tmp_path: Path) -> None:
-    moved = environment.folder.rename(tmp_path / "moved")
-    assert not serving_environment(moved, "cpu").is_current()
+    folder = environment.folder.rename(tmp_path / "moved")
+    assert not serving_environment(folder, "cpu").is_current()
 
 
 def test_an_accelerator_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,16 +12,16 @@ def entry(kind: int, architecture: int, content: bytes) -> bytes:
     return header.ljust(64, b"\0") + content
 
 
-def fat_binary(*found: bytes) -> bytes:
-    content = b"".join(found)
+def fat_binary(*packed: bytes) -> bytes:
+    content = b"".join(packed)
     return HEADER.pack(MAGIC_NUMBER, 1, HEADER.size, len(content)) + content
 
 
 def architectures(library: bytes, start: int = 0) -> list[tuple[int, int, bytes]]:
-    at = library.index(MAGIC, start)
-    size = HEADER.unpack_from(library, at)[3]
-    found = entries(library[at + HEADER.size : at + HEADER.size + size])
-    return [(each.kind, each.architecture, each.content[64:]) for each in found]
+    position = library.index(MAGIC, start)
+    size = HEADER.unpack_from(library, position)[3]
+    unpacked = entries(library[position + HEADER.size : position + HEADER.size + size])
+    return [(entry_.kind, entry_.architecture, entry_.content[64:]) for entry_ in unpacked]
 
 
 def test_code_for_the_architecture_replaces_all_other() -> None:

@@ -8,7 +8,7 @@ from components.gate.flipped_items import columns, examples, flips, share_of_rig
 from components.report.forest import forest_plot
 from components.run.records import Record
 from tests.support.reported import make_decision
-from tests.test_report import judged, markdown_of, page_of
+from tests.test_report import decision_by_evidence, markdown_of, page_of
 
 
 def record(item: int, score: float, logliks: list[float], variant: str = "int8", task: str = "arc") -> Record:
@@ -62,7 +62,7 @@ def test_the_table_has_one_column_per_field() -> None:
 
 def test_the_report_shows_the_lost_questions(tmp_path: Path) -> None:
     lost = flips([record(7, 1, [-1, -2])], [record(7, 0, [-2, -1])])
-    decision = judged().model_copy(update={"examples": examples(lost)})
+    decision = decision_by_evidence().model_copy(update={"examples": examples(lost)})
     page = page_of(decision, tmp_path)
     assert "Question 7?" in " ".join(page.texts["blockquote"])
     text = markdown_of(decision, tmp_path)
@@ -71,7 +71,7 @@ def test_the_report_shows_the_lost_questions(tmp_path: Path) -> None:
 
 
 def test_the_forest_plot_has_a_lane_for_each_limit_on_a_drop_and_none_without_evidence() -> None:
-    decision = judged()
+    decision = decision_by_evidence()
     lanes = sum(limit.kind == "drop" for row in decision.verdicts for limit in row.limits)
     assert lanes > 0
     assert forest_plot(decision).count('class="lane"') == lanes

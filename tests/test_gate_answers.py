@@ -1,4 +1,4 @@
-"""What must hold before any number: the same items, asked alike, all of them whole."""
+"""What must hold before any number: the same items with the same prompts, none of them cut."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ def sentence(baseline: dict[str, Any] | None = None, **variant: Any) -> str:
         candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0], **(baseline or {}))}),
         candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1], **variant)}),
     ]
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
-    return found.sentence if found.verdict in ("not_comparable", "failed") else ""
+    verdict = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
+    return verdict.sentence if verdict.verdict in ("not_comparable", "failed") else ""
 
 
 def changed(values: list[str], *places: int) -> list[str]:
@@ -40,12 +40,12 @@ def test_answers_to_the_same_questions_are_judged_in_any_order() -> None:
         candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])}),
         candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1][mixed], item_id=list(mixed), **columns)}),
     ]
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
-    assert (found.tasks[0].lost, found.tasks[0].gained) == (5, 5)
+    verdict = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), pair).verdicts[1]
+    assert (verdict.tasks[0].lost, verdict.tasks[0].gained) == (5, 5)
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "expected"),
     [
         ({"item_id": [0, 1, *range(3, 100), 500]}, "it answered items that the baseline did not: 500"),
         ({"item_hash": changed(NAMES, 7)}, "its items have other content than the baseline's: 7"),
@@ -56,8 +56,8 @@ def test_answers_to_the_same_questions_are_judged_in_any_order() -> None:
         ({"truncated": [place == 9 for place in range(100)]}, "its prompts were truncated: 9"),
     ],
 )
-def test_a_mismatch_is_not_comparable_and_names_the_first_items(columns: dict[str, Any], said: str) -> None:
-    assert sentence(**columns) == f"Not comparable with the baseline: on mmlu {said}."
+def test_a_mismatch_is_not_comparable_and_names_the_first_items(columns: dict[str, Any], expected: str) -> None:
+    assert sentence(**columns) == f"Not comparable with the baseline: on mmlu {expected}."
 
 
 def test_a_truncated_baseline_is_not_comparable() -> None:
@@ -69,12 +69,12 @@ def test_missing_items_are_named() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
     fewer = candidate_of("int8", {"mmlu": answers_of("mmlu", SCORES[1][:96])})
     same_count = fewer.scores.model_copy(
-        update={"tasks": tuple(each.model_copy(update={"items": 100}) for each in fewer.scores.tasks)}
+        update={"tasks": tuple(task_score.model_copy(update={"items": 100}) for task_score in fewer.scores.tasks)}
     )
     variant = type(fewer)(fewer.weights, same_count, fewer.answers)
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [baseline, variant]).verdicts[1]
-    assert found.verdict == "not_comparable"
-    assert found.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
+    verdict = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [baseline, variant]).verdicts[1]
+    assert verdict.verdict == "not_comparable"
+    assert verdict.sentence.endswith("on mmlu it did not answer items that the baseline did: 96, 97, 98 (4 in all).")
 
 
 def test_an_item_without_a_cluster_is_its_own_cluster() -> None:
@@ -101,9 +101,9 @@ def test_a_missing_score_is_a_fault(score: float) -> None:
 
 def test_scores_that_contradict_the_answers_are_refused() -> None:
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
-    other = answers_of("mmlu", 1 - SCORES[0])
-    found = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": other})
-    assert found.failure == (
+    contradicting = answers_of("mmlu", 1 - SCORES[0])
+    refused = candidate(baseline.weights, baseline.scores, "drawn", {"mmlu": contradicting})
+    assert refused.failure == (
         "bf16 scored 0.650000 on mmlu, its answers 0.350000: the two come from different evaluations."
     )
 
@@ -114,13 +114,13 @@ def test_different_generation_settings_are_not_comparable() -> None:
         for name, scores in zip(("bf16", "int8"), SCORES, strict=True)
     ]
     tasks = tuple(
-        each.model_copy(update={"settings": PromptSettings(generation=({"temperature": 1},))})
-        for each in pair[1].scores.tasks
+        task_score.model_copy(update={"settings": PromptSettings(generation=({"temperature": 1},))})
+        for task_score in pair[1].scores.tasks
     )
     warm = type(pair[1])(pair[1].weights, pair[1].scores.model_copy(update={"tasks": tasks}), pair[1].answers)
-    found = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
+    verdict = decide_candidates(MODEL, "drawn", use_case_named("general-chat"), [pair[0], warm]).verdicts[1]
     difference = "on mmlu its prompt settings are {\"temperature\": 1}, the baseline's are lm-eval's defaults."
-    assert found.sentence.endswith(difference)
+    assert verdict.sentence.endswith(difference)
 
 
 @pytest.mark.parametrize("column", ["item_hash", "prompt_hash", "truncated"])
@@ -130,8 +130,10 @@ def test_a_column_with_missing_values_is_a_fault(column: str) -> None:
 
 
 def test_scores_and_answers_need_each_other() -> None:
-    found = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
-    none = candidate(found.weights, found.scores, "drawn", {})
-    assert none.failure == "bf16 has a score for mmlu, but no answers."
-    more = candidate(found.weights, found.scores, "drawn", {**found.answers, "law": found.answers["mmlu"]})
-    assert more.failure == "bf16 has answers for law, but no score."
+    complete = candidate_of("bf16", {"mmlu": answers_of("mmlu", SCORES[0])})
+    no_answers = candidate(complete.weights, complete.scores, "drawn", {})
+    assert no_answers.failure == "bf16 has a score for mmlu, but no answers."
+    extra_answers = candidate(
+        complete.weights, complete.scores, "drawn", {**complete.answers, "law": complete.answers["mmlu"]}
+    )
+    assert extra_answers.failure == "bf16 has answers for law, but no score."

@@ -55,11 +55,11 @@ def gate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
-def results(folder: Path, *moved: tuple[int, int, int, int], **columns: Any) -> list[Path]:
+def results(folder: Path, *counts: tuple[int, int, int, int], **columns: Any) -> list[Path]:
     """The folders of a baseline and of variants whose answers to one task differ by these numbers."""
     folders = []
-    for name, counts in zip(("int8", "int4-g64", "int4-g128"), moved, strict=False):
-        before, after = pair_of(*counts)
+    for name, variant_counts in zip(("int8", "int4-g64", "int4-g128"), counts, strict=False):
+        before, after = pair_of(*variant_counts)
         write_results(folder / "bf16", candidate_of("bf16", {"mmlu": answers_of("mmlu", before)}))
         folders.append(write_results(folder / name, candidate_of(name, {"mmlu": answers_of("mmlu", after, **columns)})))
     return [folder / "bf16", *folders]
@@ -67,7 +67,7 @@ def results(folder: Path, *moved: tuple[int, int, int, int], **columns: Any) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moved", "columns", "status", "verdict"),
+    ("counts", "columns", "status", "verdict"),
     [
         ((10, 10, 9000, 5000), {}, 0, "ship"),
         ((120, 40, 9000, 5000), {}, 0, "monitor"),
@@ -78,9 +78,9 @@ def results(folder: Path, *moved: tuple[int, int, int, int], **columns: Any) -> 
     ],
 )
 def test_the_exit_status_is_the_verdict(
-    tmp_path: Path, gate: Gate, moved: tuple[int, int, int, int], columns: dict[str, Any], status: int, verdict: str
+    tmp_path: Path, gate: Gate, counts: tuple[int, int, int, int], columns: dict[str, Any], status: int, verdict: str
 ) -> None:
-    baseline, variant = results(tmp_path, moved, **columns)
+    baseline, variant = results(tmp_path, counts, **columns)
     actual_status, out, err = gate("--baseline", baseline, "--variant", variant, "--json")
     assert (actual_status, err) == (status, "")
     assert [row["verdict"] for row in json.loads(out)] == ["reference", verdict]
@@ -197,13 +197,13 @@ def test_lm_evals_own_results_are_judged_with_a_groups_tasks_as_clusters(harness
         "sums": ("exact_match", 25, 0.0),
         "prose": ("word_perplexity", 25, 0.0),
     }
-    (written,) = one.rglob("results_*.json")
-    said = json.loads(written.read_text())["results"]
+    (results_file,) = one.rglob("results_*.json")
+    logged = json.loads(results_file.read_text())["results"]
     by_task = candidate.scores.by_task()
     assert by_task["exam"] == pytest.approx(
-        np.average([said[f"exam_{subject}"]["acc_norm,none"] for subject in ("algebra", "law")], weights=[40, 25])
+        np.average([logged[f"exam_{subject}"]["acc_norm,none"] for subject in ("algebra", "law")], weights=[40, 25])
     )
-    assert by_task["prose"] == pytest.approx(said["prose"]["word_perplexity,none"])
+    assert by_task["prose"] == pytest.approx(logged["prose"]["word_perplexity,none"])
     use_case = UseCase(name="any", max_drop={"exam": 0.02}, max_perplexity_ratio={"prose": 1.05})
     rows = decide_saved(use_case, [one, other]).verdicts
     assert [row.variant for row in rows] == ["one", "other"]
@@ -223,7 +223,9 @@ def test_lm_evals_results_with_different_settings_are_not_comparable(harness: Ca
     assert {origin.describe() for origin in before.row_origins} == {
         f"{task}: lm-eval's samples" for task in ("exam", "sums", "prose")
     }
-    of_sums, warm = (next(each for each in saved.tasks if each.task == "sums").settings for saved in (before, after))
+    of_sums, warm = (
+        next(scored for scored in saved.tasks if scored.task == "sums").settings for saved in (before, after)
+    )
     (cold_kwargs,), (warm_kwargs,) = of_sums.generation, warm.generation
     assert cold_kwargs == {"until": ["\n"], "do_sample": False}
     assert warm_kwargs["temperature"] == 1

@@ -1,4 +1,4 @@
-"""Serving on a cluster: what is made, when it is ready, what is taken over, what is left; the API is a stand-in."""
+"""Serving on a cluster, with a stand-in for the API: what is created, when it is ready, what is reused and left."""
 
 import threading
 from collections.abc import Callable
@@ -41,12 +41,12 @@ def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
     ready_at_once(cluster)
     server = deployed(options=("--enforce-eager",))
     assert server.failure == ""
-    lease, made = the_one(cluster, "leases"), the_one(cluster, "inferenceservices")
-    name = made["metadata"]["name"]
+    lease, inference_service = the_one(cluster, "leases"), the_one(cluster, "inferenceservices")
+    name = inference_service["metadata"]["name"]
     assert server.url.endswith(f"/{name}-predictor.quantgate/8080/v1")
     assert (server.served_name, server.max_model_len, server.engine) == ("quantgate-int8", 1024, "vllm 0.32.0")
-    assert made["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
-    predictor = made["spec"]["predictor"]
+    assert inference_service["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+    predictor = inference_service["spec"]["predictor"]
     model = predictor["model"]
     assert (model["storageUri"], model["runtime"]) == (WEIGHTS.uri, "quantgate-vllm")
     assert model["resources"]["limits"]["nvidia.com/gpu"] == "2"
@@ -58,9 +58,9 @@ def test_a_variant_is_served_through_kserve_until_it_is_undeployed(
     )
     assert lease["metadata"]["ownerReferences"][0]["name"] == WORKFLOW
     assert lease["spec"]["leaseDurationSeconds"] == settings.lease_s
-    assert made["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
+    assert inference_service["metadata"]["ownerReferences"][0]["uid"] == lease["metadata"]["uid"]
     labels = {"quantgate.dev/run": WORKFLOW, "quantgate.dev/variant": "int8"}
-    assert made["metadata"]["labels"].items() >= labels.items()
+    assert inference_service["metadata"]["labels"].items() >= labels.items()
     kserve.undeploy("int8", RESULTS, settings)
     assert left(cluster) == []
 
@@ -72,15 +72,15 @@ def test_a_cluster_without_kserve_gets_a_deployment_and_a_service(
     cluster.absent |= {"inferenceservices", "servingruntimes"}
     server = deployed(kind=DEPLOYMENT)
     assert server.failure == ""
-    made, service = the_one(cluster, "deployments"), the_one(cluster, "services")
+    deployment, service = the_one(cluster, "deployments"), the_one(cluster, "services")
     assert server.url.endswith(f"/{service['metadata']['name']}.quantgate/8080/v1")
-    pod = made["spec"]["template"]
+    pod = deployment["spec"]["template"]
     assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     assert pod["spec"]["initContainers"][0]["command"][-3:] == [WEIGHTS.uri, "/mnt/models/model", WEIGHTS.digest]
     assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models/model"]
-    mounted = {each["name"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
-    assert mounted <= {each["name"] for each in pod["spec"]["volumes"]}
+    mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounted <= {mount["name"] for mount in pod["spec"]["volumes"]}
     kserve.undeploy("int8", RESULTS, replace(settings, kind=DEPLOYMENT))
     assert left(cluster) == []
 
@@ -95,21 +95,21 @@ def test_kserves_webhook_denies_pythonpath(cluster: Cluster, plural: str) -> Non
 
 def container_of(cluster: Cluster, kind: str) -> JSON:
     """The part of vLLM's container that the run sets."""
-    made = the_one(cluster, PLURALS[kind])["spec"]
-    container: JSON = made["predictor"]["model"] if kind == KSERVE else made["template"]["spec"]["containers"][0]
+    spec = the_one(cluster, PLURALS[kind])["spec"]
+    container: JSON = spec["predictor"]["model"] if kind == KSERVE else spec["template"]["spec"]["containers"][0]
     return container
 
 
 def test_both_ways_of_serving_give_vllm_the_same_options_and_environment(cluster: Cluster, deployed: Deploy) -> None:
     ready_at_once(cluster)
-    of_kind = {}
+    containers = {}
     for kind in (KSERVE, DEPLOYMENT):
         assert deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc").failure == ""
-        of_kind[kind] = container_of(cluster, kind)
-    kserve_s, plain = of_kind[KSERVE], of_kind[DEPLOYMENT]
-    assert kserve_s["image"] == plain["image"]
-    assert kserve_s["env"] == plain["env"]
-    assert plain["args"][-len(kserve_s["args"]) :] == kserve_s["args"]
+        containers[kind] = container_of(cluster, kind)
+    by_kserve, by_deployment = containers[KSERVE], containers[DEPLOYMENT]
+    assert by_kserve["image"] == by_deployment["image"]
+    assert by_kserve["env"] == by_deployment["env"]
+    assert by_deployment["args"][-len(by_kserve["args"]) :] == by_kserve["args"]
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
@@ -174,7 +174,7 @@ def test_the_identity_contains_everything_that_can_change_an_answer(
     assert identity.weights == WEIGHTS.digest
     assert identity.image == "vllm/vllm-openai@sha256:abc"
     assert ("VLLM_ATTENTION_BACKEND", "FLASH_ATTN") in identity.environment
-    others = (
+    changes = (
         {"gpus": 1},
         {"gpu_resource": "amd.com/gpu"},
         {"tensor_parallel": 1},
@@ -184,8 +184,8 @@ def test_the_identity_contains_everything_that_can_change_an_answer(
         {"env": (("VLLM_ATTENTION_BACKEND", "TRITON_ATTN"),)},
         {"kind": DEPLOYMENT},
     )
-    found = {kserve.identity_here(WEIGHTS.digest, replace(settings, **each), 1024) for each in others}
-    assert len(found | {identity}) == len(others) + 1
+    identities = {kserve.identity_here(WEIGHTS.digest, replace(settings, **change), 1024) for change in changes}
+    assert len(identities | {identity}) == len(changes) + 1
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
@@ -221,7 +221,7 @@ def test_the_status_of_an_earlier_version_of_a_deployment_is_ignored(cluster: Cl
     def on(what: str, plural: str, obj: JSON) -> None:
         before(what, plural, obj)
         if what == "created" and plural == "deployments":
-            cluster.change(plural, obj["metadata"]["name"], lambda each: each["spec"].update(changed=True))
+            cluster.change(plural, obj["metadata"]["name"], lambda obj: obj["spec"].update(changed=True))
 
     cluster.on = on
     assert "It was not ready after 0.4 s" in deployed(kind=DEPLOYMENT, ready_within_s=0.4).failure
@@ -231,9 +231,9 @@ def test_the_generation_in_kserves_status_is_its_deployments_and_is_ignored(clus
     def on(what: str, plural: str, obj: JSON) -> None:
         if what == "created" and plural == "inferenceservices":
             name, condition = obj["metadata"]["name"], {"type": "Ready", "status": "True"}
-            cluster.change(plural, name, lambda each: each["spec"].update(defaulted=True))  # generation 2
+            cluster.change(plural, name, lambda obj: obj["spec"].update(defaulted=True))  # generation 2
             status = {"observedGeneration": 1, "conditions": [condition]}
-            cluster.change(plural, name, lambda each: each.update(status=status))
+            cluster.change(plural, name, lambda obj: obj.update(status=status))
 
     cluster.on = on
     assert deployed(ready_within_s=5).failure == ""
@@ -297,9 +297,9 @@ def test_a_start_with_other_settings_replaces_the_first_ones_objects(cluster: Cl
     deployed()
     before = the_one(cluster, "inferenceservices")["metadata"]["uid"]
     assert deployed(options=("--enforce-eager",)).failure == ""
-    made = the_one(cluster, "inferenceservices")
-    assert made["metadata"]["uid"] != before
-    assert "--enforce-eager" in made["spec"]["predictor"]["model"]["args"]
+    replaced = the_one(cluster, "inferenceservices")
+    assert replaced["metadata"]["uid"] != before
+    assert "--enforce-eager" in replaced["spec"]["predictor"]["model"]["args"]
 
 
 def test_a_server_that_is_still_being_deleted_is_waited_for(
@@ -307,20 +307,20 @@ def test_a_server_that_is_still_being_deleted_is_waited_for(
 ) -> None:
     ready_at_once(cluster)
     deployed()
-    made = the_one(cluster, "inferenceservices")["metadata"]
-    held = {"finalizers": ["inferenceservice.finalizers"]}
-    cluster.change("inferenceservices", made["name"], lambda obj: obj["metadata"].update(held))
+    metadata = the_one(cluster, "inferenceservices")["metadata"]
+    finalizers = {"finalizers": ["inferenceservice.finalizers"]}
+    cluster.change("inferenceservices", metadata["name"], lambda obj: obj["metadata"].update(finalizers))
     kserve.undeploy("int8", RESULTS, settings)
     assert "deletionTimestamp" in the_one(cluster, "inferenceservices")["metadata"]
 
     def controller(number: int, request: Request) -> None:
         if str(request) == "get inferenceservices" and cluster.counted()[str(request)] == 2:
-            cluster.change("inferenceservices", made["name"], lambda obj: obj["metadata"].update(finalizers=[]))
+            cluster.change("inferenceservices", metadata["name"], lambda obj: obj["metadata"].update(finalizers=[]))
 
     cluster.faults = controller
     assert deployed().failure == ""
     assert cluster.counted()["create inferenceservices"] > 2
-    assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != made["uid"]
+    assert the_one(cluster, "inferenceservices")["metadata"]["uid"] != metadata["uid"]
 
 
 def test_a_server_that_awaits_garbage_collection_is_not_taken_over(
@@ -361,7 +361,7 @@ def test_an_unrelated_object_with_the_same_name_is_left_alone(cluster: Cluster, 
 
 
 @pytest.mark.parametrize(
-    ("plural", "path", "told"),
+    ("plural", "path", "expected"),
     [
         ("inferenceservices", "apis/serving.kserve.io/v1beta1/inferenceservices", "was deleted while it started"),
         (
@@ -372,21 +372,21 @@ def test_an_unrelated_object_with_the_same_name_is_left_alone(cluster: Cluster, 
     ],
 )
 def test_a_server_that_is_deleted_while_it_starts_is_reported(
-    cluster: Cluster, deployed: Deploy, plural: str, path: str, told: str
+    cluster: Cluster, deployed: Deploy, plural: str, path: str, expected: str
 ) -> None:
     def controller(number: int, request: Request) -> None:
         if request.verb == "watch":
             cluster.delete(path, the_one(cluster, plural)["metadata"]["name"], {})
 
     cluster.faults = controller
-    assert told in deployed().failure
+    assert expected in deployed().failure
     assert left(cluster) == []
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
 def test_a_servers_pod_gets_the_configured_priority_class(cluster: Cluster, deployed: Deploy, kind: str) -> None:
-    def pod_of(made: JSON) -> JSON:
-        pod: JSON = made["spec"]["predictor"] if kind == KSERVE else made["spec"]["template"]["spec"]
+    def pod_of(served_object: JSON) -> JSON:
+        pod: JSON = served_object["spec"]["predictor"] if kind == KSERVE else served_object["spec"]["template"]["spec"]
         return pod
 
     ready_at_once(cluster)
@@ -399,25 +399,28 @@ def test_a_servers_pod_gets_the_configured_priority_class(cluster: Cluster, depl
 def test_a_server_requests_its_own_gpus_instead_of_the_runtimes(cluster: Cluster, deployed: Deploy) -> None:
     devices = {"cpu": "4", "nvidia.com/gpu": "1", "rdma/hca": "1"}
 
-    def asked(**changed: object) -> JSON:
+    def limits_of(**changed: object) -> JSON:
         deployed(**changed)
         resources = the_one(cluster, "inferenceservices")["spec"]["predictor"]["model"]["resources"]
         return {name: value for name, value in resources["limits"].items() if name != "memory"}
 
     ready_at_once(cluster)
-    assert asked(gpus=0) == {}
+    assert limits_of(gpus=0) == {}
     resources = {"resources": {"limits": devices}}
     cluster.change("servingruntimes", "quantgate-vllm", lambda obj: obj["spec"]["containers"][0].update(resources))
-    assert asked(gpus=2) == {"nvidia.com/gpu": "2"}
-    assert asked(gpus=0) == {"nvidia.com/gpu": "0"}
-    assert asked(gpu_resource="amd.com/gpu") == {"nvidia.com/gpu": "0", "amd.com/gpu": "2"}
+    assert limits_of(gpus=2) == {"nvidia.com/gpu": "2"}
+    assert limits_of(gpus=0) == {"nvidia.com/gpu": "0"}
+    assert limits_of(gpu_resource="amd.com/gpu") == {"nvidia.com/gpu": "0", "amd.com/gpu": "2"}
 
 
 def test_without_gpus_only_the_taints_of_other_nodes_are_tolerated(cluster: Cluster, deployed: Deploy) -> None:
     def tolerated(gpus: int) -> list[str]:
         both = (Toleration("nvidia.com/gpu", "", "NoSchedule"), Toleration("team", "a", "NoExecute"))
         deployed(gpus=gpus, tolerations=both)
-        return [each["key"] for each in the_one(cluster, "inferenceservices")["spec"]["predictor"]["tolerations"]]
+        return [
+            toleration["key"]
+            for toleration in the_one(cluster, "inferenceservices")["spec"]["predictor"]["tolerations"]
+        ]
 
     ready_at_once(cluster)
     assert tolerated(gpus=1) == ["nvidia.com/gpu", "team"]

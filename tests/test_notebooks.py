@@ -66,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def compared(store: str, tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
+def mlflow_notebook(store: str, tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     folder = tmp_path_factory.mktemp("compared")
     notebook = executed("02_compare_in_mlflow", folder, TRACKING_URI=store, SEARCH="metrics.piqa.drop_upper < 0.006")
     assert {file.name for file in folder.iterdir()} <= {"ipython"}, "it changes nothing"
@@ -74,10 +74,10 @@ def compared(store: str, tmp_path_factory: pytest.TempPathFactory) -> NotebookNo
 
 
 @pytest.mark.slow
-def test_months_of_runs_are_shown_as_a_table(compared: NotebookNode) -> None:
+def test_months_of_runs_are_shown_as_a_table(mlflow_notebook: NotebookNode) -> None:
     runs = WEEKS + len(range(0, WEEKS, 4))
-    assert printed(compared, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
-    head, *rows = table(compared, "runs")
+    assert printed(mlflow_notebook, "runs").startswith(f"{runs} runs, {4 * runs} rows\n")
+    head, *rows = table(mlflow_notebook, "runs")
     assert head == list(FIRST)
     assert len(rows) == 12
     assert rows[-1][:3] == ["week 25", "2026-10-26", "hf:org/model"]
@@ -86,8 +86,8 @@ def test_months_of_runs_are_shown_as_a_table(compared: NotebookNode) -> None:
 
 
 @pytest.mark.slow
-def test_the_verdicts_of_each_variant_are_counted(compared: NotebookNode, store: str) -> None:
-    head, _, *rows = table(compared, "verdicts")
+def test_the_verdicts_of_each_variant_are_counted(mlflow_notebook: NotebookNode, store: str) -> None:
+    head, _, *rows = table(mlflow_notebook, "verdicts")
     counted = {
         (row[0], verdict): int(number)
         for row in rows
@@ -98,33 +98,33 @@ def test_the_verdicts_of_each_variant_are_counted(compared: NotebookNode, store:
 
 
 @pytest.mark.slow
-def test_a_search_finds_the_runs_that_mlflow_finds(compared: NotebookNode, store: str) -> None:
+def test_a_search_finds_the_runs_that_mlflow_finds(mlflow_notebook: NotebookNode, store: str) -> None:
     expected = history(store, "metrics.piqa.drop_upper < 0.006")
     assert 0 < len(expected) < WEEKS
-    head, *rows = table(compared, "search")
+    head, *rows = table(mlflow_notebook, "search")
     assert head == ["run", "time", "variant", "verdict", "average_drop", "average_drop_upper", "link"]
     assert [row[0] for row in rows] == list(expected["run"])
     assert {row[2] for row in rows} == {"int8"}
-    assert all(f'href="{link}"' in printed(compared, "search") for link in expected["link"])
+    assert all(f'href="{link}"' in printed(mlflow_notebook, "search") for link in expected["link"])
 
 
 @pytest.mark.slow
-def test_the_command_that_opens_mlflow_is_shown(compared: NotebookNode, store: str) -> None:
+def test_the_command_that_opens_mlflow_is_shown(mlflow_notebook: NotebookNode, store: str) -> None:
     last = newest(history(store))
-    assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in printed(compared, "open")
-    assert printed(compared, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
-    assert [row[1] for row in table(compared, "newest")[1:]] == list(last["run"])
+    assert f"mlflow ui --workers 1 --backend-store-uri {store} --port 5000\n" in printed(mlflow_notebook, "open")
+    assert printed(mlflow_notebook, "compare") == f"[Compare them in MLflow]({comparison(store, last)})"
+    assert [row[1] for row in table(mlflow_notebook, "newest")[1:]] == list(last["run"])
 
 
 @pytest.mark.slow
-def test_drops_are_drawn_against_size_and_over_time(compared: NotebookNode) -> None:
-    drawn = pictures(compared)
-    assert list(drawn) == ["size", "time"]
-    assert all(is_drawn(picture) for picture in drawn.values())
+def test_drops_are_drawn_against_size_and_over_time(mlflow_notebook: NotebookNode) -> None:
+    plots = pictures(mlflow_notebook)
+    assert list(plots) == ["size", "time"]
+    assert all(is_drawn(picture) for picture in plots.values())
 
 
 @pytest.fixture(scope="module")
-def reckoned(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
+def power_notebook(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     folder = tmp_path_factory.mktemp("reckoned")
     results(folder / "run")
     return executed("03_policies_and_power", folder, RUN=str(folder / "run"), VARIANTS=["int8", "int4-g64"])
@@ -132,15 +132,15 @@ def reckoned(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
 
 def results(run: Path) -> None:
     """The results of a run with a baseline and two variants: one loses 1 % of its score, the other 5.7 %."""
-    moved = {"bf16": (0, 0, 3000, 2000), "int8": (45, 15, 2955, 1985), "int4-g64": (232, 60, 2768, 1940)}
-    for name, counts in moved.items():
+    counts_by_variant = {"bf16": (0, 0, 3000, 2000), "int8": (45, 15, 2955, 1985), "int4-g64": (232, 60, 2768, 1940)}
+    for name, counts in counts_by_variant.items():
         after = pair_of(*counts)[1]
         write_results(run / "variants" / name, candidate_of(name, {"mmlu": answers_of("mmlu", after)}))
 
 
 @pytest.mark.slow
-def test_the_shipped_policies_are_shown_with_their_limits(reckoned: NotebookNode) -> None:
-    _, *rows = table(reckoned, "policies")
+def test_the_shipped_policies_are_shown_with_their_limits(power_notebook: NotebookNode) -> None:
+    _, *rows = table(power_notebook, "policies")
     assert [row[:3] for row in rows] == [
         ["code", "humaneval at most 2 %", "95.0%"],
         ["demo", "divergence on arc_easy at most 0.1 nats, divergence on piqa at most 0.1 nats", "95.0%"],
@@ -151,43 +151,43 @@ def test_the_shipped_policies_are_shown_with_their_limits(reckoned: NotebookNode
 
 
 @pytest.mark.slow
-def test_each_limit_is_shown_with_the_questions_that_it_needs(reckoned: NotebookNode) -> None:
-    head, _, *rows = table(reckoned, "cost")
+def test_each_limit_is_shown_with_the_questions_that_it_needs(power_notebook: NotebookNode) -> None:
+    head, _, *rows = table(power_notebook, "cost")
     assert head == ["answers that differ", "1.0%", "5.0%", "10.0%", "30.0%"]
     costs = {row[0]: [int(number) for number in row[1:]] for row in rows}
     assert list(costs) == ["0.5%", "1.0%", "1.5%", "2.0%", "3.0%", "5.0%"]
     assert costs["2.0%"] == [questions(Expected(share), 0.02, 0.05) for share in (0.01, 0.05, 0.1, 0.3)]
-    assert is_drawn(pictures(reckoned)["cost-plot"])
+    assert is_drawn(pictures(power_notebook)["cost-plot"])
 
 
 @pytest.mark.slow
-def test_the_smallest_limit_of_each_benchmark_is_shown(reckoned: NotebookNode) -> None:
-    head, *rows = table(reckoned, "sizes")
-    shown = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
-    assert shown.keys() >= {"mmlu", "gsm8k", "arc_challenge", "humaneval"}
-    assert shown["gsm8k"]["10.0%"] == f"{smallest_limit(Expected(0.1), [1319], 0.05):.1%}" == "3.7%"
-    assert shown["mmlu"]["10.0%"] == "1.1%"
-    assert shown["humaneval"]["1.0%"] == "6.1%"
-    assert table(reckoned, "average")[-1] == ["smallest limit on the average", "0.6%", "1.1%", "1.4%", "2.4%"]
+def test_the_smallest_limit_of_each_benchmark_is_shown(power_notebook: NotebookNode) -> None:
+    head, *rows = table(power_notebook, "sizes")
+    smallest_limits = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+    assert smallest_limits.keys() >= {"mmlu", "gsm8k", "arc_challenge", "humaneval"}
+    assert smallest_limits["gsm8k"]["10.0%"] == f"{smallest_limit(Expected(0.1), [1319], 0.05):.1%}" == "3.7%"
+    assert smallest_limits["mmlu"]["10.0%"] == "1.1%"
+    assert smallest_limits["humaneval"]["1.0%"] == "6.1%"
+    assert table(power_notebook, "average")[-1] == ["smallest limit on the average", "0.6%", "1.1%", "1.4%", "2.4%"]
 
 
 @pytest.mark.slow
-def test_other_reasons_for_more_questions_are_shown(reckoned: NotebookNode) -> None:
-    cost = {row[0]: row[1] for row in table(reckoned, "more")[1:]}
+def test_other_reasons_for_more_questions_are_shown(power_notebook: NotebookNode) -> None:
+    cost = {row[0]: row[1] for row in table(power_notebook, "more")[1:]}
     assert cost["it loses 2 %, all that is allowed"] == "&lt;NA&gt;"
     numbers = {name: int(value) for name, value in cost.items() if value.isdigit()}
     assert numbers["it loses nothing"] == questions(Expected(0.1), 0.02, 0.05)
     assert numbers["one of three variants"] == questions(Expected(0.1), 0.02, 0.05 / 3)
     assert numbers["it may be stopped early"] == questions(Expected(0.1), 0.02, 0.05 * 0.75)
     assert 3.5 < numbers["it loses 1 %"] / numbers["it loses nothing"] < 4.5
-    clusters = [float(row[1].rstrip("%")) for row in table(reckoned, "clusters")[1:]]
+    clusters = [float(row[1].rstrip("%")) for row in table(power_notebook, "clusters")[1:]]
     assert clusters == sorted(clusters)
     assert len(set(clusters)) == 4
 
 
 @pytest.mark.slow
-def test_an_edited_policy_judges_the_same_answers_differently(reckoned: NotebookNode) -> None:
-    _, *rows = table(reckoned, "edited")
+def test_an_edited_policy_judges_the_same_answers_differently(power_notebook: NotebookNode) -> None:
+    _, *rows = table(power_notebook, "edited")
     assert [row[:3] for row in rows] == [
         ["general-chat", "int8", "monitor"],
         ["general-chat", "int4-g64", "inconclusive"],

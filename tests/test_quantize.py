@@ -87,18 +87,18 @@ def test_a_variant_has_the_models_own_generation_config(tiny_model: Path, tmp_pa
 def test_a_cpu_without_16_bits_quantizes_in_float32_and_stores_the_same_types(
     baseline: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    made = {}
+    by_cpu = {}
     for flags in ("avx512_bf16", "avx2"):
         (tmp_path / flags).mkdir()
         monkeypatch.setattr(machine, "CPUINFO", cpu_with(flags, tmp_path / flags))
-        made[flags] = make(variant, baseline, tmp_path / flags)
-    assert [each.failure for each in made.values()] == ["", ""]
-    assert [each.algorithm for each in made.values()] == ["GPTQ", "GPTQ in float32"]
-    own, slow = (tensors_of(each) for each in made.values())
-    assert {name: (each.dtype, each.shape) for name, each in slow.items()} == {
-        name: (each.dtype, each.shape) for name, each in own.items()
+        by_cpu[flags] = make(variant, baseline, tmp_path / flags)
+    assert [weights.failure for weights in by_cpu.values()] == ["", ""]
+    assert [weights.algorithm for weights in by_cpu.values()] == ["GPTQ", "GPTQ in float32"]
+    own, slow = (tensors_of(weights) for weights in by_cpu.values())
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in slow.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in own.items()
     }
-    configs = [json.loads((Path(each.uri) / "config.json").read_text()) for each in made.values()]
+    configs = [json.loads((Path(weights.uri) / "config.json").read_text()) for weights in by_cpu.values()]
     assert configs[0] == configs[1]
     embedding = "model.embed_tokens.weight"
     assert own[embedding].equal(slow[embedding]), "what is not quantized is the same to the bit"
@@ -139,11 +139,11 @@ def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.fault("weights", "the store was moved", "its variants are used again at the new address")
 def test_a_moved_stores_variants_are_found_at_its_new_address(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-    made.mkdir()
-    (made / "config.json").write_text("{}")
+    folder = tmp_path / "quantized"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
     model, old = Model(source="x", digest="1", uri="u", size_bytes=1), open_store(str(tmp_path / "old"))
-    weights = Weights(variant="int8", baseline_digest="1", digest="d1", uri=old.put_folder(made, "models/d1", "d1"))
+    weights = Weights(variant="int8", baseline_digest="1", digest="d1", uri=old.put_folder(folder, "models/d1", "d1"))
     old.put_text(weights.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
     (tmp_path / "old").rename(tmp_path / "store")
     assert make("int8", model, tmp_path).uri == str(tmp_path / "store" / "models" / "d1")

@@ -37,8 +37,8 @@ from tests.support.reported import (
 )
 
 
-def page_of(decision: Decision, folder: Path, **words: str) -> Page:
-    html, _ = write_report(decision, folder, run="run-7", **words)
+def page_of(decision: Decision, folder: Path, **descriptions: str) -> Page:
+    html, _ = write_report(decision, folder, run="run-7", **descriptions)
     return Page(html.read_text(encoding="utf-8"))
 
 
@@ -78,8 +78,8 @@ def test_an_unknown_verdict_is_refused_with_the_known_ones() -> None:
 
 
 def test_every_verdict_has_a_sign_a_word_and_a_colour_of_its_own() -> None:
-    for what in ("label", "symbol", "colour"):
-        assert len({getattr(mark, what) for mark in MARKS.values()}) == len(MARKS)
+    for field in ("label", "symbol", "colour"):
+        assert len({getattr(mark, field) for mark in MARKS.values()}) == len(MARKS)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_a_failure_is_shown_once_completely_and_escaped(tmp_path: Path) -> None:
 
 
 def test_markup_in_a_sentence_is_escaped(tmp_path: Path) -> None:
-    nasty = "drop < 2 % | <script>alert(1)</script> *bold* `code` [link](x)"
-    decision = with_verdict(make_decision(), 1, sentence=nasty, next_step=nasty)
+    markup = "drop < 2 % | <script>alert(1)</script> *bold* `code` [link](x)"
+    decision = with_verdict(make_decision(), 1, sentence=markup, next_step=markup)
     html, markdown = write_report(decision, tmp_path, run="<b>run</b>")
     page = Page(html.read_text())
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
-    assert page.matrix[2][-1] == nasty
+    assert page.matrix[2][-1] == markup
     cells = markdown_cells(markdown.read_text(), "int8")
     escaped = r"drop &lt; 2 % \| &lt;script&gt;alert(1)&lt;/script&gt; \*bold\* \`code\` \[link\](x)"
     assert (len(cells), cells[-1]) == (8, escaped)
@@ -199,12 +199,12 @@ def test_a_report_without_a_run_name_omits_it(tmp_path: Path) -> None:
 def test_the_page_loads_nothing_from_other_sites(tmp_path: Path) -> None:
     page = page_of(make_decision(), tmp_path)
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
-    assert {value for _, given in page.tags for name, value in given.items() if name in ("src", "href")} == {
+    assert {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")} == {
         "#evidence"
     }
-    assert "default-src 'none'; style-src 'unsafe-inline'" in [given.get("content") for _, given in page.tags]
+    assert "default-src 'none'; style-src 'unsafe-inline'" in [attributes.get("content") for _, attributes in page.tags]
     assert "url(" not in page.texts["style"][0]
-    assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg", "svg"]
+    assert [tag for tag, attributes in page.tags if attributes.get("class") == "plot"] == ["svg", "svg"]
 
 
 def test_the_plots_name_their_axes_and_draw_the_policys_limits(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_run_with_only_the_baseline_decides_nothing(tmp_path: Path) -> None:
     page = page_of(make_decision({"bf16": MEASURED["bf16"]}, failed=""), tmp_path)
     assert page.texts["h1"] == ["Nothing to decide: this run evaluated only bf16."]
     assert [row[0] for row in page.matrix] == ["Variant", "bf16"]
-    assert [tag for tag, given in page.tags if given.get("class") == "plot"] == ["svg"]
+    assert [tag for tag, attributes in page.tags if attributes.get("class") == "plot"] == ["svg"]
 
 
 def test_a_run_with_only_failures_has_no_number_and_no_plot(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_variant_scored_in_another_stage_is_marked_and_left_out_of_the_size_pl
     page = page_of(decision, tmp_path)
     assert page.matrix[3][0] == "int4-g128 stage tiny only"
     assert "int4-g128" not in page.texts["text"]
-    assert [each.stage for each in measured(decision)] == ["full"] * 3 + ["tiny"] * 3
+    assert [task.stage for task in measured(decision)] == ["full"] * 3 + ["tiny"] * 3
 
 
 def test_a_task_with_the_baseline_at_chance_is_marked(tmp_path: Path) -> None:
@@ -331,33 +331,33 @@ def test_the_command_reproduces_the_run() -> None:
 
 
 def test_cut_answers_and_estimates_are_mentioned() -> None:
-    decision = judged()
+    decision = decision_by_evidence()
     task = decision.scores[1].tasks[0].model_copy(update={"cut": 3, "estimates": {"gp_irt": 0.5}})
     scores = decision.scores[1].model_copy(update={"tasks": (task,)})
-    told = certainty(decision.model_copy(update={"scores": (scores,)})).notes
+    notes = certainty(decision.model_copy(update={"scores": (scores,)})).notes
     name = task.task
-    assert told == (
+    assert notes == (
         f"The token limit cut off 3 of {scores.variant}'s {task.items:,} answers on {task.task}.",
         f"The IRT models of tinyBenchmarks estimate {scores.variant}'s score on all items of {name}: gp_irt 0.5000.",
     )
 
 
-def judged() -> Decision:
+def decision_by_evidence() -> Decision:
     """A decision by evidence: one variant ships early, one is settled by nothing."""
     before, after = pair_of(5, 5, 4000, 990)
-    some = np.arange(2000) + 2500
-    names = [str(place) for place in some]
-    asked = answers_of("mmlu", after[some], item_id=list(some), item_hash=names, prompt_hash=names)
+    positions = np.arange(2000) + 2500
+    names = [str(place) for place in positions]
+    part_of_answers = answers_of("mmlu", after[positions], item_id=list(positions), item_hash=names, prompt_hash=names)
     candidates = [
         candidate_of("bf16", {"mmlu": answers_of("mmlu", before)}),
-        candidate_of("int8", {"mmlu": asked}, look=3, looks=5),
+        candidate_of("int8", {"mmlu": part_of_answers}, look=3, looks=5),
         candidate_of("int4-g64", {"mmlu": answers_of("mmlu", pair_of(300, 90, 3705, 905)[1])}),
     ]
     return decide_candidates(MODEL, "drawn", use_case_named("general-chat"), candidates)
 
 
 def test_a_decision_by_evidence_shows_bounds_flips_and_saved_questions(tmp_path: Path) -> None:
-    page, markdown = page_of(judged(), tmp_path), markdown_of(judged(), tmp_path)
+    page, markdown = page_of(decision_by_evidence(), tmp_path), markdown_of(decision_by_evidence(), tmp_path)
     limits = {row[0]: row for row in page.tables["limits"][1:]}
     assert limits["int8"][1:4] == ["average", "5.0 %", "−0.3 %"]
     assert limits["int8"][6] == "✓ within limit"
@@ -375,7 +375,7 @@ def test_a_decision_by_evidence_shows_bounds_flips_and_saved_questions(tmp_path:
     assert "about " in markdown_cells(markdown.split("## How certain")[1], "int4-g64")[7]
 
 
-def with_lengths() -> Decision:
+def decision_with_lengths() -> Decision:
     """A decision on generated answers, which are a third longer, with a limit on longer and on cut answers."""
     before, after = pair_of(2, 2, 200, 96)
     lengths = np.random.default_rng(0).integers(100, 400, 300)
@@ -392,7 +392,7 @@ def with_lengths() -> Decision:
 
 
 def test_the_lengths_of_answers_are_shown_beside_the_baselines(tmp_path: Path) -> None:
-    page, markdown = page_of(with_lengths(), tmp_path), markdown_of(with_lengths(), tmp_path)
+    page, markdown = page_of(decision_with_lengths(), tmp_path), markdown_of(decision_with_lengths(), tmp_path)
     limits = {row[1]: row for row in page.tables["limits"][1:]}
     assert limits["gsm8k longer answers"][2] == "20.0 %"
     assert limits["gsm8k longer answers"][6] == "✗ over limit"
@@ -409,19 +409,19 @@ def test_the_lengths_of_answers_are_shown_beside_the_baselines(tmp_path: Path) -
 
 def test_the_terminal_shows_the_lengths_of_answers() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    for each in terminal_evidence(with_lengths()):
-        console.print(each)
+    for part in terminal_evidence(decision_with_lengths()):
+        console.print(part)
     printed = console.export_text()
     for words in ("Answers", "Median", "33.", "longer", "Cut"):
         assert words in printed
     assert "…" not in printed
-    assert "Answers" not in {getattr(each, "title", "") for each in terminal_evidence(judged())}
+    assert "Answers" not in {getattr(part, "title", "") for part in terminal_evidence(decision_by_evidence())}
 
 
 def test_the_terminal_shows_the_same_bounds() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
-    for each in terminal_evidence(judged()):
-        console.print(each)
+    for part in terminal_evidence(decision_by_evidence()):
+        console.print(part)
     printed = console.export_text()
     for words in (
         "Limits",
@@ -436,7 +436,7 @@ def test_the_terminal_shows_the_same_bounds() -> None:
 
 def test_the_limits_fit_into_80_columns_without_truncation() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_evidence(judged())[0])
+    console.print(terminal_evidence(decision_by_evidence())[0])
     printed = console.export_text()
     for words in ("Measured", "questions", "120,000", "? inconclusive"):
         assert words in printed
@@ -448,41 +448,41 @@ def test_a_perplexity_is_left_out_of_the_mean_and_has_no_standard_error(tmp_path
     worse = TaskScore(
         task="wikitext", metric="word_perplexity", score=31.5, stderr=0.0, items=62, shots=0, chance=0.0, version="2"
     )
-    with_it = decision.model_copy(
+    with_perplexity = decision.model_copy(
         update={
             "verdicts": tuple(
                 row.model_copy(update={"scores": {**row.scores, "wikitext": 31.5}}) if row.scores else row
                 for row in decision.verdicts
             ),
             "scores": tuple(
-                each.model_copy(update={"tasks": (*each.tasks, worse)}) if each.tasks else each
-                for each in decision.scores
+                scores.model_copy(update={"tasks": (*scores.tasks, worse)}) if scores.tasks else scores
+                for scores in decision.scores
             ),
         }
     )
-    for row, without in zip(matrix(with_it), matrix(decision), strict=True):
+    for row, without in zip(matrix(with_perplexity), matrix(decision), strict=True):
         assert row.mean_score == without.mean_score
         assert row.mean_stderr == without.mean_stderr
         assert row.cells[-1].stderr is None
-    assert noisiest(with_it) == noisiest(decision)
-    assert "| 31.500 |" in markdown_of(with_it, tmp_path)
+    assert noisiest(with_perplexity) == noisiest(decision)
+    assert "| 31.500 |" in markdown_of(with_perplexity, tmp_path)
 
 
 def test_many_tasks_are_listed_one_below_the_other_in_a_terminal() -> None:
     five, six = ({"bf16": {f"task_{n}": 0.5 for n in range(count)}} for count in (5, 6))
     printed = []
-    for measured_ in (five, six):
+    for scores_by_variant in (five, six):
         console = Console(width=80, file=io.StringIO())
-        console.print(terminal_matrix(make_decision(measured_, failed="")))
+        console.print(terminal_matrix(make_decision(scores_by_variant, failed="")))
         printed.append(console.file.getvalue())  # type: ignore[attr-defined]
     assert "task_0  task_1" in printed[0]
     assert [line.split() for line in printed[1].splitlines() if "task_5" in line] == [["task_5", "0.500", "±", "0.035"]]
 
 
 def test_each_plot_is_also_a_complete_svg_file() -> None:
-    found = plots(judged())
-    assert list(found) == ["size.svg", "drops.svg", "limits.svg"]
-    for drawing in found.values():
-        root = ElementTree.fromstring(drawing)
+    drawings = plots(decision_by_evidence())
+    assert list(drawings) == ["size.svg", "drops.svg", "limits.svg"]
+    for svg in drawings.values():
+        root = ElementTree.fromstring(svg)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert "--soft: #5b626b" in drawing, "it brings the colours that the page has"
+        assert "--soft: #5b626b" in svg, "it brings the colours that the page has"

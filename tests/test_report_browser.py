@@ -20,17 +20,17 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
     *("--allow-file-access-from-files", "--virtual-time-budget=5000"),
 )
-# A window has a least width above a phone's: the page is read in a frame, whose width is free.
+# A browser window cannot be as narrow as a phone, so a frame of the wanted width shows the page.
 FRAME = """<!DOCTYPE html><meta charset="utf-8"><body style="margin:0"><pre id="seen"></pre>
 <iframe src="report.html" style="border:0;width:{width}px;height:2000px"></iframe><script>
 onload = () => {{
   const page = document.querySelector("iframe").contentDocument, box = page.querySelector(".box");
-  const place = found => (({{left, right, width}}) => ({{left, right, width}}))(found.getBoundingClientRect());
+  const place = element => (({{left, right, width}}) => ({{left, right, width}}))(element.getBoundingClientRect());
   const rulings = [...page.querySelectorAll(".matrix .ruling")];
   document.getElementById("seen").textContent = JSON.stringify({{
     scroll_width: page.documentElement.scrollWidth,
-    verdicts: rulings.map(each => each.innerText.trim().split(/\\s+/).slice(-1)[0]),
-    places: rulings.map(each => place(each.querySelector(".verdict"))),
+    verdicts: rulings.map(ruling => ruling.innerText.trim().split(/\\s+/).slice(-1)[0]),
+    places: rulings.map(ruling => place(ruling.querySelector(".verdict"))),
     box: place(box),
     scrolls_in_box: getComputedStyle(box).overflowX === "auto",
     box_scroll_width: box.scrollWidth - box.clientWidth,

@@ -105,9 +105,9 @@ def test_the_gate_agrees_with_the_stop_and_says_what_it_rests_on() -> None:
 
 @pytest.mark.parametrize("looks", [1, LOOKS])
 def test_chosen_items_never_pass_a_variant(looks: int) -> None:
-    weights = [Weights(variant=name, baseline_digest="d0", size_bytes=100) for name in ("bf16", "int8")]
-    both = [Candidate(each, *screened(0, looks=looks)) for each in weights]
-    same = decide_candidates(MODEL, "drawn", TUTOR, both).verdicts[1]
+    both_weights = [Weights(variant=name, baseline_digest="d0", size_bytes=100) for name in ("bf16", "int8")]
+    candidates = [Candidate(weights, *screened(0, looks=looks)) for weights in both_weights]
+    same = decide_candidates(MODEL, "drawn", TUTOR, candidates).verdicts[1]
     assert same.verdict == "inconclusive"
     assert same.next_step == "Evaluate the full stage; until then keep serving the current model."
     assert "which does not show that it is over the limit of 2 %" in same.sentence
@@ -184,15 +184,15 @@ def test_a_failed_tiny_stage_has_no_screen(tmp_path: Path) -> None:
 
 
 def test_the_irt_estimates_have_their_names() -> None:
-    found = estimates([float(anchor % 2) for anchor in range(100)], fitted("gsm8k"))
-    assert list(found) == ["irt", "p_irt", "gp_irt"]
-    assert found["irt"] == pytest.approx(0.5)
-    assert found["gp_irt"] == pytest.approx((found["irt"] + found["p_irt"]) / 2)
+    estimated = estimates([float(anchor % 2) for anchor in range(100)], fitted("gsm8k"))
+    assert list(estimated) == ["irt", "p_irt", "gp_irt"]
+    assert estimated["irt"] == pytest.approx(0.5)
+    assert estimated["gp_irt"] == pytest.approx((estimated["irt"] + estimated["p_irt"]) / 2)
 
 
-def shown() -> Decision:
+def decision_with_screens() -> Decision:
     """A decision on a variant that the screen stopped, with the screens of both."""
-    made = decision(40)
+    stopped = decision(40)
     of_baseline = TaskScore(
         task="gsm8k",
         metric="acc",
@@ -206,11 +206,11 @@ def shown() -> Decision:
         estimates={"mean": 0.6, "irt": 0.58, "p_irt": 0.61, "gp_irt": 0.6},
     )
     tiny = Scores(variant="bf16", suite="drawn", stage="tiny", tasks=(of_baseline,))
-    return made.model_copy(update={"screens": (tiny, made.scores[1])})
+    return stopped.model_copy(update={"screens": (tiny, stopped.scores[1])})
 
 
 def test_the_report_shows_the_screen_of_each_variant_and_who_was_stopped(tmp_path: Path) -> None:
-    html, markdown = write_report(shown(), tmp_path)
+    html, markdown = write_report(decision_with_screens(), tmp_path)
     table = Page(html.read_text()).tables["screen"]
     assert table == [
         ["Variant", "Benchmark", "Questions", "Plain mean", "IRT", "p-IRT", "gp-IRT", "After the screen"],
@@ -225,14 +225,14 @@ def test_the_report_shows_the_screen_of_each_variant_and_who_was_stopped(tmp_pat
 
 
 def test_without_parameters_the_report_has_the_plain_mean_alone() -> None:
-    found = screen(shown().model_copy(update={"screens": (shown().screens[1],)}))
-    assert found is not None
-    assert found.columns == ("Plain mean",)
+    table = screen(decision_with_screens().model_copy(update={"screens": (decision_with_screens().screens[1],)}))
+    assert table is not None
+    assert table.columns == ("Plain mean",)
     assert screen(decision(40)) is None
 
 
 def test_mlflow_has_the_estimates_on_each_variants_run() -> None:
-    rows = {row.name: row for row in variant_rows(shown(), FACTS, RunFiles())}
+    rows = {row.name: row for row in variant_rows(decision_with_screens(), FACTS, RunFiles())}
     metrics = {name: value for name, value in rows["bf16"].metrics.items() if name.startswith("screen/")}
     assert metrics == {
         "screen/gsm8k/mean": 0.6,

@@ -23,13 +23,13 @@ ROWS = {task.task: task for name in ("leaderboard2", "math", "long-context") for
 
 @pytest.fixture(autouse=True)
 def _no_model_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The made model of IFEval's checks is empty: it must not stay where NLTK looks."""
+    """The stand-in for the model of IFEval's checks is empty: it must not stay where NLTK looks."""
     monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nltk.data, "path", list(nltk.data.path))
 
 
 def prepared(row: SuiteTask) -> Prepared:
-    """The task on its made rows."""
+    """The task on rows of its shape."""
     return prepare(replace(row, tiny=0, full=0), MadeRows())
 
 
@@ -38,14 +38,14 @@ def contexts(leaf: Leaf, items: list[int]) -> dict[int, str]:
     leaf.task.pick(items)
     leaf.task.set_fewshot_seed(SHOTS_SEED)
     leaf.task.build_all_requests()
-    return {each.doc_id: str(each.args[0]) for each in leaf.task.instances}
+    return {instance.doc_id: str(instance.args[0]) for instance in leaf.task.instances}
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_every_prompt_of_a_task_builds_on_rows_of_its_shape(row: SuiteTask) -> None:
-    made = prepared(row)
-    assert sum(leaf.items for leaf in made.leaves) == made.row.full > 0
-    for leaf in made.leaves:
+    task = prepared(row)
+    assert sum(leaf.items for leaf in task.leaves) == task.row.full > 0
+    for leaf in task.leaves:
         built = contexts(leaf, list(range(leaf.items)))
         assert sorted(built) == list(range(leaf.items))
         for position, doc in leaf.task.doc_iterator():
@@ -68,13 +68,13 @@ def test_the_second_leaderboard_s_groups_have_all_of_their_tasks() -> None:
 def test_the_second_leaderboard_has_its_own_shots() -> None:
     for name, row in ROWS.items():
         if name.startswith("leaderboard"):
-            assert {each.get("num_fewshot", 0) for each in tasks.raw_definitions(name)} == {row.shots}
+            assert {definition.get("num_fewshot", 0) for definition in tasks.raw_definitions(name)} == {row.shots}
 
 
 def test_rows_that_lm_eval_leaves_out_are_no_items() -> None:
-    made = prepared(ROWS["leaderboard_math_hard"])
-    assert [leaf.items for leaf in made.leaves] == [1] * 7, "of six made rows one is of level 5"
-    assert "What is 4?" in contexts(made.leaves[0], [0])[0]
+    task = prepared(ROWS["leaderboard_math_hard"])
+    assert [leaf.items for leaf in task.leaves] == [1] * 7, "of the six rows one is of level 5"
+    assert "What is 4?" in contexts(task.leaves[0], [0])[0]
 
 
 def test_an_item_of_gpqa_has_the_same_order_of_choices_alone_and_among_all() -> None:

@@ -61,7 +61,7 @@ PAGES = {
     b"    path: w/test.jsonl\n---\n",
     "w/test.jsonl": b'{"page": " = One = \\n Text . "}\n{"page": " = Two = \\n More text . "}\n',
 }
-HELD = {"org/set": FILES, "org/gated": FILES, WIKITEXT: PAGES}
+DATA_SETS = {"org/set": FILES, "org/gated": FILES, WIKITEXT: PAGES}
 PROBE = """
 import json, sys
 from pathlib import Path
@@ -69,7 +69,7 @@ from components.errors import PrerequisiteError
 from components.benchmarks.mirror import make
 from components.benchmarks.row_sources import Hub, Mirror, Split
 hub = Hub(Path(sys.argv[1]) / "cache")
-answers = {"told": hub.description}
+answers = {"description": hub.description}
 for wanted in sys.argv[2:]:
     split = Split(*wanted.split(","))
     try:
@@ -102,18 +102,18 @@ def answer(path: str) -> tuple[int, bytes, dict[str, str]]:
     tree, _, below = path.partition(f"/tree/{COMMIT}")
     if name == "org/down":
         return 503, b"", {}
-    if name not in HELD:
+    if name not in DATA_SETS:
         return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
     if file and name == "org/gated":
         return 403, b"{}", {"X-Error-Code": "GatedRepo"}
-    files = HELD[name]
+    files = DATA_SETS[name]
     if file:
         tag = hashlib.sha1(files.get(file, b"")).hexdigest()
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
         return (200, files[file], headers) if file in files else (404, b"{}", {"X-Error-Code": "EntryNotFound"})
     if tree != path:
-        held = {name: data for name, data in files.items() if name.startswith(below.strip("/"))}
-        listing = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in held.items()]
+        files_below = {name: data for name, data in files.items() if name.startswith(below.strip("/"))}
+        listing = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files_below.items()]
         return 200, json.dumps(listing).encode(), {}
     siblings = [{"rfilename": name} for name in files]
     info = {"_id": "1", "id": name, "private": False, "sha": COMMIT, "tags": [], "siblings": siblings}
@@ -172,7 +172,7 @@ def test_the_hub_gives_rows_at_one_commit_and_reports_absent_gated_and_unknown_d
     wanted += ["org/gated,main,test", "org/none,,test", "org/down,,test", "a/b/c,,test"]
     answers = read_in_process(tmp_path, wanted, HF_ENDPOINT=hub.url)
     rows = [{"question": "1+1=2", "answer": 1}, {"question": "1+1=3", "answer": 0}]
-    assert answers["told"] == f"hub {hub.url}"
+    assert answers["description"] == f"hub {hub.url}"
     assert answers["org/set,main,test"] == [rows, COMMIT]
     assert answers["org/set,main,train"] is None
     assert answers["org/set,,test"] == "org/set has no default configuration. Name one of main, other."
@@ -187,7 +187,7 @@ def test_the_hub_gives_rows_at_one_commit_and_reports_absent_gated_and_unknown_d
 
 RUN = """
 import io, json, sys
-sys.stdout = io.StringIO()  # a step tells how far it is
+sys.stdout = io.StringIO()  # a step prints its progress
 from components.benchmarks import selection
 from components.resolve.checks import check_questions
 from components.resolve.rows import stored_rows
@@ -197,10 +197,10 @@ from pathlib import Path
 store, results = sys.argv[1] + "/store", sys.argv[1]
 plan = EvaluationPlan(variants=("bf16",), suite="perplexity", limit=2, store=store, results=results)
 planned = check_questions(plan)
-found = stored_rows(planned, Step(None, "resolve", ""), Path("no tokenizer"))
-source = selection.source_of(found).split(selection.wanted_splits(selection.suite_of(found))[0])
+stored = stored_rows(planned, Step(None, "resolve", ""), Path("no tokenizer"))
+source = selection.source_of(stored).split(selection.wanted_splits(selection.suite_of(stored))[0])
 sys.stdout = sys.__stdout__
-print(json.dumps({"data": [planned.data, found.data], "of": source.of, "rows": len(source.dataset)}))
+print(json.dumps({"data": [planned.data, stored.data], "of": source.of, "rows": len(source.dataset)}))
 """
 
 

@@ -1,4 +1,4 @@
-"""A suite file: what it leaves out, what it may not say, and tasks of one's own with and without trust."""
+"""A suite file: what it leaves out, what it must not contain, and custom tasks of lm-eval with and without trust."""
 
 import re
 import shutil
@@ -43,7 +43,7 @@ WITH_FUNCTION = TASK.replace("doc_to_target: 0", "doc_to_target: 0\nprocess_docs
 UTILS = "def kept(rows):\n    return rows.filter(lambda row: row['kept'])\n"
 
 
-def written(folder: Path, *lines: str, task: str = TASK) -> Path:
+def suite_file(folder: Path, *lines: str, task: str = TASK) -> Path:
     """A suite file of these lines in its tasks, with a folder `tasks` beside it that has one definition."""
     (folder / "tasks").mkdir(exist_ok=True)
     (folder / "tasks" / "our_words.yaml").write_text(task)
@@ -71,7 +71,7 @@ def plan_of(file: Path, tmp_path: Path, **options: object) -> EvaluationPlan:
 
 
 def test_a_file_is_read_with_the_names_beside_it(tmp_path: Path) -> None:
-    file = written(tmp_path, "- task: gsm8k", "  filter: strict-match")
+    file = suite_file(tmp_path, "- task: gsm8k", "  filter: strict-match")
     suite = read_suite(f"demo, {file},math")
     assert split_suite(suite) == (["demo", "math"], [(str(file), file.read_text())])
     assert read_suite(suite) == suite, "what is read once stays as it is"
@@ -80,14 +80,14 @@ def test_a_file_is_read_with_the_names_beside_it(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="different settings for gsm8k") as refused:
         suite_named(
             completed(
-                read_suite(f"{written(tmp_path, '- {task: gsm8k, filter: flexible-extract}')},math"), trusted=False
+                read_suite(f"{suite_file(tmp_path, '- {task: gsm8k, filter: flexible-extract}')},math"), trusted=False
             )
         )
     assert "ours" in str(refused.value)
 
 
 def test_what_a_file_leaves_out_comes_from_lm_eval_s_definition(tmp_path: Path) -> None:
-    file = written(
+    file = suite_file(
         tmp_path,
         "- task: gsm8k",
         "  filter: flexible-extract",
@@ -124,7 +124,7 @@ def test_the_example_in_the_documents_is_a_suite(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (
             ["- task: gsm9k"],
@@ -171,12 +171,12 @@ def test_the_example_in_the_documents_is_a_suite(tmp_path: Path) -> None:
         (["- {task: our_words, metric: acc}", "- {task: our_words}"], "line 5: task: our_words is given twice"),
     ],
 )
-def test_a_fault_is_told_with_file_line_and_what_is_allowed(tmp_path: Path, lines: list[str], told: str) -> None:
-    assert re.search(told, refusal(written(tmp_path, *lines)))
+def test_a_fault_is_reported_with_file_line_and_what_is_allowed(tmp_path: Path, lines: list[str], message: str) -> None:
+    assert re.search(message, refusal(suite_file(tmp_path, *lines)))
 
 
 def test_a_file_sets_how_generated_answers_are_asked_for(tmp_path: Path) -> None:
-    file = written(
+    file = suite_file(
         tmp_path,
         "- {task: gsm8k, filter: strict-match, chat: auto, samples: 4, temperature: 0.6, max_tokens: 2048}",
         "- {task: humaneval, chat: yes, temperature: 1}",
@@ -207,13 +207,13 @@ def test_a_file_without_tasks_or_with_a_shipped_name_is_refused(tmp_path: Path) 
 
 
 def test_a_task_of_one_s_own_without_functions_needs_no_trust(tmp_path: Path) -> None:
-    (row,) = rows_of(written(tmp_path, "- task: our_words"))
+    (row,) = rows_of(suite_file(tmp_path, "- task: our_words"))
     prepared = prepare(row, MadeRows())
     assert (row.metric, row.chance, prepared.row.full) == ("acc", 0.5, 6)
     task = prepared.leaves[0].task
     task.pick([2])
     task.build_all_requests()
-    assert [each.args for each in task.instances] == [
+    assert [instance.args for instance in task.instances] == [
         ("What are many of three?", " things"),
         ("What are many of three?", " words"),
     ]
@@ -221,7 +221,7 @@ def test_a_task_of_one_s_own_without_functions_needs_no_trust(tmp_path: Path) ->
 
 
 def test_a_function_of_one_s_own_is_refused_without_trust_and_loaded_with_it(tmp_path: Path) -> None:
-    file = written(tmp_path, "- task: our_words", task=WITH_FUNCTION)
+    file = suite_file(tmp_path, "- task: our_words", task=WITH_FUNCTION)
     (tmp_path / "tasks" / "utils.py").write_text(
         f"from pathlib import Path\nPath('{tmp_path}/loaded').touch()\n{UTILS}"
     )
@@ -231,18 +231,18 @@ def test_a_function_of_one_s_own_is_refused_without_trust_and_loaded_with_it(tmp
     assert not (tmp_path / "loaded").exists(), "to check a file loads nothing"
     prepared = prepare(row, MadeRows())
     assert (tmp_path / "loaded").exists()
-    assert prepared.row.full == 5, "one of six made rows is left out"
+    assert prepared.row.full == 5, "one of six rows is left out"
 
 
 def test_trust_is_asked_again_where_the_rows_are_prepared(tmp_path: Path) -> None:
-    written(tmp_path, "- task: our_words", task=WITH_FUNCTION)
+    suite_file(tmp_path, "- task: our_words", task=WITH_FUNCTION)
     own = OwnTasks((tmp_path / "tasks").resolve())
     with pytest.raises(PrerequisiteError, match="!function runs Python code"):
         prepare(SuiteTask("our_words", "acc", 0, 0.5, 1, 5, own=own), MadeRows())
 
 
 def test_a_function_in_an_included_file_is_seen_and_an_include_stays_in_the_folder(tmp_path: Path) -> None:
-    file = written(tmp_path, "- task: our_words", task="include: _base_yaml\ntask: our_words\n")
+    file = suite_file(tmp_path, "- task: our_words", task="include: _base_yaml\ntask: our_words\n")
     (tmp_path / "tasks" / "_base_yaml").write_text(WITH_FUNCTION.replace("task: our_words\n", ""))
     assert "tasks/_base_yaml, line 8: !function" in refusal(file)
     (tmp_path / "tasks" / "our_words.yaml").write_text("include: ../elsewhere.yaml\ntask: our_words\n")
@@ -250,32 +250,32 @@ def test_a_function_in_an_included_file_is_seen_and_an_include_stays_in_the_fold
 
 
 def test_neither_a_tag_nor_a_template_nor_a_name_runs_code_without_a_function(tmp_path: Path) -> None:
-    file = written(tmp_path, "- task: our_words", task=f"{TASK}metadata: !!python/name:os.system\n")
+    file = suite_file(tmp_path, "- task: our_words", task=f"{TASK}metadata: !!python/name:os.system\n")
     assert "the YAML tag !!python/name:os.system is not allowed" in refusal(file, trusted=True)
     attack = "{{ cycler.__init__.__globals__.os.getcwd() }}"
-    written(tmp_path, "- task: our_words", task=TASK.replace("What are many of {{word}}?", attack))
+    suite_file(tmp_path, "- task: our_words", task=TASK.replace("What are many of {{word}}?", attack))
     with pytest.raises(PrerequisiteError, match="A template of our_words does not fit its rows: .*unsafe"):
         prepare(rows_of(file)[0], MadeRows())
     named = TASK.replace("doc_to_target: 0", f"doc_to_target: 0\nprocess_docs: {tmp_path}/tasks/utils.kept")
-    written(tmp_path, "- task: our_words", task=named)
+    suite_file(tmp_path, "- task: our_words", task=named)
     with pytest.raises(TypeError):
         prepare(rows_of(file)[0], MadeRows())
 
 
 def test_a_metric_from_the_hub_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, "- task: our_words", task=f"{TASK}  - metric: someone/metric\n    aggregation: mean\n")
+    file = suite_file(tmp_path, "- task: our_words", task=f"{TASK}  - metric: someone/metric\n    aggregation: mean\n")
     assert "line 4: task: our_words has a metric that the library `evaluate` would download" in refusal(file)
 
 
 def test_a_task_of_one_s_own_may_not_have_the_name_of_one_of_lm_eval_s(tmp_path: Path) -> None:
-    file = written(tmp_path, "- task: our_words", task=TASK.replace("our_words", "gsm8k"))
+    file = suite_file(tmp_path, "- task: our_words", task=TASK.replace("our_words", "gsm8k"))
     assert "ours.yaml, line 2: " in refusal(file)
     assert "defines gsm8k, which is a task of lm-eval" in refusal(file)
 
 
 def test_the_run_keeps_its_own_copy_and_a_later_change_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
-    file = written(
+    file = suite_file(
         tmp_path / "given", "- {task: our_words, tiny: 2}", "- {task: gsm8k, filter: strict-match, shots: 0}"
     )
     plan = plan_of(file, tmp_path, limit=4)
@@ -294,7 +294,7 @@ def test_the_run_keeps_its_own_copy_and_a_later_change_is_not_seen(tmp_path: Pat
 
 
 def test_a_cluster_cannot_read_an_include_path_on_this_machine(tmp_path: Path) -> None:
-    plan = plan_of(written(tmp_path, "- task: our_words"), tmp_path).model_copy(
+    plan = plan_of(suite_file(tmp_path, "- task: our_words"), tmp_path).model_copy(
         update={"store": "s3://bucket/store", "results": "s3://bucket/results"}
     )
     with pytest.raises(PrerequisiteError, match="include_path is tasks, and the cluster cannot read"):
@@ -302,7 +302,7 @@ def test_a_cluster_cannot_read_an_include_path_on_this_machine(tmp_path: Path) -
 
 
 def test_tasks_of_one_s_own_may_be_in_a_bucket(tmp_path: Path, s3_location: str) -> None:
-    written(tmp_path, "- task: our_words", task=WITH_FUNCTION)
+    suite_file(tmp_path, "- task: our_words", task=WITH_FUNCTION)
     for name in ("our_words.yaml", "utils.py"):
         open_store(f"{s3_location}/tasks").put_file(tmp_path / "tasks" / name, name)
     file = tmp_path / "ours.yaml"
@@ -318,7 +318,7 @@ def test_a_mirror_is_made_of_a_suite_file(tmp_path: Path) -> None:
     origin = tmp_path / "origin" / "our" / "words" / "default"
     origin.mkdir(parents=True)
     (origin / "test.jsonl").write_text('{"word": "one", "plural": "ones"}\n')
-    file = written(tmp_path, "- task: our_words", task=WITH_FUNCTION)
-    made = ["mirror", str(file), str(tmp_path / "rows"), "--from", str(tmp_path / "origin")]
-    assert CliRunner().invoke(app, made).exit_code == 0
+    file = suite_file(tmp_path, "- task: our_words", task=WITH_FUNCTION)
+    arguments = ["mirror", str(file), str(tmp_path / "rows"), "--from", str(tmp_path / "origin")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert (tmp_path / "rows" / "our" / "words" / "default" / "test.parquet").is_file()

@@ -19,17 +19,17 @@ def record(item: int, score: float, **fields: Any) -> Record:
 
 def test_samples_of_one_item_count_as_one_item_with_their_mean() -> None:
     answers = [(0, 1.0), (0, 0.0), (1, 1.0), (1, 1.0), (2, 0.0), (2, 0.0)]
-    rows = [record(item, score, sample=at % 2) for at, (item, score) in enumerate(answers)]
-    found = score_of(ROW, rows, "1", PromptSettings(samples=2))
-    assert (found.score, found.items, found.answers) == (0.5, 3, 6)
-    assert found.stderr == pytest.approx(0.5 / math.sqrt(3))
+    rows = [record(item, score, sample=number % 2) for number, (item, score) in enumerate(answers)]
+    task_score = score_of(ROW, rows, "1", PromptSettings(samples=2))
+    assert (task_score.score, task_score.items, task_score.answers) == (0.5, 3, 6)
+    assert task_score.stderr == pytest.approx(0.5 / math.sqrt(3))
 
 
 def test_lengths_are_the_median_and_the_95th_percentile_of_all_answers() -> None:
     rows = [record(item, 1.0, answer_tokens=item + 1, thinking_tokens=item, answer_limit=512) for item in range(40)]
-    found = score_of(ROW, rows, "1", PromptSettings()).lengths
-    assert found is not None
-    assert (found.median, found.p95, found.thinking_median, found.limit) == (20.5, 38, 19.5, 512)
+    lengths = score_of(ROW, rows, "1", PromptSettings()).lengths
+    assert lengths is not None
+    assert (lengths.median, lengths.p95, lengths.thinking_median, lengths.limit) == (20.5, 38, 19.5, 512)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (19, 19), (20, 19), (21, 20), (100, 95), (101, 96)])
@@ -43,11 +43,11 @@ def test_lengths_that_are_not_all_known_are_not_reported() -> None:
 
 
 def test_answers_without_thinking_have_no_median_of_it() -> None:
-    found = score_of(
+    task_score = score_of(
         ROW, [record(item, 1.0, answer_tokens=5, thinking_tokens=0) for item in range(3)], "1", PromptSettings()
     )
-    assert found.lengths is not None
-    assert found.lengths.thinking_median is None
+    assert task_score.lengths is not None
+    assert task_score.lengths.thinking_median is None
 
 
 def test_records_keep_lengths_and_samples(tmp_path: Any) -> None:

@@ -40,8 +40,8 @@ def test_a_name_with_a_line_break_is_refused_and_writes_nothing_into_kserves_pat
     for kind in (Verdict, Weights):
         with pytest.raises(PrerequisiteError, match=r"The variant's name 'int8\\nspec: .* Rename its folder\."):
             kind.model_validate_json(json.dumps({"variant": name}))
-    moved = Promotion(model="m\n#", champion="3", variant=name, verdict="ship", weights="s3://b/int8", forced=name)
-    write_patch(moved, "tutor", tmp_path / "patch.yaml")
+    promotion = Promotion(model="m\n#", champion="3", variant=name, verdict="ship", weights="s3://b/int8", forced=name)
+    write_patch(promotion, "tutor", tmp_path / "patch.yaml")
     patch = yaml.safe_load((tmp_path / "patch.yaml").read_text(encoding="utf-8"))
     assert patch["spec"] == {"predictor": {"model": {"storageUri": "s3://b/int8"}}}
     assert patch["metadata"]["annotations"] == {

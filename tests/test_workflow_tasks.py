@@ -9,7 +9,10 @@ from tests.support.kfp_workflow import JSON, NAME, TEMPLATE, node, path_of, pod_
 
 def manifest_of(*nodes: JSON) -> JSON:
     """A workflow with these nodes."""
-    return {"metadata": {"name": NAME}, "status": {"nodes": {each["id"]: each for each in nodes}}}
+    return {
+        "metadata": {"name": NAME},
+        "status": {"nodes": {workflow_node["id"]: workflow_node for workflow_node in nodes}},
+    }
 
 
 def states(tasks: dict[str, str]) -> list[tuple[str, int | None, str]]:

@@ -52,22 +52,22 @@ def pruned(library: bytes, architecture: int) -> bytes:
 
 def entries(content: bytes) -> list[Entry]:
     """The entries of a fat binary; raises ValueError if they do not fill it."""
-    found, start = [], 0
+    result, start = [], 0
     while start < len(content):
         kind, _, header_bytes, size = ENTRY.unpack_from(content, start)
         (architecture,) = struct.unpack_from("<I", content, start + ARCHITECTURE_AT)
         end = start + header_bytes + size
         if end > len(content):
             raise ValueError("The fat binary's entries do not fill it: its layout is not the known one.")
-        found.append(Entry(kind, architecture, content[start:end]))
+        result.append(Entry(kind, architecture, content[start:end]))
         start = end
-    return found
+    return result
 
 
-def used_by(found: list[Entry], architecture: int) -> list[Entry]:
+def used_by(available: list[Entry], architecture: int) -> list[Entry]:
     """The entries that a GPU of this architecture uses."""
-    if machine_code := [entry for entry in found if entry.kind == CUBIN and entry.architecture == architecture]:
+    if machine_code := [entry for entry in available if entry.kind == CUBIN and entry.architecture == architecture]:
         return machine_code
-    usable = [entry for entry in found if entry.kind == PTX and entry.architecture <= architecture]
+    usable = [entry for entry in available if entry.kind == PTX and entry.architecture <= architecture]
     newest = max((entry.architecture for entry in usable), default=0)
     return [entry for entry in usable if entry.architecture == newest]

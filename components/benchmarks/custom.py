@@ -45,7 +45,7 @@ SPLIT = "test"
 ANSWER_CHARACTERS = 4096
 """A regular expression is searched in this many first characters of an answer."""
 SEARCH_S = 5.0
-FAULTS_TOLD = 5
+FAULTS_SHOWN = 5
 
 
 def check(holds: Any, refusal: str) -> None:
@@ -229,7 +229,8 @@ def read_items(text: str, settings: Settings, source: str) -> tuple[AnyItem, ...
             check(item.id not in line_of, f"the id {item.id} is on line {line_of.get(item.id)} already")
         except ValidationError as error:
             faults += [
-                f"line {number}: {describe_error(KINDS[settings.answer], each['loc'], each)}" for each in error.errors()
+                f"line {number}: {describe_error(KINDS[settings.answer], fault['loc'], fault)}"
+                for fault in error.errors()
             ]
         except ValueError as error:
             faults.append(f"line {number}: {error}")
@@ -239,8 +240,8 @@ def read_items(text: str, settings: Settings, source: str) -> tuple[AnyItem, ...
     if not items and not faults:
         faults.append("line 1: there is no item")
     if faults:
-        more = [f"and {len(faults) - FAULTS_TOLD} more"] if len(faults) > FAULTS_TOLD else []
-        raise PrerequisiteError(f"{source}, {'; '.join(faults[:FAULTS_TOLD] + more)}. {CORRECT}")
+        more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
+        raise PrerequisiteError(f"{source}, {'; '.join(faults[:FAULTS_SHOWN] + more)}. {CORRECT}")
     return tuple(items)
 
 

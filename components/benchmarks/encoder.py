@@ -99,18 +99,18 @@ class Encoder:
         A continuation that a token joins with the context is encoded by itself; its ids are empty where they would not
         read as its text. The pairs of one context share one list of its ids.
         """
-        moved = [without_trailing_space(*pair) for pair in pairs]
-        contexts = list(dict.fromkeys(context for context, _ in moved))
+        normalized = [without_trailing_space(*pair) for pair in pairs]
+        contexts = list(dict.fromkeys(context for context, _ in normalized))
         ids = dict(zip(contexts, self.encode(contexts), strict=True))
         lines = self.last_lines(ids)
-        short = [lines[context] + continuation for context, continuation in moved if context in lines]
-        whole = [context + continuation for context, continuation in moved if context not in lines]
+        short = [lines[context] + continuation for context, continuation in normalized if context in lines]
+        whole = [context + continuation for context, continuation in normalized if context not in lines]
         ends, wholes = iter(self.batches(short)), iter(self.encode(whole))
         starts = ids | {context: ids[context][-length:] for context, length in self.lengths(lines).items()}
         result = []
-        for (given, _), (context, continuation) in zip(pairs, moved, strict=True):
+        for (original_context, _), (context, continuation) in zip(pairs, normalized, strict=True):
             encoded = next(ends if context in lines else wholes)
-            if given:
+            if original_context:
                 result.append((ids[context], self.after(starts[context], encoded, continuation)))
             else:
                 result.append(self.without_context(continuation))
@@ -147,13 +147,13 @@ class Encoder:
         No token covers a line break and the letter after it, so the texts before and after that place are encoded
         independently. The ids are compared nevertheless, because some tokenizers put a mark before each text.
         """
-        found = {context: LAST_LINE.search(context) for context in contexts} if self.splits_at_lines else {}
-        lines = {context: line[0] for context, line in found.items() if line}
-        alone = dict(zip(lines.values(), self.batches(list(lines.values())), strict=True))
+        matches = {context: LAST_LINE.search(context) for context in contexts} if self.splits_at_lines else {}
+        lines = {context: line[0] for context, line in matches.items() if line}
+        encoded_alone = dict(zip(lines.values(), self.batches(list(lines.values())), strict=True))
         return {
             context: line
             for context, line in lines.items()
-            if alone[line] and contexts[context][-len(alone[line]) :] == alone[line]
+            if encoded_alone[line] and contexts[context][-len(encoded_alone[line]) :] == encoded_alone[line]
         }
 
     def without_context(self, continuation: str) -> tuple[Ids, Ids]:

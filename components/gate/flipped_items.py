@@ -27,13 +27,13 @@ def flips(baseline: Sequence[Record], variant: Sequence[Record]) -> list[Flip]:
     ]
     return sorted(
         flipped,
-        key=lambda record: (
-            not record.lost,
-            -abs(record.moved),
-            record.task,
-            record.cluster,
-            record.item_id,
-            record.sample,
+        key=lambda flipped_item: (
+            not flipped_item.lost,
+            -abs(flipped_item.moved),
+            flipped_item.task,
+            flipped_item.cluster,
+            flipped_item.item_id,
+            flipped_item.sample,
         ),
     )
 

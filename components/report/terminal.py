@@ -97,9 +97,9 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
     for row in judged:
         for task in row.tasks:
             rate = f"{percent_text(task.flip_rate)} ({task.flip_rate_lower:.1%}-{task.flip_rate_upper:.1%})"
-            moved = MISSING if task.kl is None else f"{task.kl:.4f} {stderr_text(task.kl_stderr)}".rstrip()
+            divergence = MISSING if task.kl is None else f"{task.kl:.4f} {stderr_text(task.kl_stderr)}".rstrip()
             counts = map(count_text, (task.items, task.lost, task.gained))
-            flips.add_row(row.variant, task.task, *counts, rate, p_text(task.mcnemar_p), moved)
+            flips.add_row(row.variant, task.task, *counts, rate, p_text(task.mcnemar_p), divergence)
     return [limits, flips, *_answer_lengths(decision), *sentences]
 
 

@@ -39,8 +39,8 @@ def server_answer(examined: Examined, uri: str, *, port_forward: bool) -> Findin
     service, namespace = cluster_service(host, examined.namespace)
     if examined.in_pod or not service or host == "localhost":
         return answer_of(uri, uri)
-    found = examined.questions.named("services", service, namespace)
-    if found.is_missing:
+    service_object = examined.questions.named("services", service, namespace)
+    if service_object.is_missing:
         remedy = "Apply manifests/, or correct --tracking-uri."
         return Finding(FAULT, "MLflow", f"{uri}: no Service {service} in the namespace {namespace}", remedy)
     if not port_forward:
@@ -61,8 +61,8 @@ def answer_of(uri: str, here: str) -> Finding:
     account = "the token" if os.environ.get(TOKEN) else os.environ.get(NAME, "")
     try:
         with connected(here, "answer"):
-            said = f"accepts {account}" if account else "answers without a login"
-            return Finding(GOOD, "MLflow", f"{uri} {said}")
+            login = f"accepts {account}" if account else "answers without a login"
+            return Finding(GOOD, "MLflow", f"{uri} {login}")
     except PrerequisiteError as error:
         if DENIED not in str(error):
             return Finding(FAULT, "MLflow", str(error))

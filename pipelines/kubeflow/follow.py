@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.run_events import RunEvents
 
 
-def follow_run(place: "Place", run: str, *, stop: bool, poll_s: float) -> None:
+def follow_run(place: "Place", run_id: str, *, stop: bool, poll_s: float) -> None:
     """Follow the run to its end, or stop it; exits with the status of its verdict."""
     from pipelines.kubeflow import runs
     from pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
-        found = runs.get_run(kubeflow, run)  # a missing run fails here, before any message that the run continues
+        run = runs.get_run(kubeflow, run_id)  # a missing run fails here, before any message that the run continues
         if stop:
-            runs.stop(kubeflow, run)
-            print_line(f"run {run}: stopping; its servers end with their lease")
+            runs.stop(kubeflow, run_id)
+            print_line(f"run {run_id}: stopping; its servers end with their lease")
             return
-        parameters = found.runtime_config.parameters if found.runtime_config else None
-        wait(kubeflow, run, dict(parameters or {}), poll_s)
+        parameters = run.runtime_config.parameters if run.runtime_config else None
+        wait(kubeflow, run_id, dict(parameters or {}), poll_s)
 
 
 def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: float) -> None:

@@ -55,47 +55,52 @@ def endpoint_on(server: Server, way: str = "", window: int = 0) -> Endpoint:
     return Endpoint(server.url, server.served_name, server.model_path, window, way=way, key=access.key_of(server))
 
 
-def scored(server: Server, way: str) -> list[Record]:
-    found = []
+def records_by(server: Server, way: str) -> list[Record]:
+    records = []
     for task in TASKS:
         prepared = harness.prepare(task, Embedded())
-        found += ask_items(server, prepared, prepared.chosen("full"), way)
-    return found
+        records += ask_items(server, prepared, prepared.chosen("full"), way)
+    return records
 
 
 def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> None:
-    by_echo = scored(server, "echo")
-    assert sum(len(each.logliks) for each in by_echo) >= 200
+    by_echo = records_by(server, "echo")
+    assert sum(len(record.logliks) for record in by_echo) >= 200
     for way in ("", Kind.READ):  # as planned, that is by suffixes here, and by reads alone
-        found = scored(server, way)
-        for one, other in zip(found, by_echo, strict=True):
-            assert (one.task, one.item_id, one.prompt_hash) == (other.task, other.item_id, other.prompt_hash)
-            assert one.logliks == pytest.approx(other.logliks, abs=CLOSE), (way, one.task, one.item_id)
-            assert (one.greedy, one.score) == (other.greedy, other.score), (way, one.task, one.item_id)
+        by_way = records_by(server, way)
+        for record, echoed in zip(by_way, by_echo, strict=True):
+            assert (record.task, record.item_id, record.prompt_hash) == (
+                echoed.task,
+                echoed.item_id,
+                echoed.prompt_hash,
+            )
+            assert record.logliks == pytest.approx(echoed.logliks, abs=CLOSE), (way, record.task, record.item_id)
+            assert (record.greedy, record.score) == (echoed.greedy, echoed.score), (way, record.task, record.item_id)
 
 
 def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server: Server) -> None:
     questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
-    asked = [SimpleNamespace(args=(each, f" {letter}")) for each in questions for letter in "ABCD"]
-    found = [endpoint_on(server, way).loglikelihood(asked) for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)]
-    for each in found[1:]:
-        assert [loglik for loglik, _ in each] == pytest.approx([loglik for loglik, _ in found[0]], abs=CLOSE)
-        assert [greedy for _, greedy in each] == [greedy for _, greedy in found[0]]
+    requests = [SimpleNamespace(args=(question, f" {letter}")) for question in questions for letter in "ABCD"]
+    by_way = [endpoint_on(server, way).loglikelihood(requests) for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)]
+    by_echo, *others = by_way
+    for other in others:
+        assert [loglik for loglik, _ in other] == pytest.approx([loglik for loglik, _ in by_echo], abs=CLOSE)
+        assert [greedy for _, greedy in other] == [greedy for _, greedy in by_echo]
 
 
 def test_the_server_offers_every_way(server: Server) -> None:
     endpoint = endpoint_on(server)
     assert endpoint.tested.kinds == set(Kind)
-    assert all(each.difference < CLOSE for each in endpoint.tested.server.tried)
+    assert all(ability.difference < CLOSE for ability in endpoint.tested.server.tried)
     assert endpoint.max_length == server.max_model_len - 1
 
 
 def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Server) -> None:
     text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
-    found = [
+    by_echo, by_suffix = [
         Endpoint(
             server.url, server.served_name, server.model_path, 256, way=way, key=access.key_of(server)
         ).loglikelihood_rolling(text)
         for way in (Kind.ECHO, Kind.SUFFIX)
     ]
-    assert found[0] == pytest.approx(found[1], abs=CLOSE)
+    assert by_echo == pytest.approx(by_suffix, abs=CLOSE)

@@ -107,9 +107,9 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mirror of all that the suites ask for."""
-    wanted = [split for name in OFFLINE for row in SUITES[name].tasks for split in harness.splits_wanted(row)]
+    splits = [split for name in OFFLINE for row in SUITES[name].tasks for split in harness.splits_wanted(row)]
     folder = tmp_path_factory.mktemp("mirror")
-    mirror.make(wanted, WithPunkt(Folder(laid_out(tmp_path_factory))), str(folder), lambda *_told: None)
+    mirror.make(splits, WithPunkt(Folder(laid_out(tmp_path_factory))), str(folder), lambda *_progress: None)
     return folder
 
 
@@ -138,7 +138,7 @@ def test_every_suite_runs_offline_without_trying_to_connect(
     assert (answer.returncode, tried) == (0, ""), answer.stdout + answer.stderr
     scores = Scores.read(out / "full.json")
     tasks = [row.task for suite in suites.split(",") for row in SUITES[suite].tasks]
-    assert [(each.task, each.items) for each in scores.tasks] == [(task, 3) for task in tasks]
+    assert [(task_score.task, task_score.items) for task_score in scores.tasks] == [(task, 3) for task in tasks]
     table = pyarrow.parquet.read_table(out / "full.parquet").to_pylist()
     assert not any(row["score"] is None for row in table)
     assert {row["task"] for row in table} == set(tasks)
@@ -206,10 +206,10 @@ def test_scores_equal_those_of_lm_evals_own_run(server: Server, rows: Path, row:
     ours = ask_items(server, prepared, items)
     theirs = own_run(server, leaf.task.config, row.shots, len(items))
     assert len(ours) == len(theirs) == len(items)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.item_hash == other["doc_hash"]
-        assert one.logliks == pytest.approx([float(each[0][0]) for each in other["resps"]], abs=CLOSE)
-        assert one.score == pytest.approx(float(other[row.metric]), abs=CLOSE)
+    for record, sample in zip(ours, theirs, strict=True):
+        assert record.item_hash == sample["doc_hash"]
+        assert record.logliks == pytest.approx([float(response[0][0]) for response in sample["resps"]], abs=CLOSE)
+        assert record.score == pytest.approx(float(sample[row.metric]), abs=CLOSE)
 
 
 def own_run(server: Server, config: Any, shots: int, limit: int) -> list[dict[str, Any]]:
@@ -233,4 +233,4 @@ def own_run(server: Server, config: Any, shots: int, limit: int) -> list[dict[st
         bootstrap_iters=0,
         log_samples=True,
     )
-    return sorted(outcome["samples"][config.task], key=lambda each: int(each["doc_id"]))
+    return sorted(outcome["samples"][config.task], key=lambda sample: int(sample["doc_id"]))

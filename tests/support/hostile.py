@@ -29,7 +29,7 @@ HOSTILE = {
     "leaves with sys.exit": "import sys; sys.exit(0)",
     "raises SystemExit": "raise SystemExit",
     "leaves with the status of a kill": "import os; os._exit(137)",
-    "leaves when it is told to go on": "import atexit, os; atexit.register(os._exit, 0)",
+    "leaves when the harness lets it continue": "import atexit, os; atexit.register(os._exit, 0)",
     "replaces AssertionError": "import builtins; builtins.AssertionError = type('Fine', (SystemExit,), {})",
     "replaces the exit": "import os, sys; os._exit = print; os.write = print; sys.excepthook = print",
     "replaces exec and compile": "import builtins; builtins.exec = builtins.compile = lambda *a, **k: None",
@@ -40,8 +40,8 @@ HOSTILE = {
     "looks for the answer in the frames": "import sys, os\nframe = sys._getframe()\nwhile frame:\n"
     " for value in list(frame.f_locals.values()):\n  if isinstance(value, bytes):\n   for n in range(3, 64):\n"
     "    try: os.write(n, value)\n    except OSError: pass\n frame = frame.f_back",
-    "looks for the answer among all objects": "import gc, os\nfor each in gc.get_objects():\n"
-    " for value in gc.get_referents(each):\n  if isinstance(value, bytes) and len(value) == 32:\n"
+    "looks for the answer among all objects": "import gc, os\nfor thing in gc.get_objects():\n"
+    " for value in gc.get_referents(thing):\n  if isinstance(value, bytes) and len(value) == 32:\n"
     "   try: os.write(3, value)\n   except OSError: pass",
     "catches what stops it": "import signal\nfor n in range(1, 65):\n try: signal.signal(n, signal.SIG_IGN)\n"
     " except (OSError, ValueError): pass\nwhile True:\n try:\n  while True: pass\n except BaseException: pass",

@@ -1,8 +1,8 @@
 """Stands in for Kubeflow Pipelines at the process edge: its v2beta1 REST API, with state, and an S3 beside it.
 
-What a run goes through is a script: the states that one look after another finds. Faults are put on a method and the
-beginning of a path, each for one request: a status, `drop` (the connection ends unanswered), `late` (it ends after the
-request was done) or `blind` (a list is empty).
+A script lists the states of a run, one for each request for its state. A fault applies to one request with this method
+and beginning of the path: a status, `drop` (the connection ends unanswered), `late` (it ends after the request was
+executed) or `blind` (a list is empty).
 """
 
 import base64
@@ -49,9 +49,9 @@ class State:
     login_page: bool = False
     """Whether every request is answered with a login page."""
     script: list[tuple[str, dict[str, str]]] = field(default_factory=lambda: list(SUCCEEDS))
-    """At each look at a run its state and those of its tasks; the last stays. `quantize 2`: of the second variant."""
+    """The states of the run and its tasks at each request; the last one stays. `quantize 2`: of the second variant."""
     logs: dict[str, str] = field(default_factory=dict)
-    """By task; a task without a log has a pod that is gone."""
+    """By task; the pod of a task without a log is deleted."""
     kept_logs: dict[str, str] = field(default_factory=dict)
     """By task, the logs that Argo keeps as artifacts."""
     has_v1: bool = True
@@ -61,7 +61,7 @@ class State:
     objects: dict[str, dict[str, JSON]] = field(
         default_factory=lambda: {kind: {} for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
     )
-    looks: dict[str, int] = field(default_factory=dict)
+    requests_of_run: dict[str, int] = field(default_factory=dict)
     terminated: list[str] = field(default_factory=list)
     ended_with_their_schedule: list[str] = field(default_factory=list)
     """The runs whose workflow was deleted with the ScheduledWorkflow that owns it."""
@@ -119,21 +119,25 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
     """The API's answer; raises RefusedError."""
     routes: list[tuple[str, str, Callable[..., JSON]]] = [
         ("GET", "healthz", lambda: {"multi_user": bool(state.namespaces), "tag_name": state.version}),
-        ("GET", "pipelines", lambda: listed(state, "pipelines", "pipelines", query)),
+        ("GET", "pipelines", lambda: list_page(state, "pipelines", "pipelines", query)),
         ("POST", "pipelines", lambda: new_pipeline(state, body)),
-        ("GET", "pipelines/([^/]+)/versions", lambda which: versions(state, which, query)),
+        ("GET", "pipelines/([^/]+)/versions", lambda pipeline_id: versions(state, pipeline_id, query)),
         ("POST", "pipelines/upload_version", lambda: new_version(state, query, body)),
-        ("GET", "experiments", lambda: listed(state, "experiments", "experiments", query)),
+        ("GET", "experiments", lambda: list_page(state, "experiments", "experiments", query)),
         ("POST", "experiments", lambda: new_experiment(state, body)),
-        ("GET", "runs", lambda: listed(state, "runs", "runs", query)),
+        ("GET", "runs", lambda: list_page(state, "runs", "runs", query)),
         ("POST", "runs", lambda: new_run(state, body)),
-        ("GET", "runs/([^/:]+)", lambda which: look(state, which)),
-        ("GET", "/apis/v1beta1/runs/([^/:]+)", lambda which: look_v1(state, which)),
-        ("POST", "runs/([^/:]+):terminate", lambda which: terminate(state, which)),
-        ("GET", "recurringruns", lambda: listed(state, "recurringruns", "recurringRuns", query)),
+        ("GET", "runs/([^/:]+)", lambda run_id: next_state(state, run_id)),
+        ("GET", "/apis/v1beta1/runs/([^/:]+)", lambda run_id: run_with_workflow(state, run_id)),
+        ("POST", "runs/([^/:]+):terminate", lambda run_id: terminate(state, run_id)),
+        ("GET", "recurringruns", lambda: list_page(state, "recurringruns", "recurringRuns", query)),
         ("POST", "recurringruns", lambda: new_schedule(state, body)),
-        ("POST", "recurringruns/([^/:]+):(enable|disable)", lambda which, change: switched(state, which, change)),
-        ("DELETE", "recurringruns/([^/:]+)", lambda which: gone(state, which, query)),
+        (
+            "POST",
+            "recurringruns/([^/:]+):(enable|disable)",
+            lambda schedule_id, change: switch_schedule(state, schedule_id, change),
+        ),
+        ("DELETE", "recurringruns/([^/:]+)", lambda schedule_id: delete_schedule(state, schedule_id, query)),
     ]
     for verb, pattern, act in routes:
         if verb == method and (match := re.fullmatch(pattern, path)):
@@ -141,7 +145,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str], body: JS
     raise RefusedError(404, f"Not Found: {path}")
 
 
-def listed(state: State, kind: str, key: str, query: dict[str, str]) -> JSON:
+def list_page(state: State, kind: str, key: str, query: dict[str, str]) -> JSON:
     """A page of a list; a key without content is left out, as the real one does."""
     if kind in ("pipelines", "experiments"):
         state.allowed(query.get("namespace", ""))
@@ -157,8 +161,8 @@ def new_pipeline(state: State, body: JSON) -> JSON:
     return state.keep("pipelines", "pipeline_id", body)
 
 
-def versions(state: State, pipeline: str, query: dict[str, str]) -> JSON:
-    page, _ = state.listing("versions", query, lambda version: version["pipeline_id"] == pipeline)
+def versions(state: State, pipeline_id: str, query: dict[str, str]) -> JSON:
+    page, _ = state.listing("versions", query, lambda version: version["pipeline_id"] == pipeline_id)
     return {"pipeline_versions": page} if page else {}
 
 
@@ -170,13 +174,13 @@ def new_version(state: State, query: dict[str, str], body: JSON) -> JSON:
     tags = json.loads(query.get("tags", "{}"))
     if any(len(text) > 63 for tag in tags.items() for text in tag):
         raise RefusedError(400, "Invalid input error: tag keys and values are limited to 63 characters")
-    wanted = {
+    version = {
         "pipeline_id": query["pipelineid"],
         "display_name": query["name"],
         "content": body["content"],
         "tags": tags,
     }
-    return state.keep("versions", "pipeline_version_id", wanted)
+    return state.keep("versions", "pipeline_version_id", version)
 
 
 def new_experiment(state: State, body: JSON) -> JSON:
@@ -232,33 +236,33 @@ def compiled_inputs(content: str) -> JSON:
     return parameters
 
 
-def look(state: State, which: str) -> JSON:
-    run = existing(state, "runs", which)
-    number = state.looks.get(which, 0)
-    state.looks[which] = number + 1
+def next_state(state: State, run_id: str) -> JSON:
+    run = existing(state, "runs", run_id)
+    number = state.requests_of_run.get(run_id, 0)
+    state.requests_of_run[run_id] = number + 1
     run["state"], tasks = state.script[min(number, len(state.script) - 1)]
     run["run_details"] = {"task_details": task_details(tasks)}
     return run
 
 
-def look_v1(state: State, which: str) -> JSON:
-    """The run with its workflow as the last look at its state found it."""
-    existing(state, "runs", which)
-    number = max(state.looks.get(which, 1) - 1, 0)
+def run_with_workflow(state: State, run_id: str) -> JSON:
+    """The run with its workflow, in the state that the last request for the run got."""
+    existing(state, "runs", run_id)
+    number = max(state.requests_of_run.get(run_id, 1) - 1, 0)
     _, tasks = state.script[min(number, len(state.script) - 1)]
-    return {"pipeline_runtime": {"workflow_manifest": workflow(tasks, terminated=which in state.terminated)}}
+    return {"pipeline_runtime": {"workflow_manifest": workflow(tasks, terminated=run_id in state.terminated)}}
 
 
-def terminate(state: State, which: str) -> JSON:
+def terminate(state: State, run_id: str) -> JSON:
     """Terminate the run: it is canceling until its workflow has failed with the deadline's message."""
-    existing(state, "runs", which)
-    state.terminated.append(which)
-    _, tasks = state.script[min(max(state.looks.get(which, 1) - 1, 0), len(state.script) - 1)]
+    existing(state, "runs", run_id)
+    state.terminated.append(run_id)
+    _, tasks = state.script[min(max(state.requests_of_run.get(run_id, 1) - 1, 0), len(state.script) - 1)]
     ended = {
         name: "FAILED: Step exceeded its deadline" if outcome == "RUNNING" else outcome
         for name, outcome in tasks.items()
     }
-    state.looks[which], state.script = 0, [("CANCELING", tasks), ("FAILED", ended)]
+    state.requests_of_run[run_id], state.script = 0, [("CANCELING", tasks), ("FAILED", ended)]
     return {}
 
 
@@ -276,27 +280,27 @@ def new_schedule(state: State, body: JSON) -> JSON:
     return state.keep("recurringruns", "recurring_run_id", {**body, "status": "ENABLED"})
 
 
-def switched(state: State, which: str, change: str) -> JSON:
-    existing(state, "recurringruns", which)["status"] = f"{change.upper()}D"
+def switch_schedule(state: State, schedule_id: str, change: str) -> JSON:
+    existing(state, "recurringruns", schedule_id)["status"] = f"{change.upper()}D"
     return {}
 
 
-def gone(state: State, which: str, query: dict[str, str]) -> JSON:
+def delete_schedule(state: State, schedule_id: str, query: dict[str, str]) -> JSON:
     """Delete a recurring run; its ScheduledWorkflow owns the workflows that it started, so they go with it."""
-    existing(state, "recurringruns", which)
-    del state.objects["recurringruns"][which]
+    existing(state, "recurringruns", schedule_id)
+    del state.objects["recurringruns"][schedule_id]
     if query.get("propagation_policy") != "ORPHAN":
         for run in state.objects["runs"].values():
-            if run.get("recurring_run_id") == which and run["state"] == "RUNNING":
+            if run.get("recurring_run_id") == schedule_id and run["state"] == "RUNNING":
                 state.ended_with_their_schedule.append(run["run_id"])
                 run["state"] = "FAILED"
     return {}
 
 
-def existing(state: State, kind: str, which: str) -> JSON:
-    if which not in state.objects[kind]:
-        raise RefusedError(404, f"ResourceNotFoundError: {kind[:-1]} {which} not found.")
-    return state.objects[kind][which]
+def existing(state: State, kind: str, object_id: str) -> JSON:
+    if object_id not in state.objects[kind]:
+        raise RefusedError(404, f"ResourceNotFoundError: {kind[:-1]} {object_id} not found.")
+    return state.objects[kind][object_id]
 
 
 def kept_log(state: State, pod: str) -> tuple[int, str, bytes]:
@@ -318,10 +322,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Write no log."""
 
-    def handle_any(self) -> None:
+    def answer_request(self) -> None:
         """Answer the request, or fail it if the state says so."""
         length = int(self.headers.get("Content-Length", 0))
-        sent = self.rfile.read(length)
+        request_body = self.rfile.read(length)
         url = urllib.parse.urlsplit(self.path)
         fault = self.fault(url.path)
         if fault == "drop":
@@ -332,7 +336,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             status, kind, data = fault, "text/plain", b"upstream"
         else:
-            status, kind, data = self.done(url, sent)
+            status, kind, data = self.respond(url, request_body)
         if fault == "late":
             self.close_connection = True
             return
@@ -344,15 +348,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A request."""
-        self.handle_any()
+        self.answer_request()
 
     def do_POST(self) -> None:
         """A request."""
-        self.handle_any()
+        self.answer_request()
 
     def do_DELETE(self) -> None:
         """A request."""
-        self.handle_any()
+        self.answer_request()
 
     def fault(self, path: str) -> int | str:
         """The fault for this request, which happens once."""
@@ -362,7 +366,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return fault[2]
         return ""
 
-    def done(self, url: urllib.parse.SplitResult, sent: bytes) -> tuple[int, str, bytes]:
+    def respond(self, url: urllib.parse.SplitResult, request_body: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of the answer."""
         state = self.state
         if not url.path.startswith(APIS):
@@ -388,7 +392,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(url.query))
         multipart = self.headers.get("Content-Type", "").startswith("multipart/")
         try:
-            body = {"content": sent.decode()} if multipart else json.loads(sent or b"{}")
+            body = {"content": request_body.decode()} if multipart else json.loads(request_body or b"{}")
             return 200, "application/json", json.dumps(answer(state, self.command, path, query, body)).encode()
         except RefusedError as refusal:
             error_body = {"error": str(refusal), "code": 5, "message": str(refusal)}

@@ -59,14 +59,17 @@ def nodes_of(tasks: dict[str, str]) -> list[JSON]:
 def workflow(tasks: dict[str, str], *, terminated: bool) -> str:
     """The workflow as JSON text."""
     spec = {"activeDeadlineSeconds": 0} if terminated else {}
-    nodes = {each["id"]: each for each in nodes_of(tasks)}
+    nodes = {workflow_node["id"]: workflow_node for workflow_node in nodes_of(tasks)}
     return json.dumps({"metadata": {"name": NAME, "namespace": "team"}, "spec": spec, "status": {"nodes": nodes}})
 
 
 def task_details(tasks: dict[str, str]) -> list[JSON]:
     """The tasks in the list of the v2beta1 API."""
     phases = {phase: state for state, phase in PHASES.items()}
-    return [{"display_name": each["displayName"], "state": phases[each["phase"]]} for each in nodes_of(tasks)]
+    return [
+        {"display_name": workflow_node["displayName"], "state": phases[workflow_node["phase"]]}
+        for workflow_node in nodes_of(tasks)
+    ]
 
 
 def pod_of(task: str) -> str:

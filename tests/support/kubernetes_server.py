@@ -1,8 +1,9 @@
 """Stands in for a Kubernetes API server: real HTTP in a thread, any resource by its path, state with resourceVersions.
 
-It does what clients have to live with: conflicts, preconditions, finalizers, the garbage collector, watches that end
-or are too old (410), label and field selectors, merge patches. A test plays the controllers: `on` is called after each
-change. `faults` fails requests: with a status, or by a lost connection, before or after the work was done.
+It behaves in the ways that clients must handle: conflicts, preconditions, finalizers, the garbage collector, watches
+that end or are too old (410), label and field selectors, merge patches. A test plays the controllers: `on` is called
+after each change. `faults` fails requests: with a status, or by a lost connection, before or after the request was
+executed.
 """
 
 import contextlib
@@ -62,8 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else {}
-        path, name, part = placed(url.path)
-        plural = path.rsplit("/", 1)[1] + (f"/{part}" if part else "")
+        path, name, subresource = split_path(url.path)
+        plural = path.rsplit("/", 1)[1] + (f"/{subresource}" if subresource else "")
         verb = VERBS.get(self.command) or ("watch" if query.get("watch") else "get" if name else "list")
         request = Request(verb, plural, name)
         with cluster.changed:
@@ -81,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             if verb == "watch":
                 self.watch(path, query)
                 return
-            answer = work(cluster, request, path, query, body, self.headers.get("Content-Type", ""))
+            answer = execute(cluster, request, path, query, body, self.headers.get("Content-Type", ""))
         except StatusError as error:
             status = {"kind": "Status", "status": "Failure", "code": error.code, "reason": error.reason}
             self.send(error.code, {**status, "message": str(error)})
@@ -141,10 +142,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
 
-def placed(path: str) -> tuple[str, str, str]:
+def split_path(path: str) -> tuple[str, str, str]:
     """The collection's path without its namespace, the object's name and its subresource."""
     parts = path.strip("/").split("/")
-    if "namespaces" not in parts:  # an account's question about itself
+    if "namespaces" not in parts:  # a review of the account's own rights
         return path.strip("/"), "", ""
     before = parts.index("namespaces")
     rest = [*parts[before + 2 :], "", ""]
@@ -175,7 +176,9 @@ def admit(cluster: Cluster, request: Request) -> None:
     raise StatusError(500, "InternalError", WEBHOOK_UNREACHABLE.format(plural=request.plural, port=40000 + left))
 
 
-def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], body: Any, content_type: str) -> object:
+def execute(
+    cluster: Cluster, request: Request, path: str, query: dict[str, str], body: Any, content_type: str
+) -> object:
     """Execute the request; returns the body of the answer."""
     if request.plural == "pods/log":
         key = (request.name, query["container"], query.get("previous", "False").lower() == "true")
@@ -186,14 +189,16 @@ def work(cluster: Cluster, request: Request, path: str, query: dict[str, str], b
         return {**body, "status": {"userInfo": {"username": USER}}}
     if request.plural == "selfsubjectaccessreviews":
         wanted = body["spec"]["resourceAttributes"]
-        part = f"/{wanted['subresource']}" if wanted.get("subresource") else ""
-        asked = Request(wanted["verb"], f"{wanted['resource']}{part}", "")
-        return {**body, "status": {"allowed": str(asked) not in cluster.forbidden}}
+        subresource = f"/{wanted['subresource']}" if wanted.get("subresource") else ""
+        right = Request(wanted["verb"], f"{wanted['resource']}{subresource}", "")
+        return {**body, "status": {"allowed": str(right) not in cluster.forbidden}}
     with cluster.changed:
         if request.verb == "create":
             return cluster.create(path, body)
         if request.verb == "list":
-            matching = [obj for (where, _), obj in cluster.objects.items() if where == path and selected(obj, query)]
+            matching = [
+                obj for (collection, _), obj in cluster.objects.items() if collection == path and selected(obj, query)
+            ]
             return {"metadata": {"resourceVersion": str(cluster.version)}, "items": copy.deepcopy(matching)}
         current = cluster.existing(path, request.name)
         if request.verb == "patch":
@@ -214,13 +219,13 @@ def running(cluster: Cluster, kubeconfig: Path, handler: type[Handler] = Handler
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
-    named = {"name": "stand-in"}
+    name = {"name": "stand-in"}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{**named, "cluster": {"server": address}}],
-        "users": [{**named, "user": {"token": "none"}}],
-        "contexts": [{**named, "context": {"cluster": "stand-in", "user": "stand-in"}}],
+        "clusters": [{**name, "cluster": {"server": address}}],
+        "users": [{**name, "user": {"token": "none"}}],
+        "contexts": [{**name, "context": {"cluster": "stand-in", "user": "stand-in"}}],
         "current-context": "stand-in",
     }
     kubeconfig.write_text(json.dumps(config), encoding="utf-8")

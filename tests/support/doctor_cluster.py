@@ -1,7 +1,7 @@
-"""A cluster that quantgate fits on, for `quantgate doctor --cluster`: the stand-in of the API server, and a registry.
+"""A healthy cluster for `quantgate doctor --cluster`: a stand-in for the API server, and an image registry.
 
-It adds to kubernetes_server.py what only questions need: objects outside the run's namespace, API groups, access
-reviews and rehearsals (`dryRun=All`). A test plants one fault in `Facts`.
+It adds to kubernetes_server.py what only the doctor requests: objects outside the run's namespace, API groups, access
+reviews and dry runs (`dryRun=All`). A test puts one fault into `Facts`.
 """
 
 import contextlib
@@ -61,9 +61,9 @@ class Facts:
         }
     )
     user: str = ADMIN
-    """The account of the questions."""
+    """The account that sends the requests."""
     unreadable: tuple[str, ...] = ()
-    """The paths' beginnings that this account may not read or create."""
+    """The prefixes of the paths that this account may not read or create."""
     lacking: tuple[str, ...] = ()
     """The rights that the run's account lacks, as `verb resource`."""
     denies: Callable[[JSON], str] = lambda _body: ""
@@ -71,11 +71,11 @@ class Facts:
     reviewed: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Group, resource, name and verb of each right that was reviewed."""
     writes: list[str] = field(default_factory=list)
-    """Every request that was more than a question."""
+    """Every request that would have changed the cluster."""
 
 
-class AskedHandler(Handler):
-    """Answers questions, and what is left of them as the stand-in of the API server does."""
+class DoctorHandler(Handler):
+    """Answers from `Facts`; requests for the run's own objects go to the stand-in for the API server."""
 
     facts: Facts
 
@@ -83,20 +83,20 @@ class AskedHandler(Handler):
         """Answer one request."""
         url, facts = urlsplit(self.path), self.facts
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        body = self.sent() if self.command == "POST" else {}
+        body = self.read_body() if self.command == "POST" else {}
         assert "/secrets/" not in url.path or "PartialObjectMetadata" in self.headers["Accept"], "a Secret's values"
         if url.path.startswith(facts.unreadable or "none"):
-            self.refuse_with(403, f'User "{facts.user}" cannot do that')
+            self.send_status(403, f'User "{facts.user}" cannot do that')
         elif "reviews" in url.path:
             self.send(201, {"status": self.review(url.path, body)})
         elif self.command == "POST" and query.get("dryRun") == "All":
             if message := facts.denies(body):
-                self.refuse_with(403, f'admission webhook "isvc.kserve.io" denied the request: {message}')
+                self.send_status(403, f'admission webhook "isvc.kserve.io" denied the request: {message}')
             else:
                 self.send(201, body)
         elif self.command != "GET":
             facts.writes.append(f"{self.command} {self.path}")
-            self.refuse_with(405, "the doctor must not write")
+            self.send_status(405, "the doctor must not write")
         elif url.path == "/apis/apps/v1/deployments":
             self.send(200, facts.controllers.get(query["fieldSelector"].removeprefix("metadata.name="), {"items": []}))
         elif url.path in facts.answers:
@@ -104,32 +104,32 @@ class AskedHandler(Handler):
         elif "/namespaces/quantgate/" in url.path:
             super().answer_one()
         else:
-            self.refuse_with(404, "the server could not find the requested resource")
+            self.send_status(404, "the server could not find the requested resource")
 
-    def sent(self) -> JSON:
+    def read_body(self) -> JSON:
         """The body of the request."""
         body: JSON = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         return body
 
     def review(self, path: str, body: JSON) -> JSON:
-        """The answer to a question about an account."""
+        """The status of an access review."""
         if path.endswith("/selfsubjectreviews"):
             return {"userInfo": {"username": self.facts.user}}
-        asked: dict[str, Any] = body["spec"]["resourceAttributes"]
-        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        self.facts.reviewed.append((asked["group"], resource, asked.get("name", ""), asked["verb"]))
-        about = body["spec"].get("user", self.facts.user)
-        return {"allowed": about != USER or f"{asked['verb']} {resource}" not in self.facts.lacking}
+        attributes: dict[str, Any] = body["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (attributes["resource"], attributes.get("subresource"))))
+        self.facts.reviewed.append((attributes["group"], resource, attributes.get("name", ""), attributes["verb"]))
+        account = body["spec"].get("user", self.facts.user)
+        return {"allowed": account != USER or f"{attributes['verb']} {resource}" not in self.facts.lacking}
 
-    def refuse_with(self, status: int, message: str) -> None:
+    def send_status(self, status: int, message: str) -> None:
         """Refuse the request."""
         self.send(status, {"kind": "Status", "status": "Failure", "code": status, "message": message})
 
 
 @contextlib.contextmanager
-def asked_cluster(cluster: Cluster, facts: Facts, kubeconfig: Path) -> Iterator[str]:
+def serve_cluster(cluster: Cluster, facts: Facts, kubeconfig: Path) -> Iterator[str]:
     """Serve the cluster with these facts during the block, and yield its address."""
-    handler = type("AskedHere", (AskedHandler,), {"facts": facts})
+    handler = type("BoundDoctorHandler", (DoctorHandler,), {"facts": facts})
     with running(cluster, kubeconfig, handler) as address:
         yield address
 
@@ -139,19 +139,19 @@ class RegistryHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The token."""
-        self.finish_with(200, json.dumps({"token": "for-everybody"}).encode())
+        self.respond(200, json.dumps({"token": "for-everybody"}).encode())
 
     def do_HEAD(self) -> None:
         """The manifest's headers."""
         if self.headers.get("Authorization") != "Bearer for-everybody":
             address = f"http://{self.headers['Host']}/token"
-            self.finish_with(401, challenge=f'Bearer realm="{address}",service="registry",scope="repository:x:pull"')
+            self.respond(401, challenge=f'Bearer realm="{address}",service="registry",scope="repository:x:pull"')
         elif "/private/" in self.path:
-            self.finish_with(403)
+            self.respond(403)
         else:
-            self.finish_with(404 if "/missing/" in self.path else 200)
+            self.respond(404 if "/missing/" in self.path else 200)
 
-    def finish_with(self, status: int, body: bytes = b"", challenge: str = "") -> None:
+    def respond(self, status: int, body: bytes = b"", challenge: str = "") -> None:
         """Send the answer."""
         self.send_response(status)
         if challenge:
