@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from components.kubernetes.cluster_client import LEASE
 from components.kubernetes.cluster_client import ClusterClient as Api
 from components.kubernetes.owner import reference
 from components.sandbox import job
-from components.sandbox.containment import Containment, Limits, Outcome
+from components.sandbox.containment import Containment, Limits, Outcome, Program
 from components.sandbox.pod_outcomes import outcomes_in
 from components.sandbox.programs import check_sandbox, run_programs
 from components.servers import kserve
@@ -28,28 +29,33 @@ from tests.support.on_cluster import WORKFLOW, cluster, left
 
 __all__ = ["cluster", "node"]
 
-HONEST, WRONG, LOUD = "assert 1 + 1 == 2", "assert False", "print('{\"program\": 0}')"
+HONEST, WRONG = Program("def one(): return 1", "assert one() == 1"), Program("def one(): return 2", "assert one() == 1")
+LOUD = Program("print('{\"program\": 0}')", "")
 PASSED, FALSE = Outcome(passed=True, reason=""), Outcome(passed=False, reason="AssertionError")
 LIMITS = Limits(seconds=5)
 
 
+FORGER = Program(
+    'import os\nopen(f\'/proc/{os.getppid()}/fd/1\', \'w\').write(\'{"program": 1, "passed": true, "reason": ""}\')', ""
+)
+
+
+@pytest.mark.fault(
+    "programs",
+    "a program in a pod looks for the tests of all programs, which the pod gets as a file",
+    "only an init container mounts the file, and its copy is deleted before the first program runs",
+)
 @pytest.mark.slow
 def test_programs_run_in_a_job_that_is_deleted_completely(cluster: Cluster, node: Node) -> None:
     reported: dict[int, Outcome] = {}
-    programs = [HONEST, WRONG, LOUD, "import os; os.fork()"]
+    programs = [HONEST, WRONG, LOUD, Program("import os; os.fork()", ""), FORGER]
     outcomes = run_programs(programs, reported.__setitem__, LIMITS, purpose="int8")
-    assert outcomes == [PASSED, FALSE, PASSED, Outcome(passed=False, reason="PermissionError")]
+    refused = Outcome(passed=False, reason="PermissionError")
+    assert outcomes == [PASSED, FALSE, PASSED, refused, refused]
     assert reported == dict(enumerate(outcomes))
     assert left(cluster) == []
-
-
-@pytest.mark.slow
-def test_a_program_cannot_forge_the_pods_output(node: Node) -> None:
-    forged = '{"program": 1, "passed": true, "reason": ""}'
-    outcomes = run_programs(
-        [f"import os\nopen(f'/proc/{{os.getppid()}}/fd/1', 'w').write({forged!r})", WRONG], limits=LIMITS
-    )
-    assert outcomes == [Outcome(passed=False, reason="PermissionError"), FALSE]
+    (pod,) = Path(os.environ["KUBECONFIG"]).parent.glob("*-0")
+    assert [file.relative_to(pod).as_posix() for file in pod.rglob("*.gz")] == ["programs/wanted.json.gz"]
 
 
 def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(
@@ -85,13 +91,18 @@ def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("quantgate-sandbox", False)
     assert (pod["runtimeClassName"], pod["imagePullSecrets"], pod["hostUsers"]) == ("gvisor", pull, False)
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    container = pod["containers"][0]
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert not {"env", "envFrom"} & container.keys()
+    (copy,), (container,) = pod["initContainers"], pod["containers"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
+    assert (
+        copy["securityContext"]
+        == container["securityContext"]
+        == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    )
+    assert not {"env", "envFrom"} & {*container, *copy}
     assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} == {"configMap", "emptyDir"}
     assert "a-secret" not in json.dumps(seen)
 
@@ -124,13 +135,13 @@ def test_programs_that_exceed_a_config_map_run_in_several_jobs_in_turn(
     node.lines = tuple(json.dumps({"program": number, "passed": True, "reason": ""}) for number in range(2))
     monkeypatch.setattr(job, "MOST_BYTES", 12_000)
     finished: list[int] = []
-    programs = [os.urandom(2000).hex() for _ in range(4)]
+    programs = [Program(os.urandom(2000).hex(), "") for _ in range(4)]
     outcomes = run_programs(programs, lambda number, _: finished.append(number), LIMITS)
     assert outcomes == [PASSED] * 4
     assert finished == [0, 1, 2, 3]
     assert cluster.counted()["create jobs"] >= 2
     with pytest.raises(PrerequisiteError, match="is larger than a ConfigMap can be"):
-        run_programs([os.urandom(10_000).hex()], limits=LIMITS)
+        run_programs([Program(os.urandom(10_000).hex(), "")], limits=LIMITS)
 
 
 def test_the_log_of_a_replacement_pod_is_read_from_the_start(node: Node) -> None:

@@ -1,6 +1,7 @@
 """The step `execute`: from the programs that a variant wrote to its score."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from components.run.plan import EvaluationPlan
 from components.run.records import Record
 from components.storage.location import open_store
 
+LISTING = "def listing():\n    return [1]"
 
-def record(task: str, item: int, program: str, score: float | None = None) -> Record:
+
+def record(task: str, item: int, tests: str, score: float | None = None) -> Record:
     return Record(
         variant="int8",
         task=task,
@@ -30,9 +33,10 @@ def record(task: str, item: int, program: str, score: float | None = None) -> Re
         prompt_hash=f"prompt {item}",
         tokens=9,
         truncated=False,
-        answer=program,
+        answer=LISTING,
         cut=item == 1,
-        program=program,
+        program=LISTING if tests else "",
+        tests=tests,
     )
 
 
@@ -50,7 +54,7 @@ def run(folder: Path, suite: str, answers: list[Record], tasks: tuple[TaskScore,
 
 @pytest.mark.usefixtures("sandbox")
 def test_programs_that_pass_their_tests_score(tmp_path: Path) -> None:
-    programs = ["assert 1 + 1 == 2", "assert 1 + 1 == 3", "def broken(:", "x = [1]\nassert x"]
+    programs = ["assert listing() == [1]", "assert listing() == 3", "def broken(:", "assert listing()"]
     answers = [
         record(task, item, programs[2 * at + item]) for at, task in enumerate(("humaneval", "mbpp")) for item in (0, 1)
     ]
@@ -62,6 +66,11 @@ def test_programs_that_pass_their_tests_score(tmp_path: Path) -> None:
     rewritten = records.read(tmp_path / "variants" / "int8" / "full.parquet")
     assert [record.score for record in rewritten] == [1.0, 0.0, 0.0, 1.0]
     assert [record.outcome for record in rewritten] == ["", "AssertionError", "SyntaxError", ""]
+
+
+def test_a_program_whose_record_has_no_tests_is_not_passed(tmp_path: Path) -> None:
+    answers = [replace(record("humaneval", 0, "assert True"), tests="")]
+    assert "lack the tests of their programs: an earlier version wrote them" in run(tmp_path, "code", answers).failure
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -9,6 +9,7 @@ from components.kubernetes import reaper
 from components.kubernetes.cluster_client import ClusterClient
 from components.run.artifacts import Server
 from components.sandbox import job
+from components.sandbox.containment import Program
 from components.sandbox.programs import run_programs
 from components.servers import kserve
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
@@ -72,11 +73,11 @@ def test_steps_have_exactly_the_rights_on_servers_and_jobs_that_they_use(
 ) -> None:
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     for _ in range(2):
-        run_programs(["assert True"], purpose="int8")
+        run_programs([Program("", "assert True")], purpose="int8")
     name = job.Sandbox(ClusterClient("quantgate"), WORKFLOW, "int8").name
     cluster.create(CONFIG_MAPS, {"metadata": {"name": name}})
     with pytest.raises(PrerequisiteError, match="is not quantgate's"):
-        run_programs(["assert True"], purpose="int8")
+        run_programs([Program("", "assert True")], purpose="int8")
     cluster.delete(CONFIG_MAPS, name, {})
     for kind in (KSERVE, DEPLOYMENT):
         become_ready(cluster)

@@ -16,6 +16,7 @@ from components.benchmarks.harness import Prepared
 from components.benchmarks.prompts import ItemPrompts
 from components.benchmarks.task_score import NoScoreError
 from components.benchmarks.thinking import Reply
+from components.evaluate.program_tests import with_helpers
 from components.run.records import Record
 from components.servers.client import Text
 from components.servers.scoring_requests import Loglik
@@ -81,11 +82,12 @@ class Recorder:
         """The fields of an item whose answer is generated; a program has no score yet."""
         request = json.loads(item.generation)
         reply = protocol.reply_of(text, item.start, self.task.row, request["stop"])
-        program, score = "", None
+        program, tests, score = "", "", None
         if self.task.row.programs:
             _, filtered = self.metric(item, [reply.answer])
-            target = self.task.leaves[item.leaf].task.doc_to_target(self.doc(item))
-            program = f"{filtered[0] if isinstance(filtered, list) else filtered}\n{target}"
+            program = str(filtered[0] if isinstance(filtered, list) else filtered)
+            doc = self.doc(item)
+            tests = with_helpers(str(self.task.leaves[item.leaf].task.doc_to_target(doc)), str(doc.get("prompt") or ""))
         else:
             score = item_score(self.metric(item, [reply.answer])[0], self.task.row.metric)
         (prompt,) = item.contexts
@@ -97,6 +99,7 @@ class Recorder:
             "thinking_tokens": self.thinking_tokens(text, reply),
             "answer_limit": request["max_tokens"],
             "program": program,
+            "tests": tests,
             "prompt_hash": hash_of([prompt]),
             "tokens": len(prompt),
         }

@@ -6,24 +6,31 @@ from pathlib import Path
 
 from components.benchmarks.suites import Suite
 from components.benchmarks.task_score import score_of
+from components.errors import PrerequisiteError
 from components.run import records
 from components.run.artifacts import Scores, TaskScore
 from components.run.progress import Step
-from components.sandbox.containment import Outcome
+from components.sandbox.containment import Outcome, Program
 from components.sandbox.programs import run_programs
 
 
 def score_programs(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
     """Run the programs in the records of `file`; returns the scores with theirs, and writes the outcomes to `file`."""
     rows = records.read(file)
-    with_program = [number for number, row in enumerate(rows) if row.program]
+    with_program = [number for number, row in enumerate(rows) if row.program or row.tests]
+    if not all(rows[number].tests for number in with_program):
+        raise PrerequisiteError(
+            f"The records of {answered.variant} lack the tests of their programs: an earlier version wrote them."
+            f" Evaluate {answered.variant} again."
+        )
+    programs = [Program(rows[number].program, rows[number].tests) for number in with_program]
     finished: set[int] = set()
 
     def on_done(number: int, _outcome: Outcome) -> None:
         finished.add(number)
         step.advance(len(finished), len(with_program))
 
-    outcomes = run_programs([rows[number].program for number in with_program], on_done, purpose=answered.variant)
+    outcomes = run_programs(programs, on_done, purpose=answered.variant)
     for number, outcome in zip(with_program, outcomes, strict=True):
         rows[number] = replace(rows[number], score=float(outcome.passed), outcome=outcome.reason)
     records.write(rows, file)

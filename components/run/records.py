@@ -15,7 +15,8 @@ cut                 whether the token limit cut the answer
 answer_tokens       tokens that the model generated, thinking included; null when unknown or nothing was generated
 thinking_tokens     those of them that are thinking, which is stripped before scoring; null like answer_tokens
 answer_limit        the most tokens that the answer could have; null when unknown or nothing was generated
-program, outcome    for a task of programs: the program to run, and why it did not pass
+program, tests      for a task of programs: what the model wrote, and the benchmark's tests of it
+outcome             why the program did not pass
 prompt_hash         sha256 over the token ids of all prompts of the item
 tokens              number of these token ids
 truncated           whether a prompt was cut to fit the context window
@@ -51,6 +52,7 @@ SCHEMA = pyarrow.schema(
         "thinking_tokens": pyarrow.int64(),
         "answer_limit": pyarrow.int64(),
         "program": pyarrow.string(),
+        "tests": pyarrow.string(),
         "outcome": pyarrow.string(),
         "prompt_hash": pyarrow.string(),
         "tokens": pyarrow.int64(),
@@ -86,6 +88,7 @@ class Record:
     thinking_tokens: int | None = None
     answer_limit: int | None = None
     program: str = ""
+    tests: str = ""
     outcome: str = ""
 
 

@@ -15,13 +15,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from components.errors import PrerequisiteError
+from components.sandbox.landlock import DEVICES, SYSTEM
 
-INSIDE = Path(__file__).with_name("inside.py")
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("components/__init__.py", "components/sandbox")
+"""What the sandbox contains of this project."""
+START = "import sys; sys.path.append(sys.argv.pop(1)); from components.sandbox.inside import main; main()"
 NOBODY = "65534"
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 """A program whose result depends on the order of a set has the same outcome each time."""
-DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-SYSTEM = ("/lib", "/lib32", "/lib64", "/bin")
 VARIABLE = "QUANTGATE_CONTAINMENT"
 
 
@@ -35,8 +37,10 @@ class Containment(StrEnum):
     BUBBLEWRAP = "bubblewrap"
     POD = "pod"
     """The pod that this process runs in: no secret, no network, an ordinary user, nothing of value, limits on memory,
-    disk and processes. The limits and refused system calls of inside.py apply too, but a program can read this
-    process's files and write where this process may write."""
+    disk and processes. The limits and refused system calls of inside.py apply too. One program runs at a time: all run
+    as the pod's user, to whom a process is open until it has locked itself. Where the kernel has Landlock, a program
+    reads and writes only the system's files and its own scratch folder; elsewhere it can read what the pod's user can,
+    and write to the pod's /tmp."""
     JOB = "job"
     """Such a pod, which this process starts on its own cluster: see job.py."""
 
@@ -53,18 +57,28 @@ def chosen_containment() -> Containment:
 
 
 @dataclass(frozen=True)
+class Program:
+    """What a model wrote, and the benchmark's tests of it."""
+
+    source: str
+    """Python that uses only the standard library."""
+    tests: str
+    """Python that calls the source's functions and asserts what they return."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How one program ended."""
 
     passed: bool
-    """Whether it reached its last statement: all its assertions hold."""
+    """Whether its tests reached their last statement: all assertions hold."""
     reason: str
     """Empty if it passed, else the name of the exception or the limit that it exceeded."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one program. It is one process, and cannot start another."""
+    """The limits of one program, which is one process and cannot start another; and those of its judge's process."""
 
     seconds: float = 10.0
     """Of processor time, rounded up; wall time is PATIENCE times as long, because others run at the same time."""
@@ -80,9 +94,9 @@ class Limits:
 def command(channel: int, limits: Limits, containment: Containment) -> list[str]:
     """The command that starts inside.py with that file descriptor; raises NoBubblewrapError without bubblewrap."""
     interpreter = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-    python = [interpreter, "-s", "-S", "-B", "-P", "-X", "utf8"]
+    python = [interpreter, "-s", "-S", "-B", "-P", "-X", "utf8", "-c", START]
     if containment is Containment.POD:
-        return [*python, str(INSIDE), str(channel)]
+        return [*python, str(ROOT), str(channel)]
     bubblewrap = find_bubblewrap()
     namespaces = [f"--unshare-{name}" for name in ("user", "pid", "ipc", "net", "uts", "cgroup-try")]
     identity = ["--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox", "--new-session", "--die-with-parent"]
@@ -94,7 +108,7 @@ def command(channel: int, limits: Limits, containment: Containment) -> list[str]
     ]
     scratch = ["--size", str(limits.scratch_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
     options = [*namespaces, *identity, *no_privileges, *mounts(), *scratch]
-    return [bubblewrap, *options, "--", *python, "/inside.py", str(channel)]
+    return [bubblewrap, *options, "--", *python, "/inside", str(channel)]
 
 
 def find_bubblewrap() -> str:
@@ -128,6 +142,7 @@ def mounts() -> Iterator[str]:
     prefix = Path(sys.base_prefix).resolve()
     if not prefix.is_relative_to("/usr"):
         yield from ("--ro-bind", str(prefix), str(prefix))
-    yield from ("--ro-bind", str(INSIDE), "/inside.py")
+    for script in SCRIPTS:
+        yield from ("--ro-bind", str(ROOT / script), f"/inside/{script}")
     for device in DEVICES:
         yield from ("--dev-bind", device, device)

@@ -25,7 +25,7 @@ from components.kubernetes import cluster_lease
 from components.kubernetes.cluster_client import CONFIG_MAP, JOB, JSON, LEASE, POD, ClusterClient, ObjectKind
 from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER, NO_SIDECAR, RUN
 from components.kubernetes.owner import own_pod, reference, run_name, workflow
-from components.sandbox.containment import Limits, Outcome
+from components.sandbox.containment import Limits, Outcome, Program
 from components.sandbox.inside import PATIENCE
 from components.sandbox.pod_outcomes import PROGRAMS, PROGRAMS_FILE, ReportedOutcomes, outcomes_in
 from components.servers import objects
@@ -37,7 +37,8 @@ SANDBOX = "quantgate.dev/sandbox"
 """The label of the pods without any access, for the network policies; its value is the variant."""
 IMAGE, RUNTIME_CLASS = "QUANTGATE_SANDBOX_IMAGE", "QUANTGATE_SANDBOX_RUNTIME_CLASS"
 ACCOUNT, CONTAINER = "quantgate-sandbox", "programs"
-WORKERS, MEMORY, SCRATCH = 2, "4Gi", "256Mi"
+CPUS, MEMORY, SCRATCH = "2", "4Gi", "256Mi"
+"""One program runs at a time, beside its judge."""
 RETRIES = 2
 """Of the pod, if its node is drained or dies."""
 MOST_BYTES = 900_000
@@ -76,7 +77,7 @@ def labels(run: str, purpose: str) -> dict[str, str]:
 
 
 def run_in_job(
-    programs: Sequence[str], on_done: Callable[[int, Outcome], None], limits: Limits, purpose: str
+    programs: Sequence[Program], on_done: Callable[[int, Outcome], None], limits: Limits, purpose: str
 ) -> list[Outcome]:
     """Each program's outcome, in the given order; raises PrerequisiteError with the reason if there are none."""
     settings = from_environment()
@@ -93,18 +94,18 @@ def run_in_job(
     return [outcomes[number] for number in range(len(programs))]
 
 
-def portions(programs: Sequence[str], limits: Limits) -> Iterator[tuple[int, bytes, int]]:
+def portions(programs: Sequence[Program], limits: Limits) -> Iterator[tuple[int, bytes, int]]:
     """The programs in parts that fit into ConfigMaps: the number of the first, the file for the pod, how many."""
     waiting = [(0, len(programs))]
     while waiting:
         first, end = waiting.pop()
-        content = {"programs": programs[first:end], "limits": asdict(limits), "workers": WORKERS}
+        content = {"programs": [asdict(program) for program in programs[first:end]], "limits": asdict(limits)}
         packed = gzip.compress(json.dumps(content).encode(), mtime=0)
         if len(packed) * 4 / 3 <= MOST_BYTES:
             yield first, packed, end - first
         elif end - first == 1:
             raise PrerequisiteError(
-                f"A program of {len(programs[first])} characters is larger than a ConfigMap can be."
+                f"A program of {len(programs[first].source)} characters is larger than a ConfigMap can be."
             )
         else:
             half = (first + end) // 2
@@ -115,7 +116,7 @@ def run_portion(
     sandbox: Sandbox, packed: bytes, count: int, limits: Limits, on_done: Callable[[int, Outcome], None]
 ) -> None:
     """Run one Job to its end, report each outcome once, and delete its objects."""
-    seconds = START_WITHIN_S + math.ceil(count / WORKERS) * PATIENCE * math.ceil(limits.seconds)
+    seconds = START_WITHIN_S + count * PATIENCE * math.ceil(limits.seconds)
     objects_to_create = [(CONFIG_MAP, config_map(sandbox, packed)), (JOB, job(sandbox, seconds))]
     lease = create(sandbox, LEASE, lease_of(sandbox))
     try:
@@ -249,19 +250,20 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
     runtime = {"runtimeClassName": os.environ[RUNTIME_CLASS]} if os.environ.get(RUNTIME_CLASS) else {}
     # a cluster whose administrator gives Kubeflow's pods a user namespace gives one to a model's programs too
     users = {"hostUsers": False} if own_spec.get("hostUsers") is False else {}
-    container = {
+    copy, tmp = f"/tmp/{PROGRAMS_FILE}", {"name": "tmp", "mountPath": "/tmp"}
+    size = {"cpu": CPUS, "memory": MEMORY}
+    common = {"image": image, "resources": {"requests": size, "limits": size}, "securityContext": confined()}
+    # A program may read what the pod's user may. So its container has the file with all tests only as a copy, which
+    # pod.py deletes.
+    fetcher = common | {
+        "name": "copy",
+        "command": ["cp", f"{PROGRAMS}/{PROGRAMS_FILE}", copy],
+        "volumeMounts": [{"name": "programs", "mountPath": PROGRAMS, "readOnly": True}, tmp],
+    }
+    container = common | {
         "name": CONTAINER,
-        "image": image,
-        "command": ["python", "-m", "components.sandbox.pod", f"{PROGRAMS}/{PROGRAMS_FILE}"],
-        "resources": {
-            "requests": {"cpu": str(WORKERS), "memory": MEMORY},
-            "limits": {"cpu": str(WORKERS), "memory": MEMORY},
-        },
-        "securityContext": confined(),
-        "volumeMounts": [
-            {"name": "programs", "mountPath": PROGRAMS, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
+        "command": ["python", "-m", "components.sandbox.pod", copy],
+        "volumeMounts": [tmp],
     }
     spec = {
         **pull,
@@ -272,6 +274,7 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
         "enableServiceLinks": False,
         "restartPolicy": "Never",
         "securityContext": unprivileged(),
+        "initContainers": [fetcher],
         "containers": [container],
         "volumes": [
             {"name": "programs", "configMap": {"name": sandbox.name}},

@@ -1,8 +1,9 @@
 """Run programs in this pod, and print how each ended. The Job of `job.py` starts this module.
 
-    python -m components.sandbox.pod /programs/wanted.json.gz
+    python -m components.sandbox.pod /tmp/wanted.json.gz
 
-The pod contains nothing of value, see `Containment.POD`. Each line is JSON: `program`, its number; `passed`; `reason`.
+The pod contains nothing of value, see `Containment.POD`. The file has the programs and their tests, so it is deleted
+before a program runs. Each line is JSON: `program`, its number; `passed`; `reason`.
 """
 
 import gzip
@@ -11,22 +12,21 @@ import sys
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.sandbox.containment import Containment, Limits, Outcome
-from components.sandbox.inside import control
+from components.sandbox.containment import Containment, Limits, Outcome, Program
 from components.sandbox.programs import run_programs
-
-PR_SET_DUMPABLE = 4
+from components.sandbox.refused_calls import PR_SET_DUMPABLE, control
 
 
 def main() -> int:
     """Run the programs of the file; returns the exit status."""
-    content = json.loads(gzip.decompress(Path(sys.argv[1]).read_bytes()))
-    control(
-        PR_SET_DUMPABLE, 0
-    )  # a program runs as the same user, and must not open this process's open files: its output
+    # a program runs as the same user, and must not open this process's memory or its open files, e.g. its output
+    control(PR_SET_DUMPABLE, 0)
+    file = Path(sys.argv[1])
+    content = json.loads(gzip.decompress(file.read_bytes()))
+    file.unlink()
+    programs = [Program(**program) for program in content["programs"]]
     try:
-        limits, workers = Limits(**content["limits"]), content["workers"]
-        run_programs(content["programs"], print_outcome, limits, workers, Containment.POD)
+        run_programs(programs, print_outcome, Limits(**content["limits"]), containment=Containment.POD)
     except PrerequisiteError as error:
         print(error, file=sys.stderr)
         return 2

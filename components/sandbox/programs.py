@@ -8,11 +8,11 @@ from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.sandbox.contained_run import run_contained
-from components.sandbox.containment import Containment, Limits, NoBubblewrapError, Outcome, chosen_containment
+from components.sandbox.containment import Containment, Limits, NoBubblewrapError, Outcome, Program, chosen_containment
 
-__all__ = ["Containment", "Limits", "Outcome", "check_sandbox", "run_programs"]
+__all__ = ["Containment", "Limits", "Outcome", "Program", "check_sandbox", "run_programs"]
 
-TRIVIAL = "assert 1 + 1 == 2"
+TRIVIAL = Program("def zeros(count):\n    return bytearray(count)", "assert len(zeros(1 << 20)) == 1 << 20")
 PAUSES_S = (1.0, 5.0)
 """Before a program that something else killed runs again; if it is killed each time, it is the cause itself."""
 
@@ -22,7 +22,7 @@ def ignore(_number: int, _outcome: Outcome) -> None:
 
 
 def run_programs(
-    programs: Sequence[str],
+    programs: Sequence[Program],
     on_done: Callable[[int, Outcome], None] = ignore,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     workers: int | None = None,
@@ -31,10 +31,9 @@ def run_programs(
 ) -> list[Outcome]:
     """Each program's outcome, in the given order; `on_done` gets the number and the outcome of each program that ends.
 
-    A program is Python source that uses only the standard library and asserts what it should do. `workers` programs run
-    at the same time, by default one for each processor. `containment` defaults to `QUANTGATE_CONTAINMENT`. On a cluster
-    `purpose` (the variant) is a part of the Job's name. Raises PrerequisiteError if there is no sandbox: a program that
-    did not run has no outcome.
+    `workers` programs run at the same time, by default one for each processor; in a pod one. `containment` defaults to
+    `QUANTGATE_CONTAINMENT`. On a cluster `purpose` (the variant) is a part of the Job's name. Raises PrerequisiteError
+    if there is no sandbox: a program that did not run has no outcome.
     """
     sandbox = containment or chosen_containment()
     if not programs:
@@ -45,7 +44,7 @@ def run_programs(
         return run_in_job(programs, on_done, limits, purpose)
     check_sandbox(sandbox, limits)
 
-    def outcome(program: str) -> Outcome:
+    def outcome(program: Program) -> Outcome:
         run = run_contained(program, limits, sandbox)
         for pause_s in PAUSES_S if run.killed else ():
             time.sleep(pause_s)
@@ -55,7 +54,8 @@ def run_programs(
         reason = run.reason()
         return Outcome(passed=not reason, reason=reason)
 
-    pool = ThreadPoolExecutor(workers or processors(), thread_name_prefix="execute")
+    at_once = 1 if sandbox is Containment.POD else workers or processors()
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="execute")
     try:
         running = {pool.submit(outcome, program): number for number, program in enumerate(programs)}
         for future in as_completed(running):

@@ -1,6 +1,6 @@
 """Programs that do not solve their task but try to harm the machine, to read other files or to pass anyway.
 
-Each is followed by an assertion that does not hold. A program prints BREACH where it got what it must not get.
+The tests of each ask for what it does not define. A program prints BREACH where it got what it must not get.
 `@HOME@` is a folder with a secret, `@OUTSIDE@` a file that everybody may write.
 """
 
@@ -20,10 +20,10 @@ def call(number, *values):
     if library.syscall(number, *values) < 0:
         raise OSError(ctypes.get_errno(), "syscall")
 """
-UNSOLVED = "\nassert 'solved' == 'it'\n"
+UNSOLVED = "assert solved() == 'it'"
+OTHERS = "import glob, os\nothers = [n for n in glob.glob('/proc/[0-9]*') if n != f'/proc/{os.getpid()}']\n"
 
-HOSTILE = {
-    # To pass anyway.
+FORGERIES = {
     "says that it passed": "print('passed'); print('ready')",
     "leaves with 0": "import os; os._exit(0)",
     "leaves with sys.exit": "import sys; sys.exit(0)",
@@ -43,16 +43,66 @@ HOSTILE = {
     "looks for the answer among all objects": "import gc, os\nfor thing in gc.get_objects():\n"
     " for value in gc.get_referents(thing):\n  if isinstance(value, bytes) and len(value) == 32:\n"
     "   try: os.write(3, value)\n   except OSError: pass",
-    "catches what stops it": "import signal\nfor n in range(1, 65):\n try: signal.signal(n, signal.SIG_IGN)\n"
-    " except (OSError, ValueError): pass\nwhile True:\n try:\n  while True: pass\n except BaseException: pass",
+    "equals everything": "class Same:\n def __eq__(self, other): return True\n __hash__ = object.__hash__\n"
+    "def solved(): return Same()",
+    "is a text that equals everything": "class Same(str):\n def __eq__(self, other): return True\n"
+    " __hash__ = str.__hash__\ndef solved(): return Same('x')",
+    "ends in the call": "import os\ndef solved(): os._exit(0)",
+    "raises the end in the call": "def solved(): raise SystemExit(0)",
+    "changes the functions that serve it": "import builtins, gc, inspect\nfor each in gc.get_objects():\n"
+    " if inspect.isfunction(each) and each.__name__ in ('serve', 'answer', 'encode', 'judge', 'verdict', 'main'):\n"
+    "  each.__code__ = (lambda *a, **k: 'it').__code__\n"
+    "builtins.AssertionError = builtins.isinstance = lambda *a: True\ndef solved(): return 'x'",
+    "writes a verdict to every number in the frames": "import os, sys\ndef solved():\n frame = sys._getframe()\n"
+    " while frame:\n  for value in [*frame.f_locals.values(), *frame.f_globals.values(), *range(256)]:\n"
+    "   if isinstance(value, int) and value < 256:\n    for text in (b'passed\\n', b'ready\\npassed\\n'):\n"
+    "     try: os.write(value, text)\n     except OSError: pass\n  frame = frame.f_back\n return 'x'",
+    "sends the answer that is in the checker's frame": "import os, sys\nframe = sys._getframe()\nwhile frame:\n"
+    " held = frame.f_locals\n if 'key' in held and 'channel' in held:\n"
+    "  os.write(held['channel'], held['key'] + os.read(held['channel'], 32)); os._exit(0)\n frame = frame.f_back",
+    "sends its own replies from the frame that serves it": "import sys\nframe = sys._getframe()\nwhile frame:\n"
+    " for value in [*frame.f_locals.values()]:\n  if hasattr(value, 'send'):\n"
+    "   for text in ('passed', None, {'value': True}, {'value': 'it'}, ['passed']): value.send(text)\n"
+    " frame = frame.f_back",
+    "writes replies to every file": "import os\ndef solved():\n for n in range(64):\n"
+    '  try: os.write(n, b\'{"value": "it"}\\n\'[:8])\n  except OSError: pass\n os._exit(0)',
+    "looks for the tests among all objects": "import gc, sys\nwanted = ' '.join(('assert', 'solved()'))\n"
+    "frame = sys._getframe()\nheld = gc.get_objects()\nwhile frame: held += [frame.f_locals]; frame = frame.f_back\n"
+    "for each in held:\n for text in gc.get_referents(each):\n"
+    "  if isinstance(text, str) and wanted in text and text != wanted: print('BREACH', text)",
+    "looks for the tests in files": "import os\nwanted = ' '.join(('assert', 'solved()')).encode()\n"
+    "for top in ('/tmp', '/programs', '/inside', '/dev/shm'):\n"
+    " for folder, _, files in os.walk(top):\n  for file in files:\n"
+    "   try: found = wanted in open(f'{folder}/{file}', 'rb').read(1 << 20)\n   except OSError: continue\n"
+    "   if found: print('BREACH', folder, file)\n"
+    "for n in range(64):\n try: found = wanted in os.pread(n, 1 << 20, 0)\n except OSError: continue\n"
+    " if found: print('BREACH', n)",
+    "looks into the others": OTHERS
+    + "for name in ('mem', 'environ', 'maps', 'fd/0', 'fd/1', 'fd/3', 'fd/4', 'fd/5'):\n"
+    " for other in others or ['/proc/1']: attempt(os.open, f'{other}/{name}', os.O_RDWR)\n",
+    "writes into the others": OTHERS + "for other in others or ['/proc/1']:\n"
+    " for name in ('mem', 'fd/1', 'fd/2'): attempt(os.open, f'{other}/{name}', os.O_WRONLY)\n",
+    "opens itself to the others": "attempt(call, 157, 1, 0, 0, 0, 0)",
+    "limits the others": "import os, resource\nfor pid in (os.getppid(), 1):\n"
+    " attempt(call, 302, pid, 0, 0, 0); attempt(resource.prlimit, pid, resource.RLIMIT_CPU, (0, 0))\n"
+    " attempt(call, 203, pid, 0, 0); attempt(call, 434, pid, 0); attempt(call, 141, 0, pid, 19)\n"
+    "attempt(call, 424, 3, 9, 0, 0)",
+    "lets the kernel send a signal": "import fcntl, os, struct\nread, write = os.pipe()\n"
+    "attempt(fcntl.fcntl, read, fcntl.F_SETOWN, os.getppid()); attempt(fcntl.fcntl, read, 10, 9)\n"
+    "attempt(fcntl.fcntl, read, 15, struct.pack('ii', 1, os.getppid()))\n"
+    "attempt(call, 16, read, 0x8901, 0); attempt(call, 16, read, 0x5452, 0)",
+    "answers with a bomb": "def solved(): return 'x' * (20 << 20)",
+    "answers with a deep list": "def solved():\n held = []\n for _ in range(100000): held = [held]\n return held",
+}
+
+HARMS = {
     # Read data outside the sandbox.
     "reads the environment": "import os; print(dict(os.environ))",
     "reads the environment of the others": "attempt(lambda: open('/proc/1/environ').read())\n"
     "attempt(lambda: open('/proc/self/environ').read())",
     "reads a home": "import os\nattempt(lambda: open('@HOME@/secret').read())\n"
     "for folder, _, files in os.walk('@HOME@'): print(folder, files)",
-    "reads through a link": "import os; os.symlink('@HOME@', '/tmp/home')\n"
-    "attempt(lambda: open('/tmp/home/secret').read())",
+    "reads through a link": "import os; os.symlink('@HOME@', 'home')\nattempt(lambda: open('home/secret').read())",
     "climbs": "import os\nattempt(lambda: open('../' * 30 + '@HOME@/secret').read())",
     "reads the passwords": "attempt(lambda: open('/etc/passwd').read()); attempt(lambda: open('/etc/shadow').read())",
     "imports the tests": "attempt(__import__, 'tests'); attempt(__import__, 'components')",
@@ -63,7 +113,7 @@ HOSTILE = {
     "looks into its parent": "attempt(call, 101, 16, 1, 0, 0); attempt(call, 310, 1, 0, 0, 0, 0, 0)",
     # Change things outside the sandbox.
     "writes outside": "attempt(lambda: open('@OUTSIDE@', 'w').write('changed'))",
-    "writes to the system": "for path in ('/usr/x', '/x', '/dev/x', '/inside.py', '/lib/x', '/dev/shm/x', '/home/x'):\n"
+    "writes to the system": "for path in ('/usr/x', '/x', '/dev/x', '/inside/x', '/lib/x', '/dev/shm/x', '/home/x'):\n"
     " attempt(open, path, 'w')",
     "writes to its interpreter": "import os; attempt(open, os.__file__, 'a'); attempt(os.chmod, os.__file__, 0o777)",
     "changes the kernel": "attempt(open, '/proc/sys/kernel/core_pattern', 'w'); attempt(open, '/sys/power/state', 'w')",
@@ -72,7 +122,7 @@ HOSTILE = {
     "becomes root": "import os; attempt(os.setuid, 0); attempt(os.setresgid, 0, 0, 0); attempt(os.setgroups, [0])",
     "mounts": "attempt(call, 165, b'none', b'/tmp', b'tmpfs', 0, 0); attempt(call, 161, b'/tmp')",
     "makes name spaces": "attempt(call, 272, 0x10000000); attempt(call, 56, 0x10000000 | 17, 0, 0, 0, 0)",
-    "takes another file system": "import os; os.mkdir('/tmp/root'); attempt(os.chroot, '/tmp/root')",
+    "takes another file system": "import os; os.mkdir('root'); attempt(os.chroot, 'root')",
     "takes a real-time priority": "import os; attempt(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1));"
     " attempt(os.nice, -5)",
     "raises its limits": "import resource as r\nattempt(r.setrlimit, r.RLIMIT_AS, (-1, -1))\n"
@@ -94,6 +144,8 @@ HOSTILE = {
     "attempt(os.execv, '/bin/sleep', ['sleep', '600']); attempt(os.posix_spawn, '/bin/sleep', ['sleep', '600'], {})",
     "starts a pool": "import multiprocessing; multiprocessing.Pool(4).map(abs, range(4))",
     # To take more than its share.
+    "catches what stops it": "import signal\nfor n in range(1, 65):\n try: signal.signal(n, signal.SIG_IGN)\n"
+    " except (OSError, ValueError): pass\nwhile True:\n try:\n  while True: pass\n except BaseException: pass",
     "loops": "while True: pass",
     "sleeps": "import time; time.sleep(600)",
     "waits in C": "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()",
@@ -112,7 +164,7 @@ HOSTILE = {
     "fills the disk": "file = open('/tmp/full', 'wb')\nwhile True: file.write(bytes(1 << 20))",
     "fills the disk with many files": "import itertools\n"
     "for n in itertools.count(): open(f'/tmp/{n}', 'wb').write(bytes(1 << 20))",
-    "writes a sparse giant": "file = open('/tmp/giant', 'wb'); attempt(file.truncate, 1 << 40)",
+    "writes a sparse giant": "file = open('giant', 'wb'); attempt(file.truncate, 1 << 40)",
     "takes all files": "import itertools\nfor n in itertools.count(): open(f'/tmp/{n}', 'w').close()",
     "nests folders": "import os\nwhile True: os.mkdir('d'); os.chdir('d')",
     "opens files without end": "import os\nheld = []\nwhile True: held.append(os.open('/dev/zero', 0))",
@@ -123,3 +175,5 @@ HOSTILE = {
     "a null byte": "x = '\0'",
     "half a character": "x = '\ud800'",
 }
+
+HOSTILE = FORGERIES | HARMS

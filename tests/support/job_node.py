@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -57,11 +58,13 @@ class Node:
     def run(self, name: str, pod: str, spec: JSON, packed: str) -> None:
         """Write the pod's log, and the Job's end."""
         if self.lines is None:
-            file = Path(os.environ["KUBECONFIG"]).with_name(f"{pod}.json.gz")
-            file.write_bytes(base64.b64decode(packed))
-            _, *command = spec["containers"][0]["command"]
-            process = [*WITHOUT_CAPABILITIES, sys.executable, *command[:-1], str(file)]
-            ran = subprocess.run(process, capture_output=True, text=True, check=True)
+            volumes = Path(os.environ["KUBECONFIG"]).with_name(pod)
+            for volume in spec["volumes"]:
+                (volumes / volume["name"]).mkdir(parents=True)
+            (volumes / "programs" / "wanted.json.gz").write_bytes(base64.b64decode(packed))
+            for container in (*spec["initContainers"], *spec["containers"]):
+                process = [*WITHOUT_CAPABILITIES, *placed(container, volumes)]
+                ran = subprocess.run(process, capture_output=True, text=True, check=True)
             text = ran.stdout + ran.stderr
         else:
             text = "\n".join(self.lines)
@@ -71,6 +74,14 @@ class Node:
             self.cluster.logs[pod, "programs", False] = text
             if any(job["metadata"]["name"] == name for job in self.cluster.all("jobs")):
                 self.cluster.change("jobs", name, lambda obj: obj.update(status={"conditions": [condition]}))
+
+
+def placed(container: JSON, volumes: Path) -> list[str]:
+    """The container's command, with this interpreter and the places of the volumes that it mounts."""
+    places = {mount["mountPath"]: str(volumes / mount["name"]) for mount in container["volumeMounts"]}
+    program, *arguments = container["command"]
+    arguments = [re.sub(r"^/\w+(?=/)", lambda path: places.get(path[0], path[0]), argument) for argument in arguments]
+    return [sys.executable if program == "python" else program, *arguments]
 
 
 @pytest.fixture
