@@ -68,7 +68,14 @@ def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
     """Pair the variant's answers with the baseline's; call `first_difference` before."""
     chance = {task_score.task: task_score.chance for task_score in baseline.scores.tasks}
     paired = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
-    tasks = {name: replace(task, chosen=name in variant.chosen) for name, task in paired.items()}
+    tasks = {
+        name: replace(
+            task,
+            pairs=replace(task.pairs, weight=use_case.average.weight(name)),
+            chosen=name in variant.chosen,
+        )
+        for name, task in paired.items()
+    }
     limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
     average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
     return Case(use_case, variant, tasks, limits, average, chance)

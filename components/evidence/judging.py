@@ -12,6 +12,7 @@ variant are tested in a fixed order and need no correction. The confidence of a 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from components.evidence import flips, lengths, margin, sentences
@@ -67,8 +68,8 @@ def holm_divisors(p_values: Sequence[float], alpha: float) -> list[int]:
     return divisors
 
 
-def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
-    """Compare the mean scores of every pair of variants on the items that both answered, with Holm's correction.
+def compare(use_case: UseCase, variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
+    """Compare the average scores of every pair of variants on the items that both answered, with Holm's correction.
 
     A variant that was answered on chosen items only is left out: they show no difference on the whole benchmark.
     """
@@ -78,7 +79,11 @@ def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
         if not of_first or any(not answers.items for answers in of_first.values()):
             continue
         tasks = [
-            margin.pairs(answers.scores, of_second[name].scores, answers.clusters) for name, answers in of_first.items()
+            replace(
+                margin.pairs(answers.scores, of_second[name].scores, answers.clusters),
+                weight=use_case.average.weight(name),
+            )
+            for name, answers in of_first.items()
         ]
         lost = margin.drop(tasks, ABSOLUTE) or 0.0
         p = min(2 * min(margin.p_within(tasks, ABSOLUTE, 0.0), margin.p_beyond(tasks, ABSOLUTE, 0.0)), 1.0)

@@ -115,14 +115,10 @@ def _change(limit: Limit, case: Case) -> str:
     """`gsm8k fell 5.6 % (0.412 → 0.389)`."""
     test = limit.test
     if isinstance(test, DropTest):
-        before, after = (
-            sum(scores) / len(test.tasks)
-            for scores in zip(*((task.before, task.after) for task in test.tasks), strict=True)
-        )
-        subject = "the average" if limit.what == "average" else limit.what
+        subject = case.use_case.average.subject if limit.what == "average" else limit.what
         if test.estimate is None:
             return f"{subject} was 0 for the baseline"
-        return Change(subject, before, after, case.use_case.relative).describe(limit.limit)
+        return Change(subject, test.before, test.after, case.use_case.relative).describe(limit.limit)
     measured = test.estimate or 0.0  # only a drop may have no estimate
     if limit.kind == "divergence":
         return f"the KL divergence on {limit.what} is {measured:.3g} nats"
