@@ -72,7 +72,7 @@ def test_describe_policy_lists_bands_and_limits() -> None:
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
     "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop, average,"
-    " max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
+    " clusters, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
 )
 
 
@@ -81,7 +81,8 @@ KEYS = (
     [
         ("name: mine\nmax_drops: {gsm8k: 0.02}\n", f"line 2: unknown key max_drops; the keys are {KEYS}"),
         ("max_average_drop: 5 %\n", "line 1: name is missing"),
-        ("name: mine\n", "line 1: it sets no limit: give max_drop, max_average_drop, max_div"),
+        ("name: mine\n", "line 1: it sets no limit: give max_drop, max_average_drop, max_cluster_drop, m"),
+        ("name: m\nmax_average_drop: 5 %\nclusters: some\n", "line 3: clusters: Input should be 'random' or 'fixed'"),
         ("name: mine\nmax_drop:\n  gsm8k: 2\n", f"line 3: max_drop.gsm8k: 2 is not allowed: {LIMITS}"),
         (
             "name: mine\nmax_drop:\n  mmlu: 1 %\n  gsm8k: 100 %\n",

@@ -7,8 +7,8 @@ data: many if the clusters do not differ, few if they do and a few of them hold 
 D. McCaffrey, Survey Methodology 28 (2002) 169-181; G. Imbens and M. Kolesar, Robust Standard Errors in Small Samples,
 Review of Economics and Statistics 98 (2016) 701-712. The correlation is that of an analysis of variance.
 
-Simulated, not proven: `benchmarks/clusters.py` counts the errors. Effects with a long tail, a few clusters that lose a
-lot, break every t-test on a sample of clusters; it shows by how much.
+Simulated, not proven: `benchmarks/gate_clusters.py` counts the errors. Effects with a long tail, where a few clusters
+lose a lot, break every t-test on a sample of clusters; the benchmark shows by how much.
 
 `jackknife` is the older, wider form for perplexities and divergences, which have one number an item or document.
 """

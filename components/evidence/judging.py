@@ -18,7 +18,7 @@ from itertools import combinations
 from components.evidence import flips, lengths, margin, sentences
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
-from components.evidence.case import Case, case
+from components.evidence.case import Case, case, with_clusters
 from components.evidence.change import about
 from components.evidence.limits import DropTest, Limit, Task
 from components.evidence.margin import ABSOLUTE
@@ -46,6 +46,7 @@ def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool
 
 def judge_all(use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate]) -> list[Verdict]:
     """The verdicts on variants that may be compared with the baseline, in their order."""
+    baseline = with_clusters(use_case, baseline)
     cases = [case(use_case, baseline, variant) for variant in variants]
     divisors = holm_divisors([evidence.p_ship for evidence in cases], use_case.alpha)
     return [
@@ -74,7 +75,8 @@ def compare(use_case: UseCase, variants: Sequence[Candidate]) -> tuple[Compariso
     A variant that was answered on chosen items only is left out: they show no difference on the whole benchmark.
     """
     comparisons = []
-    for first, second in combinations([variant for variant in variants if not variant.chosen], 2):
+    whole = [with_clusters(use_case, variant) for variant in variants if not variant.chosen]
+    for first, second in combinations(whole, 2):
         of_first, of_second = _common(first.answers, second.answers), _common(second.answers, first.answers)
         if not of_first or any(not answers.items for answers in of_first.values()):
             continue

@@ -301,7 +301,7 @@ class Limit:
     what: str
     """The task's name, or `average`."""
     kind: str
-    """`drop`, `divergence`, `perplexity`, `length` or `cut`."""
+    """`drop`, `cluster`, `divergence`, `perplexity`, `length` or `cut`."""
     limit: float
     test: LimitTest
 

@@ -171,6 +171,10 @@ class UseCase(BaseModel):
     """The largest drop for each task."""
     max_average_drop: Limit | None = None
     average: Average = Average()
+    clusters: Literal["random", "fixed"] = "random"
+    """Whether a task's clusters, as MMLU's subjects, are a random sample or all that the limits are about."""
+    max_cluster_drop: dict[str, Limit] = {}
+    """Per task with clusters: the largest drop of any of them."""
     max_divergence: dict[str, Nats] = {}
     """Per multiple-choice task: mean KL divergence of the choices' distribution from the baseline's, in nats."""
     max_perplexity_ratio: dict[str, Ratio] = {}
@@ -184,8 +188,8 @@ class UseCase(BaseModel):
     def _limits_something(self) -> Self:
         if not self.tasks and self.max_average_drop is None:
             raise ValueError(
-                "it sets no limit: give max_drop, max_average_drop, max_divergence, max_perplexity_ratio,"
-                " max_longer_answers or max_cut_answers"
+                "it sets no limit: give max_drop, max_average_drop, max_cluster_drop, max_divergence,"
+                " max_perplexity_ratio, max_longer_answers or max_cut_answers"
             )
         return self
 
@@ -204,6 +208,7 @@ class UseCase(BaseModel):
         """The tasks that have a limit."""
         limits_by_kind = (
             self.max_drop,
+            self.max_cluster_drop,
             self.max_divergence,
             self.max_perplexity_ratio,
             self.max_longer_answers,
@@ -264,6 +269,10 @@ class UseCase(BaseModel):
         limits = [f"{task} at most {self.describe_limit(limit)}" for task, limit in self.max_drop.items()]
         if self.max_average_drop is not None:
             limits.append(f"average at most {self.describe_limit(self.max_average_drop)}")
+        limits += [
+            f"every cluster of {task} at most {self.describe_limit(limit)}"
+            for task, limit in self.max_cluster_drop.items()
+        ]
         if self.average.weights:
             weights = ", ".join(f"{task} {weight:g}" for task, weight in self.average.weights.items())
             limits.append(f"the average weighs {weights}, any other task 1")
@@ -279,7 +288,8 @@ class UseCase(BaseModel):
         """The bands and the limits in one line of text."""
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
-        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}"
+        clusters = "; clusters are the whole population" if self.clusters == "fixed" else ""
+        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:
