@@ -60,8 +60,8 @@ class Scenario:
     @property
     def shares(self) -> Numbers:
         """The weights, with a sum of 1."""
-        weights = np.array(self.weights or [1.0] * len(self.sizes))
-        return weights / weights.sum()
+        weights = np.array(self.weights or [1.0] * len(self.sizes), dtype=np.float64)
+        return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 SCENARIOS = (

@@ -30,7 +30,7 @@ def probabilities(items: int, lost: Numbers, gained: Numbers) -> Numbers:
     counts = np.array(outcomes(items), dtype=float)
     ways = gammaln(items + 1) - gammaln(counts + 1).sum(axis=1)
     chances = np.maximum(np.stack([lost, gained, 1 - lost - gained], axis=1), 1e-300)
-    return np.exp(ways + np.log(chances) @ counts.T)
+    return np.asarray(np.exp(ways + np.log(chances) @ counts.T), dtype=np.float64)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,10 @@ def passing(sizes: Sequence[int], differing: float, drop: float, limit: float) -
     lost, gained = (differing + drop * 0.6) / 2, (differing - drop * 0.6) / 2
     chances = [lost, gained, 0.6 - lost, 0.4 - gained]
     before, after = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0])
-    runs = [[Pairs(before, after, source.multinomial(size, chances) * 1.0) for size in sizes] for _ in range(400)]
+    runs = [
+        [Pairs(before, after, source.multinomial(size, chances).astype(np.float64)) for size in sizes]
+        for _ in range(400)
+    ]
     return float(np.mean([margin.p_within(tasks, RELATIVE, limit) <= ALPHA for tasks in runs]))
 
 

@@ -5,7 +5,7 @@
     inconclusive  neither; with the number of further items that would decide it, at 80 % power
 
 A variant that passes its limits gets the best band whose end the average drop is within, with confidence. The
-guarantee: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
+promise: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
 share the error probability by Holm's method, where a variant that ships leaves its share to the others. The bands of a
 variant are tested in a fixed order and need no correction. The confidence of a rejection holds for one variant alone.
 """

@@ -220,7 +220,7 @@ class MeanTest:
 class ClippedTest:
     """The test of the mean of bounded values: of each item's KL divergence, clipped to `MOST_NATS`, or cut answers.
 
-    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop. What is
+    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the bounds of a drop. What is
     clipped is no evidence: if the mean before clipping is over a limit, the limit is never shown to be kept.
     """
 

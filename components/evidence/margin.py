@@ -6,12 +6,11 @@ for an absolute drop. So the test of a relative margin needs no ratio.
 
 *Item by item*: Gaffke's test of the mean of a bounded variable. The test adds one item, the worst possible one (right
 before, wrong now), and gives every item a random weight (exponential, as in the Bayesian bootstrap). p is the
-probability that the weighted sum is still on the wrong side. For scores of 0 and 1 it is Clopper and Pearson's exact
-test; it needs no normal approximation and takes fractional scores. `benchmarks/gate_errors.py` counts its errors.
-Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467; E. Learned-Miller and P. Thomas, A New Confidence
-Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). With two different values of w the test is proven
-to keep its level. With more, as with lost and gained answers or fractional scores, that is a conjecture, which no
-enumeration and no simulation contradicted.
+probability that the weighted sum is still on the wrong side. It needs no normal approximation and takes fractional
+scores. If answers are only lost, it is Clopper and Pearson's exact test, which is proven to keep its level. With gained
+answers too, or with fractional scores, that is a conjecture, which no enumeration and no simulation contradicted.
+`benchmarks/gate_errors.py` counts its errors. Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467;
+E. Learned-Miller and P. Thomas, A New Confidence Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208).
 
 *The average of several tasks* is a sum of items with the weights w / n: the task's weight, divided among its n items.
 The test adds one worst item, at the heaviest of these weights. For counts this is the interval for a weighted sum of
