@@ -195,6 +195,18 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
     )
 
 
+def test_the_policy_line_shows_weights_clusters_and_the_limit_on_the_worst_cluster() -> None:
+    text = "name: ours\nmax_cluster_drop: {mmlu: 30 %}\naverage: {weights: {mmlu: 2}}\nclusters: fixed\n"
+    assert (
+        parse(UseCase, text, "ours.yaml")
+        .describe_policy()
+        .endswith(
+            "; ours: every cluster of mmlu at most 30 %, the average weighs mmlu 2, any other task 1, else reject; drops are"
+            " relative to the baseline's score; clusters are the whole population"
+        )
+    )
+
+
 def test_a_weight_of_a_task_that_the_suite_lacks_is_refused_before_the_run() -> None:
     weighted = parse(UseCase, "name: ours\nmax_average_drop: 5 %\naverage: {weights: {gsm: 2, mmlu: 1}}\n", "ours.yaml")
     with pytest.raises(PrerequisiteError) as refusal:
