@@ -201,14 +201,15 @@ def test_the_policy_line_shows_weights_clusters_and_the_limit_on_the_worst_clust
         parse(UseCase, text, "ours.yaml")
         .describe_policy()
         .endswith(
-            "; ours: every cluster of mmlu at most 30 %, the average weighs mmlu 2, any other task 1, else reject; drops are"
-            " relative to the baseline's score; clusters are the whole population"
+            "; ours: every cluster of mmlu at most 30 %, the average weighs mmlu 2, any other task 1, else reject;"
+            " drops are relative to the baseline's score; clusters are the whole population"
         )
     )
 
 
 def test_a_weight_of_a_task_that_the_suite_lacks_is_refused_before_the_run() -> None:
-    weighted = parse(UseCase, "name: ours\nmax_average_drop: 5 %\naverage: {weights: {gsm: 2, mmlu: 1}}\n", "ours.yaml")
+    text = "name: ours\nmax_average_drop: 5 %\naverage: {weights: {gsm: 2, mmlu: 1}}\n"
+    weighted = parse(UseCase, text, "ours.yaml")
     with pytest.raises(PrerequisiteError) as refusal:
         check_use_case(weighted, ["gsm8k", "mmlu"])
     assert str(refusal.value) == (
