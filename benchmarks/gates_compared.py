@@ -1,6 +1,6 @@
 """This gate and others judge the same results: how often each ships what it must not, and how often what it may.
 
-    python benchmarks/gates_compared.py [--draws 1000] [--run FOLDER ...] [--limit 0.05]
+    python benchmarks/gates_compared.py [--draws 800] [--run FOLDER ...] [--limit 0.05]
 
 Without --run, the results are simulated with a known truth: the drop of the average is nothing, exactly the limit, or
 three times the limit (but no more than the share of answers that differ). The baseline scores 0.6 and the limit is
@@ -102,7 +102,7 @@ SCENARIOS = (
 def main() -> None:
     """Judge and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=800)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--run", type=Path, action="append", default=[], metavar="FOLDER")
     parser.add_argument("--limit", type=float, default=0.05, help="the relative limit with --run")
