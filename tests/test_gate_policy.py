@@ -71,8 +71,8 @@ def test_describe_policy_lists_bands_and_limits() -> None:
 
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
-    "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop,"
-    " max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
+    "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop, average,"
+    " clusters, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
 )
 
 
@@ -81,7 +81,8 @@ KEYS = (
     [
         ("name: mine\nmax_drops: {gsm8k: 0.02}\n", f"line 2: unknown key max_drops; the keys are {KEYS}"),
         ("max_average_drop: 5 %\n", "line 1: name is missing"),
-        ("name: mine\n", "line 1: it sets no limit: give max_drop, max_average_drop, max_div"),
+        ("name: mine\n", "line 1: it sets no limit: give max_drop, max_average_drop, max_cluster_drop, m"),
+        ("name: m\nmax_average_drop: 5 %\nclusters: some\n", "line 3: clusters: Input should be 'random' or 'fixed'"),
         ("name: mine\nmax_drop:\n  gsm8k: 2\n", f"line 3: max_drop.gsm8k: 2 is not allowed: {LIMITS}"),
         (
             "name: mine\nmax_drop:\n  mmlu: 1 %\n  gsm8k: 100 %\n",
@@ -118,6 +119,13 @@ KEYS = (
         ),
         ("name: mine\nmax_cut_answers: {gsm8k: 1}\n", f"max_cut_answers.gsm8k: 1 is not allowed: {LIMITS}"),
         ("name: mine\nmax_divergence: {mmlu: -1}\n", "a divergence is a number of nats, 0 or more"),
+        (
+            "name: m\nmax_average_drop: 5 %\naverage: {weights: {mmlu: 0}}\n",
+            "line 3: average.weights.mmlu: 0 is not allow",
+        ),
+        ("name: m\nmax_average_drop: 5 %\naverage: {weights: {mmlu: -1}}\n", "a weight is a positive number, as 2 or"),
+        ("name: m\nmax_average_drop: 5 %\naverage: {weights: {mmlu: .inf}}\n", "mmlu: inf is not allowed: a weight is"),
+        ("name: m\nmax_average_drop: 5 %\naverage: {mmlu: 2}\n", "unknown key average.mmlu; the keys are weights"),
         ("name: mine\nmax_divergence: {mmlu: 2}\n", "less than 2, the most of an item"),
         ("name: mine\nmax_average_drop: 5 %\nname: yours\n", "line 3: name is given twice"),
         ("name: mine\nmax_drop:\n  gsm8k: 1 %\n  gsm8k: 9 %\n", "line 4: gsm8k is given twice"),
@@ -185,6 +193,30 @@ def test_a_policy_may_change_everything(tmp_path: Path) -> None:
         " perplexity on wikitext at most 1.05 times, answers on gsm8k at most 150 % longer, at most 0.5 % of answers"
         " cut on gsm8k, else reject; drops are in points of 100"
     )
+
+
+def test_the_policy_line_shows_weights_clusters_and_the_limit_on_the_worst_cluster() -> None:
+    text = "name: ours\nmax_cluster_drop: {mmlu: 30 %}\naverage: {weights: {mmlu: 2}}\nclusters: fixed\n"
+    assert (
+        parse(UseCase, text, "ours.yaml")
+        .describe_policy()
+        .endswith(
+            "; ours: every cluster of mmlu at most 30 %, the average weighs mmlu 2, any other task 1, else reject;"
+            " drops are relative to the baseline's score; clusters are the whole population"
+        )
+    )
+
+
+def test_a_weight_of_a_task_that_the_suite_lacks_is_refused_before_the_run() -> None:
+    text = "name: ours\nmax_average_drop: 5 %\naverage: {weights: {gsm: 2, mmlu: 1}}\n"
+    weighted = parse(UseCase, text, "ours.yaml")
+    with pytest.raises(PrerequisiteError) as refusal:
+        check_use_case(weighted, ["gsm8k", "mmlu"])
+    assert str(refusal.value) == (
+        "The average of ours weights gsm, which this suite does not score. It scores gsm8k, mmlu. Correct the name in"
+        " average.weights, or choose another suite."
+    )
+    check_use_case(weighted.model_copy(update={"missing_tasks": "skip"}), ["gsm8k", "mmlu"])
 
 
 def test_every_shipped_policy_is_valid_and_named_after_its_file() -> None:

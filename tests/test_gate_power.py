@@ -110,10 +110,10 @@ def test_the_smallest_limit_needs_exactly_the_available_questions(items: int) ->
     assert questions(expected, limit, ALPHA) == pytest.approx(items, rel=0.003)
 
 
-def test_the_average_of_equal_tasks_has_nearly_the_power_of_all_their_questions() -> None:
+def test_the_average_of_equal_tasks_has_the_power_of_all_their_questions() -> None:
     expected = Expected(0.1)
     apart, together = smallest_limit(expected, 4 * [3000], ALPHA), smallest_limit(expected, [12_000], ALPHA)
-    assert together < apart < 1.05 * together, "each task has a worst item of its own"
+    assert apart == pytest.approx(together), "one worst item stands for all tasks"
 
 
 def test_more_questions_from_the_same_clusters_do_not_make_up_for_differing_clusters() -> None:

@@ -142,8 +142,8 @@ def test_the_screen_ignores_a_limit_on_the_divergence() -> None:
 def test_a_variant_that_the_screen_stopped_is_not_compared_with_others() -> None:
     weights = Weights(variant="int8", baseline_digest="d0")
     (stopped, sampled) = (Candidate(weights, *screened(30, chosen=chosen)) for chosen in (True, False))
-    assert compare([baseline(), stopped]) == ()
-    assert len(compare([baseline(), sampled])) == 1
+    assert compare(use_case_named("general-chat"), [baseline(), stopped]) == ()
+    assert len(compare(use_case_named("general-chat"), [baseline(), sampled])) == 1
 
 
 def tiny_stage(folder: Path) -> tuple[Scores, list[float]]:

@@ -13,7 +13,7 @@ independent: the bounds are as wide as for one fractional score an item, and the
 the mean of the differences is the difference of the means.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow
@@ -38,6 +38,8 @@ class Answers:
 
     task: str
     table: pyarrow.Table
+    sampled: bool = True
+    """Whether the clusters are a sample of clusters; if they are the whole population, the items are independent."""
 
     @property
     def items(self) -> int:
@@ -51,13 +53,28 @@ class Answers:
 
     @property
     def clusters(self) -> NDArray[np.int64] | None:
-        """A number for each item's cluster (n,), unique for an item without cluster; None without clusters."""
+        """A number for each item's cluster (n,), unique for an item without cluster.
+
+        None if there are no clusters, or if they are not a sample.
+        """
+        if not self.sampled:
+            return None
         encoded = self.table["cluster"].combine_chunks().dictionary_encode()
         if len(encoded.dictionary) < 2:
             return None
         names, numbers = encoded.dictionary.to_pylist(), np.asarray(encoded.indices.to_numpy())
         alone = numbers == names.index("") if "" in names else np.zeros(self.items, bool)
         return np.where(alone, len(names) + np.arange(self.items), numbers)
+
+    def places_by_cluster(self) -> dict[str, NDArray[np.int64]]:
+        """The places of each cluster's items in the table; items without cluster are left out."""
+        encoded = self.table["cluster"].combine_chunks().dictionary_encode()
+        numbers = np.asarray(encoded.indices.to_numpy())
+        places = {
+            str(name): np.flatnonzero(numbers == number) for number, name in enumerate(encoded.dictionary.to_pylist())
+        }
+        places.pop("", None)
+        return places
 
     @property
     def units(self) -> NDArray[np.float64] | None:
@@ -80,7 +97,7 @@ class Answers:
         """The items with these ids."""
         if self.table["id"].equals(ids):
             return self
-        return Answers(self.task, self.table.filter(pc.is_in(self.table["id"], ids)))
+        return replace(self, table=self.table.filter(pc.is_in(self.table["id"], ids)))
 
 
 def answers(task: str, table: pyarrow.Table) -> Answers:

@@ -12,6 +12,7 @@ from components.evidence.candidate import Candidate
 from components.evidence.limits import ClippedTest, DropTest, Limit, MeanTest, Task
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE
+from components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
 from components.policies.policy import MOST_NATS, Band, UseCase
 
 
@@ -66,12 +67,31 @@ class Case:
 
 def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
     """Pair the variant's answers with the baseline's; call `first_difference` before."""
+    baseline, variant = with_clusters(use_case, baseline), with_clusters(use_case, variant)
     chance = {task_score.task: task_score.chance for task_score in baseline.scores.tasks}
     paired = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
-    tasks = {name: replace(task, chosen=name in variant.chosen) for name, task in paired.items()}
+    tasks = {
+        name: replace(
+            task,
+            pairs=replace(task.pairs, weight=use_case.average.weight(name)),
+            chosen=name in variant.chosen,
+        )
+        for name, task in paired.items()
+    }
     limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
     average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
     return Case(use_case, variant, tasks, limits, average, chance)
+
+
+def with_clusters(use_case: UseCase, candidate: Candidate) -> Candidate:
+    """The candidate, with clusters that are a sample or not, as the policy says."""
+    if use_case.clusters == "random":
+        return candidate
+    answers, again = (
+        {name: replace(answered, sampled=False) for name, answered in answers.items()}
+        for answers in (candidate.answers, candidate.again)
+    )
+    return replace(candidate, answers=answers, again=again)
 
 
 def tasks_of(
@@ -119,7 +139,7 @@ def limits_of(
 ) -> Iterator[Limit]:
     """The use case's limits whose tasks were answered; those on tasks that the run lacks are left out.
 
-    So is the limit on the divergence of a task of chosen items: no error is published that it could be corrected by.
+    So are the limits on the divergence and on the clusters of chosen items: no error is published to correct them by.
     """
     scale = RELATIVE if use_case.relative else ABSOLUTE
     for name, limit in use_case.max_drop.items():
@@ -127,6 +147,12 @@ def limits_of(
             yield Limit(name, "drop", limit, DropTest((tasks[name],), scale))
     if use_case.max_average_drop is not None and tasks:
         yield Limit("average", "drop", use_case.max_average_drop, DropTest(tuple(tasks.values()), scale))
+    for name, limit in use_case.max_cluster_drop.items():
+        if name in tasks and not tasks[name].chosen:
+            informative = tasks[name].informative
+            test = worst_cluster_test(baseline[name], variant[name], scale, informative=informative)
+            if test:
+                yield Limit(name, "cluster", limit, test)
     for name, limit in use_case.max_divergence.items():
         if name in variant and not (name in tasks and tasks[name].chosen):
             yield Limit(name, "divergence", limit, _divergence_test(baseline[name], variant[name]))
@@ -143,12 +169,17 @@ def limits_of(
 
 def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Mapping[str, Answers]) -> str:
     """The first limit that cannot be tested on these answers, and why; empty if there is none."""
+
+    def worst_cluster(before: Answers, after: Answers) -> WorstClusterTest | None:
+        return worst_cluster_test(before, after, RELATIVE if use_case.relative else ABSOLUTE)
+
     if variant and all(answers.units is not None for answers in variant.values()):
         return "all its tasks measure perplexity, so there is no score to compute a drop from"
-    for name in use_case.max_drop:
+    for name in (*use_case.max_drop, *use_case.max_cluster_drop):
         if name in variant and variant[name].units is not None:
             return f"{name} measures perplexity and has no drop: limit it with max_perplexity_ratio"
     limited = (
+        (worst_cluster, use_case.max_cluster_drop, "items in clusters"),
         (flips.divergences, use_case.max_divergence, "the log-likelihoods of choices"),
         (flips.perplexity_ratio, use_case.max_perplexity_ratio, "the log-likelihoods of documents"),
         (lengths.growth_test, use_case.max_longer_answers, "the number of tokens of generated answers"),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv, stdtr, stdtrit
 
 from components.evidence.answers import Answers
-from components.evidence.margin import Numbers, jackknife, summed_by
+from components.evidence.clusters import jackknife
+from components.evidence.margin import Numbers, summed_by
 
 RIGHT = 0.5
 """A score above this is a right answer."""

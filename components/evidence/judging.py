@@ -5,19 +5,20 @@
     inconclusive  neither; with the number of further items that would decide it, at 80 % power
 
 A variant that passes its limits gets the best band whose end the average drop is within, with confidence. The
-guarantee: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
+promise: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
 share the error probability by Holm's method, where a variant that ships leaves its share to the others. The bands of a
 variant are tested in a fixed order and need no correction. The confidence of a rejection holds for one variant alone.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from components.evidence import flips, lengths, margin, sentences
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
-from components.evidence.case import Case, case
+from components.evidence.case import Case, case, with_clusters
 from components.evidence.change import about
 from components.evidence.limits import DropTest, Limit, Task
 from components.evidence.margin import ABSOLUTE
@@ -45,6 +46,7 @@ def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool
 
 def judge_all(use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate]) -> list[Verdict]:
     """The verdicts on variants that may be compared with the baseline, in their order."""
+    baseline = with_clusters(use_case, baseline)
     cases = [case(use_case, baseline, variant) for variant in variants]
     divisors = holm_divisors([evidence.p_ship for evidence in cases], use_case.alpha)
     return [
@@ -67,18 +69,23 @@ def holm_divisors(p_values: Sequence[float], alpha: float) -> list[int]:
     return divisors
 
 
-def compare(variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
-    """Compare the mean scores of every pair of variants on the items that both answered, with Holm's correction.
+def compare(use_case: UseCase, variants: Sequence[Candidate]) -> tuple[Comparison, ...]:
+    """Compare the average scores of every pair of variants on the items that both answered, with Holm's correction.
 
     A variant that was answered on chosen items only is left out: they show no difference on the whole benchmark.
     """
     comparisons = []
-    for first, second in combinations([variant for variant in variants if not variant.chosen], 2):
+    whole = [with_clusters(use_case, variant) for variant in variants if not variant.chosen]
+    for first, second in combinations(whole, 2):
         of_first, of_second = _common(first.answers, second.answers), _common(second.answers, first.answers)
         if not of_first or any(not answers.items for answers in of_first.values()):
             continue
         tasks = [
-            margin.pairs(answers.scores, of_second[name].scores, answers.clusters) for name, answers in of_first.items()
+            replace(
+                margin.pairs(answers.scores, of_second[name].scores, answers.clusters),
+                weight=use_case.average.weight(name),
+            )
+            for name, answers in of_first.items()
         ]
         lost = margin.drop(tasks, ABSOLUTE) or 0.0
         p = min(2 * min(margin.p_within(tasks, ABSOLUTE, 0.0), margin.p_beyond(tasks, ABSOLUTE, 0.0)), 1.0)

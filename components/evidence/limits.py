@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True)
 class DropTest:
-    """The test of the drop of the tasks' mean score.
+    """The test of the drop of the tasks' mean score, weighted as the policy says.
 
     All tasks together can show that the drop is beyond a limit. To show that it is within a limit, all tasks together
     and the informative tasks alone must show it: a task on which the baseline only guesses has nothing to lose, and
@@ -55,6 +55,16 @@ class DropTest:
     def estimate(self) -> float | None:
         """The measured drop; None for a relative drop if the baseline scores 0."""
         return margin.drop(self._all, self.scale)
+
+    @property
+    def before(self) -> float:
+        """The baseline's score, or the weighted mean of its scores."""
+        return self._mean([task.before for task in self.tasks])
+
+    @property
+    def after(self) -> float:
+        """The variant's score, or the weighted mean of its scores."""
+        return self._mean([task.after for task in self.tasks])
 
     @property
     def informative(self) -> bool:
@@ -82,11 +92,11 @@ class DropTest:
         """What the drop on chosen items may differ from that on all items; 0 for random samples."""
         if not self.chosen:
             return 0.0
-        points = SCREEN_ALLOWANCE * sum(task.chosen for task in self.tasks) / len(self.tasks)
-        mean = sum(task.before for task in self.tasks) / len(self.tasks)
+        total = sum(task.pairs.weight for task in self.tasks)
+        points = SCREEN_ALLOWANCE * sum(task.pairs.weight for task in self.tasks if task.chosen) / total
         if not self.scale.relative:
             return points
-        return points / mean if mean > 0 else math.inf
+        return points / self.before if self.before > 0 else math.inf
 
     def decidable(self, limit: float) -> bool:
         """Whether the limit is at or above the noise floor."""
@@ -147,6 +157,10 @@ class DropTest:
             self.p_values[side, limit] = compute()
         return self.p_values[side, limit]
 
+    def _mean(self, scores: list[float]) -> float:
+        weights = [task.pairs.weight for task in self.tasks]
+        return sum(weight * score for weight, score in zip(weights, scores, strict=True)) / sum(weights)
+
     @property
     def _all(self) -> list[Pairs]:
         return [task.pairs for task in self.tasks]
@@ -206,7 +220,7 @@ class MeanTest:
 class ClippedTest:
     """The test of the mean of bounded values: of each item's KL divergence, clipped to `MOST_NATS`, or cut answers.
 
-    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the exact bounds of a drop. What is
+    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the bounds of a drop. What is
     clipped is no evidence: if the mean before clipping is over a limit, the limit is never shown to be kept.
     """
 
@@ -287,7 +301,7 @@ class Limit:
     what: str
     """The task's name, or `average`."""
     kind: str
-    """`drop`, `divergence`, `perplexity`, `length` or `cut`."""
+    """`drop`, `cluster`, `divergence`, `perplexity`, `length` or `cut`."""
     limit: float
     test: LimitTest
 

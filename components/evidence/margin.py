@@ -6,16 +6,20 @@ for an absolute drop. So the test of a relative margin needs no ratio.
 
 *Item by item*: Gaffke's test of the mean of a bounded variable. The test adds one item, the worst possible one (right
 before, wrong now), and gives every item a random weight (exponential, as in the Bayesian bootstrap). p is the
-probability that the weighted sum is still on the wrong side. For scores of 0 and 1 it is Clopper and Pearson's exact
-test; it needs no normal approximation and takes fractional scores. `benchmarks/gate_errors.py` counts its errors.
-Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467; E. Learned-Miller and P. Thomas, A New Confidence
-Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208). For the average of several tasks, the test adds a
-worst item to every task. That is conservative: the bounds for a few small tasks are wider than necessary.
+probability that the weighted sum is still on the wrong side. It needs no normal approximation and takes fractional
+scores. If answers are only lost, it is Clopper and Pearson's exact test, which is proven to keep its level. With gained
+answers too, or with fractional scores, that is a conjecture, which no enumeration and no simulation contradicted.
+`benchmarks/gate_errors.py` counts its errors. Sources: N. Gaffke, Math. Methods of Statistics 14 (2005) 451-467;
+E. Learned-Miller and P. Thomas, A New Confidence Interval for the Mean of a Bounded Random Variable (arXiv 1905.06208).
 
-*Cluster by cluster*, for items in clusters: a t-test on the clusters' sums. The variance is that of the jackknife that
-leaves out one cluster at a time (CR3 in J. MacKinnon, M. Nielsen and M. Webb, J. of Econometrics 232 (2023) 272-299).
-The degrees of freedom are Satterthwaite's for clusters whose items are fully correlated, so that a few large clusters
-get few degrees of freedom. With clusters, the result is the larger of both p-values.
+*The average of several tasks* is a sum of items with the weights w / n: the task's weight, divided among its n items.
+The test adds one worst item, at the heaviest of these weights. For counts this is the interval for a weighted sum of
+Poisson variables of M. Fay and E. Feuer, Statistics in Medicine 16 (1997) 791-801. That it keeps its level is a
+conjecture too: `tests/test_gate_average.py` enumerates every outcome of small tasks, `benchmarks/gate_averages.py`
+simulates large ones.
+
+*Cluster by cluster*, for items in clusters: a t-test on the clusters' sums, see `clusters`; simulated, not proven. With
+clusters, the result is the larger of both p-values.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +30,11 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
+from components.evidence.clusters import Clusters, Sums, clustered_mean
+from components.evidence.gamma_tail import tail
+
 Numbers = NDArray[np.float64]
 
-INTEGRALS = ((32, 5.0), (96, 6.0), (300, 7.5), (1000, 9.0), (4000, 11.0))
-"""Number of points and upper end of the tail integral; the next pair is used until two estimates agree."""
-AGREEMENT, TINIEST = 1e-6, 1e-13
-"""Relative and absolute difference up to which two estimates of the tail agree."""
 MOST_PAIRS = 2000
 DROPS, SCORES = 64, 4
 """If there are more than MOST_PAIRS distinct pairs of scores, `pairs` puts them on a grid.
@@ -42,21 +45,10 @@ LARGEST_DROP = 1.0
 LARGEST_GAIN = 1000.0
 """The smallest lower bound of a relative drop is a gain of this many times the baseline's score."""
 CLOSE = 1e-10
-"""The distance that bounds keep from the ends of the range, and the smallest divisor of the jackknife."""
+"""The distance that bounds keep from the ends of the range."""
 
 Excess = Callable[[Numbers, Numbers, Numbers | float], Numbers]
 """w of the module's docstring, from x, y and the number of items that they are summed over."""
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """A task's sums per cluster: the number of items, the baseline's and the variant's scores."""
-
-    items: Numbers
-    before: Numbers
-    after: Numbers
-    times: float = 1.0
-    """How often every cluster counts."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,8 @@ class Pairs:
     counts: Numbers
     clusters: Clusters | None = None
     """None if the items are independent."""
+    weight: float = 1.0
+    """The task's weight in an average of several tasks."""
 
     @property
     def items(self) -> float:
@@ -77,7 +71,7 @@ class Pairs:
     def times(self, factor: float) -> "Pairs":
         """`factor` times as many items and clusters, with the same distribution of scores."""
         clusters = self.clusters and replace(self.clusters, times=self.clusters.times * factor)
-        return Pairs(self.before, self.after, self.counts * factor, clusters)
+        return replace(self, counts=self.counts * factor, clusters=clusters)
 
 
 @dataclass(frozen=True)
@@ -139,9 +133,10 @@ def summed_by(place: NDArray[np.int64], values: Numbers) -> Numbers:
 
 
 def drop(tasks: Sequence[Pairs], scale: Scale) -> float | None:
-    """The drop of the mean of the tasks' mean scores; None for a relative drop if the baseline scores 0."""
-    before = float(np.mean([task.counts @ task.before / task.items for task in tasks]))
-    after = float(np.mean([task.counts @ task.after / task.items for task in tasks]))
+    """The drop of the weighted mean of the tasks' mean scores; None for a relative drop if the baseline scores 0."""
+    total = sum(task.weight for task in tasks)
+    before = sum(task.weight * float(task.counts @ task.before) / task.items for task in tasks) / total
+    after = sum(task.weight * float(task.counts @ task.after) / task.items for task in tasks) / total
     if not scale.relative:
         return before - after
     return (before - after) / before if before > 0 else None
@@ -150,7 +145,7 @@ def drop(tasks: Sequence[Pairs], scale: Scale) -> float | None:
 def p_within(tasks: Sequence[Pairs], scale: Scale, margin: float) -> float:
     """The p-value against "the drop is `margin` or more"; a small p-value shows that the drop is less.
 
-    The drop of several tasks is that of the mean of their mean scores.
+    The drop of several tasks is that of the weighted mean of their mean scores.
     """
     return _p(tasks, lambda before, after, items: scale.excess(before, after, items, margin), (1.0, 0.0))
 
@@ -204,91 +199,41 @@ def lower_of_mean(task: Pairs, alpha: float) -> float:
 
 
 def _p(tasks: Sequence[Pairs], excess: Excess, worst: tuple[float, float]) -> float:
-    """The p-value against "the mean of the excess is 0 or more"."""
-    values, counts = [], []
-    for task in tasks:
-        before, after = np.append(task.before, worst[0]), np.append(task.after, worst[1])
-        values.append(excess(before, after, 1.0) / (task.items + 1))
-        counts.append(np.append(task.counts, 1.0))
-    p = tail(np.concatenate(values), np.concatenate(counts))
+    """The p-value against "the mean of the excess is 0 or more"; `worst` are the scores of the worst possible item."""
+    weights = [task.weight / task.items for task in tasks]
+    values = [excess(task.before, task.after, 1.0) * weight for task, weight in zip(tasks, weights, strict=True)]
+    worst_value = excess(np.array([worst[0]]), np.array([worst[1]]), 1.0) * max(weights)
+    p = tail(np.concatenate([*values, worst_value]), np.concatenate([*(task.counts for task in tasks), [1.0]]))
     return max(p, _p_of_clusters(tasks, excess)) if any(task.clusters is not None for task in tasks) else p
-
-
-def tail(values: Numbers, counts: Numbers) -> float:
-    """P(sum of values_j G_j >= 0) for independent gamma variables G_j of shapes counts_j (scale 1)."""
-    matters = (values != 0) & (counts > 0)
-    values, counts = values[matters], counts[matters]
-    if not len(values) or values.min() > 0:
-        return 1.0
-    if values.max() < 0:
-        return 0.0
-    return 1 - _upper_tail(-values, counts) if values @ counts > 0 else _upper_tail(values, counts)
-
-
-def _upper_tail(values: Numbers, counts: Numbers) -> float:
-    """The tail for terms of both signs with a mean of at most 0.
-
-    It inverts the moment generating function along two paths through the saddlepoint (S. Rice's method, as in
-    C. Helstrom, IEEE Trans. AES 32 (1996) 1180-1184). On the straight vertical path the integrand falls like that of a
-    normal distribution, unless a few terms hold most of the variance; then it falls on the path bent like the steepest
-    descent. Either path may fail. So both are integrated with more and more points, until the two agree or one agrees
-    with its own earlier estimate.
-    """
-    end = 1 / values.max()
-
-    def slope(s: float) -> float:
-        return float(counts @ (values / (1 - s * values)) - 1 / s)
-
-    point = brentq(slope, 1e-12 * end, end * (1 - 1e-13), xtol=1e-9 * end)
-    rates = values / (1 - point * values)
-    second = float(counts @ rates**2) + 1 / point**2
-    steepest = (float(counts @ rates**3) - 1 / point**3) / (3 * second)
-    estimates: list[float] = []
-    for nodes, reach in INTEGRALS:
-        steps = (np.arange(nodes) + 0.5) * (reach / nodes)
-        height, widths = np.sinh(steps) / np.sqrt(second), np.cosh(steps) / np.sqrt(second) * (reach / nodes)
-        for bend in (0.0, steepest):
-            slack = 1 + 2 * abs(bend) * height  # the path's slope stays limited: at most 1 across for 2 up
-            path = point + bend * height**2 / slack + 1j * height
-            direction = 2 * bend * height * (slack - abs(bend) * height) / slack**2 + 1j
-            with np.errstate(over="ignore", invalid="ignore"):
-                transform = np.exp(-(counts @ np.log(1 - np.outer(values, path)))) / path
-                p = float((transform * direction * widths).sum().imag / np.pi)
-            if any(abs(p - earlier) <= AGREEMENT * abs(p) + TINIEST for earlier in estimates[-2:]):
-                return min(max(p, 0.0), 1.0)
-            estimates.append(p)
-    return min(max(estimates[-2], 0.0), 1.0)
 
 
 def _p_of_clusters(tasks: Sequence[Pairs], excess: Excess) -> float:
     mean = variance = shrinking = 0.0
+    total = sum(task.weight for task in tasks)
     for task in tasks:
-        sums, items, counts = _grouped(task, excess)
-        task_mean, error, freedom = jackknife(sums, items, counts)
-        mean += task_mean / len(tasks)
-        variance += (error / len(tasks)) ** 2
-        shrinking += (error / len(tasks)) ** 4 / freedom
+        task_mean, error, freedom = clustered_mean(_summed(task, excess))
+        mean += task_mean * task.weight / total
+        task_variance = (error * task.weight / total) ** 2
+        variance += task_variance
+        shrinking += task_variance**2 / freedom
     if variance == 0:
         return float(mean >= 0)
     return float(stdtr(variance**2 / shrinking, mean / np.sqrt(variance)))
 
 
-def _grouped(task: Pairs, excess: Excess) -> tuple[Numbers, Numbers, Numbers]:
-    """Per cluster: the sum of the excess, the number of items, and how often the cluster counts."""
+def _summed(task: Pairs, excess: Excess) -> Sums:
+    """The excess of the task's items, summed by cluster; an item without cluster is one of its own."""
+    single = excess(task.before, task.after, 1.0)
+    squares = float(task.counts @ single**2)
     if task.clusters is None:
-        return excess(task.before, task.after, 1.0), np.ones(len(task.counts)), task.counts
+        return Sums(single, np.ones(len(single)), task.counts, squares)
     sums = excess(task.clusters.before, task.clusters.after, task.clusters.items)
-    return sums, task.clusters.items, np.full(len(sums), task.clusters.times)
+    return Sums(sums, task.clusters.items, np.full(len(sums), task.clusters.times), squares)
 
 
-def jackknife(sums: Numbers, items: Numbers, counts: Numbers) -> tuple[float, float, float]:
-    """The mean over the items, its jackknife standard error, and the degrees of freedom of its t-test."""
-    total, groups = counts @ items, counts.sum()
-    mean = float(counts @ sums / total)
-    left_out = (sums - items * mean) / np.maximum(1 - items / total, CLOSE)
-    error = float(np.sqrt(counts @ left_out**2 * (groups - 1) / groups) / total)
-    effective = float(counts @ items**2) ** 2 / float(counts @ items**4)
-    return mean, error, max(effective - 1, 1.0)
+def cluster_freedom(task: Pairs) -> float:
+    """The degrees of freedom of the t-test on the task's clusters, at a drop of 0."""
+    return clustered_mean(_summed(task, lambda before, after, _items: before - after))[2]
 
 
 def _start(tasks: Sequence[Pairs], scale: Scale) -> float:

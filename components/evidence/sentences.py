@@ -6,6 +6,7 @@ from components.evidence.case import Case
 from components.evidence.change import Change, about, percent
 from components.evidence.limits import DropTest, Limit
 from components.evidence.looks import SCREEN_ALLOWANCE
+from components.evidence.worst_cluster import WorstClusterTest
 from components.policies.policy import Band, side
 
 
@@ -97,7 +98,7 @@ def _describe_undecided(limit: Limit, case: Case, alpha: float) -> str:
             f"{_change(limit, case)} on the chosen questions, which does not show that it is over the limit of"
             f" {_limit(limit, case)}"
         )
-    if not test.informative and isinstance(test, DropTest):
+    if not test.informative and _is_drop(limit):
         subject = "any task" if limit.what == "average" else limit.what
         return f"no drop on {subject} can be detected, because the baseline may be guessing"
     if not test.decidable(limit.limit):
@@ -115,13 +116,14 @@ def _change(limit: Limit, case: Case) -> str:
     """`gsm8k fell 5.6 % (0.412 → 0.389)`."""
     test = limit.test
     if isinstance(test, DropTest):
-        before, after = (
-            sum(scores) / len(test.tasks)
-            for scores in zip(*((task.before, task.after) for task in test.tasks), strict=True)
-        )
-        subject = "the average" if limit.what == "average" else limit.what
+        subject = case.use_case.average.subject if limit.what == "average" else limit.what
         if test.estimate is None:
             return f"{subject} was 0 for the baseline"
+        return Change(subject, test.before, test.after, case.use_case.relative).describe(limit.limit)
+    if isinstance(test, WorstClusterTest):
+        pairs = test.worst.pairs
+        before, after = (float(scores @ pairs.counts) / pairs.items for scores in (pairs.before, pairs.after))
+        subject = f"the worst cluster of {limit.what} ({test.worst.name})"
         return Change(subject, before, after, case.use_case.relative).describe(limit.limit)
     measured = test.estimate or 0.0  # only a drop may have no estimate
     if limit.kind == "divergence":
@@ -138,7 +140,7 @@ def _at_most(limit: Limit, case: Case, alpha: float) -> str:
     bound = limit.test.upper(alpha)
     if bound is None:
         return "without an upper bound"
-    if not isinstance(limit.test, DropTest):
+    if not _is_drop(limit):
         most = "at least" if limit.kind == "length" and side(bound, 0) < 0 else "at most"  # at least 3 % shorter
         return f"{most} {_amount(bound, limit, case)}"
     if side(bound, 0) < 0:
@@ -151,7 +153,11 @@ def _at_least(limit: Limit, case: Case) -> str:
     bound = limit.test.lower(case.rejecting)
     if bound is None:
         return "without a lower bound"
-    return f"{'a drop of ' if isinstance(limit.test, DropTest) else ''}at least {_amount(bound, limit, case)}"
+    return f"{'a drop of ' if _is_drop(limit) else ''}at least {_amount(bound, limit, case)}"
+
+
+def _is_drop(limit: Limit) -> bool:
+    return limit.kind in ("drop", "cluster")
 
 
 def _amount(value: float, limit: Limit, case: Case) -> str:

@@ -8,7 +8,7 @@ from components.evidence.candidate import Candidate, candidate, first_difference
 from components.evidence.case import unmeasurable
 from components.evidence.next_steps import next_step
 from components.evidence.reference import not_judged
-from components.gate.point import judge, mean
+from components.gate.point import judge
 from components.models.variants import BASELINE, variant_named
 from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
@@ -71,19 +71,19 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
         model=model,
         suite=suite,
         limits=use_case,
-        verdicts=(_reference(baseline), *(verdicts[variant.name] for variant in variants)),
+        verdicts=(_reference(use_case, baseline), *(verdicts[variant.name] for variant in variants)),
         weights=tuple(row.weights for row in candidates),
         scores=tuple(row.scores for row in candidates),
-        comparisons=judging.compare(paired),
+        comparisons=judging.compare(use_case, paired),
     )
 
 
-def _reference(baseline: Candidate) -> Verdict:
+def _reference(use_case: UseCase, baseline: Candidate) -> Verdict:
     if baseline.failure:
         return _without_drops(baseline, "failed", baseline.failure)
     sentence = "The reference that every drop is relative to"
     if measured := baseline.averaged:
-        sentence += f": {mean(measured.values()):.3f} on average over {', '.join(measured)}"
+        sentence += f": {use_case.average.of(measured):.3f} on average over {', '.join(measured)}"
     return _without_drops(baseline, "reference", f"{sentence}.")
 
 
@@ -100,6 +100,10 @@ def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Ver
         sentence = f"Not comparable for {use_case.name}: {limited}."
         step = "Choose a suite that scores it, or the use case general-chat, and decide again."
         return _without_drops(variant, "not_comparable", sentence, step)
+    if unknown := use_case.weights_without_task(variant.scores.by_task()):
+        weighted = f"its average weights {', '.join(unknown)}, which the suite does not score"
+        step = "Correct average.weights in the policy, or choose a suite that scores it, and decide again."
+        return _without_drops(variant, "not_comparable", f"Not comparable for {use_case.name}: {weighted}.", step)
     if reason := unmeasurable(use_case, baseline.answers, variant.answers):
         sentence = f"Not comparable for {use_case.name}: {reason}."
         return _without_drops(

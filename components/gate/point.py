@@ -3,8 +3,7 @@
 It has no confidence bounds. Every metric is read as "higher is better".
 """
 
-import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from components.evidence.candidate import Candidate
@@ -28,7 +27,8 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
     }
     average = None
     if tasks:
-        average = Change("the average", mean(before.values()), mean(after.values()), use_case.relative)
+        kind = use_case.average
+        average = Change(kind.subject, kind.of(before), kind.of(after), use_case.relative)
     ruling = _ruling(use_case, before, tasks, average)
     measured = ruling.verdict != "not_comparable"
     return Verdict(
@@ -41,12 +41,6 @@ def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict
         drops={task: change.drop for task, change in tasks.items()} if measured else {},
         average_drop=average.drop if average and measured else None,
     )
-
-
-def mean(scores: Iterable[float]) -> float:
-    """The mean of at least one score. Every task has the same weight, whatever its number of items."""
-    values = list(scores)
-    return math.fsum(values) / len(values)
 
 
 @dataclass(frozen=True)

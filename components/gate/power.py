@@ -16,8 +16,9 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from components.errors import PrerequisiteError
 from components.evidence import margin
+from components.evidence.clusters import Clusters
 from components.evidence.limits import POWER, further
-from components.evidence.margin import RELATIVE, Clusters, Pairs, Scale
+from components.evidence.margin import RELATIVE, Pairs, Scale
 
 ROUNDING = 1e-12
 
@@ -70,10 +71,14 @@ def questions(
     number of questions is enough: the drop equals the limit, or the clusters differ too much.
     """
     p = margin.p_within if expected.drop < limit else margin.p_beyond
-    cases = _shown(expected, alpha, power)
-    more = further(
-        lambda items: all(p([answers.pairs(items, scale)], scale, limit) <= p_needed for answers, p_needed in cases), 1
-    )
+
+    def decides(items: float) -> bool:
+        return all(
+            p([pairs], scale, limit) <= _needed([pairs], alpha, power)
+            for pairs in (test.pairs(items, scale) for test in _tests(expected))
+        )
+
+    more = further(decides, 1)
     return None if more is None else more + 1
 
 
@@ -85,17 +90,19 @@ def smallest_limit(
     `items` holds one count for a limit on one task, several for the average of several such tasks. The result is 1 if
     no limit can be passed.
     """
-    cases = _shown(expected, alpha, power)
-    return max(
-        margin.upper([answers.pairs(count, scale) for count in items], scale, p_needed) for answers, p_needed in cases
-    )
+    samples = [[test.pairs(count, scale) for count in items] for test in _tests(expected)]
+    return max(margin.upper(tasks, scale, _needed(tasks, alpha, power)) for tasks in samples)
 
 
-def _shown(expected: Expected, alpha: float, power: float) -> list[tuple[Expected, float]]:
-    """The tests to pass, item by item and by clusters, each with the p-value that the expected answers need."""
-    alone = (replace(expected, clusters=()), float(ndtr(-(ndtri(1 - alpha) + ndtri(power)))))
-    if len(expected.clusters) < 2:
-        return [alone]
-    sizes = np.array(expected.clusters, dtype=np.float64)
-    freedom = max(float((sizes @ sizes) ** 2 / np.sum(sizes**4)) - 1, 1.0)  # of the t-test in `margin.jackknife`
-    return [alone, (expected, float(stdtr(freedom, -(stdtrit(freedom, 1 - alpha) + ndtri(power)))))]
+def _tests(expected: Expected) -> tuple[Expected, ...]:
+    """The tests that must decide: item by item and, if there are clusters, by clusters."""
+    alone = replace(expected, clusters=())
+    return (alone, expected) if len(expected.clusters) > 1 else (alone,)
+
+
+def _needed(tasks: Sequence[Pairs], alpha: float, power: float) -> float:
+    """The p-value that the expected answers need, so that the share `power` of all samples reaches `alpha`."""
+    if all(task.clusters is None for task in tasks):
+        return float(ndtr(-(ndtri(1 - alpha) + ndtri(power))))
+    freedom = min(margin.cluster_freedom(task) for task in tasks)
+    return float(stdtr(freedom, -(stdtrit(freedom, 1 - alpha) + ndtri(power))))

@@ -7,7 +7,7 @@ names must match lm-eval's exactly: `tinyGSM8k` and `gsm8k` are different tasks.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,6 +72,7 @@ Growth = Annotated[
     float, in_range(0, 10, "a growth is a share from 0 to less than 10, as 20 % or 0.2"), BeforeValidator(as_share)
 ]
 Ratio = Annotated[float, in_range(1, 100, "a perplexity ratio is 1 or more, as 1.05")]
+Weight = Annotated[float, in_range(1e-6, 1e6, "a weight is a positive number, as 2 or 0.5, and less than a million")]
 
 
 class Edges(BaseModel):
@@ -88,6 +89,35 @@ class Edges(BaseModel):
         if not self.ship < self.monitor < self.ab_test:
             raise ValueError("the bands must ascend: ship < monitor < ab_test")
         return self
+
+
+class Average(BaseModel):
+    """How the scores of several tasks become one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    weights: dict[str, Weight] = {}
+    """Per task; a task that is not listed has the weight 1."""
+
+    @property
+    def subject(self) -> str:
+        """The average in a sentence."""
+        return "the weighted average" if self.weights else "the average"
+
+    def weight(self, task: str) -> float:
+        """The task's weight."""
+        return self.weights.get(task, 1.0)
+
+    def of(self, scores: Mapping[str, float]) -> float:
+        """The weighted mean of at least one score, whatever the tasks' numbers of items."""
+        return math.fsum(self.weight(task) * score for task, score in scores.items()) / self._total(scores)
+
+    def error(self, errors: Mapping[str, float]) -> float:
+        """The standard error of that mean, from the scores' standard errors."""
+        return math.hypot(*(self.weight(task) * error for task, error in errors.items())) / self._total(errors)
+
+    def _total(self, tasks: Iterable[str]) -> float:
+        return math.fsum(map(self.weight, tasks))
 
 
 @dataclass(frozen=True)
@@ -140,6 +170,11 @@ class UseCase(BaseModel):
     max_drop: dict[str, Limit] = {}
     """The largest drop for each task."""
     max_average_drop: Limit | None = None
+    average: Average = Average()
+    clusters: Literal["random", "fixed"] = "random"
+    """Whether a task's clusters, as MMLU's subjects, are a random sample or all that the limits are about."""
+    max_cluster_drop: dict[str, Limit] = {}
+    """Per task with clusters: the largest drop of any of them."""
     max_divergence: dict[str, Nats] = {}
     """Per multiple-choice task: mean KL divergence of the choices' distribution from the baseline's, in nats."""
     max_perplexity_ratio: dict[str, Ratio] = {}
@@ -153,8 +188,8 @@ class UseCase(BaseModel):
     def _limits_something(self) -> Self:
         if not self.tasks and self.max_average_drop is None:
             raise ValueError(
-                "it sets no limit: give max_drop, max_average_drop, max_divergence, max_perplexity_ratio,"
-                " max_longer_answers or max_cut_answers"
+                "it sets no limit: give max_drop, max_average_drop, max_cluster_drop, max_divergence,"
+                " max_perplexity_ratio, max_longer_answers or max_cut_answers"
             )
         return self
 
@@ -173,6 +208,7 @@ class UseCase(BaseModel):
         """The tasks that have a limit."""
         limits_by_kind = (
             self.max_drop,
+            self.max_cluster_drop,
             self.max_divergence,
             self.max_perplexity_ratio,
             self.max_longer_answers,
@@ -183,6 +219,11 @@ class UseCase(BaseModel):
     def required(self) -> tuple[str, ...]:
         """The tasks without which a run is refused."""
         return self.tasks if self.missing_tasks == "refuse" else ()
+
+    def weights_without_task(self, tasks: Iterable[str]) -> list[str]:
+        """The tasks that the average weights and that these tasks lack; none if missing tasks are skipped."""
+        scored = set(tasks) if self.missing_tasks == "refuse" else set(self.average.weights)
+        return [task for task in self.average.weights if task not in scored]
 
     def band_list(self) -> tuple[Band, ...]:
         """The bands in ascending order; the last band has no end."""
@@ -228,6 +269,13 @@ class UseCase(BaseModel):
         limits = [f"{task} at most {self.describe_limit(limit)}" for task, limit in self.max_drop.items()]
         if self.max_average_drop is not None:
             limits.append(f"average at most {self.describe_limit(self.max_average_drop)}")
+        limits += [
+            f"every cluster of {task} at most {self.describe_limit(limit)}"
+            for task, limit in self.max_cluster_drop.items()
+        ]
+        if self.average.weights:
+            weights = ", ".join(f"{task} {weight:g}" for task, weight in self.average.weights.items())
+            limits.append(f"the average weighs {weights}, any other task 1")
         limits += [f"divergence on {task} at most {limit:g} nats" for task, limit in self.max_divergence.items()]
         limits += [f"perplexity on {task} at most {ratio:g} times" for task, ratio in self.max_perplexity_ratio.items()]
         limits += [f"answers on {task} at most {100 * by:g} % longer" for task, by in self.max_longer_answers.items()]
@@ -240,7 +288,8 @@ class UseCase(BaseModel):
         """The bands and the limits in one line of text."""
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
-        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}"
+        clusters = "; clusters are the whole population" if self.clusters == "fixed" else ""
+        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:
@@ -297,8 +346,13 @@ def text_of(use_case: str) -> str:
 
 
 def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
-    """Raise PrerequisiteError if these tasks lack a task that the use case requires: call it before a run."""
+    """Raise PrerequisiteError if these tasks lack a task that the use case limits or weights: call it before a run."""
     scored = list(tasks)
+    if unknown := use_case.weights_without_task(scored):
+        raise PrerequisiteError(
+            f"The average of {use_case.name} weights {', '.join(unknown)}, which this suite does not score. It scores"
+            f" {', '.join(scored) or 'no task'}. Correct the name in average.weights, or choose another suite."
+        )
     lacking = [task for task in use_case.required() if task not in scored]
     if lacking:
         suites = f" ({', '.join(use_case.suites)})" if use_case.suites else ""

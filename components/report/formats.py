@@ -15,7 +15,7 @@ OUTCOMES = {
 }
 """The result of a limit, as the report and the terminal print it."""
 
-KINDS = {"drop": "", "length": "longer answers", "cut": "cut answers"}
+KINDS = {"drop": "", "cluster": "worst cluster", "length": "longer answers", "cut": "cut answers"}
 """What a limit on a task limits, after the task's name; any other kind has its own name."""
 
 
@@ -89,7 +89,7 @@ def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = (), 
     """A limit or the value compared with it: a drop in `unit`, nats, a ratio of perplexities, or a share."""
     if value is None or not math.isfinite(value):
         return MISSING
-    if kind == "drop":
+    if kind in ("drop", "cluster"):
         return percent_text(value, bounds, unit)
     if kind in ("length", "cut"):
         return percent_text(value, bounds)

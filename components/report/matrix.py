@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
+from components.policies.policy import Average
 from components.run.artifacts import Decision, Scores, Verdict
 
 
@@ -103,7 +104,10 @@ def matrix(decision: Decision) -> tuple[Row, ...]:
     tasks = tasks_of(decision)
     scores = {variant_scores.variant: variant_scores for variant_scores in decision.scores}
     baseline_bytes = decision.verdicts[0].size_bytes if decision.verdicts else 0
-    return tuple(_row(verdict, tasks, scores.get(verdict.variant), baseline_bytes) for verdict in decision.verdicts)
+    average = decision.limits.average
+    return tuple(
+        _row(verdict, tasks, scores.get(verdict.variant), baseline_bytes, average) for verdict in decision.verdicts
+    )
 
 
 def tasks_of(decision: Decision) -> tuple[str, ...]:
@@ -167,7 +171,7 @@ def mark_of(verdict: Verdict) -> Mark:
     return MARKS[verdict.verdict]
 
 
-def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseline_bytes: int) -> Row:
+def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseline_bytes: int, average: Average) -> Row:
     failed = verdict.verdict == "failed"
     perplexities = {task_score.task for task_score in scores.tasks if not task_score.is_share} if scores else set()
     errors = (
@@ -180,8 +184,8 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
         for task in tasks
     )
     averaged = [cell for cell in cells if cell.task not in perplexities]
-    values = [cell.score for cell in averaged if cell.score is not None]
-    known_errors = [cell.stderr for cell in averaged if cell.stderr is not None]
+    values = {cell.task: cell.score for cell in averaged if cell.score is not None}
+    known_errors = {cell.task: cell.stderr for cell in averaged if cell.stderr is not None}
     complete = bool(averaged) and len(values) == len(averaged)
     return Row(
         variant=verdict.variant,
@@ -190,8 +194,8 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
         size_bytes=verdict.size_bytes or None,
         size_ratio=verdict.size_bytes / baseline_bytes if verdict.size_bytes and baseline_bytes else None,
         cells=cells,
-        mean_score=sum(values) / len(values) if complete else None,
-        mean_stderr=_stderr_of_mean(known_errors) if complete and len(known_errors) == len(averaged) else None,
+        mean_score=average.of(values) if complete else None,
+        mean_stderr=average.error(known_errors) if complete and len(known_errors) == len(averaged) else None,
         average_drop=None if failed else verdict.average_drop,
         sentence=verdict.sentence,
         next_step=verdict.next_step,
@@ -206,7 +210,3 @@ def _stage(scores: Scores) -> str:
         if scores.look < scores.looks
         else scores.stage
     )
-
-
-def _stderr_of_mean(errors: list[float]) -> float:
-    return float(sum(error**2 for error in errors) ** 0.5) / len(errors)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.models.variants import VARIANTS
-from components.policies.policy import text_of
+from components.policies.policy import Average, text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
 from components.storage.artifact import Artifact
 from components.tracking.facts import RunFacts, RunFiles
@@ -119,7 +119,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
         weights, scores = weights_of.get(verdict.variant), scores_of.get(verdict.variant)
         # MLflow's pages keep this order: the metrics that decide come first.
         metrics = {
-            **_mean_metrics(verdict, scores),
+            **_mean_metrics(verdict, scores, decision.limits.average),
             **_cost_metrics(verdict, weights, scores, baseline_bytes),
             **_evidence_metrics(verdict),
             **_task_metrics(verdict, scores, tasks),
@@ -179,12 +179,12 @@ def _tags(verdict: Verdict, weights: Weights | None, scores: Scores | None, run_
     }
 
 
-def _mean_metrics(verdict: Verdict, scores: Scores | None) -> dict[str, float]:
+def _mean_metrics(verdict: Verdict, scores: Scores | None, average: Average) -> dict[str, float]:
     perplexities = {task.task for task in scores.tasks if not task.is_share} if scores else set()
-    shares = [score for task, score in verdict.scores.items() if task not in perplexities]
+    shares = {task: score for task, score in verdict.scores.items() if task not in perplexities}
     if not shares:
         return {}
-    metrics = {"mean_score": sum(shares) / len(shares)}
+    metrics = {"mean_score": average.of(shares)}
     if verdict.average_drop is not None:
         metrics["average_drop"] = verdict.average_drop
     elif verdict.verdict == "reference":
