@@ -104,8 +104,10 @@ def test_both_ways_of_serving_give_vllm_the_same_options_and_environment(cluster
     ready_at_once(cluster)
     of_kind = {}
     for kind in (KSERVE, DEPLOYMENT):
-        assert deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc").failure == ""
+        server = deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc")
         of_kind[kind] = container_of(cluster, kind)
+        for options in (of_kind[kind]["args"], server.identity.options):
+            assert "--generation-config vllm" in " ".join(options), "the model's own sampling is not applied"
     kserve_s, plain = of_kind[KSERVE], of_kind[DEPLOYMENT]
     assert kserve_s["image"] == plain["image"]
     assert kserve_s["env"] == plain["env"]
