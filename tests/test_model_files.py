@@ -1,12 +1,13 @@
 """Which files beside a model are its own: only these count in its size, are hashed, stored and served."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.digest import check_stored, digest_of, fetch_model, weights_size
+from components.models.digest import check_stored, digest_of, fetch_model, stored_state, weights_size
 from components.models.sources import check_source, resolve
 from components.storage.location import open_store
 from components.storage.store import FolderStore
@@ -143,3 +144,55 @@ def test_weights_that_neither_an_index_nor_the_usual_name_points_out_are_refused
         "what its weights are, only consolidated.safetensors. If one file holds all weights, name it model.safetensors;"
         " otherwise save the model again with save_pretrained."
     )
+
+
+@pytest.mark.fault(
+    "weights",
+    "weights in S3 are overwritten, zeroed, deleted or joined by another file",
+    "refused by name before they are promoted or served through KServe",
+)
+def test_the_weights_in_s3_are_read_again_where_they_lie(
+    s3_location: str, s3_server: S3Server, model: Path, tmp_path: Path
+) -> None:
+    good = resolve(str(model), open_store(s3_location), tmp_path / "cache")
+    client, bucket = s3_server.client(), s3_server.bucket
+    prefix = good.uri.removeprefix(f"s3://{bucket}/")
+    whole = (model / "model.safetensors").read_bytes()
+
+    def put(name: str, body: bytes) -> None:
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=body)
+
+    fetch_model(good.uri, good.digest, tmp_path / "cache")  # a good copy does not count
+    check_stored(good.uri, good.digest, tmp_path / "cache")
+    unchanged = stored_state(good.uri)
+    assert stored_state(good.uri) == unchanged
+    for name, body, reason in (
+        ("model.safetensors", whole[:-1] + b"1", "model.safetensors has changed since it was stored"),
+        ("model.safetensors", bytes(len(whole)), "model.safetensors has changed since it was stored"),
+        ("tokenizer.json", b"[]", "tokenizer.json has changed since it was stored"),
+    ):
+        put(name, body)
+        assert stored_state(good.uri) != unchanged
+        with pytest.raises(PrerequisiteError, match=reason):
+            check_stored(good.uri, good.digest, tmp_path / "cache")
+        put(name, (model / name).read_bytes())
+    check_stored(good.uri, good.digest, tmp_path / "cache")
+    put("consolidated.safetensors", whole)
+    with pytest.raises(PrerequisiteError, match="is not what was stored: consolidated.safetensors was added"):
+        check_stored(good.uri, good.digest, tmp_path / "cache")
+    for name in ("consolidated.safetensors", "config.json"):
+        client.delete_object(Bucket=bucket, Key=f"{prefix}/{name}")
+    with pytest.raises(PrerequisiteError, match="is not what was stored: config.json is missing"):
+        check_stored(good.uri, good.digest, tmp_path / "cache")
+    with pytest.raises(PrerequisiteError, match=f"and the run has {'0' * 64}"):
+        check_stored(good.uri, "0" * 64, tmp_path / "cache")
+
+
+def test_the_state_of_a_stored_folder_changes_with_every_write(model: Path, store: FolderStore, tmp_path: Path) -> None:
+    weights = Path(resolve(str(model), store, tmp_path / "cache").uri) / "model.safetensors"
+    uri, before = str(weights.parent), stored_state(str(weights.parent))
+    assert stored_state(uri) == before
+    whole, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(whole)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stored_state(uri) != before

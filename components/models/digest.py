@@ -42,6 +42,12 @@ def check_stored(uri: str, digest: str, cache: Path) -> None:
     store.check_folder(name, cache, partial(_require_digest, uri, digest))
 
 
+def stored_state(uri: str) -> str:
+    """A text that is another one once a file of the model at `uri` was written, added or removed."""
+    store, name = split_uri(uri)
+    return store.state(name)
+
+
 def _require_digest(uri: str, digest: str, marker: Marker) -> None:
     counted = [name for name in marker.files if "/" not in name and name.endswith((WEIGHTS, *OTHER_SUFFIXES))]
     stored = combined({name: marker.files[name].sha256 for name in counted})

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -112,6 +113,14 @@ class S3Store:
 
     def check_folder(self, name: str, cache: Path, check: Check) -> None:  # noqa: ARG002 - the bucket's bytes count
         marker = self._wanted(name, check)
+        stored = self.listing(name).keys() - {MARKER}
+        changes = [f"{file_name} is missing" for file_name in marker.files.keys() - stored]
+        changes += [f"{file_name} was added" for file_name in stored - marker.files.keys()]
+        if changes:
+            raise PrerequisiteError(
+                f"{self.uri(name)} is not what was stored: {', '.join(sorted(changes))}. Delete that model from the "
+                "bucket and run again."
+            )
         with self._errors(), ThreadPoolExecutor(THREADS) as threads:
             read = threads.map(lambda file_name: self._reread(self._key(name, file_name)).hex(), marker.files)
             self._compare(name, marker, dict(zip(marker.files, read, strict=True)))
@@ -178,13 +187,21 @@ class S3Store:
         """The s3:// address of `name`."""
         return f"s3://{self.bucket}/{self._key(name)}"
 
+    def state(self, name: str) -> str:
+        objects = self._objects(name)
+        return json.dumps([(key, each["ETag"], each["LastModified"].isoformat()) for key, each in objects.items()])
+
     def listing(self, name: str) -> dict[str, tuple[int, str]]:
         """Size in bytes and ETag of every object below `name`, by sorted relative name."""
+        return {key: (int(each["Size"]), str(each["ETag"])) for key, each in self._objects(name).items()}
+
+    def _objects(self, name: str) -> dict[str, dict[str, Any]]:
+        """S3's entry of every object below `name`, by sorted relative name."""
         prefix = f"{self._key(name)}/"
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             objects = [item for page in pages for item in page.get("Contents", ())]
-        listed = {item["Key"].removeprefix(prefix): (int(item["Size"]), str(item["ETag"])) for item in objects}
+        listed = {item["Key"].removeprefix(prefix): item for item in objects}
         return {name: listed[name] for name in sorted(listed) if name and not name.endswith("/")}
 
     def download(self, name: str, files: Collection[str], folder: Path) -> None:
