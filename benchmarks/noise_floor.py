@@ -9,6 +9,7 @@ limit cannot be decided.
 """
 
 import argparse
+import math
 import time
 
 import numpy as np
@@ -23,7 +24,7 @@ from components.evidence.margin import RELATIVE
 SEED = 20261127
 ALPHA, LIMIT, BASELINE, FLIPS = 0.05, 0.02, 0.6, 0.03
 ITEMS = (500, 1319, 5000, 14_042, 40_000)
-CHANCE = (1 - np.sqrt(1 - 2 * FLIPS)) / 2
+CHANCE = (1 - math.sqrt(1 - 2 * FLIPS)) / 2
 """How often a pass answers an item otherwise than the model mostly does, so that two passes differ in FLIPS."""
 
 Numbers = NDArray[np.float64]

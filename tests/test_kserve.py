@@ -106,6 +106,7 @@ def test_both_ways_of_serving_give_vllm_the_same_options_and_environment(cluster
     for kind in (KSERVE, DEPLOYMENT):
         server = deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc")
         of_kind[kind] = container_of(cluster, kind)
+        assert server.identity
         for options in (of_kind[kind]["args"], server.identity.options):
             assert "--generation-config vllm" in " ".join(options), "the model's own sampling is not applied"
     kserve_s, plain = of_kind[KSERVE], of_kind[DEPLOYMENT]
