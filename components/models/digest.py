@@ -45,7 +45,7 @@ def check_stored(uri: str, digest: str, cache: Path) -> None:
 def stored_state(uri: str) -> str:
     """A text that is another one once a file of the model at `uri` was written, added or removed."""
     store, name = split_uri(uri)
-    return store.state(name)
+    return hashlib.sha256(store.state(name).encode()).hexdigest()
 
 
 def _require_digest(uri: str, digest: str, marker: Marker) -> None:

@@ -103,6 +103,8 @@ class Server(Artifact):
     """None for a server that was not started."""
     pod: ServerPod | None = None
     """None for a server on this machine."""
+    weights_state: str = ""
+    """The state of the stored weights that KServe fetched by itself; empty where our own code fetches them."""
     replaced: int = 0
     """How often Kubernetes has replaced the pod since the start."""
     scored_in: str = ""

@@ -46,7 +46,7 @@ def _deploy_checked(weights: Weights, model_path: Path, results: str, settings: 
     check_stored(weights.uri, weights.digest, cache_dir())
     server = kserve.deploy(weights, model_path, results, settings, window)
     if server.failure or stored_state(weights.uri) == before:
-        return server
+        return server.model_copy(update={"weights_state": before})
     kserve.undeploy(weights.variant, results, settings)
     changed = (
         f"{weights.uri} was written to while KServe fetched it, so the server may have other weights; it is stopped. "
