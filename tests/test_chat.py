@@ -193,7 +193,10 @@ def test_each_question_is_asked_several_times_with_seeds_that_all_variants_share
     assert again.tasks == scores.tasks
     assert again.reused == 3 * ITEMS
     assert task.settings.samples == 3
-    assert task.settings.generation[0]["temperature"] == 0.6
+    (stated,) = task.settings.generation
+    sampling = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+    assert {name: stated[name] for name in sampling} == dict(zip(sampling, (0.6, 1, 0, 0), strict=True))
+    assert all({name: chat[name] for name in sampling}.items() <= stated.items() for chat in chat_server.chats)
 
 
 def test_a_server_with_another_template_is_a_failure_and_no_score(

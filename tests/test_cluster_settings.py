@@ -10,6 +10,7 @@ from components.servers import fetch_model
 from components.servers.cluster_settings import Toleration, from_environment
 from components.storage.location import open_store
 from components.storage.store import FolderStore
+from tests.support.smallest_model import smallest_model
 
 NOWHERE = Path("/nowhere/namespace")
 
@@ -95,15 +96,13 @@ def test_an_invalid_value_is_reported_with_the_valid_ones(name: str, value: str,
 def test_the_weights_are_checked_and_served_at_the_same_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "config.json").write_text("{}")
-    digest = digest_of(tmp_path / "made")
+    digest = digest_of(smallest_model(tmp_path / "made"))
     uri = FolderStore(tmp_path / "store").put_folder(tmp_path / "made", "weights/int8", digest)
     target = tmp_path / "mounted" / "model"
     target.parent.mkdir()
     for _ in range(2):  # a pod's init container may run again
         assert fetch_model.main([uri, str(target), digest]) == 0
-        assert (target / "config.json").read_text() == "{}"
+        assert (target / "tokenizer.json").read_text() == "{}"
     assert fetch_model.main([str(tmp_path / "none"), str(target), digest]) == 2
     assert "none" in capsys.readouterr().err
     assert fetch_model.main([uri, str(target), "0" * 64]) == 2
@@ -112,12 +111,10 @@ def test_the_weights_are_checked_and_served_at_the_same_path(
 
 @pytest.mark.slow
 def test_the_link_to_the_weights_may_have_the_buckets_name(tmp_path: Path, s3_location: str) -> None:
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "config.json").write_text("{}")
-    digest = digest_of(tmp_path / "made")
+    digest = digest_of(smallest_model(tmp_path / "made"))
     uri = open_store(s3_location).put_folder(tmp_path / "made", "weights/int8", digest)
     target = tmp_path / "mounted" / uri.split("/")[2]
     target.parent.mkdir()
     for _ in range(2):
         assert fetch_model.main([uri, str(target), digest]) == 0
-        assert (target / "config.json").read_text() == "{}"
+        assert (target / "tokenizer.json").read_text() == "{}"

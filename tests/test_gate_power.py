@@ -69,7 +69,7 @@ def test_four_of_five_runs_decide_the_smallest_limit_with_clusters(clusters: tup
 @pytest.mark.parametrize(("drop", "limit"), [(0.0, 0.02), (0.01, 0.03), (0.05, 0.02)])
 def test_the_number_equals_a_verdicts_advice_after_the_expected_answers(drop: float, limit: float) -> None:
     expected = Expected(0.1, drop=drop)
-    task = Task("gsm8k", expected.pairs(300), expected.baseline, 0.0, informative=True, floor=None)
+    task = Task("gsm8k", expected.pairs(300), expected.baseline, 0.0, informative=True)
     advised = DropTest((task,), RELATIVE).further_items(limit, ALPHA)
     assert advised is not None
     assert questions(expected, limit, ALPHA) == pytest.approx(300 + advised, rel=0.003)

@@ -104,8 +104,12 @@ def test_both_ways_of_serving_give_vllm_the_same_options_and_environment(cluster
     ready_at_once(cluster)
     containers = {}
     for kind in (KSERVE, DEPLOYMENT):
-        assert deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc").failure == ""
+        server = deployed(kind=kind, gpus=0, image="vllm/vllm-openai-cpu@sha256:abc")
+        assert server.failure == ""
         containers[kind] = container_of(cluster, kind)
+        assert server.identity
+        for options in (containers[kind]["args"], server.identity.options):
+            assert "--generation-config vllm" in " ".join(options), "the model's own sampling is not applied"
     by_kserve, by_deployment = containers[KSERVE], containers[DEPLOYMENT]
     assert by_kserve["image"] == by_deployment["image"]
     assert by_kserve["env"] == by_deployment["env"]

@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.digest import check_stored, digest_of, fetch_model, weights_size
+from components.models.digest import check_stored, digest_of, fetch_model
 from components.models.sources import check_model_folder, check_source, resolve
 from components.models.wheels import PINS, TO_S3, gguf_model, wheel
 from components.storage.cache import cache_dir
@@ -25,26 +24,16 @@ from components.storage.hashing import sha256_of
 from components.storage.location import fetch, open_store
 from components.storage.store import FolderStore
 from tests.support.seaweed import S3Server, free_ports
+from tests.support.smallest_model import safetensors, smallest_model
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "c" * 40
 
 
-def safetensors(data_bytes: int) -> bytes:
-    """A complete safetensors file with one tensor of that many bytes."""
-    header = json.dumps({"w": {"dtype": "U8", "shape": [data_bytes], "data_offsets": [0, data_bytes]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(data_bytes)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """The smallest folder that is accepted as a model."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(safetensors(100))
-    return folder
+    return smallest_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -96,17 +85,6 @@ def test_a_weight_file_whose_size_differs_from_its_header_is_refused(model: Path
             check_model_folder(model)
     weights.write_bytes(whole)
     check_model_folder(model)
-
-
-def test_a_sharded_model_needs_every_file_its_index_names(model: Path) -> None:
-    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(PrerequisiteError, match=r"names missing files: model-00002-of-00002\.safetensors"):
-        check_model_folder(model)
-    (model / "model-00002-of-00002.safetensors").write_bytes(safetensors(5))
-    check_model_folder(model)
-    assert weights_size(model) == len(safetensors(100)) + len(safetensors(5))
 
 
 @pytest.mark.fault(
@@ -221,7 +199,7 @@ def test_the_digest_changes_with_a_byte_of_the_tokenizer_and_with_a_name(model: 
     digests = {digest_of(model)}
     (model / "tokenizer.json").write_text("[]")
     digests.add(digest_of(model))
-    (model / "model.safetensors").rename(model / "renamed.safetensors")
+    (model / "tokenizer.json").rename(model / "vocab.json")
     digests.add(digest_of(model))
     assert len(digests) == 3
 
@@ -409,6 +387,7 @@ def hub(model: Path) -> Iterator[str]:
     """The endpoint of a hub; its org/good contains the smallest model and some other files."""
     Hub.files = {path.name: path.read_bytes() for path in model.iterdir()}
     Hub.files |= {"pytorch_model.bin": b"pickle", "README.md": b"words", "original/params.json": b"{}"}
+    Hub.files |= {"consolidated.safetensors": safetensors(9), "adapter_config.json": b"{}"}
     Hub.requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
@@ -446,10 +425,13 @@ def test_a_hub_model_is_its_files_at_one_commit_and_comes_from_the_cache_without
     names = ["COMPLETE.json", "config.json", "model.safetensors", "tokenizer.json"]
     expected = f"{digest_of(model)}|org/good at commit {COMMIT}.|{names}"
     assert resolved_elsewhere("hf:org/good", tmp_path, HF_ENDPOINT=hub) == expected
-    assert not any("pytorch_model.bin" in path or "README" in path for path in Hub.requests)
+    unread = ("pytorch_model.bin", "README", "consolidated.safetensors")
+    assert not any(name in path for path in Hub.requests for name in unread)
     assert resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1") == expected
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     assert resolved_elsewhere("hf:org/good", tmp_path, HF_ENDPOINT=nobody) == expected
+    shutil.rmtree(tmp_path / "hf" / "hub" / "models--org--good" / "trees")  # as an older library left the cache
+    assert resolved_elsewhere("hf:org/good", tmp_path, HF_HUB_OFFLINE="1") == expected
 
 
 @pytest.mark.slow

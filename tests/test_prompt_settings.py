@@ -1,10 +1,13 @@
 """A task's prompt settings: one text for each value, and a definition of lm-eval as a value."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from components.benchmarks import tasks
+from components.benchmarks import protocol, tasks
+from components.benchmarks.encoder import generation_request
 from components.benchmarks.suites import HUMANEVAL, SUITES
 from components.run.artifacts import TaskScore
 from components.run.prompt_settings import PromptSettings
@@ -50,3 +53,31 @@ def test_the_settings_of_a_task_of_lm_eval_are_its_definitions() -> None:
     arc = SUITES["demo"].tasks[0]
     found = tasks.prompt_settings(arc, tasks.raw_definition(tasks.task_file(arc.task)), chat_template=True)
     assert found == PromptSettings(chat_template=True)
+
+
+@pytest.mark.fault(
+    "numbers",
+    "a server takes sampling values that no request names from the model's generation_config",
+    "every request names neutral values, and the score records what was sent",
+)
+@pytest.mark.parametrize(
+    ("own", "row", "sent"),
+    [
+        ({}, {}, {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}),
+        ({"top_p": 0.9}, {}, {"top_p": 0.9, "presence_penalty": 0, "frequency_penalty": 0}),
+        (
+            {"temperature": 0.2, "do_sample": False},
+            {"temperature": 0.6},
+            {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "temperature": 0.6, "do_sample": True},
+        ),
+    ],
+)
+def test_a_score_records_the_sampling_values_that_its_requests_had(
+    own: dict[str, Any], row: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    task = replace(HUMANEVAL, **row)
+    settings = tasks.prompt_settings(task, {"generation_kwargs": {"until": ["#"], **own}}, chat_template=False)
+    (recorded,) = protocol.stated(settings, task).generation
+    assert {name: value for name, value in recorded.items() if name not in ("until", "max_gen_toks")} == sent
+    request = protocol.request(generation_request(dict(settings.generation[0])), task)
+    assert request.items() >= {name: value for name, value in sent.items() if name != "do_sample"}.items()

@@ -10,14 +10,16 @@ from components.errors import PrerequisiteError
 from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import shared
 from components.evaluate.stages import FollowedServer
+from components.models.digest import digest_of
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
 from components.run.results import RunResults
-from components.servers import kserve
+from components.servers import kserve, lifecycle
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from components.storage.location import open_store
 from tests.support.kubernetes_state import Cluster
 from tests.support.on_cluster import WEIGHTS, cluster
+from tests.support.seaweed import S3Server
 from tests.support.serving_pod import ServingPods
 from tests.test_evaluate import questions
 
@@ -112,3 +114,25 @@ def test_other_weights_in_the_place_of_the_servers_are_another_server(
     failure = scored(server, tiny_model, tmp_path).failure
     assert f"its weights is '{'e' * 64}', before '{WEIGHTS.digest}'" in failure
     assert "it does not serve the weights at s3://bucket/other" in failure
+
+
+@pytest.mark.fault(
+    "weights",
+    "weights in S3 change, and Kubernetes replaces the pod of a server that fetched them",
+    "with KServe another server, which gets no score; a Deployment's init container compares the bytes",
+)
+def test_a_new_pod_of_weights_that_have_changed_is_another_server(
+    pods: ServingPods, tiny_model: Path, tmp_path: Path, s3_location: str, s3_server: S3Server
+) -> None:
+    results, store = str(tmp_path / "results"), open_store(f"{s3_location}/store")
+    digest = digest_of(tiny_model)
+    uri = store.put_folder(tiny_model, f"models/{digest}", digest)
+    weights = WEIGHTS.model_copy(update={"uri": uri, "digest": digest})
+    RunResults(results).weights("int8").write(weights)
+    server = lifecycle.deploy(weights, tiny_model, results, 1024)
+    assert server.failure == ""
+    key = uri.removeprefix(f"s3://{s3_server.bucket}/") + "/generation_config.json"
+    s3_server.client().put_object(Bucket=s3_server.bucket, Key=key, Body=b'{"temperature": 9}')
+    pods.replace_when_it_ends()
+    failure = scored(server, tiny_model, tmp_path).failure
+    assert (f"the weights at {uri} were written to since the first start" in failure) is (pods.kind == KSERVE)

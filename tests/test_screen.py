@@ -118,7 +118,7 @@ def test_chosen_items_never_pass_a_variant(looks: int) -> None:
 
 def task(name: str, *, chosen: bool, before: float = 0.5) -> Task:
     scores = np.repeat([1.0, 0.0], [round(100 * before), round(100 * (1 - before))])
-    return Task(name, pairs(scores, scores), before, before, informative=True, floor=None, chosen=chosen)
+    return Task(name, pairs(scores, scores), before, before, informative=True, chosen=chosen)
 
 
 def test_the_allowance_is_in_the_units_of_the_drop_and_only_for_chosen_items() -> None:

@@ -14,8 +14,9 @@ from components.run.plan import EvaluationPlan
 from components.servers import lifecycle
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
-from tests.support.kubernetes_state import Cluster
+from tests.support.kubernetes_state import JSON, Cluster
 from tests.support.on_cluster import cluster, left, ready_at_once, vllm
+from tests.support.seaweed import S3Server
 
 __all__ = ["cluster", "vllm"]
 
@@ -83,6 +84,52 @@ def test_no_step_fetches_the_weights_if_a_cluster_serves(
     assert not any(name.endswith(".safetensors") for name in fetched)
     whole = fetch(weights.uri, tmp_path / "cache")
     assert {file.name for file in whole.iterdir()} - fetched == {file.name for file in whole.glob("*.safetensors")}
+
+
+def overwritten(s3_server: S3Server, weights: Weights) -> None:
+    """Write other bytes of the same size over the stored weights."""
+    key = weights.uri.removeprefix(f"s3://{s3_server.bucket}/") + "/model.safetensors"
+    client = s3_server.client()
+    size = client.head_object(Bucket=s3_server.bucket, Key=key)["ContentLength"]
+    client.put_object(Bucket=s3_server.bucket, Key=key, Body=bytes(size))
+
+
+@pytest.mark.fault(
+    "weights",
+    "weights in S3 change before or while KServe fetches them by itself",
+    "no server is kept: the stored bytes are compared before the start, and their state after it",
+)
+@pytest.mark.parametrize(
+    ("when", "reason"),
+    [
+        ("before", "model.safetensors has changed since it was stored"),
+        ("while", "was written to while KServe fetched it, so the server may have other weights; it is stopped."),
+    ],
+)
+def test_kserve_keeps_no_server_of_weights_that_have_changed(
+    cluster: Cluster,
+    deployed: Path,
+    weights: Weights,
+    plan: EvaluationPlan,
+    s3_server: S3Server,
+    when: str,
+    reason: str,
+) -> None:
+    deploy_step.undeploy("int8", plan.results)
+    if when == "before":
+        overwritten(s3_server, weights)
+    else:
+        ready = cluster.on
+
+        def on(what: str, plural: str, obj: JSON) -> None:
+            if what == "created" and plural == "inferenceservices":
+                overwritten(s3_server, weights)
+            ready(what, plural, obj)
+
+        cluster.on = on
+    deploy_step.deploy(*(str(deployed / f"{name}.json") for name in ("weights", "plan", "server")))
+    assert reason in Server.read(deployed / "server.json").failure
+    assert left(cluster) == []
 
 
 def test_a_removed_server_gives_a_reason_and_no_score(deployed: Path, plan: EvaluationPlan) -> None:

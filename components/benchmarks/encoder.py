@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from components.errors import PrerequisiteError
+from components.run.prompt_settings import NEUTRAL
 
 Pair = tuple[str, str]
 """A context and its continuation, as text."""
@@ -32,9 +33,6 @@ DEFAULT_ANSWER_TOKENS = 256
 """lm-eval's limit of tokens for a generated text, where its task names none."""
 SEED = 1234
 """lm-eval's seed of a request."""
-NEUTRAL = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
-"""Sent with each request whose task has no other values: a server takes what is missing from the model's
-generation_config."""
 
 
 class Encoder:

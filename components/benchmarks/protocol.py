@@ -11,7 +11,7 @@ from components.benchmarks.suites import AUTO, CHATS, NO, YES, SuiteTask
 from components.benchmarks.thinking import Reply, split, until
 from components.errors import PrerequisiteError
 from components.run.plan import EvaluationPlan
-from components.run.prompt_settings import PromptSettings
+from components.run.prompt_settings import NEUTRAL, PromptSettings
 
 if TYPE_CHECKING:
     from components.benchmarks.encoder import Encoder
@@ -49,10 +49,10 @@ def seeded(fields: dict[str, Any], sample: int) -> dict[str, Any]:
 
 
 def stated(settings: PromptSettings, row: SuiteTask) -> PromptSettings:
-    """The settings of a task with generated answers, with those of the row that differ from lm-eval's."""
+    """The settings of a task with generated answers, as its requests have them: neutral, of lm-eval, of the row."""
     own: dict[str, Any] = {"temperature": row.temperature, "do_sample": True} if row.temperature else {}
     own |= {"max_gen_toks": row.max_tokens} if row.max_tokens else {}
-    generation = tuple(kwargs | own for kwargs in settings.generation or ({},)) if own else settings.generation
+    generation = tuple({**NEUTRAL, **kwargs, **own} for kwargs in settings.generation or ({},))
     return settings.model_copy(update={"chat": row.chat == YES, "samples": row.samples, "generation": generation})
 
 

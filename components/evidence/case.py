@@ -11,7 +11,7 @@ from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
 from components.evidence.limits import ClippedTest, DropTest, Limit, MeanTest, Task
 from components.evidence.looks import error_share
-from components.evidence.margin import ABSOLUTE, RELATIVE
+from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
 from components.policies.policy import MOST_NATS, Band, UseCase
 
@@ -74,6 +74,7 @@ def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
         name: replace(
             task,
             pairs=replace(task.pairs, weight=use_case.average.weight(name)),
+            again=task.again and replace(task.again, weight=use_case.average.weight(name)),
             chosen=name in variant.chosen,
         )
         for name, task in paired.items()
@@ -115,6 +116,7 @@ def tasks_of(
 def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None, chance: float, alpha: float) -> Task:
     paired = baseline.only(variant.table["id"])
     before, after = paired.scores, variant.scores
+    again_pairs, again_flips = _two_passes(baseline, again)
     baseline_alone = margin.pairs(baseline.scores, np.zeros(baseline.items), baseline.clusters)
     return Task(
         name=name,
@@ -122,16 +124,21 @@ def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None,
         before=float(before.mean()),
         after=float(after.mean()),
         informative=margin.p_above(baseline_alone, chance) <= alpha,
-        floor=_floor(baseline, again),
+        again=again_pairs,
+        again_flips=again_flips,
     )
 
 
-def _floor(baseline: Answers, again: Answers | None) -> float | None:
-    """The share of answers that flip in a second pass of the baseline."""
+def _two_passes(baseline: Answers, again: Answers | None) -> tuple[Pairs | None, float | None]:
+    """The baseline's answers paired with those of its second pass, and the share that flips; None without a pass."""
     if again is None:
-        return None
-    twice = baseline.only(again.table["id"])
-    return flips.flips(twice.scores, again.only(twice.table["id"]).scores).rate if twice.items else None
+        return None, None
+    first = baseline.only(again.table["id"])
+    if not first.items:
+        return None, None
+    second = again.only(first.table["id"])
+    flipped = flips.flips(first.scores, second.scores).rate
+    return margin.pairs(first.scores, second.scores, first.clusters), flipped
 
 
 def limits_of(

@@ -20,7 +20,7 @@ from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
 from components.evidence.case import Case, case, with_clusters
 from components.evidence.change import about
-from components.evidence.limits import DropTest, Limit, Task
+from components.evidence.limits import DropTest, Limit, Task, finite
 from components.evidence.margin import ABSOLUTE
 from components.evidence.next_steps import next_step
 from components.policies.policy import UseCase
@@ -158,6 +158,8 @@ def _step_after_inconclusive(evidence: Case, rows: tuple[LimitEvidence, ...]) ->
     counts = [row.further_items for row in rows if row.outcome not in ("passed", "exceeded")]
     sentence = next_step("inconclusive", "")
     known = [row for row in counts if row is not None]
+    if sentences.only_by_chance(evidence.shown):
+        return sentence
     if not known or len(known) < len(counts):
         return sentence.replace("Evaluate more questions, or A/B test the variant", "A/B test the variant")
     return sentence.replace(
@@ -233,7 +235,9 @@ def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float
         mcnemar_p=flipped.p,
         kl=divergence.mean if divergence else None,
         kl_stderr=divergence.error if divergence and math.isfinite(divergence.error) else None,
-        noise_floor=task.floor,
+        noise_floor=finite(drop_test.noise.floor) if task.again else None,
+        noise_floor_upper=drop_test.noise.upper(evidence.use_case.alpha),
+        noise_flip_rate=task.again_flips,
         longer=growth_test.estimate if growth_test else None,
         longer_lower=growth_test.lower(evidence.rejecting) if growth_test else None,
         longer_upper=growth_test.upper(alpha) if growth_test else None,

@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 from components.evidence import flips, margin
 from components.evidence.looks import SCREEN_ALLOWANCE
 from components.evidence.margin import ABSOLUTE, Pairs, Scale
+from components.evidence.noise import Noise
 from components.policies.policy import MOST_NATS
 
 POWER = 0.8
@@ -29,8 +30,10 @@ class Task:
     """The variant's score."""
     informative: bool
     """Whether the baseline is significantly above chance."""
-    floor: float | None
-    """The share of answers that flip between two passes of the baseline; None if not measured."""
+    again: Pairs | None = None
+    """The baseline's answers paired with those of its second pass; None if it ran once."""
+    again_flips: float | None = None
+    """The share of the baseline's answers that flip in its second pass."""
     chosen: bool = False
     """Whether tinyBenchmarks chose the items: then they are no random sample of the benchmark."""
 
@@ -72,15 +75,10 @@ class DropTest:
         return any(task.informative for task in self.tasks)
 
     @property
-    def floor(self) -> float:
-        """The noise floor, the drop up to which two passes of the baseline differ; 0 if not measured."""
-        if any(task.floor is None for task in self.tasks) or not self.tasks:
-            return 0.0
-        mean = sum(task.before for task in self.tasks) / len(self.tasks)
-        floor = sum(task.floor or 0.0 for task in self.tasks) / len(self.tasks)
-        if not self.scale.relative:
-            return floor
-        return floor / mean if mean > 0 else math.inf
+    def noise(self) -> Noise:
+        """The difference of two passes of the baseline; of no passes if one of the tasks has only one."""
+        passes = tuple(task.again for task in self.tasks if task.again)
+        return Noise(passes if len(passes) == len(self.tasks) else (), self.scale)
 
     @property
     def chosen(self) -> bool:
@@ -100,7 +98,11 @@ class DropTest:
 
     def decidable(self, limit: float) -> bool:
         """Whether the limit is at or above the noise floor."""
-        return limit >= self.floor
+        return limit >= self.noise.floor
+
+    def may_become_decidable(self, limit: float) -> bool:
+        """Whether the limit is below the noise floor, but not clearly: with more items the passes may agree better."""
+        return not self.decidable(limit) and not self.noise.clearly_above(limit)
 
     def p_within(self, limit: float) -> float:
         """The p-value against "the drop is the limit or more"; 1 if the test is impossible."""
@@ -115,7 +117,7 @@ class DropTest:
 
         On chosen items: at most that and the allowance.
         """
-        edge = max(limit, self.floor) + self.allowance
+        edge = max(limit, self.noise.floor) + self.allowance
         if edge >= margin.LARGEST_DROP:
             return 1.0
         return self._once("beyond", edge, lambda: margin.p_beyond(self._all, self.scale, edge))

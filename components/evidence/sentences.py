@@ -1,6 +1,7 @@
 """The sentence of each verdict, for a release manager: it contains the numbers that decided."""
 
 import math
+from collections.abc import Iterable
 
 from components.evidence.case import Case
 from components.evidence.change import Change, about, percent
@@ -45,9 +46,19 @@ def inconclusive(case: Case, unproven: list[Limit], alpha: float) -> str:
         many = max(counts) > 1
         count = f"about {about(max(counts))} more questions are" if many else "one more question is"
         parts.append(f"{count} needed (80 % power)")
+    elif only_by_chance(unproven):
+        parts.append("with more questions the two passes may agree more closely")
     elif all(limit.test.informative for limit in unproven) and not case.variant.chosen:
         parts.append("more questions of the same kind are not likely to decide it")
     return f"Inconclusive for {case.use_case.name}: {'; '.join(parts)}"
+
+
+def only_by_chance(limits: Iterable[Limit]) -> bool:
+    """Whether some limits are below the noise floor, and each of them only because the questions are few."""
+    below = [limit for limit in limits if not limit.test.decidable(limit.limit)]
+    return bool(below) and all(
+        isinstance(limit.test, DropTest) and limit.test.may_become_decidable(limit.limit) for limit in below
+    )
 
 
 def reservations(case: Case, *, settled: bool) -> list[str]:
@@ -101,10 +112,10 @@ def _describe_undecided(limit: Limit, case: Case, alpha: float) -> str:
     if not test.informative and _is_drop(limit):
         subject = "any task" if limit.what == "average" else limit.what
         return f"no drop on {subject} can be detected, because the baseline may be guessing"
-    if not test.decidable(limit.limit):
+    if not test.decidable(limit.limit) and isinstance(test, DropTest):
         return (
             f"the limit of {_limit(limit, case)} on {limit.what} cannot be tested, because two passes of the"
-            " baseline differ by more"
+            f" baseline differ by {_amount(test.noise.floor, limit, case)}"
         )
     return (
         f"{_change(limit, case)}, {_confidence(alpha)} {_at_most(limit, case, alpha)}, so it is not shown to be within"

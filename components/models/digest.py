@@ -1,28 +1,26 @@
 """The digest that identifies a model, its comparison with the stored bytes, and the size of the weights."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from components.errors import PrerequisiteError
+from components.models.content import OTHER_SUFFIXES, WEIGHTS, chosen_files, reader
 from components.storage.hashing import sha256s
 from components.storage.location import fetch, split_uri
-from components.storage.store import MARKER, Marker, files_of
-
-WEIGHTS = ".safetensors"
-MODEL_SUFFIXES = (WEIGHTS, ".json", ".txt", ".model", ".jinja", ".tiktoken")
+from components.storage.store import Marker, files_of
 
 
-def model_files(names: Collection[str]) -> list[str]:
-    """The sorted names of a model's files: top-level weights, configuration and tokenizer; no pickles."""
-    return sorted(name for name in names if "/" not in name and name.endswith(MODEL_SUFFIXES) and name != MARKER)
+def model_files(folder: Path) -> dict[str, Path]:
+    """The model's own files in `folder`, by sorted name; see `content.chosen_files`."""
+    files = files_of(folder)
+    return {name: files[name] for name in chosen_files(files, reader(files))}
 
 
 def digest_of(folder: Path) -> str:
     """The model's digest: sha256 over its files' names and sha256 values, in the order of the names."""
-    files = files_of(folder)
-    return combined(sha256s({name: files[name] for name in model_files(files)}))
+    return combined(sha256s(model_files(folder)))
 
 
 def combined(hashes: Mapping[str, str]) -> str:
@@ -44,8 +42,15 @@ def check_stored(uri: str, digest: str, cache: Path) -> None:
     store.check_folder(name, cache, partial(_require_digest, uri, digest))
 
 
+def stored_state(uri: str) -> str:
+    """A text that is another one once a file of the model at `uri` was written, added or removed."""
+    store, name = split_uri(uri)
+    return hashlib.sha256(store.state(name).encode()).hexdigest()
+
+
 def _require_digest(uri: str, digest: str, marker: Marker) -> None:
-    stored = combined({name: marker.files[name].sha256 for name in model_files(marker.files)})
+    counted = [name for name in marker.files if "/" not in name and name.endswith((WEIGHTS, *OTHER_SUFFIXES))]
+    stored = combined({name: marker.files[name].sha256 for name in counted})
     if stored != digest:
         raise PrerequisiteError(
             f"The model at {uri} is another one: its files have the digest {stored}, and the run has {digest}. "
@@ -54,5 +59,5 @@ def _require_digest(uri: str, digest: str, marker: Marker) -> None:
 
 
 def weights_size(folder: Path) -> int:
-    """Total size of the model's *.safetensors files, in bytes."""
-    return sum(path.stat().st_size for path in folder.glob(f"*{WEIGHTS}"))
+    """Total size of the model's own weight files, in bytes."""
+    return sum(path.stat().st_size for name, path in model_files(folder).items() if name.endswith(WEIGHTS))

@@ -9,15 +9,15 @@ from components.errors import PrerequisiteError
 from components.models.content import Read
 from components.storage.store import disk_room
 
+Choose = Callable[[Collection[str], Read], list[str]]
+"""Selects a model's files by name, and may read small ones before the weights are downloaded."""
 
-def snapshot(
-    repo: str, revision: str | None, choose: Callable[[Collection[str], Read], list[str]], patterns: Collection[str]
-) -> Path:
+
+def snapshot(repo: str, revision: str | None, choose: Choose) -> Path:
     """A local folder with the repository's files that `choose` selects by name; the folder's name is the commit.
 
-    `choose` may read small files before the weights are downloaded. Without the network: the files in the hub's cache
-    that match `patterns`. Raises PrerequisiteError for an unknown or gated repository, an unknown revision, and when
-    the hub does not answer and the model is not in the cache.
+    Without the network, from the hub's cache. Raises PrerequisiteError for an unknown or gated repository, an unknown
+    revision, and when the hub does not answer and the model is not in the cache.
     """
     import httpx
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
@@ -32,11 +32,9 @@ def snapshot(
                     lambda name: Path(hf_hub_download(repo, name, revision=revision)).read_text(encoding="utf-8"),
                 )
                 # By the revision's name, not by info.sha: only then does the cache know the name without the network.
-                return Path(
-                    snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in names])
-                )
+                return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns(names)))
     except (OfflineModeIsEnabled, httpx.HTTPError) as error:
-        return _cached(repo, revision, patterns, error)
+        return _cached(repo, revision, choose, error)
 
 
 def model_at(repo: str, revision: str | None) -> tuple[str, dict[str, str]]:
@@ -88,18 +86,27 @@ def _refusals(repo: str, revision: str | None) -> Iterator[None]:
         raise PrerequisiteError(f"hf:{repo} is not a valid repository name: {error}") from error
 
 
-def _cached(repo: str, revision: str | None, patterns: Collection[str], unreachable: Exception) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _cached(repo: str, revision: str | None, choose: Choose, unreachable: Exception) -> Path:
+    from huggingface_hub import get_cached_repo_tree, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+
+    def cached(name: str) -> Path:
+        return Path(hf_hub_download(repo, name, revision=revision, local_files_only=True))
 
     try:
-        return Path(
-            snapshot_download(
-                repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"], local_files_only=True
-            )
-        )
+        try:
+            listed = [file.path for file in get_cached_repo_tree(repo, revision=revision)]
+        except CachedRepoTreeNotFoundError:  # downloaded by a version of the hub's library that kept no list
+            listed = [path.name for path in cached("config.json").parent.iterdir()]
+        names = choose(listed, lambda name: cached(name).read_text(encoding="utf-8"))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns(names), local_files_only=True))
     except LocalEntryNotFoundError as error:
         raise PrerequisiteError(
             f"hf:{repo} is not in the local hub cache and the hub is unavailable: {unreachable}\nCheck the network, "
             "HF_ENDPOINT and HF_HUB_OFFLINE, or copy the model to this machine and give file:path."
         ) from error
+
+
+def patterns(names: Collection[str]) -> list[str]:
+    """The hub library's patterns for exactly these names."""
+    return [glob.escape(name) for name in names]

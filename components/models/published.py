@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
 from components.models import hub
-from components.models.digest import WEIGHTS, model_files
-from components.models.sources import INDEX
+from components.models.content import INDEX, WEIGHTS, beside_weights
 from components.storage.store import MARKER, Marker
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def published_at(source: str, settled_s: float) -> Published:
     """
     if match := HUB.fullmatch(source):
         commit, files = hub.model_at(match[1], match[2])
-        content = {name: files[name] for name in model_files(files)}
+        content = {name: files[name] for name in may_count(files)}
         return published(source, f"{source} at commit {commit}", content)
     if match := BUCKET.fullmatch(source):
         from components.storage.s3 import S3Store
@@ -102,7 +101,7 @@ def folder_with(store: "S3Store", name: str, objects: "Mapping[str, StoredObject
         if marker is None or not sizes.items() >= marker.sizes.items():
             raise NotPublishedError(f"{uri} lacks files that its {MARKER} lists.")
         return published(uri, f"{uri} with the digest {marker.digest[:12]}", marker.digest)
-    files = {file: objects[file] for file in model_files(objects)}
+    files = {file: objects[file] for file in may_count(objects)}
     if missing := missing_files(store, name, files):
         raise NotPublishedError(f"{uri} has no {missing}.")
     since_s = (datetime.now(UTC) - last_change(files)).total_seconds()
@@ -113,6 +112,12 @@ def folder_with(store: "S3Store", name: str, objects: "Mapping[str, StoredObject
         )
     content = {file: [stored.size_bytes, stored.etag] for file, stored in files.items()}
     return published(uri, f"{uri}, last changed {last_change(files):%Y-%m-%d %H:%M:%S} UTC", content)
+
+
+def may_count(names: Collection[str]) -> list[str]:
+    """The sorted names of the files that can be the model's own, by their names alone."""
+    weights = [name for name in names if "/" not in name and name.endswith(WEIGHTS)]
+    return sorted([*beside_weights(names), *weights])
 
 
 def marker_of(store: "S3Store", name: str) -> Marker | None:

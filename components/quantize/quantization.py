@@ -79,7 +79,7 @@ def compress(
 ) -> dict[str, str | int]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
     from components.benchmarks.embedded import embedded
-    from components.models.digest import digest_of, fetch_model, weights_size
+    from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed
     from components.storage.cache import cache_dir
 
@@ -91,7 +91,7 @@ def compress(
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         check_compressed(out, facts["layers"])
         digest = digest_of(out)
-        uri = store.put_folder(out, f"models/{digest}", digest)
+        uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
         return {
             "digest": digest,
             "uri": uri,

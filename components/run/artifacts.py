@@ -103,6 +103,8 @@ class Server(Artifact):
     """None for a server that was not started."""
     pod: ServerPod | None = None
     """None for a server on this machine."""
+    weights_state: str = ""
+    """The state of the stored weights that KServe fetched by itself; empty where our own code fetches them."""
     replaced: int = 0
     """How often Kubernetes has replaced the pod since the start."""
     scored_in: str = ""
@@ -276,7 +278,11 @@ class TaskEvidence(Artifact):
     """Mean KL divergence of the choices' distribution from the baseline's, in nats per item."""
     kl_stderr: float | None = None
     noise_floor: float | None = None
-    """The share of answers that flip between two passes of the baseline; None when not measured."""
+    """The drop or gain of the score between two passes of the baseline, without its sign; None when not measured."""
+    noise_floor_upper: float | None = None
+    """The largest drop or gain that the two passes do not rule out."""
+    noise_flip_rate: float | None = None
+    """The share of answers that flip between the two passes, in either direction."""
     longer: float | None = None
     """Growth of the answers' mean number of tokens from the baseline's, 0.2 is 20 %; None when not measured."""
     longer_lower: float | None = None

@@ -6,6 +6,10 @@ from pydantic import JsonValue
 
 from components.storage.artifact import Artifact
 
+NEUTRAL: dict[str, JsonValue] = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+"""Sent with each request for a text whose task has no other values: a server takes what is missing from the model's
+generation_config."""
+
 
 class PromptSettings(Artifact):
     """The settings of one task's prompts and answers. Scores with different settings are not comparable."""
@@ -19,8 +23,9 @@ class PromptSettings(Artifact):
     fewshot_as_multiturn: bool = False
     """Whether the shots were turns of a conversation."""
     generation: tuple[dict[str, JsonValue], ...] = ()
-    """lm-eval's `generation_kwargs`, with the run's temperature and limit of tokens: one entry, or one for each task
-    of a group where they differ. Empty for a task without generated texts, or with lm-eval's defaults."""
+    """lm-eval's `generation_kwargs`, with the run's temperature and limit of tokens and the NEUTRAL values: one entry,
+    or one for each task of a group where they differ. Empty for a task without generated texts, and for lm-eval's
+    defaults in results that lm-eval saved."""
     chat: bool = False
     """Whether the prompts were asked as chats."""
     samples: int = 1

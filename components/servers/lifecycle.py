@@ -11,7 +11,7 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Server, Weights
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
-from components.servers.cluster_settings import LOCAL, from_environment
+from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings, from_environment
 
 
 def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Server:
@@ -28,7 +28,31 @@ def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Ser
         return local_vllm.deploy(weights.variant, model_path, local_folder(results), weights.digest, window=window)
     from components.servers import kserve
 
-    return kserve.deploy(weights, model_path, results, settings, window)
+    if settings.kind == KSERVE:
+        return _deploy_checked(weights, model_path, results, settings, window)
+    return kserve.deploy(weights, model_path, results, settings, window)  # its init container checks what it fetches
+
+
+def _deploy_checked(weights: Weights, model_path: Path, results: str, settings: ServingSettings, window: int) -> Server:
+    """Serve through KServe what has the weights' digest: KServe fetches by itself and compares nothing.
+
+    The stored bytes are read before the start. If an object was written until the server answers, it is stopped.
+    """
+    from components.models.digest import check_stored, stored_state
+    from components.servers import kserve
+    from components.storage.cache import cache_dir
+
+    before = stored_state(weights.uri)
+    check_stored(weights.uri, weights.digest, cache_dir())
+    server = kserve.deploy(weights, model_path, results, settings, window)
+    if server.failure or stored_state(weights.uri) == before:
+        return server.model_copy(update={"weights_state": before})
+    kserve.undeploy(weights.variant, results, settings)
+    changed = (
+        f"{weights.uri} was written to while KServe fetched it, so the server may have other weights; it is stopped. "
+        "Find out who writes there, and run again."
+    )
+    return server.model_copy(update={"failure": changed})
 
 
 def reads_weights() -> bool:

@@ -11,6 +11,7 @@ import time
 from components.errors import PrerequisiteError
 from components.kubernetes.cluster_client import JSON, POD
 from components.kubernetes.owner import run_name
+from components.models.digest import stored_state
 from components.run.artifacts import Server, ServerPod, Weights
 from components.run.results import RunResults
 from components.servers import kserve
@@ -102,6 +103,8 @@ def check_same(start: Start, server: Server, pod: ServerPod, results: str) -> No
         ]
         if weights.uri not in json.dumps((current or {}).get("spec", {})):
             differences.append(f"it does not serve the weights at {weights.uri}")
+        elif server.weights_state and stored_state(weights.uri) != server.weights_state:
+            differences.append(f"the weights at {weights.uri} were written to since the first start")
     if server.pod and server.pod.image_id and pod.image_id and server.pod.image_id != pod.image_id:
         differences.append(f"its image is {pod.image_id}, before {server.pod.image_id}")
     if (engine := described(server).engine) != server.engine:

@@ -62,14 +62,14 @@ def recorded_sha256s(folder: Path, paths: Mapping[str, Path], cache: Path) -> di
     key = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()
     record = cache / RECORDS / f"{key}.json"
     known = _read(record).files
-    states = {name: _state(path) for name, path in paths.items()}
+    states = {name: state_of(path) for name, path in paths.items()}
     trusted = {name: known[name] for name in paths if name in known and known[name].state == states[name]}
     read = sha256s({name: path for name, path in paths.items() if name not in trusted})
     settled = time.time_ns() - TICK_NS
     new = {
         name: HashedFile(sha256=sha256, state=states[name])
         for name, sha256 in read.items()
-        if states[name] == _state(paths[name]) and max(states[name][-2:]) < settled
+        if states[name] == state_of(paths[name]) and max(states[name][-2:]) < settled
     }
     if new:
         with contextlib.suppress(OSError):  # without a record the files are read again
@@ -77,7 +77,8 @@ def recorded_sha256s(folder: Path, paths: Mapping[str, Path], cache: Path) -> di
     return {name: file.sha256 for name, file in trusted.items()} | read
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def state_of(path: Path) -> tuple[int, ...]:
+    """The file's device, inode, size in bytes, mtime and ctime in nanoseconds."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

@@ -122,6 +122,14 @@ class S3Store:
 
     def check_folder(self, name: str, cache: Path, check: Check) -> None:  # noqa: ARG002 - the bucket's bytes count
         marker = self._wanted(name, check)
+        stored = self.listing(name).keys() - {MARKER}
+        changes = [f"{file_name} is missing" for file_name in marker.files.keys() - stored]
+        changes += [f"{file_name} was added" for file_name in stored - marker.files.keys()]
+        if changes:
+            raise PrerequisiteError(
+                f"{self.uri(name)} is not what was stored: {', '.join(sorted(changes))}. Delete that model from the "
+                "bucket and run again."
+            )
         with self._errors(), ThreadPoolExecutor(THREADS) as threads:
             read = threads.map(lambda file_name: self._reread(self._key(name, file_name)).hex(), marker.files)
             self._compare(name, marker, dict(zip(marker.files, read, strict=True)))
@@ -187,6 +195,10 @@ class S3Store:
     def uri(self, name: str) -> str:
         """The s3:// address of `name`."""
         return f"s3://{self.bucket}/{self._key(name)}"
+
+    def state(self, name: str) -> str:
+        objects = self.objects(name)
+        return json.dumps([(key, stored.etag, stored.modified.isoformat()) for key, stored in objects.items()])
 
     def listing(self, name: str) -> dict[str, tuple[int, str]]:
         """Size in bytes and ETag of every object below `name`, by sorted relative name."""

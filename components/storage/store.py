@@ -7,6 +7,7 @@ and size. A folder without the marker is not read, so a half-written model never
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from pydantic import ValidationError, field_validator
 
 from components.errors import PrerequisiteError
 from components.storage.artifact import Artifact, write_text
-from components.storage.hashing import recorded_sha256s, sha256s
+from components.storage.hashing import recorded_sha256s, sha256s, state_of
 
 MARKER = "COMPLETE.json"
 BLOCK_BYTES = 1 << 20
@@ -87,6 +88,9 @@ class Store(Protocol):
     def check_folder(self, name: str, cache: Path, check: Check) -> None:
         """Read every stored byte of `name`, wherever it lies, and raise PrerequisiteError as `get_folder` does."""
 
+    def state(self, name: str) -> str:
+        """A text that is another one once a file of `name` was written, added or removed; reads no content."""
+
     def uri(self, name: str) -> str:
         """The address of `name`: a path, or s3://BUCKET/PREFIX."""
 
@@ -133,6 +137,9 @@ class FolderStore:
 
     def check_folder(self, name: str, cache: Path, check: Check) -> None:
         self.get_folder(name, cache, check=check)
+
+    def state(self, name: str) -> str:
+        return json.dumps([(file, state_of(path)) for file, path in files_of(self._path(name)).items()])
 
     def uri(self, name: str) -> str:
         return str(self._path(name))
