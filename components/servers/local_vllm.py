@@ -28,6 +28,7 @@ from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
 from components.servers import access
 from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, NEUTRAL, cpu_variables
+from components.storage.cache import cache_dir
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
@@ -227,7 +228,8 @@ def vllm_settings(
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     """vLLM's environment: what it needs of this process's, and the settings."""
-    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)} | settings
+    compiled = {"TORCHINDUCTOR_CACHE_DIR": str(cache_dir() / "torchinductor")}  # not in the folder that $TMPDIR names
+    return compiled | {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)} | settings
 
 
 def default_window(model_path: Path) -> int:
