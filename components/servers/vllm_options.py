@@ -14,12 +14,14 @@ fine-grained. Small batches bound the memory for the logits of a whole prompt.""
 FLOAT32 = ("--dtype", "float32")
 """Six times as fast on prompts as 16 bits that the CPU emulates, see docs/results.md."""
 CONCURRENT_SEQUENCES = 16
+KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""The variable with the GiB that vLLM reserves on a CPU."""
 
 
 def cpu_variables(model_path: Path, window: int, value_bytes: int) -> dict[str, str]:
     """The environment variables of vLLM on a CPU, which change no answer; a cached number has `value_bytes` bytes."""
     return {
-        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(model_path, window, value_bytes)),
+        KV_CACHE: str(kv_cache_gib(model_path, window, value_bytes)),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by default vLLM leaves one core unused
     }
 
