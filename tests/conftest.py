@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     use_own_folder()
+    Path(tempfile.gettempdir()).chmod(0o711)  # PostgreSQL refuses to run as root
     inside = Path(
         tempfile.gettempdir(), "tests"
     )  # one level down, for `quantgate` puts its own beside a scratch folder

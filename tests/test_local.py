@@ -4,6 +4,7 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def temporary() -> Path:
+def temporary() -> Iterator[Path]:
     """The folder for temporary files of the runs, with a short path for their sockets."""
-    return Path(tempfile.mkdtemp(prefix="t-"))
+    with tempfile.TemporaryDirectory(prefix="quantgate-test-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files that only this test uses."""
-    folder = Path(tempfile.mkdtemp(prefix="t-"))  # a short path, for the sockets
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return folder
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files that only this test uses, with a short path for sockets."""
+    with tempfile.TemporaryDirectory(prefix="quantgate-test-", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(folder)
 
 
 Process: TypeAlias = "subprocess.Popen[str]"
