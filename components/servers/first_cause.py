@@ -139,8 +139,7 @@ def raised(lines: Sequence[str]) -> list[str]:
             causes[continued.pop(process)] += f" {text.strip()}"
         elif text == ANOTHER:
             another.add(process)
-        elif (match := RAISED.match(text)) or (died := DIED.match(text)):
-            cause = match[1] if match else died[0].strip()
+        elif cause := stated(text):
             replaced = last.get(process, -1) if process in another else -1
             another.discard(process)
             if CONSEQUENCE.search(cause):
@@ -153,6 +152,14 @@ def raised(lines: Sequence[str]) -> list[str]:
             if CONTINUED.search(cause):
                 continued[process] = last[process]
     return causes
+
+
+def stated(text: str) -> str:
+    """The exception, or the end of a process, that a line states; "" for any other line."""
+    if match := RAISED.match(text):
+        return match[1]
+    died = DIED.match(text)
+    return died[0].strip() if died else ""
 
 
 def named(lines: Sequence[str]) -> list[str]:
