@@ -139,11 +139,16 @@ def test_no_folder_for_temporary_files_is_said(temporary: Path, monkeypatch: pyt
         scratch.parent_folder()
 
 
-def test_what_pytorch_compiles_for_vllm_is_kept_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("set_to", "used"), [("", "kept"), ("{temporary}/torchinductor_root", "kept"), ("/my/own", "/my/own")]
+)
+def test_what_pytorch_compiles_for_vllm_is_kept_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, set_to: str, used: str
+) -> None:
     monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path))
-    assert local_vllm.environment({})["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torchinductor")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
-    assert local_vllm.environment({})["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", set_to.format(temporary=tempfile.gettempdir()))
+    expected = used.replace("kept", str(tmp_path / "torchinductor"))
+    assert local_vllm.environment({})["TORCHINDUCTOR_CACHE_DIR"] == expected
 
 
 def test_a_command_line_in_a_process_of_its_own_leaves_nothing(temporary: Path) -> None:

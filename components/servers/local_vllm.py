@@ -11,6 +11,7 @@ import re
 import shlex
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ STOPPED_WITHIN_S = 20.0
 POLL_S = 0.5
 PORTS_TRIED = 3
 LAST_LINES = 12
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 PORT_TAKEN = "address already in use"
 SCALE_OUT_SINCE = (0, 30)
 """The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
@@ -228,8 +230,18 @@ def vllm_settings(
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     """vLLM's environment: what it needs of this process's, and the settings."""
-    compiled = {"TORCHINDUCTOR_CACHE_DIR": str(cache_dir() / "torchinductor")}  # not in the folder that $TMPDIR names
-    return compiled | {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)} | settings
+    passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
+    return passed_on | {COMPILED: compiled_folder()} | settings
+
+
+def compiled_folder() -> str:
+    """Where PyTorch keeps what it compiles for vLLM: not with the temporary files, where PyTorch puts it by default.
+
+    PyTorch writes its default into the environment of the process that imports it.
+    """
+    chosen = os.environ.get(COMPILED, "")
+    by_default = not chosen or Path(chosen).is_relative_to(tempfile.gettempdir())
+    return str(cache_dir() / "torchinductor") if by_default else chosen
 
 
 def default_window(model_path: Path) -> int:
