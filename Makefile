@@ -45,7 +45,7 @@ environments: python ## Build the environments without running anything
 project-environment: python
 	@"$(PYTHON)" environments.py project
 
-lock: python ## Resolve the locks again from pyproject.toml and serving-*.in (with Python 3.11)
+lock: python ## Resolve the locks, with hashes, again from pyproject.toml and *.in (with Python 3.11)
 	"$(PYTHON)" environments.py lock
 
 clean: ## Remove the environments and caches, and keep the results of runs

@@ -26,8 +26,13 @@ SAMPLE_S = 1.0
 
 
 def main() -> None:
+    """Run in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="quantgate-benchmark-") as scratch:
+        measure(Path(scratch) / "run")
+
+
+def measure(out: Path) -> None:
     """Run and print the table."""
-    out = Path(tempfile.mkdtemp(prefix="quantgate-benchmark-")) / "run"
     began = time.monotonic()
     command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *sys.argv[1:]]
     environment = os.environ | {"QUANTGATE_LEDGER": str(out.with_name("ledger.sqlite"))}  # an empty answer ledger

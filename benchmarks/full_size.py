@@ -58,20 +58,26 @@ class Samples:
 
 
 def main() -> None:
-    """Run and print the tables."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--items", type=int, default=0, help="items of each task [all]")
-    parser.add_argument("--out", type=Path, default=Path(tempfile.mkdtemp(prefix="quantgate-full-size-")))
+    parser.add_argument("--out", type=Path, help="folder that keeps rows, model and run [they are removed]")
     arguments, options = parser.parse_known_args()
-    rows, model, run = arguments.out / "rows", arguments.out / "model", arguments.out / "run"
+    with tempfile.TemporaryDirectory(prefix="quantgate-full-size-") as scratch:
+        measure(arguments.out or Path(scratch), arguments.data, arguments.items, options)
+
+
+def measure(out: Path, data: Path, items: int, options: list[str]) -> None:
+    """Run and print the tables."""
+    rows, model, run = out / "rows", out / "model", out / "run"
     if not rows.exists():
-        make_rows(arguments.data, rows)
+        make_rows(data, rows)
     if not model.exists():
         make_model(model)
     command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(run), "--model", f"file:{model}"]
-    command += ["--suite", "openllm", "--variants", "int8", "--data", str(rows), "--limit", str(arguments.items)]
-    environment = os.environ | {"QUANTGATE_LEDGER": str(arguments.out / "ledger.sqlite")}
+    command += ["--suite", "openllm", "--variants", "int8", "--data", str(rows), "--limit", str(items)]
+    environment = os.environ | {"QUANTGATE_LEDGER": str(out / "ledger.sqlite")}
     process = subprocess.Popen([*command, "--no-stop-early", *options], env=environment)
     samples = Samples()
     sampler = threading.Thread(target=sample, args=(process, run, samples), daemon=True)
@@ -83,7 +89,7 @@ def main() -> None:
     console = Console()
     console.print(f"The run took {time.time() - began:,.0f} s.")
     console.print(step_table(run, samples))
-    console.print(size_table(arguments.out, run))
+    console.print(size_table(out, run))
 
 
 def make_rows(data: Path, rows: Path) -> None:

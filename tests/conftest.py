@@ -1,7 +1,9 @@
 """Fixtures of several test modules, and marks and skipped imports that keep `make check` fast."""
 
 import functools
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from components.processes.scratch import use_own_folder
 from tests.support.contained import sandbox
 from tests.support.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
 from tests.support.seaweed import s3_location, s3_server
@@ -26,6 +29,23 @@ __all__ = [
     "tiny_model",
     "weights_of_no_store",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the temporary files of all tests, and of the processes that they start or kill, into one scratch folder.
+
+    pytest keeps the folders of its last three sessions where they always were.
+    """
+    if hasattr(config, "workerinput"):  # a worker inherits its controller's
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    use_own_folder()
+    Path(tempfile.gettempdir()).chmod(0o711)  # PostgreSQL refuses to run as root
+    inside = Path(
+        tempfile.gettempdir(), "tests"
+    )  # one level down, for `quantgate` puts its own beside a scratch folder
+    inside.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(inside)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,8 @@
+import hashlib
 import re
+import sys
 import tomllib
+import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -7,11 +10,21 @@ import pytest
 
 import environments
 from components.environments.serving_environment import serving_environment, serving_lock
-from components.environments.virtual_environment import Environment, InstallError, accelerator_here, pins_in
+from components.environments.virtual_environment import (
+    HASHED,
+    TORCH_FOR_CUDA,
+    Environment,
+    InstallError,
+    Stage,
+    accelerator_here,
+    part_of,
+    pins_in,
+)
 
 ROOT = Path(environments.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {path.name: path for path in (environments.PROJECT_LOCK, serving_lock("cpu"), serving_lock("cuda"))}
+ALL_LOCKS = [*LOCKS.values(), *environments.IMAGE_LOCKS, TORCH_FOR_CUDA]
 SERVING_LOCKS = ["serving-cpu.txt", "serving-cuda.txt"]
 
 
@@ -50,12 +63,30 @@ def test_a_serving_lock_satisfies_its_input(lock_name: str) -> None:
         assert pins(lock_name)[package] == version.lstrip("="), "run `make lock`"
 
 
+@pytest.mark.parametrize("lock", ALL_LOCKS, ids=lambda lock: lock.stem)
+def test_a_lock_is_one_exact_version_with_hashes_for_each_package(lock: Path) -> None:
+    entries = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", lock.read_text(), flags=re.MULTILINE).rstrip())
+    pin = re.compile(
+        r"([\w.-]+)==[\w.!]+(?: ; platform_machine == 'x86_64')?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)"
+    )
+    matches = [pin.fullmatch(entry) for entry in entries]
+    assert [entry for entry, match in zip(entries, matches, strict=True) if match is None] == []
+    assert [match[1] for match in matches if match] == sorted(pins_in(lock))
+
+
 @pytest.mark.parametrize("lock_name", LOCKS)
-def test_every_line_of_a_lock_is_one_exact_version(lock_name: str) -> None:
-    lines = LOCKS[lock_name].read_text().splitlines()
-    packages = [line for line in lines if not line.startswith("#")]
-    assert len(packages) == len(pins(lock_name))
+def test_a_lock_contains_what_an_environment_starts_with(lock_name: str) -> None:
     assert {"pip", "setuptools", "torch"} <= pins(lock_name).keys()
+    start = part_of(LOCKS[lock_name], "pip", "setuptools")
+    assert re.findall(r"^\S+(?===)", start, re.MULTILINE) == ["pip", "setuptools"]
+    assert start.count("--hash=sha256:") >= 2
+
+
+def test_the_lock_of_torch_for_cuda_has_what_torch_brings_along() -> None:
+    cuda = pins_in(TORCH_FOR_CUDA)
+    assert {"torch", "triton", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"} <= cuda.keys()
+    assert cuda.items() <= pins("serving-cuda.txt").items()
+    assert [name for name in cuda if name != "torch" and not environments.CUDA_PARTS.match(name)] == []
 
 
 @pytest.mark.parametrize("package", environments.NEVER_FOR_SERVING)
@@ -124,3 +155,39 @@ def test_an_accelerator_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATOR", "tpu")
     with pytest.raises(InstallError, match="cpu, cuda"):
         accelerator_here()
+
+
+WHEEL = {
+    "tampered-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: tampered\nVersion: 1\n",
+    "tampered-1.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "tampered-1.dist-info/RECORD": "",
+}
+
+
+@pytest.mark.fault("inputs", "a package index serves another file than the lock's", "not installed, and named")
+def test_a_file_with_another_hash_than_the_locks_is_not_installed(tmp_path: Path) -> None:
+    wheel = tmp_path / "tampered-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in WHEEL.items():
+            archive.writestr(name, text)
+    right = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    wrong = f"{'0' if right[0] != '0' else '1'}{right[1:]}"
+    environment = Environment("serving", tmp_path / "environment", "cpu", tmp_path / "lock.txt")
+    (environment.folder / "bin").mkdir(parents=True)
+    environment.python.symlink_to(sys.executable)
+    options = [*HASHED, "--no-index", "--find-links", str(tmp_path), "--target", str(tmp_path / "installed")]
+    for hash_, installed in ((wrong, False), (right, True)):
+        environment.lock.write_text(f"tampered==1 \\\n    --hash=sha256:{hash_}\n")
+        message = ""
+        with environment.lock.open() as held:
+            try:
+                Stage(environment, held.fileno()).pip("1 package", *options, "-r", str(environment.lock))
+            except InstallError as error:
+                message = str(error)
+        assert (tmp_path / "installed" / "tampered-1.dist-info").exists() is installed
+        assert (message == "") is installed
+        if not installed:
+            assert message.startswith(
+                "environment: 1 package failed. The index has other files than those that the lock lock.txt was made "
+                f"of: tampered==1 (file://{wheel}). Nobody should install them"
+            )

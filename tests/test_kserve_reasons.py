@@ -111,6 +111,19 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
             ["vLLM ran out of GPU memory", "No available memory for the cache blocks"],
         ),
         (
+            of(crashed("kserve-container", restarts=0)),
+            "kserve-container",
+            "ValueError: The quantization method int3 is not supported for the current GPU\n"
+            + 400 * "INFO stops\n"
+            + "RuntimeError: Engine core initialization failed. See root cause above.\n",
+            [
+                (
+                    "vLLM ended (exit status 1, 0 restarts). ValueError: The quantization method int3 is not "
+                    "supported for the current GPU. vLLM cannot run this format on this device"
+                ),
+            ],
+        ),
+        (
             of(crashed("kserve-container", "OOMKilled", restarts=0)),
             "kserve-container",
             "",

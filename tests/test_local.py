@@ -3,7 +3,9 @@
 import json
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, str]":
+def temporary() -> Iterator[Path]:
+    """The folder for temporary files of the runs, with a short path for their sockets."""
+    with tempfile.TemporaryDirectory(prefix="quantgate-test-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, temporary: Path) -> "tuple[Path, str]":
     """A run in which vLLM dies while it starts one variant, and another variant has no group size that fits."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    answer = quantgate(
-        out, tiny_model, "--variants", "int8,int4-g64", VLLM_FAKE="dies", VLLM_FAKE_ONLY="quantgate-int8"
-    )
+    settings = {"VLLM_FAKE": "dies", "VLLM_FAKE_ONLY": "quantgate-int8", "TMPDIR": str(temporary)}
+    answer = quantgate(out, tiny_model, "--variants", "int8,int4-g64", **settings)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return out, answer.stdout
+
+
+@pytest.mark.fault("machine", "a run of many steps ends", "its folder for temporary files is as it was before")
+def test_a_run_leaves_no_temporary_file(finished: "tuple[Path, str]", temporary: Path) -> None:
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_variant_whose_server_dies_is_a_failed_row_with_the_reason(finished: "tuple[Path, str]") -> None:
@@ -107,12 +120,14 @@ def test_a_model_without_a_chat_template_is_refused_before_quantization(tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["a scheduler", "Ctrl-C"])
-def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path, number: signal.Signals) -> None:
+def test_a_terminated_run_stops_every_process(
+    tmp_path: Path, tiny_model: Path, temporary: Path, number: signal.Signals
+) -> None:
     """By SIGKILL, and with the real vLLM: tests/e2e/test_full_suites.py."""
     out = tmp_path / "run"
     process = subprocess.Popen(
         command(out, tiny_model, "--suite", "quick", "--variants", "int8"),
-        env=environment(out) | {"VLLM_FAKE_DELAY_S": "2"},
+        env=environment(out) | {"VLLM_FAKE_DELAY_S": "2", "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,6 +138,7 @@ def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path, 
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert any("vllm.entrypoints" in line for line in processes_of(out))
+    assert len(list(temporary.iterdir())) == 3  # the program's, the pipeline's and the server's
     process.send_signal(number)
     deadline = time.monotonic() + 30
     _, output = process.communicate(timeout=30)
@@ -132,6 +148,7 @@ def test_a_terminated_run_stops_every_process(tmp_path: Path, tiny_model: Path, 
     assert (process.returncode, json.loads((out / "run.json").read_text())["state"]) == (130, "interrupted")
     assert "interrupted" in output
     assert not (out / "verdicts.json").exists()
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_full_disk_is_reported_and_leaves_no_file_that_looks_complete(tmp_path: Path, tiny_model: Path) -> None:

@@ -32,9 +32,10 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model folder with the files that the server's command needs."""
+    """A model folder with the files that the server's command needs, and a tokenizer."""
     folder = tmp_path / "model"
     folder.mkdir()
+    (folder / "tokenizer.json").touch()
     config = {"max_position_embeddings": 1024, "num_hidden_layers": 30, "num_attention_heads": 9, "head_dim": 64}
     (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 3}))
     return folder
@@ -92,10 +93,20 @@ def test_a_server_that_dies_early_is_reported_with_its_log_and_command(
 ) -> None:
     monkeypatch.setenv("VLLM_FAKE", "dies")
     server = local_vllm.deploy("int8", model, run)
-    assert "vLLM ended (exit status 1) before it was ready" in server.failure
+    assert server.failure.startswith(
+        "vLLM ended (exit status 1) before it was ready. RuntimeError: not enough memory for the key-value cache.\n"
+        "Last lines of "
+    )
     assert "not enough memory for the key-value cache" in server.failure
     assert server.command in server.failure
     assert "VLLM_CPU_KVCACHE_SPACE=1" in server.command
+
+
+def test_a_server_that_is_known_to_end_is_not_started(model: Path, run: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    server = local_vllm.deploy("int8", model, run)
+    assert server.failure.startswith(f"vLLM was not started: {model} has no tokenizer.")
+    assert (server.pid, (run / "logs").exists()) == (0, False)
 
 
 def test_a_server_that_is_not_ready_in_time_is_stopped(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

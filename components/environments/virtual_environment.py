@@ -1,7 +1,8 @@
 """Build a virtual environment from a lock, and rebuild it when its pins change.
 
-A finished environment gets a stamp: a fingerprint of everything that it is built from. An interrupted installation has
-no stamp and is rebuilt.
+Every file that pip downloads is compared with the sha256 in the lock, but for PyTorch's CPU build, which the package
+index does not have. A finished environment gets a stamp: a fingerprint of everything that it is built from. An
+interrupted installation has no stamp and is rebuilt.
 """
 
 import contextlib
@@ -26,6 +27,10 @@ from pathlib import Path
 from components.errors import PrerequisiteError
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_FOR_CUDA = Path(__file__).with_name("locks") / "torch-cuda.txt"
+"""The package index's build of torch, and the CUDA libraries that it needs."""
+HASHED = ("--no-deps", "--require-hashes")
+"""pip's options for a lock: install what it lists and nothing else, and only files with its hashes."""
 LAST_LINES = 20
 STOPPED_WITHIN_S = 5.0
 ACCELERATORS = ("cpu", "cuda")
@@ -33,6 +38,9 @@ ACCELERATORS = ("cpu", "cuda")
 DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 NO_NETWORK = re.compile(r"connection broken by|Max retries exceeded|Temporary failure in name resolution")
 """pip's message for an unreachable index. Its last line names only the missing package."""
+OTHER_FILES = re.compile(r"DO NOT MATCH THE HASHES")
+OTHER_FILE = re.compile(r"^ +(\S+) from (\S+)")
+"""pip's message for a file with another hash than the lock's, and its line that names package and address."""
 
 
 class InstallError(PrerequisiteError):
@@ -88,7 +96,8 @@ class Environment:
 
 def rests_on(accelerator: str, lock: Path) -> list[object]:
     """The values that determine which files pip installs: accelerator, Python, machine and lock."""
-    return [accelerator, *sys.version_info[:2], platform.machine(), lock.read_text()]
+    cuda = [TORCH_FOR_CUDA.read_text()] if accelerator == "cuda" else []
+    return [accelerator, *sys.version_info[:2], platform.machine(), lock.read_text(), *cuda]
 
 
 def sha256_of(parts: list[object]) -> str:
@@ -99,6 +108,12 @@ def sha256_of(parts: list[object]) -> str:
 def pins_in(lock: Path) -> dict[str, str]:
     """Each package of a lock and its version."""
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))
+
+
+def part_of(lock: Path, *packages: str) -> str:
+    """The lines of a lock for these packages, with their hashes."""
+    entries = re.findall(r"^([\w.-]+)(==.*(?:\n +--hash=.*)*\n)", lock.read_text(), re.MULTILINE)
+    return "".join(f"{name}{rest}" for name, rest in entries if name in packages)
 
 
 def accelerator_here(remembered: str = "") -> str:
@@ -147,10 +162,12 @@ def make(environment: Environment, held: int) -> None:
     stage.run("an empty environment", [sys.executable, "-m", "venv", str(environment.folder)])
     pins = pins_in(environment.lock)
     # Without isolation the few source packages are built by this setuptools: one download instead of one a package.
-    stage.pip("pip and setuptools", "--no-deps", f"pip=={pins['pip']}", f"setuptools=={pins['setuptools']}")
+    tools = environment.folder / "tools.txt"
+    tools.write_text(part_of(environment.lock, "pip", "setuptools"))
+    stage.pip("pip and setuptools", *HASHED, "-r", str(tools))
     install_torch(stage, pins["torch"])
-    stage.pip(f"{len(pins)} packages", "--no-deps", "--no-build-isolation", "-r", str(environment.lock))
-    if environment.checkout:
+    stage.pip(f"{len(pins)} packages", *HASHED, "--no-build-isolation", "-r", str(environment.lock))
+    if environment.checkout:  # by itself, as pip has no hash for a folder
         stage.pip("quantgate itself", "--no-deps", "--no-build-isolation", "-e", str(environment.checkout))
     environment.stamp.write_text(environment.fingerprint())
     environment.say(f"ready after {time.monotonic() - began:.0f} s")
@@ -167,12 +184,14 @@ def check_venv(environment: Environment) -> None:
 
 
 def install_torch(stage: "Stage", version: str) -> None:
-    """Install the CPU build of torch, which is not on the package index, or the CUDA build on a machine with a GPU."""
-    # `===` is the index's own build and nothing else: `==` would take a +cpu build just as well.
-    cuda_build = f"torch==={version}"
+    """Install torch's CUDA build from its lock, or its CPU build.
+
+    The lock has no hash of the CPU build: the package index does not have it, so the file comes from pip's own sources
+    on this machine, or from PyTorch.
+    """
     if stage.environment.accelerator == "cuda":
         # Resolved and installed from, but never run: there was no GPU to run it on.
-        return stage.pip(f"torch {version} for CUDA", "-c", str(stage.environment.lock), cuda_build)
+        return stage.pip(f"torch {version} for CUDA", *HASHED, "-r", str(TORCH_FOR_CUDA))
     cpu_build = f"torch=={version}+cpu"
     for where, options in (
         ("from pip's own sources", []),
@@ -186,7 +205,7 @@ def install_torch(stage: "Stage", version: str) -> None:
         except InstallError:
             continue
     stage.environment.say(f"no {cpu_build} there nor at {PYTORCH_CPU_INDEX}: taking the CUDA build, 4 GB larger")
-    return stage.pip(f"torch {version}", cuda_build)
+    return stage.pip(f"torch {version}", *HASHED, "-r", str(TORCH_FOR_CUDA))
 
 
 class DiskFullError(InstallError):
@@ -236,6 +255,13 @@ class Stage:
         if any(DISK_FULL.search(line) for line in lines):
             where = f"the disk of {environment.folder.parent} or of {tempfile.gettempdir()}"
             return DiskFullError(f"{happened} No space is left on {where}. Make room, {again}")
+        if any(OTHER_FILES.search(line) for line in lines):
+            others = ", ".join(f"{match[1]} ({match[2]})" for line in lines if (match := OTHER_FILE.match(line)))
+            return InstallError(
+                f"{happened} The index has other files than those that the lock {environment.lock.name} was made of: "
+                f"{others}. Nobody should install them: find out who changed them, or use another index "
+                f"(PIP_INDEX_URL); {again}"
+            )
         if any(NO_NETWORK.search(line) for line in lines):
             index = "The package index is unreachable."
             return InstallError(f"{happened} {index} Check the network, or set PIP_INDEX_URL to a mirror; {again}")

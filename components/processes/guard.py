@@ -4,6 +4,8 @@
 
 The owner is the holder of the lease. The guard also ends the command on SIGTERM, SIGINT and SIGHUP. It exits with the
 command's exit status. If the guard is killed, the kernel kills the command (Linux: PR_SET_PDEATHSIG).
+
+The command's temporary files lie in a scratch folder, which the guard removes at the end.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from components.processes.lease import holder
+from components.processes.scratch import scratch_folder
 
 POLL_S = 0.5
 GRACE_S = 5.0
@@ -33,22 +36,24 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: stop_signals.append(received))
     options.log.parent.mkdir(parents=True, exist_ok=True)
-    with options.log.open("ab") as log:
-        command = subprocess.Popen(
-            options.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - the guard has one thread
-        )
-    family: dict[int, psutil.Process] = {}
-    while command.poll() is None:
-        remember_children(command.pid, family)
-        if stop_signals or not owner or holder(options.lease) != owner:
-            break
-        time.sleep(POLL_S)
-    stop(command, family)
+    with scratch_folder() as scratch:
+        with options.log.open("ab") as log:
+            command = subprocess.Popen(
+                options.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"TMPDIR": str(scratch)},
+                start_new_session=True,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - it has one thread
+            )
+        family: dict[int, psutil.Process] = {}
+        while command.poll() is None:
+            remember_children(command.pid, family)
+            if stop_signals or not owner or holder(options.lease) != owner:
+                break
+            time.sleep(POLL_S)
+        stop(command, family)
     return command.returncode if command.returncode >= 0 else 128 - command.returncode
 
 

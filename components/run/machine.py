@@ -1,6 +1,7 @@
-"""What this machine has: its GPUs, and whether its CPU multiplies 16 bits."""
+"""What this machine has: its GPUs and their abilities, and whether its CPU multiplies 16 bits."""
 
 import os
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -40,6 +41,19 @@ def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
         for kind, n in kinds.items()
         if len(kind) == 3  # old drivers say "No devices were found" and exit with 0
     ]
+
+
+def compute_capability(timeout_s: float = 5.0) -> tuple[int, int] | None:
+    """The lowest compute capability of this machine's GPUs; None when nvidia-smi does not say it."""
+    command = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.findall(r"^(\d+)\.(\d+)$", answer.stdout, re.MULTILINE) if answer.returncode == 0 else []
+    return min(((int(major), int(minor)) for major, minor in found), default=None)
 
 
 def multiplies_16_bits() -> bool:

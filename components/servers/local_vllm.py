@@ -11,6 +11,7 @@ import re
 import shlex
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,17 @@ from components.run.artifacts import Server
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
 from components.servers import access
-from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, NEUTRAL, cpu_layout, cpu_variables
+from components.servers.before_start import obstacle
+from components.servers.first_cause import advice, described, first_cause, name_of
+from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, KV_CACHE, NEUTRAL, cpu_layout, cpu_variables
+from components.storage.cache import cache_dir
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
 POLL_S = 0.5
 PORTS_TRIED = 3
 LAST_LINES = 12
-ERROR_LINE = re.compile(r"\b\w+(?:Error|Exception): .*\S")
-"""The first such line of vLLM's log is the cause; later ones are its consequences."""
-NO_CAUSE = re.compile(r"(^|\s)(WARNING|INFO|DEBUG)\s")
-"""A warning may name an error that has not happened, as vLLM's warning on the limit of open files does."""
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 PORT_TAKEN = "address already in use"
 SCALE_OUT_SINCE = (0, 30)
 """The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
@@ -121,6 +122,8 @@ def deploy(
     settings |= variables
     identity = identity_of(engine, digest, answer_options)
     key_file = RunResults(str(results)).variant(variant).server_key.path
+    if reason := obstacle(model_path, results, settings.get(KV_CACHE)):
+        return server.model_copy(update={"failure": f"vLLM was not started: {reason}"})
     for _ in range(PORTS_TRIED):
         port = free_port()
         command = vllm_command(engine, model_path, served_name, port, [*answer_options, *layout])
@@ -229,7 +232,18 @@ def vllm_settings(
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     """vLLM's environment: what it needs of this process's, and the settings."""
-    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)} | settings
+    passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
+    return passed_on | {COMPILED: compiled_folder()} | settings
+
+
+def compiled_folder() -> str:
+    """Where PyTorch keeps what it compiles for vLLM: not with the temporary files, where PyTorch puts it by default.
+
+    PyTorch writes its default into the environment of the process that imports it.
+    """
+    chosen = os.environ.get(COMPILED, "")
+    by_default = not chosen or Path(chosen).is_relative_to(tempfile.gettempdir())
+    return str(cache_dir() / "torchinductor") if by_default else chosen
 
 
 def default_window(model_path: Path) -> int:
@@ -242,7 +256,8 @@ def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> 
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if (status := exit_status(guard)) is not None:
-            return explain(server, f"vLLM ended (exit status {status}) before it was ready.")
+            how = name_of(status - 128) if status > 128 else f"exit status {status}"
+            return explain(server, f"vLLM ended ({how}) before it was ready.")
         if access.listener(guard.pid, access.port_of(server)) and lists_our_model(server):
             return not_guarded(server)
         time.sleep(POLL_S)
@@ -272,16 +287,21 @@ def why_it_ended(server: Server) -> str:
     """Why a server that had been ready ended; "" while it runs, or when it was started on another machine."""
     if not server.pid or find_guard(server) is not None:
         return ""
-    log = Path(server.log)
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    lines = [line for line in lines if not NO_CAUSE.search(line)]
-    cause = next((match[0] for line in lines if (match := ERROR_LINE.search(line))), "its log does not say why")
-    return f"vLLM ended: {cause}."
+    return f"vLLM ended: {described(first_cause(log_lines(server))) or 'its log does not say why.'}"
 
 
 def explain(server: Server, event: str) -> str:
-    """The event, the last lines of the log, and the command to try by hand."""
-    log = Path(server.log)
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    """The event, the first cause in the log, its last lines, and the command to try by hand."""
+    lines = log_lines(server)
+    cause = described(first_cause(lines)) or advice(event)
     last_lines = "\n".join(f"  {line}" for line in lines[-LAST_LINES:]) or "  (the log is empty)"
-    return f"{event} Last lines of {server.log}:\n{last_lines}\nTo try it by hand:\n  {server.command}"
+    return (
+        f"{f'{event} {cause}'.strip()}\nLast lines of {server.log}:\n{last_lines}\n"
+        f"To try it by hand:\n  {server.command}"
+    )
+
+
+def log_lines(server: Server) -> list[str]:
+    """The server's log."""
+    log = Path(server.log)
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []

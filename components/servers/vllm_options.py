@@ -25,12 +25,14 @@ IN_ENGINE = ("--distributed-executor-backend", "uni")
 node that gains nothing, and importing PyTorch once more takes a third of the start, see docs/results.md."""
 OTHER_LAYOUTS = re.compile(r"--(distributed-executor-backend|(tensor|pipeline|data)-parallel-size)(=.*)?|-[tpd]p")
 """Options with which vLLM needs more processes, or gets what the user wants."""
+KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""The variable with the GiB that vLLM reserves on a CPU."""
 
 
 def cpu_variables(model_path: Path, window: int, value_bytes: int) -> dict[str, str]:
     """The environment variables of vLLM on a CPU, which change no answer; a cached number has `value_bytes` bytes."""
     return {
-        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(model_path, window, value_bytes)),
+        KV_CACHE: str(kv_cache_gib(model_path, window, value_bytes)),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by default vLLM leaves one core unused
     }
 

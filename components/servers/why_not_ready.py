@@ -5,13 +5,17 @@ A busy GPU is not final: until the deadline it may become free, or a node may be
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.kubernetes.cluster_client import EVENT, JSON, POD, ClusterClient
-from components.servers.local_vllm import ERROR_LINE, LAST_LINES
+from components.servers.first_cause import MEMORY, advice, described, first_cause
+from components.servers.local_vllm import LAST_LINES
 from components.servers.vllm_pod import FETCHER, KSERVE_FETCHER
 
 LOG_LINES = 200
+CAUSE_LINES = 5000
+"""Of a log that is searched for a cause: the processes of an engine write hundreds of lines after it."""
 SECOND = len("2026-11-21T12:00:00")
 FETCHERS = (KSERVE_FETCHER, FETCHER)
 PULLING = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -20,11 +24,6 @@ NOT_STARTING = ("CreateContainerConfigError", "CreateContainerError", "RunContai
 STARTING_LATER = re.compile(r"timed out|deadline exceeded|is reserved for|nvidia-container-cli", re.I)
 """Messages of a node that is still starting its caches, runtime or GPU driver; it starts the container afterwards."""
 LACKING = re.compile(r"Insufficient ([\w./-]*\w)")
-GPU_MEMORY = re.compile(
-    r"OutOfMemoryError|out of memory|No available memory for the cache blocks|desired GPU memory utilization"
-    r"|larger than the (?:maximum number of tokens|available KV cache)|larger than available KV cache",
-    re.I,
-)
 SPEC_REFUSED = ("RuntimeNotRecognized", "RuntimeDisabled", "NoSupportingRuntime", "InvalidPredictorSpec")
 STORAGE_INITIALIZER = "Raise `memoryLimit` of `storageInitializer` in KServe's ConfigMap inferenceservice-config."
 ASK_FOR_LESS = ", or change QUANTGATE_SERVING_GPUS, _MEMORY, _NODE_SELECTOR or _TOLERATIONS"
@@ -153,7 +152,8 @@ def of_container(cluster: ClusterClient, pod: JSON, status: JSON) -> Reason | No
 def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, previous: bool) -> Reason:
     """Why a container ended, from its exit status and the last lines of its log."""
     name, restarts = status["name"], int(status.get("restartCount", 0))
-    lines = cluster.log(pod["metadata"]["name"], name, LOG_LINES, previous=previous)
+    lines = cluster.log(pod["metadata"]["name"], name, CAUSE_LINES, previous=previous)
+    cause = first_cause(lines)
     again = restarts >= ANOTHER_TRY and "running" not in status.get("state", {})  # a running one is on its next attempt
     if ended.get("reason") == "OOMKilled":
         limit = limits(pod, name).get("memory", "its memory limit")
@@ -166,22 +166,21 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
             "endpoint and credentials that the serving account has."
         )
         return Reason(with_log(what, name, lines), again)
-    if any(GPU_MEMORY.search(line) for line in lines):
+    if MEMORY.search(cause):
         gpus = ", ".join(f"{value} {key}" for key, value in limits(pod, name).items() if "/" in key) or "no GPU"
         what = (
             f"vLLM ran out of GPU memory on {gpus}. Give it more or larger GPUs (QUANTGATE_SERVING_GPUS, "
             "QUANTGATE_SERVING_NODE_SELECTOR), or run with a shorter window (--max-model-len, which leaves items out)."
         )
         return Reason(with_log(what, name, lines), final=True)
-    return Reason(with_log(f"vLLM ended (exit status {ended['exitCode']}, {restarts} restarts).", name, lines), again)
+    event = f"vLLM ended (exit status {ended['exitCode']}, {restarts} restarts)."
+    return Reason(with_log(event, name, lines, wording=described), again or bool(advice(cause)))
 
 
-def with_log(event: str, container: str, lines: list[str]) -> str:
-    """The event, the first error of the log and its last lines."""
+def with_log(event: str, container: str, lines: list[str], wording: Callable[[str], str] = str) -> str:
+    """The event, the first cause in the log in the words of `wording`, and the log's last lines."""
     last_lines = "\n".join(f"  {line}" for line in lines[-LAST_LINES:]) or "  (it wrote nothing)"
-    first = next((match[0] for line in lines if (match := ERROR_LINE.search(line))), "")
-    cause = f" {first}" if first else ""
-    return f"{event}{cause}\nLast lines of the container {container}:\n{last_lines}"
+    return f"{f'{event} {wording(first_cause(lines))}'.strip()}\nLast lines of the container {container}:\n{last_lines}"
 
 
 def limits(pod: JSON, container: str) -> dict[str, str]:

@@ -7,10 +7,13 @@ whatever the verdicts are; with 1 when the pipeline fails; with 130 when it is i
 import errno
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
 from components.errors import PrerequisiteError
+from components.processes.scratch import use_own_folder
 from pipelines.cli import (
     benchmark_commands,
     cluster_commands,
@@ -78,13 +81,22 @@ def main() -> None:
     """The console script `quantgate`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # otherwise a background job ignores SIGINT
         signal.signal(number, signal.default_int_handler)  # like Ctrl-C: every server is stopped, with a message
+    with errors_as_messages():
+        use_own_folder()
     answer(sys.argv[1:])
 
 
 def answer(arguments: list[str]) -> None:
     """Run the command of these arguments; exits with its status."""
-    try:
+    with errors_as_messages():
         app(arguments, prog_name="quantgate", standalone_mode=True)
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Print an error that a user can fix as one message, and exit."""
+    try:
+        yield
     except PrerequisiteError as error:
         print_text(f"quantgate: {error}", to_stderr=True)
         sys.exit(USER_ERROR)

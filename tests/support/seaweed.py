@@ -137,6 +137,8 @@ def running_server(binary: str) -> Iterator[S3Server]:
         finally:
             process.kill()  # it takes more than 20 s to end on SIGTERM, and its data is deleted anyway
             process.wait()
+            for name in SERVICES:  # no option moves these sockets
+                Path(f"/tmp/seaweedfs-{name}-grpc-{ports[f'{name}.port.grpc']}.sock").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

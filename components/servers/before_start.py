@@ -1,0 +1,59 @@
+"""What is known to end a vLLM server on this machine, checked before it is started."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from components.models.window import model_config
+from components.run import machine
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+SPARE_BYTES = 50_000_000
+"""For the log, the sockets and what vLLM compiles."""
+QUANTIZED_SINCE = (7, 5)
+"""The compute capability from which vLLM runs compressed-tensors' 4 and 8 bits: `get_min_capability` of its schemes."""
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
+    """Why a server for the model would end before it is ready; "" when no reason is known.
+
+    `kv_cache_gib` is what vLLM reserves on a CPU; None on a GPU.
+    """
+    if not any((model_path / name).exists() for name in TOKENIZERS) and not [*model_path.glob("*.tiktoken")]:
+        return f"{model_path} has no tokenizer. Add the model's tokenizer.json."
+    for folder in (results, Path(tempfile.gettempdir())):
+        if folder.exists() and shutil.disk_usage(folder).free < SPARE_BYTES:
+            return f"the disk of {folder} is full. Make room."
+    return beyond_the_gpu(model_path) if kv_cache_gib is None else beyond_the_memory(model_path, int(kv_cache_gib))
+
+
+def beyond_the_memory(model_path: Path, kv_cache_gib: int) -> str:
+    """Whether weights and key-value cache exceed the machine's memory, free or not."""
+    needed = sum(file.stat().st_size for file in model_path.glob("*.safetensors")) + kv_cache_gib * 2**30
+    if needed <= memory_bytes():
+        return ""
+    return (
+        f"its weights and {kv_cache_gib} GiB of key-value cache need {needed / 2**30:.1f} GiB, and this machine has "
+        f"{memory_bytes() / 2**30:.1f} GiB of memory. Use a larger machine, or a shorter window (--max-model-len)."
+    )
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use: the machine's, or its control group's if that is less."""
+    limit = CGROUP.read_text(encoding="utf-8").strip() if CGROUP.exists() else "max"
+    total: int = psutil.virtual_memory().total
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def beyond_the_gpu(model_path: Path) -> str:
+    """Whether the weights have a format that the GPU is too old for."""
+    capability = machine.compute_capability()
+    if capability is None or capability >= QUANTIZED_SINCE or "quantization_config" not in model_config(model_path):
+        return ""
+    return (
+        f"the GPU has compute capability {capability[0]}.{capability[1]}, and vLLM runs quantized weights from "
+        f"{QUANTIZED_SINCE[0]}.{QUANTIZED_SINCE[1]} on. Use a newer GPU, or its CPU build (ACCELERATOR=cpu)."
+    )
