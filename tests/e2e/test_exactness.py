@@ -7,6 +7,7 @@ slowest way computes every prompt anew.
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from benchmarks.gpu import shapes
@@ -66,7 +67,7 @@ def scored(server: Server, way: str) -> list[Record]:
 def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> None:
     by_echo = scored(server, "echo")
     assert sum(len(each.logliks) for each in by_echo) >= 200
-    for way in ("", Kind.READ):  # as planned, that is by suffixes here, and by reads alone
+    for way in ("", Kind.SUFFIX, Kind.READ):  # as planned, that is in batches, and by suffixes and reads alone
         found = scored(server, way)
         for one, other in zip(found, by_echo, strict=True):
             assert (one.task, one.item_id, one.prompt_hash) == (other.task, other.item_id, other.prompt_hash)
@@ -77,7 +78,8 @@ def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> N
 def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server: Server) -> None:
     questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
     asked = [SimpleNamespace(args=(each, f" {letter}")) for each in questions for letter in "ABCD"]
-    found = [endpoint_on(server, way).loglikelihood(asked) for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)]
+    ways = Kind.ECHO, Kind.READ, Kind.SUFFIX, Kind.BATCH
+    found = [endpoint_on(server, way).loglikelihood(asked) for way in ways]
     for each in found[1:]:
         assert [loglik for loglik, _ in each] == pytest.approx([loglik for loglik, _ in found[0]], abs=CLOSE)
         assert [greedy for _, greedy in each] == [greedy for _, greedy in found[0]]
@@ -90,12 +92,21 @@ def test_the_server_offers_every_way(server: Server) -> None:
     assert endpoint.max_length == server.max_model_len - 1
 
 
+def test_a_batch_is_refused_without_the_servers_key(server: Server) -> None:
+    for key, status in (("", 401), (access.key_of(server), 200)):
+        answer = httpx.post(
+            f"{server.url}/quantgate/score", json={"contexts": [], "cache_salt": "a"}, headers=access.headers(key)
+        )
+        assert answer.status_code == status
+
+
 def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Server) -> None:
     text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
     found = [
         Endpoint(
             server.url, server.served_name, server.model_path, 256, way=way, key=access.key_of(server)
         ).loglikelihood_rolling(text)
-        for way in (Kind.ECHO, Kind.SUFFIX)
+        for way in (Kind.ECHO, Kind.SUFFIX, Kind.BATCH)
     ]
     assert found[0] == pytest.approx(found[1], abs=CLOSE)
+    assert found[0] == pytest.approx(found[2], abs=CLOSE)
