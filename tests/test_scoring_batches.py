@@ -57,6 +57,13 @@ def test_a_batch_ends_with_a_context_and_counts_only_the_tokens_that_no_context_
     assert [len(batch) for _, batch in batches(asks(*together, choices=((1,), (2,))))] == [2, 1]
 
 
+def test_windows_over_documents_that_share_their_first_token_travel_apart() -> None:
+    documents = tuple((number, *range(100, 100 + TOKENS_PER_BATCH)) for number in (1, 2, 3))
+    found = list(batches(asks((9,), choices=documents)))
+    assert [len(batch) for _, batch in found] == [1, 1, 1]
+    assert all(ask.context == (9,) for _, (ask,) in found)
+
+
 def test_the_scores_of_a_batch_belong_to_the_prompts_positions_and_tokens() -> None:
     batch = asks((9,) * 200)
     long, short = [[-3.0, -3.0], [-4.0, -0.1], [-0.3, -0.3]], [[-5.0, -0.2], [-6.0, -0.2]]

@@ -15,8 +15,8 @@ from components.servers.scoring_requests import Ask, Kind, Scored, Tokens, share
 
 PROMPTS_PER_CALL = 8
 TOKENS_PER_BATCH = 512
-"""A batch ends with the context with which the server has about so many tokens to compute: one context of HellaSwag, or
-a few questions of MMLU. So a slow server has no more to do for a call than for one generated answer."""
+"""A batch ends with the context with which the server has so many tokens to compute: one context of HellaSwag, or a few
+questions of MMLU. So a slow server has no more to do for a call than for one generated answer."""
 GREEDY = {"temperature": 0, "max_tokens": 1, "seed": 1234}
 
 NOT_COMPUTED = "-1"
@@ -49,18 +49,26 @@ def calls(asks: Iterable[Ask]) -> Iterator[tuple[Way, list[Ask]]]:
 
 
 def batches(asks: Iterable[Ask]) -> Iterator[tuple[Way, list[Ask]]]:
-    """The asks in their order, grouped into batches; the asks of one context are in the same batch."""
+    """The asks in their order, grouped into batches.
+
+    The asks of one context are in the same batch, unless what follows the contexts alone fills it, as the windows over
+    long documents do.
+    """
     batch: list[Ask] = []
     context: Tokens = ()
-    to_compute = 0
-    for _, group in groupby(asks, key=lambda ask: id(ask.context)):
-        of_context = list(group)
-        to_compute += len(of_context[0].context) - shared(context, of_context[0].context)
-        context = of_context[0].context
-        batch += of_context
-        if to_compute >= TOKENS_PER_BATCH:
+    in_contexts = after_contexts = 0
+    for ask in asks:
+        if ask.context is not context:
+            if in_contexts + after_contexts >= TOKENS_PER_BATCH:
+                yield WAYS[Kind.BATCH], batch
+                batch, context, in_contexts, after_contexts = [], (), 0, 0
+            in_contexts += len(ask.context) - shared(context, ask.context)
+            context = ask.context
+        elif after_contexts >= TOKENS_PER_BATCH:
             yield WAYS[Kind.BATCH], batch
-            batch, context, to_compute = [], (), 0
+            batch, in_contexts, after_contexts = [], len(context), 0
+        batch.append(ask)
+        after_contexts += len(ask.tokens) - len(context)
     if batch:
         yield WAYS[Kind.BATCH], batch
 

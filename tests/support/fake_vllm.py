@@ -194,6 +194,11 @@ def main() -> None:
         sys.exit("RuntimeError: not enough memory for the key-value cache")
     if MODE == "deaf":
         time.sleep(600)
+    serve()
+
+
+def serve() -> None:
+    """Answer until the process ends."""
     http.server.ThreadingHTTPServer(("127.0.0.1", int(option("--port"))), Handler).serve_forever()
 
 
