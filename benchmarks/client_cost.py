@@ -11,10 +11,10 @@ the stack is read and counted for the innermost part that it names.
 """
 
 import argparse
-import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,7 +39,6 @@ from components.run.artifacts import Scores, Server
 from components.run.progress import Step
 from components.servers.local_vllm import free_port
 from components.storage.cache import cache_dir
-from tests.support import fake_vllm
 from tests.support.prompted import questions_on
 
 SAMPLE_S = 0.01
@@ -60,6 +59,12 @@ PARTS = {
 }
 """Parts by the end of a source file's path, or a folder in it."""
 OTHER = "other"
+SERVER = """
+from tests.support import fake_vllm
+fake_vllm.Handler.protocol_version = "HTTP/1.1"  # connections stay open, as vLLM's do
+fake_vllm.Handler.disable_nagle_algorithm = True
+fake_vllm.serve()
+"""
 
 
 class Samples:
@@ -148,23 +153,15 @@ def cpu_s() -> float:
 def served(folder: Path) -> Iterator[Server]:
     """A scripted server in a process of its own."""
     port = free_port()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(port,), daemon=True)
-    process.start()
+    options = ["--served-model-name", "made", "--max-model-len", str(WINDOW), "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-c", SERVER, *options])
     server = Server(variant="made", url=f"http://127.0.0.1:{port}/v1", served_name="made", log="of no file")
     try:
         wait_until_it_answers(server)
         yield server.model_copy(update={"model_path": str(folder / "model"), "max_model_len": WINDOW})
     finally:
         process.kill()
-        process.join()
-
-
-def serve(port: int) -> None:
-    """Run the scripted server, with connections that stay open as vLLM's do."""
-    fake_vllm.Handler.protocol_version = "HTTP/1.1"
-    fake_vllm.Handler.disable_nagle_algorithm = True
-    sys.argv += ["--served-model-name", "made", "--max-model-len", str(WINDOW), "--port", str(port)]
-    fake_vllm.serve()
+        process.wait()
 
 
 def wait_until_it_answers(server: Server) -> None:

@@ -145,7 +145,6 @@ def answer_batches() -> None:
     from vllm.entrypoints.serve.instrumentator import basic
     from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
-    @with_cancellation
     async def score(batch: dict[str, Any], raw_request: Request) -> dict[str, Any]:
         engine, call = basic.engine_client(raw_request), uuid.uuid4().hex
         prompts = [(context["tokens"], prompt) for context in batch["contexts"] for prompt in context["prompts"]]
@@ -156,7 +155,7 @@ def answer_batches() -> None:
         answers = await asyncio.gather(*scores)
         return {"scores": [rows for rows, _ in answers], "computed_again": sum(again for _, again in answers)}
 
-    basic.router.add_api_route("/v1/quantgate/score", score, methods=["POST"])
+    basic.router.add_api_route("/v1/quantgate/score", with_cancellation(score), methods=["POST"])
 
 
 async def scores_of(
@@ -200,4 +199,4 @@ async def answered(engine: Any, tokens: list[int], salt: str, name: str, **scori
 
 def clamped(entry: Any) -> float:
     """The log-probability; vLLM's lowest one in JSON in place of minus infinity."""
-    return max(entry.logprob, LOWEST)
+    return max(float(entry.logprob), LOWEST)
