@@ -178,7 +178,7 @@ def test_a_server_without_an_ability_that_a_task_needs_is_refused_with_the_reaso
 ) -> None:
     answer = evaluated(served, tmp_path / "out", "--suite", "quick")
     assert answer.returncode == 2
-    assert "offers none of the three ways to score prompts" in answer.stderr
+    assert "offers none of the four ways to score prompts" in answer.stderr
     assert "logprobs are not supported" in answer.stderr
     assert not (tmp_path / "out" / "full.json").exists()
 

@@ -33,8 +33,10 @@ from components.servers.scoring_ways import WAYS, BadAnswerError, score
 from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
-PROBES = 2 * (1 + 6 + 1) + 1
-"""Calls that show what the server can do: an echo, six reads and a suffix, each twice, and a suffix again."""
+PROBES = 2 * (1 + 6 + 1 + 1) + 1 + 1
+"""Calls that show what the server can do: an echo, six reads, a suffix, a batch, each twice; and the last two again."""
+PROBE_PROMPTS = PROBES + 2
+"""Two of the batches have two prompts."""
 
 PAIRS = [
     ("Question: what?\nAnswer:", " this"),
@@ -179,13 +181,13 @@ def test_an_older_server_is_scored_by_echo(serve: Any) -> None:
     server = serve("echo-only")
     ours = endpoint(server)
     assert ours.tested.kinds == {Kind.ECHO}
-    assert {each.kind for each in ours.tested.server.tried if each.trouble} == {Kind.READ, Kind.SUFFIX}
+    assert {each.kind for each in ours.tested.server.tried if each.trouble} == set(Kind) - {Kind.ECHO}
     assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
 
 
 def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(serve: Any) -> None:
     assert endpoint(serve("ok")).tested.kinds == set(Kind)
-    assert endpoint(serve("left-out")).tested.kinds == set(Kind)
+    assert endpoint(serve("left-out")).tested.kinds == set(Kind) - {Kind.BATCH}  # an older plugin
     unmarked = endpoint(serve("unmarked"))
     assert unmarked.tested.kinds == {Kind.READ, Kind.ECHO}
     assert "does not mark" in next(each.trouble for each in unmarked.tested.server.tried if each.kind is Kind.SUFFIX)
@@ -274,7 +276,7 @@ def test_a_server_that_fails_for_good_is_an_error_and_its_answers_are_kept(
 ) -> None:
     server = serve(mode, probes=PROBES + 3)
     file = tmp_path / "ledger.sqlite"
-    ours = endpoint(server, num_concurrent=1, ledger=str(file), model_digest="tiny")
+    ours = endpoint(server, way="suffix", num_concurrent=1, ledger=str(file), model_digest="tiny")
     with pytest.raises(ServerFailedError):
         ours.loglikelihood(requests(PAIRS))
     assert ours.tested.ledger
@@ -295,7 +297,7 @@ def test_an_interrupted_evaluation_repeats_no_request_and_loses_no_answer(serve:
 
     server = serve("ok", probes=PROBES)
     calm = endpoint(server).loglikelihood(requests(PAIRS))
-    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny", "num_concurrent": 1}
+    kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny", "num_concurrent": 1, "way": "suffix"}
     first = endpoint(server, **kept)
     with pytest.raises(BrokenOffError):
         first.tested.run(first.tested.scoring_jobs(questions(first), break_off))
@@ -313,7 +315,7 @@ import sys
 from tests import test_endpoint as t
 from components.evaluate.endpoint import Endpoint
 url, name, model, file = sys.argv[1:]
-ours = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1)
+ours = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1, way="suffix")
 print("ready", flush=True)
 ours.tested.run(ours.tested.scoring_jobs(t.questions(ours), lambda *_answer: print("answered", flush=True)))
 """
@@ -339,7 +341,7 @@ def test_a_killed_evaluation_resumes_where_it_stopped(
     rest = endpoint(server, ledger=str(file), model_digest="tiny")
     found = rest.loglikelihood(requests(PAIRS))
     assert rest.tested.reused >= 4
-    assert asked(server) - PROBES <= len(PAIRS) + 1
+    assert asked(server) - PROBE_PROMPTS <= len(PAIRS) + 1
     assert found == endpoint(server).loglikelihood(requests(PAIRS))
 
 
@@ -363,7 +365,7 @@ def test_an_answer_that_reached_the_token_limit_is_marked_as_cut(serve: Any, tmp
 def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
     ours = endpoint(serve("text-only"))
     assert ours.generate_until([SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": 9}))])
-    with pytest.raises(PrerequisiteError, match="offers none of the three ways to score prompts"):
+    with pytest.raises(PrerequisiteError, match="offers none of the four ways to score prompts"):
         ours.loglikelihood(requests(PAIRS))
 
 

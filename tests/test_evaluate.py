@@ -66,7 +66,7 @@ def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode:
     python = serving_python(folder / "serving-python")
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
     monkeypatch.setenv("VLLM_FAKE", mode)
-    monkeypatch.setenv("VLLM_FAKE_PROBES", "17" if mode != "ok" else "0")
+    monkeypatch.setenv("VLLM_FAKE_PROBES", "20" if mode != "ok" else "0")
     monkeypatch.setattr("components.servers.client.LONGEST_WAIT_S", 0.05)
     server = local_vllm.deploy("int8", tiny_model, folder)
     assert server.failure == ""
@@ -87,7 +87,7 @@ def test_a_stage_says_why_a_server_without_our_plugin_scores_more_slowly(
     with progress.step(str(folder / "results"), "tiny", "int8") as step:
         scores = Evaluation(server, asked_here, "tiny", step).run(folder / "records.parquet")
         stages.save_scores(scores, step, str(folder / "results"), str(folder / "scores.json"))
-    said = "scored more slowly, with read and echo and not suffix: The server does not mark scores"
+    said = "scored more slowly, with read and echo and not batch: HTTP 404"
     assert scores.why_slow.startswith(said) is slow
     assert ("manifests/images/vllm.Containerfile" in scores.why_slow) is slow
     assert (said in results.progress.read_text()) is slow
@@ -102,7 +102,7 @@ def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
 
     asked_here = questions(tiny_model, folder)
 
-    def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1) + 1) -> tuple[Scores, int]:
+    def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1 + 2) + 1 + 1) -> tuple[Scores, int]:
         before = asked(server)
         book = server.identity.describe() if server.identity else ""
         known = shared(folder / f"{machine}.sqlite", book, store) if machine else nullcontext()

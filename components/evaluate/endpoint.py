@@ -38,8 +38,8 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
     or name of its tokenizer; `max_length` the limit of tokens for a prompt and its answer together (default: the
     server's max_model_len). `ledger` is an open answer ledger, which the caller closes, or a ledger's file. A file
     needs `model_digest`: the name under which the ledger keeps the answers of exactly this model with its settings.
-    `way` is one of `suffix`, `read`, `echo`; no other way is used then. `key` is the server's API key (default: the
-    user's, from $VLLM_API_KEY or $OPENAI_API_KEY).
+    `way` is one of `batch`, `suffix`, `read`, `echo`; no other way is used then. `key` is the server's API key
+    (default: the user's, from $VLLM_API_KEY or $OPENAI_API_KEY).
 
     A prompt begins with BOS exactly when the model's own tokenizer adds it.
     """

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -38,15 +38,17 @@ class Recorder:
 
     def record(self, item: ItemPrompts, answers: Answers, sample: int = 0) -> Record:
         """The record of an item from the answers to its prompts; `sample` is the number of a generated answer."""
+        task = self.task.leaves[item.leaf].task
+        doc = task.doc(item.position)
         if isinstance(answers, Text):
-            fields = self.of_text(item, answers)
-        elif self.task.leaves[item.leaf].task.OUTPUT_TYPE == "loglikelihood_rolling":
-            fields = self.of_document(item, answers)
+            fields = self.of_text(item, doc, answers)
+        elif task.OUTPUT_TYPE == "loglikelihood_rolling":
+            fields = self.of_document(item, doc, answers)
         else:
-            fields = self.of_choices(item, answers)
+            fields = self.of_choices(item, doc, answers)
         row = self.task.row
         no_choices: dict[str, Any] = {"target": -1, "logliks": [], "greedy": []}
-        cluster = str(self.doc(item).get("cluster") or "") if row.custom else self.task.leaves[item.leaf].cluster
+        cluster = str(doc.get("cluster") or "") if row.custom else self.task.leaves[item.leaf].cluster
         return Record(
             variant=self.variant,
             task=row.task,
@@ -61,35 +63,35 @@ class Recorder:
             **no_choices | fields,
         )
 
-    def of_choices(self, item: ItemPrompts, answers: Sequence[Loglik]) -> dict[str, Any]:
+    def of_choices(self, item: ItemPrompts, doc: Any, answers: Sequence[Loglik]) -> dict[str, Any]:
         """The fields of an item whose continuations are compared, or judged one by one."""
         logliks = [answer.loglik for answer in answers]
-        target = str(self.task.leaves[item.leaf].task.doc_to_target(self.doc(item)))
-        prompts = [(item.contexts[number], continuation) for number, continuation in item.requests]
+        target = str(self.task.leaves[item.leaf].task.doc_to_target(doc))
+        contexts = [packed([len(context), *context]) for context in item.contexts]
+        pairs = [(answer.loglik, answer.greedy) for answer in answers]
         return {
-            "score": item_score(
-                self.metric(item, [(answer.loglik, answer.greedy) for answer in answers])[0], self.task.row.metric
-            ),
+            "score": item_score(self.metric(item, doc, pairs)[0], self.task.row.metric),
             "target": int(target) if target.isdecimal() else -1,
             "logliks": logliks,
             "answer": chosen_answer(logliks, item.choices, self.task.row.metric),
             "greedy": [answer.greedy for answer in answers],
-            "prompt_hash": hash_of([[len(context), *context, *continuation] for context, continuation in prompts]),
-            "tokens": sum(len(context) + len(continuation) for context, continuation in prompts),
+            "prompt_hash": hash_of(
+                part for number, continuation in item.requests for part in (contexts[number], packed(continuation))
+            ),
+            "tokens": sum(len(item.contexts[number]) + len(continuation) for number, continuation in item.requests),
         }
 
-    def of_text(self, item: ItemPrompts, text: Text) -> dict[str, Any]:
+    def of_text(self, item: ItemPrompts, doc: Any, text: Text) -> dict[str, Any]:
         """The fields of an item whose answer is generated; a program has no score yet."""
         request = json.loads(item.generation)
         reply = protocol.reply_of(text, item.start, self.task.row, request["stop"])
         program, tests, score = "", "", None
         if self.task.row.programs:
-            _, filtered = self.metric(item, [reply.answer])
+            _, filtered = self.metric(item, doc, [reply.answer])
             program = str(filtered[0] if isinstance(filtered, list) else filtered)
-            doc = self.doc(item)
             tests = with_helpers(str(self.task.leaves[item.leaf].task.doc_to_target(doc)), str(doc.get("prompt") or ""))
         else:
-            score = item_score(self.metric(item, [reply.answer])[0], self.task.row.metric)
+            score = item_score(self.metric(item, doc, [reply.answer])[0], self.task.row.metric)
         (prompt,) = item.contexts
         return {
             "score": score,
@@ -100,7 +102,7 @@ class Recorder:
             "answer_limit": request["max_tokens"],
             "program": program,
             "tests": tests,
-            "prompt_hash": hash_of([prompt]),
+            "prompt_hash": hash_of([packed(prompt)]),
             "tokens": len(prompt),
         }
 
@@ -111,24 +113,20 @@ class Recorder:
         (tokens,) = self.encoder().batches([reply.thinking])
         return min(len(tokens), text.tokens)
 
-    def of_document(self, item: ItemPrompts, windows: Sequence[Loglik]) -> dict[str, Any]:
+    def of_document(self, item: ItemPrompts, doc: Any, windows: Sequence[Loglik]) -> dict[str, Any]:
         """The fields of a perplexity task's document, which is scored in windows."""
-        loglik, units = self.metric(item, [sum(window.loglik for window in windows)])[0]
+        loglik, units = self.metric(item, doc, [sum(window.loglik for window in windows)])[0]
         tokens = [token for _, continuation in item.requests for token in continuation]
         return {
             "score": float(loglik),
             "units": float(units),
-            "prompt_hash": hash_of([tokens]),
+            "prompt_hash": hash_of([packed(tokens)]),
             "tokens": len(tokens),
         }
 
-    def doc(self, item: ItemPrompts) -> Any:
-        """The item as lm-eval prepares it."""
-        return self.task.leaves[item.leaf].task.doc(item.position)
-
-    def metric(self, item: ItemPrompts, responses: Sequence[Any]) -> tuple[Any, Any]:
+    def metric(self, item: ItemPrompts, doc: Any, responses: Sequence[Any]) -> tuple[Any, Any]:
         """The task's metric on one response to each request, after its filter; and the first filtered response."""
-        task, doc = self.task.leaves[item.leaf].task, self.doc(item)
+        task = self.task.leaves[item.leaf].task
         instances = [
             Instance(task.OUTPUT_TYPE, doc, (), number, (task.config.task, item.position, 1), [response])
             for number, response in enumerate(responses)
@@ -164,9 +162,14 @@ def as_share(score: float) -> float:
     return nearest if abs(score - nearest) < ROUNDING else score
 
 
-def hash_of(prompts: Sequence[Sequence[int]]) -> str:
-    """The hex sha256 of the prompts' token ids."""
+def packed(tokens: Sequence[int]) -> bytes:
+    """Each token id as a 64-bit number."""
+    return array("q", tokens).tobytes()
+
+
+def hash_of(parts: Iterable[bytes]) -> str:
+    """The hex sha256 of the prompts' token ids, which `packed` packs."""
     digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(array("q", prompt).tobytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()

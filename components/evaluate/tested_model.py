@@ -22,7 +22,8 @@ class OtherPromptError(PrerequisiteError):
 class TestedModel:
     """The model behind `client`, with the ledger of its answers, if there is one.
 
-    `way` is one of `suffix`, `read`, `echo`, and no other way is used then; by default the server's best one is.
+    `way` is one of `batch`, `suffix`, `read`, `echo`, and no other way is used then; by default the server's best one
+    is.
     """
 
     __test__ = False  # pytest would collect it
@@ -52,24 +53,27 @@ class TestedModel:
 
         Nothing happens before the first job is taken. Then the ledger is read, and what it has is answered at once.
         """
-        keys = dict(zip(questions, ledger.question_keys(questions), strict=True)) if self.ledger else {}
-        saved = self.ledger.read(list(keys.values()), ledger.unpack) if self.ledger else {}
-        unanswered = [question for question in questions if not saved or keys[question] not in saved]
+        keys = ledger.question_keys(questions) if self.ledger else []
+        saved = self.ledger.read(keys, ledger.unpack) if self.ledger else {}
+        places = [place for place in range(len(questions)) if not saved or keys[place] not in saved]
+        unanswered = [questions[place] for place in places]
         self.requests += len(questions)
         self.reused += len(questions) - len(unanswered)
-        for question, key in keys.items():
+        for question, key in zip(questions, keys, strict=False):
             if key in saved:
                 on_answer(question, saved[key])
         tally = Tally(unanswered)
 
-        def on_scored(ask: Ask, scored: Scored) -> None:
-            done = tally.add(ask, scored)
+        def on_scored(answers: list[tuple[Ask, Scored]]) -> None:
+            done = [answered for ask, scored in answers for answered in tally.add(ask, scored)]
             if self.ledger and done:
-                self.ledger.put((keys[unanswered[number]], ledger.pack(answer)) for number, answer in done)
+                self.ledger.put((keys[places[number]], ledger.pack(answer)) for number, answer in done)
             for number, answer in done:
                 on_answer(unanswered[number], answer)
 
-        yield from self.client.scoring_jobs(plan(unanswered, self.kinds) if unanswered else [], on_scored)
+        if unanswered:
+            kinds = self.kinds
+            yield from self.client.scoring_jobs(plan(unanswered, kinds), on_scored, batched=Kind.BATCH in kinds)
 
     def generating_jobs(
         self, requests: Sequence[tuple[list[int], dict[str, Any]]], on_text: Callable[[int, Text], None]

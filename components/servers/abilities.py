@@ -26,13 +26,18 @@ UNKNOWN = "unknown"
 """The version of a server that has no /version, as vLLM has."""
 
 WHAT = {
+    Kind.BATCH: "scores all continuations of a context in one request",
     Kind.SUFFIX: "scores a continuation in one request, its context from the prefix cache",
     Kind.READ: "scores named tokens after a prompt, the prompt from the prefix cache",
     Kind.ECHO: "scores whole prompts, nothing from the prefix cache",
 }
+PLUGIN = (
+    "quantgate's plugin: on a cluster the image of manifests/images/vllm.Containerfile, elsewhere "
+    "components/servers/vllm_plugin on vLLM's PYTHONPATH"
+)
 HINTS = {
-    Kind.SUFFIX: "this needs vLLM with --enable-scale-out (0.30 on) and quantgate's plugin: on a cluster the image of "
-    "manifests/images/vllm.Containerfile, elsewhere components/servers/vllm_plugin on vLLM's PYTHONPATH",
+    Kind.BATCH: f"this needs vLLM 0.32 and {PLUGIN}",
+    Kind.SUFFIX: f"this needs vLLM with --enable-scale-out (0.30 on) and {PLUGIN}",
     Kind.READ: "this needs vLLM's logprob_token_ids",
     Kind.ECHO: "this needs `echo` with `logprobs` on /v1/completions",
 }
@@ -64,15 +69,15 @@ class Abilities:
         usable = frozenset(ability.kind for ability in self.tried if not ability.trouble)
         if not usable:
             reasons = "\n".join(f"  {ability.kind}: {ability.trouble}" for ability in self.tried)
-            raise PrerequisiteError(f"The server offers none of the three ways to score prompts:\n{reasons}")
+            raise PrerequisiteError(f"The server offers none of the four ways to score prompts:\n{reasons}")
         return usable
 
     @property
     def why_slow(self) -> str:
         """Which ways score prompts in place of the fastest one, and why; "" when the fastest one can be used."""
-        fastest = next(ability for ability in self.tried if ability.kind is Kind.SUFFIX)
+        fastest = next(ability for ability in self.tried if ability.kind is Kind.BATCH)
         usable = " and ".join(ability.kind for ability in self.tried if not ability.trouble)
-        return fastest.trouble and f"scored more slowly, with {usable} and not {Kind.SUFFIX}: {fastest.trouble}"
+        return fastest.trouble and f"scored more slowly, with {usable} and not {Kind.BATCH}: {fastest.trouble}"
 
 
 def abilities(client: Client) -> Abilities:
@@ -85,7 +90,7 @@ async def try_all(client: Client) -> Abilities:
     async with client.session() as session:
         model = await model_card(client, session)
         tried, reference = [], None
-        for kind in (Kind.ECHO, Kind.READ, Kind.SUFFIX):
+        for kind in (Kind.ECHO, Kind.READ, Kind.SUFFIX, Kind.BATCH):
             logliks, ability = await try_way(client, session, kind, reference)
             reference = reference or logliks
             tried.append(ability)
@@ -113,18 +118,24 @@ async def model_card(client: Client, session: aiohttp.ClientSession) -> dict[str
     return dict(served[client.model])
 
 
-def probes(kind: Kind) -> list[list[Ask]]:
-    """The asks for two continuations of one context, the same for every kind; the second finds the context cached."""
+def probes(kind: Kind) -> list[list[list[Ask]]]:
+    """The calls for each of two continuations of one context, the same for every kind.
+
+    The second continuation finds the context in the prefix cache.
+    """
     source = random.Random(20261121)
     context = tuple(source.choices(TOKEN_IDS, k=CONTEXT_TOKENS))
-    asks = []
+    calls = []
     for _ in range(2):
         whole = context + tuple(source.choices(TOKEN_IDS, k=CONTINUATION_TOKENS))
         if kind is Kind.READ:
-            asks.append([Ask(kind, whole, at, (whole[at],)) for at in range(CONTEXT_TOKENS, len(whole))])
+            calls.append([[Ask(kind, whole, at, (whole[at],))] for at in range(CONTEXT_TOKENS, len(whole))])
+        elif kind is Kind.BATCH:
+            read = Ask(Kind.READ, whole, CONTEXT_TOKENS, (whole[CONTEXT_TOKENS],), context=context)
+            calls.append([[read, Ask(Kind.SUFFIX, whole, CONTEXT_TOKENS + 1, context=context)]])
         else:
-            asks.append([Ask(kind, whole, CONTEXT_TOKENS)])
-    return asks
+            calls.append([[Ask(kind, whole, CONTEXT_TOKENS)]])
+    return calls
 
 
 async def try_way(
@@ -135,10 +146,10 @@ async def try_way(
     salt = fresh_salt()
     trouble = ""
     try:
-        for asks in probes(kind):
-            answers = await asyncio.gather(*(client.score_call(session, [ask], salt) for ask in asks))
-            logliks += logliks_of(asks[0].whole, [scored for (scored,) in answers])
-        if kind is Kind.SUFFIX and not await with_retries(partial(marks_cached_rows, client, session, asks, salt)):
+        for calls in probes(kind):
+            logliks += await scores_of(client, session, kind, calls, salt)
+        check = CHECKS.get(kind)
+        if check and not await with_retries(partial(check, client, session, calls[0][-1].whole, salt)):
             trouble = "The server does not mark scores that it has not computed, or it caches no prefixes."
     except ServerFailedError as error:
         trouble = str(error)[:200]
@@ -151,15 +162,39 @@ async def try_way(
     return logliks, Ability(kind, trouble, difference)
 
 
-async def marks_cached_rows(client: Client, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> bool:
+async def scores_of(
+    client: Client, session: aiohttp.ClientSession, kind: Kind, calls: list[list[Ask]], salt: str
+) -> list[float]:
+    """The log-probabilities of a continuation, token by token, from all of its calls."""
+    answers = await asyncio.gather(*(client.score_call(session, WAYS[kind], asks, salt) for asks in calls))
+    return logliks_of(calls[0][0].whole, [scored for answer in answers for scored in answer])
+
+
+async def marks_cached_rows(client: Client, session: aiohttp.ClientSession, cached: tuple[int, ...], salt: str) -> bool:
     """Whether the server marks or leaves out the rows of cached tokens, for a prompt that it has cached."""
     way = WAYS[Kind.SUFFIX]
-    answer = await client.post(session, way.path, way.payload(client.model, asks, salt))
+    answer = await client.post(session, way.path, way.payload(client.model, [Ask(Kind.SUFFIX, cached, 1)], salt))
     try:
         rows = answer["prompt_logprobs"]
-        return len(rows) < len(asks[0].whole) or is_marked(rows[1])
+        return len(rows) < len(cached) or is_marked(rows[1])
     except (KeyError, IndexError, TypeError) as error:
         raise BadAnswerError(f"The server's answer cannot be read: {error!r}") from error
+
+
+async def computes_cached_rows(
+    client: Client, session: aiohttp.ClientSession, cached: tuple[int, ...], salt: str
+) -> bool:
+    """Whether the server computes a prompt again, of whose tokens it has cached some that are to be scored."""
+    way = WAYS[Kind.BATCH]
+    answer = await client.post(session, way.path, way.payload(client.model, [Ask(Kind.SUFFIX, cached, 1)], salt))
+    try:
+        return int(answer["computed_again"]) == 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadAnswerError(f"The server's answer cannot be read: {error!r}") from error
+
+
+CHECKS = {Kind.SUFFIX: marks_cached_rows, Kind.BATCH: computes_cached_rows}
+"""How a way whose scores the prefix cache can spoil shows that it notices."""
 
 
 def logliks_of(whole: tuple[int, ...], scored: list[Scored]) -> list[float]:

@@ -16,7 +16,7 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Server
 from components.servers import access
 from components.servers.scoring_requests import Ask, Scored
-from components.servers.scoring_ways import WAYS, BadAnswerError, calls, score
+from components.servers.scoring_ways import BadAnswerError, Way, batches, calls, score
 
 CONCURRENT_CALLS = 64
 """On an H100, 200 generated answers took 16 s with 64 calls at a time and 32 s with 16, see docs/results.md."""
@@ -31,7 +31,8 @@ STOPS_SENT = 4
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses of failures that may be temporary."""
 
-OnScored = Callable[[Ask, Scored], None]
+OnScored = Callable[[list[tuple[Ask, Scored]]], None]
+"""Takes the answers of one call."""
 Job = Callable[[aiohttp.ClientSession], Awaitable[None]]
 """One HTTP call with its retries."""
 T = TypeVar("T")
@@ -69,6 +70,10 @@ class Text:
     """Number of its tokens, as the server counted them; None when it does not say."""
     prompt: tuple[int, ...] | None = None
     """The token ids that the server read; None unless the request had `return_token_ids` and the server knows it."""
+
+
+FAILURES = RefusedError, aiohttp.ClientError, TimeoutError, BadAnswerError
+"""What an attempt of a call may raise."""
 
 
 class Client:
@@ -138,12 +143,11 @@ class Client:
         except ValueError as error:
             raise BadAnswerError(f"The server's answer is not JSON: {error}") from error
 
-    async def score_call(self, session: aiohttp.ClientSession, asks: list[Ask], salt: str) -> list[Scored]:
+    async def score_call(self, session: aiohttp.ClientSession, way: Way, asks: list[Ask], salt: str) -> list[Scored]:
         """The scores of one call's asks, with retries.
 
         A retry has a fresh salt, so that nothing comes from the prefix cache: a cached token has no score.
         """
-        way = WAYS[asks[0].kind]
         salts = chain([salt], (fresh_salt() for _ in count()))
 
         async def once() -> list[Scored]:
@@ -175,18 +179,17 @@ class Client:
             if self.gone:
                 raise self.gone
 
-    def scoring_jobs(self, asks: Iterable[Ask], on_scored: OnScored) -> Iterator[Job]:
+    def scoring_jobs(self, asks: Iterable[Ask], on_scored: OnScored, *, batched: bool = False) -> Iterator[Job]:
         """A job for each HTTP call of the asks, in their order; `on_scored` is called with each answer as it arrives.
 
         The asks may be made as they are needed. All asks of one call of this function share the prefix cache.
         """
         salt = fresh_salt()
 
-        async def send(call: list[Ask], session: aiohttp.ClientSession) -> None:
-            for ask, scored in zip(call, await self.score_call(session, call, salt), strict=True):
-                on_scored(ask, scored)
+        async def send(way: Way, call: list[Ask], session: aiohttp.ClientSession) -> None:
+            on_scored(list(zip(call, await self.score_call(session, way, call, salt), strict=True)))
 
-        return (partial(send, call) for call in calls(asks))
+        return (partial(send, way, call) for way, call in (batches if batched else calls)(asks))
 
     def generating_jobs(
         self, payloads: Iterable[dict[str, Any]], on_text: Callable[[int, Text], None]
@@ -325,6 +328,17 @@ def is_temporary(error: BaseException) -> bool:
 
 async def with_retries(once: Callable[[], Awaitable[T]]) -> T:
     """The call's result, retried with growing waits; raises ServerFailedError when every attempt fails."""
+    try:
+        return await once()
+    except FAILURES as error:
+        failures = [error]
+
+    async def after_the_first() -> T:
+        if failures:
+            raise failures.pop()
+        return await once()
+
+    # only after a failure: tenacity inspects its callbacks at each use, which costs more than a request
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(is_temporary),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -332,6 +346,6 @@ async def with_retries(once: Callable[[], Awaitable[T]]) -> T:
         reraise=True,
     )
     try:
-        return await retrying(once)
-    except (RefusedError, aiohttp.ClientError, TimeoutError, BadAnswerError) as error:
+        return await retrying(after_the_first)
+    except FAILURES as error:
         raise ServerFailedError(str(error) or type(error).__name__) from error

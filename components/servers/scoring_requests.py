@@ -9,6 +9,7 @@ several questions share is requested once. The request depends on the ways that 
     suffix   the whole question is the prompt; its own tokens are scored from the cached prefix on. A read of the first
              position goes before the suffixes of a long context: it puts the context into the cache without scoring it
     echo     the whole question is the prompt; all its tokens are scored, nothing is taken from the cache
+    batch    reads and suffixes as above, those of several contexts in one HTTP call, each context sent once
 """
 
 import math
@@ -35,6 +36,11 @@ class Kind(StrEnum):
     READ = "read"
     SUFFIX = "suffix"
     ECHO = "echo"
+    BATCH = "batch"
+
+
+BATCHED = frozenset({Kind.READ, Kind.SUFFIX})
+"""The kinds of ask that a batch carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class Ask:
     """The token ids, ascending, whose log-probabilities a read requests; empty for the other kinds."""
     wanted: list[tuple[int, int]] = field(default_factory=list)
     """(question, position) pairs for which this answer is used."""
+    context: Tokens = ()
+    """The tokens that all asks of one context share, the same object in each."""
 
     @property
     def tokens(self) -> Tokens:
@@ -112,14 +120,25 @@ def plan(questions: Sequence[Question], kinds: frozenset[Kind]) -> list[Ask]:
 
     The questions must be distinct. Every (question, position) belongs to exactly one ask.
     """
+    kinds = BATCHED if Kind.BATCH in kinds else kinds
     order = sorted(range(len(questions)), key=lambda number: questions[number].tokens)
     asks: list[Ask] = []
-    for _context, group in groupby(order, key=lambda number: questions[number].tokens[: questions[number].start]):
-        members = list(group)
-        reads = reads_of(questions, members)
-        wholes = suffixes_of(questions, members, kinds) if Kind.SUFFIX in kinds else wholes_of(questions, members)
-        asks += reads if prefers_reads(reads, wholes, kinds) else wholes
+    for context, group in groupby(order, key=lambda number: questions[number].tokens[: questions[number].start]):
+        chosen = asks_of(questions, list(group), kinds)
+        for ask in chosen:
+            ask.context = context
+        asks += chosen
     return asks
+
+
+def asks_of(questions: Sequence[Question], members: list[int], kinds: frozenset[Kind]) -> list[Ask]:
+    """The asks for the questions of one context, in whichever way is cheaper."""
+    wholes = suffixes_of(questions, members, kinds) if Kind.SUFFIX in kinds else wholes_of(questions, members)
+    fewest = max(len(questions[member].tokens) - questions[member].start for member in members)
+    if kinds >= BATCHED and fewest > len(wholes):
+        return wholes  # there are more reads than suffixes, and need not be made
+    reads = reads_of(questions, members)
+    return reads if prefers_reads(reads, wholes, kinds) else wholes
 
 
 def prefers_reads(reads: list[Ask], wholes: list[Ask], kinds: frozenset[Kind]) -> bool:
@@ -134,20 +153,22 @@ def prefers_reads(reads: list[Ask], wholes: list[Ask], kinds: frozenset[Kind]) -
 
 
 def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
-    """One read for every distinct position of the questions (sorted by their tokens)."""
+    """One read for every distinct position of the questions (of one context, sorted by their tokens)."""
+    start = questions[members[0]].start
     reads: list[Ask] = []
     path: dict[int, Ask] = {}  # position -> the read on the current path through the trie
     previous: Tokens = ()
     for member in members:
         question = questions[member]
-        common = shared(previous, question.tokens)
+        continuation = question.tokens[start:]
+        common = start + shared(previous, continuation)
         path = {position: ask for position, ask in path.items() if position <= common}
-        for position in range(question.start, len(question.tokens)):
+        for position in range(start, len(question.tokens)):
             if position not in path:
                 path[position] = Ask(Kind.READ, question.tokens, position)
                 reads.append(path[position])
             path[position].wanted.append((member, position))
-        previous = question.tokens
+        previous = continuation
     for ask in reads:
         ask.ids = tuple(sorted({questions[member].tokens[position] for member, position in ask.wanted}))
     return reads
@@ -177,17 +198,19 @@ def wholes_of(questions: Sequence[Question], members: list[int], kind: Kind = Ki
     asks: list[Ask] = []
     path: dict[int, Ask] = {}  # position -> the ask that scores it, on the current path through the trie
     previous: Tokens = ()
+    start = questions[members[0]].start
     for member in reversed(members):
         question = questions[member]
-        common = shared(previous, question.tokens)
+        continuation = question.tokens[start:]
+        common = start + shared(previous, continuation)
         path = {position: ask for position, ask in path.items() if position < common}
-        own = Ask(kind, question.tokens, question.start)
-        for position in range(question.start + skipped, len(question.tokens)):
+        own = Ask(kind, question.tokens, start)
+        for position in range(start + skipped, len(question.tokens)):
             path.setdefault(position, own).wanted.append((member, position))
         if own.wanted:
             asks.append(own)
             own.start = own.wanted[0][1]
-        previous = question.tokens
+        previous = continuation
     return asks
 
 

@@ -1,4 +1,4 @@
-"""The three ways to get log-probabilities from a server: the request of each way, and how its response is read.
+"""The four ways to get log-probabilities from a server: the request of each way, and how its response is read.
 
 A way puts asks into one HTTP call and reads one `Scored` for each ask from the response. It raises BadAnswerError when
 a number is missing, not finite, or not reliable, so that no score is ever guessed. A salt divides the prefix cache: a
@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-from components.servers.scoring_requests import Ask, Kind, Scored
+from components.servers.scoring_requests import Ask, Kind, Scored, Tokens, shared
 
 PROMPTS_PER_CALL = 8
+TOKENS_PER_BATCH = 512
+"""A batch ends with the context with which the server has so many tokens to compute: one context of HellaSwag, or a few
+questions of MMLU. So a slow server has no more to do for a call than for one generated answer."""
 GREEDY = {"temperature": 0, "max_tokens": 1, "seed": 1234}
 
 NOT_COMPUTED = "-1"
@@ -35,14 +38,39 @@ class Way:
     scored: Callable[[list[Ask], Any], list[Scored]]
     """Reads the asks' scores from the response body."""
     per_call: int = 1
-    """The most asks in one call."""
+    """The most asks in one call of `calls`."""
 
 
-def calls(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
+def calls(asks: Iterable[Ask]) -> Iterator[tuple[Way, list[Ask]]]:
     """The asks in their order, grouped into HTTP calls; the asks of a call share every parameter but the prompt."""
     for (kind, _ids), group in groupby(asks, key=lambda ask: (ask.kind, ask.ids)):
         while call := list(islice(group, WAYS[kind].per_call)):
-            yield call
+            yield WAYS[kind], call
+
+
+def batches(asks: Iterable[Ask]) -> Iterator[tuple[Way, list[Ask]]]:
+    """The asks in their order, grouped into batches.
+
+    The asks of one context are in the same batch, unless what follows the contexts alone fills it, as the windows over
+    long documents do.
+    """
+    batch: list[Ask] = []
+    context: Tokens = ()
+    in_contexts = after_contexts = 0
+    for ask in asks:
+        if ask.context is not context:
+            if in_contexts + after_contexts >= TOKENS_PER_BATCH:
+                yield WAYS[Kind.BATCH], batch
+                batch, context, in_contexts, after_contexts = [], (), 0, 0
+            in_contexts += len(ask.context) - shared(context, ask.context)
+            context = ask.context
+        elif after_contexts >= TOKENS_PER_BATCH:
+            yield WAYS[Kind.BATCH], batch
+            batch, in_contexts, after_contexts = [], len(context), 0
+        batch.append(ask)
+        after_contexts += len(ask.tokens) - len(context)
+    if batch:
+        yield WAYS[Kind.BATCH], batch
 
 
 def read_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
@@ -132,6 +160,35 @@ def echo_scored(asks: list[Ask], answer: Any) -> list[Scored]:
     return scores
 
 
+def batch_payload(_model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
+    """Each context once, and what follows it in each of its prompts; our vLLM plugin answers it."""
+    contexts = []
+    for _, group in groupby(asks, key=lambda ask: id(ask.context)):
+        of_context = list(group)
+        context = of_context[0].context
+        prompts = [
+            {"tokens": list(ask.tokens[len(context) :])} | ({"ids": list(ask.ids)} if ask.ids else {"start": ask.start})
+            for ask in of_context
+        ]
+        contexts.append({"tokens": list(context), "prompts": prompts})
+    return {"contexts": contexts, "cache_salt": salt}
+
+
+def batch_scored(asks: list[Ask], answer: Any) -> list[Scored]:
+    """For each position of each prompt the requested tokens' log-probabilities, then that of the likeliest token."""
+    if len(answer["scores"]) != len(asks):
+        raise BadAnswerError(f"The server scored {len(answer['scores'])} prompts where {len(asks)} were sent.")
+    scores = []
+    for ask, rows in zip(asks, answer["scores"], strict=True):
+        places = range(ask.start, ask.start + 1 if ask.ids else len(ask.whole))
+        positions = {}
+        for at, (*logliks, best) in zip(places, rows, strict=True):
+            tokens = ask.ids or ask.whole[at : at + 1]
+            positions[at] = dict(zip(tokens, map(finite, logliks), strict=True)), finite(best)
+        scores.append(Scored(positions))
+    return scores
+
+
 def in_order(answer: Any, count: int) -> list[Any]:
     """The choices, sorted by index; raises BadAnswerError unless each prompt has one."""
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
@@ -152,6 +209,7 @@ WAYS = {
     Kind.READ: Way("/v1/completions", read_payload, read_scored, PROMPTS_PER_CALL),
     Kind.SUFFIX: Way("/inference/v1/generate", suffix_payload, suffix_scored),
     Kind.ECHO: Way("/v1/completions", echo_payload, echo_scored),
+    Kind.BATCH: Way("/v1/quantgate/score", batch_payload, batch_scored),
 }
 
 

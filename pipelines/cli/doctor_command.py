@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
 
 ADVICE = {
+    "batch": "batch, which carries the questions of a context in one request.",
     "suffix": "suffix; read when all choices are one token.",
     "read": "read after long contexts; echo (if it works) after short ones.",
     "echo": "echo, which computes every prompt again: slow for many shots.",

@@ -7,6 +7,7 @@ slowest way computes every prompt anew.
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from benchmarks.gpu import shapes
@@ -66,7 +67,7 @@ def records_by(server: Server, way: str) -> list[Record]:
 def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> None:
     by_echo = records_by(server, "echo")
     assert sum(len(record.logliks) for record in by_echo) >= 200
-    for way in ("", Kind.READ):  # as planned, that is by suffixes here, and by reads alone
+    for way in ("", Kind.SUFFIX, Kind.READ):  # as planned, that is in batches, and by suffixes and reads alone
         by_way = records_by(server, way)
         for record, echoed in zip(by_way, by_echo, strict=True):
             assert (record.task, record.item_id, record.prompt_hash) == (
@@ -81,7 +82,9 @@ def test_every_way_gives_the_loglikelihoods_of_the_echo_way(server: Server) -> N
 def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server: Server) -> None:
     questions = [f"{'Letters follow letters. ' * 9}What comes after {letter}?\nAnswer:" for letter in "ABCDEFGH"]
     requests = [SimpleNamespace(args=(question, f" {letter}")) for question in questions for letter in "ABCD"]
-    by_way = [endpoint_on(server, way).loglikelihood(requests) for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX)]
+    by_way = [
+        endpoint_on(server, way).loglikelihood(requests) for way in (Kind.ECHO, Kind.READ, Kind.SUFFIX, Kind.BATCH)
+    ]
     by_echo, *others = by_way
     for other in others:
         assert [loglik for loglik, _ in other] == pytest.approx([loglik for loglik, _ in by_echo], abs=CLOSE)
@@ -95,12 +98,21 @@ def test_the_server_offers_every_way(server: Server) -> None:
     assert endpoint.max_length == server.max_model_len - 1
 
 
+def test_a_batch_is_refused_without_the_servers_key(server: Server) -> None:
+    for key, status in (("", 401), (access.key_of(server), 200)):
+        answer = httpx.post(
+            f"{server.url}/quantgate/score", json={"contexts": [], "cache_salt": "a"}, headers=access.headers(key)
+        )
+        assert answer.status_code == status
+
+
 def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Server) -> None:
     text = [SimpleNamespace(args=("The quick brown fox jumps over the lazy dog. " * 40,))]
-    by_echo, by_suffix = [
+    by_echo, by_suffix, by_batch = [
         Endpoint(
             server.url, server.served_name, server.model_path, 256, way=way, key=access.key_of(server)
         ).loglikelihood_rolling(text)
-        for way in (Kind.ECHO, Kind.SUFFIX)
+        for way in (Kind.ECHO, Kind.SUFFIX, Kind.BATCH)
     ]
-    assert by_echo == pytest.approx(by_suffix, abs=CLOSE)
+    assert by_suffix == pytest.approx(by_echo, abs=CLOSE)
+    assert by_batch == pytest.approx(by_echo, abs=CLOSE)

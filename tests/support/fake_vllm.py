@@ -4,7 +4,8 @@
 VLLM_FAKE says how it behaves, VLLM_FAKE_ONLY for which served name alone (any other is `ok`): `ok`; `dies` at start;
 `deaf` (never answers); `open` (demands no key); `stranger` (another's server on the port);
 `echo-only` (an older server); `text-only` (no log-probabilities);
-`unmarked` (vLLM without our plugin); `left-out` (vLLM's second model runner: no rows of cached tokens);
+`unmarked` (vLLM without our plugin); `left-out` (vLLM's second model runner: no rows of cached tokens), both without
+our plugin's batches;
 `contrary` (thinks otherwise of every token); `flaky` (every third
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
 what the server can do, which carry no more than VLLM_FAKE_PROBES calls, are always answered; GET /asked tells how many
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 MODE = os.environ.get("VLLM_FAKE", "ok")
 if os.environ.get("VLLM_FAKE_ONLY", "") not in " ".join(sys.argv):
@@ -32,6 +34,7 @@ ASKED: list[int] = []
 BLOCK = 16
 CACHE: set[tuple[object, ...]] = set()
 LOCK = threading.Lock()
+NO_BATCHES = ("echo-only", "text-only", "unmarked", "left-out")
 
 
 def loglik(token: int, position: int) -> float:
@@ -91,10 +94,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if mode == "flaky":
             mode = ("ok", "ok", ("500", "429", "garbage", "short")[number // 3 % 4])[number % 3]
         generating = self.path == "/inference/v1/generate"
+        batched = self.path == "/v1/quantgate/score"
         if mode == "mortal":
             os._exit(1)
         if mode in ("500", "429"):
             self.reply(int(mode), {"error": "out of memory"})
+        elif batched and MODE in NO_BATCHES:
+            self.reply(404, {"error": "unknown"})
         elif MODE == "echo-only" and (generating or "logprob_token_ids" in body):
             self.reply(404 if generating else 400, {"error": "unknown"})
         elif MODE == "text-only" and (generating or "logprobs" in body):
@@ -103,6 +109,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.reply(400, {"error": "List should have at most 4 items"})
         elif mode == "garbage":
             self.reply(200, {"choices": [{"index": 0, "text": "hello"}]})
+        elif batched:
+            found = [(context["tokens"], each) for context in body["contexts"] for each in context["prompts"]]
+            self.count([context + each["tokens"] for context, each in found], number, mode)
+            scores = [scores_of(context + each["tokens"], each) for context, each in found]
+            again = sum(each.get("start") == 1 for _, each in found)
+            self.reply(200, {"scores": scores[: -1 if mode == "short" else None], "computed_again": again})
         elif generating:
             self.count([body["token_ids"]], number, mode)
             self.reply(200, rows(body["token_ids"][: -1 if mode == "short" else None], body["cache_salt"]))
@@ -131,6 +143,13 @@ def rows(prompt: list[int], salt: str) -> object:
         if at > cached or MODE != "left-out":
             entries.append(computed if at > cached or MODE == "unmarked" else {-1: {"logprob": 0.0}})
     return {"prompt_logprobs": entries}
+
+
+def scores_of(prompt: list[int], asked: dict[str, Any]) -> list[list[float]]:
+    """One prompt's scores as our plugin gives them: of the next token, or of the prompt's own from a place on."""
+    if "ids" in asked:
+        return [[*(loglik(token, len(prompt)) for token in asked["ids"]), BEST]]
+    return [[loglik(prompt[at], at), BEST] for at in range(asked["start"], len(prompt))]
 
 
 def echo(_body: object, index: int, prompt: list[int], short: bool) -> object:
@@ -178,6 +197,11 @@ def main() -> None:
         sys.exit("RuntimeError: not enough memory for the key-value cache")
     if MODE == "deaf":
         time.sleep(600)
+    serve()
+
+
+def serve() -> None:
+    """Answer until the process ends."""
     http.server.ThreadingHTTPServer(("127.0.0.1", int(option("--port"))), Handler).serve_forever()
 
 

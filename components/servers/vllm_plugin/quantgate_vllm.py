@@ -13,9 +13,21 @@ server's PYTHONPATH. It mends two things of vLLM 0.32:
 
 On a CPU without instructions for bfloat16 it lets vLLM choose float32, which is several times as fast there as
 emulated bfloat16; --dtype still overrules it. GET /quantgate answers what the server has chosen.
+
+POST /v1/quantgate/score scores many prompts in one call, each shared context sent once:
+
+    {"contexts": [{"tokens": ids, "prompts": [{"tokens": ids, "ids": [5, 7]}, {"tokens": ids, "start": 130}]}],
+     "cache_salt": "…"}
+
+A prompt is its context's tokens and its own. One with `ids` scores these token ids as the next token; one with `start`
+scores its own tokens from that position on. `scores` has a list for each prompt: for each position the
+log-probabilities of these tokens, then that of the likeliest token. A prompt whose scored tokens are in the prefix
+cache is computed again without it; `computed_again` is the number of these.
 """
 
+import asyncio
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +36,7 @@ from vllm.platforms import current_platform
 from vllm.v1.outputs import LogprobsTensors
 
 NOT_COMPUTED = -1
+LOWEST = -9999.0
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Those of components/run/machine.py, which vLLM's process cannot import."""
@@ -38,6 +51,7 @@ def register() -> None:
         choose_float32_without_bf16()
     if "vllm.entrypoints.launchers.app" in sys.modules:  # the process that answers HTTP, in vLLM 0.32
         answer_settings()
+        answer_batches()
 
 
 def mark_rows_not_computed() -> None:
@@ -123,3 +137,66 @@ def answer_settings() -> None:
         return {"dtype": str(basic.engine_client(request).model_config.dtype).removeprefix("torch.")}
 
     basic.router.add_api_route("/quantgate", settings)
+
+
+def answer_batches() -> None:
+    """Answer POST /v1/quantgate/score, below the prefix that vLLM's key guards."""
+    from fastapi import Request
+    from vllm.entrypoints.serve.instrumentator import basic
+    from vllm.entrypoints.serve.utils.api_utils import with_cancellation
+
+    async def score(batch: dict[str, Any], raw_request: Request) -> dict[str, Any]:
+        engine, call = basic.engine_client(raw_request), uuid.uuid4().hex
+        prompts = [(context["tokens"], prompt) for context in batch["contexts"] for prompt in context["prompts"]]
+        scores = (
+            scores_of(engine, context + prompt["tokens"], prompt, batch["cache_salt"], f"score-{call}-{number}")
+            for number, (context, prompt) in enumerate(prompts)
+        )
+        answers = await asyncio.gather(*scores)
+        return {"scores": [rows for rows, _ in answers], "computed_again": sum(again for _, again in answers)}
+
+    basic.router.add_api_route("/v1/quantgate/score", with_cancellation(score), methods=["POST"])
+
+
+async def scores_of(
+    engine: Any, tokens: list[int], asked: dict[str, Any], salt: str, name: str
+) -> tuple[list[list[float]], bool]:
+    """The scores of one prompt, position by position, and whether it was computed again for them."""
+    if ids := asked.get("ids"):
+        output = await answered(engine, tokens, salt, name, logprob_token_ids=ids)
+        choice = output.outputs[0]
+        (row,) = choice.logprobs
+        return [[clamped(row[token]) for token in (*ids, choice.token_ids[0])]], False
+    scoring = {"prompt_logprobs": 1, "skip_reading_prefix_cache": False}
+    output = await answered(engine, tokens, salt, name, **scoring)
+    cached = len(tokens) - len(output.prompt_logprobs) >= asked["start"]
+    if cached:
+        scoring["skip_reading_prefix_cache"] = True
+        output = await answered(engine, tokens, salt, f"{name}-again", **scoring)
+    rows = output.prompt_logprobs
+    left_out = len(tokens) - len(rows)
+    if left_out >= asked["start"]:
+        raise RuntimeError(f"vLLM has no score of token {asked['start']} of a prompt that it computed as a whole.")
+    scores = [
+        [clamped(rows[at - left_out][tokens[at]]), max(map(clamped, rows[at - left_out].values()))]
+        for at in range(asked["start"], len(tokens))
+    ]
+    return scores, cached
+
+
+async def answered(engine: Any, tokens: list[int], salt: str, name: str, **scoring: Any) -> Any:
+    """The engine's output for one prompt."""
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    params = SamplingParams(
+        temperature=0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **scoring
+    )
+    async for output in engine.generate(tokens_input(tokens, cache_salt=salt), params, name):
+        last = output
+    return last
+
+
+def clamped(entry: Any) -> float:
+    """The log-probability; vLLM's lowest one in JSON in place of minus infinity."""
+    return max(float(entry.logprob), LOWEST)
