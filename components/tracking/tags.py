@@ -9,7 +9,8 @@ VARIANT_TAG = "quantgate.variant"
 VERDICT_TAG, SENTENCE_TAG = "verdict", "sentence"
 """On the runs of the variants."""
 
-
+EVIDENCE = "evidence_digest"
+"""The parameter with one digest of everything that the verdicts were reached by, see components/run/digests.py."""
 JUDGED_BY = "quantgate.judged_by"
 """sha256 of everything but the base model that a verdict depends on, see earlier.py."""
 
