@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from components.errors import PrerequisiteError
 from components.gate import step as gate_step
 from components.promote.promotion import promote, rollback
-from components.promote.registry import DIGEST, RUN, Registered, register
+from components.promote.registry import DIGEST, RUN, SOURCE, Registered, register
 from components.run.artifacts import Decision, Scores
 from components.run.digests import digests_of
 from components.run.plan import EvaluationPlan
@@ -185,6 +185,30 @@ def test_other_records_than_those_that_were_judged_promote_nothing(tmp_path: Pat
     refused()
     records.write_bytes(judged)
     assert promote(local, registration.model).unread == ()
+
+
+@pytest.mark.fault(
+    "verdicts",
+    "a registered model gets a version of another base model, or another base model as its source",
+    "`promote` and `rollback` refuse, and name both base models",
+)
+def test_a_registered_model_promotes_only_its_own_base_model(tmp_path: Path, local: str) -> None:
+    registration = registered(tmp_path, local)
+    client, versions = MlflowClient(local), registration.versions
+    promote(local, registration.model, versions["bf16"])
+    promote(local, registration.model)
+    borrowed = "hf-org-another.general-chat"
+    client.create_registered_model(borrowed, {SOURCE: "hf:org/model"})
+    good = client.get_model_version(registration.model, versions["int8"])
+    stolen = client.create_model_version(borrowed, good.source, run_id=good.run_id, tags=dict(good.tags))
+    with pytest.raises(PrerequisiteError, match=f"whose registered model is {registration.model}, not {borrowed}"):
+        promote(local, borrowed, str(stolen.version))
+    for source, named in (("hf:org/another", "hf:org/another"), ("", "no recorded base model")):
+        client.set_registered_model_tag(registration.model, SOURCE, source)
+        for command in (promote, rollback):
+            with pytest.raises(PrerequisiteError, match=f"is that of {named}, but hf:org/model was judged"):
+                command(local, registration.model)
+    assert aliases(local, registration.model)["champion"] == versions["int8"]
 
 
 def test_records_that_cannot_be_read_are_named(tmp_path: Path, local: str) -> None:

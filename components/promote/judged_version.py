@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
-from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, sources_of
+from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, SOURCE, as_source, model_name, sources_of
 from components.run.artifacts import Verdict, Weights
 from components.tracking.kubeflow_run import PARENT
 from components.tracking.tags import DECISION, VARIANT_TAG, WEIGHTS
@@ -31,7 +31,12 @@ class JudgedVersion:
 
     def refusal(self, client: "MlflowClient", allowed: Sequence[str]) -> str:
         """Why the version may not serve, empty if it may; `allowed` are the verdicts that may serve."""
-        return self.verdict_refusal(allowed) or self.source_refusal(client) or self.evidence_refusal()
+        return (
+            self.verdict_refusal(allowed)
+            or self.source_refusal(client)
+            or self.base_model_refusal(client)
+            or self.evidence_refusal()
+        )
 
     def verdict_refusal(self, allowed: Sequence[str]) -> str:
         """Why the verdict does not allow the version to serve; empty if it does."""
@@ -60,6 +65,19 @@ class JudgedVersion:
             f"its source {version.source} has the digest {digest}, but the weights with this verdict have"
             f" {weights.digest}."
         )
+
+    def base_model_refusal(self, client: "MlflowClient") -> str:
+        """How the registered model's base model differs from the one that was judged; empty if it is the same."""
+        name, decision = self.version.name, self.evidence.decision
+        judged = decision.model.source
+        recorded = client.get_registered_model(name).tags.get(SOURCE)
+        if recorded != judged:
+            whose = recorded or "no recorded base model"
+            return f"the registered model {name} is that of {whose}, but {judged} was judged."
+        own = model_name(judged, decision.use_case)
+        if name != own:
+            return f"{judged} was judged for {decision.use_case}, whose registered model is {own}, not {name}."
+        return ""
 
     def evidence_refusal(self) -> str:
         """How the evidence in MLflow differs from that of the verdict; empty if it does not."""
