@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from components.errors import PrerequisiteError
 from components.gate import step as gate_step
 from components.promote.promotion import promote, rollback
-from components.promote.registry import DIGEST, RUN, SOURCE, Registered, register
+from components.promote.registry import DIGEST, RUN, Registered, register
 from components.run.artifacts import Decision, Scores
 from components.run.digests import digests_of
 from components.run.plan import EvaluationPlan
@@ -19,7 +19,7 @@ from components.run.results import RunResults
 from components.storage.hashing import sha256_of
 from components.track.mlflow_writer import track
 from components.tracking.facts import RunFiles
-from components.tracking.tags import DECISION, EVIDENCE
+from components.tracking.tags import DECISION, EVIDENCE, SOURCE_TAG
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.decided import FACTS, digested, make_decision
 from tests.support.mlflow_store import empty_store, local
@@ -198,13 +198,13 @@ def test_a_registered_model_promotes_only_its_own_base_model(tmp_path: Path, loc
     promote(local, registration.model, versions["bf16"])
     promote(local, registration.model)
     borrowed = "hf-org-another.general-chat"
-    client.create_registered_model(borrowed, {SOURCE: "hf:org/model"})
+    client.create_registered_model(borrowed, {SOURCE_TAG: "hf:org/model"})
     good = client.get_model_version(registration.model, versions["int8"])
-    stolen = client.create_model_version(borrowed, good.source, run_id=good.run_id, tags=dict(good.tags))
+    stolen = client.create_model_version(borrowed, str(good.source), run_id=good.run_id, tags=dict(good.tags))
     with pytest.raises(PrerequisiteError, match=f"whose registered model is {registration.model}, not {borrowed}"):
         promote(local, borrowed, str(stolen.version))
     for source, named in (("hf:org/another", "hf:org/another"), ("", "no recorded base model")):
-        client.set_registered_model_tag(registration.model, SOURCE, source)
+        client.set_registered_model_tag(registration.model, SOURCE_TAG, source)
         for command in (promote, rollback):
             with pytest.raises(PrerequisiteError, match=f"is that of {named}, but hf:org/model was judged"):
                 command(local, registration.model)

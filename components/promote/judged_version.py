@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
-from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, SOURCE, as_source, model_name, sources_of
+from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
 from components.run.artifacts import Verdict, Weights
 from components.tracking.kubeflow_run import PARENT
-from components.tracking.tags import DECISION, VARIANT_TAG, WEIGHTS
+from components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
 from components.tracking.verification import CheckedRun, checked_run
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class JudgedVersion:
         """How the registered model's base model differs from the one that was judged; empty if it is the same."""
         name, decision = self.version.name, self.evidence.decision
         judged = decision.model.source
-        recorded = client.get_registered_model(name).tags.get(SOURCE)
+        recorded = client.get_registered_model(name).tags.get(SOURCE_TAG)
         if recorded != judged:
             whose = recorded or "no recorded base model"
             return f"the registered model {name} is that of {whose}, but {judged} was judged."

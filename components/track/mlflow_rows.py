@@ -200,6 +200,7 @@ def _plan_params(decision: Decision) -> dict[str, str]:
     if plan is None:
         return {}
     return {
+        "asked": plan.asked or _NOTHING,
         "custom": ", ".join(plan.custom) or _NOTHING,
         "limit": str(plan.limit or _NOTHING),
         "data": plan.data or _NOTHING,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
 from components.policies.policy import use_case_named, use_case_names
 from components.run.artifacts import Decision
 from components.run.digests import Digests, digests_of
@@ -34,7 +33,6 @@ PARTS = {
     "outcome": "the verdicts or the scores are not those that the gate wrote",
 }
 """What to say of a part of the digests that differs."""
-AGAIN_NAME = f"{BASELINE}, second pass"
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,35 @@ class CheckedRun:
     """A run's decision in MLflow, compared with its digests."""
 
     decision: Decision
-    children: "dict[str, Run]"
-    """The runs of the variants."""
     mismatches: tuple[str, ...]
     """What differs and what to do, a sentence each; empty for evidence that holds."""
-    unread: tuple[str, ...]
+    unread: tuple[str, ...] = ()
     """The records that cannot be read from here, and so were not compared."""
 
 
-def checked_run(client: "MlflowClient", run: "Run", variants: tuple[str, ...] | None = None) -> CheckedRun | None:
-    """The decision of a pipeline run and its comparison; None if its decision is missing or unreadable.
+def checked_run(client: "MlflowClient", run: "Run") -> CheckedRun | None:
+    """The decision of a pipeline run, compared with its digests and with the records of all variants.
 
-    The records of these variants are read and compared, by default those of all.
+    None if the decision is missing or unreadable.
     """
+    checked = checked_decision(client, run)
+    if not checked or not checked.decision.digests:
+        return checked
+    children = children_of(client, run)
+    wrong: list[str] = []
+    unread: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for variant, name, sha256, location in _records(checked.decision, checked.decision.digests):
+            records = fetch_records(client, children.get(variant), location, Path(scratch))
+            if not records:
+                unread.append(f"the records of {name}, {location}")
+            elif sha256_of(records) != sha256:
+                wrong.append(f"the records of {name} have other bytes than those that were judged: judge it again")
+    return CheckedRun(checked.decision, (*checked.mismatches, *wrong), tuple(unread))
+
+
+def checked_decision(client: "MlflowClient", run: "Run") -> CheckedRun | None:
+    """The decision of a pipeline run, compared with its digests but for the records; None as for `checked_run`."""
     with tempfile.TemporaryDirectory() as scratch:
         file = download(client, run, DECISION, Path(scratch))
         try:
@@ -62,25 +76,13 @@ def checked_run(client: "MlflowClient", run: "Run", variants: tuple[str, ...] | 
             decision = Decision.model_validate_json(text)
         except (ValidationError, UnicodeDecodeError):
             return None
-        children = children_of(client, run)
-        if not decision.digests:
-            advice = "it was recorded without digests of what it was judged by, by an earlier version: judge it again"
-            return CheckedRun(decision, children, (advice,), ())
-        differing = tuple(_differing(run, decision, text))
-        wrong: list[str] = []
-        unread: list[str] = []
-        for name, sha256, location in _records(decision, decision.digests, variants):
-            records = fetch_records(client, children.get(name.partition(",")[0]), location, Path(scratch))
-            if not records:
-                unread.append(f"the records of {name}, {location}")
-            elif sha256_of(records) != sha256:
-                wrong.append(f"the records of {name} have other bytes than those that were judged: judge it again")
-    return CheckedRun(decision, children, (*differing, *wrong), tuple(unread))
+    return CheckedRun(decision, tuple(_differing(run, decision, text)))
 
 
 def _differing(run: "Run", decision: Decision, text: str) -> Iterator[str]:
     recorded = decision.digests
     if not recorded:
+        yield "it was recorded without digests of what it was judged by, by an earlier version: judge it again"
         return
     if run.data.params.get(EVIDENCE) != recorded.combined:
         yield f"its digests are not those of the run's parameter {EVIDENCE}: judge it again"
@@ -96,14 +98,13 @@ def _differing(run: "Run", decision: Decision, text: str) -> Iterator[str]:
         )
 
 
-def _records(decision: Decision, digests: Digests, variants: tuple[str, ...] | None) -> Iterator[tuple[str, str, str]]:
-    """The name, the sha256 and the location of each file of records that was judged."""
+def _records(decision: Decision, digests: Digests) -> Iterator[tuple[str, str, str, str]]:
+    """The variant, the name, the sha256 and the location of each file of records that was judged."""
     for scores in decision.scores:
-        if variants is None or scores.variant in variants:
-            if scores.records:
-                yield scores.variant, digests.records.get(scores.variant, ""), scores.records
-            if scores.again:
-                yield AGAIN_NAME, digests.again, scores.again
+        if scores.records:
+            yield scores.variant, scores.variant, digests.records.get(scores.variant, ""), scores.records
+        if scores.again:
+            yield scores.variant, f"{scores.variant}'s second pass", digests.again, scores.again
 
 
 def children_of(client: "MlflowClient", run: "Run") -> "dict[str, Run]":
