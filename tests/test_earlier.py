@@ -24,9 +24,11 @@ from components.run.server_identity import ServerIdentity
 from components.track import step as track_step
 from components.track.mlflow_writer import track
 from components.tracking.earlier import find_baseline_scores, find_decision, verdict_key
-from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.facts import RunFacts, RunFiles, user_here
+from components.tracking.tags import experiment_name
 from components.tracking.tracked_run import TrackedRun
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
+from tests.support.decided import digested
 from tests.support.mlflow_store import empty_store, local
 
 __all__ = ["empty_store", "local"]
@@ -41,10 +43,11 @@ SERVER = ServerIdentity(weights="d0", package="vllm", version="1.0")
 def plan_of(folder: Path, **changes: Any) -> EvaluationPlan:
     known = {"variants": ("bf16", "int8"), "suite": "demo", "use_case": "general-chat", "asked": "these questions"}
     plan = EvaluationPlan(**(known | {"store": str(folder / "store"), "results": str(folder / "results")} | changes))
-    return plan.model_copy(update={"limits": chosen(plan.use_case, plan.policy)})
+    limits = chosen(plan.use_case, plan.policy)
+    return plan.model_copy(update={"limits": limits, "experiment": experiment_name(MODEL.source, limits.name)})
 
 
-def decided(folder: Path, plan: EvaluationPlan, failed: bool = False) -> Decision:
+def decided(folder: Path, plan: EvaluationPlan, failed: bool = False, **changes: Any) -> Decision:
     """A baseline and a variant, whose records lie in the folder."""
     before, after = pair_of(lost=3, gained=2, right=600, wrong=395)
     found = [
@@ -61,7 +64,7 @@ def decided(folder: Path, plan: EvaluationPlan, failed: bool = False) -> Decisio
         scores[1] = Scores(variant="int8", suite="drawn", stage="full", failure="The server died.")
     answers = {each.name: dict(each.answers) for each in found[: 1 if failed else 2]}
     answer = decide(MODEL, "drawn", LIMITS, weights, scores, answers)
-    return answer.model_copy(update={"plan": plan})
+    return digested(answer.model_copy(update={"plan": plan, **changes}))
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_scores_of_the_same_baseline_are_found_with_their_records(
     found = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
     assert found is not None
     assert found.by_task() == {"arc": 0.603}
-    assert tracked.children["bf16"] in found.scored_in
+    assert found.scored_in == f"run-1, recorded by {user_here()}, {tracked.link}"
     assert (tmp_path / "full.parquet").read_bytes() == (tmp_path / "run-1" / "bf16" / "full.parquet").read_bytes()
 
 
@@ -127,6 +130,7 @@ def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
         kept.write_bytes(kept.read_bytes()[:200])
     else:
         kept.unlink()
+        (tmp_path / "run-1" / "bf16" / "full.parquet").unlink()
     assert find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path) is None
 
 
@@ -142,7 +146,7 @@ def test_scores_reused_twice_name_the_run_that_measured_them(
     assert found is not None
     decision = decided(tmp_path / "second", plan_of(tmp_path))
     handed = found.model_copy(update={"records": decision.scores[0].records})
-    decision = decision.model_copy(update={"scores": (handed, decision.scores[1])})
+    decision = digested(decision.model_copy(update={"scores": (handed, decision.scores[1])}))
     tracked = track(decision, RunFacts(run_id="run-2", name="second"), RunFiles(), local)
     kept = MlflowClient(local).get_run(tracked.children["bf16"]).data
     assert "evaluate_s" not in kept.metrics, "nothing was asked in that run"
@@ -190,13 +194,14 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
 ) -> None:
     tracked = earlier()
     plan = earlier_verdict.with_earlier_verdict(MODEL, plan_of(tmp_path), local)
-    assert plan.judged_in == tracked.link
+    used = plan.judged_in
+    assert used == f"run-1, recorded by {user_here()}, {tracked.link}"
     plan.write(tmp_path / "plan.json")
     MODEL.write(tmp_path / "model.json")
     quantize_step.quantize(
         "bf16", str(tmp_path / "model.json"), str(tmp_path / "plan.json"), str(tmp_path / "weights.json")
     )
-    assert Weights.read(tmp_path / "weights.json").failure == f"Judged before in {tracked.link}."
+    assert Weights.read(tmp_path / "weights.json").failure == f"Judged before in {used}."
     deploy_step.deploy(str(tmp_path / "weights.json"), str(tmp_path / "plan.json"), str(tmp_path / "server.json"))
     assert Server.read(tmp_path / "server.json").pid == 0
     decision, at = str(tmp_path / "decision.json"), str(tmp_path / "tracked.json")
@@ -207,9 +212,9 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
     assert TrackedRun.read(at) == tracked
     answer = Decision.read(decision)
     assert [each.verdict for each in answer.verdicts] == ["reference", "monitor"]
-    assert answer.judged_in == tracked.link
+    assert answer.judged_in == used
     for page in (html, markdown):
-        assert f"Nothing was run: this model was judged before by the same plan, in {tracked.link}" in (
+        assert f"Nothing was run: this model was judged before by the same plan, in {used}" in (
             Path(page).read_text(encoding="utf-8")
         )
     client = MlflowClient(local)
@@ -219,10 +224,10 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
 def test_a_verdict_by_a_custom_policy_is_found(tmp_path: Path, local: str) -> None:
     policy = "name: Bob's\nmax_average_drop: 1 %\n"
     plan, limits = plan_of(tmp_path, policy=policy), chosen("general-chat", policy)
-    decision = decided(tmp_path / "run-1", plan).model_copy(update={"limits": limits, "policy_text": policy})
+    decision = decided(tmp_path / "run-1", plan, limits=limits, policy_text=policy)
     facts = RunFacts(run_id="run-1", name="run-1", judged_by=verdict_key(plan))
     tracked = track(decision, facts, RunFiles(), local)
-    assert earlier_verdict.with_earlier_verdict(MODEL, plan, local).judged_in == tracked.link
+    assert earlier_verdict.with_earlier_verdict(MODEL, plan, local).judged_in.endswith(tracked.link)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +260,7 @@ def test_a_failed_variant_another_model_and_a_damaged_decision_are_not_verdicts(
     found = find_decision(MODEL, plan_of(tmp_path), local)
     assert found is not None
     assert found[1] == tracked
+    assert found[0].judged_in.endswith(tracked.link)
     for kept in (tmp_path / "my results").rglob("artifacts/decision.json"):
         kept.write_text("{", encoding="utf-8")
     assert find_decision(MODEL, plan_of(tmp_path), local) is None

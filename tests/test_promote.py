@@ -16,7 +16,7 @@ from components.run.results import RunResults
 from components.track.mlflow_writer import track
 from pipelines.cli.app import answer
 from pipelines.cli.mlflow_commands import registry_lines
-from tests.support.decided import FACTS, called, make_decision, report_files
+from tests.support.decided import FACTS, called, digested, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
 from tests.support.registered import aliases, placed, registered, stored
 
@@ -165,7 +165,7 @@ def test_weights_that_no_cluster_can_load_are_refused_before_an_alias_moves(tmp_
     decision = placed(make_decision(tmp_path))
     weights = tuple(weights.model_copy(update={"uri": str(tmp_path / weights.variant)}) for weights in decision.weights)
     decision = decision.model_copy(update={"weights": weights})
-    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    registration = register(decision, track(digested(decision), FACTS, report_files(tmp_path), local), local)
     patch = ("--kserve", str(tmp_path / "patch.yaml"), "--service", "tutor")
     assert run("promote", registration.model, "--tracking-uri", local, *patch) == 2
     assert "champion" not in aliases(local, registration.model)
@@ -185,7 +185,7 @@ def test_weights_that_changed_after_the_verdict_do_not_become_champion(
     decision = make_decision(tmp_path)
     weights = tuple(stored(tmp_path, weights) for weights in decision.weights)
     decision = decision.model_copy(update={"weights": weights})
-    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    registration = register(decision, track(digested(decision), FACTS, report_files(tmp_path), local), local)
     assert promote(local, registration.model, registration.versions["bf16"]).variant == "bf16"
     assert promote(local, registration.model).variant == "int8"
     for variant, command in (("bf16", rollback), ("int4-g128", lambda *_: promote_forced(local, registration))):
@@ -283,7 +283,7 @@ def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: 
     moved = tuple(weights.model_copy(update={"uri": f"s3://other/{weights.variant}"}) for weights in decision.weights)
     decision = decision.model_copy(update={"weights": moved})
     facts = FACTS.model_copy(update={"run_id": "run-2"})
-    registration = register(decision, track(decision, facts, report_files(tmp_path), local), local)
+    registration = register(decision, track(digested(decision), facts, report_files(tmp_path), local), local)
     assert registration.versions["int8"] != first.versions["int8"]
     assert promote(local, registration.model).weights == "s3://other/int8"
 
@@ -291,7 +291,7 @@ def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: 
 def test_a_name_contains_nothing_that_breaks_mlflows_search(tmp_path: Path, local: str) -> None:
     assert model_name("file:/data/bob's model", "Bob's tutor").startswith("file-data-bob-s-model.Bob-s-tutor.")
     decision = called(placed(make_decision(tmp_path)), "Bob's tutor")
-    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    registration = register(decision, track(digested(decision), FACTS, report_files(tmp_path), local), local)
     assert registration.candidate == "int8"
 
 

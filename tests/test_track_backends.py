@@ -23,7 +23,7 @@ from components.tracking.facts import RunFiles
 from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG
 from components.tracking.tracked_run import TrackedRun
 from pipelines.cli.app import answer
-from tests.support.decided import FACTS, SCORES, VERDICTS, make_decision, report_files
+from tests.support.decided import FACTS, SCORES, VERDICTS, digested, make_decision, report_files
 from tests.support.mlflow_server import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -45,7 +45,7 @@ def decision_on(folder: Path, model: str) -> Decision:
     )
     scores = tuple(scores.model_copy(update={"row_origins": ROWS}) for scores in decision.scores)
     of_model = decision.model.model_copy(update={"source": f"hf:org/{model}"})
-    return decision.model_copy(update={"model": of_model, "weights": weights, "scores": scores})
+    return digested(decision.model_copy(update={"model": of_model, "weights": weights, "scores": scores}))
 
 
 def tracked(folder: Path, server: str, model: str, run_id: str = "run-1") -> TrackedRun:

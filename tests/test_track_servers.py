@@ -26,7 +26,7 @@ from components.tracking.connect import HOSTS
 from components.tracking.facts import RunFiles
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
-from tests.support.decided import FACTS, called, make_decision, report_files
+from tests.support.decided import FACTS, called, digested, make_decision, report_files
 from tests.support.mlflow_server import Proxy, running_mlflow
 from tests.support.registered import stored
 
@@ -130,7 +130,9 @@ def test_a_server_stores_versions_aliases_and_their_evidence(mlflow_server: str,
     decision = make_decision(tmp_path)
     weights = tuple(stored(tmp_path, weights) for weights in decision.weights)
     decision = called(decision.model_copy(update={"weights": weights}), "registry")
-    registration = register(decision, track(decision, FACTS, report_files(tmp_path), mlflow_server), mlflow_server)
+    registration = register(
+        decision, track(digested(decision), FACTS, report_files(tmp_path), mlflow_server), mlflow_server
+    )
     done = promote(mlflow_server, registration.model)
     assert (done.variant, done.weights) == ("int8", next(row.uri for row in weights if row.variant == "int8"))
     client = MlflowClient(mlflow_server)

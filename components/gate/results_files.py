@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Scores
 from components.run.results import AGAIN, TINY, RunResults
+from components.storage.hashing import sha256_of
 
 if TYPE_CHECKING:
     from components.evidence.answers import Answers
@@ -39,21 +41,33 @@ def write_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[F
     return flips
 
 
-def read_answers(
-    all_scores: list[Scores], results: str
-) -> "tuple[dict[str, dict[str, Answers]], dict[str, Answers] | None]":
-    """Each variant's per-item answers, and those of the baseline's second pass, if there was one."""
+@dataclass(frozen=True)
+class JudgedRecords:
+    """The per-item records that the gate reads, and the sha256 of their files."""
+
+    answers: "dict[str, dict[str, Answers]]"
+    """By variant and task."""
+    again: "dict[str, Answers] | None"
+    """Of the baseline's second pass, if there was one."""
+    sha256s: dict[str, str]
+    """By variant."""
+    again_sha256: str = ""
+
+
+def read_answers(all_scores: list[Scores], results: str) -> JudgedRecords:
+    """Each variant's per-item answers, and those of the baseline's second pass."""
     from components.evidence import saved_answers
 
     with tempfile.TemporaryDirectory() as scratch:
 
-        def read(variant: str, stage: str) -> "dict[str, Answers]":
-            file = RunResults(results).records(variant, stage)
-            return saved_answers.read_records(file.fetched(Path(scratch), f"evaluate {variant} again"))
+        def read(variant: str, stage: str) -> "tuple[dict[str, Answers], str]":
+            file = RunResults(results).records(variant, stage).fetched(Path(scratch), f"evaluate {variant} again")
+            return saved_answers.read_records(file), sha256_of(file)
 
-        answers = {scores.variant: read(scores.variant, scores.stage) for scores in all_scores if scores.records}
-        again = next((read(scores.variant, AGAIN) for scores in all_scores if scores.again), None)
-    return answers, again
+        files = {scores.variant: read(scores.variant, scores.stage) for scores in all_scores if scores.records}
+        again = next((read(scores.variant, AGAIN) for scores in all_scores if scores.again), (None, ""))
+    answers = {variant: answers for variant, (answers, _) in files.items()}
+    return JudgedRecords(answers, again[0], {variant: sha256 for variant, (_, sha256) in files.items()}, again[1])
 
 
 def read_screens(all_scores: Sequence[Scores], results: str) -> tuple[Scores, ...]:

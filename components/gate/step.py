@@ -6,6 +6,7 @@ from components.benchmarks import selection
 from components.gate import results_files
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Weights
+from components.run.digests import digests_of
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 
@@ -22,10 +23,10 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
             step.end(skipped=True, note=f"judged before in {planned.judged_in}")
             return numbers(Decision.read(decision))
         last_scores = [Scores.read(file) for file in scores]
-        answers, again = results_files.read_answers(last_scores, planned.results)
+        records = results_files.read_answers(last_scores, planned.results)
         limits, all_weights = planned.decided_limits, [Weights.read(file) for file in weights]
         suite = selection.suite_of(planned).name
-        answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, answers, again)
+        answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, records.answers, records.again)
         flips = results_files.write_flips(last_scores, planned.results)
         flip_examples = tuple(flip for row in answer.verdicts for flip in examples(flips.get(row.variant, ())))
         answer = answer.model_copy(
@@ -36,6 +37,8 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
                 "screens": results_files.read_screens(last_scores, planned.results),
             }
         )
+        digests = digests_of(answer.model_dump_json(), records.sha256s, records.again_sha256)
+        answer = answer.model_copy(update={"digests": digests})
         answer.write(decision)
         RunResults(planned.results).decision.put(Path(decision))
         step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))

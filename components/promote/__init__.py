@@ -7,6 +7,6 @@ Three aliases name versions; a platform serves `champion` and nothing else.
     champion    the version that may serve: only promote moves it, by a verdict in the artifacts of MLflow's run
     previous    the version that the champion replaced; rollback swaps the two
 
-Anyone who may write to MLflow can edit tags. So promote takes the verdict from the run's own artifacts and compares
-their digests with the version's.
+Anyone who may write to MLflow can edit tags and files. So promote takes the verdict from the decision in the run's
+artifacts, compares the decision with the digests that the run was recorded with, and the weights with the version's.
 """

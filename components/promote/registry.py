@@ -11,7 +11,7 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Decision, Verdict, Weights
 from components.storage.artifact import Artifact
 from components.tracking.connect import connected
-from components.tracking.tags import WEIGHTS
+from components.tracking.tags import SOURCE_TAG, WEIGHTS
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import is_server
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CANDIDATE = "candidate"
-SOURCE = "quantgate.source"
-"""On the registered model: the source of the base model."""
 DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT = (
     f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at")
 )
@@ -106,14 +104,14 @@ def create_model(client: "MlflowClient", name: str, decision: Decision) -> None:
     source = decision.model.source
     description = f"{source} for {decision.use_case}"
     try:
-        client.create_registered_model(name, {SOURCE: source}, description)
+        client.create_registered_model(name, {SOURCE_TAG: source}, description)
         return
     except MlflowException as refusal:
         if refusal.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    known = client.get_registered_model(name).tags.get(SOURCE)
+    known = client.get_registered_model(name).tags.get(SOURCE_TAG)
     if known is None:  # an earlier version of quantgate, or a hand, created it
-        client.set_registered_model_tag(name, SOURCE, source)
+        client.set_registered_model_tag(name, SOURCE_TAG, source)
     elif known != source:
         raise PrerequisiteError(
             f"The registered model {name} belongs to {known}, not to {source}. Nothing was registered. Rename or delete"

@@ -20,7 +20,7 @@ def with_earlier_verdict(model: Model, plan: EvaluationPlan, tracking_uri: str) 
     if not earlier:
         return plan
     decision, tracked = earlier
-    results, link = RunResults(plan.results), {"judged_in": tracked.link}
-    results.earlier_decision.write(decision.model_copy(update=link))
+    results = RunResults(plan.results)
+    results.earlier_decision.write(decision)
     results.earlier_tracked.write(tracked)
-    return plan.model_copy(update=link)
+    return plan.model_copy(update={"judged_in": decision.judged_in})

@@ -17,6 +17,8 @@ from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
+from components.tracking.experiments import check_experiment
+from components.tracking.tags import experiment_name
 from components.tracking.uris import own_store
 
 
@@ -37,6 +39,10 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         checked = check(model, requested)
         embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
+        experiment = experiment_name(base_model.source, checked.decided_limits.name)
+        if checked.tracking_uri:
+            check_experiment(checked.tracking_uri, experiment, base_model.source)
+        checked = checked.model_copy(update={"experiment": experiment})
         folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))

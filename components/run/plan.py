@@ -92,6 +92,8 @@ class EvaluationPlan(Artifact):
     tracking_uri: str = Field("", description="MLflow's tracking server [a local run: its own store].")
     asked: str = ""
     """sha256 of everything that determines the questions: tasks, their definitions and settings, and the rows."""
+    experiment: str = ""
+    """MLflow's experiment of the run, which `resolve` names: the only one from which earlier results are taken."""
     judged_in: str = ""
     """The MLflow run with the earlier verdict; empty when there is none, or `skip_judged` is off."""
 

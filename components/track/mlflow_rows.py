@@ -17,6 +17,7 @@ from components.storage.artifact import Artifact
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tags import (
     DECISION,
+    EVIDENCE,
     FLIPS,
     JUDGED_BY,
     RUN_ID_TAG,
@@ -78,6 +79,7 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
         "variants": ", ".join(verdict.variant for verdict in decision.verdicts),
         "policy": decision.policy,
         **_plan_params(decision),
+        **({EVIDENCE: decision.digests.combined} if decision.digests else {}),
     }
     tags = {
         RUN_ID_TAG: run.run_id,
@@ -198,6 +200,7 @@ def _plan_params(decision: Decision) -> dict[str, str]:
     if plan is None:
         return {}
     return {
+        "asked": plan.asked or _NOTHING,
         "custom": ", ".join(plan.custom) or _NOTHING,
         "limit": str(plan.limit or _NOTHING),
         "data": plan.data or _NOTHING,
@@ -313,9 +316,9 @@ def _json(artifact: Artifact) -> str:
 
 
 def _records(scores: Scores | None) -> tuple[Path, ...]:
-    if not scores or not scores.records or not Path(scores.records).is_file():
-        return ()  # records in S3 stay there: scores.json says where
-    return (Path(scores.records),)
+    """The local files of the records; those in S3 stay there: the scores say where."""
+    files = (scores.records, scores.again) if scores else ()
+    return tuple(Path(file) for file in files if file and Path(file).is_file())
 
 
 def _verdicts(decision: Decision) -> str:

@@ -13,9 +13,11 @@ from components.errors import PrerequisiteError
 from components.run.artifacts import Decision
 from components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
 from components.tracking.connect import connected
-from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.experiments import rights_on
+from components.tracking.facts import RunFacts, RunFiles, user_here
 from components.tracking.kubeflow_run import PARENT, kubeflow_run
-from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG, experiment_name
+from components.tracking.signature import signature
+from components.tracking.tags import EVIDENCE, RUN_ID_TAG, SIGNATURE, USER_TAG, VARIANT_TAG, experiment_name
 from components.tracking.tracked_run import TrackedRun, run_location
 from components.tracking.uris import artifact_location, without_password
 
@@ -37,7 +39,7 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
     files.check()
     name = experiment_name(decision.model.source, decision.use_case)
     parent, children = run_row(decision, run, files), variant_rows(decision, run, files)
-    with connected(tracking_uri, "record the run") as client:
+    with connected(tracking_uri, "record the run") as client, rights_on(name):
         experiment = _experiment(client, name, tracking_uri)
         earlier = _earlier(client, experiment.experiment_id, run.run_id)
         writer = _Writer(client, experiment.experiment_id, earlier)
@@ -47,6 +49,8 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
             child_ids[row.variant] = writer.open(row, parent_id)
             writer.finish(child_ids[row.variant], row)
         _delete_duplicates(client, experiment.experiment_id, run.run_id, {parent_id, *child_ids.values()})
+        if signed := signature(parent_id, parent.params.get(EVIDENCE, ""), tracking_uri):
+            client.set_tag(parent_id, SIGNATURE, signed)
         writer.finish(parent_id, parent)
     return run_location(tracking_uri, experiment, parent_id, {row.variant: child_ids[row.variant] for row in children})
 
@@ -65,6 +69,8 @@ class _Writer:
         from mlflow.entities import Metric, Param, RunTag
 
         tags = {name: value[:_LONGEST_TAG] for name, value in row.tags.items()}
+        if user := user_here():
+            tags[USER_TAG] = user
         if parent_id:
             tags[PARENT] = parent_id
         if row.tables:

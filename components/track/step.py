@@ -23,6 +23,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
     from components.track.spool import spooled_run
     from components.tracking.earlier import verdict_key
     from components.tracking.facts import RunFiles, facts_here
+    from components.tracking.tracked_run import TrackedRun
 
     with progress.step(results, "track") as step, tempfile.TemporaryDirectory() as scratch:
         decided, run_results = Decision.read(decision), RunResults(results)
@@ -33,7 +34,7 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
                 )
             run_results.tracked.put(Path(tracked))
             step.end(skipped=True, note=f"Recorded already: {decided.judged_in}")
-            return decided.judged_in
+            return TrackedRun.read(tracked).link
         pages = {run_results.report: html, run_results.report_markdown: markdown}
         files = tuple(
             path for file in run_results.report_files if (path := copied(file, Path(scratch), pages.get(file)))

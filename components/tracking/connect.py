@@ -35,7 +35,7 @@ _LONGEST_REASON = 500
 """Characters of a server's answer in an error message: an HTML page is long."""
 
 _PROGRAMMING_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
-_ACCESS_DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
+ACCESS_DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def check_host(tracking_uri: str) -> None:
     allowed = os.environ.get(HOSTS, "")
     if not allowed or tracking_uri.startswith(SQLITE):
         return
-    host = _host(tracking_uri)
+    host = host_of(tracking_uri)
     patterns = [pattern.strip().lower() for pattern in allowed.split(",")]
     if not any(pattern and fnmatch(host, pattern) for pattern in patterns):
         raise PrerequisiteError(
@@ -93,7 +93,7 @@ def check_host(tracking_uri: str) -> None:
         )
 
 
-def _host(tracking_uri: str) -> str:
+def host_of(tracking_uri: str) -> str:
     """The host that MLflow's client would connect to, read with the client's own parser; empty without a server."""
     from urllib3.exceptions import LocationParseError
     from urllib3.util import parse_url
@@ -166,7 +166,7 @@ def _redirect_settings() -> dict[str, str]:
 
 def _not_reached(tracking_uri: str, cause: Exception) -> PrerequisiteError:
     address, reason = without_password(tracking_uri), _reason(cause)
-    if getattr(cause, "error_code", "") in _ACCESS_DENIED:
+    if getattr(cause, "error_code", "") in ACCESS_DENIED:
         return PrerequisiteError(
             f"MLflow at {address} denies access to this run: {reason}\n"
             f"Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or {TOKEN}, to credentials that it accepts."

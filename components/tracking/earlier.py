@@ -1,13 +1,14 @@
-"""Earlier results in MLflow: the scores of a baseline, and the verdict on a base model."""
+"""Earlier results in MLflow: the scores of a baseline, and the verdict on a base model.
+
+Only what this pipeline recorded counts: a run of the configured experiment, whose evidence has the digests that it was
+recorded with, and, where MLflow has accounts, that this account signed.
+"""
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
@@ -15,29 +16,28 @@ from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, VariantResults
 from components.run.server_identity import ServerIdentity
-from components.storage.artifact import Artifact
-from components.storage.location import open_store
+from components.storage.hashing import sha256_of
 from components.tracking.connect import connected
+from components.tracking.experiments import rights_on
+from components.tracking.signature import has_account, is_signed
 from components.tracking.tags import (
-    DECISION,
     EXPERIMENTS,
     JUDGED_BY,
     RUN_ID_TAG,
-    SCORES,
     SENTENCE_TAG,
     VARIANT_TAG,
     VERDICT_TAG,
     experiment_name,
 )
-from components.tracking.tracked_run import TrackedRun, run_location
+from components.tracking.tracked_run import TrackedRun, describe_run, run_location
+from components.tracking.verification import checked_decision, checked_run, children_of, fetch_records
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
-A = TypeVar("A", bound=Artifact)
-MOST_RUNS = 20
-"""How many runs are searched, the newest first."""
+PAGE = 100
+"""Runs a request."""
 
 
 def verdict_key(plan: EvaluationPlan) -> str:
@@ -52,24 +52,30 @@ def verdict_key(plan: EvaluationPlan) -> str:
 def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tuple[Decision, TrackedRun] | None:
     """The newest decision by this plan on the model with this digest, and its run in MLflow; None if there is none.
 
-    A run in which a variant failed does not count. Raises PrerequisiteError when MLflow cannot be reached.
+    A run in which a variant failed does not count. `judged_in` of the decision says which run it is, and whose. Raises
+    PrerequisiteError when MLflow cannot be reached.
     """
-    with connected(tracking_uri, "list its runs") as client, tempfile.TemporaryDirectory() as scratch:
-        experiment = client.get_experiment_by_name(experiment_name(model.source, plan.decided_limits.name))
-        if not experiment:
-            return None
-        matching = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{verdict_key(plan)}'"
-        for run in newest_runs(client, [experiment], matching):
-            decision = read_artifact(client, run, DECISION, Decision, Path(scratch))
-            if decision and not any(verdict.verdict == "failed" for verdict in decision.verdicts):
-                children = client.search_runs(
-                    [experiment.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'", max_results=100
-                )
-                ids = {child.data.tags[VARIANT_TAG]: child.info.run_id for child in children}
-                if ids.keys() >= {verdict.variant for verdict in decision.verdicts}:
-                    in_order = {verdict.variant: ids[verdict.variant] for verdict in decision.verdicts}
-                    return decision, run_location(tracking_uri, experiment, run.info.run_id, in_order)
+    name, key = experiment_name(model.source, plan.decided_limits.name), verdict_key(plan)
+    matching = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{key}'"
+    with connected(tracking_uri, "list its runs") as client, rights_on(name):
+        for experiment, run in trusted_runs(client, name, matching, tracking_uri):
+            checked = checked_run(client, run)
+            if not checked or checked.mismatches or not is_verdict_on(checked.decision, model, key):
+                continue
+            children = children_of(client, run)
+            variants = [verdict.variant for verdict in checked.decision.verdicts]
+            if children.keys() >= set(variants):
+                in_order = {variant: children[variant].info.run_id for variant in variants}
+                location = run_location(tracking_uri, experiment, run.info.run_id, in_order)
+                used = describe_run(run, location, is_signed(run, tracking_uri))
+                return checked.decision.model_copy(update={"judged_in": used}), location
     return None
+
+
+def is_verdict_on(decision: Decision, model: Model, key: str) -> bool:
+    """Whether the decision is a verdict on this model by a plan with this key, and no variant failed."""
+    same = decision.model.digest == model.digest and decision.plan and verdict_key(decision.plan) == key
+    return bool(same) and not any(verdict.verdict == "failed" for verdict in decision.verdicts)
 
 
 def find_verdicts(run_id: str, tracking_uri: str) -> tuple[tuple[str, str, str], ...]:
@@ -96,62 +102,77 @@ def find_baseline_scores(
 ) -> Scores | None:
     """A baseline's newest scores for the same questions from a server with the same settings; None if there are none.
 
-    `scored_in` of the scores names their run. The records of the scores, and those of the second pass if the plan has
-    one, are written to `folder` under VariantResults' file names. Raises PrerequisiteError when MLflow is unavailable.
+    They come from the experiment of the plan only. `scored_in` of the scores says which run measured them, and whose.
+    The records of the scores, and those of the second pass if the plan has one, are written to `folder` under
+    VariantResults' file names. Raises PrerequisiteError when MLflow is unavailable.
     """
-    local = VariantResults(str(folder))
-    with connected(tracking_uri, "list its runs") as client:
-        searched = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
-        experiments = {experiment.experiment_id: experiment for experiment in searched}
-        matching = (
-            f"params.digest = '{weights.digest}' and params.asked = '{plan.asked}'"
-            f" and tags.`{VARIANT_TAG}` = '{weights.variant}'"
-        )
-        for run in newest_runs(client, searched, matching):
-            scores = read_artifact(client, run, SCORES, Scores, folder)
-            if not scores or scores.identity != identity or (plan.noise_floor and not scores.again):
+    matching = f"params.model_digest = '{weights.baseline_digest}' and params.asked = '{plan.asked}'"
+    with connected(tracking_uri, "list its runs") as client, rights_on(plan.experiment):
+        for experiment, run in trusted_runs(client, plan.experiment, matching, tracking_uri):
+            checked = checked_decision(client, run)
+            if not checked or checked.mismatches:
                 continue
-            stages = {FULL: scores.records, **({AGAIN: scores.again} if plan.noise_floor else {})}
-            files = {local.records(stage).name: location for stage, location in stages.items()}
-            complete = all(fetch_records(client, run, name, location, folder) for name, location in files.items())
-            if complete and records_match(scores, folder):
-                link = run_location(tracking_uri, experiments[run.info.experiment_id], run.info.run_id, {}).link
-                return scores.model_copy(update={"scored_in": scores.scored_in or link})
+            scores = scores_of(checked.decision, weights, plan)
+            if (
+                not scores
+                or scores.identity != identity
+                or not fetch_judged(client, run, checked.decision, scores, folder)
+            ):
+                continue
+            if records_match(scores, folder):
+                location = run_location(tracking_uri, experiment, run.info.run_id, {})
+                used = describe_run(run, location, is_signed(run, tracking_uri))
+                return scores.model_copy(update={"scored_in": scores.scored_in or used})
     return None
 
 
-def newest_runs(client: "MlflowClient", experiments: "Sequence[Experiment]", matching: str) -> "list[Run]":
-    """The newest finished runs that the filter matches."""
-    ids = [experiment.experiment_id for experiment in experiments]
+def scores_of(decision: Decision, weights: Weights, plan: EvaluationPlan) -> Scores | None:
+    """The decision's scores of exactly these weights for the plan's questions; None if it has none."""
+    same = any((row.variant, row.digest) == (weights.variant, weights.digest) for row in decision.weights)
+    if not same or not decision.plan or decision.plan.asked != plan.asked:
+        return None
+    scores = next((scores for scores in decision.scores if scores.variant == weights.variant), None)
+    return scores if scores and (scores.again or not plan.noise_floor) else None
+
+
+def fetch_judged(client: "MlflowClient", run: "Run", decision: Decision, scores: Scores, folder: Path) -> bool:
+    """Write the records of the scores to the folder; False unless all are there and have the bytes that were judged."""
+    digests = decision.digests
+    if not digests:
+        return False
+    files = [(FULL, scores.records, digests.records.get(scores.variant, ""))]
+    if scores.again:
+        files.append((AGAIN, scores.again, digests.again))
+    child, local = children_of(client, run).get(scores.variant), VariantResults(str(folder))
+    for stage, location, sha256 in files:
+        file = fetch_records(client, child, location, folder)
+        if not file or sha256_of(file) != sha256 or file.name != local.records(stage).name:
+            return False
+    return True
+
+
+def trusted_runs(
+    client: "MlflowClient", name: str, matching: str, tracking_uri: str
+) -> "Iterator[tuple[Experiment, Run]]":
+    """The experiment of that name and each of its finished runs that the filter matches, the newest first.
+
+    With an account, only the runs that this account signed: nothing of another run is downloaded.
+    """
+    experiment = client.get_experiment_by_name(name) if name else None
+    if not experiment:
+        return
     finished, order = f"{matching} and attributes.status = 'FINISHED'", ["attributes.start_time DESC"]
-    return list(client.search_runs(ids, finished, max_results=MOST_RUNS, order_by=order)) if ids else []
-
-
-def read_artifact(client: "MlflowClient", run: "Run", name: str, kind: type[A], folder: Path) -> A | None:
-    """The run's artifact; None if it is missing, or if this version of quantgate cannot read its format."""
-    try:
-        file = download(client, run, name, folder)
-        return kind.read(file) if file else None
-    except ValidationError:
-        return None
-
-
-def download(client: "MlflowClient", run: "Run", name: str, folder: Path) -> Path | None:
-    """Download the run's artifact into the folder; None if the run has no artifact of that name."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return Path(client.download_artifacts(run.info.run_id, name, str(folder)))
-    except (MlflowException, OSError):
-        return None
-
-
-def fetch_records(client: "MlflowClient", run: "Run", name: str, location: str, folder: Path) -> bool:
-    """Download the run's records into the folder, from MLflow or their bucket; False if neither contains them."""
-    if download(client, run, name, folder):
-        return True
-    prefix, _, last = location.rpartition("/")
-    return location.startswith("s3://") and open_store(prefix).get_file(last, folder / name)
+    signed_only, token = has_account(tracking_uri), None
+    while True:
+        page = client.search_runs(
+            [experiment.experiment_id], finished, max_results=PAGE, order_by=order, page_token=token
+        )
+        for run in page:
+            if not signed_only or is_signed(run, tracking_uri):
+                yield experiment, run
+        token = page.token
+        if not token:
+            return
 
 
 def records_match(scores: Scores, folder: Path) -> bool:

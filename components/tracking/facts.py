@@ -1,5 +1,6 @@
 """What MLflow records of a pipeline run beside the gate's decision: its identity, its versions and its files."""
 
+import getpass
 import os
 import platform
 import subprocess
@@ -90,6 +91,14 @@ def machine_here() -> dict[str, str]:
     }
     image = os.environ.get("QUANTGATE_IMAGE", "")
     return {**machine, "image": image} if image else machine
+
+
+def user_here() -> str:
+    """The account that records runs: MLflow's, else the operating system's; empty for a user id without a name."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def git_commit(checkout: Path) -> str:

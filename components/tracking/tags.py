@@ -6,10 +6,17 @@ from urllib.parse import quote
 RUN_ID_TAG = "quantgate.run_id"
 VARIANT_TAG = "quantgate.variant"
 """Missing on the pipeline run's own MLflow run."""
+SOURCE_TAG = "quantgate.source"
+"""On experiments and registered models: the source of the base model."""
+USER_TAG = "mlflow.user"
+"""MLflow's own, which the client sets; so it proves nothing."""
 VERDICT_TAG, SENTENCE_TAG = "verdict", "sentence"
 """On the runs of the variants."""
 
-
+EVIDENCE = "evidence_digest"
+"""The parameter with one digest of everything that the verdicts were reached by, see components/run/digests.py."""
+SIGNATURE = "quantgate.signature"
+"""On the pipeline run's own MLflow run, see signature.py."""
 JUDGED_BY = "quantgate.judged_by"
 """sha256 of everything but the base model that a verdict depends on, see earlier.py."""
 

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from components.storage.artifact import Artifact
 from components.tracking.links import compare_page, run_page
+from components.tracking.tags import USER_TAG
 from components.tracking.uris import is_server, without_password
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 
 class TrackedRun(Artifact):
@@ -46,3 +47,13 @@ def run_location(tracking_uri: str, experiment: "Experiment", run_id: str, child
         page=run_page(tracking_uri, experiment_id, run_id),
         compare_page=compare_page(tracking_uri, [experiment_id], children.values()),
     )
+
+
+def describe_run(run: "Run", location: TrackedRun, signed: bool) -> str:
+    """The run's name, the account that recorded it, and its link, in one line.
+
+    MLflow's client names its user itself: only a signature says that it was this account.
+    """
+    user = run.data.tags.get(USER_TAG) or "an unnamed user"
+    account = f"this account as {user}" if signed else user
+    return " ".join(f"{run.info.run_name}, recorded by {account}, {location.link}".split())

@@ -114,6 +114,8 @@ def print_promotion(promotion: Promotion, kserve: Path | None, service: str) -> 
         console.print(f"Forced: {promotion.forced}", markup=False)
     if promotion.previous:
         console.print(f"Before it: version {promotion.previous}; quantgate rollback swaps them.", markup=False)
+    for records in promotion.unread:
+        console.print(f"Not compared, because they cannot be read from here: {records}", markup=False)
     if kserve:
         write_patch(promotion, service, kserve)
         console.print(f"Wrote {kserve}", markup=False)

@@ -98,7 +98,11 @@ def print_outcome(folder: Path, tracking_uri: str, to_do: list[str], console: Co
     uri = tracking_uri or own_store(str(folder))
     tracked = TrackedRun.read(results.tracked.path)
     if decision.judged_in:
-        console.print("Nothing was run: this model was judged before by the same plan.", markup=False)
+        console.print(
+            f"Nothing was run: this model was judged before by the same plan, in {decision.judged_in}.",
+            markup=False,
+            soft_wrap=True,
+        )
     lines = [
         ("Report", str(options.short_path(results.report.path))),
         ("Scripts", str(options.short_path(results.verdicts.path))),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from components.policies.policy import use_case_named
 from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from components.run.digests import digests_of
+from components.storage.hashing import sha256_of
 from components.tracking.facts import RunFacts, RunFiles
 
 FACTS = RunFacts(
@@ -99,3 +101,10 @@ def report_files(folder: Path) -> RunFiles:
 def called(decision: Decision, use_case: str) -> Decision:
     """The decision by the same limits under another name."""
     return decision.model_copy(update={"limits": decision.limits.model_copy(update={"name": use_case})})
+
+
+def digested(decision: Decision) -> Decision:
+    """The decision with the digests that the gate would give it."""
+    files = {scores.variant: Path(scores.records) for scores in decision.scores if scores.records}
+    sha256s = {variant: sha256_of(file) for variant, file in files.items()}
+    return decision.model_copy(update={"digests": digests_of(decision.model_dump_json(), sha256s)})

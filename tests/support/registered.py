@@ -9,7 +9,7 @@ from components.promote.registry import Registered, register
 from components.run.artifacts import Decision, Weights
 from components.storage.location import open_store
 from components.track.mlflow_writer import track
-from tests.support.decided import FACTS, make_decision, report_files
+from tests.support.decided import FACTS, digested, make_decision, report_files
 
 
 def placed(decision: Decision) -> Decision:
@@ -39,7 +39,7 @@ def registered(
         row.model_copy(update={"verdict": verdicts.get(row.variant.replace("-", "_"), row.verdict)})
         for row in decision.verdicts
     )
-    decision = decision.model_copy(update={"verdicts": changed})
+    decision = digested(decision.model_copy(update={"verdicts": changed}))
     facts = FACTS.model_copy(update={"run_id": run})
     return register(decision, track(decision, facts, report_files(tmp_path), local), local, judged_at)
 
