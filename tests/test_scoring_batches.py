@@ -53,8 +53,8 @@ def test_a_batch_ends_with_a_context_and_counts_only_the_tokens_that_no_context_
     apart = [tuple(range(first, first + TOKENS_PER_BATCH)) for first in (1000, 3000)]
     assert [len(batch) for _, batch in batches(asks(*apart))] == [3, 3]
     shots = tuple(range(1000, 1000 + TOKENS_PER_BATCH - 10))
-    together = [(*shots, *range(first, first + 5)) for first in (1, 11, 21)]
-    assert [len(batch) for _, batch in batches(asks(*together, choices=((1,), (2,))))] == [2, 1]
+    together = [(*shots, *range(first, first + 5)) for first in range(1, 91, 10)]
+    assert [len(batch) for _, batch in batches(asks(*together, choices=((1,), (2,))))] == [2, 7]
 
 
 def test_windows_over_documents_that_share_their_first_token_travel_apart() -> None:

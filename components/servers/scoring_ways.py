@@ -61,12 +61,12 @@ def batches(asks: Iterable[Ask]) -> Iterator[tuple[Way, list[Ask]]]:
         if ask.context is not context:
             if in_contexts + after_contexts >= TOKENS_PER_BATCH:
                 yield WAYS[Kind.BATCH], batch
-                batch, context, in_contexts, after_contexts = [], (), 0, 0
+                batch, in_contexts, after_contexts = [], 0, 0
             in_contexts += len(ask.context) - shared(context, ask.context)
             context = ask.context
         elif after_contexts >= TOKENS_PER_BATCH:
             yield WAYS[Kind.BATCH], batch
-            batch, in_contexts, after_contexts = [], len(context), 0
+            batch, in_contexts, after_contexts = [], 0, 0
         batch.append(ask)
         after_contexts += len(ask.tokens) - len(context)
     if batch:
