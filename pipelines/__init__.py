@@ -1,1 +1,9 @@
-"""The pipelines, and the command line that starts them."""
+"""The pipelines, and the command line that starts them.
+
+ship                            the pipeline, read from top to bottom
+options                         the plan's options as options of the command line and of the pipeline
+local, cluster                  one machine; what only a cluster needs
+served_model                    test a model that is already served
+watch, terminal_output          the progress and all other text on the terminal
+exits                           the exit statuses
+"""

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from components.errors import PrerequisiteError
 from components.run.artifacts import Decision
-from components.run.digests import digests_of
+from components.run.evidence_digests import digests_of
 from components.run.plan import EvaluationPlan
 from components.track.mlflow_writer import track
 from components.tracking import earlier as earlier_runs

@@ -13,7 +13,7 @@ from components.gate import step as gate_step
 from components.promote.promotion import promote, rollback
 from components.promote.registry import DIGEST, RUN, Registered, register
 from components.run.artifacts import Decision, Scores
-from components.run.digests import digests_of
+from components.run.evidence_digests import digests_of
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 from components.storage.hashing import sha256_of

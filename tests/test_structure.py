@@ -111,6 +111,18 @@ def test_folders_of_components_do_not_import_each_other_in_a_circle() -> None:
         raise AssertionError(f"These folders import each other in a circle: {' <- '.join(error.args[1])}") from None
 
 
+def test_each_folder_says_what_its_modules_hold() -> None:
+    own_files = {"__init__", "__main__", "component", "step"}
+    missing = {}
+    for package in sorted(
+        file.parent for top in ("components", "pipelines") for file in (ROOT / top).rglob("__init__.py")
+    ):
+        contents = (package / "__init__.py").read_text(encoding="utf-8")
+        named = set(re.findall(r"\w+", contents))
+        missing[package.relative_to(ROOT)] = {file.stem for file in package.glob("*.py")} - own_files - named
+    assert {package: names for package, names in missing.items() if names} == {}
+
+
 def test_no_two_modules_have_the_same_name() -> None:
     names = Counter(file.stem for file in FILES.values() if file.stem not in SAME_IN_EVERY_FOLDER)
     assert {name: count for name, count in names.items() if count > 1} == {}

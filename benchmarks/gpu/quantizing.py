@@ -23,7 +23,7 @@ from components.run.calibration import Calibration
 
 LAYER_KINDS = 7
 """Linear layers in a block of Llama."""
-REHEARSED = Calibration(samples=4, tokens=32)
+MEASURED, REHEARSED = Calibration(samples=32, tokens=256), Calibration(samples=4, tokens=32)
 FP8_SCRIPT = """
 import sys
 from llmcompressor import oneshot
@@ -78,7 +78,7 @@ def quantize(
         command = [sys.executable, "-c", BARE, str(model), str(rows), str(out)]
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        calibration, facts = REHEARSED if chosen.rehearse else Calibration(), out.with_suffix(".facts.json")
+        calibration, facts = REHEARSED if chosen.rehearse else MEASURED, out.with_suffix(".facts.json")
         command = compress_command(variant_named(variant), model, rows, calibration, out, facts)
     log = chosen.out / "logs" / f"quantize-{model.name}-{variant}-{program}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

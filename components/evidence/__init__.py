@@ -5,8 +5,13 @@ saved_answers         the same, read from a run's results
 reference             whether the baseline has the scores without which no variant can be judged
 judging               the verdicts on variants whose answers are paired with the baseline's: the rule is `_judge`
   margin, flips       the statistics
+  clusters, gamma_tail
+                      parts of them: items in clusters; the tail of a weighted sum
+  lengths, worst_cluster
+                      limits on longer and cut answers, and on the worst cluster
   noise               the difference of two passes of the baseline
   limits, case        the policy's limits as statistical tests on one variant's answers
   looks, stopping     the error that each look may use, and when a variant stops early
-  sentences, change   the sentences for a release manager
+  sentences, change, next_steps
+                      the sentences for a release manager
 """

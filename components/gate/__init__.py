@@ -5,6 +5,8 @@ point           verdicts without per-item answers: measured drops, without confi
 flipped_items   the questions whose answer changed from the baseline to the variant
 power           how many questions a limit needs
 saved           read results from disk: a run's or lm-eval's
+harness_groups  lm-eval's groups of tasks
+results_files   the files that the gate reads and writes
 
 Verdicts with per-item answers, such as `ship`, are in components/evidence/judging.py.
 """

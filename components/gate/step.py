@@ -6,7 +6,7 @@ from components.benchmarks import selection
 from components.gate import results_files
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Weights
-from components.run.digests import digests_of
+from components.run.evidence_digests import digests_of
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 

@@ -6,5 +6,6 @@ variants                        the variants, one row each
 layers                          the group size of each layer
 window                          the rule for the window of a server; `resolve/prepared_prompts.py` applies it
 content                         a model's own files, and what its configuration says about its weights
-digest                          the digest that names a model everywhere
+digest                          the digest that names a model everywhere, and the check of stored bytes
+tokenizer_files                 what lies beside weights and configuration
 """

@@ -9,4 +9,10 @@ Three aliases name versions; a platform serves `champion` and nothing else.
 
 Anyone who may write to MLflow can edit tags and files. So promote takes the verdict from the decision in the run's
 artifacts, compares the decision with the digests that the run was recorded with, and the weights with the version's.
+
+registry                        register the variants of a run as versions
+promotion                       move the aliases: promote, rollback
+alias_move                      both aliases together, also after a kill
+judged_version                  the verdict on a version, and why it may not serve
+inference_service               a patch for KServe that names the weights
 """

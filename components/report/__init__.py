@@ -3,4 +3,11 @@
     Decision -> matrix -> report.html, report.md, a table in the terminal, JSON
 
 Numbers stay exact until `formats` prints them: only `formats` rounds.
+
+matrix, formats                 the decision matrix; numbers as text
+pages, terminal                 HTML and Markdown; the terminal
+story, screen, answer_lengths   the parts beside the matrix
+plots, forest, figures, svg     the plots, for the page and for notebooks
+stated_limits                   the limits that the plots draw
+summary                         an evaluated model as a JSON file
 """

@@ -32,12 +32,12 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
     from components.benchmarks.encoder import Encoder
     from components.benchmarks.prompts import Preparation
     from components.models import sources
-    from components.run.calibration import Calibration
+    from components.run.calibration import PASSAGES
 
     with progress.step(requested.results, "resolve") as step:
         check_rights(requested)
         checked = check(model, requested)
-        embedded(Calibration().benchmark)  # raises for missing calibration data before any expensive work
+        embedded(PASSAGES)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
         experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:

@@ -2,6 +2,7 @@
 
 plan                            every option of a run with its default and help, and what `resolve` adds
 artifacts, records              what the steps write for each other; one row for each answer
+evidence_digests                what a verdict was reached by, as digests
 results                         the name and place of every file of a run
 prompt_settings, server_identity, calibration
                                 what must be equal for two variants to be comparable

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
-from components.run.digests import Digests
+from components.run.evidence_digests import Digests
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 from components.run.server_identity import ServerIdentity

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
+PASSAGES = "boolq"
+"""Their benchmark."""
+
 
 @dataclass(frozen=True)
 class Calibration:
     """The calibration data: passages that no suite scores."""
 
-    benchmark: str = "boolq"
-    samples: int = 32
-    tokens: int = 256
+    samples: int
+    tokens: int
+    benchmark: str = PASSAGES
 
     def describe(self) -> str:
         """E.g. `32 samples of up to 256 tokens of boolq passages`."""

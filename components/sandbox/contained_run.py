@@ -1,7 +1,7 @@
 """Run one program and its judge in a sandbox, stop them at their limits, and report how the program ended.
 
-inside.py sets the kernel's limits for memory, processor time and the size of files. The limits that the kernel does not
-have are polled here: wall time, output, threads and the number of files.
+judging_process.py sets the kernel's limits for memory, processor time and the size of files. The limits that the kernel
+does not have are polled here: wall time, output, threads and the number of files.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import psutil
 
 from components.errors import PrerequisiteError
 from components.sandbox.containment import ENVIRONMENT, Containment, Limits, Program, command
-from components.sandbox.inside import ENDED, INVALID, PASSED, PATIENCE, RAISED, READY, UNSENT
+from components.sandbox.judging_process import ENDED, INVALID, PASSED, PATIENCE, RAISED, READY, UNSENT
 
 POLL_S = 0.05
 START_S = 60.0
@@ -41,7 +41,7 @@ class Run:
     containment: Containment
     started: float = field(default_factory=time.monotonic)
     ready: float | None = None
-    """When inside.py reported that the program's time begins."""
+    """When judging_process.py reported that the program's time begins."""
     received: bytes = b""
     """From the channel."""
     output: bytes = b""
@@ -192,7 +192,7 @@ def run_contained(program: Program, limits: Limits, containment: Containment) ->
 
 @contextlib.contextmanager
 def job(program: Program, limits: Limits, folder: str) -> Iterator[IO[bytes]]:
-    """The file that inside.py reads: the program, its tests and its limits."""
+    """The file that judging_process.py reads: the program, its tests and its limits."""
     with tempfile.TemporaryFile() as file:
         content = {
             "program": program.source,

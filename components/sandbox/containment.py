@@ -20,7 +20,7 @@ from components.sandbox.landlock import DEVICES, SYSTEM
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("components/__init__.py", "components/sandbox")
 """What the sandbox contains of this project."""
-START = "import sys; sys.path.append(sys.argv.pop(1)); from components.sandbox.inside import main; main()"
+START = "import sys; sys.path.append(sys.argv.pop(1)); from components.sandbox.judging_process import main; main()"
 NOBODY = "65534"
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 """A program whose result depends on the order of a set has the same outcome each time."""
@@ -37,10 +37,10 @@ class Containment(StrEnum):
     BUBBLEWRAP = "bubblewrap"
     POD = "pod"
     """The pod that this process runs in: no secret, no network, an ordinary user, nothing of value, limits on memory,
-    disk and processes. The limits and refused system calls of inside.py apply too. One program runs at a time: all run
-    as the pod's user, to whom a process is open until it has locked itself. Where the kernel has Landlock, a program
-    reads and writes only the system's files and its own scratch folder; elsewhere it can read what the pod's user can,
-    and write to the pod's /tmp."""
+    disk and processes. The limits and refused system calls of judging_process.py apply too. One program runs at a time:
+    all run as the pod's user, to whom a process is open until it has locked itself. Where the kernel has Landlock, a
+    program reads and writes only the system's files and its own scratch folder; elsewhere it can read what the pod's
+    user can, and write to the pod's /tmp."""
     JOB = "job"
     """Such a pod, which this process starts on its own cluster: see job.py."""
 
@@ -92,7 +92,7 @@ class Limits:
 
 
 def command(channel: int, limits: Limits, containment: Containment) -> list[str]:
-    """The command that starts inside.py with that file descriptor; raises NoBubblewrapError without bubblewrap."""
+    """The command that starts judging_process.py with that descriptor; raises NoBubblewrapError without bubblewrap."""
     interpreter = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
     python = [interpreter, "-s", "-S", "-B", "-P", "-X", "utf8", "-c", START]
     if containment is Containment.POD:

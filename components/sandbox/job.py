@@ -26,7 +26,7 @@ from components.kubernetes.cluster_client import CONFIG_MAP, JOB, JSON, LEASE, P
 from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER, NO_SIDECAR, RUN
 from components.kubernetes.owner import own_pod, reference, run_name, workflow
 from components.sandbox.containment import Limits, Outcome, Program
-from components.sandbox.inside import PATIENCE
+from components.sandbox.judging_process import PATIENCE
 from components.sandbox.pod_outcomes import PROGRAMS, PROGRAMS_FILE, ReportedOutcomes, outcomes_in
 from components.servers import objects
 from components.servers.cluster_settings import from_environment

@@ -6,7 +6,10 @@ kserve, objects, vllm_pod       a server on a cluster; `vllm_pod` and `objects.a
 vllm_options                    vLLM's images, and its options on a CPU, for all of these
 reported                        what a started server reports about itself
 cluster_settings                its settings, QUANTGATE_SERVING_*
-why_not_ready, fetch_model      why it does not start; the weights in its pod
+before_start, first_cause       what is known to end a server; why one ended
+why_not_ready, replaced_pod     the same on a cluster; a pod that Kubernetes replaces
+fetch_model                     the weights in its pod
+access                          its API key, and whether it is ours
 client                          the requests
 scoring_requests, scoring_ways, abilities
                                 the requests that score a continuation, and which of them the server offers

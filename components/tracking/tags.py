@@ -14,7 +14,7 @@ VERDICT_TAG, SENTENCE_TAG = "verdict", "sentence"
 """On the runs of the variants."""
 
 EVIDENCE = "evidence_digest"
-"""The parameter with one digest of everything that the verdicts were reached by, see components/run/digests.py."""
+"""The parameter with one digest of all that the verdicts were reached by, see components/run/evidence_digests.py."""
 SIGNATURE = "quantgate.signature"
 """On the pipeline run's own MLflow run, see signature.py."""
 JUDGED_BY = "quantgate.judged_by"

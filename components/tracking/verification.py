@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from components.errors import PrerequisiteError
 from components.policies.policy import use_case_named, use_case_names
 from components.run.artifacts import Decision
-from components.run.digests import Digests, digests_of
+from components.run.evidence_digests import Digests, digests_of
 from components.storage.hashing import sha256_of
 from components.storage.location import open_store
 from components.tracking.kubeflow_run import PARENT

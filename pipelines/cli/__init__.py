@@ -1,1 +1,12 @@
-"""The command line `quantgate`: one file a group of commands."""
+"""The command line `quantgate`: one file a group of commands.
+
+app                             all commands
+run_command, run_options        `run`; the options that it shares
+gate_command, mlflow_commands   `gate`; `track`, `promote`, `rollback`
+endpoint_commands, benchmark_commands
+                                `eval`, `lm-eval`; `suites`, `mirror`, `compare`
+cluster_commands, look_commands
+                                `compile`, `submit`, `follow`, `schedule`; `look`, `listen`
+doctor_command, setup_command   `doctor`, `setup`
+progress_bar                    a bar for long work outside a pipeline
+"""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from components.policies.policy import use_case_named
 from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.run.digests import digests_of
+from components.run.evidence_digests import digests_of
 from components.storage.hashing import sha256_of
 from components.tracking.facts import RunFacts, RunFiles
 
