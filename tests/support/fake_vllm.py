@@ -34,7 +34,7 @@ ASKED: list[int] = []
 BLOCK = 16
 CACHE: set[tuple[object, ...]] = set()
 LOCK = threading.Lock()
-NO_BATCHES = ("echo-only", "text-only", "unmarked", "left-out")
+NO_BATCHES = ("echo-only", "text-only", "unmarked", "left-out", "mortal")
 
 
 def loglik(token: int, position: int) -> float:

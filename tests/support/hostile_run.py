@@ -62,6 +62,9 @@ def run_in_pod(programs: Sequence[Program], limits: Limits, at_once: int, *, lan
             "268435456",
             "--tmpfs",
             "/tmp",
+            "--ro-bind",  # the checkout may lie in /tmp
+            str(ROOT),
+            str(ROOT),
             "--chdir",
             str(ROOT),
         ]

@@ -38,6 +38,7 @@ class ServingPods:
     process: "subprocess.Popen[bytes] | None" = None
     threads: list[threading.Thread] = field(default_factory=list)
     number: int = 0
+    stopped: bool = False
 
     @property
     def address(self) -> str:
@@ -91,6 +92,8 @@ class ServingPods:
         def replace() -> None:
             assert self.process is not None
             self.process.wait()
+            if self.stopped:
+                return
             name = the_one(self.cluster, PLURALS[self.kind])["metadata"]["name"]
             self.report(name, "False")
             self.cluster.delete("api/v1/pods", f"{name}-{self.number}", {})
@@ -106,6 +109,8 @@ class ServingPods:
         def crash() -> None:
             assert self.process is not None
             self.process.wait()
+            if self.stopped:
+                return
             name = the_one(self.cluster, PLURALS[self.kind])["metadata"]["name"]
             ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
             status = {"name": CONTAINERS[self.kind], "state": ended, "restartCount": 0}
@@ -118,12 +123,16 @@ class ServingPods:
 
     def stop(self) -> None:
         """End the threads and the process."""
+        self.stopped = True
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         for thread in self.threads:
             thread.join()
-        if self.process:
+        if self.process:  # that a thread has started meanwhile
             self.process.kill()
             self.process.wait()
 
 
-DIES_AFTER = 17 + 6
+DIES_AFTER = 18 + 6
 """The calls that the first pod answers: the probes, and some questions."""
