@@ -265,6 +265,11 @@ def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Pa
     assert "--generation-config vllm" in server.identity.describe()
 
 
+def test_a_server_that_does_not_answer_in_time_has_no_status_yet() -> None:
+    server = Server(variant="int8", url=f"http://127.0.0.1:{local_vllm.free_port()}/v1")
+    assert local_vllm.status_without_key(server) == 0
+
+
 @pytest.mark.fault(
     "servers",
     "the caller's environment has an API key for another service",
