@@ -148,7 +148,7 @@ def test_only_runs_that_this_account_signed_are_used(
 
 @pytest.mark.fault(
     "verdicts",
-    "another experiment claims to have the run whose end is awaited, or the verdicts in its tags or decision are edited",
+    "a second experiment claims to have the run that `follow` awaits, or its verdicts in tags or decision are edited",
     "tags do not count; a copy or an edited decision gives no verdict",
 )
 def test_a_followed_runs_verdict_is_that_of_its_only_and_unedited_decision(tmp_path: Path, local: str) -> None:
