@@ -165,6 +165,9 @@ def test_a_policy_can_refuse_a_run_with_items_that_are_too_long(
     assert fits.too_long == {}
 
 
+@pytest.mark.fault(
+    "numbers", "the window is smaller than the shortest prompt", "refused before the weights are quantized"
+)
 def test_a_window_smaller_than_the_shortest_prompt_ends_the_run(
     task: Prepared, encoder: Encoder, tmp_path: Path
 ) -> None:
