@@ -239,8 +239,8 @@ def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
 
 @pytest.mark.fault("servers", "the caller's environment has credentials", "vLLM gets only the variables that it needs")
 def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "OPENAI_API_KEY", "KF_PIPELINES_TOKEN")
-    secrets += ("NVIDIA_API_KEY", "NVIDIA_TOKEN")
+    secrets = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "OPENAI_API_KEY", "KF_PIPELINES_TOKEN"}
+    secrets |= {"NVIDIA_API_KEY", "NVIDIA_TOKEN"}
     for name in secrets:
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -249,7 +249,7 @@ def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monk
     assert guard
     for process in (guard, *guard.children()):
         environment = process.environ()
-        assert not set(secrets) & environment.keys()
+        assert not secrets & environment.keys()
         assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     local_vllm.undeploy(server)
 
