@@ -14,7 +14,7 @@ from components.run.evidence_digests import digests_of
 from components.run.plan import EvaluationPlan
 from components.track.mlflow_writer import track
 from components.tracking import earlier as earlier_runs
-from components.tracking.earlier import find_baseline_scores, find_decision, verdict_key
+from components.tracking.earlier import find_baseline_scores, find_decision, find_verdicts, verdict_key
 from components.tracking.experiments import check_experiment
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.signature import signature
@@ -144,6 +144,31 @@ def test_only_runs_that_this_account_signed_are_used(
     assert all(theirs.run_id in text for text in found_in(tmp_path, mlflow_server, plan, source)), (
         "no account, no proof"
     )
+
+
+@pytest.mark.fault(
+    "verdicts",
+    "a second experiment claims to have the run that `follow` awaits, or its verdicts in tags or decision are edited",
+    "tags do not count; a copy or an edited decision gives no verdict",
+)
+def test_a_followed_runs_verdict_is_that_of_its_only_and_unedited_decision(tmp_path: Path, local: str) -> None:
+    plan, client = plan_of(tmp_path), MlflowClient(local)
+    assert find_verdicts("ours", local) == ()
+    good = recorded(decided(tmp_path / "ours", plan), local, "ours")
+    expected = find_verdicts("ours", local)
+    assert [verdict for _, verdict, _ in expected] == ["monitor"]
+    for run_id in (good.run_id, *good.children.values()):
+        client.set_tag(run_id, "verdict", "ship")
+    assert find_verdicts("ours", local) == expected
+    theirs = recorded(of_model("file:elsewhere", tmp_path / "theirs", plan), local, "ours")
+    with pytest.raises(PrerequisiteError, match="2 of its runs claim to be the run ours"):
+        find_verdicts("ours", local)
+    client.delete_run(theirs.run_id)
+    edited = json.loads(Path(client.download_artifacts(good.run_id, DECISION)).read_text(encoding="utf-8"))
+    edited["verdicts"][1]["verdict"] = "ship"
+    client.log_text(good.run_id, json.dumps(edited), DECISION)
+    with pytest.raises(PrerequisiteError, match="not to be relied on: the verdicts or the scores are not those"):
+        find_verdicts("ours", local)
 
 
 def test_a_signature_fits_one_run_one_digest_one_secret_and_one_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,11 @@ FAILS = {
     ),
     "not a number": ("def f(): return float('nan')", "assert abs(f() - 1) < 1e-6", "AssertionError"),
     "no function": ("f = 4", "assert f(1) == 4", "TypeError"),
+    "an exception that ends a test's loop": (
+        "def f(x): raise StopIteration",
+        "assert all(map(lambda x: f(x) == x, [1, 2]))\nfor a, b in zip(map(f, [1]), [1]):\n    assert a == b",
+        "RuntimeError",
+    ),
 }
 
 

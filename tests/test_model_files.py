@@ -102,15 +102,43 @@ def test_extra_files_in_s3_are_not_even_downloaded(
     assert (resolved.digest, names_at(resolved.uri)) == (digest, SINGLE)
 
 
-def test_a_stored_model_with_one_more_weight_file_is_another_one(
-    model: Path, store: FolderStore, tmp_path: Path
+@pytest.mark.fault(
+    "weights",
+    "a stored model gets another weight file, chat template or tokenizer, and a marker that names it",
+    "it is another model, and refused",
+)
+@pytest.mark.parametrize(
+    "added", ["consolidated.safetensors", "additional_chat_templates/default.jinja", "tokenizer.model.v3"]
+)
+def test_a_stored_model_with_one_more_file_is_another_one(
+    model: Path, store: FolderStore, tmp_path: Path, added: str
 ) -> None:
     digest = digest_of(model)
-    (model / "consolidated.safetensors").write_bytes(safetensors(9))
+    (model / added).parent.mkdir(exist_ok=True)
+    (model / added).write_bytes(safetensors(9))
     uri = store.put_folder(model, f"models/{digest}", digest)
     for read in (fetch_model, check_stored):
         with pytest.raises(PrerequisiteError, match=f"is another one: .*and the run has {digest}"):
             read(uri, digest, tmp_path / "cache")
+
+
+def test_a_variant_of_an_earlier_version_has_its_recipe_beside_it(
+    model: Path, store: FolderStore, tmp_path: Path
+) -> None:
+    digest = digest_of(model)
+    (model / "recipe.yaml").touch()
+    uri = store.put_folder(model, f"models/{digest}", digest)
+    assert fetch_model(uri, digest, tmp_path / "cache") == Path(uri)
+
+
+def test_a_folder_that_is_linked_into_a_stored_model_is_named(model: Path, store: FolderStore, tmp_path: Path) -> None:
+    digest = digest_of(model)
+    uri = store.put_folder(model, f"models/{digest}", digest)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "default.jinja").touch()
+    Path(uri, "additional_chat_templates").symlink_to(tmp_path / "templates")
+    with pytest.raises(PrerequisiteError, match="not what was stored: additional_chat_templates was added"):
+        fetch_model(uri, digest, tmp_path / "cache")
 
 
 MISTAKES = [

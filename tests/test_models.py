@@ -57,6 +57,7 @@ def test_a_model_without_one_of_its_parts_is_refused_by_name(model: Path, missin
     assert str(refused.value).startswith(f"{model} cannot be used: The model has {reason}")
 
 
+@pytest.mark.fault("weights", "the weights are pickled", "refused with how to convert them")
 @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
 def test_pickled_weights_are_refused_with_the_reason_or_ignored_beside_safetensors(
     model: Path, store: FolderStore, tmp_path: Path, pickle: str

@@ -19,6 +19,7 @@ from components.benchmarks.prompts import (
     row_of,
     write,
 )
+from components.benchmarks.selection import questions_of
 from components.benchmarks.splits import Rows, Split
 from components.benchmarks.suites import SuiteTask
 from components.errors import PrerequisiteError
@@ -127,6 +128,21 @@ def test_items_that_do_not_fit_the_models_window_are_counted(task: Prepared, enc
     assert PromptFile(Path(plan.prompts)).needed["piqa"].keys() == {(0, position) for position in range(40)}
 
 
+@pytest.mark.fault(
+    "numbers",
+    "the prompts in the store are replaced between the baseline and a variant",
+    "no variant is asked other questions: the file's sha256 is in the run's plan",
+)
+def test_prompts_that_changed_since_the_run_began_are_not_sent(
+    task: Prepared, encoder: Encoder, tmp_path: Path
+) -> None:
+    plan = with_prompts(plan_in(tmp_path), [task], Preparation(encoder, 8192), Step(None, "resolve", ""))
+    assert questions_of(plan).prompts.tokenizer == encoder.digest
+    write({"piqa": (task, {(0, 1)})}, Preparation(encoder, 8192), Path(plan.prompts), lambda _done, _task: None)
+    with pytest.raises(PrerequisiteError, match=r"\.parquet has other bytes than when the run began"):
+        questions_of(plan)
+
+
 def test_a_window_that_fits_all_leaves_nothing_out(task: Prepared, encoder: Encoder, tmp_path: Path) -> None:
     plan = with_prompts(plan_in(tmp_path), [task], Preparation(encoder, 8192), Step(None, "resolve", ""))
     assert (plan.window, plan.too_long) == (2048, {})
@@ -149,6 +165,9 @@ def test_a_policy_can_refuse_a_run_with_items_that_are_too_long(
     assert fits.too_long == {}
 
 
+@pytest.mark.fault(
+    "numbers", "the window is smaller than the shortest prompt", "refused before the weights are quantized"
+)
 def test_a_window_smaller_than_the_shortest_prompt_ends_the_run(
     task: Prepared, encoder: Encoder, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from components.errors import PrerequisiteError
 from components.models.sources import resolve
 from components.models.variants import VARIANTS
 from components.quantize.check import check_compressed
-from components.quantize.quantization import quantize, recipe_key
+from components.quantize.quantization import made_before, quantize, recipe_key
 from components.run import machine, progress
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
@@ -147,6 +147,28 @@ def test_a_moved_stores_variants_are_found_at_its_new_address(tmp_path: Path) ->
     old.put_text(weights.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
     (tmp_path / "old").rename(tmp_path / "store")
     assert make("int8", model, tmp_path).uri == str(tmp_path / "store" / "models" / "d1")
+
+
+@pytest.mark.fault(
+    "weights",
+    "the stored recipe of a variant is damaged, or names another variant, another model, or the base model itself",
+    "it does not count: the variant is made again",
+)
+@pytest.mark.parametrize(
+    "other", [{"variant": "int4-g64"}, {"baseline_digest": "2"}, {"digest": "1"}, {"digest": "d2"}, {"size": "small"}]
+)
+def test_another_variants_recipe_is_not_used(tmp_path: Path, other: dict[str, str]) -> None:
+    folder, store = tmp_path / "quantized", open_store(str(tmp_path / "store"))
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for digest in ("1", "d1"):
+        store.put_folder(folder, f"models/{digest}", digest)
+    model = Model(source="x", digest="1", uri="u", size_bytes=1)
+    content = Weights(variant="int8", baseline_digest="1", digest="d1").model_dump()
+    store.put_text(json.dumps(content), "recipe")
+    assert made_before(store, "recipe", VARIANTS["int8"], model)
+    store.put_text(json.dumps(content | other), "recipe")
+    assert made_before(store, "recipe", VARIANTS["int8"], model) is None
 
 
 def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -13,7 +14,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.processes import lease
 from components.run import machine
-from components.run.artifacts import Server
+from components.run.artifacts import Server, ServerPod
 from components.servers import access, local_vllm, vllm_options
 from components.servers.abilities import abilities
 from components.servers.client import Client, NotOursError, client_of
@@ -238,7 +239,8 @@ def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
 
 @pytest.mark.fault("servers", "the caller's environment has credentials", "vLLM gets only the variables that it needs")
 def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "OPENAI_API_KEY", "KF_PIPELINES_TOKEN")
+    secrets = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "OPENAI_API_KEY", "KF_PIPELINES_TOKEN"}
+    secrets |= {"NVIDIA_API_KEY", "NVIDIA_TOKEN"}
     for name in secrets:
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -247,7 +249,7 @@ def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monk
     assert guard
     for process in (guard, *guard.children()):
         environment = process.environ()
-        assert not set(secrets) & environment.keys()
+        assert not secrets & environment.keys()
         assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     local_vllm.undeploy(server)
 
@@ -261,6 +263,25 @@ def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Pa
     assert "--generation-config vllm" in server.command
     assert server.identity
     assert "--generation-config vllm" in server.identity.describe()
+
+
+def test_a_server_that_does_not_answer_in_time_has_no_status_yet() -> None:
+    server = Server(variant="int8", url=f"http://127.0.0.1:{local_vllm.free_port()}/v1")
+    assert local_vllm.status_without_key(server) == 0
+
+
+@pytest.mark.fault(
+    "servers",
+    "the caller's environment has an API key for another service",
+    "a server of ours never gets it, on this machine or on a cluster",
+)
+@pytest.mark.parametrize("ours", [{"pod": ServerPod(uid="1")}, {"key_file": "removed"}, {}])
+def test_a_server_of_ours_never_gets_the_users_key(ours: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "the user's")
+    server = Server(variant="int8", url="http://int8.models.svc:80/v1", command="kubectl get it", **ours)
+    assert access.key_of(server) == ""
+    assert client_of(server).key == ""
+    assert access.key_of(Server(variant="int8", url="http://elsewhere/v1")) == "the user's"
 
 
 @pytest.mark.fault(

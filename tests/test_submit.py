@@ -15,7 +15,7 @@ from pipelines.cluster import Cluster
 from pipelines.exits import USER_ERROR, exit_of
 from pipelines.kubeflow import runs
 from pipelines.kubeflow.connection import Place, connected
-from tests.support.decided import make_decision
+from tests.support.decided import digested, make_decision
 from tests.support.kfp_server import RefusedError, State, check_parameters
 from tests.support.kfp_workflow import pod_of
 from tests.support.mlflow_store import empty_store, local
@@ -384,11 +384,11 @@ def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps
     assert (done.status, "v0: inconclusive. So it is." in done.out) == (3, True)
 
 
-def test_without_kubeflows_log_the_verdict_comes_from_mlflows_tags(
+def test_without_kubeflows_log_the_verdict_comes_from_mlflow(
     kubeflow: State, pipeline: Path, local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
-    decided = make_decision(tmp_path)
+    decided = digested(make_decision(tmp_path))
     kubeflow.logs.clear()
     submitted(kubeflow, pipeline, "--detach")
     run_id = kubeflow.only("runs")["run_id"]

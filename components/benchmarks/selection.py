@@ -11,6 +11,7 @@ from components.benchmarks.custom import ITEMS_FILE, SET_FILE, SETS, CustomSet, 
 from components.errors import PrerequisiteError
 from components.run.plan import EvaluationPlan
 from components.storage.cache import cache_dir
+from components.storage.hashing import sha256_of
 from components.storage.location import local_file, open_store
 
 if TYPE_CHECKING:
@@ -72,12 +73,20 @@ def shipped_sets() -> list[str]:
 
 
 def questions_of(plan: EvaluationPlan) -> Questions:
-    """The questions that the plan selects; raises PrerequisiteError when the file of their prompts is gone."""
+    """The questions that the plan selects; raises PrerequisiteError when the file of their prompts is gone or another.
+
+    Whoever writes to the store could otherwise ask a variant other questions than the baseline.
+    """
     from components.benchmarks.prompts import PromptFile
 
     file = local_file(plan.prompts, cache_dir() / "prompts")
     if not file.is_file():
         raise PrerequisiteError(f"{file}, the file of the run's prompts, is gone from the store. Start a new run.")
+    if sha256_of(file) != plan.prompts_sha256:
+        raise PrerequisiteError(
+            f"{plan.prompts} has other bytes than when the run began, so its questions are others. Find out who writes "
+            "to the store, delete that file, and start a new run."
+        )
     return Questions(suite_of(plan), source_of(plan), PromptFile(file), plan.window, plan.tokenizer, plan.chat_template)
 
 

@@ -6,10 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.models.content import OTHER_SUFFIXES, WEIGHTS, chosen_files, reader
+from components.models.content import WEIGHTS, chosen_files, reader
 from components.storage.hashing import sha256s
 from components.storage.location import fetch, split_uri
 from components.storage.store import Marker, files_of
+
+UNREAD = ("recipe.yaml",)
+"""What an earlier version stored beside a variant, and no loader reads. Any other file that is more is another model:
+transformers takes chat templates from a folder, vLLM a tokenizer from tokenizer.model.v3."""
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -49,8 +53,7 @@ def stored_state(uri: str) -> str:
 
 
 def _require_digest(uri: str, digest: str, marker: Marker) -> None:
-    counted = [name for name in marker.files if "/" not in name and name.endswith((WEIGHTS, *OTHER_SUFFIXES))]
-    stored = combined({name: marker.files[name].sha256 for name in counted})
+    stored = combined({name: file.sha256 for name, file in marker.files.items() if name not in UNREAD})
     if stored != digest:
         raise PrerequisiteError(
             f"The model at {uri} is another one: its files have the digest {stored}, and the run has {digest}. "

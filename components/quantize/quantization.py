@@ -12,6 +12,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from components.errors import PrerequisiteError
 from components.models.variants import Variant
 from components.run import machine
@@ -45,11 +47,8 @@ def quantize(
         )
     started = time.monotonic()
     recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
-    if (stored := store.get_text(recipe)) is not None:
-        weights = Weights.model_validate_json(stored)
-        name = f"models/{weights.digest}"
-        if store.has_folder(name, weights.digest):  # the store may have moved since: its own address counts
-            return weights.model_copy(update={"reused": True, "uri": store.uri(name)})
+    if made := made_before(store, recipe, variant, baseline):
+        return made
     weights = Weights(
         variant=variant.name,
         baseline_digest=baseline.digest,
@@ -66,6 +65,19 @@ def quantize(
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
     store.put_text(weights.model_dump_json(indent=2), recipe)
     return weights
+
+
+def made_before(store: Store, recipe: str, variant: Variant, baseline: Model) -> Weights | None:
+    """The variant's weights that an earlier run stored; None if it stored none, or what another variant's file says."""
+    try:
+        weights = Weights.model_validate_json(store.get_text(recipe) or "")
+    except ValidationError:
+        return None
+    of_baseline = weights.baseline_digest == baseline.digest != weights.digest
+    name = f"models/{weights.digest}"
+    if weights.variant != variant.name or not of_baseline or not store.has_folder(name, weights.digest):
+        return None
+    return weights.model_copy(update={"reused": True, "uri": store.uri(name)})  # the store may have moved since
 
 
 def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> str:

@@ -12,6 +12,7 @@ from components.errors import PrerequisiteError
 from components.models.window import served_window
 from components.run.plan import EvaluationPlan
 from components.run.progress import Step
+from components.storage.hashing import sha256_of
 from components.storage.location import open_store
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ def with_prompts(
             write(items, preparation, file, lambda done, task: step.advance(done, total, f"preparing {task}"))
             store.put_file(file, name)
         needs = PromptFile(file).needed
+        sha256 = sha256_of(file)
         too_long = {task: check_fits(task, needed, preparation.window, plan) for task, needed in needs.items()}
     fitting = [tokens for needed in needs.values() for tokens in needed.values() if tokens <= preparation.window]
     return plan.model_copy(
         update={
             "prompts": f"{plan.store}/{name}",
+            "prompts_sha256": sha256,
             "window": plan.max_model_len or served_window(max(fitting), preparation.window),
             "too_long": {task: count for task, count in too_long.items() if count},
         }

@@ -112,6 +112,11 @@ class Server(Artifact):
     """The MLflow run with the variant's earlier scores, for which no server was started; else empty."""
     failure: str = ""
 
+    @property
+    def started_by_run(self) -> bool:
+        """Whether a run started it, on this machine or on a cluster; a server that was there already has no command."""
+        return bool(self.command)
+
 
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics where less is better: they have limits of their own and are left out of averages."""

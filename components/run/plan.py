@@ -41,6 +41,8 @@ class EvaluationPlan(Artifact):
     )
     prompts: str = ""
     """The file of the suite's prompts as token ids, which `resolve` prepares."""
+    prompts_sha256: str = ""
+    """Of the bytes of that file, which lies in the store."""
     tokenizer: str = ""
     """The digest of the tokenizer's files with which they were prepared."""
     window: int = 0

@@ -94,8 +94,17 @@ class RemoteProgram:
         return Remote(self, number)
 
 
+ENDS_A_LOOP = ("StopIteration", "StopAsyncIteration")
+"""With these, `map` and `zip` of a test would end early, and the test would compare nothing."""
+
+
 def exception(name: str) -> Exception:
-    """An exception with that name: Python's own, or a new class."""
+    """An exception with that name: Python's own, or a new class; RuntimeError for what ends a loop, as in a generator.
+
+    Source: https://peps.python.org/pep-0479
+    """
+    if name in ENDS_A_LOOP:
+        return RuntimeError(f"the program raised {name}")
     known = getattr(builtins, name, None)
     if isinstance(known, type) and issubclass(known, Exception) and name == known.__name__:
         try:

@@ -34,10 +34,10 @@ def new_key(file: Path) -> str:
 
 def key_of(server: Server) -> str:
     """The key that this server demands; "" without one. A server of ours never gets the user's key."""
-    if not server.key_file:
+    if not server.started_by_run:
         return user_key()
     file = Path(server.key_file)
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+    return file.read_text(encoding="utf-8") if server.key_file and file.exists() else ""
 
 
 def user_key(environment: Mapping[str, str] = os.environ) -> str:

@@ -45,7 +45,7 @@ SCALE_OUT_SINCE = (0, 30)
 
 
 PASSED_ON = re.compile(
-    r"(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|TZ|TMPDIR|TEMP|TMP|PYTHONPATH|PYTHONUNBUFFERED|HF_HOME|HF_HUB_CACHE|"
+    r"(?!.*_(?:KEY|TOKEN|SECRET|PASSWORD)$)(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|TZ|TMPDIR|TEMP|TMP|PYTHONPATH|PYTHONUNBUFFERED|HF_HOME|HF_HUB_CACHE|"
     r"(LC|LD|XDG|VLLM|CUDA|NVIDIA|NCCL|GLOO|OMP|KMP|MKL|OPENBLAS|MALLOC|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|FLASHINFER|"
     r"ROCR|HIP|HSA|ONEAPI|ZE)_.*)"
 )
@@ -258,18 +258,21 @@ def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> 
         if (status := exit_status(guard)) is not None:
             how = name_of(status - 128) if status > 128 else f"exit status {status}"
             return explain(server, f"vLLM ended ({how}) before it was ready.")
-        if access.listener(guard.pid, access.port_of(server)) and lists_our_model(server):
-            return not_guarded(server)
+        listens = access.listener(guard.pid, access.port_of(server))
+        if listens and lists_our_model(server) and (status := status_without_key(server)):
+            if status in access.REFUSED:
+                return ""
+            return explain(server, f"vLLM answers without the key in ${access.KEY_VARIABLE}, which it should demand.")
         time.sleep(POLL_S)
     return explain(server, f"vLLM was not ready after {within_s:.0f} s.")
 
 
-def not_guarded(server: Server) -> str:
-    """Why the server is open to every user of this machine; "" for one that answers only requests with its key."""
-    answer = httpx.get(f"{server.url}/models", timeout=5.0, trust_env=False)
-    if answer.status_code in access.REFUSED:
-        return ""
-    return explain(server, f"vLLM answers without the key in ${access.KEY_VARIABLE}, which it should demand.")
+def status_without_key(server: Server) -> int:
+    """The HTTP status of a request without the key, which every user of this machine can send; 0 for no answer yet."""
+    try:
+        return httpx.get(f"{server.url}/models", timeout=5.0, trust_env=False).status_code
+    except httpx.TransportError:
+        return 0
 
 
 def lists_our_model(server: Server) -> bool:

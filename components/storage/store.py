@@ -259,7 +259,8 @@ def require_unchanged(folder: Path, marker: Marker, cache: Path, *, weights: boo
     wanted = marker if weights else marker.without_weights()
     hashes = recorded_sha256s(folder, {name: files[name] for name in wanted.files if name in files}, cache)
     changes = [f"{name} has other bytes" for name in wanted.files if hashes.get(name) != wanted.files[name].sha256]
-    changes += [f"{name} was added" for name in files.keys() - marker.files.keys()]
+    linked = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() and path.is_dir()]
+    changes += [f"{name} was added" for name in [*(files.keys() - marker.files.keys()), *linked]]
     if changes:
         raise PrerequisiteError(
             f"{folder} is not what was stored: {', '.join(sorted(changes))}. Delete that folder and run again."

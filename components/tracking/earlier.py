@@ -24,9 +24,7 @@ from components.tracking.tags import (
     EXPERIMENTS,
     JUDGED_BY,
     RUN_ID_TAG,
-    SENTENCE_TAG,
     VARIANT_TAG,
-    VERDICT_TAG,
     experiment_name,
 )
 from components.tracking.tracked_run import TrackedRun, describe_run, run_location
@@ -79,22 +77,23 @@ def is_verdict_on(decision: Decision, model: Model, key: str) -> bool:
 
 
 def find_verdicts(run_id: str, tracking_uri: str) -> tuple[tuple[str, str, str], ...]:
-    """The variants of the pipeline run with their verdicts and sentences, from the tags; empty if MLflow lacks the run.
+    """The variants of the pipeline run with their verdicts and sentences; empty if MLflow lacks the run.
 
-    Raises PrerequisiteError when MLflow cannot be reached.
+    Raises PrerequisiteError when MLflow cannot be reached, when several of its runs claim to be that run, and when the
+    decision there is not the one that was recorded: tags prove nothing.
     """
     with connected(tracking_uri, "list its runs") as client:
         searched = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
-        # the baseline's run is the newest, the others follow in the decision's order
         ids = [experiment.experiment_id for experiment in searched]
-        of_run = f"tags.`{RUN_ID_TAG}` = '{run_id}'"
-        runs = client.search_runs(ids, of_run, max_results=100, order_by=["attributes.start_time DESC"]) if ids else []
-    tags = [run.data.tags for run in runs]
-    return tuple(
-        (row[VARIANT_TAG], row[VERDICT_TAG], row[SENTENCE_TAG])
-        for row in tags
-        if row.get(VARIANT_TAG, BASELINE) != BASELINE
-    )
+        runs = client.search_runs(ids, f"tags.`{RUN_ID_TAG}` = '{run_id}'", max_results=1000) if ids else []
+        claims = [run for run in runs if VARIANT_TAG not in run.data.tags]
+        if len(claims) > 1:
+            raise PrerequisiteError(f"{len(claims)} of its runs claim to be the run {run_id}: somebody copied one.")
+        checked = checked_decision(client, claims[0]) if claims else None
+        if checked and checked.mismatches:
+            raise PrerequisiteError(f"its decision is not to be relied on: {checked.mismatches[0]}.")
+    verdicts = checked.decision.verdicts if checked else ()
+    return tuple((row.variant, row.verdict, row.sentence) for row in verdicts if row.variant != BASELINE)
 
 
 def find_baseline_scores(

@@ -46,7 +46,7 @@ def in_log(logged: Verdicts) -> Verdicts:
 
 
 def in_mlflow(run_id: str, tracking_uri: str) -> Verdicts:
-    """The verdicts in the tags of the run's variants."""
+    """The verdicts in the decision that the run recorded."""
     if not tracking_uri:
         raise PrerequisiteError("the run has no tracking URI, and MLFLOW_TRACKING_URI is not set.")
     from components.tracking.earlier import find_verdicts
