@@ -333,7 +333,7 @@ def test_a_simultaneous_creation_of_the_experiment_is_not_an_error(kubeflow: Sta
         (("--suite", "mmlu"), "Unknown suite 'mmlu'"),
         (("--use-case", "math-tutoring"), "Choose a suite with gsm8k"),
         (("--model", "file:/models/x"), "The cluster cannot read file:/models/x"),
-        (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read this machine's disk"),
+        (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read a machine's disk"),
         (("--custom", "./ours"), "--custom is ./ours"),
         (("--data", "/rows"), "--data is /rows"),
         (("--tracking-uri", "http://me:secret@mlflow"), "contains a user name or a password"),

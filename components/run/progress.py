@@ -115,8 +115,24 @@ def step(results: str, name: str, variant: str = "") -> Iterator[Step]:
         file = run_results.progress
     current = Step(file, name, variant)
     current.report(RUNNING)
-    try:
+    with reported(current):
         yield current
+    ended = Event(time.time(), name, variant, current.state, note=current.note, to_do=current.to_do)
+    current.write(replace(ended, verdicts=current.verdicts))
+
+
+@contextmanager
+def before_plan(name: str) -> Iterator[None]:
+    """As `step`, for what a step does before it knows where the results go: only a failure is reported, in the log."""
+    with reported(Step(None, name, "")):
+        yield
+
+
+@contextmanager
+def reported(current: Step) -> Iterator[None]:
+    """Report an exception of the block as the step's failure."""
+    try:
+        yield
     except PrerequisiteError as error:
         fail(current, str(error))
         if os.environ.get(IN_A_TASK):
@@ -125,8 +141,6 @@ def step(results: str, name: str, variant: str = "") -> Iterator[Step]:
     except BaseException as error:
         fail(current, f"{type(error).__name__}: {error}")
         raise
-    ended = Event(time.time(), name, variant, current.state, note=current.note, to_do=current.to_do)
-    current.write(replace(ended, verdicts=current.verdicts))
 
 
 def fail(current: Step, reason: str) -> None:
