@@ -374,6 +374,15 @@ def test_the_verdict_comes_through_kubeflow_and_needs_no_keys_of_s3(kubeflow: St
     assert (done.status, "v0: reject. So it is." in done.out) == (1, True)
 
 
+def test_the_report_is_where_the_steps_say_when_the_cluster_sets_the_place(kubeflow: State, pipeline: Path) -> None:
+    results = "s3://mlpipeline/private/team/results/run-1"
+    judged = (("int8", "ship", "So it is."),)
+    kubeflow.logs["report"] = logged(Event(1, "report", "", DONE, verdicts=judged, results=results))
+    kubeflow.on_run = lambda _run: None
+    done = submitted(kubeflow, pipeline, "--results", "")
+    assert (done.status, done.out.endswith(f"report {results}/report.html\n")) == (0, True)
+
+
 def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps_as_an_artifact(
     kubeflow: State, pipeline: Path
 ) -> None:

@@ -47,6 +47,8 @@ class Event:
     """What a person has to do after the run, shown last."""
     verdicts: tuple[tuple[str, str, str], ...] = ()
     """Of the step report: each judged variant with its verdict and sentence."""
+    results: str = ""
+    """Where the run's results are, in the last event of a step."""
 
     @property
     def name(self) -> str:
@@ -118,7 +120,7 @@ def step(results: str, name: str, variant: str = "") -> Iterator[Step]:
     with reported(current):
         yield current
     ended = Event(time.time(), name, variant, current.state, note=current.note, to_do=current.to_do)
-    current.write(replace(ended, verdicts=current.verdicts))
+    current.write(replace(ended, verdicts=current.verdicts, results=results))
 
 
 @contextmanager

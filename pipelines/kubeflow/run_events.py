@@ -35,6 +35,8 @@ class RunEvents:
         self.terminated = False
         self.failure: StepFailure | None = None
         """Why the run failed: the last failure of a step outside of the loop, or of a pod in it."""
+        self.results = ""
+        """Where the run's results are; empty until a step has ended."""
         self.to_do: list[str] = []
         self.verdicts: tuple[tuple[str, str, str], ...] = ()
         self.ended_steps: dict[str, list[str]] = {}
@@ -111,6 +113,7 @@ class RunEvents:
         if event.to_do:
             self.to_do.append(event.to_do)
         self.verdicts = event.verdicts or self.verdicts
+        self.results = event.results or self.results
 
 
 def log_command(namespace: str, pod: str) -> str:
