@@ -50,7 +50,7 @@ def train_and_judge(models: str = "s3://mlpipeline/shared/models") -> None:
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     trained = train(models=models, run=run).set_caching_options(False)
     submitted = submit(models=models, run=run).after(trained).set_caching_options(False)
-    # With this label Kubeflow's PodDefault access-ml-pipeline mounts a token for Kubeflow Pipelines.
+    # With this label the PodDefault of pod-default.yaml mounts a token for Kubeflow Pipelines.
     kubernetes.add_pod_label(submitted, "access-ml-pipeline", "true")
 
 
