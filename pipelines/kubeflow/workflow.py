@@ -8,6 +8,7 @@ node's name is its path, with the number of the loop's iteration:
 """
 
 import base64
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def get(kubeflow: Kubeflow, path: str, action: str) -> bytes:
 def tasks_of(manifest: dict[str, Any]) -> Iterator[RunTask]:
     """The tasks of the pipeline that have begun, in the pipeline's order; kfp's own are left out."""
     nodes: dict[tuple[int | None, str], list[tuple[str, dict[str, Any]]]] = {}
-    for node in (manifest.get("status", {}).get("nodes") or {}).values():
+    for node in all_nodes(manifest).values():
         iteration, path = place_of(node["name"].removeprefix(manifest["metadata"]["name"]))
         for step in STEPS:
             if path[-1:] in ([step], [step + DRIVER]) or path[-2:] == [step, EXECUTOR]:
@@ -126,6 +127,14 @@ def tasks_of(manifest: dict[str, Any]) -> Iterator[RunTask]:
     for iteration, step in sorted(nodes, key=lambda key: (list(STEPS).index(key[1]), key[0] or 0)):
         if task := task_of(step, iteration, nodes[iteration, step], manifest):
             yield task
+
+
+def all_nodes(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The workflow's nodes by their ids; Argo compresses them when the workflow is larger than 1 MB."""
+    status = manifest.get("status", {})
+    if compressed := status.get("compressedNodes"):
+        return dict(json.loads(gzip.decompress(base64.b64decode(compressed))))
+    return status.get("nodes") or {}
 
 
 def place_of(name: str) -> tuple[int | None, list[str]]:
