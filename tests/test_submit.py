@@ -144,6 +144,17 @@ def test_each_variant_and_step_is_shown_as_a_local_run_shows_it(kubeflow: State,
     ]
 
 
+def test_through_kubeflows_page_a_steps_progress_is_read_while_it_runs(kubeflow: State, pipeline: Path) -> None:
+    """The page, to which --port-forward leads, does not pass on the server's own API for logs."""
+    kubeflow.is_page = True
+    kubeflow.logs["quantize 2"] = logged(
+        Event(1, "quantize", "int8", RUNNING), Event(2, "quantize", "int8", RUNNING, 3, 10)
+    )
+    kubeflow.script = [("RUNNING", {"quantize 2": "RUNNING"})] * 2 + [("SUCCEEDED", {"report": "SUCCEEDED"})]
+    done = submitted(kubeflow, pipeline, "--variants", "int8")
+    assert (done.status, "int8 quantize running 3/10" in steps_shown(done.out)) == (0, True)
+
+
 def test_the_events_name_the_variants_of_a_run_that_was_started_elsewhere(kubeflow: State, pipeline: Path) -> None:
     kubeflow.logs["quantize 2"] = logged(Event(2, "quantize", "int4-g64", DONE))
     kubeflow.script = [("RUNNING", {}), ("RUNNING", {"quantize 2": "SUCCEEDED"}), ("SUCCEEDED", {})]

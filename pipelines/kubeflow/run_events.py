@@ -52,7 +52,9 @@ class RunEvents:
         if workflow is None:
             return []
         self.terminated = self.terminated or workflow.terminated
-        logs = {task.pod: self._log(task) for task in workflow.tasks}  # all, before any counts as read
+        logs = {
+            task.pod: self._log(task, workflow.namespace) for task in workflow.tasks
+        }  # all, before any counts as read
         new = []
         for task in workflow.tasks:
             log = log_command(workflow.namespace, task.pod) if task.pod else ""
@@ -83,11 +85,11 @@ class RunEvents:
             self._states[key] = events[-1].state
         return events
 
-    def _log(self, task: RunTask) -> str:
+    def _log(self, task: RunTask, namespace: str) -> str:
         """The log of the task's pod, which is read until the task has ended."""
         if not task.pod or task.pod in self._complete:
             return ""
-        return get_log(self.kubeflow, self.run_id, task.pod, has_ended=task.state in ENDED)
+        return get_log(self.kubeflow, self.run_id, task.pod, namespace, has_ended=task.state in ENDED)
 
     def _logged(self, task: RunTask, log: str) -> list[Event]:
         """The events in the log that are new."""

@@ -54,6 +54,8 @@ class State:
     """By task; the pod of a task without a log is deleted."""
     kept_logs: dict[str, str] = field(default_factory=dict)
     """By task, the logs that Argo keeps as artifacts."""
+    is_page: bool = False
+    """Whether requests go to its web page, as with --port-forward: it passes on v1beta1 and v2beta1 (server/app.ts)."""
     has_v1: bool = True
     """Whether it serves the older APIs, with the workflow and the logs."""
     page_size: int = 2
@@ -369,6 +371,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def respond(self, url: urllib.parse.SplitResult, request_body: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of the answer."""
         state = self.state
+        if url.path == "/k8s/pod/logs" and state.is_page:
+            query = dict(urllib.parse.parse_qsl(url.query))
+            log = log_of(state, query["podname"]) if query["podnamespace"] == "team" else ""
+            return 200 if log else 404, "text/plain", log.encode()
         if not url.path.startswith(APIS):
             text = state.s3.get(urllib.parse.unquote(url.path))
             missing = b"<Error><Code>NoSuchKey</Code></Error>"
@@ -383,8 +389,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         if not url.path.startswith(API) and not state.has_v1:
             return 404, "application/json", b'{"message": "Not Found"}'
-        if log := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
-            return 200, "text/plain", log_of(state, log[1]).encode()
+        if pod := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
+            return (404, "text/plain", b"") if state.is_page else (200, "text/plain", log_of(state, pod[1]).encode())
         if kept := re.fullmatch("/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", url.path):
             return kept_log(state, kept[1])
         path = url.path.removeprefix(API)
