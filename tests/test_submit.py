@@ -404,6 +404,15 @@ def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps
     assert (done.status, "v0: inconclusive. So it is." in done.out) == (3, True)
 
 
+def test_a_log_that_argo_keeps_only_after_its_step_has_ended_is_read_then(kubeflow: State, pipeline: Path) -> None:
+    decides(kubeflow, "reject")
+    kubeflow.s3.clear()
+    kubeflow.kept_logs_after = {"report": (2, kubeflow.logs.pop("report"))}
+    kubeflow.script = [("RUNNING", {"report": "SUCCEEDED"})] * 3 + [("SUCCEEDED", {"report": "SUCCEEDED"})]
+    done = submitted(kubeflow, pipeline)
+    assert (done.status, "v0: reject. So it is." in done.out) == (1, True)
+
+
 def test_without_kubeflows_log_the_verdict_comes_from_mlflows_tags(
     kubeflow: State, pipeline: Path, local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ class RunEvents:
         return events
 
     def _log(self, task: RunTask, namespace: str) -> str:
-        """The log of the task's pod, which is read until the task has ended."""
+        """The log of the task's pod, which is read until the task has ended and its log is there."""
         if not task.pod or task.pod in self._complete:
             return ""
         return get_log(self.kubeflow, self.run_id, task.pod, namespace, has_ended=task.state in ENDED)
@@ -96,7 +96,7 @@ class RunEvents:
         events = events_in(log)
         new = events[self._read.get(task.pod, 0) :]
         self._read[task.pod] = max(len(events), self._read.get(task.pod, 0))
-        if task.state in ENDED:
+        if task.state in ENDED and log:  # Argo may keep the log of an ended pod a moment later
             self._complete.add(task.pod)
         return new
 

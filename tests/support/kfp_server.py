@@ -54,6 +54,8 @@ class State:
     """By task; the pod of a task without a log is deleted."""
     kept_logs: dict[str, str] = field(default_factory=dict)
     """By task, the logs that Argo keeps as artifacts."""
+    kept_logs_after: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By task, such a log and after how many requests for it it is there."""
     is_page: bool = False
     """Whether requests go to its web page, as with --port-forward: it passes on v1beta1 and v2beta1 (server/app.ts)."""
     has_v1: bool = True
@@ -307,6 +309,11 @@ def existing(state: State, kind: str, object_id: str) -> JSON:
 
 def kept_log(state: State, pod: str) -> tuple[int, str, bytes]:
     """The answer with the log that Argo keeps of the pod, in base64."""
+    for task, (requests, log) in state.kept_logs_after.items():
+        if pod_of(task) == pod:
+            state.kept_logs_after[task] = (requests - 1, log)
+            if requests <= 0:
+                state.kept_logs[task] = log
     for task, log in state.kept_logs.items():
         if pod_of(task) == pod:
             data = base64.b64encode(log.encode()).decode()
