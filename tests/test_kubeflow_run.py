@@ -4,12 +4,11 @@ import http.server
 import os
 import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from requests import PreparedRequest
 
 from components.track.mlflow_writer import track
 from components.tracking.connect import connected
@@ -132,7 +131,7 @@ def test_the_plugins_login_goes_to_the_plugins_mlflow_only(monkeypatch: pytest.M
     assert os.environ["MLFLOW_TRACKING_AUTH"] == "kubernetes"
 
 
-def token(request: PreparedRequest) -> PreparedRequest:
+def token(request: Any) -> Any:
     """In place of MLflow's provider, which reads the token in the pod."""
     request.headers["Authorization"] = "Bearer the-pods"
     return request
