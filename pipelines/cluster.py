@@ -25,6 +25,7 @@ from kfp.dsl.pipeline_context import Pipeline
 
 import components
 from components.errors import PrerequisiteError
+from components.kubernetes.labels import RUN_NAME
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
 from pipelines.ship import ship
 
@@ -77,7 +78,7 @@ SERVING = Keys(
     optional=True,
 )
 """A ConfigMap: how this cluster serves models. The namespace is the step's own."""
-POD_FACTS = {"QUANTGATE_RUN": "metadata.labels['workflows.argoproj.io/workflow']"}
+POD_FACTS = {RUN_NAME: "metadata.labels['workflows.argoproj.io/workflow']"}
 """The run's workflow: the owner of a served model and of a Job of programs, by owner reference and label."""
 
 CONTAINMENT, SANDBOX_IMAGE = "QUANTGATE_CONTAINMENT", "QUANTGATE_SANDBOX_IMAGE"

@@ -1,12 +1,17 @@
 """Runs under the MLflow run that Kubeflow Pipelines' own plugin makes: they nest there, and change nothing of it."""
 
+import http.server
+import os
+import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from components.track.mlflow_writer import track
+from components.tracking.connect import connected
 from components.tracking.facts import RunFiles
 from components.tracking.uris import local_tracking_uri
 from tests.support.decided import FACTS, make_decision
@@ -79,3 +84,54 @@ def test_a_run_of_another_mlflow_or_another_experiment_is_no_parent(
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert "mlflow.parentRunId" not in recorded(mlflow, tmp_path)
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """An MLflow without experiments, which remembers the headers of each request."""
+
+    seen: ClassVar[list[dict[str, str]]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.seen.append(dict(self.headers))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"experiments": []}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("plugins", [False, True], ids=["another server", "the plugin's server"])
+def test_the_plugins_login_goes_to_the_plugins_mlflow_only(monkeypatch: pytest.MonkeyPatch, plugins: bool) -> None:
+    """With authType kubernetes MLflow's client sends the pod's token, whatever user name and password there are."""
+    Answering.seen.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        variables = {
+            "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+            "MLFLOW_TRACKING_URI": here if plugins else "http://kfp-mlflow:5000",
+            "MLFLOW_EXPERIMENT_ID": "7",
+            "MLFLOW_RUN_ID": "abc",
+            "MLFLOW_TRACKING_AUTH": "kubernetes",
+            "MLFLOW_TRACKING_USERNAME": "quantgate",
+            "MLFLOW_TRACKING_PASSWORD": "secret",
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("mlflow.tracking.request_auth.registry.fetch_auth", lambda _name: token)
+        try:
+            with connected(here, "answer"):
+                pass
+        finally:
+            server.shutdown()
+    scheme = "Bearer the-pods" if plugins else "Basic "
+    assert [request["Authorization"].startswith(scheme) for request in Answering.seen] == [True]
+    assert os.environ["MLFLOW_TRACKING_AUTH"] == "kubernetes"
+
+
+def token(request: Any) -> Any:
+    """In place of MLflow's provider, which reads the token in the pod."""
+    request.headers["Authorization"] = "Bearer the-pods"
+    return request

@@ -15,6 +15,7 @@ from pipelines import cluster
 from tests.support.kustomized import (
     BUILDS,
     LISTENS,
+    MANIFESTS,
     OVERLAYS,
     ROOT,
     Object,
@@ -160,6 +161,19 @@ def test_kubeflows_object_store_is_called_seaweedfs() -> None:
     for overlay in ("dev", "kubeflow"):
         endpoint = of_kind(overlay, "ConfigMap")["quantgate-s3"]["data"]["AWS_ENDPOINT_URL"]
         assert endpoint == "http://seaweedfs.kubeflow.svc:9000"
+
+
+def test_on_kubeflow_a_profiles_own_key_may_use_every_place() -> None:
+    """The policy in manifests/kustomize/base/installs/multi-user/pipelines-profile-controller/sync.py of 2.17.0."""
+    own, shared = "s3://mlpipeline/private/quantgate/", "s3://mlpipeline/shared/"
+    values = {
+        **of_kind("kubeflow", "ConfigMap")["quantgate-s3"]["data"],
+        **variables("kubeflow", "Deployment/mlflow/mlflow"),
+    }
+    used = {value.removeprefix(own) for value in values.values() if value.startswith("s3://")}
+    assert used == {"store", "results", "mlflow"}
+    training = (MANIFESTS / "examples" / "training.py").read_text(encoding="utf-8")
+    assert re.findall(r'"(s3://.*?)"', training) == [f"{shared}models"]
 
 
 @pytest.mark.parametrize("overlay", BUILDS)

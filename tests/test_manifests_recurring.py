@@ -209,6 +209,19 @@ def test_the_training_pipeline_compiles_and_its_last_step_starts_a_run(tmp_path:
     assert trained["args"] == [f"--upload-to={submitted['model']}"]
 
 
+def test_the_pod_default_gives_a_training_pipelines_last_step_its_token() -> None:
+    examples = MANIFESTS / "examples"
+    spec = yaml.safe_load((examples / "pod-default.yaml").read_text(encoding="utf-8"))["spec"]
+    ((label, value),) = spec["selector"]["matchLabels"].items()
+    assert f'add_pod_label(submitted, "{label}", "{value}")' in (examples / "training.py").read_text(encoding="utf-8")
+    (mount,), (volume,), (variable,) = spec["volumeMounts"], spec["volumes"], spec["env"]
+    token = volume["projected"]["sources"][0]["serviceAccountToken"]
+    assert (mount["name"], token["audience"]) == (volume["name"], "pipelines.kubeflow.org")
+    place = f"{mount['mountPath']}/{token['path']}"
+    assert place == KF_PIPELINES_SA_TOKEN_PATH
+    assert variable == {"name": KF_PIPELINES_SA_TOKEN_ENV, "value": place}
+
+
 def test_the_role_of_a_training_pipeline_is_documented_under_its_name() -> None:
     assert "quantgate-submit" in of_kind("kubeflow", "Role")
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")

@@ -81,6 +81,7 @@ def test_a_pods_log_contains_the_events(capsys: pytest.CaptureFixture[str]) -> N
     assert [(event.done, event.total) for event in (first, last)] == [(1, 10), (10, 10)]  # not every one in between
     assert (ended.state, ended.note, ended.to_do) == ("done", "line one\nline two", "Send it.")
     assert ended.verdicts == (("int8", "ship", "It is as good."),)
+    assert [event.results for event in (begun, last, ended)] == ["", "", "s3://bucket/results/run"]
 
 
 def test_an_event_of_another_version_is_read_without_what_is_unknown() -> None:

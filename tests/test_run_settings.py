@@ -1,11 +1,15 @@
 """The pipeline's parameters become the plan: settings by name, and the places that the cluster sets."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.errors import PrerequisiteError
+from components.resolve import cluster_places
+from components.resolve.component import resolve
 from components.resolve.run_settings import plan_of
+from components.run import progress
 from components.run.plan import SETTINGS, EvaluationPlan
 
 FORM = {"variants": ["int8"], "suite": "demo", "use_case": "general-chat", "policy": "", "limit": 3}
@@ -95,3 +99,36 @@ def test_promoting_and_skipping_judged_models_need_mlflow() -> None:
 def test_a_password_in_the_address_is_refused() -> None:
     with pytest.raises(PrerequisiteError, match="contains a user name or a password"):
         plan({"tracking_uri": "http://me:secret@mlflow"}, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"ledgers": True}, "`settings` has the unknown key ledgers."),
+        ({"store": "/data/store"}, "--store is /data/store, and the cluster cannot read a machine's disk."),
+        ({"results": "results"}, "--results is results, and the cluster cannot read a machine's disk."),
+    ],
+)
+def test_a_refused_parameter_is_the_reason_of_the_first_step_and_ends_it_without_a_traceback(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    reason: str,
+) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    monkeypatch.setattr(progress, "TERMINATION_MESSAGE", message)
+    for name, value in {"_KFP_RUNTIME": "true", "QUANTGATE_RUN": "quantgate-ship-abc"}.items():
+        monkeypatch.setenv(name, value)
+    form = {**FORM, "model": "hf:org/name", "promote": False, "run_id": "run-1", "baseline": None, "plan": None}
+    with pytest.raises(SystemExit) as end:
+        resolve.__wrapped__.python_func(**form, settings=settings)  # type: ignore[attr-defined]
+    (event,) = progress.events_in(capsys.readouterr().out)
+    assert (end.value.code, event.step, event.state) == (1, "resolve", "failed")
+    assert event.note.startswith(reason)
+    assert message.read_text().startswith(reason)
+
+
+def test_outside_of_a_pod_of_a_run_a_path_is_a_place() -> None:
+    cluster_places.check_in_pod("file:/models/x", plan({"store": "/data", "results": "/data"}, {}), {})

@@ -144,6 +144,17 @@ def test_each_variant_and_step_is_shown_as_a_local_run_shows_it(kubeflow: State,
     ]
 
 
+def test_through_kubeflows_page_a_steps_progress_is_read_while_it_runs(kubeflow: State, pipeline: Path) -> None:
+    """The page, to which --port-forward leads, does not pass on the server's own API for logs."""
+    kubeflow.is_page = True
+    kubeflow.logs["quantize 2"] = logged(
+        Event(1, "quantize", "int8", RUNNING), Event(2, "quantize", "int8", RUNNING, 3, 10)
+    )
+    kubeflow.script = [("RUNNING", {"quantize 2": "RUNNING"})] * 2 + [("SUCCEEDED", {"report": "SUCCEEDED"})]
+    done = submitted(kubeflow, pipeline, "--variants", "int8")
+    assert (done.status, "int8 quantize running 3/10" in steps_shown(done.out)) == (0, True)
+
+
 def test_the_events_name_the_variants_of_a_run_that_was_started_elsewhere(kubeflow: State, pipeline: Path) -> None:
     kubeflow.logs["quantize 2"] = logged(Event(2, "quantize", "int4-g64", DONE))
     kubeflow.script = [("RUNNING", {}), ("RUNNING", {"quantize 2": "SUCCEEDED"}), ("SUCCEEDED", {})]
@@ -333,7 +344,7 @@ def test_a_simultaneous_creation_of_the_experiment_is_not_an_error(kubeflow: Sta
         (("--suite", "mmlu"), "Unknown suite 'mmlu'"),
         (("--use-case", "math-tutoring"), "Choose a suite with gsm8k"),
         (("--model", "file:/models/x"), "The cluster cannot read file:/models/x"),
-        (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read this machine's disk"),
+        (("--results", "runs/here"), "--results is runs/here, and the cluster cannot read a machine's disk"),
         (("--custom", "./ours"), "--custom is ./ours"),
         (("--data", "/rows"), "--data is /rows"),
         (("--tracking-uri", "http://me:secret@mlflow"), "contains a user name or a password"),
@@ -374,6 +385,15 @@ def test_the_verdict_comes_through_kubeflow_and_needs_no_keys_of_s3(kubeflow: St
     assert (done.status, "v0: reject. So it is." in done.out) == (1, True)
 
 
+def test_the_report_is_where_the_steps_say_when_the_cluster_sets_the_place(kubeflow: State, pipeline: Path) -> None:
+    results = "s3://mlpipeline/private/team/results/run-1"
+    judged = (("int8", "ship", "So it is."),)
+    kubeflow.logs["report"] = logged(Event(1, "report", "", DONE, verdicts=judged, results=results))
+    kubeflow.on_run = lambda _run: None
+    done = submitted(kubeflow, pipeline, "--results", "")
+    assert (done.status, done.out.endswith(f"report {results}/report.html\n")) == (0, True)
+
+
 def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps_as_an_artifact(
     kubeflow: State, pipeline: Path
 ) -> None:
@@ -382,6 +402,15 @@ def test_when_its_pod_is_gone_the_verdict_comes_from_the_log_that_kubeflow_keeps
     kubeflow.kept_logs["report"] = kubeflow.logs.pop("report")
     done = submitted(kubeflow, pipeline)
     assert (done.status, "v0: inconclusive. So it is." in done.out) == (3, True)
+
+
+def test_a_log_that_argo_keeps_only_after_its_step_has_ended_is_read_then(kubeflow: State, pipeline: Path) -> None:
+    decides(kubeflow, "reject")
+    kubeflow.s3.clear()
+    kubeflow.kept_logs_after = {"report": (2, kubeflow.logs.pop("report"))}
+    kubeflow.script = [("RUNNING", {"report": "SUCCEEDED"})] * 3 + [("SUCCEEDED", {"report": "SUCCEEDED"})]
+    done = submitted(kubeflow, pipeline)
+    assert (done.status, "v0: reject. So it is." in done.out) == (1, True)
 
 
 def test_without_kubeflows_log_the_verdict_comes_from_mlflow(

@@ -1,5 +1,7 @@
 """The tasks of a run, read from its Argo workflow."""
 
+import base64
+import gzip
 import json
 
 from components.run.progress import DONE, FAILED, RUNNING, SKIPPED
@@ -38,6 +40,16 @@ def test_a_loops_tasks_have_the_number_of_their_iteration() -> None:
         ("execute", 0, SKIPPED),
         ("gate", None, FAILED),
     ]
+
+
+def test_nodes_that_argo_has_compressed_are_read() -> None:
+    """As `file.CompressEncodeString` of Argo writes them, for a workflow of more than 1 MB."""
+    manifest = json.loads(workflow({"gate": "RUNNING", "quantize 9": "SUCCEEDED"}, terminated=False))
+    tasks = list(tasks_of(manifest))
+    nodes = json.dumps(manifest["status"].pop("nodes")).encode()
+    manifest["status"]["compressedNodes"] = base64.b64encode(gzip.compress(nodes)).decode()
+    assert list(tasks_of(manifest)) == tasks
+    assert [(task.step, task.iteration) for task in tasks] == [("quantize", 8), ("gate", None)]
 
 
 def test_the_path_is_read_with_attempts_and_another_name_of_the_loop() -> None:

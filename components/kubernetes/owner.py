@@ -5,6 +5,7 @@ import os
 
 from components.errors import PrerequisiteError
 from components.kubernetes.cluster_client import JSON, POD, ClusterClient
+from components.kubernetes.labels import RUN_NAME
 
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 
@@ -14,7 +15,7 @@ def run_name(cluster: ClusterClient, results: str) -> str:
 
     All steps of a run get the same name, by which each step finds the objects of the others.
     """
-    if name := os.environ.get("QUANTGATE_RUN"):
+    if name := os.environ.get(RUN_NAME):
         return name
     pod = own_pod(cluster)
     label: str = pod["metadata"].get("labels", {}).get(WORKFLOW_LABEL, "") if pod else ""

@@ -23,10 +23,13 @@ def resolve(
     plan: dsl.Output[dsl.Artifact],
 ) -> List[str]:
     """Check the parameters, store the model and the rows for the run, and name the variants to run."""
-    from components.resolve import run_settings
+    from components.resolve import cluster_places, run_settings
     from components.resolve import step as resolve_step
+    from components.run import progress
 
     parameters = {"variants": variants, "suite": suite, "use_case": use_case, "policy": policy, "limit": limit}
-    requested = run_settings.plan_of(parameters, settings, run_id, promote=promote)
+    with progress.before_plan("resolve"):
+        requested = run_settings.plan_of(parameters, settings, run_id, promote=promote)
+        cluster_places.check_in_pod(model, requested)
     baseline.metadata["display_name"], plan.metadata["display_name"] = "Base model", "Evaluation plan"
     return resolve_step.resolve(model, requested, baseline.path, plan.path)

@@ -47,6 +47,8 @@ class Event:
     """What a person has to do after the run, shown last."""
     verdicts: tuple[tuple[str, str, str], ...] = ()
     """Of the step report: each judged variant with its verdict and sentence."""
+    results: str = ""
+    """Where the run's results are, in the last event of a step."""
 
     @property
     def name(self) -> str:
@@ -115,8 +117,24 @@ def step(results: str, name: str, variant: str = "") -> Iterator[Step]:
         file = run_results.progress
     current = Step(file, name, variant)
     current.report(RUNNING)
-    try:
+    with reported(current):
         yield current
+    ended = Event(time.time(), name, variant, current.state, note=current.note, to_do=current.to_do)
+    current.write(replace(ended, verdicts=current.verdicts, results=results))
+
+
+@contextmanager
+def before_plan(name: str) -> Iterator[None]:
+    """As `step`, for what a step does before it knows where the results go: only a failure is reported, in the log."""
+    with reported(Step(None, name, "")):
+        yield
+
+
+@contextmanager
+def reported(current: Step) -> Iterator[None]:
+    """Report an exception of the block as the step's failure."""
+    try:
+        yield
     except PrerequisiteError as error:
         fail(current, str(error))
         if os.environ.get(IN_A_TASK):
@@ -125,8 +143,6 @@ def step(results: str, name: str, variant: str = "") -> Iterator[Step]:
     except BaseException as error:
         fail(current, f"{type(error).__name__}: {error}")
         raise
-    ended = Event(time.time(), name, variant, current.state, note=current.note, to_do=current.to_do)
-    current.write(replace(ended, verdicts=current.verdicts))
 
 
 def fail(current: Step, reason: str) -> None:

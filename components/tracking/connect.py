@@ -1,12 +1,13 @@
 """An MLflow client that is known to answer, and error messages for MLflow's refusals."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
+from components.tracking.kubeflow_run import others_login
 from components.tracking.uris import SQLITE, is_database, is_server, sqlite_file, without_password
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def connected(tracking_uri: str, action: str) -> Iterator["MlflowClient"]:
     from mlflow.exceptions import MlflowException
 
     try:
-        with _environment(_WRITING | _redirect_settings()):
+        with _environment(_WRITING | _redirect_settings(), others_login(tracking_uri)):
             yield client
     except MlflowException as refusal:
         if refusal.error_code in _PROGRAMMING_ERRORS:
@@ -130,7 +131,7 @@ def _answering_client(tracking_uri: str) -> "MlflowClient":
     try:
         if is_database(tracking_uri):
             _check_database(tracking_uri)
-        with _environment(_FIRST_ANSWER | _redirect_settings()):
+        with _environment(_FIRST_ANSWER | _redirect_settings(), others_login(tracking_uri)):
             client = MlflowClient(tracking_uri=tracking_uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as cause:
@@ -149,8 +150,9 @@ def _check_database(tracking_uri: str) -> None:
 
 
 @contextmanager
-def _environment(defaults: dict[str, str]) -> Iterator[None]:
-    """Set the variables for the block, except those that the user has set."""
+def _environment(defaults: dict[str, str], hidden: Collection[str]) -> Iterator[None]:
+    """Set the variables for the block, except those that the user has set, and hide others."""
+    removed = {name: os.environ.pop(name) for name in hidden if name in os.environ}
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -158,6 +160,7 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+        os.environ.update(removed)
 
 
 def _redirect_settings() -> dict[str, str]:

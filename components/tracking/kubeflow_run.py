@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 IN_A_POD = "KUBERNETES_SERVICE_HOST"
 PARENT = "mlflow.parentRunId"
+LOGIN = ("MLFLOW_TRACKING_AUTH", "MLFLOW_WORKSPACE")
+"""The variables of the plugin's that no Secret of ours has: MLflow's client would send the pod's token, and the
+workspace, to any server."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class KubeflowRun:
     run_id: str
     """Of the step's own run in MLflow."""
 
+    def is_at(self, tracking_uri: str) -> bool:
+        """Whether that is the plugin's MLflow."""
+        return tracking_uri.rstrip("/") == self.tracking_uri.rstrip("/")
+
     def pipeline_run(self, client: "MlflowClient", tracking_uri: str) -> str:
         """MLflow's id of the pipeline's run; empty when `tracking_uri` is another MLflow, or the run is not there.
 
@@ -33,7 +40,7 @@ class KubeflowRun:
         """
         from mlflow.exceptions import MlflowException
 
-        if tracking_uri.rstrip("/") != self.tracking_uri.rstrip("/"):
+        if not self.is_at(tracking_uri):
             return ""
         try:
             step = client.get_run(self.run_id)
@@ -42,6 +49,12 @@ class KubeflowRun:
         if step.info.experiment_id != self.experiment_id:
             return ""
         return str(step.data.tags.get(PARENT, self.run_id))
+
+
+def others_login(tracking_uri: str) -> tuple[str, ...]:
+    """The variables of the plugin's login, if `tracking_uri` is not the plugin's MLflow; empty without the plugin."""
+    plugin = kubeflow_run()
+    return () if plugin is None or plugin.is_at(tracking_uri) else LOGIN
 
 
 def kubeflow_run(environment: Mapping[str, str] = os.environ) -> KubeflowRun | None:

@@ -3,6 +3,7 @@
     python manifests/examples/training.py training.yaml
 
 The step `train` stands for your own. It writes the folder that save_pretrained makes to the S3 prefix that it is given.
+Every profile of Kubeflow may use shared/ of the bucket mlpipeline; quantgate reads the model there.
 The account of the pipeline's runs needs the Role quantgate-submit, see docs/cluster.md.
 """
 
@@ -44,12 +45,12 @@ def submit(models: str, run: str) -> dsl.ContainerSpec:
 
 
 @dsl.pipeline(name="train-and-judge")
-def train_and_judge(models: str = "s3://mlpipeline/models") -> None:
+def train_and_judge(models: str = "s3://mlpipeline/shared/models") -> None:
     """Train a model into a prefix of its own, and start its run."""
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     trained = train(models=models, run=run).set_caching_options(False)
     submitted = submit(models=models, run=run).after(trained).set_caching_options(False)
-    # With this label Kubeflow's PodDefault access-ml-pipeline mounts a token for Kubeflow Pipelines.
+    # With this label the PodDefault of pod-default.yaml mounts a token for Kubeflow Pipelines.
     kubernetes.add_pod_label(submitted, "access-ml-pipeline", "true")
 
 

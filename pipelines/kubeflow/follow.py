@@ -51,7 +51,8 @@ def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: 
         events = RunEvents(kubeflow, run_id, variants)
         with watch.display(variants, VisibleConsole()) as show:
             run = runs.follow(kubeflow, run_id, lambda run: show(events.new(run)), print_line, poll_s)
-    results = RunResults(run_location(results_of(parameters), run_id))
+    # the steps know the place that the cluster sets, and this machine does not
+    results = RunResults(events.results or run_location(results_of(parameters), run_id))
     try:
         if run.state != "SUCCEEDED" and not runs.failed_on_its_verdict(run):
             reason = terminated(events, results) if events.terminated else failure(events, runs.failed_steps(run))

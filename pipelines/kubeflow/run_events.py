@@ -35,6 +35,8 @@ class RunEvents:
         self.terminated = False
         self.failure: StepFailure | None = None
         """Why the run failed: the last failure of a step outside of the loop, or of a pod in it."""
+        self.results = ""
+        """Where the run's results are; empty until a step has ended."""
         self.to_do: list[str] = []
         self.verdicts: tuple[tuple[str, str, str], ...] = ()
         self.ended_steps: dict[str, list[str]] = {}
@@ -50,7 +52,9 @@ class RunEvents:
         if workflow is None:
             return []
         self.terminated = self.terminated or workflow.terminated
-        logs = {task.pod: self._log(task) for task in workflow.tasks}  # all, before any counts as read
+        logs = {
+            task.pod: self._log(task, workflow.namespace) for task in workflow.tasks
+        }  # all, before any counts as read
         new = []
         for task in workflow.tasks:
             log = log_command(workflow.namespace, task.pod) if task.pod else ""
@@ -81,18 +85,18 @@ class RunEvents:
             self._states[key] = events[-1].state
         return events
 
-    def _log(self, task: RunTask) -> str:
-        """The log of the task's pod, which is read until the task has ended."""
+    def _log(self, task: RunTask, namespace: str) -> str:
+        """The log of the task's pod, which is read until the task has ended and its log is there."""
         if not task.pod or task.pod in self._complete:
             return ""
-        return get_log(self.kubeflow, self.run_id, task.pod, has_ended=task.state in ENDED)
+        return get_log(self.kubeflow, self.run_id, task.pod, namespace, has_ended=task.state in ENDED)
 
     def _logged(self, task: RunTask, log: str) -> list[Event]:
         """The events in the log that are new."""
         events = events_in(log)
         new = events[self._read.get(task.pod, 0) :]
         self._read[task.pod] = max(len(events), self._read.get(task.pod, 0))
-        if task.state in ENDED:
+        if task.state in ENDED and log:  # Argo may keep the log of an ended pod a moment later
             self._complete.add(task.pod)
         return new
 
@@ -111,6 +115,7 @@ class RunEvents:
         if event.to_do:
             self.to_do.append(event.to_do)
         self.verdicts = event.verdicts or self.verdicts
+        self.results = event.results or self.results
 
 
 def log_command(namespace: str, pod: str) -> str:

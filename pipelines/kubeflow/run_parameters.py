@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.benchmarks import selection
-from components.benchmarks.suite_file import included_paths
 from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
+from components.resolve.cluster_places import check_locations
 from components.resolve.run_settings import DEFAULT_PLACES, PLACES
 from components.run.plan import EvaluationPlan
 from components.tracking.connect import check_host, check_no_password
@@ -22,18 +22,7 @@ def check(model: str, plan: EvaluationPlan) -> None:
 
     An empty store, results or tracking URI is the cluster's own, which the step `resolve` reads.
     """
-    places = [("--store", plan.store), ("--results", plan.results)]
-    custom = [location for location in plan.custom if location not in selection.shipped_sets()]
-    rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
-    places += [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
-    places += [("include_path", path) for path in included_paths(plan.suite)]
-    for option, location in places:
-        if location and not location.startswith("s3://"):
-            raise PrerequisiteError(
-                f"{option} is {location}, and the cluster cannot read this machine's disk. Give s3://BUCKET/PREFIX."
-            )
-    if model.startswith("file:"):
-        raise PrerequisiteError(f"The cluster cannot read {model}. Upload the model to S3: s3://BUCKET/PREFIX.")
+    check_locations(model, plan)
     check_source(model)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in selection.suite_of(plan).tasks])

@@ -8,8 +8,10 @@ node's name is its path, with the number of the loop's iteration:
 """
 
 import base64
+import gzip
 import json
 import re
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,7 +73,7 @@ class Workflow:
 
 def get_workflow(kubeflow: Kubeflow, run_id: str) -> Workflow | None:
     """The run's workflow; None before it has begun, and from a Kubeflow that does not give it."""
-    answer = get(kubeflow, f"v1beta1/runs/{run_id}", "show the run's workflow")
+    answer = get(kubeflow, f"apis/v1beta1/runs/{run_id}", "show the run's workflow")
     try:
         manifest = json.loads(json.loads(answer)["pipeline_runtime"]["workflow_manifest"])
     except (ValueError, KeyError, TypeError):
@@ -80,20 +82,25 @@ def get_workflow(kubeflow: Kubeflow, run_id: str) -> Workflow | None:
     return Workflow(metadata.get("namespace", ""), deadline == 0, tuple(tasks_of(manifest)))
 
 
-def get_log(kubeflow: Kubeflow, run_id: str, pod: str, *, has_ended: bool) -> str:
+def get_log(kubeflow: Kubeflow, run_id: str, pod: str, namespace: str, *, has_ended: bool) -> str:
     """The log of a task's pod: the pod's own, or the artifact that Argo keeps of it; empty when Kubeflow has neither.
 
-    Where the pod is gone, Kubeflow answers with status 200 and its error as the text.
+    The pod's own log is an API of the server, and of the page, which passes on only the server's newer APIs. Where the
+    pod is gone, the server answers with status 200 and its error as the text.
     """
     node = f"runs/{run_id}/nodes/{pod}"
-    log = get(kubeflow, f"v1alpha1/{node}/log", "show a step's log").decode(errors="replace")
-    if MARK in log or not has_ended:
-        return log
-    kept = get(kubeflow, f"v2beta1/{node}/artifacts/{LOG_ARTIFACT}:read", "show a step's log")
+    of_page = urllib.parse.urlencode({"podname": pod, "podnamespace": namespace, "runid": run_id})
+    for path in (f"apis/v1alpha1/{node}/log", f"k8s/pod/logs?{of_page}"):
+        log = get(kubeflow, path, "show a step's log").decode(errors="replace")
+        if MARK in log:
+            return log
+    if not has_ended:
+        return ""
+    kept = get(kubeflow, f"apis/v2beta1/{node}/artifacts/{LOG_ARTIFACT}:read", "show a step's log")
     try:
         return base64.b64decode(json.loads(kept)["data"]).decode(errors="replace")
     except (ValueError, KeyError, TypeError):
-        return log
+        return ""
 
 
 def get(kubeflow: Kubeflow, path: str, action: str) -> bytes:
@@ -101,7 +108,7 @@ def get(kubeflow: Kubeflow, path: str, action: str) -> bytes:
     with kubeflow.request(action):
         try:
             answer = kubeflow.client.runs.api_client.call_api(
-                f"/apis/{path}",
+                f"/{path}",
                 "GET",
                 auth_settings=["Bearer"],
                 _return_http_data_only=True,
@@ -118,7 +125,7 @@ def get(kubeflow: Kubeflow, path: str, action: str) -> bytes:
 def tasks_of(manifest: dict[str, Any]) -> Iterator[RunTask]:
     """The tasks of the pipeline that have begun, in the pipeline's order; kfp's own are left out."""
     nodes: dict[tuple[int | None, str], list[tuple[str, dict[str, Any]]]] = {}
-    for node in (manifest.get("status", {}).get("nodes") or {}).values():
+    for node in all_nodes(manifest).values():
         iteration, path = place_of(node["name"].removeprefix(manifest["metadata"]["name"]))
         for step in STEPS:
             if path[-1:] in ([step], [step + DRIVER]) or path[-2:] == [step, EXECUTOR]:
@@ -126,6 +133,14 @@ def tasks_of(manifest: dict[str, Any]) -> Iterator[RunTask]:
     for iteration, step in sorted(nodes, key=lambda key: (list(STEPS).index(key[1]), key[0] or 0)):
         if task := task_of(step, iteration, nodes[iteration, step], manifest):
             yield task
+
+
+def all_nodes(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The workflow's nodes by their ids; Argo compresses them when the workflow is larger than 1 MB."""
+    status = manifest.get("status", {})
+    if compressed := status.get("compressedNodes"):
+        return dict(json.loads(gzip.decompress(base64.b64decode(compressed))))
+    return status.get("nodes") or {}
 
 
 def place_of(name: str) -> tuple[int | None, list[str]]:

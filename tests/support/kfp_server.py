@@ -54,6 +54,10 @@ class State:
     """By task; the pod of a task without a log is deleted."""
     kept_logs: dict[str, str] = field(default_factory=dict)
     """By task, the logs that Argo keeps as artifacts."""
+    kept_logs_after: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By task, such a log and after how many requests for it it is there."""
+    is_page: bool = False
+    """Whether requests go to its web page, as with --port-forward: it passes on v1beta1 and v2beta1 (server/app.ts)."""
     has_v1: bool = True
     """Whether it serves the older APIs, with the workflow and the logs."""
     page_size: int = 2
@@ -305,6 +309,11 @@ def existing(state: State, kind: str, object_id: str) -> JSON:
 
 def kept_log(state: State, pod: str) -> tuple[int, str, bytes]:
     """The answer with the log that Argo keeps of the pod, in base64."""
+    for task, (requests, log) in state.kept_logs_after.items():
+        if pod_of(task) == pod:
+            state.kept_logs_after[task] = (requests - 1, log)
+            if requests <= 0:
+                state.kept_logs[task] = log
     for task, log in state.kept_logs.items():
         if pod_of(task) == pod:
             data = base64.b64encode(log.encode()).decode()
@@ -369,6 +378,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def respond(self, url: urllib.parse.SplitResult, request_body: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of the answer."""
         state = self.state
+        if url.path == "/k8s/pod/logs" and state.is_page:
+            query = dict(urllib.parse.parse_qsl(url.query))
+            log = log_of(state, query["podname"]) if query["podnamespace"] == "team" else ""
+            return 200 if log else 404, "text/plain", log.encode()
         if not url.path.startswith(APIS):
             text = state.s3.get(urllib.parse.unquote(url.path))
             missing = b"<Error><Code>NoSuchKey</Code></Error>"
@@ -383,8 +396,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         if not url.path.startswith(API) and not state.has_v1:
             return 404, "application/json", b'{"message": "Not Found"}'
-        if log := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
-            return 200, "text/plain", log_of(state, log[1]).encode()
+        if pod := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
+            return (404, "text/plain", b"") if state.is_page else (200, "text/plain", log_of(state, pod[1]).encode())
         if kept := re.fullmatch("/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", url.path):
             return kept_log(state, kept[1])
         path = url.path.removeprefix(API)

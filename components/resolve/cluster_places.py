@@ -1,0 +1,35 @@
+"""Check what a run on a cluster names: its steps share no disk, neither with each other nor with the user's machine."""
+
+import os
+from collections.abc import Mapping
+
+from components.benchmarks import selection
+from components.benchmarks.suite_file import included_paths
+from components.errors import PrerequisiteError
+from components.kubernetes.labels import RUN_NAME
+from components.run.plan import EvaluationPlan
+
+
+def check_in_pod(model: str, plan: EvaluationPlan, environment: Mapping[str, str] = os.environ) -> None:
+    """`check_locations` in a pod of a run, which may have been started from Kubeflow's page; elsewhere nothing."""
+    if environment.get(RUN_NAME):
+        check_locations(model, plan)
+
+
+def check_locations(model: str, plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError for a path of one machine, which the pods of the steps cannot read.
+
+    An empty location is the cluster's own, or the suite's default.
+    """
+    places = [("--store", plan.store), ("--results", plan.results)]
+    custom = [location for location in plan.custom if location not in selection.shipped_sets()]
+    rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
+    places += [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
+    places += [("include_path", path) for path in included_paths(plan.suite)]
+    for option, location in places:
+        if location and not location.startswith("s3://"):
+            raise PrerequisiteError(
+                f"{option} is {location}, and the cluster cannot read a machine's disk. Give s3://BUCKET/PREFIX."
+            )
+    if model.startswith("file:"):
+        raise PrerequisiteError(f"The cluster cannot read {model}. Upload the model to S3: s3://BUCKET/PREFIX.")
