@@ -10,7 +10,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-from components.gate.power import Expected, questions, smallest_limit
+from components.evidence.power import Expected, questions, smallest_limit
 from components.track.history import FIRST, comparison, history, newest
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, printed, read, table
