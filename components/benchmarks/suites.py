@@ -115,8 +115,8 @@ share of true choices, and the mean of that share over the 817 items is 0.4484. 
 GUESSED = ("acc", "acc_norm")
 """Metrics on which guessing among n choices of which one is right scores 1 / n."""
 
-_LARGE_SUBJECTS = """1534 895 783 612 545 390 378 346 324 311 310 306 282 272 270 265 245 238 237 235 234 223 216 204 203
-201 198 193 173 171 166 165 163 152 151 145 144 135 131 126 121 114 112 110 108 103 102"""
+_LARGE_SUBJECTS = """1534 895 783 612 545 390 378 346 324 311 310 306 282 272 270 265 245 238 237 235 234 223 216 204
+203 201 198 193 173 171 166 165 163 152 151 145 144 135 131 126 121 114 112 110 108 103 102"""
 MMLU_SUBJECTS = (*map(int, _LARGE_SUBJECTS.split()), *10 * (100,))
 """How many questions each of MMLU's subjects has."""
 MMLU = SuiteTask(

@@ -34,6 +34,8 @@ class PlannedTask:
     """The baseline's score."""
     samples: int = 1
     """How many answers are generated to each item."""
+    sampled: bool = False
+    """Whether its answers are sampled at a temperature: then two answers of one model may differ."""
     clusters: tuple[int, ...] = ()
     """The clusters' relative sizes; empty for none, or for unknown ones."""
 
@@ -84,7 +86,7 @@ def expected(task: PlannedTask, assumed: Assumed) -> tuple[Pairs, Sequence[Pairs
     """The expected answers of the task, and of each of its clusters; several samples of an item are fewer flips."""
     lost, gained = assumed.shares(task.score)[:2]
     flips = lost + gained
-    if task.samples > 1 and assumed != COPY:
+    if task.sampled and assumed != COPY:
         flips = max(SAMPLED_FLIPS, flips) / task.samples
     shares = replace(assumed, flips=flips).shares(task.score)
     together = Expected(float(shares[:2].sum()), assumed.drop, task.score, task.clusters).pairs(task.items)
@@ -93,7 +95,7 @@ def expected(task: PlannedTask, assumed: Assumed) -> tuple[Pairs, Sequence[Pairs
 
 def drawn(task: PlannedTask, assumed: Assumed, source: np.random.Generator) -> tuple[Pairs, Sequence[Pairs]]:
     """One variant's answers, drawn at random: of the task, and of each of its clusters."""
-    if task.samples > 1:
+    if task.sampled and assumed != COPY:
         return _sampled(task, assumed, source), ()
     shares = assumed.shares(task.score)
     counts = source.multinomial(task.sizes, shares / shares.sum()).astype(float)

@@ -28,6 +28,8 @@ from components.policies.policy import MOST_NATS, UseCase
 from components.run.artifacts import Scores, Weights
 
 VERDICTS = ("ship", "monitor", "ab_test", "inconclusive", "reject")
+VERDICT_NAMES = {"ab_test": "A/B test"}
+"""In sentences and tables, where it is not the verdict's own name."""
 PASSING = ("ship", "monitor")
 LEFT_OUT = ("max_perplexity_ratio", "max_longer_answers", "max_cut_answers")
 DRAWS, SEED = 400, 20261127
@@ -110,7 +112,7 @@ def check_copy_passes(prospect: Prospect) -> None:
     name, described = prospect.use_case.name, f"Too few: {'; '.join(lacking)}. " if lacking else ""
     raise PrerequisiteError(
         f"Not even a perfect copy of the baseline could pass {name} with these questions: its verdict would be"
-        f" {verdict.replace('_', ' ')} at best. {described}Choose a suite with more questions,"
+        f" {VERDICT_NAMES.get(verdict, verdict)} at best. {described}Choose a suite with more questions,"
         " fewer variants or a wider policy (`quantgate power` shows what each can decide), or --no-check-power to run"
         " all the same."
     )

@@ -11,11 +11,9 @@ from rich.text import Text
 
 from components.evidence.assumed_answers import PlannedTask
 from components.evidence.change import about
-from components.evidence.prospects import PASSING, VERDICTS, Outlook, Prospect, copy_verdict
+from components.evidence.prospects import PASSING, VERDICT_NAMES, VERDICTS, Outlook, Prospect, copy_verdict
 from components.report.formats import MISSING
 from components.run.artifacts import Decision
-
-NAMES = {"ab_test": "A/B test"}
 
 
 def prospect_tables(outlook: Outlook) -> Iterator[RenderableType]:
@@ -32,7 +30,7 @@ def _chances(outlook: Outlook) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("Variant")
     for verdict in VERDICTS:
-        table.add_column(_name(verdict), justify="right")
+        table.add_column(VERDICT_NAMES.get(verdict, verdict), justify="right")
     copies = (("a copy, at best", outlook.best), ("a copy, baseline as assumed", outlook.copy))
     for name, verdict in copies:
         table.add_row(name, *("always" if column == verdict else MISSING for column in VERDICTS))
@@ -81,10 +79,6 @@ def prospect_json(outlook: Outlook) -> str:
     )
 
 
-def _name(verdict: str) -> str:
-    return NAMES.get(verdict, verdict)
-
-
 def few_answers(decision: Decision) -> str:
     """What a copy of the baseline would be with the answers of a decision, if it would not pass; else empty."""
     if not any(verdict.form == "evidence" for verdict in decision.verdicts):
@@ -100,5 +94,5 @@ def few_answers(decision: Decision) -> str:
         return ""
     return (
         f"These questions are too few for {decision.use_case}: even a perfect copy of the baseline would be"
-        f" {_name(verdict)}."
+        f" {VERDICT_NAMES.get(verdict, verdict)}."
     )

@@ -1,9 +1,10 @@
 """What a run's questions can show, before anything is started."""
 
 from components.benchmarks.selection import suite_of
+from components.benchmarks.suites import GUESSED, SuiteTask
 from components.evidence import prospects
 from components.evidence.assumed_answers import SCORE, PlannedTask
-from components.evidence.prospects import PASSING, Prospect
+from components.evidence.prospects import PASSING, VERDICT_NAMES, Prospect
 from components.models.variants import BASELINE
 from components.policies.policy import chosen
 from components.run.artifacts import PERPLEXITIES
@@ -19,10 +20,16 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE) -> Prospect | None:
     scored = [task for task in suite.tasks if task.metric not in PERPLEXITIES]
     if not scored or not all(task.full for task in scored):
         return None
-    tasks = tuple(PlannedTask(task.task, task.full, task.chance, score, task.samples, task.clusters) for task in scored)
+    tasks = tuple(_planned(task, score) for task in scored)
     variants = sum(name != BASELINE for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
     return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks)
+
+
+def _planned(task: SuiteTask, score: float) -> PlannedTask:
+    chosen_answers = task.metric in GUESSED  # a choice is scored by its probability, which is not sampled
+    samples, sampled = (1, False) if chosen_answers else (task.samples, task.temperature > 0)
+    return PlannedTask(task.task, task.full, task.chance, score, samples, sampled, task.clusters)
 
 
 def few_questions(plan: EvaluationPlan) -> str:
@@ -30,7 +37,7 @@ def few_questions(plan: EvaluationPlan) -> str:
     prospect = prospect_of(plan)
     if prospect is None or (verdict := prospects.copy_verdict(prospect)) == "ship":
         return ""
-    reached = verdict.replace("_", " ") if verdict in PASSING else f"{verdict.replace('_', ' ')}, so no variant passes"
+    reached = verdict if verdict in PASSING else f"{VERDICT_NAMES.get(verdict, verdict)}, so no variant passes"
     return (
         f"These questions are few for {prospect.use_case.name}: even a copy of a baseline that scores {SCORE:.0%} would"
         f" be {reached}. `quantgate power` shows how many are enough."
