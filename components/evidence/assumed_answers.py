@@ -68,7 +68,7 @@ class Assumed:
         fewer = self.drop * score
         flips = max(min(self.flips, 2 * (1 - score) + fewer, 2 * score - fewer), fewer)
         lost, gained = (flips + fewer) / 2, (flips - fewer) / 2
-        return np.maximum(np.array([lost, gained, score - lost, 1 - score - gained]), 0.0)
+        return np.asarray(np.maximum([lost, gained, score - lost, 1 - score - gained], 0.0), dtype=np.float64)
 
 
 COPY = Assumed("a copy of the baseline", 0.0)
@@ -100,7 +100,7 @@ def drawn(task: PlannedTask, assumed: Assumed, source: np.random.Generator) -> t
     shares = assumed.shares(task.score)
     counts = source.multinomial(task.sizes, shares / shares.sum()).astype(float)
     clusters = [Pairs(BEFORE, AFTER, row) for row in counts] if len(counts) > 1 else []
-    sums = Clusters(task.sizes * 1.0, counts @ BEFORE, counts @ AFTER) if clusters else None
+    sums = Clusters(task.sizes.astype(np.float64), counts @ BEFORE, counts @ AFTER) if clusters else None
     return Pairs(BEFORE, AFTER, counts.sum(axis=0), sums), clusters
 
 

@@ -153,7 +153,8 @@ def _need(use_case: UseCase, limit: Limit, needed_p: float) -> Need:
 def _case(prospect: Prospect, assumed: Assumed, source: np.random.Generator | None = None) -> Case:
     """The gate's case for such a variant: its answers drawn from `source`, or without one the expected answers."""
     use_case, scale = prospect.use_case, RELATIVE if prospect.use_case.relative else ABSOLUTE
-    tasks, limits = {}, []
+    tasks: dict[str, Task] = {}
+    limits: list[Limit] = []
     for row in prospect.tasks:
         pairs, clusters = (
             assumed_answers.drawn(row, assumed, source) if source else assumed_answers.expected(row, assumed)
