@@ -35,7 +35,11 @@ def nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
             "mmlu",
             "demo, quick, tiny, openllm, code, instructions, perplexity, leaderboard2, math, long-context, arm",
         ),
-        ("--use-case", "poetry", "code, demo, general-chat, math-tutoring, summarization"),
+        (
+            "--use-case",
+            "poetry",
+            "code, code-strict, demo, general-chat, math-tutoring, math-tutoring-strict, summarization",
+        ),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_valid_names_before_anything_starts(

@@ -58,14 +58,14 @@ def test_the_guides_baseline_is_the_reference() -> None:
     [("int8", "1.7 %", "ship"), ("int4-g128", "5.6 %", "reject"), ("int4-g64", "3.4 %", "reject")],
 )
 def test_the_guides_table_is_judged_for_a_math_tutor(variant: str, gsm8k: str, verdict: str) -> None:
-    row = decide_table("math-tutoring", GUIDE)[variant]
+    row = decide_table("math-tutoring-strict", GUIDE)[variant]
     assert f"{row.drops['gsm8k'] * 100:.1f} %" == gsm8k
     assert row.verdict == verdict
     assert f"gsm8k fell {gsm8k}" in row.sentence
 
 
 def test_the_drops_are_unrounded() -> None:
-    row = decide_table("math-tutoring", GUIDE)["int4-g128"]
+    row = decide_table("math-tutoring-strict", GUIDE)["int4-g128"]
     assert row.drops == {
         "gsm8k": (0.412 - 0.389) / 0.412,
         "mmlu": (0.654 - 0.640) / 0.654,
@@ -77,19 +77,19 @@ def test_the_drops_are_unrounded() -> None:
 def test_a_four_percent_drop_on_gsm8k_rejects_a_math_tutor_despite_the_average() -> None:
     table = {"bf16": {"gsm8k": 0.500, "mmlu": 0.600}, "int8": {"gsm8k": 0.480, "mmlu": 0.640}}
     assert decide_table("general-chat", table)["int8"].verdict == "ship"
-    assert decide_table("math-tutoring", table)["int8"].verdict == "reject"
+    assert decide_table("math-tutoring-strict", table)["int8"].verdict == "reject"
 
 
 def test_a_rejection_names_the_task_the_limit_and_the_verdict_by_the_average_alone() -> None:
-    assert decide_table("math-tutoring", GUIDE)["int4-g128"].sentence == (
-        "Rejected for math-tutoring: gsm8k fell 5.6 % (0.412 → 0.389), the limit is 2 %;"
+    assert decide_table("math-tutoring-strict", GUIDE)["int4-g128"].sentence == (
+        "Rejected for math-tutoring-strict: gsm8k fell 5.6 % (0.412 → 0.389), the limit is 2 %;"
         " the average drop of 2.6 % alone would mean monitor."
     )
 
 
 def test_a_ship_verdict_names_the_numbers_that_decided() -> None:
-    assert decide_table("math-tutoring", GUIDE)["int8"].sentence == (
-        "Ships for math-tutoring: the average fell 0.7 % (0.609 → 0.605), in the band under 1 %;"
+    assert decide_table("math-tutoring-strict", GUIDE)["int8"].sentence == (
+        "Ships for math-tutoring-strict: the average fell 0.7 % (0.609 → 0.605), in the band under 1 %;"
         " gsm8k fell 1.7 % (0.412 → 0.405), the limit is 2 %."
     )
 
@@ -120,18 +120,18 @@ def test_a_variant_over_the_limit_on_the_average_is_rejected_by_limit_and_bands(
 
 def test_a_variant_within_its_limit_is_still_rejected_by_the_bands() -> None:
     table = {"bf16": {"gsm8k": 0.500, "mmlu": 0.600}, "int8": {"gsm8k": 0.495, "mmlu": 0.500}}
-    row = decide_table("math-tutoring", table)["int8"]
+    row = decide_table("math-tutoring-strict", table)["int8"]
     assert row.verdict == "reject"
     assert row.sentence == (
-        "Rejected for math-tutoring: the average fell 9.5 % (0.550 → 0.497), in the band over 5 %;"
+        "Rejected for math-tutoring-strict: the average fell 9.5 % (0.550 → 0.497), in the band over 5 %;"
         " gsm8k fell 1.0 % (0.500 → 0.495), the limit is 2 %."
     )
 
 
 def test_a_rejection_by_limit_and_bands_names_both() -> None:
-    row = decide_table("math-tutoring", {"bf16": {"gsm8k": 0.500}, "int8": {"gsm8k": 0.400}})["int8"]
+    row = decide_table("math-tutoring-strict", {"bf16": {"gsm8k": 0.500}, "int8": {"gsm8k": 0.400}})["int8"]
     assert row.sentence == (
-        "Rejected for math-tutoring: gsm8k fell 20.0 % (0.500 → 0.400), the limit is 2 %;"
+        "Rejected for math-tutoring-strict: gsm8k fell 20.0 % (0.500 → 0.400), the limit is 2 %;"
         " the average drop of 20.0 % would mean reject too."
     )
 
@@ -147,18 +147,20 @@ def test_every_broken_limit_is_named() -> None:
 
 
 def test_a_gain_is_described_as_a_gain_and_ships() -> None:
-    row = decide_table("math-tutoring", {"bf16": {"gsm8k": 0.400, "mmlu": 0.5}, "int8": {"gsm8k": 0.410, "mmlu": 0.5}})
+    row = decide_table(
+        "math-tutoring-strict", {"bf16": {"gsm8k": 0.400, "mmlu": 0.5}, "int8": {"gsm8k": 0.410, "mmlu": 0.5}}
+    )
     assert row["int8"].verdict == "ship"
     assert row["int8"].average_drop == pytest.approx(-0.01 / 0.9)
     assert row["int8"].sentence == (
-        "Ships for math-tutoring: the average rose 1.1 % (0.450 → 0.455), in the band under 1 %;"
+        "Ships for math-tutoring-strict: the average rose 1.1 % (0.450 → 0.455), in the band under 1 %;"
         " gsm8k rose 2.5 % (0.400 → 0.410), the limit is 2 %."
     )
 
 
 def test_a_rejection_despite_a_gain_on_average_mentions_the_gain() -> None:
     table = {"bf16": {"gsm8k": 0.500, "mmlu": 0.600}, "int8": {"gsm8k": 0.480, "mmlu": 0.640}}
-    assert decide_table("math-tutoring", table)["int8"].sentence.endswith(
+    assert decide_table("math-tutoring-strict", table)["int8"].sentence.endswith(
         "; the average gain of 1.8 % alone would mean ship."
     )
 
@@ -170,7 +172,7 @@ def test_an_unchanged_score_is_described_as_unchanged() -> None:
 
 
 def test_a_drop_just_over_a_limit_is_not_printed_as_the_limit() -> None:
-    row = decide_table("math-tutoring", {"bf16": {"gsm8k": 0.5}, "int8": {"gsm8k": 0.48998}})["int8"]
+    row = decide_table("math-tutoring-strict", {"bf16": {"gsm8k": 0.5}, "int8": {"gsm8k": 0.48998}})["int8"]
     assert row.verdict == "reject"
     assert "gsm8k fell 2.004 % (0.500 → 0.490), the limit is 2 %" in row.sentence
 
@@ -216,7 +218,7 @@ def test_one_item_of_a_large_benchmark_is_enough_to_exceed_a_bound() -> None:
 
 @pytest.mark.parametrize(
     ("use_case", "task", "limit"),
-    [("math-tutoring", "gsm8k", 2), ("code", "humaneval", 2), ("summarization", "mmlu", 3)],
+    [("math-tutoring-strict", "gsm8k", 2), ("code-strict", "humaneval", 2), ("summarization", "mmlu", 3)],
 )
 @pytest.mark.parametrize(("extra", "rejected"), [(-0.001, False), (0.0, False), (0.001, True)])
 def test_a_use_case_allows_a_drop_of_exactly_its_limit_and_no_more(
@@ -236,7 +238,9 @@ def test_general_chat_allows_an_average_drop_of_exactly_five_percent(after: floa
 def test_the_baseline_comes_first_and_the_variants_keep_their_order() -> None:
     names = ["int4-g64", "int8", "bf16", "int4-g128"]
     decision = decide_on(
-        "math-tutoring", [weights_of(name) for name in names], [scores_of(name, GUIDE[name]) for name in sorted(names)]
+        "math-tutoring-strict",
+        [weights_of(name) for name in names],
+        [scores_of(name, GUIDE[name]) for name in sorted(names)],
     )
     expected = ["bf16", "int4-g64", "int8", "int4-g128"]
     assert [row.variant for row in decision.verdicts] == expected
@@ -246,10 +250,12 @@ def test_the_baseline_comes_first_and_the_variants_keep_their_order() -> None:
 
 def test_a_decision_contains_its_evidence_and_reads_back_from_its_file(tmp_path: Path) -> None:
     decision = decide_on(
-        "math-tutoring", [weights_of(name) for name in GUIDE], [scores_of(name, row) for name, row in GUIDE.items()]
+        "math-tutoring-strict",
+        [weights_of(name) for name in GUIDE],
+        [scores_of(name, row) for name, row in GUIDE.items()],
     )
-    assert (decision.model, decision.suite, decision.use_case) == (MODEL, "guide", "math-tutoring")
-    assert decision.policy == use_case_named("math-tutoring").describe_policy()
+    assert (decision.model, decision.suite, decision.use_case) == (MODEL, "guide", "math-tutoring-strict")
+    assert decision.policy == use_case_named("math-tutoring-strict").describe_policy()
     decision.write(tmp_path / "decision.json")
     assert Decision.read(tmp_path / "decision.json") == decision
     assert json.loads((tmp_path / "decision.json").read_text(encoding="utf-8"))["verdicts"][0]["variant"] == "bf16"
@@ -265,5 +271,5 @@ def test_inputs_that_no_run_produces_raise_a_value_error(weights: list[str], sco
 
 
 def test_an_unknown_use_case_is_refused_with_the_names() -> None:
-    with pytest.raises(PrerequisiteError, match="Choose from: code, demo, general-chat, math-tutoring, summarization"):
+    with pytest.raises(PrerequisiteError, match="Choose from: code, code-strict, demo, general-chat"):
         decide_on("../policy", [weights_of("bf16")], [])

@@ -180,10 +180,10 @@ def test_the_order_of_the_tasks_does_not_matter() -> None:
 
 
 def test_a_suite_without_the_limited_task_is_not_comparable_and_does_not_ship() -> None:
-    row = judge_pair(scores_of("bf16", {"mmlu": 0.6}), scores_of("int8", {"mmlu": 0.6}), "math-tutoring")
+    row = judge_pair(scores_of("bf16", {"mmlu": 0.6}), scores_of("int8", {"mmlu": 0.6}), "math-tutoring-strict")
     assert row.verdict == "not_comparable"
     reason = "the use case limits gsm8k, which the suite does not score"
-    assert row.sentence == f"Not comparable for math-tutoring: {reason}."
+    assert row.sentence == f"Not comparable for math-tutoring-strict: {reason}."
 
 
 def test_a_baseline_with_only_zero_scores_has_no_drops() -> None:
@@ -195,15 +195,17 @@ def test_a_baseline_with_only_zero_scores_has_no_drops() -> None:
 
 def test_a_baseline_of_zero_on_the_limited_task_cannot_pass_the_limit() -> None:
     row = judge_pair(
-        scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.6}), "math-tutoring"
+        scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}),
+        scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.6}),
+        "math-tutoring-strict",
     )
     assert (row.verdict, row.drops, row.average_drop) == ("not_comparable", {}, None)
-    assert row.sentence.startswith("Not comparable for math-tutoring: the baseline scores 0 on gsm8k, which")
+    assert row.sentence.startswith("Not comparable for math-tutoring-strict: the baseline scores 0 on gsm8k, which")
 
 
 def test_the_bands_reject_a_variant_despite_a_baseline_of_zero_on_the_limited_task() -> None:
     baseline, variant = scores_of("bf16", {"gsm8k": 0.0, "mmlu": 0.6}), scores_of("int8", {"gsm8k": 0.0, "mmlu": 0.3})
-    row = judge_pair(baseline, variant, "math-tutoring")
+    row = judge_pair(baseline, variant, "math-tutoring-strict")
     assert (row.verdict, row.drops, row.average_drop) == ("reject", {"mmlu": 0.5}, 0.5)
 
 

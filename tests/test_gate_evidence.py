@@ -20,7 +20,7 @@ from tests.support.answered import answers_of, candidate_of, pair_of
 Moved = tuple[int, int, int, int]
 """The numbers of items lost, gained, right both times and wrong both times."""
 MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)
-CHAT, TUTOR = use_case_named("general-chat"), use_case_named("math-tutoring")
+CHAT, TUTOR = use_case_named("general-chat"), use_case_named("math-tutoring-strict")
 
 
 def decided(use_case: UseCase, *variants: Mapping[str, Moved], chance: float = 0.0, **columns: Any) -> Decision:
@@ -73,8 +73,8 @@ def test_a_hundred_questions_are_too_few_to_show_that_a_drop_is_under_the_limit(
     assert result.verdict == "inconclusive"
     assert result.drops == {"gsm8k": pytest.approx(1 / 60)}
     assert result.sentence.startswith(
-        "Inconclusive for math-tutoring: gsm8k fell 1.7 % (0.600 → 0.590), with 95 % confidence a drop of at most"
-        " 7.7 %, so it is not shown to be within the limit of 2 %; the average fell 1.7 % (0.600 → 0.590)"
+        "Inconclusive for math-tutoring-strict: gsm8k fell 1.7 % (0.600 → 0.590), with 95 % confidence a drop of at"
+        " most 7.7 %, so it is not shown to be within the limit of 2 %; the average fell 1.7 % (0.600 → 0.590)"
     )
     assert result.sentence.endswith(" more questions are needed (80 % power).")
     step = "more questions (80 % power), or A/B test the variant; until then keep serving the current model."
@@ -94,7 +94,9 @@ def test_the_advised_number_of_further_questions_decides() -> None:
 def test_an_exceeded_limit_rejects_despite_the_average() -> None:
     result = verdict(TUTOR, {"gsm8k": (140, 20, 900, 259), "mmlu": (10, 1300, 9000, 3000)})
     assert result.verdict == "reject"
-    assert result.sentence.startswith("Rejected for math-tutoring: gsm8k fell 11.5 % (0.788 → 0.697), with 95 % confid")
+    assert result.sentence.startswith(
+        "Rejected for math-tutoring-strict: gsm8k fell 11.5 % (0.788 → 0.697), with 95 % confid"
+    )
     assert "a drop of at least 9.6 %, the limit is 2 %" in result.sentence
     assert {row.what: row.outcome for row in result.limits} == {"gsm8k": "exceeded", "average": "passed"}
 
@@ -109,8 +111,8 @@ def test_every_limit_must_pass_for_a_variant_to_ship() -> None:
 
 def test_a_ship_verdict_names_the_bounds_that_decided() -> None:
     assert verdict(TUTOR, {"gsm8k": (10, 10, 9000, 900)}).sentence == (
-        "Ships for math-tutoring: the average stayed at 0.908, with 95 % confidence a drop of at most 0.1 %, which is"
-        " under 1 %; gsm8k stayed at 0.908, a drop of at most 0.1 %, the limit is 2 %."
+        "Ships for math-tutoring-strict: the average stayed at 0.908, with 95 % confidence a drop of at most 0.1 %,"
+        " which is under 1 %; gsm8k stayed at 0.908, a drop of at most 0.1 %, the limit is 2 %."
     )
 
 

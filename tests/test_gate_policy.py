@@ -34,9 +34,11 @@ def test_a_large_gain_ships_and_a_total_loss_is_rejected() -> None:
 def test_each_use_case_requires_the_task_it_limits() -> None:
     assert {name: use_case_named(name).required() for name in use_case_names()} == {
         "code": ("humaneval",),
+        "code-strict": ("humaneval",),
         "demo": ("arc_easy", "piqa"),
         "general-chat": (),
         "math-tutoring": ("gsm8k",),
+        "math-tutoring-strict": ("gsm8k",),
         "summarization": ("mmlu",),
     }
 
@@ -64,7 +66,7 @@ def test_a_task_with_another_name_does_not_replace_the_required_one() -> None:
 def test_describe_policy_lists_bands_and_limits() -> None:
     assert use_case_named("math-tutoring").describe_policy() == (
         "average drop: ship under 1 %, monitor from 1 % to under 3 %, A/B test from 3 % to 5 %, reject over 5 %;"
-        " math-tutoring: gsm8k at most 2 %, else reject; drops are relative to the baseline's score"
+        " math-tutoring: gsm8k at most 3 %, else reject; drops are relative to the baseline's score"
     )
     assert "general-chat: average at most 5 %, else reject" in use_case_named("general-chat").describe_policy()
 
@@ -220,9 +222,10 @@ def test_a_weight_of_a_task_that_the_suite_lacks_is_refused_before_the_run() -> 
 
 
 def test_every_shipped_policy_is_valid_and_named_after_its_file() -> None:
+    own_edges = {"demo": (0.05, 0.1, 0.15), "code": (0.05, 0.08, 0.12)}
     for name in use_case_names():
         assert use_case_named(name).name == name
-        assert use_case_named(name).edges == ((0.05, 0.1, 0.15) if name == "demo" else (0.01, 0.03, 0.05))
+        assert use_case_named(name).edges == (own_edges.get(name, (0.01, 0.03, 0.05)))
         assert (use_case_named(name).confidence, use_case_named(name).missing_tasks) == (0.95, "refuse")
 
 

@@ -9,7 +9,7 @@ from components.errors import PrerequisiteError
 from components.evidence import margin
 from components.evidence.limits import DropTest, Task
 from components.evidence.margin import ABSOLUTE, RELATIVE
-from components.gate.power import Expected, questions, smallest_limit
+from components.evidence.power import Expected, questions, smallest_limit
 from components.report.figures import questions_against_limit
 
 ALPHA = 0.05

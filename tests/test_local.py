@@ -62,7 +62,10 @@ def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tup
 
 
 def test_without_a_baseline_no_variant_is_quantized(tiny_model: Path, tmp_path: Path) -> None:
-    out, options = tmp_path / "run", ("--suite", "quick", "--limit", "4", "--variants", "int8", "--quiet")
+    out, options = (
+        tmp_path / "run",
+        ("--suite", "quick", "--limit", "4", "--variants", "int8", "--quiet", "--no-check-power"),
+    )
     answer = quantgate(out, tiny_model, *options, VLLM_FAKE="dies", VLLM_FAKE_ONLY="quantgate-bf16")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     rows = verdicts(out)
@@ -126,7 +129,7 @@ def test_a_terminated_run_stops_every_process(
     """By SIGKILL, and with the real vLLM: tests/e2e/test_full_suites.py."""
     out = tmp_path / "run"
     process = subprocess.Popen(
-        command(out, tiny_model, "--suite", "quick", "--variants", "int8"),
+        command(out, tiny_model, "--suite", "quick", "--variants", "int8", "--no-check-power"),
         env=environment(out) | {"VLLM_FAKE_DELAY_S": "2", "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -19,7 +19,17 @@ def known(
 ) -> "Iterator[tuple[Path, tuple[str, ...]]]":
     """The folder of a run that is recorded in an external MLflow store, with weights in S3; and the run's options."""
     folder = tmp_path_factory.mktemp("known")
-    options: tuple[str, ...] = ("--suite", "quick", "--custom", "canopy", "--limit", "8", "--variants", "int8")
+    options: tuple[str, ...] = (
+        "--suite",
+        "quick",
+        "--custom",
+        "canopy",
+        "--limit",
+        "8",
+        "--variants",
+        "int8",
+        "--no-check-power",
+    )
     options += ("--quiet", "--store", f"s3://{s3_server.bucket}/known")
     options += ("--tracking-uri", f"sqlite:///{folder}/mlflow/mlflow.db")
     with pytest.MonkeyPatch.context() as patch:

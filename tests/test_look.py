@@ -73,13 +73,13 @@ def test_a_new_digest_starts_one_run_and_an_unchanged_one_does_not_even_ask_kube
 ) -> None:
     source = f"{bucket.models}/base"
     bucket.complete("base", "d1", tmp_path)
-    first = look(kubeflow, pipeline, source, bucket.results, "--suite", "quick")
+    first = look(kubeflow, pipeline, source, bucket.results, "--suite", "tiny")
     run = kubeflow.only("runs")
     page = f"{kubeflow.host}/#/runs/details/{run['run_id']}"
     line = f"nightly: new: {source} with the digest d1; started the run {run['run_id']} {page}\n"
     assert (first.status, first.out) == (0, line)
     parameters = run["runtime_config"]["parameters"]
-    assert (parameters["model"], parameters["suite"], parameters["variants"][0]) == (source, "quick", "bf16")
+    assert (parameters["model"], parameters["suite"], parameters["variants"][0]) == (source, "tiny", "bf16")
     assert run["service_account"] == "quantgate-pipeline"
     assert bucket.record() == {run["run_id"]: f"{source} with the digest d1"}
     before = len(kubeflow.requests)

@@ -12,14 +12,14 @@ __all__ = ["kubeflow", "pipeline"]
 
 
 def test_a_schedule_starts_one_run_at_a_time_and_skips_missed_starts(kubeflow: State, pipeline: Path) -> None:
-    done = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--suite", "quick")
+    done = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--suite", "tiny")
     assert (done.status, done.out.startswith("quantgate: 0 3 * * 1 UTC, quantgate-ship-")) == (0, True)
     schedule = kubeflow.only("recurringruns")
     assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # Kubeflow's begins with seconds
     assert (schedule["no_catchup"], int(schedule["max_concurrency"]), schedule["mode"]) == (True, 1, "ENABLE")
     assert schedule["service_account"] == "quantgate-pipeline"
     parameters = schedule["runtime_config"]["parameters"]
-    assert (parameters["suite"], "skip_judged" in parameters["settings"]) == ("quick", False)
+    assert (parameters["suite"], "skip_judged" in parameters["settings"]) == ("tiny", False)
 
 
 def test_a_schedule_with_the_same_name_is_replaced_and_others_stay(kubeflow: State, pipeline: Path) -> None:
@@ -47,10 +47,10 @@ def test_a_schedule_that_cannot_be_replaced_stays_unchanged(kubeflow: State, pip
 
 
 def test_an_equal_schedule_stays_and_with_it_its_run(kubeflow: State, pipeline: Path) -> None:
-    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--limit", "3").status == 0
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--limit", "250").status == 0
     schedule = kubeflow.only("recurringruns")
     kubeflow.started_by(schedule)
-    again = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--limit", "3")
+    again = scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1", "--limit", "250")
     assert (again.status, again.out.endswith(": unchanged\n")) == (0, True)
     assert kubeflow.only("recurringruns") == schedule
     assert kubeflow.ended_with_their_schedule == []

@@ -30,7 +30,7 @@ from tests.support.answered import answers_of, candidate_of
 from tests.support.decided import FACTS
 from tests.support.reported import Page
 
-TUTOR = use_case_named("math-tutoring")
+TUTOR = use_case_named("math-tutoring-strict")
 MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)
 RIGHT = 60
 """Of the 100 chosen items, those that the baseline gets right."""

@@ -57,7 +57,7 @@ def test_a_run_is_uploaded_started_followed_and_ends_with_its_verdict(
     kubeflow: State, pipeline: Path, verdict: str, status: int
 ) -> None:
     decides(kubeflow, verdict)
-    done = submitted(kubeflow, pipeline, "--variants", "int8", "--suite", "quick", "--limit", "3")
+    done = submitted(kubeflow, pipeline, "--variants", "int8", "--suite", "quick", "--limit", "3", "--no-check-power")
     assert done.status == status
     for line in ("run: pending", "run: running", "run: succeeded", f"v0: {verdict}. So it is."):
         assert line in done.out
@@ -473,12 +473,10 @@ def test_kubeflow_refuses_a_use_case_that_is_not_among_the_literals(kubeflow: St
 
 
 def test_options_without_a_parameter_of_their_own_are_sent_as_settings(kubeflow: State, pipeline: Path) -> None:
-    assert (
-        submitted(kubeflow, pipeline, "--detach", "--max-model-len", "512", "--no-stop-early", "--limit", "9").status
-        == 0
-    )
+    given = ("--max-model-len", "512", "--no-stop-early", "--limit", "99")
+    assert submitted(kubeflow, pipeline, "--detach", *given).status == 0
     parameters = kubeflow.only("runs")["runtime_config"]["parameters"]
     assert len(parameters) == 8
     places = {"store": "s3://bucket/store", "results": "s3://bucket/results"}
     assert parameters["settings"] == {"max_model_len": 512, "stop_early": False, **places}
-    assert parameters["limit"] == 9
+    assert parameters["limit"] == 99

@@ -60,6 +60,8 @@ class SuiteTask:
     """The temperature of generated answers; 0 is lm-eval's, which is greedy unless the task says otherwise."""
     max_tokens: int = 0
     """The most tokens of a generated answer, thinking included; 0 is the task's own limit."""
+    clusters: tuple[int, ...] = ()
+    """The sizes of the task's clusters, as MMLU's subjects; for the plan of a run, answers name their own clusters."""
     thinking: Tags = THINK
     """The tags of a reasoning model's thinking, which is not scored."""
 
@@ -113,7 +115,21 @@ share of true choices, and the mean of that share over the 817 items is 0.4484. 
 GUESSED = ("acc", "acc_norm")
 """Metrics on which guessing among n choices of which one is right scores 1 / n."""
 
-MMLU = SuiteTask("mmlu", "acc", 5, 0.25, 100, 14042, "knowledge of 57 subjects", anchors=anchors_of("mmlu"))
+_LARGE_SUBJECTS = """1534 895 783 612 545 390 378 346 324 311 310 306 282 272 270 265 245 238 237 235 234 223 216 204
+203 201 198 193 173 171 166 165 163 152 151 145 144 135 131 126 121 114 112 110 108 103 102"""
+MMLU_SUBJECTS = (*map(int, _LARGE_SUBJECTS.split()), *10 * (100,))
+"""How many questions each of MMLU's subjects has."""
+MMLU = SuiteTask(
+    "mmlu",
+    "acc",
+    5,
+    0.25,
+    100,
+    14042,
+    "knowledge of 57 subjects",
+    anchors=anchors_of("mmlu"),
+    clusters=MMLU_SUBJECTS,
+)
 HELLASWAG = SuiteTask(
     "hellaswag",
     "acc_norm",

@@ -64,6 +64,13 @@ class Case:
         bands = self.use_case.band_list()[:-1]
         return next((band for band in bands if self.average.p_within(band.upper) <= alpha), None)
 
+    def verdict(self, alpha: float) -> str:
+        """The verdict, if a pass may use the error probability `alpha`."""
+        if self.exceeded():
+            return "reject"
+        band = self.band(alpha)
+        return band.verdict if band and not self.unproven(alpha) else "inconclusive"
+
 
 def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
     """Pair the variant's answers with the baseline's; call `first_difference` before."""

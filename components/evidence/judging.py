@@ -117,14 +117,14 @@ def _common(variant: Mapping[str, Answers], other: Mapping[str, Answers]) -> dic
 def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
     """The verdict; `alpha` is the error probability that a pass may use."""
     variant = evidence.variant.name
-    exceeded, unproven, band = evidence.exceeded(), evidence.unproven(alpha), evidence.band(alpha)
+    verdict, band = evidence.verdict(alpha), evidence.band(alpha)
     rows = tuple(_row(limit, evidence, alpha) for limit in evidence.shown)
-    if exceeded:
-        verdict, reason = "reject", sentences.rejected(evidence, exceeded)
-    elif band and not unproven:
-        verdict, reason = band.verdict, sentences.passed(evidence, band, alpha)
+    if verdict == "reject":
+        reason = sentences.rejected(evidence, evidence.exceeded())
+    elif verdict == "inconclusive" or not band:
+        reason = sentences.inconclusive(evidence, evidence.unproven(alpha), alpha)
     else:
-        verdict, reason = "inconclusive", sentences.inconclusive(evidence, unproven, alpha)
+        reason = sentences.passed(evidence, band, alpha)
     scores = evidence.variant.scores
     return Verdict(
         variant=variant,

@@ -145,7 +145,7 @@ class DropTest:
                 None  # all tasks and the informative tasks lie on different sides of the limit: more items do not help
             )
         p = margin.p_within if sides == {True} else margin.p_beyond
-        enough = _with_power(alpha)
+        enough = with_power(alpha)
 
         def settles(times: float) -> bool:
             return all(
@@ -327,10 +327,10 @@ def further(decides: Callable[[float], bool], items: float) -> int | None:
 
 def is_decided(test: LimitTest, limit: float, alpha: float) -> bool:
     """Whether the test decides the limit, with the power for which `further` counts items."""
-    return min(test.p_within(limit), test.p_beyond(limit)) <= _with_power(alpha)
+    return min(test.p_within(limit), test.p_beyond(limit)) <= with_power(alpha)
 
 
-def _with_power(alpha: float) -> float:
+def with_power(alpha: float) -> float:
     """The p-value that the median sample needs so that four of five samples (80 % power) reach `alpha`."""
     return float(ndtr(-(ndtri(1 - alpha) + ndtri(POWER))))
 

@@ -198,6 +198,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         (not plan.stop_early, "--no-stop-early"),
         (plan.noise_floor, "--noise-floor"),
         (not plan.ledger, "--no-ledger"),
+        (not plan.check_power, "--no-check-power"),
     ):
         if is_set:
             yield option

@@ -127,9 +127,20 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)
+    check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_source(model)
     return check_questions(plan.model_copy(update={"variants": tuple(variants), "limits": limits}))
+
+
+def check_power(plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError if the plan's questions are too few for even a copy of the baseline to pass."""
+    if plan.check_power:
+        from components.evidence.prospects import check_copy_passes
+        from components.resolve.planned_evidence import prospect_of
+
+        if prospect := prospect_of(plan):
+            check_copy_passes(prospect)
 
 
 def check_places(store: str, tracking_uri: str) -> None:

@@ -48,6 +48,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         checked = checks.with_template(checked, str(folder))
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
+        checks.check_power(resolved)  # again: now every task has its number of items
         if resolved.skip_judged and (uri := resolved.tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         if not resolved.judged_in:

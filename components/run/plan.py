@@ -74,6 +74,9 @@ class EvaluationPlan(Artifact):
     """The text of the file."""
     limits: UseCase | None = None
     """The policy or the use case that decides; `resolve` parses it once."""
+    check_power: bool = Field(
+        True, description="Refuse questions that are too few for even a perfect copy of the baseline to pass."
+    )
     stop_early: bool = Field(True, description="Stop testing a variant once no answer can change its verdict.")
     noise_floor: bool = Field(
         False, description="Test the baseline twice, to measure how many answers differ by chance alone."

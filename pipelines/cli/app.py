@@ -22,6 +22,7 @@ from pipelines.cli import (
     gate_command,
     look_commands,
     mlflow_commands,
+    power_command,
     run_command,
     setup_command,
 )
@@ -50,6 +51,7 @@ def first_commands(context: typer.Context) -> None:
 app.command("run", short_help="Quantize, serve, test and judge a model on this machine.")(run_command.run)
 app.command("setup", short_help="Make vLLM's environment; the first run does it too.")(setup_command.setup)
 app.command("gate", short_help="Decide on saved results, lm-eval's included.")(gate_command.gate)
+app.command("power", short_help="Show what a run can prove before it starts.")(power_command.power)
 app.command("track")(mlflow_commands.track)
 app.command("promote", short_help="Make a variant champion, if its verdict allows it.")(mlflow_commands.promote)
 app.command("rollback")(mlflow_commands.rollback)

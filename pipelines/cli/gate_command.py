@@ -32,6 +32,7 @@ def gate(
     """
     from components.gate.saved import decide_saved
     from components.report.matrix import verdicts_json
+    from components.report.prospect_table import few_answers
     from components.report.terminal import terminal_evidence, terminal_matrix
 
     use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
@@ -42,4 +43,6 @@ def gate(
         console = VisibleConsole(highlight=False)
         for table in (terminal_matrix(decision), *terminal_evidence(decision)):
             console.print(table)
+        if note := few_answers(decision):
+            console.print(note, soft_wrap=True)
     raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))

@@ -34,6 +34,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
+    from components.resolve.planned_evidence import few_questions
+
     local.check_packages()
     folder = out.absolute()
     results = RunResults(str(folder))
@@ -47,6 +49,8 @@ def run(
     }
     model, tracking_uri = values["model"], values["tracking_uri"]
     plan = checks.check(model, options.plan_of(values | locations))
+    if note := few_questions(plan):
+        print_text(note, to_stderr=True)
     arguments = options.pipeline_arguments(model, plan, values["promote"])
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)

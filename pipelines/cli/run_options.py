@@ -7,6 +7,7 @@ parameter `place` by all options of the function `place`.
 import functools
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ import typer
 from components.models.variants import with_baseline
 from pipelines import options
 from pipelines.kubeflow.run_parameters import check
+from pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Place
@@ -79,4 +81,9 @@ def checked_arguments(values: dict[str, Any]) -> dict[str, Any]:
     plan = options.plan_of(values)
     plan = plan.model_copy(update={"variants": tuple(with_baseline(list(plan.variants)))})
     check(values["model"], plan)
+    if find_spec("scipy"):  # a client without the gate's packages sees it on the cluster
+        from components.resolve.planned_evidence import few_questions
+
+        if note := few_questions(plan):
+            print_text(note, to_stderr=True)
     return options.pipeline_arguments(values["model"], plan, values["promote"])

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from components.benchmarks import selection
@@ -9,6 +10,7 @@ from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
 from components.resolve.cluster_places import check_locations
+from components.resolve.checks import check_power
 from components.resolve.run_settings import DEFAULT_PLACES, PLACES
 from components.run.plan import EvaluationPlan
 from components.tracking.connect import check_host, check_no_password
@@ -26,6 +28,8 @@ def check(model: str, plan: EvaluationPlan) -> None:
     check_source(model)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in selection.suite_of(plan).tasks])
+    if find_spec("scipy"):  # resolve checks it too, for a client without the gate's packages
+        check_power(plan)
     if plan.tracking_uri:
         check_no_password(plan.tracking_uri)
         check_host(plan.tracking_uri)

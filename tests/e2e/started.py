@@ -21,6 +21,7 @@ def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
         str(out),
         "--suite",
         "quick",
+        "--no-check-power",
         "--calibration-samples",
         str(SAMPLES),
         "--calibration-tokens",

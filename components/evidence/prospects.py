@@ -1,0 +1,236 @@
+"""What a run can show, before it starts: the gate's own tests on answers that nobody has given yet.
+
+A copy of the baseline answers every question as the baseline does. Its verdict is computed, not drawn: no variant gets
+a better one from these questions. The verdicts of other variants are drawn from an assumed share of flipped answers.
+
+Simplified: the probabilities are those of the last look, and the run's other variants do not ship, so that Holm's
+method leaves this one its share of the error. A task's clusters do not differ. Limits on perplexity, on longer and on
+cut answers are left out: the assumptions say nothing about them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import numpy as np
+
+from components.errors import PrerequisiteError
+from components.evidence import assumed_answers, margin
+from components.evidence.assumed_answers import AFTER, BEFORE, COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask
+from components.evidence.candidate import Candidate
+from components.evidence.case import Case, limits_of
+from components.evidence.limits import ClippedTest, DropTest, Limit, LimitTest, Task, further, with_power
+from components.evidence.looks import error_share
+from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from components.evidence.worst_cluster import PairedCluster, WorstClusterTest
+from components.policies.policy import MOST_NATS, UseCase
+from components.run.artifacts import Scores, Weights
+
+VERDICTS = ("ship", "monitor", "ab_test", "inconclusive", "reject")
+VERDICT_NAMES = {"ab_test": "A/B test"}
+"""In sentences and tables, where it is not the verdict's own name."""
+PASSING = ("ship", "monitor")
+LEFT_OUT = ("max_perplexity_ratio", "max_longer_answers", "max_cut_answers")
+DRAWS, SEED = 400, 20261127
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """The policy, the questions, and how many variants and looks share the error probability."""
+
+    use_case: UseCase
+    tasks: tuple[PlannedTask, ...]
+    """At least one: tasks with scores."""
+    variants: int = 1
+    looks: int = 1
+
+    @property
+    def alpha(self) -> float:
+        """The error probability that a pass may use: of the first variant in Holm's order, at the last look."""
+        return self.use_case.alpha * error_share(self.looks, self.looks) / max(self.variants, 1)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The policy's limits about which the assumptions say nothing."""
+        return [name for name in LEFT_OUT if getattr(self.use_case, name)]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One limit, and how many questions are enough for it."""
+
+    what: str
+    """`gsm8k at most 2 %`, `average under 1 %`."""
+    planned: int
+    enough: int | None
+    """None if no number is."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run can show."""
+
+    prospect: Prospect
+    best: str
+    """The verdict on a copy of a baseline that answers every question right."""
+    copy: str
+    """The verdict on a copy of a baseline with the assumed scores."""
+    chances: tuple[tuple[Assumed, dict[str, float]], ...]
+    """The probability of each verdict on each assumed variant."""
+    needs: tuple[Need, ...]
+    """For the first of them."""
+
+
+def outlook(prospect: Prospect, assumed: Sequence[Assumed] = (LOSSLESS, TYPICAL), draws: int = DRAWS) -> Outlook:
+    """What a run can show about a copy of the baseline and these assumed variants."""
+    drawn = tuple((variant, chances(prospect, variant, draws)) for variant in assumed)
+    best, copy = copy_verdict(at_best(prospect)), copy_verdict(prospect)
+    return Outlook(prospect, best, copy, drawn, tuple(needs(prospect, assumed[0])))
+
+
+def copy_verdict(prospect: Prospect) -> str:
+    """The verdict on a perfect copy of the baseline."""
+    return _case(prospect, COPY).verdict(prospect.alpha)
+
+
+def at_best(prospect: Prospect) -> Prospect:
+    """The same with the baseline of which a copy passes most easily: it answers every question right."""
+    return replace(prospect, tasks=tuple(replace(task, score=1.0) for task in prospect.tasks))
+
+
+def check_copy_passes(prospect: Prospect) -> None:
+    """Raise PrerequisiteError if not even a copy of the best possible baseline could ship or be monitored."""
+    best = at_best(prospect)
+    if not prospect.tasks or (verdict := copy_verdict(best)) in PASSING:
+        return
+    lacking = [
+        f"{need.what} needs {need.enough:,} questions or more, {need.planned:,} are planned"
+        for need in needs(best, COPY, band="monitor")
+        if need.enough is not None and need.enough > need.planned
+    ]
+    name, described = prospect.use_case.name, f"Too few: {'; '.join(lacking)}. " if lacking else ""
+    raise PrerequisiteError(
+        f"Not even a perfect copy of the baseline could pass {name} with these questions: its verdict would be"
+        f" {VERDICT_NAMES.get(verdict, verdict)} at best. {described}Choose a suite with more questions,"
+        " fewer variants or a wider policy (`quantgate power` shows what each can decide), or --no-check-power to run"
+        " all the same."
+    )
+
+
+def chances(prospect: Prospect, assumed: Assumed, draws: int = DRAWS, seed: int = SEED) -> dict[str, float]:
+    """The probability of each verdict on such a variant, by the gate's own tests on drawn answers."""
+    source = np.random.default_rng(seed)
+    counted = Counter(_case(prospect, assumed, source).verdict(prospect.alpha) for _ in range(draws))
+    return {verdict: counted[verdict] / draws for verdict in VERDICTS}
+
+
+def needs(prospect: Prospect, assumed: Assumed = LOSSLESS, band: str = "ship") -> list[Need]:
+    """The policy's limits and the end of the band, each with the questions that are enough for such a variant.
+
+    Enough is for 80 % power; for a copy, whose answers are certain, the smallest number with which it passes.
+    """
+    case = _case(prospect, assumed)
+    end = next(row.upper for row in prospect.use_case.band_list() if row.verdict == band)
+    needed_p = prospect.alpha if assumed == COPY else with_power(prospect.alpha)
+    limits = (*case.limits, Limit("average", "band", end, case.average))
+    return [_need(prospect.use_case, limit, needed_p) for limit in limits]
+
+
+def _need(use_case: UseCase, limit: Limit, needed_p: float) -> Need:
+    items = _items(limit.test)
+
+    def passes(questions: float) -> bool:
+        return _times(limit.test, questions / items).p_within(limit.limit) <= needed_p
+
+    more = further(passes, 1)
+    subject = {"divergence": "divergence on ", "cluster": "every cluster of "}.get(limit.kind, "") + limit.what
+    bound = f"{limit.limit:g} nats" if limit.kind == "divergence" else use_case.describe_limit(limit.limit)
+    words = "under" if limit.kind == "band" else "at most"
+    return Need(f"{subject} {words} {bound}", round(items), None if more is None else more + 1)
+
+
+def _case(prospect: Prospect, assumed: Assumed, source: np.random.Generator | None = None) -> Case:
+    """The gate's case for such a variant: its answers drawn from `source`, or without one the expected answers."""
+    use_case, scale = prospect.use_case, RELATIVE if prospect.use_case.relative else ABSOLUTE
+    tasks: dict[str, Task] = {}
+    limits: list[Limit] = []
+    for row in prospect.tasks:
+        pairs, clusters = (
+            assumed_answers.drawn(row, assumed, source) if source else assumed_answers.expected(row, assumed)
+        )
+        if use_case.clusters == "fixed":
+            pairs = replace(pairs, clusters=None)
+        weighted = replace(pairs, weight=use_case.average.weight(row.name))
+        tasks[row.name] = Task(row.name, weighted, row.score, row.score, _informative(row, use_case.alpha))
+        limits += _other_limits(use_case, row, assumed, clusters)
+    average = DropTest(tuple(tasks.values()), scale)
+    drops = use_case.model_copy(update={"max_cluster_drop": {}})
+    scores = Scores(variant="planned", suite="planned", stage="full", look=prospect.looks, looks=prospect.looks)
+    variant = Candidate(Weights(variant="planned", baseline_digest=""), scores)
+    return Case(use_case, variant, tasks, (*limits_of(drops, tasks, {}, {}), *limits), average, {})
+
+
+def _other_limits(use_case: UseCase, row: PlannedTask, assumed: Assumed, clusters: Sequence[Pairs]) -> Iterator[Limit]:
+    if row.name in use_case.max_cluster_drop and clusters:
+        scale = RELATIVE if use_case.relative else ABSOLUTE
+        test = WorstClusterTest([PairedCluster("", pairs) for pairs in clusters], scale)
+        yield Limit(row.name, "cluster", use_case.max_cluster_drop[row.name], test)
+    if row.name in use_case.max_divergence:
+        yield Limit(row.name, "divergence", use_case.max_divergence[row.name], _divergence_test(row, assumed))
+
+
+@cache
+def _divergence_test(row: PlannedTask, assumed: Assumed) -> ClippedTest:
+    return RememberingTest(assumed_answers.divergences(row, assumed, MOST_NATS))
+
+
+@dataclass(frozen=True)
+class RememberingTest(ClippedTest):
+    """The test on expected answers, which are the same in every draw: each p-value is computed once."""
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, float], float]:
+        return {}
+
+    def p_within(self, limit: float) -> float:
+        """The p-value against "it is the limit or more"."""
+        if ("within", limit) not in self._known:
+            self._known["within", limit] = super().p_within(limit)
+        return self._known["within", limit]
+
+    def p_beyond(self, limit: float) -> float:
+        """The p-value against "it is the limit or less"."""
+        if ("beyond", limit) not in self._known:
+            self._known["beyond", limit] = super().p_beyond(limit)
+        return self._known["beyond", limit]
+
+
+@cache
+def _informative(task: PlannedTask, alpha: float) -> bool:
+    """Whether so many questions show that the baseline does not guess."""
+    alone = Pairs(BEFORE, AFTER, task.items * np.array([0, 0, task.score, 1 - task.score]))
+    return margin.p_above(alone, task.chance) <= alpha
+
+
+def _times(test: LimitTest, factor: float) -> LimitTest:
+    """The test on `factor` times as many answers like these, enough to see that the baseline does not guess."""
+    if isinstance(test, DropTest):
+        more = (replace(task, pairs=task.pairs.times(factor), informative=True) for task in test.tasks)
+        return DropTest(tuple(more), test.scale)
+    if isinstance(test, WorstClusterTest):
+        return test.times(factor)
+    if isinstance(test, ClippedTest):
+        return replace(test, shares=test.shares.times(factor))
+    raise TypeError(f"no answers are assumed for a {type(test).__name__}")
+
+
+def _items(test: LimitTest) -> float:
+    """The number of items of the test."""
+    if isinstance(test, DropTest):
+        return sum(task.pairs.items for task in test.tasks)
+    if isinstance(test, WorstClusterTest):
+        return sum(cluster.pairs.items for cluster in test.clusters)
+    if isinstance(test, ClippedTest):
+        return test.shares.items
+    raise TypeError(f"no answers are assumed for a {type(test).__name__}")
