@@ -9,8 +9,8 @@ from components.benchmarks import selection
 from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
-from components.resolve.cluster_places import check_locations
 from components.resolve.checks import check_power
+from components.resolve.cluster_places import check_locations
 from components.resolve.run_settings import DEFAULT_PLACES, PLACES
 from components.run.plan import EvaluationPlan
 from components.tracking.connect import check_host, check_no_password
