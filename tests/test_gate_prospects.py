@@ -14,7 +14,7 @@ from components.evidence.assumed_answers import COPY, LOSSLESS, TYPICAL, Assumed
 from components.evidence.margin import RELATIVE
 from components.evidence.power import Expected, questions
 from components.evidence.prospects import Prospect, at_best, chances, check_copy_passes, copy_verdict, needs
-from components.policies.policy import UseCase, use_case_named, use_case_names
+from components.policies.policy import Edges, UseCase, use_case_named, use_case_names
 from components.resolve.checks import check_power
 from components.resolve.planned_evidence import few_questions, prospect_of
 from components.run.plan import EvaluationPlan
@@ -37,7 +37,7 @@ def prospect(use_case: str, suite: str, **changed: object) -> Prospect:
 
 
 def one_task(items: int, limit: float, variants: int = 1) -> Prospect:
-    use_case = UseCase(name="one", max_drop={"t": limit}, bands={"ship": limit, "monitor": 0.5, "ab_test": 0.6})
+    use_case = UseCase(name="one", max_drop={"t": limit}, bands=Edges(ship=limit, monitor=0.5, ab_test=0.6))
     return Prospect(use_case, (PlannedTask("t", items, score=1.0),), variants)
 
 
@@ -66,7 +66,7 @@ def test_a_run_on_a_cluster_is_refused_before_it_is_sent() -> None:
 
 
 def test_a_band_that_a_copy_cannot_reach_is_named() -> None:
-    use_case = UseCase(name="close", max_average_drop=0.5, bands={"ship": 0.001, "monitor": 0.002, "ab_test": 0.5})
+    use_case = UseCase(name="close", max_average_drop=0.5, bands=Edges(ship=0.001, monitor=0.002, ab_test=0.5))
     with pytest.raises(PrerequisiteError, match="A/B test at best. Too few: average under 0.2 % needs"):
         check_copy_passes(Prospect(use_case, (PlannedTask("t", 500),)))
 
