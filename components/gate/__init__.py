@@ -3,7 +3,6 @@
 decision        the decision matrix: which variants can be judged at all
 point           verdicts without per-item answers: measured drops, without confidence bounds
 flipped_items   the questions whose answer changed from the baseline to the variant
-power           how many questions a limit needs
 saved           read results from disk: a run's or lm-eval's
 harness_groups  lm-eval's groups of tasks
 results_files   the files that the gate reads and writes

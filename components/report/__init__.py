@@ -9,5 +9,6 @@ pages, terminal                 HTML and Markdown; the terminal
 story, screen, answer_lengths   the parts beside the matrix
 plots, forest, figures, svg     the plots, for the page and for notebooks
 stated_limits                   the limits that the plots draw
+prospect_table                  what a run can show, as a table
 summary                         an evaluated model as a JSON file
 """

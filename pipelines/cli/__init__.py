@@ -2,7 +2,8 @@
 
 app                             all commands
 run_command, run_options        `run`; the options that it shares
-gate_command, mlflow_commands   `gate`; `track`, `promote`, `rollback`
+gate_command, power_command     `gate`; `power`
+mlflow_commands                 `track`, `promote`, `rollback`
 endpoint_commands, benchmark_commands
                                 `eval`, `lm-eval`; `suites`, `mirror`, `compare`
 cluster_commands, look_commands
