@@ -22,6 +22,8 @@ from tests.support.mlflow_server import Proxy
 from tests.support.on_cluster import RUNTIME
 from tests.support.on_kubeflow import compiled
 
+pytestmark = pytest.mark.slow  # each test asks servers that stand in for a cluster
+
 RUNTIMES = "apis/serving.kserve.io/v1alpha1/servingruntimes"
 PYTHONPATH = "setting PYTHONPATH in container is not allowed for security reasons"
 

@@ -31,6 +31,8 @@ from tests.support.on_cluster import (
     vllm,
 )
 
+pytestmark = pytest.mark.slow  # each test asks servers that stand in for a cluster
+
 __all__ = ["cluster", "deployed", "model", "settings", "vllm"]
 
 Deploy = Callable[..., Server]

@@ -32,6 +32,8 @@ from tests.support.on_kubeflow import (
     uploads,
 )
 
+pytestmark = pytest.mark.slow  # each test asks servers that stand in for a cluster
+
 __all__ = ["empty_store", "kubeflow", "local", "pipeline"]
 
 
