@@ -52,9 +52,9 @@ class Scenario:
             return np.where(np.arange(len(shares)) == np.argmin(self.sizes), truth * BASELINE / shares, 0.0)
         drops = np.full(len(shares), truth * BASELINE)
         if self.where == "opposite":
-            moved = min(0.5 * self.differing, 0.1)
-            drops[0] += moved
-            drops[1] -= moved * shares[0] / shares[1]
+            shift = min(0.5 * self.differing, 0.1)
+            drops[0] += shift
+            drops[1] -= shift * shares[0] / shares[1]
         return drops
 
     @property

@@ -121,7 +121,7 @@ def main() -> None:
 def of_scenario(scenario: Scenario, draws: int) -> Table:
     """A table of the gates' rates on simulated results."""
     outcomes: dict[str, list[list[int]]] = {name: [[], [], []] for name in ("quantgate", "with looks", *GATES)}
-    asked: list[list[float]] = [[], [], []]
+    questions: list[list[float]] = [[], [], []]
     for place, truth in enumerate(scenario.truths):
         source = np.random.default_rng([SEED, SCENARIOS.index(scenario), place])
         for _ in range(draws):
@@ -130,11 +130,11 @@ def of_scenario(scenario: Scenario, draws: int) -> Table:
                 outcomes[name][place].append(gate(looks[-1], scenario.limit))
             result, look = with_looks(looks, scenario.limit)
             outcomes["with looks"][place].append(result)
-            asked[place].append(scenario.shares[look] * sum(scenario.sizes))
+            questions[place].append(scenario.shares[look] * sum(scenario.sizes))
     table = Table("gate", "false ship", "ships", "rejects", "false reject", "questions", title=scenario.name)
     for name, (without, at_limit, beyond) in outcomes.items():
         rates = (mean(at_limit, 1), mean(without, 1), mean(beyond, -1), mean(at_limit, -1))
-        spent = [float(np.mean(counts)) if name == "with looks" else sum(scenario.sizes) for counts in asked]
+        spent = [float(np.mean(counts)) if name == "with looks" else sum(scenario.sizes) for counts in questions]
         table.add_row(name, *(f"{rate:.1%}" for rate in rates), ", ".join(f"{count:,.0f}" for count in spent))
     return table
 

@@ -88,9 +88,9 @@ def passes(test: DropTest) -> bool:
     return test.p_within(LIMIT) <= ALPHA
 
 
-def percent(found: list[bool]) -> str:
+def percent(passed: list[bool]) -> str:
     """`4.9 %`."""
-    return f"{100 * np.mean(found):.1f} %"
+    return f"{100 * np.mean(passed):.1f} %"
 
 
 if __name__ == "__main__":

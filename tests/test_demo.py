@@ -24,7 +24,7 @@ def drawn(variant: str, noise: float) -> Candidate:
         source = np.random.default_rng(seed)
         odds = source.normal(0.7, 2.0, task.full)
         odds = odds + noise * source.normal(0, 1, task.full)
-        logliks = [[-math.log1p(math.exp(-each)), -math.log1p(math.exp(each))] for each in odds.tolist()]
+        logliks = [[-math.log1p(math.exp(-ratio)), -math.log1p(math.exp(ratio))] for ratio in odds.tolist()]
         by_task[task.task] = answers_of(task.task, (odds > 0).astype(float), logliks=logliks)
     return candidate_of(variant, by_task, chance=0.5)
 

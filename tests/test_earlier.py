@@ -50,19 +50,19 @@ def plan_of(folder: Path, **changes: Any) -> EvaluationPlan:
 def decided(folder: Path, plan: EvaluationPlan, failed: bool = False, **changes: Any) -> Decision:
     """A baseline and a variant, whose records lie in the folder."""
     before, after = pair_of(lost=3, gained=2, right=600, wrong=395)
-    found = [
+    candidates = [
         candidate_of("bf16", {"arc": answers_of("arc", before)}),
         candidate_of("int8", {"arc": answers_of("arc", after)}),
     ]
     weights, scores = [], []
-    for each in found:
-        written = write_results(folder / each.name, each)
-        weights.append(each.weights.model_copy(update={"digest": "d0" if each.name == "bf16" else "d8"}))
-        told = {"identity": SERVER, "records": str(written / "full.parquet"), "duration_s": 60.0}
-        scores.append(each.scores.model_copy(update=told))
+    for candidate in candidates:
+        written = write_results(folder / candidate.name, candidate)
+        weights.append(candidate.weights.model_copy(update={"digest": "d0" if candidate.name == "bf16" else "d8"}))
+        changes = {"identity": SERVER, "records": str(written / "full.parquet"), "duration_s": 60.0}
+        scores.append(candidate.scores.model_copy(update=changes))
     if failed:
         scores[1] = Scores(variant="int8", suite="drawn", stage="full", failure="The server died.")
-    answers = {each.name: dict(each.answers) for each in found[: 1 if failed else 2]}
+    answers = {candidate.name: dict(candidate.answers) for candidate in candidates[: 1 if failed else 2]}
     answer = decide(MODEL, "drawn", LIMITS, weights, scores, answers)
     return digested(answer.model_copy(update={"plan": plan, **changes}))
 
@@ -83,10 +83,10 @@ def test_scores_of_the_same_baseline_are_found_with_their_records(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     tracked = earlier()
-    found = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
-    assert found is not None
-    assert found.by_task() == {"arc": 0.603}
-    assert found.scored_in == f"run-1, recorded by {user_here()}, {tracked.link}"
+    scores = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    assert scores is not None
+    assert scores.by_task() == {"arc": 0.603}
+    assert scores.scored_in == f"run-1, recorded by {user_here()}, {tracked.link}"
     assert (tmp_path / "full.parquet").read_bytes() == (tmp_path / "run-1" / "bf16" / "full.parquet").read_bytes()
 
 
@@ -95,7 +95,7 @@ def weights(digest: str = "d0", variant: str = "bf16") -> Weights:
 
 
 @pytest.mark.parametrize(
-    ("made", "asked", "server"),
+    ("base", "questions", "server"),
     [
         (weights("d1"), "these questions", SERVER),
         (weights(), "other questions", SERVER),
@@ -105,10 +105,15 @@ def weights(digest: str = "d0", variant: str = "bf16") -> Weights:
     ids=["another model", "other questions", "another engine", "no baseline"],
 )
 def test_scores_with_other_inputs_are_not_reused(
-    made: Weights, asked: str, server: ServerIdentity, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
+    base: Weights,
+    questions: str,
+    server: ServerIdentity,
+    tmp_path: Path,
+    local: str,
+    earlier: Callable[..., TrackedRun],
 ) -> None:
     earlier()
-    assert find_baseline_scores(made, plan_of(tmp_path, asked=asked), server, local, tmp_path) is None
+    assert find_baseline_scores(base, plan_of(tmp_path, asked=questions), server, local, tmp_path) is None
 
 
 def test_scores_without_the_requested_second_pass_are_not_reused(
@@ -123,7 +128,7 @@ def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
     damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    kept = next(each for each in (tmp_path / "my results").rglob("artifacts/full.parquet") if is_baselines(each))
+    kept = next(file for file in (tmp_path / "my results").rglob("artifacts/full.parquet") if is_baselines(file))
     if damage == "other answers":
         shutil.copy(tmp_path / "run-1" / "int8" / "full.parquet", kept)
     elif damage == "half a file":
@@ -142,18 +147,18 @@ def test_scores_reused_twice_name_the_run_that_measured_them(
     tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
-    found = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
-    assert found is not None
+    scores = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
+    assert scores is not None
     decision = decided(tmp_path / "second", plan_of(tmp_path))
-    handed = found.model_copy(update={"records": decision.scores[0].records})
+    handed = scores.model_copy(update={"records": decision.scores[0].records})
     decision = digested(decision.model_copy(update={"scores": (handed, decision.scores[1])}))
     tracked = track(decision, RunFacts(run_id="run-2", name="second"), RunFiles(), local)
     kept = MlflowClient(local).get_run(tracked.children["bf16"]).data
     assert "evaluate_s" not in kept.metrics, "nothing was asked in that run"
-    assert kept.tags["scored_in"] == found.scored_in
+    assert kept.tags["scored_in"] == scores.scored_in
     again = find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path)
     assert again is not None
-    assert again.scored_in == found.scored_in
+    assert again.scored_in == scores.scored_in
 
 
 def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
@@ -170,9 +175,9 @@ def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
     evaluate_step.evaluate_tiny(places["server"], places["plan"], places["tiny"], "")
     evaluate_step.evaluate_full(places["server"], places["tiny"], places["plan"], places["full"], "")
     execute_step.execute(places["full"], places["plan"], places["executed"])
-    told = Scores.read(places["executed"])
-    assert (told.by_task(), told.scored_in) == ({"arc": 0.603}, held.scored_in)
-    assert Path(told.records) == tmp_path / "results" / "variants" / "bf16" / "full.parquet"
+    executed = Scores.read(places["executed"])
+    assert (executed.by_task(), executed.scored_in) == ({"arc": 0.603}, held.scored_in)
+    assert Path(executed.records) == tmp_path / "results" / "variants" / "bf16" / "full.parquet"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,7 @@ def test_the_verdict_on_the_same_model_by_the_same_plan_is_copied(
     track_step.track(decision, "run-2", plan.results, local, html, markdown, at)
     assert TrackedRun.read(at) == tracked
     answer = Decision.read(decision)
-    assert [each.verdict for each in answer.verdicts] == ["reference", "monitor"]
+    assert [row.verdict for row in answer.verdicts] == ["reference", "monitor"]
     assert answer.judged_in == used
     for page in (html, markdown):
         assert f"Nothing was run: this model was judged before by the same plan, in {used}" in (
@@ -257,10 +262,10 @@ def test_a_failed_variant_another_model_and_a_damaged_decision_are_not_verdicts(
     assert find_decision(MODEL, plan_of(tmp_path), local) is None
     tracked = earlier("run-2")
     assert find_decision(MODEL.model_copy(update={"digest": "d1"}), plan_of(tmp_path), local) is None
-    found = find_decision(MODEL, plan_of(tmp_path), local)
-    assert found is not None
-    assert found[1] == tracked
-    assert found[0].judged_in.endswith(tracked.link)
+    decided = find_decision(MODEL, plan_of(tmp_path), local)
+    assert decided is not None
+    assert decided[1] == tracked
+    assert decided[0].judged_in.endswith(tracked.link)
     for kept in (tmp_path / "my results").rglob("artifacts/decision.json"):
         kept.write_text("{", encoding="utf-8")
     assert find_decision(MODEL, plan_of(tmp_path), local) is None

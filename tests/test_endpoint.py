@@ -105,19 +105,19 @@ def questions(ours: Endpoint) -> list[Question]:
 
 def texts(ours: Endpoint, prompts: list[tuple[str, dict[str, Any]]]) -> list[Text]:
     """The texts that are generated after the prompts, each with whether it was cut."""
-    found: dict[int, Text] = {}
+    texts: dict[int, Text] = {}
     sent = [ours.generation(ours.encoder.encode([prompt])[0], settings) for prompt, settings in prompts]
-    ours.tested.run(ours.tested.generating_jobs(sent, found.__setitem__))
-    return [found[number] for number in range(len(prompts))]
+    ours.tested.run(ours.tested.generating_jobs(sent, texts.__setitem__))
+    return [texts[number] for number in range(len(prompts))]
 
 
-def same(found: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> bool:
+def same(scores: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> bool:
     """Whether the log-likelihoods agree but for the order of their sums, and the greedy flags."""
-    assert [loglik for loglik, _ in found] == pytest.approx([loglik for loglik, _ in expected], abs=1e-9)
-    return [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [loglik for loglik, _ in scores] == pytest.approx([loglik for loglik, _ in expected], abs=1e-9)
+    return [greedy for _, greedy in scores] == [greedy for _, greedy in expected]
 
 
-def asked(server: Any) -> int:
+def prompts_scored(server: Any) -> int:
     with urllib.request.urlopen(server.url.removesuffix("/v1") + "/asked") as answer:
         return int(json.loads(answer.read()))
 
@@ -127,8 +127,8 @@ def test_every_way_gives_the_results_of_lm_evals_own_client(serve: Any, mode: st
     server = serve(mode)
     ours = endpoint(server, way=way)
     expected = theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True)
-    found = ours.loglikelihood(requests(PAIRS))
-    assert same(found, expected)
+    scores = ours.loglikelihood(requests(PAIRS))
+    assert same(scores, expected)
     assert ours.truncated == 1
 
 
@@ -142,12 +142,12 @@ def test_bos_is_part_of_the_prompt_only_when_the_tokenizer_adds_it(serve: Any, t
     )
     folder = Path(server.model_path).parent / "with-bos"
     tokenizer.save_pretrained(folder)
-    found = Endpoint(server.url, server.served_name, str(folder), 128).loglikelihood(requests(PAIRS))
+    scores = Endpoint(server.url, server.served_name, str(folder), 128).loglikelihood(requests(PAIRS))
     own = theirs(server.model_copy(update={"model_path": str(folder)}))
     own.add_bos_token = True
     expected = own.loglikelihood(requests(PAIRS), disable_tqdm=True)
-    assert same(found, expected)
-    assert found != plain
+    assert same(scores, expected)
+    assert scores != plain
 
 
 def test_rolling_windows_equal_lm_evals(serve: Any) -> None:
@@ -167,21 +167,21 @@ def test_generation_sends_the_requests_of_lm_eval(serve: Any, tmp_path: Path) ->
     expected = theirs(server).generate_until(prompts, disable_tqdm=True)
     kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
     ours = endpoint(server, **kept)
-    before = asked(server)
+    before = prompts_scored(server)
     assert ours.generate_until(prompts) == expected
     assert ours.truncated == 1
-    assert asked(server) - before == 3
+    assert prompts_scored(server) - before == 3
     again = endpoint(server, **kept)
-    before = asked(server)
+    before = prompts_scored(server)
     assert again.generate_until(prompts) == expected
-    assert (asked(server) - before, again.tested.reused) == (0, 3)
+    assert (prompts_scored(server) - before, again.tested.reused) == (0, 3)
 
 
 def test_an_older_server_is_scored_by_echo(serve: Any) -> None:
     server = serve("echo-only")
     ours = endpoint(server)
     assert ours.tested.kinds == {Kind.ECHO}
-    assert {each.kind for each in ours.tested.server.tried if each.trouble} == set(Kind) - {Kind.ECHO}
+    assert {way.kind for way in ours.tested.server.tried if way.trouble} == set(Kind) - {Kind.ECHO}
     assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
 
 
@@ -190,7 +190,7 @@ def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(ser
     assert endpoint(serve("left-out")).tested.kinds == set(Kind) - {Kind.BATCH}  # an older plugin
     unmarked = endpoint(serve("unmarked"))
     assert unmarked.tested.kinds == {Kind.READ, Kind.ECHO}
-    assert "does not mark" in next(each.trouble for each in unmarked.tested.server.tried if each.kind is Kind.SUFFIX)
+    assert "does not mark" in next(way.trouble for way in unmarked.tested.server.tried if way.kind is Kind.SUFFIX)
 
 
 @pytest.mark.parametrize(
@@ -218,13 +218,13 @@ def test_a_suffix_is_read_from_the_last_rows_of_the_prompt(rows: list[Any], trou
 def test_doctor_shows_which_ways_work_and_why_the_others_do_not(serve: Any) -> None:
     server = serve("echo-only")
     command = [sys.executable, "-m", "pipelines.cli", "doctor", "--endpoint", server.url]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "serves quantgate-v0 (vLLM 0.0.fake, 2048 tokens)" in told
-    assert "✔ echo" in told
-    assert "✘ suffix" in told
-    assert "HTTP 404" in told
-    assert "--enable-scale-out" in told
-    assert "Used: echo" in told
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "serves quantgate-v0 (vLLM 0.0.fake, 2048 tokens)" in output
+    assert "✔ echo" in output
+    assert "✘ suffix" in output
+    assert "HTTP 404" in output
+    assert "--enable-scale-out" in output
+    assert "Used: echo" in output
     wrong = subprocess.run([*command, "--model", "llama"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "not 'llama'" in wrong.stderr
@@ -305,9 +305,9 @@ def test_an_interrupted_evaluation_repeats_no_request_and_loses_no_answer(serve:
     assert second.loglikelihood(requests(PAIRS)) == calm
     assert second.tested.reused == 5
     third = endpoint(server, **kept)
-    before = asked(server)
+    before = prompts_scored(server)
     assert third.loglikelihood(requests(PAIRS)) == calm
-    assert (asked(server), third.tested.reused) == (before, len(PAIRS))
+    assert (prompts_scored(server), third.tested.reused) == (before, len(PAIRS))
 
 
 EVALUATION = """
@@ -336,13 +336,13 @@ def test_a_killed_evaluation_resumes_where_it_stopped(
                 process.kill()
                 break
     process.wait()
-    before = asked(server)
+    before = prompts_scored(server)
     assert before <= 5  # one was on its way
     rest = endpoint(server, ledger=str(file), model_digest="tiny")
-    found = rest.loglikelihood(requests(PAIRS))
+    scores = rest.loglikelihood(requests(PAIRS))
     assert rest.tested.reused >= 4
-    assert asked(server) - PROBE_PROMPTS <= len(PAIRS) + 1
-    assert found == endpoint(server).loglikelihood(requests(PAIRS))
+    assert prompts_scored(server) - PROBE_PROMPTS <= len(PAIRS) + 1
+    assert scores == endpoint(server).loglikelihood(requests(PAIRS))
 
 
 def test_stop_sequences_beyond_a_servers_limit_of_four_are_applied_by_the_client(serve: Any) -> None:
@@ -419,9 +419,9 @@ def test_a_continuation_that_a_token_joins_with_its_context_is_scored_by_itself(
 def test_identical_requests_are_sent_once_and_share_the_answer(serve: Any) -> None:
     server = serve("ok")
     ours = endpoint(server, way="suffix")
-    before = asked(server)
-    found = ours.loglikelihood(requests([("the same", " word")] * 4))
-    assert (len(found), len(set(found)), asked(server) - before) == (4, 1, 1)
+    before = prompts_scored(server)
+    scores = ours.loglikelihood(requests([("the same", " word")] * 4))
+    assert (len(scores), len(set(scores)), prompts_scored(server) - before) == (4, 1, 1)
 
 
 def test_a_continuation_longer_than_the_window_is_an_error(serve: Any) -> None:
@@ -439,14 +439,16 @@ def test_two_evaluations_can_share_a_ledger(serve: Any, tmp_path: Path) -> None:
     server = serve("ok")
     kept = {"ledger": str(tmp_path / "ledger.sqlite"), "model_digest": "tiny"}
     calm = endpoint(server).loglikelihood(requests(PAIRS))
-    found: list[Any] = []
+    scores: list[Any] = []
     both = [endpoint(server, **kept) for _ in range(2)]
-    threads = [threading.Thread(target=lambda e=each: found.append(e.loglikelihood(requests(PAIRS)))) for each in both]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert found == [calm, calm]
+    threads = [
+        threading.Thread(target=lambda e=model: scores.append(e.loglikelihood(requests(PAIRS)))) for model in both
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert scores == [calm, calm]
 
 
 @pytest.mark.fault(

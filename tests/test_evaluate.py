@@ -73,7 +73,7 @@ def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode:
     return server
 
 
-def asked(server: Server) -> int:
+def prompts_scored(server: Server) -> int:
     with urllib.request.urlopen(server.url.removesuffix("/v1") + "/asked") as answer:
         return int(json.loads(answer.read()))
 
@@ -103,15 +103,15 @@ def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
     asked_here = questions(tiny_model, folder)
 
     def prompts(stage: str, machine: str, probes: int = 2 * (1 + 6 + 1 + 2) + 1 + 1) -> tuple[Scores, int]:
-        before = asked(server)
+        before = prompts_scored(server)
         book = server.identity.describe() if server.identity else ""
         known = shared(folder / f"{machine}.sqlite", book, store) if machine else nullcontext()
         with known as ledger:
-            found = Evaluation(server, asked_here, stage, step).run(folder / f"{stage}.parquet", Earlier(ledger))
-        return found, asked(server) - before - probes
+            scores = Evaluation(server, asked_here, stage, step).run(folder / f"{stage}.parquet", Earlier(ledger))
+        return scores, prompts_scored(server) - before - probes
 
     (tiny, of_tiny), (full, of_rest) = prompts("tiny", "mine"), prompts("full", "mine")
-    kept, found = records.read(folder / "tiny.parquet"), records.read(folder / "full.parquet")
+    kept, full_records = records.read(folder / "tiny.parquet"), records.read(folder / "full.parquet")
     again, of_again = prompts("full", "mine")
     elsewhere, of_elsewhere = prompts("full", "yours")
     at_once, of_all = prompts("full", "")
@@ -126,11 +126,11 @@ def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
     assert [origin.task for origin in full.row_origins] == [task.task for task in SUITE.tasks]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (4, 10)
     assert full.tasks == at_once.tasks
-    assert [each for each in found if each.item_id in {kept.item_id for kept in kept}] == kept
+    assert [record for record in full_records if record.item_id in {kept.item_id for kept in kept}] == kept
     order = harness.item_order(12)
-    assert sorted(each.item_id for each in kept) == sorted(order[:4])
-    assert sorted(each.item_id for each in found) == sorted(order[:10])
-    assert full.tasks[0].score == sum(each.score or 0.0 for each in found) / 10
+    assert sorted(record.item_id for record in kept) == sorted(order[:4])
+    assert sorted(record.item_id for record in full_records) == sorted(order[:10])
+    assert full.tasks[0].score == sum(record.score or 0.0 for record in full_records) / 10
 
 
 def test_a_record_contains_what_the_gate_needs(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +167,8 @@ def test_the_full_stage_runs_in_blocks_until_the_verdict_is_clear(
     seen: list[tuple[int, int, int]] = []
 
     def run(stop_at: int) -> Scores:
-        def enough(scores: Scores, found: list[records.Record]) -> bool:
-            seen.append((scores.look, scores.tasks[0].items, len({each.item_id for each in found})))
+        def enough(scores: Scores, rows: list[records.Record]) -> bool:
+            seen.append((scores.look, scores.tasks[0].items, len({row.item_id for row in rows})))
             return scores.look == stop_at
 
         return Evaluation(server, asked_here, "full", step).run(folder / f"{stop_at}.parquet", may_stop=enough)
@@ -197,15 +197,15 @@ def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_lo
     step = Step(None, "full", "int8")
     seen: list[set[int]] = []
 
-    def never(_scores: Scores, found: list[records.Record]) -> bool:
-        seen.append({each.item_id for each in found})
+    def never(_scores: Scores, rows: list[records.Record]) -> bool:
+        seen.append({row.item_id for row in rows})
         return False
 
     tiny = Evaluation(server, asked_here, "tiny", step).run(folder / "tiny.parquet")
     answered = records.read(folder / "tiny.parquet")
     full = Evaluation(server, asked_here, "full", step).run(folder / "full.parquet", Earlier(tiny=answered), never)
     local_vllm.undeploy(server)
-    assert [each.item_id for each in records.read(folder / "tiny.parquet")] == sorted(set(anchors))
+    assert [record.item_id for record in records.read(folder / "tiny.parquet")] == sorted(set(anchors))
     assert seen == [set(order[:6]), set(order[:12])]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (3, 24)
     assert full.requests == 2 * 24 - 2 * 3, "no chosen item is asked again, without a ledger too"
@@ -223,9 +223,9 @@ def test_the_records_of_a_stopped_evaluation_are_those_of_its_score(
     answered = Earlier(tiny=records.read(folder / "tiny.parquet"))
     stopped = Evaluation(server, asked_here, "full", step).run(folder / "full.parquet", answered, lambda *_: True)
     local_vllm.undeploy(server)
-    found = records.read(folder / "full.parquet")
-    assert {each.item_id for each in found} == set(order[:6]), "no chosen item outside the random sample"
-    assert stopped.tasks[0].score == sum(each.score or 0.0 for each in found) / 6
+    recorded = records.read(folder / "full.parquet")
+    assert {record.item_id for record in recorded} == set(order[:6]), "no chosen item outside the random sample"
+    assert stopped.tasks[0].score == sum(record.score or 0.0 for record in recorded) / 6
 
 
 def test_a_task_has_no_score_in_a_stage_in_which_none_of_its_items_fits(
@@ -254,11 +254,11 @@ def test_a_failing_server_gives_a_reason_and_never_a_score(
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, mode)
     stage = Evaluation(server, questions(tiny_model, folder), "tiny", Step(None, "tiny", "int8"))
-    found = stage.run(folder / "tiny.parquet")
+    scores = stage.run(folder / "tiny.parquet")
     local_vllm.undeploy(server)
-    assert what in found.failure
-    assert server.log in found.failure
-    assert (found.tasks, found.records) == ((), "")
+    assert what in scores.failure
+    assert server.log in scores.failure
+    assert (scores.tasks, scores.records) == ((), "")
     assert not (folder / "tiny.parquet").exists()
 
 
@@ -279,8 +279,8 @@ def test_an_answer_without_a_score_fails_the_variant() -> None:
 def test_a_server_that_never_started_gets_no_request(tiny_model: Path, tmp_path: Path) -> None:
     server = Server(variant="int8", failure="vLLM ended")
     stage = Evaluation(server, questions(tiny_model, tmp_path), "tiny", Step(None, "tiny", "int8"))
-    found = stage.run(tmp_path / "tiny.parquet")
-    assert (found.failure, found.tasks) == ("vLLM ended", ())
+    scores = stage.run(tmp_path / "tiny.parquet")
+    assert (scores.failure, scores.tasks) == ("vLLM ended", ())
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_a_program_may_use_its_limits_and_no_more(sandbox: None) -> None:
     over = [sleep.format(6.5), held.format(200), output.format(1 << 18), file.format((1 << 20) + 1)]
     over.append(threads.format(4) + sleep.format(0.5))
     assert run_programs(within, limits=limits) == [PASSED] * 5
-    assert [each.reason for each in run_programs(over, limits=limits)] == [
+    assert [outcome.reason for outcome in run_programs(over, limits=limits)] == [
         "timed out after 6 s",
         "over 200 MiB of memory",
         "over 128 KiB of output",
@@ -174,7 +174,7 @@ def test_in_a_pod_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
         "import os\nfor _ in range(1100): os.mkdir('d'); os.chdir('d')",
         "import tempfile\nwith tempfile.TemporaryFile() as file: file.write(b'x')",
     ]
-    assert [each.reason for each in run_programs(programs)] == ["", "AssertionError", "", "", ""]
+    assert [outcome.reason for outcome in run_programs(programs)] == ["", "AssertionError", "", "", ""]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,9 +192,9 @@ def test_programs_die_with_their_owner(sandbox: None, tmp_path: Path) -> None:
     finally:
         owner.kill()
         owner.wait()
-    while any(alive(each) for each in family) and time.monotonic() < deadline:
+    while any(alive(process) for process in family) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert [each for each in family if alive(each)] == []
+    assert [process for process in family if alive(process)] == []
 
 
 def alive(process: psutil.Process) -> bool:
@@ -203,9 +203,9 @@ def alive(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_system_call_filter_fits_each_architecture(machine: str) -> None:
-    found = instructions(machine)
-    assert all(0 <= place + 1 + max(yes, no) < len(found) for place, (_, yes, no, _) in enumerate(found[:-1]))
-    assert len(found) < 4096
+    filters = instructions(machine)
+    assert all(0 <= place + 1 + max(yes, no) < len(filters) for place, (_, yes, no, _) in enumerate(filters[:-1]))
+    assert len(filters) < 4096
 
 
 @pytest.mark.skipif(shutil.which("ausyscall") is None, reason="ausyscall (auditd) is not installed")
@@ -215,6 +215,6 @@ def test_the_refused_calls_have_the_kernels_numbers(machine: str) -> None:
     listed = subprocess.run(["ausyscall", machine, "--dump"], capture_output=True, text=True, check=True).stdout
     numbers = {name: int(number) for number, name in (line.split() for line in listed.splitlines()[1:])}
     calls = REFUSED | {name: call for name, (call, *_) in REFUSED_COMMANDS.items()} | {"prlimit64": PRLIMIT}
-    assert {name: each[column] for name, each in calls.items() if name in numbers} == {
+    assert {name: row[column] for name, row in calls.items() if name in numbers} == {
         name: numbers[name] for name in calls if name in numbers
     }

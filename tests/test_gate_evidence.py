@@ -30,8 +30,8 @@ def decided(use_case: UseCase, *variants: Mapping[str, Moved], chance: float = 0
     candidates: list[Candidate] = []
     for name, tasks in zip(names, variants, strict=True):
         after = {}
-        for task, moved in tasks.items():
-            scores = pair_of(*moved)
+        for task, changes in tasks.items():
+            scores = pair_of(*changes)
             before[task] = answers_of(task, scores[0])
             after[task] = answers_of(task, scores[1], **columns)
         candidates.append(candidate_of(name, after, chance=chance))
@@ -43,7 +43,7 @@ def verdict(use_case: UseCase, tasks: Mapping[str, Moved], chance: float = 0.0) 
 
 
 @pytest.mark.parametrize(
-    ("moved", "expected"),
+    ("changes", "expected"),
     [
         ((10, 10, 9000, 5000), "ship"),
         ((120, 40, 9000, 5000), "monitor"),
@@ -53,8 +53,8 @@ def verdict(use_case: UseCase, tasks: Mapping[str, Moved], chance: float = 0.0) 
         ((3, 0, 70, 30), "inconclusive"),
     ],
 )
-def test_the_bounds_of_the_average_determine_the_verdict(moved: Moved, expected: str) -> None:
-    result = verdict(CHAT, {"mmlu": moved})
+def test_the_bounds_of_the_average_determine_the_verdict(changes: Moved, expected: str) -> None:
+    result = verdict(CHAT, {"mmlu": changes})
     (row,) = result.limits
     assert result.verdict == expected
     assert result.form == "evidence"
@@ -124,8 +124,8 @@ def test_a_significant_gain_is_described_as_a_gain() -> None:
 @pytest.mark.parametrize(("nudge", "expected"), [(1e-9, "inconclusive"), (-1e-9, "monitor")])
 def test_no_bound_is_rounded_before_it_is_compared(nudge: float, expected: str) -> None:
     """A bound just over a limit does not pass, just as a recovery of 94.6 % does not pass 95 %; one just under does."""
-    moved = (40, 20, 900, 300)
-    p = p_within([pairs(*pair_of(*moved))], RELATIVE, 0.03)
+    changes = (40, 20, 900, 300)
+    p = p_within([pairs(*pair_of(*changes))], RELATIVE, 0.03)
     strict = CHAT.model_copy(
         update={
             "confidence": 1 - p + nudge,
@@ -133,7 +133,7 @@ def test_no_bound_is_rounded_before_it_is_compared(nudge: float, expected: str) 
             "max_average_drop": 0.03,
         }
     )
-    assert verdict(strict, {"mmlu": moved}).verdict == expected
+    assert verdict(strict, {"mmlu": changes}).verdict == expected
 
 
 def test_a_task_with_the_baseline_at_chance_supports_no_pass() -> None:
@@ -251,16 +251,16 @@ def test_a_noise_floor_does_not_hide_a_collapse_and_is_mentioned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("moved", "most"),
+    ("changes", "most"),
     [((0, 0, 60, 40), 600), ((0, 1, 59, 40), 600), ((1, 1, 58, 40), 2000), ((30, 10, 1170, 790), 50_000)],
 )
-def test_the_advised_number_of_questions_decides_and_far_fewer_do_not(moved: Moved, most: int) -> None:
-    limit = next(row for row in verdict(TUTOR, {"gsm8k": moved}).limits if row.what == "gsm8k")
+def test_the_advised_number_of_questions_decides_and_far_fewer_do_not(changes: Moved, most: int) -> None:
+    limit = next(row for row in verdict(TUTOR, {"gsm8k": changes}).limits if row.what == "gsm8k")
     assert limit.further_items is not None
     assert limit.further_items < most
-    items = sum(moved)
+    items = sum(changes)
     for share, settles in ((1.0, True), (0.3, False)):
-        task = pairs(*pair_of(*moved)).times(1 + share * limit.further_items / items)
+        task = pairs(*pair_of(*changes)).times(1 + share * limit.further_items / items)
         assert (p_within([task], RELATIVE, 0.02) < 0.01) is settles
 
 
@@ -328,10 +328,10 @@ def test_absolute_drops_are_points() -> None:
 
 def test_a_changed_choice_distribution_is_a_divergence_and_can_have_a_limit() -> None:
     scores = pair_of(10, 10, 900, 80)
-    moved = [[-1.0 - score, -2.0 + score * 1.5] for score in scores[1]]
+    logliks = [[-1.0 - score, -2.0 + score * 1.5] for score in scores[1]]
     use_case = UseCase(name="close", max_divergence={"mmlu": 0.01})
     baseline = candidate_of("bf16", {"mmlu": answers_of("mmlu", scores[0])})
-    variant = candidate_of("int8", {"mmlu": answers_of("mmlu", scores[1], logliks=moved)})
+    variant = candidate_of("int8", {"mmlu": answers_of("mmlu", scores[1], logliks=logliks)})
     result = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
     assert result.verdict == "reject"
     assert "the KL divergence on mmlu is 0.0" in result.sentence

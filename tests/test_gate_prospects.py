@@ -31,9 +31,9 @@ def plan_of(use_case: str, suite: str, **changed: object) -> EvaluationPlan:
 
 
 def prospect(use_case: str, suite: str, **changed: object) -> Prospect:
-    found = prospect_of(plan_of(use_case, suite, **changed))
-    assert found is not None
-    return found
+    prospect = prospect_of(plan_of(use_case, suite, **changed))
+    assert prospect is not None
+    return prospect
 
 
 def one_task(items: int, limit: float, variants: int = 1) -> Prospect:

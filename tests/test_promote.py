@@ -280,8 +280,10 @@ def test_a_verdict_whose_run_was_deleted_or_did_not_end_promotes_nothing(
 def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: str) -> None:
     first = registered(tmp_path, local)
     decision = make_decision(tmp_path)
-    moved = tuple(weights.model_copy(update={"uri": f"s3://other/{weights.variant}"}) for weights in decision.weights)
-    decision = decision.model_copy(update={"weights": moved})
+    elsewhere = tuple(
+        weights.model_copy(update={"uri": f"s3://other/{weights.variant}"}) for weights in decision.weights
+    )
+    decision = decision.model_copy(update={"weights": elsewhere})
     facts = FACTS.model_copy(update={"run_id": "run-2"})
     registration = register(decision, track(digested(decision), facts, report_files(tmp_path), local), local)
     assert registration.versions["int8"] != first.versions["int8"]

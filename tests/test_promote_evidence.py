@@ -213,12 +213,12 @@ def test_a_registered_model_promotes_only_its_own_base_model(tmp_path: Path, loc
 
 def test_records_that_cannot_be_read_are_named(tmp_path: Path, local: str) -> None:
     decision = planned(tmp_path)
-    moved = decision.scores[0].model_copy(update={"records": str(tmp_path / "gone" / "full.parquet")})
-    changed = decision.model_copy(update={"scores": (moved, *decision.scores[1:]), "digests": None})
+    unreadable = decision.scores[0].model_copy(update={"records": str(tmp_path / "gone" / "full.parquet")})
+    changed = decision.model_copy(update={"scores": (unreadable, *decision.scores[1:]), "digests": None})
     known = decision.digests.records if decision.digests else {}
     changed = changed.model_copy(update={"digests": digests_of(changed.model_dump_json(), known)})
     registration, _ = recorded(changed, local)
-    assert promote(local, registration.model).unread == (f"the records of bf16, {moved.records}",)
+    assert promote(local, registration.model).unread == (f"the records of bf16, {unreadable.records}",)
 
 
 def test_the_gate_records_what_it_judged_by(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_the_gate_records_what_it_judged_by(tmp_path: Path) -> None:
     read = Path(decision).read_text(encoding="utf-8")
     assert digests_of(read, answer.digests.records) == answer.digests
     elsewhere = plan.model_copy(update={"store": "s3://bucket/store", "results": "s3://bucket/results"})
-    moved = answer.model_copy(update={"plan": elsewhere})
-    assert digests_of(moved.model_dump_json(), answer.digests.records) == answer.digests
+    relocated = answer.model_copy(update={"plan": elsewhere})
+    assert digests_of(relocated.model_dump_json(), answer.digests.records) == answer.digests
     fewer = answer.model_copy(update={"plan": plan.model_copy(update={"limit": 20})})
     assert digests_of(fewer.model_dump_json(), {}).plan != answer.digests.plan

@@ -51,8 +51,8 @@ def test_the_settings_of_a_task_of_lm_eval_are_its_definitions() -> None:
         generation=(definition["generation_kwargs"],), filter="create_test"
     )
     arc = SUITES["demo"].tasks[0]
-    found = tasks.prompt_settings(arc, tasks.raw_definition(tasks.task_file(arc.task)), chat_template=True)
-    assert found == PromptSettings(chat_template=True)
+    settings = tasks.prompt_settings(arc, tasks.raw_definition(tasks.task_file(arc.task)), chat_template=True)
+    assert settings == PromptSettings(chat_template=True)
 
 
 @pytest.mark.fault(

@@ -59,16 +59,16 @@ def test_a_batch_ends_with_a_context_and_counts_only_the_tokens_that_no_context_
 
 def test_windows_over_documents_that_share_their_first_token_travel_apart() -> None:
     documents = tuple((number, *range(100, 100 + TOKENS_PER_BATCH)) for number in (1, 2, 3))
-    found = list(batches(asks((9,), choices=documents)))
-    assert [len(batch) for _, batch in found] == [1, 1, 1]
-    assert all(ask.context == (9,) for _, (ask,) in found)
+    planned = list(batches(asks((9,), choices=documents)))
+    assert [len(batch) for _, batch in planned] == [1, 1, 1]
+    assert all(ask.context == (9,) for _, (ask,) in planned)
 
 
 def test_the_scores_of_a_batch_belong_to_the_prompts_positions_and_tokens() -> None:
     batch = asks((9,) * 200)
     long, short = [[-3.0, -3.0], [-4.0, -0.1], [-0.3, -0.3]], [[-5.0, -0.2], [-6.0, -0.2]]
-    found = score(WAY, batch, {"scores": [[[-1.0, -2.0, -0.5]], long, short]})
-    assert [scored.positions for scored in found] == [
+    scores = score(WAY, batch, {"scores": [[[-1.0, -2.0, -0.5]], long, short]})
+    assert [scored.positions for scored in scores] == [
         {200: ({1: -1.0, 5: -2.0}, -0.5)},
         {201: ({3: -3.0}, -3.0), 202: ({4: -4.0}, -0.1), 203: ({8: -0.3}, -0.3)},
         {201: ({2: -5.0}, -0.2), 202: ({6: -6.0}, -0.2)},

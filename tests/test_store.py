@@ -224,19 +224,19 @@ def test_a_link_out_of_a_folder_is_refused_and_the_hub_caches_own_links_are_foll
 
 @pytest.mark.fault("weights", "a damaged conversion or download lies in the cache", "made again")
 def test_a_cached_folder_is_made_once_and_again_when_its_bytes_have_changed(tmp_path: Path) -> None:
-    made: list[Path] = []
+    makings: list[Path] = []
 
     def make(folder: Path) -> None:
-        made.append(folder)
+        makings.append(folder)
         (folder / "config.json").write_text("{}")
 
     target = tmp_path / "converted" / "one"
     for _ in range(2):
         assert made_once(target, tmp_path, 0, make) == target
-    assert len(made) == 1
+    assert len(makings) == 1
     (target / "config.json").write_text("[]")
     assert made_once(target, tmp_path, 0, make) == target
-    assert (len(made), (target / "config.json").read_text()) == (2, "{}")
+    assert (len(makings), (target / "config.json").read_text()) == (2, "{}")
 
 
 @pytest.mark.fault(

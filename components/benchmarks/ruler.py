@@ -138,7 +138,7 @@ class WithMade:
     """A source of rows, with the made ones from a mirror of their own."""
 
     source: Source
-    made: Source
+    generated: Source
 
     @property
     def description(self) -> str:
@@ -147,4 +147,4 @@ class WithMade:
 
     def split(self, wanted: Split) -> Rows | None:
         """The made rows, or the source's."""
-        return (self.made if wanted.path == DATA_SET else self.source).split(wanted)
+        return (self.generated if wanted.path == DATA_SET else self.source).split(wanted)

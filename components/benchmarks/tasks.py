@@ -63,9 +63,9 @@ def leaf_files(task: str, own: Path | None = None) -> tuple[Path, ...]:
     names, grown = {task}, True
     while grown:
         entries = [entry for entry in definitions.values() if entry.get("group") in names]
-        found = {name for entry in entries for name in members(entry["task"], task)}
-        grown = not names >= found
-        names |= found
+        member_names = {name for entry in entries for name in members(entry["task"], task)}
+        grown = not names >= member_names
+        names |= member_names
     leaves = {
         path: str(entry["task"])
         for path, entry in definitions.items()

@@ -318,8 +318,8 @@ def check_tables(database: sqlite3.Connection) -> None:
     with closing(sqlite3.connect(":memory:")) as ours:
         ours.executescript(SCHEMA)
         expected = {(kind, name, " ".join(sql.split())) for kind, name, sql in ours.execute(OBJECTS)}
-    found = {(kind, name, " ".join(str(sql).split())) for kind, name, sql in database.execute(OBJECTS)}
-    if other := sorted(f"{kind} {name}" for kind, name, _ in found - expected):
+    actual = {(kind, name, " ".join(str(sql).split())) for kind, name, sql in database.execute(OBJECTS)}
+    if other := sorted(f"{kind} {name}" for kind, name, _ in actual - expected):
         raise OtherTablesError(f"it has {', '.join(other)} that is not a ledger's")
 
 

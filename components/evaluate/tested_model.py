@@ -105,8 +105,8 @@ class TestedModel:
 
     def payload(self, tokens: list[int], fields: dict[str, Any]) -> dict[str, Any]:
         """The body of one request."""
-        asked = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
-        return {"model": self.client.model, **asked, **self.neutral, **fields}
+        prompt = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
+        return {"model": self.client.model, **prompt, **self.neutral, **fields}
 
 
 class LedgerModel(TestedModel):

@@ -113,8 +113,8 @@ def check_configuration(names: Collection[str], read: Read) -> None:
                 raise PrerequisiteError(
                     f"The model is already quantized: config.json has a `{key}`{_method(part[key])}. {INSTEAD}"
                 )
-    if found := [name for name in QUANTIZED_FILES if name in names]:
-        raise PrerequisiteError(f"The model is already quantized: it has {found[0]}. {INSTEAD}")
+    if quantized := [name for name in QUANTIZED_FILES if name in names]:
+        raise PrerequisiteError(f"The model is already quantized: it has {quantized[0]}. {INSTEAD}")
 
 
 def _method(settings: object) -> str:

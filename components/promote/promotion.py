@@ -72,8 +72,8 @@ def promote(
             after = Serving(champion=str(chosen.version), previous=before.champion or before.previous)
         reason = {"reason": force.strip(), "against": refusal, "at": time.time()} if refusal else {}
         move(client, model, before, after, json.dumps(reason) if reason else "")
-    moved = promotion(judged, after.previous)
-    return moved.model_copy(update={"forced": force.strip()}) if refusal else moved
+    promoted = promotion(judged, after.previous)
+    return promoted.model_copy(update={"forced": force.strip()}) if refusal else promoted
 
 
 def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None) -> Promotion:

@@ -47,8 +47,8 @@ def quantize(
         )
     started = time.monotonic()
     recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
-    if made := made_before(store, recipe, variant, baseline):
-        return made
+    if earlier := made_before(store, recipe, variant, baseline):
+        return earlier
     weights = Weights(
         variant=variant.name,
         baseline_digest=baseline.digest,

@@ -52,8 +52,8 @@ def compute_capability(timeout_s: float = 5.0) -> tuple[int, int] | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.findall(r"^(\d+)\.(\d+)$", answer.stdout, re.MULTILINE) if answer.returncode == 0 else []
-    return min(((int(major), int(minor)) for major, minor in found), default=None)
+    capabilities = re.findall(r"^(\d+)\.(\d+)$", answer.stdout, re.MULTILINE) if answer.returncode == 0 else []
+    return min(((int(major), int(minor)) for major, minor in capabilities), default=None)
 
 
 def multiplies_16_bits() -> bool:

@@ -111,8 +111,8 @@ def exception(name: str) -> Exception:
             return known("raised by the program")
         except TypeError:  # UnicodeDecodeError takes more
             pass
-    made: Exception = type(name[:100] if name.isidentifier() else "ProgramError", (Exception,), {})()
-    return made
+    error: Exception = type(name[:100] if name.isidentifier() else "ProgramError", (Exception,), {})()
+    return error
 
 
 def judge(source: str, tests: str, program: RemoteProgram) -> None:

@@ -103,7 +103,14 @@ def listening_descriptor(process: psutil.Process, port: int) -> int | None:
         sockets = process.net_connections(kind="tcp")
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    return next((each.fd for each in sockets if each.status == psutil.CONN_LISTEN and each.laddr.port == port), None)
+    return next(
+        (
+            candidate.fd
+            for candidate in sockets
+            if candidate.status == psutil.CONN_LISTEN and candidate.laddr.port == port
+        ),
+        None,
+    )
 
 
 def link_target(file: Path) -> str:

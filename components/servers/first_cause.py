@@ -164,5 +164,5 @@ def stated(text: str) -> str:
 
 def named(lines: Sequence[str]) -> list[str]:
     """The exceptions that the log names within a line."""
-    found = (NAMED.search(text) for _, text in fatal(lines))
-    return [match[0] for match in found if match and not CONSEQUENCE.search(match[0])]
+    matches = (NAMED.search(text) for _, text in fatal(lines))
+    return [match[0] for match in matches if match and not CONSEQUENCE.search(match[0])]

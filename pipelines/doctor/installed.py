@@ -20,7 +20,7 @@ VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 def kubernetes_version(examined: Examined) -> Iterator[Finding]:
     """The API server's version."""
     version = examined.questions.get("/version").body.get("gitVersion", "")
-    yield found("Kubernetes", version, f" at {examined.questions.host}")
+    yield installed("Kubernetes", version, f" at {examined.questions.host}")
 
 
 def pipelines_version(place: "Place") -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def pipelines_version(place: "Place") -> Iterator[Finding]:
         if version.startswith(("0.", "1.")):
             yield Finding(FAULT, "Pipelines", f"{version} at {kubeflow.host} is too old", "Install version 2.")
         else:
-            yield found("Pipelines", version, f" at {kubeflow.host}")
+            yield installed("Pipelines", version, f" at {kubeflow.host}")
 
 
 def controllers(examined: Examined) -> Iterator[Finding]:
@@ -45,14 +45,14 @@ def controllers(examined: Examined) -> Iterator[Finding]:
         remedy = "Install Kubeflow Pipelines, which brings it."
         yield Finding(FAULT, "Argo", "the cluster has no Argo Workflows (API group argoproj.io)", remedy)
     else:
-        yield found("Argo", controller_version(questions, "workflow-controller"))
+        yield installed("Argo", controller_version(questions, "workflow-controller"))
     if not examined.uses_kserve:
         return
     if questions.get(f"/apis/{INFERENCE_SERVICE.group}").is_missing:
         remedy = "Install KServe, or serve without it: quantgate compile --serving deployment."
         yield Finding(FAULT, "KServe", f"the cluster has no KServe (API group {INFERENCE_SERVICE.group})", remedy)
     else:
-        yield found("KServe", controller_version(questions, "kserve-controller-manager"))
+        yield installed("KServe", controller_version(questions, "kserve-controller-manager"))
 
 
 def controller_version(questions: ClusterQuestions, deployment: str) -> str:
@@ -63,7 +63,7 @@ def controller_version(questions: ClusterQuestions, deployment: str) -> str:
     return next((tag for tag in tags if tag), "")
 
 
-def found(subject: str, version: str, where: str = "") -> Finding:
+def installed(subject: str, version: str, where: str = "") -> Finding:
     """The finding for something that is installed, with the tried version if it is another one."""
     number = version.removeprefix("v")
     tried = "" if number == TRIED[subject] else f" (tried: {TRIED[subject]})"

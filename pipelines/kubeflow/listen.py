@@ -109,8 +109,11 @@ class Delivery(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A health check."""
-        found = self.path == HEALTH
-        self.reply(HTTPStatus.OK if found else HTTPStatus.NOT_FOUND, "ok" if found else "MLflow posts here.")
+        is_health_check = self.path == HEALTH
+        self.reply(
+            HTTPStatus.OK if is_health_check else HTTPStatus.NOT_FOUND,
+            "ok" if is_health_check else "MLflow posts here.",
+        )
 
     def do_POST(self) -> None:
         """A delivery."""

@@ -202,17 +202,17 @@ def get_run(kubeflow: Kubeflow, run_id: str) -> api.V2beta1Run:
 
 def runs_under_way(kubeflow: Kubeflow, experiment: str) -> list[Any]:
     """The experiment's runs that have not ended."""
-    found: list[Any] = []
+    under_way: list[Any] = []
     page = ""
     with kubeflow.request("list the runs"):
         while True:
             answer = kubeflow.client.runs.run_service_list_runs(
                 experiment_id=experiment, page_token=page, page_size=200, _request_timeout=ANSWER_S
             )
-            found += [run for run in answer.runs or () if not run.state or run.state in UNDER_WAY]
+            under_way += [run for run in answer.runs or () if not run.state or run.state in UNDER_WAY]
             page = answer.next_page_token or ""
             if not page:
-                return found
+                return under_way
 
 
 def stop(kubeflow: Kubeflow, run_id: str) -> None:

@@ -110,10 +110,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif mode == "garbage":
             self.reply(200, {"choices": [{"index": 0, "text": "hello"}]})
         elif batched:
-            found = [(context["tokens"], each) for context in body["contexts"] for each in context["prompts"]]
-            self.count([context + each["tokens"] for context, each in found], number, mode)
-            scores = [scores_of(context + each["tokens"], each) for context, each in found]
-            again = sum(each.get("start") == 1 for _, each in found)
+            batch = [(context["tokens"], prompt) for context in body["contexts"] for prompt in context["prompts"]]
+            self.count([context + prompt["tokens"] for context, prompt in batch], number, mode)
+            scores = [scores_of(context + prompt["tokens"], prompt) for context, prompt in batch]
+            again = sum(prompt.get("start") == 1 for _, prompt in batch)
             self.reply(200, {"scores": scores[: -1 if mode == "short" else None], "computed_again": again})
         elif generating:
             self.count([body["token_ids"]], number, mode)
@@ -145,11 +145,11 @@ def rows(prompt: list[int], salt: str) -> object:
     return {"prompt_logprobs": entries}
 
 
-def scores_of(prompt: list[int], asked: dict[str, Any]) -> list[list[float]]:
+def scores_of(prompt: list[int], wanted: dict[str, Any]) -> list[list[float]]:
     """One prompt's scores as our plugin gives them: of the next token, or of the prompt's own from a place on."""
-    if "ids" in asked:
-        return [[*(loglik(token, len(prompt)) for token in asked["ids"]), BEST]]
-    return [[loglik(prompt[at], at), BEST] for at in range(asked["start"], len(prompt))]
+    if "ids" in wanted:
+        return [[*(loglik(token, len(prompt)) for token in wanted["ids"]), BEST]]
+    return [[loglik(prompt[at], at), BEST] for at in range(wanted["start"], len(prompt))]
 
 
 def echo(_body: object, index: int, prompt: list[int], short: bool) -> object:

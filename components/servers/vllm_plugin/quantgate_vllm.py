@@ -159,27 +159,27 @@ def answer_batches() -> None:
 
 
 async def scores_of(
-    engine: Any, tokens: list[int], asked: dict[str, Any], salt: str, name: str
+    engine: Any, tokens: list[int], prompt: dict[str, Any], salt: str, name: str
 ) -> tuple[list[list[float]], bool]:
     """The scores of one prompt, position by position, and whether it was computed again for them."""
-    if ids := asked.get("ids"):
+    if ids := prompt.get("ids"):
         output = await answered(engine, tokens, salt, name, logprob_token_ids=ids)
         choice = output.outputs[0]
         (row,) = choice.logprobs
         return [[clamped(row[token]) for token in (*ids, choice.token_ids[0])]], False
     scoring = {"prompt_logprobs": 1, "skip_reading_prefix_cache": False}
     output = await answered(engine, tokens, salt, name, **scoring)
-    cached = len(tokens) - len(output.prompt_logprobs) >= asked["start"]
+    cached = len(tokens) - len(output.prompt_logprobs) >= prompt["start"]
     if cached:
         scoring["skip_reading_prefix_cache"] = True
         output = await answered(engine, tokens, salt, f"{name}-again", **scoring)
     rows = output.prompt_logprobs
     left_out = len(tokens) - len(rows)
-    if left_out >= asked["start"]:
-        raise RuntimeError(f"vLLM has no score of token {asked['start']} of a prompt that it computed as a whole.")
+    if left_out >= prompt["start"]:
+        raise RuntimeError(f"vLLM has no score of token {prompt['start']} of a prompt that it computed as a whole.")
     scores = [
         [clamped(rows[at - left_out][tokens[at]]), max(map(clamped, rows[at - left_out].values()))]
-        for at in range(asked["start"], len(tokens))
+        for at in range(prompt["start"], len(tokens))
     ]
     return scores, cached
 
