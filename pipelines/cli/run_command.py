@@ -49,13 +49,13 @@ def run(
     }
     model, tracking_uri = values["model"], values["tracking_uri"]
     plan = checks.check(model, options.plan_of(values | locations))
-    if note := few_questions(plan):
-        print_text(note, to_stderr=True)
     arguments = options.pipeline_arguments(model, plan, values["promote"])
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
     setup_command.ready_engine()
+    if note := few_questions(plan):
+        print_text(note, to_stderr=True)
     console = VisibleConsole()
     failures: list[str] = []
     to_do: list[str] = []
