@@ -58,8 +58,8 @@ def decided(folder: Path, plan: EvaluationPlan, failed: bool = False, **changes:
     for candidate in candidates:
         written = write_results(folder / candidate.name, candidate)
         weights.append(candidate.weights.model_copy(update={"digest": "d0" if candidate.name == "bf16" else "d8"}))
-        changes = {"identity": SERVER, "records": str(written / "full.parquet"), "duration_s": 60.0}
-        scores.append(candidate.scores.model_copy(update=changes))
+        recorded = {"identity": SERVER, "records": str(written / "full.parquet"), "duration_s": 60.0}
+        scores.append(candidate.scores.model_copy(update=recorded))
     if failed:
         scores[1] = Scores(variant="int8", suite="drawn", stage="full", failure="The server died.")
     answers = {candidate.name: dict(candidate.answers) for candidate in candidates[: 1 if failed else 2]}
