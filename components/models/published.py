@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from components.errors import PrerequisiteError
 from components.models import hub
 from components.models.content import INDEX, WEIGHTS, beside_weights
-from components.storage.store import MARKER, Marker
+from components.storage.store import MARKER
 
 if TYPE_CHECKING:
     from components.storage.s3 import S3Store, StoredObject
@@ -96,7 +94,7 @@ def folder_with(store: "S3Store", name: str, objects: "Mapping[str, StoredObject
     """The model in the folder with these objects; raises NotPublishedError when it is not complete."""
     uri = store.uri(name)
     if MARKER in objects:
-        marker = marker_of(store, name)
+        marker = store.marker(name)
         sizes = {file: stored.size_bytes for file, stored in objects.items()}
         if marker is None or not sizes.items() >= marker.sizes.items():
             raise NotPublishedError(f"{uri} lacks files that its {MARKER} lists.")
@@ -118,14 +116,6 @@ def may_count(names: Collection[str]) -> list[str]:
     """The sorted names of the files that can be the model's own, by their names alone."""
     weights = [name for name in names if "/" not in name and name.endswith(WEIGHTS)]
     return sorted([*beside_weights(names), *weights])
-
-
-def marker_of(store: "S3Store", name: str) -> Marker | None:
-    """The folder's marker; None when it is not one."""
-    try:
-        return Marker.model_validate_json(store.get_text(f"{name}/{MARKER}") or "")
-    except ValidationError:
-        return None
 
 
 def missing_files(store: "S3Store", name: str, files: "Mapping[str, StoredObject]") -> str:

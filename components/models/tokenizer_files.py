@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.models.content import INDEX, beside_weights
 from components.models.window import model_config
+from components.storage.hashing import sha256s
 from components.storage.store import files_of
 
 GENERATION_CONFIG = "generation_config.json"
@@ -21,8 +22,9 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
 
 def tokenizer_digest(folder: Path) -> str:
     """The digest of these files and of the kind of model, by which transformers chooses a tokenizer's class."""
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in tokenizer_files(folder).items()}
-    return hashlib.sha256(json.dumps([model_config(folder).get("model_type"), hashes]).encode()).hexdigest()
+    hashes = sha256s(tokenizer_files(folder))
+    content = json.dumps([model_config(folder).get("model_type"), hashes], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def copy_beside_weights(model: Path, out: Path) -> None:

@@ -135,7 +135,7 @@ class S3Store:
             self._compare(name, marker, dict(zip(marker.files, read, strict=True)))
 
     def _wanted(self, name: str, check: Check | None) -> Marker:
-        marker = self._marker(name)
+        marker = self.marker(name)
         if marker is None:
             raise PrerequisiteError(f"No complete model at {self.uri(name)}: {MARKER} is missing. Store it again.")
         if check:
@@ -151,7 +151,7 @@ class S3Store:
                 )
 
     def has_folder(self, name: str, digest: str) -> bool:
-        marker = self._marker(name)
+        marker = self.marker(name)
         if marker is None or marker.digest != digest:
             return False
         stored = {file_name: size_bytes for file_name, (size_bytes, _) in self.listing(name).items()}
@@ -200,6 +200,14 @@ class S3Store:
         objects = self.objects(name)
         return json.dumps([(key, stored.etag, stored.modified.isoformat()) for key, stored in objects.items()])
 
+    def marker(self, name: str) -> Marker | None:
+        """The marker of the folder `name`; None when it is missing or unreadable."""
+        text = self.get_text(f"{name}/{MARKER}")
+        try:
+            return None if text is None else Marker.model_validate_json(text)
+        except ValidationError:
+            return None
+
     def listing(self, name: str) -> dict[str, tuple[int, str]]:
         """Size in bytes and ETag of every object below `name`, by sorted relative name."""
         return {key: (stored.size_bytes, stored.etag) for key, stored in self.objects(name).items()}
@@ -226,13 +234,6 @@ class S3Store:
 
     def _key(self, *names: str) -> str:
         return posixpath.join(self.prefix, *map(checked_name, names))
-
-    def _marker(self, name: str) -> Marker | None:
-        text = self.get_text(f"{name}/{MARKER}")
-        try:
-            return None if text is None else Marker.model_validate_json(text)
-        except ValidationError:
-            return None
 
     def _upload(self, file: LocalFile, key: str) -> None:
         self._client.upload_file(
