@@ -154,6 +154,7 @@ def test_vllms_image_is_pinned_and_does_not_run_as_root() -> None:
     assert text.rstrip().endswith("USER 10001:0")
 
 
+@pytest.mark.slow
 def test_the_wheel_of_vllms_image_contains_the_plugin_with_its_entry_point(tmp_path: Path) -> None:
     """The wheel for the image, and the folder that a server on this machine uses, name the same function."""
     source = shutil.copytree(VLLM_PLUGIN, tmp_path / "vllm_plugin")

@@ -79,6 +79,7 @@ def scores(outcome: dict[str, Any], metric: str) -> list[float]:
     return [sample[metric] for sample in samples]
 
 
+@pytest.mark.slow
 def test_a_choice_scores_when_it_is_most_likely_relative_to_its_length(tmp_path: Path) -> None:
     lines = [
         {"id": 1, "question": "Force?", "choices": ["joule", "newton"], "answer": 1},
@@ -98,6 +99,7 @@ def test_a_choice_scores_when_it_is_most_likely_relative_to_its_length(tmp_path:
     assert [sample["target"] for sample in outcome["samples"]["units"]] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_an_exact_answer_equals_an_accepted_text_apart_from_white_space_and_case(tmp_path: Path) -> None:
     lines = [{"id": n, "question": f"Item {n}?", "answer": ["Café", "N"]} for n in range(6)]
     answers = ["  café\t", "n", "N.", "", "Cafe\u0301", "the N"]
@@ -108,6 +110,7 @@ def test_an_exact_answer_equals_an_accepted_text_apart_from_white_space_and_case
     assert outcome["results"]["units"]["exact_match,none"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_regular_expression_is_searched_in_the_answer(tmp_path: Path) -> None:
     lines = [{"id": n, "question": f"Item {n}?", "answer": r"^\d+ newtons?$|about"} for n in range(4)]
     custom_set = read_set(written(tmp_path, SETTINGS["regex"], *lines))
@@ -129,6 +132,7 @@ def test_a_regular_expression_is_searched_in_the_first_4096_characters() -> None
         assert custom.regex_score({"answer": ["N"]}, [answer], ignore_case=False) == {"exact_match": score}
 
 
+@pytest.mark.slow
 def test_braces_reach_the_model_unchanged(tmp_path: Path) -> None:
     item = {"id": 1, "context": "{% raw %}", "question": "{{ 7 * 7 }}?", "choices": ["{{a}}", "question"], "answer": 0}
     custom_set = read_set(written(tmp_path, SETTINGS["choice"] + "instruction: '{{ id }}'\n", item))
@@ -138,6 +142,7 @@ def test_braces_reach_the_model_unchanged(tmp_path: Path) -> None:
     assert model.requests == [(text, " {{a}}"), (text, " question")]
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_written_answer_reach_the_model(tmp_path: Path) -> None:
     custom_set = read_set(written(tmp_path, SETTINGS["exact"] + 'max_tokens: 9\nstop: [";", "\\n"]\n', EXACT))
     model = Table({})

@@ -164,6 +164,7 @@ WHEEL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("inputs", "a package index serves another file than the lock's", "not installed, and named")
 def test_a_file_with_another_hash_than_the_locks_is_not_installed(tmp_path: Path) -> None:
     wheel = tmp_path / "tampered-1-py3-none-any.whl"

@@ -310,6 +310,7 @@ def test_the_reaper_deletes_everything_that_a_killed_step_leaves(cluster: Cluste
     assert most == 4  # lease, programs, Job, pod
 
 
+@pytest.mark.slow
 def test_the_lease_is_renewed_while_the_programs_run(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

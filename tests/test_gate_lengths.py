@@ -112,6 +112,7 @@ def test_lengths_that_the_server_did_not_count_cannot_be_limited() -> None:
     assert "its limit on gsm8k needs the number of tokens of generated answers" in verdict.sentence
 
 
+@pytest.mark.slow
 def test_the_bounds_of_the_growth_hold_for_skewed_lengths_and_few_items() -> None:
     """A baseline and a variant whose lengths have the same distribution: the upper bound is below 0 in 5 % at most."""
     generator, misses, draws = np.random.default_rng(1), 0, 300

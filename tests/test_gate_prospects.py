@@ -96,6 +96,7 @@ def test_each_shipped_policy_ships_a_lossless_variant_in_four_of_five_runs(name:
     assert (default.variants, chances(default, LOSSLESS, draws=150)["ship"] >= 0.8) == (3, True)
 
 
+@pytest.mark.slow
 def test_the_guides_closer_limits_do_not() -> None:
     assert 0.5 < chances(prospect("math-tutoring-strict", "openllm"), LOSSLESS, draws=150)["ship"] < 0.8
     sampled = prospect("math-tutoring-strict", "openllm", samples=16, temperature=0.7)
@@ -103,6 +104,7 @@ def test_the_guides_closer_limits_do_not() -> None:
     assert chances(sampled, LOSSLESS, draws=60)["ship"] >= 0.8
 
 
+@pytest.mark.slow
 def test_the_probability_is_that_of_the_gates_test_on_the_drawn_answers() -> None:
     plan, items, limit = one_task(800, 0.03), 800, 0.03
     plan = Prospect(plan.use_case, (PlannedTask("t", items),))

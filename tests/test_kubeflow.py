@@ -132,6 +132,7 @@ def kubectl(kubeflow: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "pid"
 
 
+@pytest.mark.slow
 def test_a_forwarded_port_leads_to_kubeflow_and_ends_with_the_command(
     kubeflow: State, pipeline: Path, kubectl: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_forwarded_port_leads_to_kubeflow_and_ends_with_the_command(
         os.kill(int(kubectl.read_text()), 0)
 
 
+@pytest.mark.slow
 def test_a_port_is_forwarded_again_if_kubectl_ends_while_a_run_is_followed(
     kubeflow: State, pipeline: Path, kubectl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_place_is_shown_as_its_options_without_the_token(place: Place, options
     assert place.options == options
 
 
+@pytest.mark.slow
 def test_a_port_that_is_not_forwarded_is_reported_with_kubectls_message(
     kubeflow: State, pipeline: Path, kubectl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_damaged_pages_lose_answers_but_never_give_wrong_ones(file: Path) -> Non
     assert answers.items() <= expected.items()
 
 
+@pytest.mark.slow
 def test_stored_answers_survive_a_kill(file: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from components.evaluate.ledger import Ledger; from tests import "

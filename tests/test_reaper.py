@@ -107,6 +107,7 @@ def test_the_reapers_command_prints_what_it_deleted_or_which_right_it_lacks(
     assert f"{USER} may not list leases.coordination.k8s.io" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_step_that_uses_a_server_renews_its_lease(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_step_that_uses_a_server_renews_its_lease(
     assert not any(thread.name.startswith("lease of") for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 def test_a_renewal_that_fails_once_does_not_end_the_step(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +213,7 @@ def asked_since(cluster: Cluster, what: str, since: str) -> int:
     return requests[requests.index(since) :].count(what)
 
 
+@pytest.mark.slow
 def test_a_waiting_start_renews_its_own_lease(cluster: Cluster, deployed: Deploy) -> None:
     assert "It was not ready after 0.7 s" in deployed(ready_within_s=0.7, lease_s=1).failure
     assert asked_since(cluster, "patch leases", "list inferenceservices") >= 2  # while it waits, and at its end

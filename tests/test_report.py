@@ -391,6 +391,7 @@ def decision_with_lengths() -> Decision:
     return decide_candidates(MODEL, "drawn", use_case, candidates)
 
 
+@pytest.mark.slow
 def test_the_lengths_of_answers_are_shown_beside_the_baselines(tmp_path: Path) -> None:
     page, markdown = page_of(decision_with_lengths(), tmp_path), markdown_of(decision_with_lengths(), tmp_path)
     limits = {row[1]: row for row in page.tables["limits"][1:]}

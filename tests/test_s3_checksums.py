@@ -117,6 +117,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "machine", "An S3 takes no aws-chunked bodies", "works with AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
 )

@@ -67,6 +67,7 @@ def test_what_a_command_leaves_is_removed_with_its_guard(temporary: Path, tmp_pa
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("machine", "the run is killed by SIGKILL", "the guard removes its temporary files all the same")
 def test_the_guard_removes_temporary_files_after_the_owner_was_killed(temporary: Path, tmp_path: Path) -> None:
     holder = (

@@ -57,6 +57,7 @@ def test_an_interrupted_environment_is_rebuilt_before_use(machine: StubPython) -
     assert not (environment.folder / "half").exists()
 
 
+@pytest.mark.slow
 def test_of_two_setups_one_installs_and_the_other_waits(
     machine: StubPython, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -312,6 +312,7 @@ def test_the_rows_name_their_file_and_its_sha256(tmp_path: Path) -> None:
     assert rows.of == str(tmp_path / "org/set/default/test.jsonl")
 
 
+@pytest.mark.slow
 def test_the_shared_data_has_the_layout_of_the_published_splits(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = Folder(laid_out(tmp_path_factory))
 

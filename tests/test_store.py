@@ -18,6 +18,7 @@ from components.storage.store import MARKER, FolderStore, Store, files_of, made_
 from tests.support.seaweed import S3Server, free_ports
 
 MULTIPART_BYTES = 8 << 20
+WEIGHTS = os.urandom(2 * MULTIPART_BYTES + 12345)
 NAME = "models/abc"
 
 
@@ -29,9 +30,9 @@ def model(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "nested" / "empty.txt").write_text("")
     (folder / ".hidden").write_text("not a part of the model")
-    (folder / "one-part.safetensors").write_bytes(os.urandom(MULTIPART_BYTES - 1))
-    (folder / "at-threshold.safetensors").write_bytes(os.urandom(MULTIPART_BYTES))
-    (folder / "three-parts.safetensors").write_bytes(os.urandom(2 * MULTIPART_BYTES + 12345))
+    (folder / "one-part.safetensors").write_bytes(WEIGHTS[1:MULTIPART_BYTES])
+    (folder / "at-threshold.safetensors").write_bytes(WEIGHTS[:MULTIPART_BYTES])
+    (folder / "three-parts.safetensors").write_bytes(WEIGHTS)
     return folder
 
 

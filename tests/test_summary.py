@@ -215,6 +215,7 @@ def test_gpus_of_the_same_kind_are_counted(tmp_path: Path, monkeypatch: pytest.M
     assert gpus_here() == [H100, Gpu(name="NVIDIA GB10", memory_bytes=None, driver="580.95.05", count=1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
     [
