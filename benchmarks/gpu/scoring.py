@@ -29,6 +29,7 @@ from components.servers.client import CONCURRENT_CALLS, ServerFailedError
 from components.servers.local_vllm import serving_python
 
 TASK_NAMES = ("mmlu", "hellaswag", "gsm8k", "arc_challenge")
+REHEARSED = ("hellaswag", "gsm8k")
 CLIENTS = {
     "quantgate": ("quantgate", CONCURRENCY),
     f"quantgate, {CONCURRENT_CALLS} calls": ("quantgate", CONCURRENT_CALLS),
@@ -72,7 +73,7 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
             table.add(name, "–", "–", "–", "server", NOT_RUN, "–", server.failure.splitlines()[0][:200])
             return
         try:
-            for task in TASK_NAMES:
+            for task in REHEARSED if chosen.rehearse else TASK_NAMES:
                 for client in CLIENTS:
                     client_row(chosen, table, name, server, task, client)
         finally:

@@ -1,8 +1,9 @@
 """The suites openllm and tiny through a whole run, killed once: their longest prompts, the window, the verdict.
 
 The model is a toy with the demo model's tokenizer and a window of 8,192 tokens. Of MMLU's subjects the rows are the
-longest questions, so the longest of all is among them. `QUANTGATE_FULL_SUITE_ITEMS` is the number of items of a task;
-benchmarks/full_size.py runs the suite on all of them.
+longest questions, so the longest of all is among them. `QUANTGATE_FULL_SUITE_ITEMS` is the number of items of a task,
+`QUANTGATE_FULL_SUITE_MODEL` another model with that tokenizer, such as the demo's; benchmarks/full_size.py runs the
+suite on all items.
 """
 
 import json
@@ -30,14 +31,16 @@ from components.servers.local_vllm import serving_python
 from tests.e2e.started import processes_of, start
 from tests.support.benchmark_data import lay_out, lines_of, shared_data
 
+SUBJECTS = 57
+ITEMS = int(os.environ.get("QUANTGATE_FULL_SUITE_ITEMS", SUBJECTS))
+MODEL = os.environ.get("QUANTGATE_FULL_SUITE_MODEL", "")
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(4 * 3600 if MODEL else 3600),
     pytest.mark.skipif(not serving_python().exists(), reason="vLLM's environment is missing: `make environments`"),
 ]
-SUBJECTS = 57
-ITEMS = int(os.environ.get("QUANTGATE_FULL_SUITE_ITEMS", SUBJECTS))
 
 
 def text_length(line: str) -> int:
@@ -66,10 +69,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> tuple[Path, int]:
     """A finished run that was killed once, and the number of the baseline's answers by then."""
     folder = tmp_path_factory.mktemp("full")
-    make_model(folder / "model")
+    if not MODEL:
+        make_model(folder / "model")
     out = folder / "runs" / "run"
     out.parent.mkdir()
-    options = ["--model", f"file:{folder / 'model'}", "--suite", "openllm,tiny", "--limit", str(ITEMS)]
+    options = ["--model", MODEL or f"file:{folder / 'model'}", "--suite", "openllm,tiny", "--limit", str(ITEMS)]
     options += ["--variants", "int8", "--data", str(rows), "--no-stop-early", "--max-answer-tokens", "16"]
     process = start(out, *options)
     wait_for_answers(process, out, FULL)
