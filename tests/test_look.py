@@ -189,7 +189,7 @@ def test_a_look_that_dies_between_start_and_record_starts_nothing_twice(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """It leaves its claim to the lease too, which ends with its time."""
+    """The claim of a look that died ends with its time."""
     source = f"{bucket.models}/base"
     bucket.complete("base", "d1", tmp_path)
     kubeflow.on_run = lambda _run: monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.read_only_key)
@@ -197,6 +197,8 @@ def test_a_look_that_dies_between_start_and_record_starts_nothing_twice(
     assert (cut.status, "AccessDenied" in cut.err, len(started(kubeflow))) == (USER_ERROR, True, 1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
     monkeypatch.setattr(bucket_lease, "LASTS_S", 2.0)
+    claim = f"{bucket.prefix}/results/looks/{NAME}.claims/0"
+    bucket.client.put_object(Bucket=bucket.bucket, Key=claim)
     run = kubeflow.only("runs")["run_id"]
     assert f"an earlier look has started the run {run}" in look(kubeflow, pipeline, source, bucket.results).out
     assert "nothing new" in look(kubeflow, pipeline, source, bucket.results).out

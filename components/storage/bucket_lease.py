@@ -47,7 +47,7 @@ def held(location: str, name: str) -> Iterator[None]:
 
 
 def oldest_claim(store: "S3Store", name: str) -> str:
-    """The claim with the lease, of those whose processes may still live; claims of the same second go by their names."""
+    """The claim with the lease: of those whose processes may live the oldest, in the same second by their names."""
     now = datetime.now(UTC)
     claims = {claim: stored.modified for claim, stored in store.objects(name).items()}
     living = {claim: at for claim, at in claims.items() if (now - at).total_seconds() < LASTS_S}
