@@ -8,7 +8,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,8 @@ class Published:
     description: str
     fingerprint: str
     """sha256 of the source and what tells its content: another content has another one."""
+    passed_over: str = ""
+    """Why a folder that was written later is not it; empty without such a folder."""
 
 
 def published(source: str, description: str, content: object) -> Published:
@@ -83,7 +85,8 @@ def newest_folder(store: "S3Store", above: str, settled_s: float) -> Published:
     reasons = []
     for name in sorted(folders, key=lambda name: (last_change(folders[name]), name), reverse=True):
         try:
-            return folder_with(store, f"{above}/{name}".lstrip("/"), folders[name], settled_s)
+            newest = folder_with(store, f"{above}/{name}".lstrip("/"), folders[name], settled_s)
+            return replace(newest, passed_over=reasons[0] if reasons else "")
         except NotPublishedError as reason:
             reasons.append(str(reason))
     here = store.uri(above) if above else f"s3://{store.bucket}"

@@ -74,6 +74,12 @@ def look(watch: Watch) -> str:
         model = seen(watch)
     except NotPublishedError as reason:
         return f"{watch.name}: nothing to start: {reason}"
+    done = f"{watch.name}: {start_if_new(watch, model)}"
+    return f"{done}\n{watch.name}: passed over: {model.passed_over}" if model.passed_over else done
+
+
+def start_if_new(watch: Watch, model: Published) -> str:
+    """Start a run on the model if this name has started none for it; returns what was seen and done."""
     from pipelines.kubeflow.connection import connected
     from pipelines.kubeflow.runs import read_pipeline, upload
 
@@ -81,23 +87,23 @@ def look(watch: Watch) -> str:
     file = checked(read_pipeline(watch.pipeline), parameters)
     record = looks_of(results_of(parameters), watch.name)
     if run := started_for(model, record):
-        return nothing_new(watch, model, run)
+        return nothing_new(model, run)
     with connected(watch.place) as kubeflow:
         version = upload(kubeflow, file)
         with held(record.location, f"looks/{watch.name}.claims"):
             if run := started_for(model, record):  # by another look, while this one waited
-                return nothing_new(watch, model, run)
+                return nothing_new(model, run)
             run_id, is_new = start_once(kubeflow, watch, model, version, parameters)
             run = StartedRun(run_id=run_id, model=model.description)
             record.write(Looks(started={**read(record).started, model.fingerprint: run}))
         page = kubeflow.page(run_id)
     outcome = "started" if is_new else "an earlier look has started"
-    return f"{watch.name}: new: {model.description}; {outcome} the run {run_id} {page}"
+    return f"new: {model.description}; {outcome} the run {run_id} {page}"
 
 
-def nothing_new(watch: Watch, model: Published, run: StartedRun) -> str:
-    """The line about a model that has its run."""
-    return f"{watch.name}: nothing new: {model.description}, for which it has started the run {run.run_id}"
+def nothing_new(model: Published, run: StartedRun) -> str:
+    """What is said about a model that has its run."""
+    return f"nothing new: {model.description}, for which it has started the run {run.run_id}"
 
 
 def started_for(model: Published, record: ResultFile) -> StartedRun | None:
