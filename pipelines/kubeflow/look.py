@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from components.errors import PrerequisiteError
 from components.models.published import NotPublishedError, Published, published_at
 from components.resolve.run_settings import PLACES
-from components.run.results import ResultFile, looks_of
+from components.run.results import ResultFile, claims_of_looks, looks_of
 from components.storage.artifact import Artifact
 from components.storage.bucket_lease import held
 from components.tracking.model_versions import SCHEME, newest_version
@@ -90,7 +90,7 @@ def start_if_new(watch: Watch, model: Published) -> str:
         return nothing_new(model, run)
     with connected(watch.place) as kubeflow:
         version = upload(kubeflow, file)
-        with held(record.location, f"looks/{watch.name}.claims"):
+        with held(record.location, claims_of_looks(watch.name)):
             if run := started_for(model, record):  # by another look, while this one waited
                 return nothing_new(model, run)
             run_id, is_new = start_once(kubeflow, watch, model, version, parameters)
