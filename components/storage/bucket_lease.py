@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
@@ -38,7 +37,7 @@ def held(location: str, name: str) -> Iterator[None]:
         store.put_text("", f"{name}/{claim}")  # again in each turn, so that its age counts from here
         try:
             time.sleep(SETTLES_S)
-            if oldest_claim(store, name) == claim:
+            if is_oldest(store, name, claim):
                 yield
                 return
         finally:
@@ -46,9 +45,13 @@ def held(location: str, name: str) -> Iterator[None]:
         time.sleep(PAUSE_S)
 
 
-def oldest_claim(store: "S3Store", name: str) -> str:
-    """The claim with the lease: of those whose processes may live the oldest, in the same second by their names."""
-    now = datetime.now(UTC)
-    claims = {claim: stored.modified for claim, stored in store.objects(name).items()}
-    living = {claim: at for claim, at in claims.items() if (now - at).total_seconds() < LASTS_S}
-    return min(living, key=lambda claim: (living[claim], claim), default="")
+def is_oldest(store: "S3Store", name: str, claim: str) -> bool:
+    """Whether the claim, just written, is the oldest of those whose processes may live; of one second the first name.
+
+    The ages are those at the time of this claim, so that the clock of this machine does not count.
+    """
+    claims = {other: stored.modified for other, stored in store.objects(name).items()}
+    if claim not in claims:
+        return False
+    living = [(at, other) for other, at in claims.items() if (claims[claim] - at).total_seconds() < LASTS_S]
+    return min(living)[1] == claim
