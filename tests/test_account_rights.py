@@ -48,7 +48,7 @@ def test_an_account_with_every_right_may_run(cluster: Cluster, monkeypatch: pyte
     monkeypatch.setenv("QUANTGATE_SERVING", "kserve")
     began = time.monotonic()
     check_rights(PLAN)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # a second where nothing else runs
     requests = {str(request) for request in cluster.requests}
     assert requests == {"create selfsubjectaccessreviews"}
 

@@ -82,7 +82,7 @@ def newest_folder(store: "S3Store", above: str, settled_s: float) -> Published:
         first, slash, rest = name.partition("/")
         if slash:
             folders[first][rest] = stored
-    reasons = []
+    reasons: list[str] = []
     for name in sorted(folders, key=lambda name: (last_change(folders[name]), name), reverse=True):
         try:
             newest = folder_with(store, f"{above}/{name}".lstrip("/"), folders[name], settled_s)
