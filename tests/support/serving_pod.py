@@ -71,8 +71,10 @@ class ServingPods:
         self.wait_until_it_answers()
 
     def wait_until_it_answers(self) -> None:
-        """Wait for the process."""
+        """Wait for the process, or for the end of the test, which kills it."""
         for _ in range(500):
+            if self.stopped:
+                return
             try:
                 urllib.request.urlopen(f"{self.address}/version").close()
                 return
