@@ -28,6 +28,7 @@ from tests.printed import (
 from tests.support.drawn_graph import PICTURE, graph
 from tests.support.faults import PAGE as FAULTS_PAGE
 from tests.support.faults import faults_page
+from tests.support.kustomized import table_after
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in pages()}
@@ -35,6 +36,17 @@ DECIDING = TEXTS["docs/deciding.md"]
 PATH = re.compile(
     r"`((?:components|pipelines|benchmarks|tests|locks|manifests|notebooks|docs)/(?:[\w.-]+/)*(?:[\w-]+\.\w+)?)`"
 )
+APPLIED = {"kind": "overlays/dev", "Kubeflow": "overlays/kubeflow", "OpenShift AI": "overlays/openshift-ai"}
+"""The overlay of each way of the page about clusters."""
+OURS = (
+    *(
+        "There is no ServingRuntime",
+        "Several users share this Kubeflow",
+        "its verdict cannot be read from this machine",
+    ),
+    *("The signature is not that of this webhook's secret", "pip could not download"),
+)
+"""Messages of quantgate's among those that the page about clusters explains."""
 PLACEHOLDER = "NAME"
 """A path segment that stands for the reader's own name."""
 SHELL_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -90,6 +102,29 @@ def test_every_command_in_a_block_is_accepted_by_the_command_line(name: str) -> 
             verb, *arguments = shlex.split(command, comments=True)[1:]
             if verb != "lm-eval":  # its options are lm-eval's own
                 group.commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]  # as in cli_page
+
+
+@pytest.mark.parametrize("way", ["kind", "Kubeflow", "OpenShift AI"])
+def test_the_page_of_the_cluster_leads_from_an_empty_cluster_to_a_verdict_in_numbered_commands(way: str) -> None:
+    section = TEXTS["docs/cluster.md"].partition(f"\n## {way}\n")[2].partition("\n## ")[0]
+    block = SHELL_BLOCK.findall(section)[0]
+    parts = re.split(r"^# (\d+)\. ", block, flags=re.MULTILINE)
+    assert (parts[0], parts[1::2]) == ("", [str(number) for number in range(1, len(parts) // 2 + 1)])
+    order = ("build ", "quantgate compile ", "quantgate doctor --cluster ", "quantgate submit ")
+    places = [block.index(command) for command in order]
+    assert places == sorted(places)
+    assert block.index(f"apply -k manifests/{APPLIED[way]}") < places[1]
+
+
+def test_the_page_of_the_cluster_says_what_to_do_about_what_one_sees() -> None:
+    """What quantgate itself prints is in the program, word for word."""
+    rows = table_after("## You see this, do that", TEXTS["docs/cluster.md"])
+    assert all(seen and remedy for seen, remedy in rows)
+    program = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "pipelines").rglob("*.py"))
+    program += "".join(file.read_text(encoding="utf-8") for file in (ROOT / "components").rglob("*.py"))
+    for text in OURS:
+        assert any(text in seen for seen, _ in rows), text
+        assert text in program, text
 
 
 def test_every_field_of_a_row_of_verdicts_json_is_explained() -> None:

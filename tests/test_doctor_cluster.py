@@ -226,6 +226,22 @@ def test_a_webhook_that_forbids_what_a_server_needs_is_found(clinic: Clinic) -> 
     assert "ConfigMap quantgate-serving" in fault
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "text"),
+    [
+        ("ENV", "PYTHONPATH=/opt", "QUANTGATE_SERVING_ENV sets PYTHONPATH, which KServe's webhook refuses."),
+        ("GPUS", "one", "QUANTGATE_SERVING_GPUS is 'one': give a whole number"),
+    ],
+)
+def test_a_setting_that_no_server_can_have_is_found_and_the_other_checks_go_on(
+    clinic: Clinic, setting: str, value: str, text: str
+) -> None:
+    clinic.config_maps["quantgate-serving"]["data"][f"QUANTGATE_SERVING_{setting}"] = value
+    fault = clinic.line("serving")
+    assert text in fault
+    assert fault.endswith(" → Correct the ConfigMap quantgate-serving and apply it.")
+
+
 def test_a_webhook_that_does_not_answer_is_found(clinic: Clinic) -> None:
     clinic.facts.denies = lambda body: "failed calling webhook" if body["kind"] == "InferenceService" else ""
     assert "See why that webhook's pods do not answer" in clinic.line("admission")

@@ -9,7 +9,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from components.benchmarks import harness, suites
+from components.benchmarks import harness, selection, suites
+from components.benchmarks.embedded import Embedded
 from components.benchmarks.encoder import puts_bos
 from components.benchmarks.selection import Questions
 from components.benchmarks.splits import Rows, Split
@@ -22,10 +23,12 @@ from components.evaluate.ledger import shared
 from components.processes import lease
 from components.run import progress, records
 from components.run.artifacts import Scores, Server
+from components.run.plan import EvaluationPlan
 from components.run.progress import Step
 from components.run.prompt_settings import PromptSettings
 from components.run.results import RunResults
 from components.servers import local_vllm
+from components.storage.hashing import sha256_of
 from components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
 from tests.support.prompted import questions_on
@@ -303,6 +306,34 @@ def test_without_a_server_the_ledger_gives_the_scores_only_if_it_has_every_answe
     assert known.reused == known.requests == measured.requests
     assert unknown.tasks == ()
     assert "the ledger does not have all of the model's answers" in unknown.failure
+
+
+@pytest.mark.parametrize("has_answers", [True, False])
+def test_a_baseline_that_could_not_be_served_is_scored_from_the_ledger(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, has_answers: bool
+) -> None:
+    file, results = folder / "prompts.parquet", str(folder / "results")
+    asked = EvaluationPlan(
+        variants=("bf16",), suite="demo", limit=2, data="embedded", store=str(folder / "store"), results=results
+    )
+    questions_on(selection.suite_of(asked), Embedded(), tiny_model, file)
+    prompts = {"prompts": str(file), "prompts_sha256": sha256_of(file), "window": 2048}
+    plan = asked.model_copy(update=prompts)
+    server = serve(tiny_model, folder, monkeypatch, "ok")
+    served = server.model_copy(update={"variant": "bf16"})
+
+    def scored(by: Server) -> Scores:
+        with progress.step(results, "full", "bf16") as step:
+            return stages.score_stage(by, plan, "full", step, folder / "full.parquet")
+
+    measured = scored(served) if has_answers else None
+    local_vllm.undeploy(server)
+    scores = scored(served.model_copy(update={"failure": "vLLM ended"}))
+    if measured:
+        assert (measured.failure, scores.failure, scores.tasks) == ("", "", measured.tasks)
+        assert scores.reused == scores.requests > 0
+    else:
+        assert (scores.failure, scores.tasks) == ("vLLM ended", ())
 
 
 def test_the_order_of_items_is_fixed() -> None:

@@ -166,7 +166,7 @@ def test_the_data_type_that_the_server_chose_is_in_its_identity(
     server = deployed(kind=DEPLOYMENT, gpus=gpus, options=options)
     assert server.identity is not None
     assert server.identity.options.count("--dtype") == identified
-    assert server.engine == "vllm 0.32.0 in float32" if identified else "vllm 0.32.0"
+    assert server.engine == ("vllm 0.32.0 in float32" if identified else "vllm 0.32.0")
 
 
 def test_the_identity_contains_everything_that_can_change_an_answer(

@@ -4,14 +4,20 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from components.errors import PrerequisiteError
 from components.models.published import published_at
+from components.storage import bucket_lease
 from components.storage.location import open_store
+from pipelines.cli.look_commands import watch
 from pipelines.exits import USER_ERROR
+from pipelines.kubeflow.connection import Place
+from pipelines.kubeflow.look import look as look_once
+from pipelines.options import OPTIONS
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import Answer, kubeflow, pipeline, uploads
 from tests.support.seaweed import S3Server
@@ -102,15 +108,44 @@ def test_other_files_in_a_plain_folder_start_a_run_once_nothing_changes_any_more
     assert f"nothing to start: {source} has no config.json." in look(kubeflow, pipeline, source, bucket.results).out
     bucket.put("base/config.json")
     bucket.put("base/model.safetensors.index.json", b'{"weight_map": {"a": "model-2.safetensors"}}')
-    assert f"{source} has no model-2.safetensors." in look(kubeflow, pipeline, source, bucket.results).out
+    missing = f"{source}: model.safetensors.index.json names missing files: model-2.safetensors."
+    assert missing in look(kubeflow, pipeline, source, bucket.results).out
     bucket.put("base/model-2.safetensors", b"2")
     assert "it counts as complete after 600 s without a change" in look(kubeflow, pipeline, source, bucket.results).out
     assert started(kubeflow) == []
-    for name, runs in (("base/model-2.safetensors", 1), ("base/README.md", 1), ("base/model-2.safetensors", 2)):
+    unread = ("base/README.md", "base/model.safetensors")  # the index does not name it
+    others = (("base/model-2.safetensors", 1), *((name, 1) for name in unread), ("base/model-2.safetensors", 2))
+    for name, runs in others:
         bucket.put(name, f"{name} {runs}".encode())
         for _ in range(2):
             assert look(kubeflow, pipeline, source, bucket.results, "--settled", "0").status == 0
         assert len(started(kubeflow)) == runs, name
+
+
+def test_a_folder_that_a_run_would_refuse_for_its_weights_starts_none(
+    kubeflow: State, pipeline: Path, bucket: Bucket
+) -> None:
+    source = f"{bucket.models}/base"
+    for file in ("config.json", "tokenizer.json", "model-1.safetensors", "model-2.safetensors"):
+        bucket.put(f"base/{file}")
+    refusals = []
+    for name, index in (
+        ("no index", None),
+        ("not JSON", b"{"),
+        ("no list", b"{}"),
+        ("elsewhere", b'{"weight_map": {"a": "../a"}}'),
+    ):
+        if index is not None:
+            bucket.put("base/model.safetensors.index.json", index)
+        refusals.append(look(kubeflow, pipeline, source, bucket.results, "--settled", "0").out)
+        assert refusals[-1].startswith(f"nightly: nothing to start: {source}: "), name
+    assert "neither model.safetensors nor model.safetensors.index.json" in refusals[0]
+    assert "only model-1.safetensors, model-2.safetensors" in refusals[0]
+    assert started(kubeflow) == []
+    bucket.put_model("base")
+    bucket.delete("base/model.safetensors.index.json")
+    look(kubeflow, pipeline, source, bucket.results, "--settled", "0")
+    assert started(kubeflow) == [source]
 
 
 def test_the_newest_complete_folder_below_a_prefix_starts_a_run(
@@ -131,7 +166,10 @@ def test_the_newest_complete_folder_below_a_prefix_starts_a_run(
             settled()
         assert started(kubeflow) == [f"{bucket.models}/{folder}" for folder in folders]
     bucket.put("run-3/config.json")
-    assert f"nothing new: {bucket.models}/run-2" in settled(), "run-3 is not complete"
+    passed_over = f"nightly: passed over: {bucket.models}/run-3: The model has neither model.safetensors nor"
+    shown = settled()
+    assert f"nothing new: {bucket.models}/run-2" in shown
+    assert passed_over in shown, "run-3 is not complete"
     for name in ("config.json", "model.safetensors"):
         bucket.delete(f"run-2/{name}")
     assert f"nothing new: {bucket.models}/run-1" in settled()
@@ -154,16 +192,40 @@ def test_a_look_that_dies_between_start_and_record_starts_nothing_twice(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    """The claim of a look that died ends with its time."""
     source = f"{bucket.models}/base"
     bucket.complete("base", "d1", tmp_path)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.read_only_key)
+    kubeflow.on_run = lambda _run: monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.read_only_key)
     cut = look(kubeflow, pipeline, source, bucket.results)
     assert (cut.status, "AccessDenied" in cut.err, len(started(kubeflow))) == (USER_ERROR, True, 1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setattr(bucket_lease, "LASTS_S", 2.0)
+    claim = f"{bucket.prefix}/results/looks/{NAME}.claims/0"
+    bucket.client.put_object(Bucket=bucket.bucket, Key=claim)
     run = kubeflow.only("runs")["run_id"]
     assert f"an earlier look has started the run {run}" in look(kubeflow, pipeline, source, bucket.results).out
     assert "nothing new" in look(kubeflow, pipeline, source, bucket.results).out
     assert (len(started(kubeflow)), list(bucket.record())) == (1, [run])
+
+
+@pytest.mark.slow
+def test_looks_in_the_same_instant_start_one_run(
+    kubeflow: State, pipeline: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both ask Kubeflow for the run before one of them has started it, unless they take turns."""
+    monkeypatch.setattr(bucket_lease, "SETTLES_S", 1.5)
+    bucket.complete("base", "d1", tmp_path)
+    values = {name: option.default for name, option in OPTIONS.items()}
+    values |= {"model": f"{bucket.models}/base", "results": bucket.results}
+    watched = watch(Place(host=kubeflow.host), values, NAME, pipeline, "quantgate-pipeline")
+    kubeflow.faults = [("GET", "runs", 0.5)] * 2
+    with ThreadPoolExecutor(2) as pool:
+        lines = sorted(pool.map(look_once, [watched] * 2))
+    run = kubeflow.only("runs")["run_id"]
+    assert f"new: {bucket.models}/base with the digest d1; started the run {run}" in lines[0]
+    assert f"nothing new: {bucket.models}/base with the digest d1, for which it has started the run {run}" in lines[1]
+    listed = bucket.client.list_objects_v2(Bucket=bucket.bucket, Prefix=f"{bucket.prefix}/results/looks/")
+    assert [item["Key"].rpartition("/")[2] for item in listed["Contents"]] == [f"{NAME}.json"]  # no claim is left
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,6 +25,18 @@ def test_a_runs_mlflow_account_is_sent_only_to_the_server_of_the_manifests(
     for host in ("mlflow.example.org", "mlflow.quantgate.example.org", "mlflow.quantgate.svc.example.org"):
         with pytest.raises(PrerequisiteError, match="is not among those"):
             check_host(f"http://{host}:443")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_run_that_names_no_mlflow_is_recorded_in_the_overlays_own(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = of_kind(overlay, "ConfigMap")[cluster.MLFLOW_PLACE.name]["data"]
+    address = urlsplit(settings["QUANTGATE_TRACKING_URI"])
+    ports = of_kind(overlay, "Service")[address.hostname or ""]["spec"]["ports"]
+    assert address.port in [port["port"] for port in ports]
+    monkeypatch.setenv("QUANTGATE_TRACKING_HOSTS", settings["QUANTGATE_TRACKING_HOSTS"])
+    check_host(settings["QUANTGATE_TRACKING_URI"])
 
 
 def test_the_documented_mlflow_certificates_match_the_steps_paths() -> None:

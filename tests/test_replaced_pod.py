@@ -92,13 +92,20 @@ def test_a_new_pod_with_another_image_is_another_server(pods: ServingPods, tiny_
     assert (scores.tasks, scores.records) == ((), "")
 
 
+@pytest.mark.parametrize(
+    ("restarts", "reason"),
+    [
+        (False, "vLLM ended (exit status 1, 0 restarts)."),
+        (True, "vLLM ended and was started again in the same pod (1 restarts)."),
+    ],
+)
 def test_a_server_that_ends_by_itself_is_the_variants_failure(
-    pods: ServingPods, tiny_model: Path, tmp_path: Path
+    pods: ServingPods, tiny_model: Path, tmp_path: Path, restarts: bool, reason: str
 ) -> None:
     server, _ = served(pods, tiny_model, str(tmp_path / "results"))
-    pods.crash_when_it_ends()
+    pods.crash_when_it_ends(restarts=restarts)
     scores = scored(server, tiny_model, tmp_path)
-    assert "vLLM ended (exit status 1, 0 restarts)." in scores.failure
+    assert reason in scores.failure
     assert scores.replaced == 0
 
 

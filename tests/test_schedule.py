@@ -75,6 +75,15 @@ def test_a_changed_schedule_is_disabled_while_its_run_goes_on_and_removed_later(
     assert kubeflow.only("recurringruns")["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * 1"
 
 
+def test_a_run_that_kubeflow_does_not_list_yet_survives_its_changed_schedule(kubeflow: State, pipeline: Path) -> None:
+    assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
+    run = kubeflow.started_by(kubeflow.only("recurringruns"))
+    kubeflow.faults = [("GET", "runs", "blind")]
+    assert scheduled(kubeflow, pipeline, "--cron", "0 4 * * 1").out.endswith(": replaces the older one\n")
+    assert kubeflow.only("recurringruns")["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * 1"
+    assert (kubeflow.ended_with_their_schedule, kubeflow.objects["runs"][run]["state"]) == ([], "RUNNING")
+
+
 def test_an_equal_schedule_that_is_disabled_is_enabled_again(kubeflow: State, pipeline: Path) -> None:
     assert scheduled(kubeflow, pipeline, "--cron", "0 3 * * 1").status == 0
     kubeflow.only("recurringruns")["status"] = "DISABLED"

@@ -19,6 +19,7 @@ from components.track import step as track_step
 from components.track.mlflow_writer import track
 from components.track.spool import send, spooled_run
 from components.tracking.connect import HOSTS
+from components.tracking.facts import RunFacts
 from components.tracking.tracked_run import TrackedRun
 from components.tracking.uris import local_tracking_uri
 from pipelines.cli.app import answer
@@ -71,7 +72,9 @@ def test_a_run_that_mlflow_refuses_is_reported_and_can_be_sent_later(
     assert TrackedRun.read(tmp_path / "tracked.json").spooled
 
     uri, results = local_tracking_uri(tmp_path / "mlflow"), RunResults(str(tmp_path))
+    name = RunFacts.read(tmp_path / "facts.json").name
     sent, again = send(results, uri), send(results, uri)
+    assert (MlflowClient(uri).get_run(sent.run_id).info.run_name, name.isascii()) == (name, True)
     assert (sent.run_id, sent.spooled) == (again.run_id, "")
     assert len(MlflowClient(uri).search_runs([sent.experiment_id])) == 1 + 4
     assert send(results).run_id == sent.run_id, "where it is now"

@@ -8,13 +8,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
 from components.models import hub
-from components.models.content import INDEX, WEIGHTS, beside_weights
+from components.models.content import INDEX, WEIGHTS, beside_weights, chosen_files
 from components.storage.store import MARKER
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Published:
     description: str
     fingerprint: str
     """sha256 of the source and what tells its content: another content has another one."""
+    passed_over: str = ""
+    """Why a folder that was written later is not it; empty without such a folder."""
 
 
 def published(source: str, description: str, content: object) -> Published:
@@ -80,10 +82,11 @@ def newest_folder(store: "S3Store", above: str, settled_s: float) -> Published:
         first, slash, rest = name.partition("/")
         if slash:
             folders[first][rest] = stored
-    reasons = []
+    reasons: list[str] = []
     for name in sorted(folders, key=lambda name: (last_change(folders[name]), name), reverse=True):
         try:
-            return folder_with(store, f"{above}/{name}".lstrip("/"), folders[name], settled_s)
+            newest = folder_with(store, f"{above}/{name}".lstrip("/"), folders[name], settled_s)
+            return replace(newest, passed_over=reasons[0] if reasons else "")
         except NotPublishedError as reason:
             reasons.append(str(reason))
     here = store.uri(above) if above else f"s3://{store.bucket}"
@@ -99,9 +102,7 @@ def folder_with(store: "S3Store", name: str, objects: "Mapping[str, StoredObject
         if marker is None or not sizes.items() >= marker.sizes.items():
             raise NotPublishedError(f"{uri} lacks files that its {MARKER} lists.")
         return published(uri, f"{uri} with the digest {marker.digest[:12]}", marker.digest)
-    files = {file: objects[file] for file in may_count(objects)}
-    if missing := missing_files(store, name, files):
-        raise NotPublishedError(f"{uri} has no {missing}.")
+    files = {file: objects[file] for file in own_files(store, name, objects)}
     since_s = (datetime.now(UTC) - last_change(files)).total_seconds()
     if since_s < settled_s:
         raise NotPublishedError(
@@ -113,24 +114,21 @@ def folder_with(store: "S3Store", name: str, objects: "Mapping[str, StoredObject
 
 
 def may_count(names: Collection[str]) -> list[str]:
-    """The sorted names of the files that can be the model's own, by their names alone."""
+    """The sorted names of the files that can be the model's own, by their names alone: the hub's index is not read."""
     weights = [name for name in names if "/" not in name and name.endswith(WEIGHTS)]
     return sorted([*beside_weights(names), *weights])
 
 
-def missing_files(store: "S3Store", name: str, files: "Mapping[str, StoredObject]") -> str:
-    """The names of the files that a folder of a model must have and this one lacks; empty when it has all."""
-    if "config.json" not in files:
-        return "config.json"
-    if not any(file.endswith(WEIGHTS) for file in files):
-        return f"*{WEIGHTS}"
-    if INDEX not in files:
-        return ""
+def own_files(store: "S3Store", name: str, names: Collection[str]) -> list[str]:
+    """The names of the model's files, as a run chooses them; raises NotPublishedError while some are missing."""
+    uri = store.uri(name)
+    if "config.json" not in names:
+        raise NotPublishedError(f"{uri} has no config.json.")
+    index = (store.get_text(f"{name}/{INDEX}") or "") if INDEX in names else ""
     try:
-        shards = set(json.loads(store.get_text(f"{name}/{INDEX}") or "")["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"readable {INDEX}"
-    return ", ".join(sorted(str(shard) for shard in shards if shard not in files))
+        return chosen_files(names, lambda _: index)
+    except PrerequisiteError as error:
+        raise NotPublishedError(f"{uri}: {error}") from None
 
 
 def last_change(objects: "Mapping[str, StoredObject]") -> datetime:

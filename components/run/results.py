@@ -8,7 +8,7 @@ judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
 run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
 
-Beside the runs, looks/NAME.json is what `quantgate look NAME` has started.
+Beside the runs, looks/NAME.json is what `quantgate look NAME` has started, and looks/NAME.claims/ its lease.
 """
 
 import shutil
@@ -87,6 +87,11 @@ class ResultFile:
 def looks_of(results: str, name: str) -> ResultFile:
     """What the looks of that name have started, beside the runs with these results."""
     return ResultFile(results.rstrip("/"), f"looks/{name}.json")
+
+
+def claims_of_looks(name: str) -> str:
+    """The lease of the looks of that name, beside what they have started."""
+    return f"looks/{name}.claims"
 
 
 @dataclass(frozen=True)

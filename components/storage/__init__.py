@@ -1,6 +1,7 @@
 """Stores in a folder or in S3, behind one interface; values in one file.
 
 store, s3                       the interface with the store in a folder; the store in S3, with the upload
+bucket_lease                    what one process at a time may do, on whatever machine
 location                        the store or file at an address
 hashing                         the sha256 of files
 cache                           where downloads lie

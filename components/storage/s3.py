@@ -192,6 +192,11 @@ class S3Store:
             text: str = answer["Body"].read().decode("utf-8")
         return text
 
+    def remove(self, name: str) -> None:
+        """Remove the object, if it exists."""
+        with self._errors():
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
+
     def uri(self, name: str) -> str:
         """The s3:// address of `name`."""
         return f"s3://{self.bucket}/{self._key(name)}"

@@ -39,7 +39,7 @@ class PlannedRun:
 
 def examine(run: PlannedRun) -> Iterator[Finding]:
     """What the checks find, one after the other; raises PrerequisiteError when the cluster's API does not answer."""
-    examined = examined_cluster(run)
+    examined, mistake = examined_cluster(run)
     place = run.place
     yield from explained("Kubernetes", lambda: installed.kubernetes_version(examined))
     if place.host or place.in_cluster or place.port_forward:
@@ -50,6 +50,8 @@ def examine(run: PlannedRun) -> Iterator[Finding]:
     yield from explained("artifacts", lambda: object_stores(examined))
     yield from explained("pods", lambda: mounted(examined))
     yield from explained("account", lambda: account_rights(examined))
+    if mistake:
+        yield Finding(FAULT, "serving", mistake, f"Correct the ConfigMap {SERVING.name} and apply it.")
     try:
         runtime = find_runtime(ClusterClient(examined.namespace, PATIENCE_S), examined.settings)
     except PrerequisiteError as error:
@@ -72,23 +74,32 @@ def explained(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[
         yield Finding(FAULT, subject, str(error))
 
 
-def examined_cluster(run: PlannedRun) -> Examined:
-    """The cluster and the run's needs; raises PrerequisiteError for an invalid pipeline or invalid settings."""
+def examined_cluster(run: PlannedRun) -> tuple[Examined, str]:
+    """The cluster with the run's needs, and the mistake in its settings; raises PrerequisiteError for no pipeline."""
     needs, questions = pipeline_needs(run.pipeline), ClusterQuestions()
     own = OWN_NAMESPACE.read_text(encoding="utf-8").strip() if OWN_NAMESPACE.exists() else ""
     namespace = run.place.namespace or own or run.place.kubeflow_namespace
-    return Examined(
+    settings, mistake = cluster_settings(questions, namespace, needs)
+    examined = Examined(
         questions=questions,
         namespace=namespace,
         account=run.account,
         needs=needs,
-        settings=cluster_settings(questions, namespace, needs),
+        settings=settings,
         in_pod="KUBERNETES_SERVICE_HOST" in os.environ,
     )
+    return examined, mistake
 
 
-def cluster_settings(questions: ClusterQuestions, namespace: str, needs: PipelineNeeds) -> ServingSettings:
-    """How the steps of a run in the namespace would serve a variant."""
+def cluster_settings(questions: ClusterQuestions, namespace: str, needs: PipelineNeeds) -> tuple[ServingSettings, str]:
+    """How the steps of a run in the namespace would serve a variant, and the mistake in the cluster's settings.
+
+    With a mistake the other checks go on, with the settings of a cluster that sets none.
+    """
     data = questions.named("configmaps", SERVING.name, namespace).body.get("data", {})
-    variables = {**data, PREFIX: needs.serving, OWN_IMAGE: needs.images[0]}
-    return replace(from_environment(variables, own_namespace=Path(os.devnull)), namespace=namespace)
+    own, mistake = {PREFIX: needs.serving, OWN_IMAGE: needs.images[0]}, ""
+    try:
+        settings = from_environment({**data, **own}, own_namespace=Path(os.devnull))
+    except PrerequisiteError as error:
+        settings, mistake = from_environment(own, own_namespace=Path(os.devnull)), str(error)
+    return replace(settings, namespace=namespace), mistake

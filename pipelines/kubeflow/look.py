@@ -2,7 +2,8 @@
 
 A look reads lists and small files, so it costs one small pod. What it has started is in looks/NAME.json beside the
 results, written once Kubeflow has the run. The run's name is the look's name with the model's fingerprint: after a
-crash between the two, the next look finds the run by its name and starts nothing.
+crash between the two, the next look finds the run by its name and starts nothing. Looks of one name that find something
+new take turns, by a lease beside that file.
 """
 
 import os
@@ -17,14 +18,15 @@ from pydantic import ValidationError
 from components.errors import PrerequisiteError
 from components.models.published import NotPublishedError, Published, published_at
 from components.resolve.run_settings import PLACES
-from components.run.results import ResultFile, looks_of
+from components.run.results import ResultFile, claims_of_looks, looks_of
 from components.storage.artifact import Artifact
+from components.storage.bucket_lease import held
 from components.tracking.model_versions import SCHEME, newest_version
 from pipelines.kubeflow.run_parameters import checked, results_of
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.connection import Kubeflow, Place
-    from pipelines.kubeflow.runs import PipelineFile
+    from pipelines.kubeflow.runs import Version
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,62}", re.ASCII)
 SHOWN_DIGITS = 12
@@ -72,22 +74,41 @@ def look(watch: Watch) -> str:
         model = seen(watch)
     except NotPublishedError as reason:
         return f"{watch.name}: nothing to start: {reason}"
+    done = f"{watch.name}: {start_if_new(watch, model)}"
+    return f"{done}\n{watch.name}: passed over: {model.passed_over}" if model.passed_over else done
+
+
+def start_if_new(watch: Watch, model: Published) -> str:
+    """Start a run on the model if this name has started none for it; returns what was seen and done."""
     from pipelines.kubeflow.connection import connected
-    from pipelines.kubeflow.runs import read_pipeline
+    from pipelines.kubeflow.runs import read_pipeline, upload
 
     parameters = watch.parameters(model.source)
     file = checked(read_pipeline(watch.pipeline), parameters)
     record = looks_of(results_of(parameters), watch.name)
-    looks = read(record)
-    if earlier := looks.started.get(model.fingerprint):
-        return f"{watch.name}: nothing new: {model.description}, for which it has started the run {earlier.run_id}"
+    if run := started_for(model, record):
+        return nothing_new(model, run)
     with connected(watch.place) as kubeflow:
-        run_id, is_new = start_once(kubeflow, watch, model, file, parameters)
+        version = upload(kubeflow, file)
+        with held(record.location, claims_of_looks(watch.name)):
+            if run := started_for(model, record):  # by another look, while this one waited
+                return nothing_new(model, run)
+            run_id, is_new = start_once(kubeflow, watch, model, version, parameters)
+            run = StartedRun(run_id=run_id, model=model.description)
+            record.write(Looks(started={**read(record).started, model.fingerprint: run}))
         page = kubeflow.page(run_id)
-    run = StartedRun(run_id=run_id, model=model.description)
-    record.write(Looks(started={**looks.started, model.fingerprint: run}))
     outcome = "started" if is_new else "an earlier look has started"
-    return f"{watch.name}: new: {model.description}; {outcome} the run {run_id} {page}"
+    return f"new: {model.description}; {outcome} the run {run_id} {page}"
+
+
+def nothing_new(model: Published, run: StartedRun) -> str:
+    """What is said about a model that has its run."""
+    return f"nothing new: {model.description}, for which it has started the run {run.run_id}"
+
+
+def started_for(model: Published, record: ResultFile) -> StartedRun | None:
+    """The run that the looks have started for the model; None if they have started none."""
+    return read(record).started.get(model.fingerprint)
 
 
 def seen(watch: Watch) -> Published:
@@ -109,16 +130,12 @@ def read(record: ResultFile) -> Looks:
 
 
 def start_once(
-    kubeflow: "Kubeflow", watch: Watch, model: Published, file: "PipelineFile", parameters: dict[str, Any]
+    kubeflow: "Kubeflow", watch: Watch, model: Published, version: "Version", parameters: dict[str, Any]
 ) -> tuple[str, bool]:
-    """The id of the model's run, and whether it was started now.
-
-    The pipeline is uploaded first, so that two looks at the same time are hardly ever between question and start.
-    """
-    from pipelines.kubeflow.runs import run_named, start, upload
+    """The id of the model's run, and whether it was started now."""
+    from pipelines.kubeflow.runs import run_named, start
 
     name = f"{watch.name} {model.fingerprint[:SHOWN_DIGITS]}"
-    version = upload(kubeflow, file)
     if run := run_named(kubeflow, name):
         return run, False
     return start(kubeflow, version, name, parameters, watch.service_account), True

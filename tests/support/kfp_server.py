@@ -2,7 +2,7 @@
 
 A script lists the states of a run, one for each request for its state. A fault applies to one request with this method
 and beginning of the path: a status, `drop` (the connection ends unanswered), `late` (it ends after the request was
-executed) or `blind` (a list is empty).
+executed), `blind` (a list is empty) or the seconds by which the answer is late.
 """
 
 import base64
@@ -11,6 +11,7 @@ import http.server
 import json
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class State:
     has_v1: bool = True
     """Whether it serves the older APIs, with the workflow and the logs."""
     page_size: int = 2
-    faults: list[tuple[str, str, int | str]] = field(default_factory=list)
+    faults: list[tuple[str, str, float | str]] = field(default_factory=list)
     objects: dict[str, dict[str, JSON]] = field(
         default_factory=lambda: {kind: {} for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
     )
@@ -349,6 +350,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "late":
             self.close_connection = True
             return
+        if isinstance(fault, float):
+            time.sleep(fault)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
@@ -367,7 +370,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """A request."""
         self.answer_request()
 
-    def fault(self, path: str) -> int | str:
+    def fault(self, path: str) -> float | str:
         """The fault for this request, which happens once."""
         for fault in self.state.faults:
             if fault[0] == self.command and path.removeprefix(API).startswith(fault[1]):

@@ -18,8 +18,8 @@ import jsonschema
 from components.models.wheels import wheel
 from components.storage.cache import cache_dir
 
-VERSIONS = ("1.31", "1.37")
-"""Of Kubernetes: the oldest that the manifests are meant for, and the newest that there are schemas of."""
+VERSIONS = ("1.31", "1.35", "1.37")
+"""Of Kubernetes: the oldest that the manifests are meant for, the one that was tried, and the newest with schemas."""
 
 PACKAGE, VERSION = "kserve", "0.21.0"
 WHEEL_SHA256 = "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b"

@@ -53,13 +53,9 @@ class ServingPods:
     def start(self, name: str, image: str = IMAGE, dies_after: int | None = None) -> None:
         """Start a pod and its vLLM, and report the object ready."""
         self.number += 1
-        mode = (
+        self.serve(
             {"VLLM_FAKE": "ok"} if dies_after is None else {"VLLM_FAKE": "mortal", "VLLM_FAKE_PROBES": str(dies_after)}
         )
-        command = [sys.executable, str(Path(fake_vllm.__file__)), "--port", str(self.port)]
-        command += ["--served-model-name", "quantgate-int8", "--max-model-len", "1024"]
-        self.process = subprocess.Popen(command, env=os.environ | mode, stdout=subprocess.DEVNULL)
-        self.wait_until_it_answers()
         status = {"name": CONTAINERS[self.kind], "imageID": image, "ready": True, "state": {"running": {}}}
         metadata = {"name": f"{name}-{self.number}", "labels": {POD_LABELS[self.kind]: name}}
         self.cluster.create(
@@ -67,9 +63,18 @@ class ServingPods:
         )
         self.report(name, "True")
 
+    def serve(self, mode: dict[str, str]) -> None:
+        """Start a vLLM and wait until it answers; `mode` is the environment that says how it behaves."""
+        command = [sys.executable, str(Path(fake_vllm.__file__)), "--port", str(self.port)]
+        command += ["--served-model-name", "quantgate-int8", "--max-model-len", "1024"]
+        self.process = subprocess.Popen(command, env=os.environ | mode, stdout=subprocess.DEVNULL)
+        self.wait_until_it_answers()
+
     def wait_until_it_answers(self) -> None:
-        """Wait for the process."""
+        """Wait for the process, or for the end of the test, which kills it."""
         for _ in range(500):
+            if self.stopped:
+                return
             try:
                 urllib.request.urlopen(f"{self.address}/version").close()
                 return
@@ -103,8 +108,8 @@ class ServingPods:
         self.threads.append(threading.Thread(target=replace))
         self.threads[-1].start()
 
-    def crash_when_it_ends(self) -> None:
-        """When vLLM ends, its container is in error, in the same pod."""
+    def crash_when_it_ends(self, *, restarts: bool = False) -> None:
+        """When vLLM ends, its container is in error, in the same pod; `restarts`: the kubelet starts it again."""
 
         def crash() -> None:
             assert self.process is not None
@@ -113,10 +118,13 @@ class ServingPods:
                 return
             name = the_one(self.cluster, PLURALS[self.kind])["metadata"]["name"]
             ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
-            status = {"name": CONTAINERS[self.kind], "state": ended, "restartCount": 0}
+            state = {"state": {"running": {}}, "lastState": ended, "ready": True} if restarts else {"state": ended}
+            status = {"name": CONTAINERS[self.kind], "imageID": IMAGE, **state, "restartCount": int(restarts)}
             self.cluster.change(
                 "pods", f"{name}-{self.number}", lambda pod: pod["status"].update(containerStatuses=[status])
             )
+            if restarts:
+                self.serve({"VLLM_FAKE": "ok"})
 
         self.threads.append(threading.Thread(target=crash))
         self.threads[-1].start()
