@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from components.benchmarks.suites import MMLU_SUBJECTS
 from components.errors import PrerequisiteError
 from components.evidence import margin
 from components.evidence.assumed_answers import COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask, drawn, expected
+from components.evidence.forecast import forecast
 from components.evidence.margin import RELATIVE
 from components.evidence.power import Expected, questions
 from components.evidence.prospects import Prospect, chances, check_copy_passes, needs, ships_by_answers
@@ -109,6 +109,12 @@ def test_the_forecast_says_if_only_a_better_baseline_would_let_a_copy_ship() -> 
     assert lines[1] == (
         "  a copy of the baseline (scores of 60 % assumed): monitor, ship if the baseline had every answer right"
     )
+
+
+def test_the_forecast_names_the_limits_that_it_leaves_out() -> None:
+    use_case = UseCase(name="one", max_drop={"t": 0.1}, max_longer_answers={"t": 0.2})
+    *_, last = forecast(Prospect(use_case, (PlannedTask("t", 5000),))).splitlines()
+    assert last.endswith("(5,000 planned). Not predicted: max_longer_answers")
 
 
 def test_the_forecast_is_the_same_each_time() -> None:

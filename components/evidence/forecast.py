@@ -9,7 +9,6 @@ from components.evidence.prospects import VERDICT_NAMES, Need, Outlook, Prospect
 
 DRAWS = 200
 """Simulated runs of each variant: a chance has a standard error of up to 3.5 points, and all takes about a second."""
-
 SHOWN = 0.005
 """Smaller chances are left out: they would read 0 %."""
 
@@ -44,7 +43,8 @@ def _enough(shown: Outlook) -> str:
     limits = "; ".join(
         f"{need.what} needs {how_many(need)} ({need.planned:,} {there})" for need in (lacking or hardest_first[:1])
     )
-    return f"{words.format(variant)}: {limits}"
+    left_out = f". Not predicted: {', '.join(shown.prospect.left_out)}" if shown.prospect.left_out else ""
+    return f"{words.format(variant)}: {limits}{left_out}"
 
 
 def _lack(need: Need) -> float:
