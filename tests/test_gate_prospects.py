@@ -1,6 +1,7 @@
 """What a run can show before it starts: a copy's verdict, the chances of others, and how many questions are enough."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from components.evidence.forecast import forecast
 from components.evidence.margin import RELATIVE
 from components.evidence.power import Expected, questions
 from components.evidence.prospects import Prospect, chances, check_copy_passes, needs, ships_by_answers
+from components.gate.saved_prospect import prospect_of_saved
 from components.policies.policy import Edges, UseCase, use_case_named, use_case_names
 from components.resolve.checks import check_power
 from components.resolve.planned_evidence import forecast_of, prospect_of
 from components.run.plan import EvaluationPlan
+from components.run.prompt_settings import PromptSettings
 from pipelines.cli.app import app
 from pipelines.kubeflow.run_parameters import check
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
@@ -232,3 +235,31 @@ def test_the_gate_forecasts_with_the_measured_scores_before_it_judges(tmp_path: 
     ]
     assert "(2,000 answered)" in done.stdout
     assert done.exit_code == 0
+
+
+def test_saved_answers_are_forecast_with_their_clusters_samples_and_looks() -> None:
+    scores = np.repeat([1.0, 0.0], [60, 40])
+    by_task = {
+        "t": answers_of("t", scores, clusters=["a"] * 30 + ["b"] * 70),
+        "sums": answers_of("sums", scores),
+    }
+    baseline, variant = candidate_of("bf16", by_task), candidate_of("int8", by_task, look=2, looks=3)
+    settings = PromptSettings(generation=({"temperature": 0.7},), samples=4)
+    tasks = tuple(
+        task.model_copy(update={"settings": settings} if task.task == "sums" else {}) for task in baseline.scores.tasks
+    )
+    asked = replace(baseline, scores=baseline.scores.model_copy(update={"tasks": tasks}))
+    seen = prospect_of_saved(use_case_named("general-chat"), [asked, variant])
+    assert seen is not None
+    assert (seen.variants, seen.looks, seen.measured) == (1, 3, True)
+    assert seen.tasks == (
+        PlannedTask("t", 100, score=0.6, clusters=(30, 70)),
+        PlannedTask("sums", 100, score=0.6, samples=4, sampled=True, generated=True),
+    )
+
+
+def test_saved_scores_without_answers_have_no_forecast() -> None:
+    by_task = {"t": answers_of("t", np.ones(10))}
+    baseline, variant = candidate_of("bf16", by_task), candidate_of("int8", by_task)
+    assert prospect_of_saved(use_case_named("general-chat"), [baseline, replace(variant, answers={})]) is None
+    assert prospect_of_saved(use_case_named("general-chat"), [replace(baseline, answers={}), variant]) is None
