@@ -53,9 +53,9 @@ def run(
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
-    setup_command.ready_engine()
     if forecast := forecast_of(plan):
         print_text(forecast, to_stderr=True)
+    setup_command.ready_engine()
     console = VisibleConsole()
     failures: list[str] = []
     to_do: list[str] = []
