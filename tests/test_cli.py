@@ -149,7 +149,7 @@ def test_eval_tests_a_served_model_and_gate_judges_its_results(served: Server, t
         ("canopy", 6),
     ]
     folders = ("--baseline", str(tmp_path / "one"), "--variant", str(tmp_path / "other"))
-    judged = quantgate("gate", *folders, "--json")
+    judged = quantgate("gate", *folders, "--json", "--no-check-power")
     assert json.loads(judged.stdout)[1]["average_drop"] == 0.0, judged.stderr
     (summary,) = (tmp_path / "one").glob("20*.json")
     assert summary.name.endswith("_local_quantgate-bf16_arc_easy-hellaswag-piqa-canopy.json")

@@ -83,7 +83,7 @@ def test_each_block_equals_the_programs_output(example: Path) -> None:
     shown = [
         (command, block) for name, text in TEXTS.items() if name != "docs/cli.md" for command, block in blocks(text)
     ]
-    assert [command.split()[1] for command, _ in shown] == ["suites", "gate", "gate"]
+    assert [command.split()[1] for command, _ in shown] == ["suites", "power", "gate", "gate"]
     for command, block in shown:
         assert printed_by(command, example) == block, command
 

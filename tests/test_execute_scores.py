@@ -2,7 +2,9 @@
 
 import sys
 from dataclasses import replace
+from math import comb
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -66,6 +68,27 @@ def test_programs_that_pass_their_tests_score(tmp_path: Path) -> None:
     rewritten = records.read(tmp_path / "variants" / "int8" / "full.parquet")
     assert [record.score for record in rewritten] == [1.0, 0.0, 0.0, 1.0]
     assert [record.outcome for record in rewritten] == ["", "AssertionError", "SyntaxError", ""]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_several_programs_for_an_item_give_the_unbiased_pass_at_1(tmp_path: Path) -> None:
+    """With c of n programs right, an item's pass@1 is 1 - C(n - c, 1) / C(n, 1) = c / n, and it counts once."""
+    right, wrong, samples = "assert listing() == [1]", "assert listing() == [2]", 4
+    passing = {("humaneval", 0): 3, ("humaneval", 1): 1, ("mbpp", 0): 4, ("mbpp", 1): 0}
+    answers = [
+        replace(record(task, item, right if sample < passes else wrong), sample=sample)
+        for (task, item), passes in passing.items()
+        for sample in range(samples)
+    ]
+    scores = run(tmp_path, "code", answers)
+    by_item = {key: 1 - comb(samples - passes, 1) / comb(samples, 1) for key, passes in passing.items()}
+    assert [(task.task, task.items, task.score) for task in scores.tasks] == [
+        (name, 2, fmean(value for (task, _), value in by_item.items() if task == name))
+        for name in ("humaneval", "mbpp")
+    ]
+    assert [task.stderr for task in scores.tasks] == pytest.approx([0.25, 0.5])
+    saved = read_ours(tmp_path / "variants" / "int8")
+    assert (saved.failure, saved.answers["humaneval"].scores.tolist()) == ("", [0.75, 0.25])
 
 
 def test_a_program_whose_record_has_no_tests_is_not_passed(tmp_path: Path) -> None:

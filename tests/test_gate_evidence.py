@@ -142,7 +142,9 @@ def test_a_task_with_the_baseline_at_chance_supports_no_pass() -> None:
     assert not result.tasks[0].informative
     assert {row.outcome for row in result.limits} == {"uninformative"}
     guessing = "can be detected, because the baseline may be guessing"
-    assert f"no drop on gsm8k {guessing}; no drop on any task {guessing}" in result.sentence
+    measured = "stayed at 0.250, which says nothing about the limit of"
+    assert f"gsm8k {measured} 2 %: no drop on gsm8k {guessing};" in result.sentence
+    assert f"average {measured} 5 %: no drop on any task {guessing}" in result.sentence
     assert "gsm8k (0.250, chance 0.250), so no pass can rest on that" in result.sentence
     assert result.next_step == "A/B test the variant; until then keep serving the current model."
 
@@ -229,6 +231,7 @@ def test_the_report_shows_the_noise_beside_the_variants_drop(tmp_path: Path) -> 
 
 def test_passes_that_differ_by_more_than_the_limit_advise_more_questions_only_if_they_may_help() -> None:
     by_chance, clearly = with_second_pass(1000, 34, 11), with_second_pass(1000, 60, 0)
+    assert "(0.905 → 0.905)" in by_chance.sentence or "gsm8k stayed at 0.905" in by_chance.sentence
     assert "on gsm8k cannot be tested, because two passes of the baseline differ by 2.54 %" in by_chance.sentence
     assert "with more questions the two passes may agree more closely" in by_chance.sentence
     assert by_chance.next_step.startswith("Evaluate more questions, or A/B test the variant")

@@ -1,23 +1,27 @@
 """What a run can show before it starts: a copy's verdict, the chances of others, and how many questions are enough."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from components.benchmarks.suites import MMLU_SUBJECTS
 from components.errors import PrerequisiteError
 from components.evidence import margin
 from components.evidence.assumed_answers import COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask, drawn, expected
+from components.evidence.forecast import forecast
 from components.evidence.margin import RELATIVE
 from components.evidence.power import Expected, questions
-from components.evidence.prospects import Prospect, at_best, chances, check_copy_passes, copy_verdict, needs
+from components.evidence.prospects import Prospect, chances, check_copy_passes, needs, ships_by_answers
+from components.gate.saved_prospect import prospect_of_saved
 from components.policies.policy import Edges, UseCase, use_case_named, use_case_names
 from components.resolve.checks import check_power
-from components.resolve.planned_evidence import few_questions, prospect_of
+from components.resolve.planned_evidence import forecast_of, prospect_of
 from components.run.plan import EvaluationPlan
+from components.run.prompt_settings import PromptSettings
 from pipelines.cli.app import app
 from pipelines.kubeflow.run_parameters import check
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
@@ -44,8 +48,8 @@ def one_task(items: int, limit: float, variants: int = 1) -> Prospect:
 @pytest.mark.parametrize(("variants", "enough"), [(1, 149), (3, 203)])
 def test_a_copy_passes_from_the_number_of_questions_that_the_exact_test_needs(variants: int, enough: int) -> None:
     assert 0.98**enough <= 0.05 / variants < 0.98 ** (enough - 1), "Clopper and Pearson"
-    assert copy_verdict(one_task(enough, 0.02, variants)) == "ship"
-    assert copy_verdict(one_task(enough - 1, 0.02, variants)) == "inconclusive"
+    assert one_task(enough, 0.02, variants).copy == "ship"
+    assert one_task(enough - 1, 0.02, variants).copy == "inconclusive"
     assert {need.enough for need in needs(one_task(100, 0.02, variants), COPY)} == {enough}
 
 
@@ -73,21 +77,52 @@ def test_a_band_that_a_copy_cannot_reach_is_named() -> None:
 
 def test_a_guessing_baseline_supports_no_pass_however_well_it_is_copied() -> None:
     guessing = Prospect(use_case_named("general-chat"), (PlannedTask("piqa", 2000, chance=0.5, score=0.5),))
-    assert copy_verdict(guessing) == "inconclusive"
-    assert copy_verdict(at_best(guessing)) == "ship"
+    assert (guessing.copy, guessing.best) == ("inconclusive", "ship")
 
 
 def test_a_suite_without_scores_or_with_an_unknown_number_of_items_is_not_judged_beforehand() -> None:
     assert prospect_of(plan_of("general-chat", "perplexity")) is None
-    assert few_questions(plan_of("general-chat", "perplexity")) == ""
+    assert forecast_of(plan_of("general-chat", "perplexity")) == ""
 
 
-def test_before_a_run_the_best_verdict_is_said_where_it_is_not_ship() -> None:
-    assert few_questions(plan_of("general-chat", "openllm")) == ""
-    assert few_questions(plan_of("general-chat", "demo")) == (
-        "These questions are few for general-chat: even a copy of a baseline that scores 60% would be monitor."
-        " `quantgate power` shows how many are enough."
+def test_the_forecast_says_what_a_copy_and_two_variants_would_get_and_what_is_enough() -> None:
+    *lines, last = forecast_of(plan_of("math-tutoring-strict", "openllm")).splitlines()
+    assert lines == [
+        "What 28,659 questions can show for math-tutoring-strict and 3 variants, by simulation:",
+        "  a copy of the baseline (scores of 60 % assumed): ship",
+        "  lossless INT8 (2 % of the answers flip): ship 71 %, inconclusive 27 %, monitor 2 %",
+        "  typical INT4 (8 % of the answers flip, 1 % of the score is lost): inconclusive 96 %, monitor 4 %",
+    ]
+    assert last == (
+        "  too few for a lossless INT8 to pass 4 times in 5: gsm8k at most 2 % needs about 1,600, or 16 answers to each"
+        " (1,319 planned)"
     )
+
+
+def test_the_forecast_names_the_closest_limit_where_the_questions_are_enough() -> None:
+    *_, last = forecast_of(plan_of("math-tutoring", "openllm")).splitlines()
+    assert last == (
+        "  enough for a lossless INT8 to pass each limit 4 times in 5: average under 1 % needs about 19,000"
+        " (28,659 planned)"
+    )
+
+
+def test_the_forecast_says_if_only_a_better_baseline_would_let_a_copy_ship() -> None:
+    lines = forecast_of(plan_of("general-chat", "demo")).splitlines()
+    assert lines[1] == (
+        "  a copy of the baseline (scores of 60 % assumed): monitor, ship if the baseline had every answer right"
+    )
+
+
+def test_the_forecast_names_the_limits_that_it_leaves_out() -> None:
+    use_case = UseCase(name="one", max_drop={"t": 0.1}, max_longer_answers={"t": 0.2})
+    *_, last = forecast(Prospect(use_case, (PlannedTask("t", 5000),))).splitlines()
+    assert last.endswith("(5,000 planned). Not predicted: max_longer_answers")
+
+
+def test_the_forecast_is_the_same_each_time() -> None:
+    plan = plan_of("code", "code")
+    assert forecast_of(plan) == forecast_of(plan)
 
 
 @pytest.mark.parametrize("name", [name for name in use_case_names() if not name.endswith("-strict")])
@@ -114,6 +149,22 @@ def test_the_probability_is_that_of_the_gates_test_on_the_drawn_answers() -> Non
     assert chances(plan, assumed, draws=500)["ship"] == pytest.approx(np.mean(np.array(p_values) <= 0.05), abs=0.06)
     needed = {need.enough for need in needs(plan, assumed)}
     assert needed == {questions(Expected(0.1), limit, 0.05)}
+
+
+def test_several_answers_to_each_question_narrow_the_bounds_and_are_advised_where_they_are_enough() -> None:
+    strict = prospect("math-tutoring-strict", "openllm")
+    shares = dict(ships_by_answers(strict, LOSSLESS, draws=150))
+    assert list(shares) == [1, 4, 8, 16]
+    assert list(shares.values()) == sorted(shares.values())
+    assert (shares[1] < 0.25, shares[16] > 0.8) == (True, True)
+    assert {need.what: need.answers for need in needs(strict)} == {"gsm8k at most 2 %": 16, "average under 1 %": None}
+    assert ships_by_answers(prospect("general-chat", "openllm"), LOSSLESS, draws=10) == ()
+
+
+def test_flips_that_are_not_by_chance_stay_however_many_answers_there_are() -> None:
+    task = PlannedTask("t", 100_000, score=0.6, samples=1000, sampled=True)
+    pairs, _ = drawn(task, Assumed("", 0.26), np.random.default_rng(1))
+    assert float(pairs.counts @ (pairs.before != pairs.after)) / pairs.items == pytest.approx(0.1, abs=0.004)
 
 
 @pytest.mark.parametrize("assumed", [COPY, LOSSLESS, TYPICAL])
@@ -152,16 +203,65 @@ def test_power_prints_the_chances_and_the_questions_that_are_enough() -> None:
 def test_the_assumed_flips_may_be_given() -> None:
     options = ["--suite", "demo", "--use-case", "demo", "--draws", "10", "--int8-flips", "0.05", "--int4-drop", "0.2"]
     done = CliRunner().invoke(app, ["power", *options])
-    assert "lossless INT8 flips 5.0% of the answers and loses 0.0% of the score." in done.stdout
-    assert "loses 20.0% of the score." in done.stdout
+    assert "lossless INT8 (5 % of the answers flip)." in done.stdout
+    assert "20 % of the score is lost" in done.stdout
 
 
-def test_the_gate_says_that_saved_answers_are_too_few_for_any_pass(tmp_path: Path) -> None:
-    before, after = pair_of(0, 0, 12, 8)
+def judged(tmp_path: Path, counts: tuple[int, int, int, int], *options: str) -> Result:
+    """`quantgate gate` on the saved answers of a baseline and a variant."""
     folders = [
         write_results(tmp_path / name, candidate_of(name, {"t": answers_of("t", scores)}))
-        for name, scores in (("bf16", before), ("int8", after))
+        for name, scores in zip(("bf16", "int8"), pair_of(*counts), strict=True)
     ]
-    done = CliRunner().invoke(app, ["gate", "--baseline", str(folders[0]), "--variant", str(folders[1])])
-    assert "too few for general-chat: even a perfect copy of the baseline would be inconclusive." in done.stdout
-    assert done.exit_code == 3
+    return CliRunner().invoke(app, ["gate", "--baseline", str(folders[0]), "--variant", str(folders[1]), *options])
+
+
+def test_saved_answers_that_are_too_few_for_any_pass_are_refused(tmp_path: Path) -> None:
+    done = judged(tmp_path, (0, 0, 12, 8))
+    assert isinstance(done.exception, PrerequisiteError)
+    assert "Not even a perfect copy of the baseline could pass general-chat" in str(done.exception)
+    assert "average at most 5 % needs 59 questions or more, 20 are planned" in str(done.exception)
+    assert done.stdout == ""
+
+
+def test_too_few_saved_answers_are_judged_all_the_same_with_the_option(tmp_path: Path) -> None:
+    done = judged(tmp_path, (0, 0, 12, 8), "--no-check-power", "--json")
+    assert (done.exit_code, json.loads(done.stdout)[1]["verdict"]) == (3, "inconclusive")
+
+
+def test_the_gate_forecasts_with_the_measured_scores_before_it_judges(tmp_path: Path) -> None:
+    done = judged(tmp_path, (0, 0, 1400, 600))
+    assert done.stdout.splitlines()[:2] == [
+        "What 2,000 questions can show for general-chat and 1 variant, by simulation:",
+        "  a copy of the baseline (scores of 70 %): ship",
+    ]
+    assert "(2,000 answered)" in done.stdout
+    assert done.exit_code == 0
+
+
+def test_saved_answers_are_forecast_with_their_clusters_samples_and_looks() -> None:
+    scores = np.repeat([1.0, 0.0], [60, 40])
+    by_task = {
+        "t": answers_of("t", scores, clusters=["a"] * 30 + ["b"] * 70),
+        "sums": answers_of("sums", scores),
+    }
+    baseline, variant = candidate_of("bf16", by_task), candidate_of("int8", by_task, look=2, looks=3)
+    settings = PromptSettings(generation=({"temperature": 0.7},), samples=4)
+    tasks = tuple(
+        task.model_copy(update={"settings": settings} if task.task == "sums" else {}) for task in baseline.scores.tasks
+    )
+    asked = replace(baseline, scores=baseline.scores.model_copy(update={"tasks": tasks}))
+    seen = prospect_of_saved(use_case_named("general-chat"), [asked, variant])
+    assert seen is not None
+    assert (seen.variants, seen.looks, seen.measured) == (1, 3, True)
+    assert seen.tasks == (
+        PlannedTask("t", 100, score=0.6, clusters=(30, 70)),
+        PlannedTask("sums", 100, score=0.6, samples=4, sampled=True, generated=True),
+    )
+
+
+def test_saved_scores_without_answers_have_no_forecast() -> None:
+    by_task = {"t": answers_of("t", np.ones(10))}
+    baseline, variant = candidate_of("bf16", by_task), candidate_of("int8", by_task)
+    assert prospect_of_saved(use_case_named("general-chat"), [baseline, replace(variant, answers={})]) is None
+    assert prospect_of_saved(use_case_named("general-chat"), [replace(baseline, answers={}), variant]) is None

@@ -194,7 +194,9 @@ def test_a_failed_run_is_reported_with_the_step_its_reason_and_its_log(
     done = submitted(kubeflow, pipeline)
     assert done.status == 4
     reason = "The model is not there." if log else "main: Error (exit code 1): The model is not there."
-    assert done.err.partition("enough.\n")[2] == (
+    forecast, _, message = done.err.partition("quantgate: ")
+    assert forecast.startswith("What 600 questions can show for general-chat and 3 variants, by simulation:\n")
+    assert f"quantgate: {message}" == (
         f"quantgate: The run has no verdict: resolve: {reason}\n"
         f"Its log: kubectl --namespace team logs {pod_of('resolve')} --container main\n"
         f"Its page: {kubeflow.host}/#/runs/details/{kubeflow.only('runs')['run_id']}\n"

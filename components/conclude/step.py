@@ -28,5 +28,5 @@ def conclude(decision: str, plan: str) -> None:
 
 
 def describe(row: Verdict) -> str:
-    """A variant's verdict with the first line of its reason."""
-    return f"{row.variant} is {row.verdict}: {row.sentence.splitlines()[0]}"
+    """A variant's verdict with the first line of its reason, and what to do."""
+    return f"{row.variant} is {row.verdict}: {row.sentence.splitlines()[0]} {row.next_step}".rstrip()

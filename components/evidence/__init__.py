@@ -11,8 +11,8 @@ judging               the verdicts on variants whose answers are paired with the
                       limits on longer and cut answers, and on the worst cluster
   noise               the difference of two passes of the baseline
   limits, case        the policy's limits as statistical tests on one variant's answers
-  power, prospects, assumed_answers
-                      before a run: the questions that a limit needs, and the verdicts to expect
+  power, prospects, assumed_answers, forecast
+                      before a run: the questions that a limit needs, the verdicts to expect, and both in a few lines
   looks, stopping     the error that each look may use, and when a variant stops early
   sentences, change, next_steps
                       the sentences for a release manager

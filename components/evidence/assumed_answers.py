@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evidence import margin
 from components.evidence.clusters import Clusters
 from components.evidence.margin import Pairs
 from components.evidence.power import Expected
@@ -19,7 +18,9 @@ SCORE = 0.6
 """The baseline's score, where it is not known."""
 SAMPLED_FLIPS = 0.16
 """The share of questions on which two answers of one model differ, if answers are sampled at a temperature: assumed,
-for arithmetic in several steps. Only this chance is averaged out by several answers to a question."""
+for arithmetic in several steps. Only this chance is averaged out by several answers to a question; flips beyond it
+stay. How the chance is spread over the questions does not matter for the variance of a mean over a question's answers,
+which is this share divided by their number."""
 QUANTILES = 50
 
 
@@ -38,6 +39,8 @@ class PlannedTask:
     """Whether its answers are sampled at a temperature: then two answers of one model may differ."""
     clusters: tuple[int, ...] = ()
     """The clusters' relative sizes; empty for none, or for unknown ones."""
+    generated: bool = False
+    """Whether the model writes the answers, so that several may be generated to each item."""
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -82,40 +85,32 @@ in our demo. The divergence of INT8 is that of the demo (docs/results.md).
 """
 
 
+def in_effect(task: PlannedTask, assumed: Assumed) -> Assumed:
+    """The variant as its mean scores over an item's answers show it: several sampled answers act like fewer flips.
+
+    They are as many as give the mean of the answers its variance. Simplified: a mean of K answers takes K + 1 values.
+    `benchmarks/gate_samples.py` draws every answer, and its probabilities differ by at most 5 points.
+    """
+    if not task.sampled or assumed == COPY:
+        return assumed
+    by_chance = min(SAMPLED_FLIPS, 2 * task.score, 2 * (1 - task.score))
+    return replace(assumed, flips=by_chance / task.samples + max(assumed.flips - by_chance, 0.0))
+
+
 def expected(task: PlannedTask, assumed: Assumed) -> tuple[Pairs, Sequence[Pairs]]:
-    """The expected answers of the task, and of each of its clusters; several samples of an item are fewer flips."""
-    lost, gained = assumed.shares(task.score)[:2]
-    flips = lost + gained
-    if task.sampled and assumed != COPY:
-        flips = max(SAMPLED_FLIPS, flips) / task.samples
-    shares = replace(assumed, flips=flips).shares(task.score)
+    """The expected answers of the task, and of each of its clusters."""
+    shares = in_effect(task, assumed).shares(task.score)
     together = Expected(float(shares[:2].sum()), assumed.drop, task.score, task.clusters).pairs(task.items)
     return together, [Pairs(BEFORE, AFTER, size * shares) for size in task.sizes] if len(task.clusters) > 1 else []
 
 
 def drawn(task: PlannedTask, assumed: Assumed, source: np.random.Generator) -> tuple[Pairs, Sequence[Pairs]]:
     """One variant's answers, drawn at random: of the task, and of each of its clusters."""
-    if task.sampled and assumed != COPY:
-        return _sampled(task, assumed, source), ()
-    shares = assumed.shares(task.score)
+    shares = in_effect(task, assumed).shares(task.score)
     counts = source.multinomial(task.sizes, shares / shares.sum()).astype(float)
     clusters = [Pairs(BEFORE, AFTER, row) for row in counts] if len(counts) > 1 else []
     sums = Clusters(task.sizes.astype(np.float64), counts @ BEFORE, counts @ AFTER) if clusters else None
     return Pairs(BEFORE, AFTER, counts.sum(axis=0), sums), clusters
-
-
-def _sampled(task: PlannedTask, assumed: Assumed, source: np.random.Generator) -> Pairs:
-    """Items with several answers: some are always right or always wrong, on the others an answer is right by chance."""
-    lost, gained = replace(assumed, flips=max(SAMPLED_FLIPS, assumed.flips)).shares(task.score)[:2]
-    by_chance = min(2 * (lost + gained), 2 * task.score, 2 * (1 - task.score))
-    always = task.score - by_chance / 2
-    kinds = source.multinomial(task.items, [by_chance, always, 1 - by_chance - always])
-    lower = 0.5 - assumed.drop * task.score / by_chance if by_chance else 0.5
-    before, after = (
-        source.binomial(task.samples, np.repeat(rates, kinds)) / task.samples
-        for rates in ([0.5, 1.0, 0.0], [max(lower, 0.0), 1.0, 0.0])
-    )
-    return margin.pairs(before, after)
 
 
 def divergences(task: PlannedTask, assumed: Assumed, most: float) -> Pairs:

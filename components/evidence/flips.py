@@ -1,5 +1,7 @@
 """Changes that a drop does not show: flips in both directions, divergence of the choices' probabilities, perplexity.
 
+The interval of a flip rate and McNemar's p-value are exact. `Mean` is a t-test: it assumes a mean that is about normal.
+
 A model that loses as many right answers as it gains keeps its score, but its users notice the changed answers
 (A. Dutta et al., Accuracy is Not All You Need, arXiv 2407.09141).
 """

@@ -8,6 +8,15 @@ A variant that passes its limits gets the best band whose end the average drop i
 promise: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
 share the error probability by Holm's method, where a variant that ships leaves its share to the others. The bands of a
 variant are tested in a fixed order and need no correction. The confidence of a rejection holds for one variant alone.
+
+What the promise rests on:
+
+    proven       how the limits, the variants and the looks are combined; the bound of a drop if answers are only lost
+    conjecture   the bound of any other drop, of longer answers and of a divergence (Gaffke's), also of an average of
+                 tasks: no enumeration of small cases and no simulation contradicted it
+    simulated    the t-test over clusters: wrong if a few clusters are ruined, see `clusters`
+    assumed      the t-test over the documents of a perplexity: that their mean is about normal; and what the screen of
+                 chosen items may differ from the benchmark, see `looks`
 """
 
 import math

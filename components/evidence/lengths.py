@@ -19,7 +19,8 @@ class GrowthTest:
     """The test of how much longer the variant's answers are: the growth of the mean number of tokens, 0.2 is 20 %.
 
     No answer is longer than the limit of tokens, so that lengths as shares of it have the bounds of a relative
-    drop; the growth is the negative drop.
+    drop; the growth is the negative drop. Lengths are fractional values, for which the bounds are a conjecture (see
+    `margin`).
     """
 
     lengths: Pairs

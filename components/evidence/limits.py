@@ -175,7 +175,11 @@ class DropTest:
 
 @dataclass(frozen=True)
 class MeanTest:
-    """The test of the logarithm of the perplexity ratio: a t-test over documents."""
+    """The test of the logarithm of the perplexity ratio: a t-test over documents.
+
+    It assumes that the mean over the documents is about normal. That is not proven and not simulated, and it fails if
+    few documents hold most of the damage.
+    """
 
     log_ratio: flips.Mean
     items: int
@@ -222,8 +226,9 @@ class MeanTest:
 class ClippedTest:
     """The test of the mean of bounded values: of each item's KL divergence, clipped to `MOST_NATS`, or cut answers.
 
-    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the bounds of a drop. What is
-    clipped is no evidence: if the mean before clipping is over a limit, the limit is never shown to be kept.
+    Divergences are too skewed for a t-test. The mean of clipped, bounded values has the bounds of a drop, which are a
+    conjecture for fractional values (see `margin`). What is clipped is no evidence: if the mean before clipping is over
+    a limit, the limit is never shown to be kept.
     """
 
     shares: Pairs

@@ -6,7 +6,8 @@ rest. Every bound at a look uses only the look's share, so that with the policy'
 hold at once. They are a confidence sequence, by the union bound over looks that grow geometrically (D. Darling and
 H. Robbins, Confidence Sequences for Mean, Variance, and Median, PNAS 58 (1967) 66-68; "stitching" in S. Howard et al.,
 Time-uniform, Nonparametric, Nonasymptotic Confidence Sequences, Annals of Statistics 49 (2021), arXiv 1810.08240). So
-stopping because of the answers does not raise the error probability; `benchmarks/gate_errors.py` measures it.
+stopping because of the answers does not raise the error probability: that is proven if each look's bound holds, and
+`benchmarks/gate_errors.py` measures it.
 
 The answers at a look are a random sample of all items, with one exception: the first look at a task whose tiny stage
 is tinyBenchmarks. Its 100 items are chosen, so they are a population of their own: their bounds hold for items like

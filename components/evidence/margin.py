@@ -18,6 +18,8 @@ Poisson variables of M. Fay and E. Feuer, Statistics in Medicine 16 (1997) 791-8
 conjecture too: `tests/test_gate_average.py` enumerates every outcome of small tasks, `benchmarks/gate_averages.py`
 simulates large ones.
 
+*Several answers to an item* are one fractional score, their mean; `benchmarks/gate_samples.py` counts the errors.
+
 *Cluster by cluster*, for items in clusters: a t-test on the clusters' sums, see `clusters`; simulated, not proven. With
 clusters, the result is the larger of both p-values.
 """

@@ -1,11 +1,11 @@
 """How many questions a limit needs, before a run: the gate's own test on expected answers.
 
 The gate decides a limit with a probability of `power` when the expected answers lie z(1 - alpha) + z(power) standard
-errors away from the limit. This is the usual sample size formula (R. Connor, Sample Size for Testing Differences in
-Proportions for the Paired-Sample Design, Biometrics 43 (1987) 207-211; J. Nam, Establishing Equivalence of Two
-Treatments and Sample Size Requirements in Matched-Pairs Design, Biometrics 53 (1997) 1422-1430; for language models
-E. Miller, Adding Error Bars to Evals, arXiv 2411.00640). The distance comes from the p-values of `margin`, so that
-few questions, or clusters, widen it as much here as in a verdict.
+errors away from the limit. This is the usual sample size formula, an approximation; the tests compare it with
+simulations (R. Connor, Sample Size for Testing Differences in Proportions for the Paired-Sample Design, Biometrics 43
+(1987) 207-211; J. Nam, Establishing Equivalence of Two Treatments and Sample Size Requirements in Matched-Pairs Design,
+Biometrics 53 (1997) 1422-1430; for language models E. Miller, Adding Error Bars to Evals, arXiv 2411.00640). The
+distance comes from the p-values of `margin`, so that few questions, or clusters, widen it as much here as in a verdict.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """What a run can show, before it starts: the gate's own tests on answers that nobody has given yet.
 
-A copy of the baseline answers every question as the baseline does. Its verdict is computed, not drawn: no variant gets
-a better one from these questions. The verdicts of other variants are drawn from an assumed share of flipped answers.
+A copy of the baseline answers every question as the baseline does. Its verdict is computed, not drawn, and only a
+variant that answers better than the baseline could get a better one. The verdicts of other variants are drawn from an
+assumed share of flipped answers.
 
 Simplified: the probabilities are those of the last look, and the run's other variants do not ship, so that Holm's
 method leaves this one its share of the error. A task's clusters do not differ. Limits on perplexity, on longer and on
@@ -33,6 +34,10 @@ VERDICT_NAMES = {"ab_test": "A/B test"}
 PASSING = ("ship", "monitor")
 LEFT_OUT = ("max_perplexity_ratio", "max_longer_answers", "max_cut_answers")
 DRAWS, SEED = 400, 20261127
+ANSWERS = (1, 4, 8, 16)
+"""Numbers of answers to each question, to compare."""
+MORE_ANSWERS = (2, 4, 8, 16, 32)
+"""Numbers of answers to each question that are advised where the questions are few."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Prospect:
     """At least one: tasks with scores."""
     variants: int = 1
     looks: int = 1
+    measured: bool = False
+    """Whether the baseline's scores are measured, not assumed."""
 
     @property
     def alpha(self) -> float:
@@ -55,6 +62,30 @@ class Prospect:
         """The policy's limits about which the assumptions say nothing."""
         return [name for name in LEFT_OUT if getattr(self.use_case, name)]
 
+    @property
+    def items(self) -> int:
+        """The number of questions of all tasks."""
+        return sum(task.items for task in self.tasks)
+
+    @cached_property
+    def copy(self) -> str:
+        """The verdict on a perfect copy of the baseline."""
+        return _case(self, COPY).verdict(self.alpha)
+
+    @cached_property
+    def best(self) -> str:
+        """The verdict on a copy of the baseline that a copy passes most easily: it answers every question right."""
+        return self.with_perfect_baseline().copy
+
+    def with_perfect_baseline(self) -> "Prospect":
+        """The same with a baseline that answers every question right."""
+        return replace(self, tasks=tuple(replace(task, score=1.0) for task in self.tasks))
+
+    def with_answers(self, samples: int) -> "Prospect":
+        """The same with so many answers to each question of its generated tasks, sampled at a temperature."""
+        tasks = (replace(task, samples=samples, sampled=True) if task.generated else task for task in self.tasks)
+        return replace(self, tasks=tuple(tasks))
+
 
 @dataclass(frozen=True)
 class Need:
@@ -65,6 +96,13 @@ class Need:
     planned: int
     enough: int | None
     """None if no number is."""
+    answers: int | None = None
+    """How many answers to each generated question are enough too; None if the questions are, or if no number is."""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the planned questions are enough."""
+        return self.enough is not None and self.enough <= self.planned
 
 
 @dataclass(frozen=True)
@@ -72,48 +110,45 @@ class Outlook:
     """What a run can show."""
 
     prospect: Prospect
-    best: str
-    """The verdict on a copy of a baseline that answers every question right."""
-    copy: str
-    """The verdict on a copy of a baseline with the assumed scores."""
     chances: tuple[tuple[Assumed, dict[str, float]], ...]
     """The probability of each verdict on each assumed variant."""
     needs: tuple[Need, ...]
     """For the first of them."""
+    by_answers: tuple[tuple[int, float], ...] = ()
+    """For the first of them, the probability of `ship` by the number of answers to each generated question."""
 
 
 def outlook(prospect: Prospect, assumed: Sequence[Assumed] = (LOSSLESS, TYPICAL), draws: int = DRAWS) -> Outlook:
     """What a run can show about a copy of the baseline and these assumed variants."""
     drawn = tuple((variant, chances(prospect, variant, draws)) for variant in assumed)
-    best, copy = copy_verdict(at_best(prospect)), copy_verdict(prospect)
-    return Outlook(prospect, best, copy, drawn, tuple(needs(prospect, assumed[0])))
+    return Outlook(prospect, drawn, tuple(needs(prospect, assumed[0])))
 
 
-def copy_verdict(prospect: Prospect) -> str:
-    """The verdict on a perfect copy of the baseline."""
-    return _case(prospect, COPY).verdict(prospect.alpha)
+def ships_by_answers(prospect: Prospect, assumed: Assumed, draws: int = DRAWS) -> tuple[tuple[int, float], ...]:
+    """The probability that such a variant ships, by the number of sampled answers to each generated question.
 
-
-def at_best(prospect: Prospect) -> Prospect:
-    """The same with the baseline of which a copy passes most easily: it answers every question right."""
-    return replace(prospect, tasks=tuple(replace(task, score=1.0) for task in prospect.tasks))
+    Empty if that number hardly matters: no generated task has a limit of its own, and not every task is generated.
+    """
+    limited = any(task.generated and task.name in prospect.use_case.max_drop for task in prospect.tasks)
+    if not limited and not all(task.generated for task in prospect.tasks):
+        return ()
+    return tuple((samples, chances(prospect.with_answers(samples), assumed, draws)["ship"]) for samples in ANSWERS)
 
 
 def check_copy_passes(prospect: Prospect) -> None:
     """Raise PrerequisiteError if not even a copy of the best possible baseline could ship or be monitored."""
-    best = at_best(prospect)
-    if not prospect.tasks or (verdict := copy_verdict(best)) in PASSING:
+    if not prospect.tasks or prospect.best in PASSING:
         return
     lacking = [
         f"{need.what} needs {need.enough:,} questions or more, {need.planned:,} are planned"
-        for need in needs(best, COPY, band="monitor")
-        if need.enough is not None and need.enough > need.planned
+        for need in needs(prospect.with_perfect_baseline(), COPY, band="monitor")
+        if need.enough is not None and not need.is_met
     ]
     name, described = prospect.use_case.name, f"Too few: {'; '.join(lacking)}. " if lacking else ""
     raise PrerequisiteError(
         f"Not even a perfect copy of the baseline could pass {name} with these questions: its verdict would be"
-        f" {VERDICT_NAMES.get(verdict, verdict)} at best. {described}Choose a suite with more questions,"
-        " fewer variants or a wider policy (`quantgate power` shows what each can decide), or --no-check-power to run"
+        f" {VERDICT_NAMES.get(prospect.best, prospect.best)} at best. {described}Choose a suite with more questions,"
+        " fewer variants or a wider policy (`quantgate power` shows what each can decide), or --no-check-power to go on"
         " all the same."
     )
 
@@ -130,11 +165,24 @@ def needs(prospect: Prospect, assumed: Assumed = LOSSLESS, band: str = "ship") -
 
     Enough is for 80 % power; for a copy, whose answers are certain, the smallest number with which it passes.
     """
+    needed_p = prospect.alpha if assumed == COPY else with_power(prospect.alpha)
+    needed = [_need(prospect.use_case, limit, needed_p) for limit in _limits(prospect, assumed, band)]
+    most = max((task.samples for task in prospect.tasks if task.generated), default=None)
+    if assumed == COPY or most is None or all(need.is_met for need in needed):
+        return needed
+    for samples in (number for number in MORE_ANSWERS if number > most):
+        limits = _limits(prospect.with_answers(samples), assumed, band)
+        for place, (need, limit) in enumerate(zip(needed, limits, strict=True)):
+            if not need.is_met and need.answers is None and _times(limit.test, 1).p_within(limit.limit) <= needed_p:
+                needed[place] = replace(need, answers=samples)
+    return needed
+
+
+def _limits(prospect: Prospect, assumed: Assumed, band: str) -> tuple[Limit, ...]:
+    """The policy's limits and the end of the band, with the expected answers of such a variant."""
     case = _case(prospect, assumed)
     end = next(row.upper for row in prospect.use_case.band_list() if row.verdict == band)
-    needed_p = prospect.alpha if assumed == COPY else with_power(prospect.alpha)
-    limits = (*case.limits, Limit("average", "band", end, case.average))
-    return [_need(prospect.use_case, limit, needed_p) for limit in limits]
+    return (*case.limits, Limit("average", "band", end, case.average))
 
 
 def _need(use_case: UseCase, limit: Limit, needed_p: float) -> Need:

@@ -1,4 +1,7 @@
-"""The sentence of each verdict, for a release manager: it contains the numbers that decided."""
+"""The sentence of each verdict, for a release manager: what was measured, its bound, and the limit.
+
+What to do is in `next_steps`; whoever shows a sentence shows the next step beside it.
+"""
 
 import math
 from collections.abc import Iterable
@@ -106,16 +109,19 @@ def _describe_undecided(limit: Limit, case: Case, alpha: float) -> str:
     test = limit.test
     if isinstance(test, DropTest) and test.chosen:
         return (
-            f"{_change(limit, case)} on the chosen questions, which does not show that it is over the limit of"
-            f" {_limit(limit, case)}"
+            f"{_change(limit, case)} on the chosen questions, {_confidence(case.rejecting)} {_at_least(limit, case)},"
+            f" which does not show that it is over the limit of {_limit(limit, case)}"
         )
     if not test.informative and _is_drop(limit):
         subject = "any task" if limit.what == "average" else limit.what
-        return f"no drop on {subject} can be detected, because the baseline may be guessing"
+        return (
+            f"{_change(limit, case)}, which says nothing about the limit of {_limit(limit, case)}: no drop on {subject}"
+            " can be detected, because the baseline may be guessing"
+        )
     if not test.decidable(limit.limit) and isinstance(test, DropTest):
         return (
-            f"the limit of {_limit(limit, case)} on {limit.what} cannot be tested, because two passes of the"
-            f" baseline differ by {_amount(test.noise.floor, limit, case)}"
+            f"{_change(limit, case)}; the limit of {_limit(limit, case)} on {limit.what} cannot be tested, because two"
+            f" passes of the baseline differ by {_amount(test.noise.floor, limit, case)}"
         )
     return (
         f"{_change(limit, case)}, {_confidence(alpha)} {_at_most(limit, case, alpha)}, so it is not shown to be within"

@@ -23,7 +23,8 @@ class WorstClusterTest:
     """The test of the largest drop of any cluster.
 
     It is within the limit if every cluster is: all must show it, which needs no correction. It is beyond the limit if
-    one cluster is; the clusters share that error probability (Bonferroni). The bounds of a cluster are those of a task.
+    one cluster is; the clusters share that error probability (Bonferroni). Both are proven if each cluster's bounds
+    hold; they are those of a task without clusters.
     """
 
     clusters: Sequence[PairedCluster]

@@ -1,4 +1,8 @@
-"""Score the programs that a variant wrote: each program runs once and passes or fails."""
+"""Score the programs that a variant wrote: each program runs once and passes or fails.
+
+An item's pass@1 is the share of its programs that pass: with c of n right, 1 - C(n - c, 1) / C(n, 1) = c / n, the
+unbiased estimate of M. Chen et al., Evaluating Large Language Models Trained on Code (arXiv 2107.03374).
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

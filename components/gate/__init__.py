@@ -4,6 +4,7 @@ decision        the decision matrix: which variants can be judged at all
 point           verdicts without per-item answers: measured drops, without confidence bounds
 flipped_items   the questions whose answer changed from the baseline to the variant
 saved           read results from disk: a run's or lm-eval's
+saved_prospect  what saved answers can show, before they are judged
 harness_groups  lm-eval's groups of tasks
 results_files   the files that the gate reads and writes
 

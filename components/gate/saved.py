@@ -50,11 +50,21 @@ SAMPLES = "lm-eval's samples"
 
 def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> Decision:
     """The decision on the results in these folders; the first folder is the baseline's."""
+    return decide_read(use_case, folders, read_saved(use_case, folders, metrics))
+
+
+def read_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> list[Candidate]:
+    """The results in these folders; raises PrerequisiteError if the policy does not fit the baseline's tasks."""
     candidates = _with_unique_names([(folder, read_candidate(folder, metrics)) for folder in folders])
-    baseline = candidates[0]
-    if not baseline.failure:
-        check_use_case(use_case, baseline.scores.by_task())
-    model = Model(source=str(folders[0]), digest=baseline.weights.digest, uri=str(folders[0]), size_bytes=0)
+    if not candidates[0].failure:
+        check_use_case(use_case, candidates[0].scores.by_task())
+    return candidates
+
+
+def decide_read(use_case: UseCase, folders: Sequence[Path], candidates: Sequence[Candidate]) -> Decision:
+    """The decision on the results that were read from these folders."""
+    baseline, folder = candidates[0], str(folders[0])
+    model = Model(source=folder, digest=baseline.weights.digest, uri=folder, size_bytes=0)
     return decide_candidates(model, baseline.scores.suite, use_case, candidates)
 
 

@@ -42,7 +42,7 @@ class JudgedVersion:
         """Why the verdict does not allow the version to serve; empty if it does."""
         version, weights = self.version, self.weights
         if self.verdict.verdict not in (*allowed, REFERENCE):
-            return f"its verdict is {self.verdict.verdict}: {self.verdict.sentence}"
+            return f"its verdict is {self.verdict.verdict}: {self.verdict.sentence} {self.verdict.next_step}".rstrip()
         for tag, digest in ((DIGEST, weights.digest), (BASELINE, weights.baseline_digest)):
             if version.tags.get(tag, "") != digest or not digest:
                 return f"its {tag} is {version.tags.get(tag, 'missing')}, but the run with its verdict has {digest}."

@@ -2,9 +2,9 @@
 
 from components.benchmarks.selection import suite_of
 from components.benchmarks.suites import GUESSED, SuiteTask
-from components.evidence import prospects
 from components.evidence.assumed_answers import SCORE, PlannedTask
-from components.evidence.prospects import PASSING, VERDICT_NAMES, Prospect
+from components.evidence.forecast import forecast
+from components.evidence.prospects import Prospect
 from components.models.variants import BASELINE
 from components.policies.policy import chosen
 from components.run.artifacts import PERPLEXITIES
@@ -27,18 +27,12 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE) -> Prospect | None:
 
 
 def _planned(task: SuiteTask, score: float) -> PlannedTask:
-    chosen_answers = task.metric in GUESSED  # a choice is scored by its probability, which is not sampled
-    samples, sampled = (1, False) if chosen_answers else (task.samples, task.temperature > 0)
-    return PlannedTask(task.task, task.full, task.chance, score, samples, sampled, task.clusters)
+    generated = task.metric not in GUESSED  # a choice is scored by its probability, which is not sampled
+    samples, sampled = (task.samples, task.temperature > 0) if generated else (1, False)
+    return PlannedTask(task.task, task.full, task.chance, score, samples, sampled, task.clusters, generated)
 
 
-def few_questions(plan: EvaluationPlan) -> str:
-    """What a copy of the baseline could reach, if that is not `ship`; empty if it is, or unknown."""
+def forecast_of(plan: EvaluationPlan) -> str:
+    """What a run of the plan can show, in a few lines; empty if that is unknown."""
     prospect = prospect_of(plan)
-    if prospect is None or (verdict := prospects.copy_verdict(prospect)) == "ship":
-        return ""
-    reached = verdict if verdict in PASSING else f"{VERDICT_NAMES.get(verdict, verdict)}, so no variant passes"
-    return (
-        f"These questions are few for {prospect.use_case.name}: even a copy of a baseline that scores {SCORE:.0%} would"
-        f" be {reached}. `quantgate power` shows how many are enough."
-    )
+    return forecast(prospect) if prospect else ""

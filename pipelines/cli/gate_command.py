@@ -22,27 +22,42 @@ def gate(
         list[str] | None,
         typer.Option(help="Metric to compare in lm-eval's samples, NAME or NAME,FILTER [the task's usual metric]."),
     ] = None,
+    check_power: Annotated[
+        bool,
+        typer.Option(
+            "--check-power/--no-check-power",
+            help="Refuse answers that are too few for even a perfect copy of the baseline to pass.",
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts for a script.")] = False,
 ) -> None:
     """Decide on saved results: those of a run, or lm-eval's own.
 
     A folder is runs/NAME/variants/VARIANT, or the output of lm-eval with --output_path and --log_samples. The worst
     verdict sets the exit status: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
-    means that the arguments are wrong.
+    means that the arguments are wrong, or that not even a copy of the baseline could pass with so few answers.
     """
-    from components.gate.saved import decide_saved
+    from components.evidence.forecast import forecast
+    from components.evidence.prospects import check_copy_passes
+    from components.gate.saved import decide_read, read_saved
+    from components.gate.saved_prospect import prospect_of_saved
     from components.report.matrix import verdicts_json
-    from components.report.prospect_table import few_answers
     from components.report.terminal import terminal_evidence, terminal_matrix
 
     use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
-    decision = decide_saved(use_case, [baseline, *variant], metric or ())
+    folders = [baseline, *variant]
+    candidates = read_saved(use_case, folders, metric or ())
+    prospect = prospect_of_saved(use_case, candidates)
+    if prospect and check_power:
+        check_copy_passes(prospect)
+    console = VisibleConsole(highlight=False)
+    if prospect and not as_json:
+        console.print(forecast(prospect), markup=False)
+        console.print()
+    decision = decide_read(use_case, folders, candidates)
     if as_json:
         print_text(verdicts_json(decision))
     else:
-        console = VisibleConsole(highlight=False)
         for table in (terminal_matrix(decision), *terminal_evidence(decision)):
             console.print(table)
-        if note := few_answers(decision):
-            console.print(note, soft_wrap=True)
     raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))

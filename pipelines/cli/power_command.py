@@ -38,7 +38,7 @@ def power(
     the baseline can pass.
     """
     from components.evidence.assumed_answers import LOSSLESS, TYPICAL
-    from components.evidence.prospects import check_copy_passes, outlook
+    from components.evidence.prospects import check_copy_passes, outlook, ships_by_answers
     from components.report.prospect_table import prospect_json, prospect_tables
     from components.resolve.planned_evidence import prospect_of
 
@@ -51,7 +51,7 @@ def power(
             " `items:` to the tasks of its file, or choose another suite."
         )
     assumed = (replace(LOSSLESS, flips=int8_flips), replace(TYPICAL, flips=int4_flips, drop=int4_drop))
-    shown = outlook(prospect, assumed, draws)
+    shown = replace(outlook(prospect, assumed, draws), by_answers=ships_by_answers(prospect, assumed[0], draws))
     if as_json:
         print_text(prospect_json(shown))
     else:

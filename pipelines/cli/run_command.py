@@ -34,7 +34,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures and the decision.")] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
-    from components.resolve.planned_evidence import few_questions
+    from components.resolve.planned_evidence import forecast_of
 
     local.check_packages()
     folder = out.absolute()
@@ -53,9 +53,9 @@ def run(
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
+    if forecast := forecast_of(plan):
+        print_text(forecast, to_stderr=True)
     setup_command.ready_engine()
-    if note := few_questions(plan):
-        print_text(note, to_stderr=True)
     console = VisibleConsole()
     failures: list[str] = []
     to_do: list[str] = []

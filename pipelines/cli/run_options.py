@@ -82,8 +82,8 @@ def checked_arguments(values: dict[str, Any]) -> dict[str, Any]:
     plan = plan.model_copy(update={"variants": tuple(with_baseline(list(plan.variants)))})
     check(values["model"], plan)
     if find_spec("scipy"):  # a client without the gate's packages sees it on the cluster
-        from components.resolve.planned_evidence import few_questions
+        from components.resolve.planned_evidence import forecast_of
 
-        if note := few_questions(plan):
-            print_text(note, to_stderr=True)
+        if forecast := forecast_of(plan):
+            print_text(forecast, to_stderr=True)
     return options.pipeline_arguments(values["model"], plan, values["promote"])
