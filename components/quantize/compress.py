@@ -4,7 +4,7 @@
         --tokens N --out FOLDER --facts FILE [--slow-16-bits]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of
-layers, and the algorithm.
+layers, and the algorithm. On one kind of machine the same inputs give the same bytes.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from compressed_tensors import ModelCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
@@ -30,6 +31,7 @@ from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import Variant, variant_named
 
 UNQUANTIZED = "lm_head"
+SEED = 0
 
 
 def main() -> None:
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--slow-16-bits", action="store_true", help="the CPU computes 16 bits in software")
     options = parser.parse_args()
 
+    transformers.set_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
     model.config.save_pretrained(options.out)
@@ -61,6 +64,7 @@ def main() -> None:
         recipe=modifier,
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
+        shuffle_calibration_samples=False,  # GPTQ's sums depend on the order
     )
     if in_float32:  # to integers before the rest to 16 bits, which would round the weights off GPTQ's grid
         ModelCompressor.from_pretrained_model(model).compress_model(model)

@@ -82,7 +82,14 @@ def made_before(store: Store, recipe: str, variant: Variant, baseline: Model) ->
 
 def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> str:
     """A digest of everything that determines the weights."""
-    parts = (baseline.digest, variant, calibration, "gptq", version("llmcompressor"), version("compressed-tensors"))
+    parts = (
+        baseline.digest,
+        variant,
+        calibration,
+        "gptq in a fixed order",
+        version("llmcompressor"),
+        version("compressed-tensors"),
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
