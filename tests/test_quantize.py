@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.errors import PrerequisiteError
 from components.models.sources import resolve
 from components.models.variants import VARIANTS
-from components.quantize.check import check_compressed
 from components.quantize.quantization import made_before, quantize, recipe_key
 from components.run import machine, progress
 from components.run.artifacts import Model, Weights
@@ -179,34 +177,3 @@ def test_another_variants_recipe_is_not_used(tmp_path: Path, other: dict[str, st
     assert made_before(store, "recipe", VARIANTS["int8"], model)
     store.put_text(json.dumps(content | other), "recipe")
     assert made_before(store, "recipe", VARIANTS["int8"], model) is None
-
-
-def checkpoint(folder: Path, scale: float, quantized: bool = True) -> Path:
-    import safetensors.torch
-    import torch
-
-    config = {"quantization_config": {"quant_method": "compressed-tensors"}} if quantized else {}
-    (folder / "config.json").write_text(json.dumps(config))
-    safetensors.torch.save_file({"a.weight_scale": torch.tensor([scale])}, folder / "model.safetensors")
-    return folder
-
-
-@needs_torch
-def test_a_complete_checkpoint_passes_the_check(tmp_path: Path) -> None:
-    check_compressed(checkpoint(tmp_path, 1.0), layers=1)
-
-
-@needs_torch
-@pytest.mark.parametrize(
-    ("scale", "quantized", "layers", "what"),
-    [
-        (float("nan"), True, 1, "not finite: a.weight_scale"),
-        (1.0, True, 2, "quantized 1 layers, but 2 were expected"),
-        (1.0, False, 1, "without a quantization config"),
-    ],
-)
-def test_a_checkpoint_that_differs_from_the_variant_is_refused(
-    tmp_path: Path, scale: float, quantized: bool, layers: int, what: str
-) -> None:
-    with pytest.raises(PrerequisiteError, match=what):
-        check_compressed(checkpoint(tmp_path, scale, quantized), layers)

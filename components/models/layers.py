@@ -14,6 +14,18 @@ SMALLEST_GROUP = 32
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a layer's weights are stored."""
+
+    bits: int
+    group_size: int | None
+    """Number of weights that share a scale; None: a row of the matrix."""
+
+    def __str__(self) -> str:
+        return f"{self.bits} bits, {f'groups of {self.group_size}' if self.group_size else 'one scale a channel'}"
+
+
+@dataclass(frozen=True)
 class LayerGroup:
     """The layers that share a group size."""
 
@@ -46,6 +58,12 @@ def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]
         )
         for size in sorted(set(sizes.values()), reverse=True)
     ]
+
+
+def layouts(groups: list[LayerGroup], widths: Mapping[str, int], bits: int) -> dict[str, Layout]:
+    """The layout of each layer."""
+    sizes = {kind: group.group_size for group in groups for kind in group.kinds}
+    return {name: Layout(bits, sizes[name.rsplit(".", 1)[-1]]) for name in widths}
 
 
 def fitting_size(kind: str, widths: list[int], group_size: int) -> int:

@@ -3,12 +3,13 @@
     python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
         --tokens N --out FOLDER --facts FILE [--slow-16-bits]
 
-It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of
-layers, and the algorithm. On one kind of machine the same inputs give the same bytes.
+It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
+and the group size of each layer, and the algorithm. On one kind of machine the same inputs give the same bytes.
 """
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from components.models.layers import describe_layout, group_layers
+from components.models.layers import Layout, describe_layout, group_layers, layouts
 from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import Variant, variant_named
 
@@ -57,7 +58,7 @@ def main() -> None:
     if in_float32:
         model.float()
     widths = linear_widths(model)
-    modifier, layout = recipe(variant_named(options.variant), widths)
+    modifier, layers, layout = recipe(variant_named(options.variant), widths)
     oneshot(
         model=model,
         dataset=calibration_set(options.calibration, tokenizer, options.samples, options.tokens),
@@ -71,20 +72,25 @@ def main() -> None:
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
     copy_beside_weights(options.model, options.out)
-    facts = {"layout": layout, "layers": len(widths), "algorithm": "GPTQ in float32" if in_float32 else "GPTQ"}
+    facts = {
+        "layout": layout,
+        "layers": {name: asdict(layer) for name, layer in layers.items()},
+        "algorithm": "GPTQ in float32" if in_float32 else "GPTQ",
+    }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
 
 
-def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:
-    """GPTQ for the variant on layers of these widths, and a description of their grouping."""
+def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, dict[str, Layout], str]:
+    """GPTQ for the variant on layers of these widths, each layer's layout, and a description of the layouts."""
     if variant.group_size is None:
         modifier = GPTQModifier(targets="Linear", scheme=variant.scheme, ignore=[UNQUANTIZED])
-        return modifier, f"one scale a channel on all {len(widths)} layers, activations per token"
+        layers = dict.fromkeys(widths, Layout(8, None))
+        return modifier, layers, f"one scale a channel on all {len(widths)} layers, activations per token"
     groups = group_layers(widths, variant.group_size)
     schemes = {f"g{group.group_size}": int4_scheme(group.group_size, group.targets) for group in groups}
     # GPTQModifier(group_size=...) raises, so the size is in config_groups.
     modifier = GPTQModifier(config_groups=schemes, ignore=[UNQUANTIZED])
-    return modifier, describe_layout(groups, widths, variant.group_size)
+    return modifier, layouts(groups, widths, 4), describe_layout(groups, widths, variant.group_size)
 
 
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:
