@@ -1,19 +1,23 @@
 """The check of a checkpoint of the real llm-compressor: each test makes one thing in it wrong."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from components.benchmarks.embedded import embedded
 from components.errors import PrerequisiteError
 from components.models.layers import Layout
 from components.models.sources import resolve
-from components.models.variants import VARIANTS
+from components.models.variants import VARIANTS, Variant
 from components.quantize.check import check_compressed, worst
-from components.quantize.quantization import quantize
+from components.quantize.quantization import layouts_in, quantize
 from components.run.calibration import Calibration
 from components.run.progress import Step
 from components.storage.cache import cache_dir
@@ -25,10 +29,11 @@ if TYPE_CHECKING:
     Change = Callable[[dict[str, torch.Tensor]], None]
 
 pytestmark = pytest.mark.slow  # imports PyTorch and quantizes
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 FIRST, SECOND = "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"
 KINDS = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
 NAMES = [f"model.layers.{layer}.{kind}" for layer in range(2) for kind in KINDS]
-GROUPED, BY_CHANNEL = dict.fromkeys(NAMES, Layout(4, 64)), dict.fromkeys(NAMES, Layout(8, None))
+GROUPED, BY_CHANNEL = dict.fromkeys(NAMES, Layout(4, 64)), dict.fromkeys(NAMES, Layout(8, None, packed=False))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,48 @@ def test_the_error_is_that_of_the_restored_weights(made: dict[str, Path]) -> Non
     weights = original[f"{FIRST}.weight"].float()
     expected = float(((restored - weights) ** 2).sum().sqrt() / (weights**2).sum().sqrt())
     assert check_compressed(made["int8"], made["bf16"], BY_CHANNEL)[FIRST] == pytest.approx(expected, rel=1e-5)
+
+
+ALL_ROWS = """
+import sys
+from pathlib import Path
+from components.quantize import compress
+model, rows, out, *names = sys.argv[1:]
+for name in names:
+    Path(out, name).mkdir()
+    options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "2", "--tokens", "16"]
+    sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
+    compress.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def all_rows(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
+    out = tmp_path_factory.mktemp("rows")
+    names = [row.name for row in VARIANTS.values() if row.quantized]
+    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(embedded("boolq").file), str(out), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
+def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, row: Variant) -> None:
+    layers = layouts_in(all_rows / f"{row.name}.json")
+    widths = {name: 128 if "down" in name else 64 for name in NAMES}
+    groups = {name: row.group_size and min(row.group_size, width) for name, width in widths.items()}
+    packed = row.scheme != "W8A8"
+    assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed) for name in NAMES}
+    folder, transformed = all_rows / row.name, bool(row.transform)
+    errors = check_compressed(folder, made["bf16"], layers, transformed=transformed)
+    if transformed:
+        assert errors == {}
+        with pytest.raises(PrerequisiteError, match="changed tensors|far from the model's"):
+            check_compressed(folder, made["bf16"], layers)
+        return
+    low, high = {8: (0.001, 0.02), 4: (0.05, 0.25)}[row.bits]
+    assert all(low < error < high for error in errors.values()), errors
 
 
 def scale(value: float) -> "Change":

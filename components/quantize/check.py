@@ -34,14 +34,18 @@ PARTS = (".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight
 """What compressed-tensors stores for a layer."""
 LARGEST_ERROR = 0.5
 """Of the relative error of a layer's weights. GPTQ with INT4 is at 0.1 to 0.2; another layer's weights are at 1.4."""
+NORM = re.compile(r"norm[^.]*\.weight$")
 NAMED = 5
 
 
-def check_compressed(folder: Path, baseline: Path, layers: Mapping[str, Layout]) -> dict[str, float]:
+def check_compressed(
+    folder: Path, baseline: Path, layers: Mapping[str, Layout], *, transformed: bool = False
+) -> dict[str, float]:
     """The relative error of each layer's weights: the norm of their change divided by the norm of the baseline's.
 
-    `layers` has the layout that each layer should have. Raises PrerequisiteError with the layers' names unless the
-    checkpoint in `folder` is what it should be.
+    `layers` has the layout that each layer should have. If the weights were `transformed` before, norms may differ,
+    and there are no errors: the scales of channels have moved between layers. Raises PrerequisiteError with the
+    layers' names unless the checkpoint in `folder` is what it should be.
     """
     _check_config(folder, layers)
     _check_files(folder, baseline)
@@ -56,7 +60,9 @@ def check_compressed(folder: Path, baseline: Path, layers: Mapping[str, Layout])
             except ValueError as error:
                 faults.append(f"{name} ({error})")
         _refuse("wrote wrong layers:", faults, folder)
-        _check_rest(folder, layers, compressed, original)
+        _check_rest(folder, layers, compressed, original, NORM if transformed else None)
+    if transformed:
+        return {}
     far = [f"{name} ({error:.0%})" for name, error in worst(errors).items() if error > LARGEST_ERROR]
     _refuse("wrote weights that are far from the model's:", far, folder)
     return errors
@@ -81,8 +87,13 @@ def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
             faults.append(f"{name} (ignored)")
             continue
         weights = next((args for targets, args in groups if any(_matches(target, name) for target in targets)), {})
-        said = Layout(int(weights.get("num_bits") or 0), weights.get("group_size") or None)
-        if said != layout or weights.get("type") != "int" or not weights.get("symmetric"):
+        said = Layout(
+            bits=int(weights.get("num_bits") or 0),
+            group_size=weights.get("group_size") or None,
+            symmetric=bool(weights.get("symmetric")),
+            packed=layout.packed,
+        )
+        if said != layout or weights.get("type") != "int":
             faults.append(f"{name} ({said}, not {layout})")
     _refuse("wrote another configuration for", faults, folder)
 
@@ -104,14 +115,24 @@ def _check_files(folder: Path, baseline: Path) -> None:
     _refuse("wrote files that are not the model's:", others, folder)
 
 
-def _check_rest(folder: Path, layers: Mapping[str, Layout], compressed: "Tensors", original: "Tensors") -> None:
-    """What is not a part of a quantized layer has the baseline's bytes; a tied output layer may be left out."""
+def _check_rest(
+    folder: Path,
+    layers: Mapping[str, Layout],
+    compressed: "Tensors",
+    original: "Tensors",
+    free: re.Pattern[str] | None,
+) -> None:
+    """What is not a part of a quantized layer has the baseline's bytes, but for names that match `free`.
+
+    A tied output layer may be left out.
+    """
     parts = {name + part for name in layers for part in PARTS}
     rest, kept = compressed.keys() - parts, original.keys() - {name + WEIGHT for name in layers}
     _refuse("added tensors:", sorted(rest - kept), folder)
     tied = {"lm_head.weight"} if _is_tied(folder) else set()
     _refuse("left out tensors:", sorted(kept - rest - tied), folder)
-    changed = [name for name in sorted(rest & kept) if not _same_bytes(compressed[name](), original[name]())]
+    fixed = [name for name in sorted(rest & kept) if not (free and free.search(name))]
+    changed = [name for name in fixed if not _same_bytes(compressed[name](), original[name]())]
     _refuse("changed tensors that it should leave alone:", changed, folder)
 
 
@@ -138,6 +159,10 @@ def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Te
     if tuple(scale.shape) != expected:
         raise ValueError(f"its scales are {tuple(scale.shape)}, not {expected}")
     integers = _integers(name, layout, (rows, columns), compressed)
+    if not layout.symmetric:
+        integers = integers - _zero_points(name, layout, expected, compressed).repeat_interleave(
+            columns // expected[1], 1
+        )
     restored = integers.float() * scale.repeat_interleave(columns // expected[1], dim=1)
     return float((restored - weights).norm() / weights.norm().clamp(min=1e-30))
 
@@ -148,15 +173,34 @@ def _integers(name: str, layout: Layout, shape: tuple[int, int], compressed: "Te
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
     rows, columns = shape
-    part, kind, width = (WEIGHT, torch.int8, columns)
-    if layout.bits < 8:
-        part, kind, width = (".weight_packed", torch.int32, math.ceil(columns * layout.bits / 32))
-    if name + part not in compressed:
-        raise ValueError(f"it has no {part[1:]}")
-    stored = compressed[name + part]()
-    if stored.dtype != kind or tuple(stored.shape) != (rows, width):
-        raise ValueError(f"{part[1:]} is {stored.dtype} {tuple(stored.shape)}, not {kind} {(rows, width)}")
-    return stored if layout.bits == 8 else unpack_from_int32(stored, layout.bits, torch.Size(shape))
+    if not layout.packed:
+        return _stored(name + WEIGHT, torch.int8, shape, compressed)
+    width = math.ceil(columns * layout.bits / 32)
+    packed = _stored(f"{name}.weight_packed", torch.int32, (rows, width), compressed)
+    integers: torch.Tensor = unpack_from_int32(packed, layout.bits, torch.Size(shape))
+    return integers
+
+
+def _zero_points(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
+    """The zero point of each scale; they are packed by column."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+    height = math.ceil(shape[0] * layout.bits / 32)
+    packed = _stored(f"{name}.weight_zero_point", torch.int32, (height, shape[1]), compressed)
+    points: torch.Tensor = unpack_from_int32(packed, layout.bits, torch.Size(shape), packed_dim=0)
+    return points
+
+
+def _stored(name: str, kind: "torch.dtype", shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
+    """A tensor of the checkpoint; raises ValueError if it is missing or has another type or shape."""
+    part = name.rsplit(".", 1)[-1]
+    if name not in compressed:
+        raise ValueError(f"it has no {part}")
+    tensor = compressed[name]()
+    if tensor.dtype != kind or tuple(tensor.shape) != shape:
+        raise ValueError(f"{part} is {tensor.dtype} {tuple(tensor.shape)}, not {kind} {shape}")
+    return tensor
 
 
 @contextmanager

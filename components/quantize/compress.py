@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 import transformers
 from compressed_tensors import ModelCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
-from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,11 +26,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from components.models.layers import Layout, describe_layout, group_layers, layouts
 from components.models.tokenizer_files import copy_beside_weights
-from components.models.variants import Variant, variant_named
+from components.models.variants import variant_named
+from components.quantize.recipe import UNQUANTIZED, recipe_for
 
-UNQUANTIZED = "lm_head"
 SEED = 0
 
 
@@ -58,11 +56,14 @@ def main() -> None:
     if in_float32:
         model.float()
     widths = linear_widths(model)
-    modifier, layers, layout = recipe(variant_named(options.variant), widths)
+    if not torch.accelerator.is_available():  # AWQ pins memory without asking for an accelerator
+        IntermediatesCache.pin_memory = lambda *_: None  # type: ignore[method-assign]
+    variant = variant_named(options.variant)
+    recipe = recipe_for(variant, widths)
     oneshot(
         model=model,
         dataset=calibration_set(options.calibration, tokenizer, options.samples, options.tokens),
-        recipe=modifier,
+        recipe=recipe.modifiers,
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
         shuffle_calibration_samples=False,  # GPTQ's sums depend on the order
@@ -72,25 +73,13 @@ def main() -> None:
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
     copy_beside_weights(options.model, options.out)
+    steps = " after ".join(part for part in (variant.algorithm, variant.transform) if part)
     facts = {
-        "layout": layout,
-        "layers": {name: asdict(layer) for name, layer in layers.items()},
-        "algorithm": "GPTQ in float32" if in_float32 else "GPTQ",
+        "layout": recipe.layout,
+        "layers": {name: asdict(layer) for name, layer in recipe.layers.items()},
+        "algorithm": f"{steps} in float32" if in_float32 else steps,
     }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
-
-
-def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, dict[str, Layout], str]:
-    """GPTQ for the variant on layers of these widths, each layer's layout, and a description of the layouts."""
-    if variant.group_size is None:
-        modifier = GPTQModifier(targets="Linear", scheme=variant.scheme, ignore=[UNQUANTIZED])
-        layers = dict.fromkeys(widths, Layout(8, None))
-        return modifier, layers, f"one scale a channel on all {len(widths)} layers, activations per token"
-    groups = group_layers(widths, variant.group_size)
-    schemes = {f"g{group.group_size}": int4_scheme(group.group_size, group.targets) for group in groups}
-    # GPTQModifier(group_size=...) raises, so the size is in config_groups.
-    modifier = GPTQModifier(config_groups=schemes, ignore=[UNQUANTIZED])
-    return modifier, layouts(groups, widths, 4), describe_layout(groups, widths, variant.group_size)
 
 
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:
@@ -100,12 +89,6 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] != UNQUANTIZED
     }
-
-
-def int4_scheme(group_size: int, targets: list[str]) -> QuantizationScheme:
-    """The scheme W4A16, symmetric, for the targets."""
-    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size)
-    return QuantizationScheme(targets=targets, weights=weights)
 
 
 def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int, tokens: int) -> Dataset:

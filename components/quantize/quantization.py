@@ -55,7 +55,7 @@ def quantize(
         variant=variant.name,
         baseline_digest=baseline.digest,
         scheme=variant.scheme,
-        algorithm="GPTQ",
+        algorithm=variant.algorithm,
         calibration=calibration.describe(),
     )
     try:
@@ -88,7 +88,7 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
         baseline.digest,
         variant,
         calibration,
-        "gptq in a fixed order",
+        "in a fixed order",
         version("llmcompressor"),
         version("compressed-tensors"),
     )
@@ -110,7 +110,7 @@ def compress(
         model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
         run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
-        errors = check_compressed(out, model, layouts_in(facts_file))
+        errors = check_compressed(out, model, layouts_in(facts_file), transformed=bool(variant.transform))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
         return {

@@ -11,6 +11,7 @@ from components.resolve import checks
 from components.run.artifacts import Decision
 from components.run.progress import FAILED, Event
 from components.run.results import RunResults
+from components.servers.before_start import check_kernels
 from pipelines import local, options, watch
 from pipelines.cli import mlflow_commands, setup_command
 from pipelines.cli.run_options import takes
@@ -53,7 +54,7 @@ def run(
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
-    setup_command.ready_engine()
+    check_kernels(plan.variants, setup_command.ready_engine().on_cpu)
     if note := few_questions(plan):
         print_text(note, to_stderr=True)
     console = VisibleConsole()
