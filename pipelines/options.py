@@ -18,7 +18,7 @@ from components.benchmarks import selection
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
-from components.models.variants import BASELINE, QUANTIZED, VARIANTS
+from components.models.variants import BASELINE, DEFAULT, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
 from components.resolve.run_settings import PLACES
 from components.run.plan import FAILING, SETTINGS, EvaluationPlan
@@ -31,7 +31,7 @@ CHOICES = {
     "failing": ", ".join(FAILING),
 }
 ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
-    "variants": (str, ",".join(QUANTIZED)),
+    "variants": (str, ",".join(DEFAULT)),
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
 }

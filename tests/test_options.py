@@ -5,7 +5,7 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-from components.models.variants import QUANTIZED
+from components.models.variants import DEFAULT
 from components.resolve.component import resolve
 from components.run.plan import PARAMETERS, SETTINGS, EvaluationPlan
 from pipelines.cli.app import app
@@ -20,7 +20,7 @@ def test_the_pipeline_has_eight_parameters_with_the_options_defaults() -> None:
     assert list(parameters) == FORM
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     expected = {name: OPTIONS[name].default for name in FORM if name != "settings"}
-    assert defaults == expected | {"variants": QUANTIZED, "policy": "", "settings": {}}
+    assert defaults == expected | {"variants": DEFAULT, "policy": "", "settings": {}}
 
 
 def test_every_option_is_a_parameter_of_the_pipeline_or_a_key_of_its_settings() -> None:

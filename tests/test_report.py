@@ -139,6 +139,7 @@ def test_the_page_shows_how_each_variant_was_built_and_its_evidence(tmp_path: Pa
     assert facts["Rows from"] == "piqa: piqa/validation from a folder, sha256 9c1e"
     assert facts["Engine"] == "vllm 0.32.0"
     assert facts["Reused"].startswith("yes")
+    assert facts["Largest change"] == "model.layers.3.mlp.down_proj by 14.2 %"
     assert page.tables["evidence"][1] == [
         *("hellaswag", "full", "200", "5", "acc", "0.250", "1.0"),
         *("± 0.035 8.5 % of baseline", "bf16, int8, int4-g128"),

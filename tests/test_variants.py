@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from components.errors import PrerequisiteError
-from components.models.variants import QUANTIZED, VARIANTS, with_baseline
+from components.models.variants import DEFAULT, VARIANTS, Variant, with_baseline
 from components.promote.inference_service import write_patch
 from components.promote.promotion import Promotion
 from components.run.artifacts import Verdict, Weights
+from components.servers.before_start import check_kernels
 
 
 def test_the_baseline_is_always_included_and_first() -> None:
@@ -24,12 +25,29 @@ def test_a_variant_named_twice_is_included_once() -> None:
 def test_an_unknown_variant_is_refused_with_the_valid_names() -> None:
     with pytest.raises(PrerequisiteError) as refusal:
         with_baseline(["int3"])
-    assert str(refusal.value) == f"Unknown variant 'int3'. Choose from: bf16, {', '.join(QUANTIZED)}."
+    assert str(refusal.value) == f"Unknown variant 'int3'. Choose from: {', '.join(VARIANTS)}."
 
 
-def test_a_run_makes_every_variant_but_the_baseline() -> None:
+def test_a_run_makes_three_variants_unless_it_names_others() -> None:
     assert [row.name for row in VARIANTS.values() if not row.quantized] == ["bf16"]
-    assert ["bf16", *QUANTIZED] == list(VARIANTS)
+    assert DEFAULT == ["int8", "int4-g128", "int4-g64"]
+
+
+@pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
+def test_a_name_says_bits_group_size_and_method(row: Variant) -> None:
+    assert row.name.startswith(f"int{row.bits}")
+    parts = row.name.split("-")[1:]
+    assert (f"g{row.group_size}" in parts) is (row.group_size is not None)
+    assert ("asym" in parts) is not row.symmetric
+    assert ("mse" in parts) is (row.observer == "mse")
+    assert ("awq" in parts, "smooth" in parts) == (row.transform == "AWQ", row.transform == "SmoothQuant")
+
+
+def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() -> None:
+    check_kernels(["bf16", "int8", "int8-w8a16"], on_cpu=False)
+    check_kernels(["bf16", "int8"], on_cpu=True)
+    with pytest.raises(PrerequisiteError, match=r"^int8-w8a16: vLLM's CPU build has no kernel for it\. Leave it out"):
+        check_kernels(["bf16", "int8", "int8-w8a16"], on_cpu=True)
 
 
 @pytest.mark.fault(

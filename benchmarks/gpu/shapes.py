@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.scoring_speed import demo_model
 from components.models.variants import BASELINE, variant_named
-from components.quantize.compress import int4_scheme
+from components.quantize.recipe import scheme_for
 
 DEMO = "demo"
 FP8 = "fp8"
@@ -130,10 +130,10 @@ def quantization_config(variant: str) -> dict[str, object]:
 
     if variant == FP8:
         scheme, form = preset_name_to_scheme("FP8_DYNAMIC", ["Linear"]), "float-quantized"
-    elif (size := variant_named(variant).group_size) is not None:
-        scheme, form = int4_scheme(size, ["Linear"]), "pack-quantized"
     else:
-        scheme, form = preset_name_to_scheme(variant_named(variant).scheme, ["Linear"]), "int-quantized"
+        row = variant_named(variant)
+        scheme = scheme_for(row, ["Linear"], row.group_size)
+        form = "int-quantized" if row.scheme == "W8A8" else "pack-quantized"
     config = QuantizationConfig(
         config_groups={"group_0": scheme},
         ignore=["lm_head"],

@@ -1,6 +1,8 @@
 """The next step for each verdict, for a release manager."""
 
-from components.models.variants import VARIANTS
+from dataclasses import replace
+
+from components.models.variants import VARIANTS, Variant
 
 NEXT_STEPS = {
     "reference": "Keep serving the baseline until a variant replaces it.",
@@ -24,6 +26,11 @@ def _step_after_rejection(variant: str) -> str:
     row = VARIANTS.get(variant)
     if row is None or row.group_size is None:
         return "Keep serving the baseline."
-    sizes = {other.group_size: other.name for other in VARIANTS.values() if other.scheme == row.scheme}
+    sizes = {other.group_size: other.name for other in VARIANTS.values() if _but_groups(other) == _but_groups(row)}
     finer = [sizes[size] for size in sorted((size for size in sizes if size and size < row.group_size), reverse=True)]
     return f"Try int8 or a smaller group size ({', '.join(finer)})." if finer else "Try int8."
+
+
+def _but_groups(row: Variant) -> Variant:
+    """What two variants have in common that differ in the size of their groups alone."""
+    return replace(row, name="", group_size=None, default=False)

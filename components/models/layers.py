@@ -9,15 +9,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
+from components.models.variants import Variant
 
 SMALLEST_GROUP = 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's weights are stored."""
+
+    bits: int
+    group_size: int | None
+    """Number of weights that share a scale; None: a row of the matrix."""
+    symmetric: bool = True
+    """False: each scale has a zero point."""
+    packed: bool = True
+    """Whether an int32 has several weights; else each has a byte of its own."""
+
+    def __str__(self) -> str:
+        scales = f"groups of {self.group_size}" if self.group_size else "one scale a channel"
+        return f"{self.bits} bits, {scales}{'' if self.symmetric else ', zero points'}"
 
 
 @dataclass(frozen=True)
 class LayerGroup:
     """The layers that share a group size."""
 
-    group_size: int
+    group_size: int | None
+    """None: a channel is a group."""
     kinds: tuple[str, ...]
     """The last parts of the layers' names, e.g. `down_proj`."""
     layers: int
@@ -46,6 +65,13 @@ def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]
         )
         for size in sorted(set(sizes.values()), reverse=True)
     ]
+
+
+def layouts(groups: list[LayerGroup], widths: Mapping[str, int], variant: Variant) -> dict[str, Layout]:
+    """The layout of each layer by the variant."""
+    sizes = {kind: group.group_size for group in groups for kind in group.kinds}
+    packed = variant.scheme != "W8A8"
+    return {name: Layout(variant.bits, sizes[name.rsplit(".", 1)[-1]], variant.symmetric, packed) for name in widths}
 
 
 def fitting_size(kind: str, widths: list[int], group_size: int) -> int:

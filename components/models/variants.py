@@ -8,13 +8,28 @@ from components.errors import PrerequisiteError
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to store a model's weights, in the terms of compressed-tensors."""
+    """One way to store a model's weights, in the terms of compressed-tensors and llm-compressor."""
 
     name: str
     scheme: str
+    """A preset of compressed-tensors: W4A16 has weights of 4 bits and activations of 16."""
+    bits: int = 16
+    """Of a stored weight."""
     group_size: int | None = None
     """Number of weights that share a scale; None: one scale per channel, or no scale."""
+    symmetric: bool = True
+    """False: each scale has a zero point beside it."""
+    observer: str = "minmax"
+    """How a scale is found: `minmax` from the largest weights, `mse` by the smallest squared error."""
+    transform: str = ""
+    """What moves difficult channels into other weights before: `SmoothQuant` or `AWQ`."""
+    algorithm: str = "GPTQ"
+    """How the weights are rounded: by GPTQ, in the static order of its activations, or to the nearest (`RTN`)."""
     quantized: bool = True
+    default: bool = False
+    """Made by a run that names no variants."""
+    gpu_only: bool = False
+    """vLLM's CPU build has no kernel for it."""
 
 
 BASELINE = "bf16"
@@ -22,14 +37,23 @@ BASELINE = "bf16"
 VARIANTS = {
     row.name: row
     for row in (
-        Variant(BASELINE, scheme="BF16", quantized=False),
-        Variant("int8", scheme="W8A8"),
-        Variant("int4-g128", scheme="W4A16", group_size=128),
-        Variant("int4-g64", scheme="W4A16", group_size=64),
+        Variant(BASELINE, scheme="BF16", algorithm="", quantized=False),
+        Variant("int8", scheme="W8A8", bits=8, default=True),
+        Variant("int4-g128", scheme="W4A16", bits=4, group_size=128, default=True),
+        Variant("int4-g64", scheme="W4A16", bits=4, group_size=64, default=True),
+        Variant("int4-g32", scheme="W4A16", bits=4, group_size=32),
+        Variant("int4-channel", scheme="W4A16", bits=4),
+        Variant("int4-g128-asym", scheme="W4A16_ASYM", bits=4, group_size=128, symmetric=False),
+        Variant("int4-g64-asym", scheme="W4A16_ASYM", bits=4, group_size=64, symmetric=False),
+        Variant("int4-g128-mse", scheme="W4A16", bits=4, group_size=128, observer="mse"),
+        Variant("int4-awq-g128", "W4A16", 4, 128, transform="AWQ", algorithm="RTN"),
+        Variant("int4-awq-g64", "W4A16", 4, 64, transform="AWQ", algorithm="RTN"),
+        Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant"),
+        Variant("int8-w8a16", scheme="W8A16", bits=8, gpu_only=True),
     )
 }
 
-QUANTIZED = [name for name, row in VARIANTS.items() if row.quantized]
+DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 """The variants that a run makes unless it names others."""
 
 

@@ -1,6 +1,7 @@
 """The step `quantize`: make a variant's weights with llm-compressor.
 
 quantization                    a variant from the store, or made
+recipe                          what llm-compressor applies for a variant
 compress                        the program that runs llm-compressor
 check                           its checkpoint, before it is served
 """

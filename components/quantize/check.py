@@ -1,27 +1,221 @@
-"""Check llm-compressor's checkpoint before it is served."""
+"""Check llm-compressor's checkpoint before it is served: read from its files and the baseline's, not from the recipe.
+
+each layer      has the format that its name has in the checkpoint's own configuration, and the variant asks for
+its scales      are finite and positive, one for each group or channel
+its weights     are close to the baseline's
+all the rest    has the baseline's bytes
+"""
 
 import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
 from components.errors import PrerequisiteError
+from components.models.content import WEIGHTS
+from components.models.digest import model_files
+from components.models.layers import Layout
+from components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
+from components.storage.hashing import sha256s
 
-SCALE = ".weight_scale"
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = Mapping[str, Callable[[], torch.Tensor]]
+
+WEIGHT = ".weight"
+PARTS = (".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
+"""What compressed-tensors stores for a layer."""
+LARGEST_ERROR = 0.5
+"""Of the relative error of a layer's weights. GPTQ with INT4 is at 0.1 to 0.2; another layer's weights are at 1.4."""
+NORM = re.compile(r"norm[^.]*\.weight$")
+NAMED = 5
 
 
-def check_compressed(folder: Path, layers: int) -> None:
-    """Raise PrerequisiteError unless the folder contains a checkpoint with `layers` compressed layers."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config", {}).get("quant_method") != "compressed-tensors":
+def check_compressed(
+    folder: Path, baseline: Path, layers: Mapping[str, Layout], *, transformed: bool = False
+) -> dict[str, float]:
+    """The relative error of each layer's weights: the norm of their change divided by the norm of the baseline's.
+
+    `layers` has the layout that each layer should have. If the weights were `transformed` before, norms may differ,
+    and there are no errors: the scales of channels have moved between layers. Raises PrerequisiteError with the
+    layers' names unless the checkpoint in `folder` is what it should be.
+    """
+    _check_config(folder, layers)
+    _check_files(folder, baseline)
+    with _tensors(folder) as compressed, _tensors(baseline) as original:
+        _refuse("did not quantize", [name for name in layers if f"{name}.weight_scale" not in compressed], folder)
+        scaled = [name.removesuffix(".weight_scale") for name in compressed if name.endswith(".weight_scale")]
+        _refuse("quantized what it should leave alone:", [name for name in scaled if name not in layers], folder)
+        errors, faults = {}, []
+        for name, layout in layers.items():
+            try:
+                errors[name] = _layer_error(name, layout, compressed, original)
+            except ValueError as error:
+                faults.append(f"{name} ({error})")
+        _refuse("wrote wrong layers:", faults, folder)
+        _check_rest(folder, layers, compressed, original, NORM if transformed else None)
+    if transformed:
+        return {}
+    far = [f"{name} ({error:.0%})" for name, error in worst(errors).items() if error > LARGEST_ERROR]
+    _refuse("wrote weights that are far from the model's:", far, folder)
+    return errors
+
+
+def worst(errors: Mapping[str, float], count: int = NAMED) -> dict[str, float]:
+    """The layers whose weights changed most, the worst first."""
+    return dict(sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:count])
+
+
+def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
+    """The configuration, by which a server reads the weights, names each layer's layout."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config", {})
+    if config.get("quant_method") != "compressed-tensors":
         raise PrerequisiteError(f"llm-compressor wrote a checkpoint without a quantization config to {folder}.")
-    scales = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                if name.endswith(SCALE):
-                    scales += 1
-                    if not bool(tensors.get_tensor(name).isfinite().all()):
-                        raise PrerequisiteError(f"llm-compressor wrote scales that are not finite: {name}.")
-    if scales != layers:
-        raise PrerequisiteError(f"llm-compressor quantized {scales} layers, but {layers} were expected.")
+    groups = [
+        (group.get("targets", []), group.get("weights") or {}) for group in config.get("config_groups", {}).values()
+    ]
+    faults = []
+    for name, layout in layers.items():
+        if any(_matches(target, name) for target in config.get("ignore", [])):
+            faults.append(f"{name} (ignored)")
+            continue
+        weights = next((args for targets, args in groups if any(_matches(target, name) for target in targets)), {})
+        said = Layout(
+            bits=int(weights.get("num_bits") or 0),
+            group_size=weights.get("group_size") or None,
+            symmetric=bool(weights.get("symmetric")),
+            packed=layout.packed,
+        )
+        if said != layout or weights.get("type") != "int":
+            faults.append(f"{name} ({said}, not {layout})")
+    _refuse("wrote another configuration for", faults, folder)
+
+
+def _matches(target: str, name: str) -> bool:
+    """Whether a target of compressed-tensors means the linear layer of that name."""
+    if target.startswith("re:"):
+        return re.match(target.removeprefix("re:"), name) is not None
+    return target in ("Linear", name)
+
+
+def _check_files(folder: Path, baseline: Path) -> None:
+    """Tokenizer, chat template and generation settings are the baseline's."""
+    ours, theirs = (
+        sha256s(tokenizer_files(place) | {path.name: path for path in place.glob(GENERATION_CONFIG)})
+        for place in (folder, baseline)
+    )
+    others = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    _refuse("wrote files that are not the model's:", others, folder)
+
+
+def _check_rest(
+    folder: Path,
+    layers: Mapping[str, Layout],
+    compressed: "Tensors",
+    original: "Tensors",
+    free: re.Pattern[str] | None,
+) -> None:
+    """What is not a part of a quantized layer has the baseline's bytes, but for names that match `free`.
+
+    A tied output layer may be left out.
+    """
+    parts = {name + part for name in layers for part in PARTS}
+    rest, kept = compressed.keys() - parts, original.keys() - {name + WEIGHT for name in layers}
+    _refuse("added tensors:", sorted(rest - kept), folder)
+    tied = {"lm_head.weight"} if _is_tied(folder) else set()
+    _refuse("left out tensors:", sorted(kept - rest - tied), folder)
+    fixed = [name for name in sorted(rest & kept) if not (free and free.search(name))]
+    changed = [name for name in fixed if not _same_bytes(compressed[name](), original[name]())]
+    _refuse("changed tensors that it should leave alone:", changed, folder)
+
+
+def _is_tied(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("tie_word_embeddings"))
+
+
+def _same_bytes(one: "torch.Tensor", other: "torch.Tensor") -> bool:
+    import torch
+
+    same_form = one.dtype == other.dtype and one.shape == other.shape
+    return same_form and torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Tensors") -> float:
+    """The relative error of one layer's weights; raises ValueError with what is wrong with the layer."""
+    weights = original[name + WEIGHT]().float()
+    rows, columns = weights.shape
+    scale = compressed[f"{name}.weight_scale"]().float()
+    if not bool(scale.isfinite().all()) or not bool((scale > 0).all()):
+        raise ValueError("a scale is not finite and positive")
+    expected = (rows, columns // layout.group_size if layout.group_size else 1)
+    if tuple(scale.shape) != expected:
+        raise ValueError(f"its scales are {tuple(scale.shape)}, not {expected}")
+    integers = _integers(name, layout, (rows, columns), compressed)
+    if not layout.symmetric:
+        integers = integers - _zero_points(name, layout, expected, compressed).repeat_interleave(
+            columns // expected[1], 1
+        )
+    restored = integers.float() * scale.repeat_interleave(columns // expected[1], dim=1)
+    return float((restored - weights).norm() / weights.norm().clamp(min=1e-30))
+
+
+def _integers(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
+    """The integers of a layer's weights; raises ValueError if they are not of the layout."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+    rows, columns = shape
+    if not layout.packed:
+        return _stored(name + WEIGHT, torch.int8, shape, compressed)
+    width = math.ceil(columns * layout.bits / 32)
+    packed = _stored(f"{name}.weight_packed", torch.int32, (rows, width), compressed)
+    integers: torch.Tensor = unpack_from_int32(packed, layout.bits, torch.Size(shape))
+    return integers
+
+
+def _zero_points(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
+    """The zero point of each scale; they are packed by column."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+    height = math.ceil(shape[0] * layout.bits / 32)
+    packed = _stored(f"{name}.weight_zero_point", torch.int32, (height, shape[1]), compressed)
+    points: torch.Tensor = unpack_from_int32(packed, layout.bits, torch.Size(shape), packed_dim=0)
+    return points
+
+
+def _stored(name: str, kind: "torch.dtype", shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
+    """A tensor of the checkpoint; raises ValueError if it is missing or has another type or shape."""
+    part = name.rsplit(".", 1)[-1]
+    if name not in compressed:
+        raise ValueError(f"it has no {part}")
+    tensor = compressed[name]()
+    if tensor.dtype != kind or tuple(tensor.shape) != shape:
+        raise ValueError(f"{part} is {tensor.dtype} {tuple(tensor.shape)}, not {kind} {shape}")
+    return tensor
+
+
+@contextmanager
+def _tensors(folder: Path) -> "Iterator[Tensors]":
+    """How to read each tensor in the folder's weight files, by name."""
+    with ExitStack() as stack:
+        found: dict[str, Any] = {}
+        for file in (path for name, path in model_files(folder).items() if name.endswith(WEIGHTS)):
+            opened = stack.enter_context(safe_open(file, framework="pt"))
+            found |= {name: partial(opened.get_tensor, name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        yield found
+
+
+def _refuse(what: str, names: Sequence[str], folder: Path) -> None:
+    """Raise PrerequisiteError if there are names."""
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise PrerequisiteError(f"llm-compressor {what} {', '.join(names[:NAMED])}{more}, in {folder}.")

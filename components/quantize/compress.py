@@ -3,20 +3,21 @@
     python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
         --tokens N --out FOLDER --facts FILE [--slow-16-bits]
 
-It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of
-layers, and the algorithm.
+It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
+and the group size of each layer, and the algorithm. On one kind of machine the same inputs give the same bytes.
 """
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import transformers
 from compressed_tensors import ModelCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
-from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,11 +26,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from components.models.layers import describe_layout, group_layers
 from components.models.tokenizer_files import copy_beside_weights
-from components.models.variants import Variant, variant_named
+from components.models.variants import variant_named
+from components.quantize.recipe import UNQUANTIZED, recipe_for
 
-UNQUANTIZED = "lm_head"
+SEED = 0
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--slow-16-bits", action="store_true", help="the CPU computes 16 bits in software")
     options = parser.parse_args()
 
+    transformers.set_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
     model.config.save_pretrained(options.out)
@@ -54,33 +56,30 @@ def main() -> None:
     if in_float32:
         model.float()
     widths = linear_widths(model)
-    modifier, layout = recipe(variant_named(options.variant), widths)
+    if not torch.accelerator.is_available():  # AWQ pins memory without asking for an accelerator
+        IntermediatesCache.pin_memory = lambda *_: None  # type: ignore[method-assign]
+    variant = variant_named(options.variant)
+    recipe = recipe_for(variant, widths)
     oneshot(
         model=model,
         dataset=calibration_set(options.calibration, tokenizer, options.samples, options.tokens),
-        recipe=modifier,
+        recipe=recipe.modifiers,
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
+        shuffle_calibration_samples=False,  # GPTQ's sums depend on the order
     )
     if in_float32:  # to integers before the rest to 16 bits, which would round the weights off GPTQ's grid
         ModelCompressor.from_pretrained_model(model).compress_model(model)
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
     copy_beside_weights(options.model, options.out)
-    facts = {"layout": layout, "layers": len(widths), "algorithm": "GPTQ in float32" if in_float32 else "GPTQ"}
+    steps = " after ".join(part for part in (variant.algorithm, variant.transform) if part)
+    facts = {
+        "layout": recipe.layout,
+        "layers": {name: asdict(layer) for name, layer in recipe.layers.items()},
+        "algorithm": f"{steps} in float32" if in_float32 else steps,
+    }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
-
-
-def recipe(variant: Variant, widths: dict[str, int]) -> tuple[GPTQModifier, str]:
-    """GPTQ for the variant on layers of these widths, and a description of their grouping."""
-    if variant.group_size is None:
-        modifier = GPTQModifier(targets="Linear", scheme=variant.scheme, ignore=[UNQUANTIZED])
-        return modifier, f"one scale a channel on all {len(widths)} layers, activations per token"
-    groups = group_layers(widths, variant.group_size)
-    schemes = {f"g{group.group_size}": int4_scheme(group.group_size, group.targets) for group in groups}
-    # GPTQModifier(group_size=...) raises, so the size is in config_groups.
-    modifier = GPTQModifier(config_groups=schemes, ignore=[UNQUANTIZED])
-    return modifier, describe_layout(groups, widths, variant.group_size)
 
 
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:
@@ -90,12 +89,6 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] != UNQUANTIZED
     }
-
-
-def int4_scheme(group_size: int, targets: list[str]) -> QuantizationScheme:
-    """The scheme W4A16, symmetric, for the targets."""
-    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=group_size)
-    return QuantizationScheme(targets=targets, weights=weights)
 
 
 def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int, tokens: int) -> Dataset:

@@ -11,10 +11,12 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
+from components.models.layers import Layout
 from components.models.variants import Variant
 from components.run import machine
 from components.run.artifacts import Model, Weights
@@ -53,7 +55,7 @@ def quantize(
         variant=variant.name,
         baseline_digest=baseline.digest,
         scheme=variant.scheme,
-        algorithm="GPTQ",
+        algorithm=variant.algorithm,
         calibration=calibration.describe(),
     )
     try:
@@ -82,17 +84,24 @@ def made_before(store: Store, recipe: str, variant: Variant, baseline: Model) ->
 
 def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> str:
     """A digest of everything that determines the weights."""
-    parts = (baseline.digest, variant, calibration, "gptq", version("llmcompressor"), version("compressed-tensors"))
+    parts = (
+        baseline.digest,
+        variant,
+        calibration,
+        "in a fixed order",
+        version("llmcompressor"),
+        version("compressed-tensors"),
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def compress(
     variant: Variant, baseline: Model, store: Store, log: Path, step: Step, calibration: Calibration
-) -> dict[str, str | int]:
+) -> dict[str, Any]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
     from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
-    from components.quantize.check import check_compressed
+    from components.quantize.check import check_compressed, worst
     from components.storage.cache import cache_dir
 
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +110,7 @@ def compress(
         model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
         run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
-        check_compressed(out, facts["layers"])
+        errors = check_compressed(out, model, layouts_in(facts_file), transformed=bool(variant.transform))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
         return {
@@ -110,7 +119,14 @@ def compress(
             "size_bytes": weights_size(out),
             "layout": str(facts["layout"]),
             "algorithm": str(facts["algorithm"]),
+            "largest_errors": worst(errors),
         }
+
+
+def layouts_in(facts: Path) -> dict[str, Layout]:
+    """The layout that each quantized layer should have, as the program `compress` wrote it."""
+    layers = json.loads(facts.read_text(encoding="utf-8"))["layers"]
+    return {name: Layout(**layout) for name, layout in layers.items()}
 
 
 def compress_command(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.benchmarks.suite_file import short_suite
-from components.report.formats import duration_text
+from components.report.formats import duration_text, percent_text
 from components.report.matrix import Row, matrix
 from components.report.screen import stopped_variants
 from components.run.artifacts import Decision, TaskScore, Weights
@@ -225,6 +225,11 @@ def _measured(stage: str, task_scores: list[tuple[str, TaskScore]], baseline: st
     )
 
 
+def largest_changes(weights: Weights) -> str:
+    """E.g. `model.layers.3.mlp.down_proj by 14.2 %, …`: the layers whose weights changed most."""
+    return ", ".join(f"{name} by {percent_text(error)}" for name, error in weights.largest_errors.items())
+
+
 def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
     if not weights.scheme:
         return ()
@@ -232,6 +237,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         ("Scheme", weights.scheme),
         ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
+        ("Largest change", largest_changes(weights)),
         ("Calibration", weights.calibration),
     ]
     if weights.reused:

@@ -61,6 +61,8 @@ class Weights(Artifact):
     """GPTQ, or `GPTQ in float32` where the CPU has no 16 bits of its own; empty for the baseline."""
     layout: str = ""
     """How the layers were grouped, e.g. `g128 on 30 of 210 layers, g64 on 180: width 576 is not a multiple of 128`."""
+    largest_errors: dict[str, float] = {}
+    """The five layers whose weights changed most, with the norm of the change divided by the norm of the weights."""
     calibration: str = ""
     """The calibration data, e.g. `32 samples of up to 256 tokens of boolq passages`."""
     duration_s: float = 0.0

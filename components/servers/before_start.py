@@ -2,10 +2,13 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
+from components.errors import PrerequisiteError
+from components.models.variants import VARIANTS
 from components.models.window import model_config
 from components.run import machine
 
@@ -28,6 +31,15 @@ def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
         if folder.exists() and shutil.disk_usage(folder).free < SPARE_BYTES:
             return f"the disk of {folder} is full. Make room."
     return beyond_the_gpu(model_path) if kv_cache_gib is None else beyond_the_memory(model_path, int(kv_cache_gib))
+
+
+def check_kernels(variants: Iterable[str], on_cpu: bool) -> None:
+    """Raise PrerequisiteError for variants that vLLM's CPU build cannot serve, if that is the one to serve them."""
+    refused = [name for name in variants if on_cpu and VARIANTS[name].gpu_only]
+    if refused:
+        raise PrerequisiteError(
+            f"{', '.join(refused)}: vLLM's CPU build has no kernel for it. Leave it out, or run it where a GPU is."
+        )
 
 
 def beyond_the_memory(model_path: Path, kv_cache_gib: int) -> str:

@@ -11,6 +11,7 @@ from components.resolve import checks
 from components.run.artifacts import Decision
 from components.run.progress import FAILED, Event
 from components.run.results import RunResults
+from components.servers.before_start import check_kernels
 from pipelines import local, options, watch
 from pipelines.cli import mlflow_commands, setup_command
 from pipelines.cli.run_options import takes
@@ -55,7 +56,7 @@ def run(
     local.check_folder(folder)
     if forecast := forecast_of(plan):
         print_text(forecast, to_stderr=True)
-    setup_command.ready_engine()
+    check_kernels(plan.variants, setup_command.ready_engine().on_cpu)
     console = VisibleConsole()
     failures: list[str] = []
     to_do: list[str] = []

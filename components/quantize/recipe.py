@@ -1,0 +1,70 @@
+"""llm-compressor's recipe for a variant, and the layout that each layer gets by it."""
+
+from dataclasses import dataclass
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
+from llmcompressor.modifiers import Modifier
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
+
+from components.models.layers import LayerGroup, Layout, describe_layout, group_layers, layouts
+from components.models.variants import Variant
+
+UNQUANTIZED = "lm_head"
+SMOOTHING = 0.8
+"""The strength that llm-compressor's own examples use for W8A8."""
+ROUNDING = {"GPTQ": GPTQModifier, "RTN": QuantizationModifier}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What llm-compressor applies, and what comes of it."""
+
+    modifiers: list[Modifier]
+    layers: dict[str, Layout]
+    """By name; in the order of the model."""
+    layout: str
+    """The layers' layouts in words."""
+
+
+def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
+    """The recipe for linear layers of these input widths; raises PrerequisiteError if no group size fits one."""
+    if variant.group_size is None:
+        groups = [LayerGroup(None, kinds=tuple(sorted({_kind(name) for name in widths})), layers=len(widths))]
+        layout = f"one scale a channel on all {len(widths)} layers"
+        layout += ", activations per token" if variant.scheme.endswith("A8") else ""
+    else:
+        groups = group_layers(widths, variant.group_size)
+        layout = describe_layout(groups, widths, variant.group_size)
+    # GPTQModifier(group_size=...) raises, so the size is in config_groups.
+    schemes = {f"g{group.group_size}": scheme_for(variant, group.targets, group.group_size) for group in groups}
+    rounding = ROUNDING[variant.algorithm](config_groups=schemes, ignore=[UNQUANTIZED])
+    return Recipe([*_transforms(variant), rounding], layouts(groups, widths, variant), layout)
+
+
+def _transforms(variant: Variant) -> list[Modifier]:
+    match variant.transform:
+        case "AWQ":
+            return [AWQModifier(duo_scaling="both")]
+        case "SmoothQuant":
+            return [SmoothQuantModifier(smoothing_strength=SMOOTHING)]
+        case _:
+            return []
+
+
+def scheme_for(variant: Variant, targets: list[str], group_size: int | None) -> QuantizationScheme:
+    """The variant's preset with its settings, for the layers that match `targets`; a group_size of None: a channel."""
+    preset = preset_name_to_scheme(variant.scheme, targets)
+    settings = {
+        "symmetric": variant.symmetric,
+        "observer": variant.observer,
+        "strategy": "channel" if group_size is None else "group",
+        "group_size": group_size,
+    }
+    weights = QuantizationArgs.model_validate(preset.weights.model_dump() | settings)
+    return preset.model_copy(update={"weights": weights})
+
+
+def _kind(name: str) -> str:
+    return name.rsplit(".", 1)[-1]

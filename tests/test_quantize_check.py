@@ -1,0 +1,226 @@
+"""The check of a checkpoint of the real llm-compressor: each test makes one thing in it wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from components.benchmarks.embedded import embedded
+from components.errors import PrerequisiteError
+from components.models.layers import Layout
+from components.models.sources import resolve
+from components.models.variants import VARIANTS, Variant
+from components.quantize.check import check_compressed, worst
+from components.quantize.quantization import layouts_in, quantize
+from components.run.calibration import Calibration
+from components.run.progress import Step
+from components.storage.cache import cache_dir
+from components.storage.location import open_store
+
+if TYPE_CHECKING:
+    import torch
+
+    Change = Callable[[dict[str, torch.Tensor]], None]
+
+pytestmark = pytest.mark.slow  # imports PyTorch and quantizes
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+FIRST, SECOND = "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"
+KINDS = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
+NAMES = [f"model.layers.{layer}.{kind}" for layer in range(2) for kind in KINDS]
+GROUPED, BY_CHANNEL = dict.fromkeys(NAMES, Layout(4, 64)), dict.fromkeys(NAMES, Layout(8, None, packed=False))
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checkpoints of two variants by name, and the model's own folder."""
+    folder = tmp_path_factory.mktemp("made")
+    store = open_store(str(folder / "store"))
+    model = resolve(f"file:{tiny_model}", store, cache_dir())
+    folders = {"bf16": Path(model.uri)}
+    for name in ("int8", "int4-g64"):
+        step = Step(folder / "progress.jsonl", "quantize", name)
+        weights = quantize(VARIANTS[name], model, store, folder / "run", step, Calibration(samples=2, tokens=16))
+        assert weights.failure == ""
+        assert list(weights.largest_errors.values()) == sorted(weights.largest_errors.values(), reverse=True)
+        folders[name] = Path(weights.uri)
+    return folders
+
+
+@pytest.fixture
+def checkpoint(made: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the INT4 checkpoint to change."""
+    return shutil.copytree(made["int4-g64"], tmp_path / "checkpoint")
+
+
+def rewrite(folder: Path, change: "Change") -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(("variant", "layers"), [("int8", BY_CHANNEL), ("int4-g64", GROUPED)])
+def test_the_error_of_each_layer_is_that_of_its_number_of_bits(
+    made: dict[str, Path], variant: str, layers: dict[str, Layout]
+) -> None:
+    errors = check_compressed(made[variant], made["bf16"], layers)
+    assert sorted(errors) == sorted(NAMES)
+    low, high = {"int8": (0.001, 0.02), "int4-g64": (0.05, 0.25)}[variant]
+    assert all(low < error < high for error in errors.values()), errors
+
+
+def test_the_error_is_that_of_the_restored_weights(made: dict[str, Path]) -> None:
+    from safetensors.torch import load_file
+
+    ours, original = (load_file(made[name] / "model.safetensors") for name in ("int8", "bf16"))
+    restored = ours[f"{FIRST}.weight"].float() * ours[f"{FIRST}.weight_scale"].float()
+    weights = original[f"{FIRST}.weight"].float()
+    expected = float(((restored - weights) ** 2).sum().sqrt() / (weights**2).sum().sqrt())
+    assert check_compressed(made["int8"], made["bf16"], BY_CHANNEL)[FIRST] == pytest.approx(expected, rel=1e-5)
+
+
+ALL_ROWS = """
+import sys
+from pathlib import Path
+from components.quantize import compress
+model, rows, out, *names = sys.argv[1:]
+for name in names:
+    Path(out, name).mkdir()
+    options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "2", "--tokens", "16"]
+    sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
+    compress.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def all_rows(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
+    out = tmp_path_factory.mktemp("rows")
+    names = [row.name for row in VARIANTS.values() if row.quantized]
+    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(embedded("boolq").file), str(out), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
+def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, row: Variant) -> None:
+    layers = layouts_in(all_rows / f"{row.name}.json")
+    widths = {name: 128 if "down" in name else 64 for name in NAMES}
+    groups = {name: row.group_size and min(row.group_size, width) for name, width in widths.items()}
+    packed = row.scheme != "W8A8"
+    assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed) for name in NAMES}
+    folder, transformed = all_rows / row.name, bool(row.transform)
+    errors = check_compressed(folder, made["bf16"], layers, transformed=transformed)
+    if transformed:
+        assert errors == {}
+        with pytest.raises(PrerequisiteError, match="changed tensors|far from the model's"):
+            check_compressed(folder, made["bf16"], layers)
+        return
+    low, high = {8: (0.001, 0.02), 4: (0.05, 0.25)}[row.bits]
+    assert all(low < error < high for error in errors.values()), errors
+
+
+def scale(value: float) -> "Change":
+    def change(tensors: "dict[str, torch.Tensor]") -> None:
+        tensors[f"{FIRST}.weight_scale"][3, 0] = value
+
+    return change
+
+
+def unquantized(tensors: "dict[str, torch.Tensor]") -> None:
+    import torch
+
+    for part in ("weight_packed", "weight_scale", "weight_shape"):
+        del tensors[f"{FIRST}.{part}"]
+    tensors[f"{FIRST}.weight"] = torch.zeros(64, 128, dtype=torch.bfloat16)
+
+
+def quantized_too_much(tensors: "dict[str, torch.Tensor]") -> None:
+    tensors["lm_head.weight_scale"] = tensors[f"{FIRST}.weight_scale"].clone()
+
+
+def swapped(tensors: "dict[str, torch.Tensor]") -> None:
+    for part in ("weight_packed", "weight_scale"):
+        tensors[f"{FIRST}.{part}"] = tensors[f"{SECOND}.{part}"].clone()
+
+
+def one_bit(tensors: "dict[str, torch.Tensor]") -> None:
+    import torch
+
+    tensors["model.embed_tokens.weight"].view(torch.uint8)[7, 5] ^= 1
+
+
+def left_out(tensors: "dict[str, torch.Tensor]") -> None:
+    del tensors["model.norm.weight"]
+
+
+def narrower(tensors: "dict[str, torch.Tensor]") -> None:
+    tensors[f"{FIRST}.weight_packed"] = tensors[f"{FIRST}.weight_packed"][:, :-1].contiguous()
+
+
+def other_groups(tensors: "dict[str, torch.Tensor]") -> None:
+    tensors[f"{FIRST}.weight_scale"] = tensors[f"{FIRST}.weight_scale"][:, :1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (scale(float("nan")), rf"wrong layers: {FIRST} \(a scale is not finite and positive\)"),
+        (scale(float("inf")), rf"wrong layers: {FIRST} \(a scale is not finite and positive\)"),
+        (scale(0.0), rf"wrong layers: {FIRST} \(a scale is not finite and positive\)"),
+        (other_groups, rf"{FIRST} \(its scales are \(64, 1\), not \(64, 2\)\)"),
+        (narrower, rf"{FIRST} \(weight_packed is torch.int32 \(64, 15\), not torch.int32 \(64, 16\)\)"),
+        (unquantized, rf"did not quantize {FIRST}, in"),
+        (quantized_too_much, r"quantized what it should leave alone: lm_head, in"),
+        (swapped, rf"far from the model's: {FIRST} \(14\d%\), in"),
+        (one_bit, r"changed tensors that it should leave alone: model.embed_tokens.weight, in"),
+        (left_out, r"left out tensors: model.norm.weight, in"),
+    ],
+)
+def test_a_checkpoint_with_a_wrong_tensor_is_refused_by_its_name(
+    made: dict[str, Path], checkpoint: Path, change: "Change", message: str
+) -> None:
+    rewrite(checkpoint, change)
+    with pytest.raises(PrerequisiteError, match=message):
+        check_compressed(checkpoint, made["bf16"], GROUPED)
+
+
+def test_a_checkpoint_with_other_settings_is_refused(made: dict[str, Path], checkpoint: Path) -> None:
+    file = checkpoint / "config.json"
+    original = json.loads(file.read_text())
+    for part, value, message in (
+        ("group_size", 128, rf"{NAMES[0]} \(4 bits, groups of 128, not 4 bits, groups of 64\)"),
+        ("num_bits", 8, rf"{NAMES[0]} \(8 bits, groups of 64, not 4 bits, groups of 64\)"),
+    ):
+        config = json.loads(json.dumps(original))
+        for group in config["quantization_config"]["config_groups"].values():
+            group["weights"][part] = value
+        file.write_text(json.dumps(config))
+        with pytest.raises(PrerequisiteError, match=message):
+            check_compressed(checkpoint, made["bf16"], GROUPED)
+    original["quantization_config"]["ignore"] = ["re:.*mlp.*"]
+    file.write_text(json.dumps(original))
+    with pytest.raises(PrerequisiteError, match=r"mlp.gate_proj \(ignored\).* and 1 more, in"):
+        check_compressed(checkpoint, made["bf16"], GROUPED)
+    file.write_text("{}")
+    with pytest.raises(PrerequisiteError, match="without a quantization config"):
+        check_compressed(checkpoint, made["bf16"], GROUPED)
+
+
+def test_another_tokenizer_is_refused(made: dict[str, Path], checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").write_text("{}")
+    with pytest.raises(PrerequisiteError, match=r"files that are not the model's: tokenizer.json, in"):
+        check_compressed(checkpoint, made["bf16"], GROUPED)
+
+
+def test_the_worst_layers_come_first() -> None:
+    errors = {f"layer{number}": error for number, error in enumerate((0.1, 0.3, 0.2, 0.3))}
+    assert list(worst(errors, 3)) == ["layer1", "layer3", "layer2"]
