@@ -28,6 +28,7 @@ from components.gate.decision import decide_candidates
 from components.gate.harness_groups import group_fault, grouped
 from components.policies.policy import UseCase, check_use_case
 from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
+from components.run.attempts import Attempt
 from components.run.prompt_settings import PromptSettings
 from components.run.results import FULL, TINY, VariantResults
 
@@ -48,14 +49,19 @@ SAMPLES = "lm-eval's samples"
 """The origin of the rows: the samples contain the items, but do not name the files that these came from."""
 
 
-def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> Decision:
-    """The decision on the results in these folders; the first folder is the baseline's."""
+def decide_saved(
+    use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = (), attempt: Attempt | None = None
+) -> Decision:
+    """The decision on the results in these folders; the first folder is the baseline's.
+
+    `attempt` is None if attempts are not counted: nobody records what is judged here.
+    """
     candidates = _with_unique_names([(folder, read_candidate(folder, metrics)) for folder in folders])
     baseline = candidates[0]
     if not baseline.failure:
         check_use_case(use_case, baseline.scores.by_task())
     model = Model(source=str(folders[0]), digest=baseline.weights.digest, uri=str(folders[0]), size_bytes=0)
-    return decide_candidates(model, baseline.scores.suite, use_case, candidates)
+    return decide_candidates(model, baseline.scores.suite, use_case, candidates, attempt)
 
 
 def _with_unique_names(candidates: Sequence[tuple[Path, Candidate]]) -> list[Candidate]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from components.evidence.assumed_answers import PlannedTask
 from components.evidence.change import about
 from components.evidence.prospects import PASSING, VERDICT_NAMES, VERDICTS, Outlook, Prospect, copy_verdict
+from components.evidence.spending import describe_attempt
 from components.report.formats import MISSING
 from components.run.artifacts import Decision
 
@@ -57,6 +58,8 @@ def _words(outlook: Outlook) -> Iterator[str]:
     for variant, _ in outlook.chances:
         yield f"{variant.name} flips {variant.flips:.1%} of the answers and loses {variant.drop:.1%} of the score."
     first = outlook.chances[0][0].name
+    if attempt := outlook.prospect.attempt:
+        yield f"{describe_attempt(outlook.prospect.use_case.confidence, attempt)}."
     yield f"Enough: with so many questions a {first} passes the limit in 4 of 5 runs. At best: every answer is right."
     if outlook.prospect.left_out:
         yield f"Not predicted: {', '.join(outlook.prospect.left_out)}."
@@ -68,6 +71,7 @@ def prospect_json(outlook: Outlook) -> str:
         {
             "use_case": outlook.prospect.use_case.name,
             "variants": outlook.prospect.variants,
+            "attempt": outlook.prospect.attempt.number if outlook.prospect.attempt else None,
             "questions": {task.name: task.items for task in outlook.prospect.tasks},
             "copy_at_best": outlook.best,
             "copy": outlook.copy,
@@ -89,7 +93,7 @@ def few_answers(decision: Decision) -> str:
         for task in baseline.tasks
         if task.is_share
     )
-    prospect = Prospect(decision.limits, tasks, len(decision.verdicts) - 1, looks)
+    prospect = Prospect(decision.limits, tasks, len(decision.verdicts) - 1, looks, decision.attempt)
     if not tasks or (verdict := copy_verdict(prospect)) in PASSING:
         return ""
     return (

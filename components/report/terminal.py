@@ -8,6 +8,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from components.evidence.spending import describe_attempt
 from components.report.answer_lengths import answer_lengths
 from components.report.formats import (
     MISSING,
@@ -76,6 +77,8 @@ def terminal_evidence(decision: Decision) -> list[Table | Text]:
     if not judged:
         return [*sentences]
     unit = unit_of(decision.relative)
+    if decision.attempt:
+        sentences.insert(0, Text(f"{describe_attempt(decision.limits.confidence, decision.attempt)}."))
     limits = _table("Limits", ["Variant", "Limit on"], [])
     for name in ("Limit", "Measured", "At least", "At most"):
         limits.add_column(name, justify="right", no_wrap=True)
