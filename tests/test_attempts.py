@@ -1,17 +1,21 @@
 """Judging again costs error: attempts on a base model are counted, and each has its share of the error."""
 
+import io
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from components.errors import PrerequisiteError
 from components.evaluate import early_stop
 from components.evidence.spending import attempt_share, describe_attempt, error_of, run_share
 from components.gate.counted import counted
+from components.report.story import certainty
+from components.report.terminal import terminal_matrix
 from components.run.artifacts import Decision, Weights
 from components.run.attempts import Attempt, AttemptRecord, CountedRun, Judgement, attempt_of, expected_attempt
 from pipelines.cli.app import app
@@ -189,6 +193,18 @@ def test_early_stopping_uses_the_share_that_the_gate_will(tmp_path: Path) -> Non
     assert early_stop.expected(weights.model_copy(update={"digest": "d9"}), plan) == Attempt(number=2)
 
 
+def test_report_and_terminal_say_which_attempt_it_is_and_what_it_is_decided_at(tmp_path: Path) -> None:
+    gated(plan_of(tmp_path, "first"))
+    decision = gated(plan_of(tmp_path, "second"), weights="d9")
+    sentence = "Attempt 2, decided at 99.43 % in place of 95 %"
+    assert certainty(decision).promise.startswith(f"{sentence}: all attempts on this base model for this use case,")
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(terminal_matrix(decision))
+    assert f"{sentence}." in " ".join(console.export_text().split())
+    uncounted = decision.model_copy(update={"attempt": None})
+    assert certainty(uncounted).promise.startswith("Each upper bound holds with")
+
+
 def test_saved_results_are_judged_as_the_attempt_that_the_user_names(tmp_path: Path) -> None:
     gated(plan_of(tmp_path, "first"))
     folders = [str(tmp_path / "first" / "variants" / name) for name in ("bf16", "int8")]
@@ -197,9 +213,9 @@ def test_saved_results_are_judged_as_the_attempt_that_the_user_names(tmp_path: P
     assert "Attempt" not in uncounted.stdout
     assert "with 95 % confidence" in " ".join(uncounted.stdout.split())
     third = CliRunner().invoke(app, [*command, "--attempt", "3"])
-    assert "Attempt 3, decided at 99.75 % in place of 95 %." in third.stdout
+    assert "Attempt 3, decided at 99.75 % in place of 95 %." in " ".join(third.stdout.split())
     assert "with 99.75 % confidence" in " ".join(third.stdout.split())
     continued = CliRunner().invoke(app, [*command, "--attempt", "3", "--attempt-run", "2"])
-    assert "Attempt 3, run 2, decided at 99.95 % in place of 95 %." in continued.stdout
+    assert "Attempt 3, run 2, decided at 99.95 % in place of 95 %." in " ".join(continued.stdout.split())
     alone = CliRunner().invoke(app, [*command, "--attempt-run", "2"])
     assert (alone.exit_code, "--attempt-run needs --attempt" in alone.output + str(alone.exception)) != (0, False)
