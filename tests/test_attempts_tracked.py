@@ -62,7 +62,9 @@ def test_runs_that_were_changed_or_are_on_another_model_do_not_count(tmp_path: P
     assert count_tracked(MODEL, elsewhere(tmp_path, local)) == (Attempt(number=1), "")
 
 
-@pytest.mark.fault("MLflow", "does not answer when attempts are counted", "they are counted from the store alone")
+@pytest.mark.fault(
+    "verdicts", "MLflow does not answer when attempts are counted", "the store alone counts, and the step says so"
+)
 def test_without_mlflow_the_stores_record_counts_and_the_step_says_so(tmp_path: Path) -> None:
     gated(plan_of(tmp_path, "first"))
     attempt, note = count_tracked(MODEL, plan_of(tmp_path, "second", tracking_uri="http://127.0.0.1:9", asked="others"))
