@@ -20,6 +20,7 @@ from components.gate.saved_prospect import prospect_of_saved
 from components.policies.policy import Edges, UseCase, use_case_named, use_case_names
 from components.resolve.checks import check_power
 from components.resolve.planned_evidence import forecast_of, prospect_of
+from components.run.attempts import Attempt
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 from pipelines.cli.app import app
@@ -58,10 +59,19 @@ def test_a_policy_that_not_even_a_copy_can_pass_is_refused_with_the_questions_th
         check_power(plan_of("code-strict", "code"))
     assert str(refusal.value).startswith(
         "Not even a perfect copy of the baseline could pass code-strict with these questions: its verdict would be"
-        " inconclusive at best. Too few: humaneval at most 2 % needs 203 questions or more, 164 are planned."
+        " inconclusive at best. Too few: humaneval at most 2 % needs 242 questions or more, 164 are planned."
     )
     check_power(plan_of("code-strict", "code", check_power=False))
-    check_power(plan_of("code-strict", "code", variants=("bf16", "int8")))  # a perfect baseline's copy would pass
+    check_power(plan_of("code", "code"))
+
+
+def test_a_later_attempt_needs_more_questions_and_the_refusal_says_which_it_is() -> None:
+    plan = plan_of("code", "code")
+    check_power(plan, Attempt(number=10))
+    with pytest.raises(PrerequisiteError) as refusal:
+        check_power(plan, Attempt(number=1000))
+    assert "164 are planned" in str(refusal.value)
+    assert "Attempt 1000, decided at 99.9999977 % in place of 95 %." in str(refusal.value)
 
 
 def test_a_run_on_a_cluster_is_refused_before_it_is_sent() -> None:

@@ -97,6 +97,10 @@ EDITS: dict[str, tuple[Edit, str]] = {
         lambda content: content["scores"][1]["tasks"][0].update(score=0.9),
         "the verdicts or the scores are not those that the gate wrote",
     ),
+    "the number of the attempt": (
+        lambda content: content.update(attempt={"number": 1, "run": 1}),
+        "the verdicts or the scores are not those that the gate wrote",
+    ),
     "the verdicts": (ships, "the verdicts or the scores are not those that the gate wrote"),
     "the verdicts, in the digests too": (
         consistent(ships),

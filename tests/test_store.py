@@ -69,6 +69,13 @@ def test_a_folder_is_read_back_unchanged_without_hidden_files(store: Store, mode
     assert fetch(uri, tmp_path / "cache") == got
 
 
+def test_a_text_is_created_once_and_never_replaced(store: Store) -> None:
+    assert store.create_text("first", "attempts/d0/1.json")
+    assert not store.create_text("second", "attempts/d0/1.json")
+    assert store.get_text("attempts/d0/1.json") == "first"
+    assert store.create_text("second", "attempts/d0/2.json")
+
+
 def test_the_marker_contains_the_digest_and_every_files_sha256_and_size(store: Store, model: Path) -> None:
     store.put_folder(model, NAME, "d1", only=["config.json", "nested/empty.txt"])
     text = store.get_text(f"{NAME}/{MARKER}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from components.benchmarks import selection, suites
 from components.models.variants import BASELINE
 from components.run.artifacts import Scores, Weights
+from components.run.attempts import Attempt, AttemptRecord, expected_attempt
+from components.run.evidence_digests import policy_digest
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, RunResults, VariantResults
 
@@ -32,8 +34,15 @@ def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
     weights = RunResults(plan.results).weights(tiny.variant).read(Weights)
     if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
         return None
-    rule = Stopping(plan.decided_limits, baseline, weights, len(plan.variants) - 1)
+    rule = Stopping(plan.decided_limits, baseline, weights, len(plan.variants) - 1, expected(weights, plan))
     return lambda scores, rows: rule.enough(scores, saved_answers.by_task(records.table(rows)))
+
+
+def expected(weights: Weights, plan: EvaluationPlan) -> Attempt:
+    """The attempt that the gate will probably count: the other variants' weights may not exist yet."""
+    known = AttemptRecord(plan.store, weights.baseline_digest, plan.decided_limits.name).read()
+    policy = policy_digest(plan.decided_limits.model_dump_json())
+    return expected_attempt(known, policy, plan.asked, {weights.variant: weights.digest})
 
 
 def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, may_stop: "StopRule") -> Scores | None:

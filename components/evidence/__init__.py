@@ -14,6 +14,7 @@ judging               the verdicts on variants whose answers are paired with the
   power, prospects, assumed_answers, forecast
                       before a run: the questions that a limit needs, the verdicts to expect, and both in a few lines
   looks, stopping     the error that each look may use, and when a variant stops early
+  spending            the error that each attempt, and each run that continues it, may use
   sentences, change, next_steps
                       the sentences for a release manager
 """

@@ -12,8 +12,10 @@ from components.evidence.candidate import Candidate
 from components.evidence.limits import ClippedTest, DropTest, Limit, MeanTest, Task
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from components.evidence.spending import attempt_share, run_share
 from components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
 from components.policies.policy import MOST_NATS, Band, UseCase
+from components.run.attempts import Attempt
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,33 @@ class Case:
     limits: tuple[Limit, ...]
     average: DropTest
     chance: Mapping[str, float]
+    attempt: Attempt | None = None
+    """None if attempts are not counted."""
+
+    @property
+    def look_share(self) -> float:
+        """The share of the attempt's error that this look of this run may use."""
+        return error_share(self.variant.scores.look, self.variant.scores.looks) * run_share(self.attempt)
 
     @property
     def share(self) -> float:
-        """The share of the allowed error that this look may use."""
-        return error_share(self.variant.scores.look, self.variant.scores.looks)
+        """The share of the policy's error that a pass at this look may use."""
+        return self.look_share * attempt_share(self.attempt)
+
+    def alpha_of_next_run(self, alpha: float) -> float:
+        """The error probability that a pass may use after more questions, where it is `alpha` now."""
+        return alpha * run_share(self.attempt and self.attempt.next_run) / run_share(self.attempt)
 
     @property
     def p_ship(self) -> float:
-        """The p-value against "it must not ship", corrected for the look: the largest of all limits' p-values (IUT)."""
+        """The p-value against "it must not ship", corrected for look and attempt: the largest of all limits' (IUT)."""
         p_values = [limit.test.p_within(limit.limit) for limit in self.limits]
         return min(max([*p_values, self.average.p_within(self.use_case.bands.ship)]) / self.share, 1.0)
 
     @property
     def rejecting(self) -> float:
-        """The error probability that a rejection at this look may use."""
-        return self.use_case.alpha * self.share
+        """The error probability that a rejection at this look may use: each attempt's is its own."""
+        return self.use_case.alpha * self.look_share
 
     @property
     def shown(self) -> tuple[Limit, ...]:
@@ -72,7 +85,7 @@ class Case:
         return band.verdict if band and not self.unproven(alpha) else "inconclusive"
 
 
-def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
+def case(use_case: UseCase, baseline: Candidate, variant: Candidate, attempt: Attempt | None = None) -> Case:
     """Pair the variant's answers with the baseline's; call `first_difference` before."""
     baseline, variant = with_clusters(use_case, baseline), with_clusters(use_case, variant)
     chance = {task_score.task: task_score.chance for task_score in baseline.scores.tasks}
@@ -88,7 +101,7 @@ def case(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Case:
     }
     limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
     average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
-    return Case(use_case, variant, tasks, limits, average, chance)
+    return Case(use_case, variant, tasks, limits, average, chance, attempt)
 
 
 def with_clusters(use_case: UseCase, candidate: Candidate) -> Candidate:

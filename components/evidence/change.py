@@ -1,5 +1,6 @@
 """The change of a score between two models, printed with enough digits to agree with the exact comparison."""
 
+import math
 from dataclasses import dataclass
 
 from components.policies.policy import side
@@ -60,3 +61,11 @@ def apart(before: float, after: float) -> str:
 def about(count: int) -> str:
     """`1,400` for 1,422: an estimate has only two significant digits."""
     return f"{float(f'{count:.2g}'):,.0f}"
+
+
+def confidence_text(error: float) -> str:
+    """`98.33 %` for the error probability 0.01667; with more digits where it would read `100 %`."""
+    text = f"{100 * (1 - error):.4g}"
+    if text == "100" and error > 0:
+        text = f"{100 * (1 - error):.{1 - math.floor(math.log10(100 * error))}f}"
+    return f"{text} %"

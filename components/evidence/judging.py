@@ -34,6 +34,7 @@ from components.evidence.margin import ABSOLUTE
 from components.evidence.next_steps import next_step
 from components.policies.policy import UseCase
 from components.run.artifacts import Comparison, LimitEvidence, TaskEvidence, Verdict
+from components.run.attempts import Attempt
 
 LARGEST_LOGARITHM = 700.0
 
@@ -53,10 +54,15 @@ def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool
     return not better or evidence.average.p_beyond(better[-1]) <= evidence.rejecting
 
 
-def judge_all(use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate]) -> list[Verdict]:
-    """The verdicts on variants that may be compared with the baseline, in their order."""
+def judge_all(
+    use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate], attempt: Attempt | None = None
+) -> list[Verdict]:
+    """The verdicts on variants that may be compared with the baseline, in their order.
+
+    `attempt` is None if attempts are not counted.
+    """
     baseline = with_clusters(use_case, baseline)
-    cases = [case(use_case, baseline, variant) for variant in variants]
+    cases = [case(use_case, baseline, variant, attempt) for variant in variants]
     divisors = holm_divisors([evidence.p_ship for evidence in cases], use_case.alpha)
     return [
         _judge(evidence, baseline, use_case.alpha * evidence.share / divisor)
@@ -200,7 +206,7 @@ def _row(limit: Limit, evidence: Case, alpha: float) -> LimitEvidence:
         lower=lower,
         upper=upper,
         outcome=outcome,
-        further_items=test.further_items(limit.limit, alpha) if outcome == "open" else None,
+        further_items=test.further_items(limit.limit, evidence.alpha_of_next_run(alpha)) if outcome == "open" else None,
     )
 
 

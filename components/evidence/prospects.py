@@ -24,9 +24,11 @@ from components.evidence.case import Case, limits_of
 from components.evidence.limits import ClippedTest, DropTest, Limit, LimitTest, Task, further, with_power
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from components.evidence.spending import attempt_share, describe_attempt, run_share
 from components.evidence.worst_cluster import PairedCluster, WorstClusterTest
 from components.policies.policy import MOST_NATS, UseCase
 from components.run.artifacts import Scores, Weights
+from components.run.attempts import Attempt
 
 VERDICTS = ("ship", "monitor", "ab_test", "inconclusive", "reject")
 VERDICT_NAMES = {"ab_test": "A/B test"}
@@ -42,7 +44,7 @@ MORE_ANSWERS = (2, 4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Prospect:
-    """The policy, the questions, and how many variants and looks share the error probability."""
+    """The policy, the questions, and what shares the error probability: variants, looks, attempts."""
 
     use_case: UseCase
     tasks: tuple[PlannedTask, ...]
@@ -51,11 +53,14 @@ class Prospect:
     looks: int = 1
     measured: bool = False
     """Whether the baseline's scores are measured, not assumed."""
+    attempt: Attempt | None = None
+    """None if attempts are not counted."""
 
     @property
     def alpha(self) -> float:
         """The error probability that a pass may use: of the first variant in Holm's order, at the last look."""
-        return self.use_case.alpha * error_share(self.looks, self.looks) / max(self.variants, 1)
+        spent = attempt_share(self.attempt) * run_share(self.attempt)
+        return self.use_case.alpha * spent * error_share(self.looks, self.looks) / max(self.variants, 1)
 
     @property
     def left_out(self) -> list[str]:
@@ -145,6 +150,8 @@ def check_copy_passes(prospect: Prospect) -> None:
         if need.enough is not None and not need.is_met
     ]
     name, described = prospect.use_case.name, f"Too few: {'; '.join(lacking)}. " if lacking else ""
+    if prospect.attempt and prospect.attempt.number > 1:
+        described += f"{describe_attempt(prospect.use_case.confidence, prospect.attempt)}. "
     raise PrerequisiteError(
         f"Not even a perfect copy of the baseline could pass {name} with these questions: its verdict would be"
         f" {VERDICT_NAMES.get(prospect.best, prospect.best)} at best. {described}Choose a suite with more questions,"
@@ -216,7 +223,8 @@ def _case(prospect: Prospect, assumed: Assumed, source: np.random.Generator | No
     drops = use_case.model_copy(update={"max_cluster_drop": {}})
     scores = Scores(variant="planned", suite="planned", stage="full", look=prospect.looks, looks=prospect.looks)
     variant = Candidate(Weights(variant="planned", baseline_digest=""), scores)
-    return Case(use_case, variant, tasks, (*limits_of(drops, tasks, {}, {}), *limits), average, {})
+    every_limit = (*limits_of(drops, tasks, {}, {}), *limits)
+    return Case(use_case, variant, tasks, every_limit, average, {}, prospect.attempt)
 
 
 def _other_limits(use_case: UseCase, row: PlannedTask, assumed: Assumed, clusters: Sequence[Pairs]) -> Iterator[Limit]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from components.evidence.case import Case
-from components.evidence.change import Change, about, percent
+from components.evidence.change import Change, about, confidence_text, percent
 from components.evidence.limits import DropTest, Limit
 from components.evidence.looks import SCREEN_ALLOWANCE
 from components.evidence.worst_cluster import WorstClusterTest
@@ -43,7 +43,8 @@ def rejected(case: Case, exceeded: list[Limit]) -> str:
 def inconclusive(case: Case, unproven: list[Limit], alpha: float) -> str:
     """Which limits are undecided, and how many more questions would decide them."""
     parts = list(dict.fromkeys(_describe_undecided(limit, case, alpha) for limit in unproven))
-    needed = [limit.test.further_items(limit.limit, alpha) for limit in unproven]
+    later = case.alpha_of_next_run(alpha)
+    needed = [limit.test.further_items(limit.limit, later) for limit in unproven]
     counts = [items for items in needed if items is not None]
     if len(counts) == len(needed):
         many = max(counts) > 1
@@ -210,4 +211,4 @@ def _longer(growth: float, limit: Limit) -> str:
 
 
 def _confidence(alpha: float) -> str:
-    return f"with {100 * (1 - alpha):.4g} % confidence"
+    return f"with {confidence_text(alpha)} confidence"

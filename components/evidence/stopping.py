@@ -9,16 +9,18 @@ from components.evidence.case import case, unmeasurable
 from components.evidence.judging import settled
 from components.policies.policy import UseCase
 from components.run.artifacts import Scores, Weights
+from components.run.attempts import Attempt
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """The inputs of the check: the policy, the baseline, the weights, and how many variants share the error."""
+    """The inputs of the check: policy, baseline, weights, how many variants share the error, and the attempt."""
 
     use_case: UseCase
     baseline: Candidate
     weights: Weights
     variants: int
+    attempt: Attempt | None = None
 
     def enough(self, scores: Scores, answers: Mapping[str, Answers]) -> bool:
         """Whether no further answer can change the verdict; after the tiny stage True only for a rejection.
@@ -33,5 +35,5 @@ class Stopping:
             return False
         if unmeasurable(self.use_case, self.baseline.answers, variant.answers):
             return False
-        evidence = case(self.use_case, self.baseline, variant)
+        evidence = case(self.use_case, self.baseline, variant, self.attempt)
         return settled(evidence, self.variants, only_reject=scores.look == 1)

@@ -1,6 +1,7 @@
 """The step `gate`: may a variant replace the model that serves today?
 
 decision        the decision matrix: which variants can be judged at all
+counted         the decision with its attempt's number, which is recorded
 point           verdicts without per-item answers: measured drops, without confidence bounds
 flipped_items   the questions whose answer changed from the baseline to the variant
 saved           read results from disk: a run's or lm-eval's

@@ -12,6 +12,7 @@ from components.gate.point import judge
 from components.models.variants import BASELINE, variant_named
 from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
+from components.run.attempts import Attempt
 
 ByTask = Mapping[str, Answers]
 
@@ -24,13 +25,15 @@ def decide(
     scores: list[Scores],
     answers: Mapping[str, ByTask] | None = None,
     again: ByTask | None = None,
+    attempt: Attempt | None = None,
 ) -> Decision:
     """The decision matrix: the baseline's row first, then the variants in the order of `weights`.
 
     `scores` holds the scores of the last stage that each variant reached. A variant without scores, or with a failure
     in its weights or scores, gets a failed row. `answers` holds the per-item answers by variant. A variant is judged by
     evidence if its answers and the baseline's are there, otherwise by its measured drops. `again` holds the answers of
-    the baseline's second pass. In the Decision every variant has its Scores, with the failure if there is one.
+    the baseline's second pass; `attempt` is None if attempts are not counted. In the Decision every variant has its
+    Scores, with the failure if there is one.
 
     Raises PrerequisiteError for a variant that does not exist. Raises ValueError for inconsistent lists: no baseline, a
     duplicate variant, scores of a variant without weights.
@@ -53,16 +56,18 @@ def decide(
         )
         for row in sorted(weights, key=lambda row: row.variant != BASELINE)
     ]
-    return decide_candidates(model, suite, use_case, candidates)
+    return decide_candidates(model, suite, use_case, candidates, attempt)
 
 
-def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: Sequence[Candidate]) -> Decision:
+def decide_candidates(
+    model: Model, suite: str, use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None = None
+) -> Decision:
     """The decision matrix for these candidates; the first candidate is the baseline."""
     baseline, *variants = candidates
     verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}
     judged = [variant for variant in variants if variant.name not in verdicts]
     paired = [variant for variant in judged if variant.answers and baseline.answers]
-    for row in judging.judge_all(use_case, baseline, paired):
+    for row in judging.judge_all(use_case, baseline, paired, attempt):
         verdicts[row.variant] = row
     for variant in judged:
         if variant not in paired:
@@ -75,6 +80,7 @@ def decide_candidates(model: Model, suite: str, use_case: UseCase, candidates: S
         weights=tuple(row.weights for row in candidates),
         scores=tuple(row.scores for row in candidates),
         comparisons=judging.compare(use_case, paired),
+        attempt=attempt if paired else None,
     )
 
 

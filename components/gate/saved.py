@@ -28,6 +28,7 @@ from components.gate.decision import decide_candidates
 from components.gate.harness_groups import group_fault, grouped
 from components.policies.policy import UseCase, check_use_case
 from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
+from components.run.attempts import Attempt
 from components.run.prompt_settings import PromptSettings
 from components.run.results import FULL, TINY, VariantResults
 
@@ -48,9 +49,14 @@ SAMPLES = "lm-eval's samples"
 """The origin of the rows: the samples contain the items, but do not name the files that these came from."""
 
 
-def decide_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> Decision:
-    """The decision on the results in these folders; the first folder is the baseline's."""
-    return decide_read(use_case, folders, read_saved(use_case, folders, metrics))
+def decide_saved(
+    use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = (), attempt: Attempt | None = None
+) -> Decision:
+    """The decision on the results in these folders; the first folder is the baseline's.
+
+    `attempt` is None if attempts are not counted: nobody records what is judged here.
+    """
+    return decide_read(use_case, folders, read_saved(use_case, folders, metrics), attempt)
 
 
 def read_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> list[Candidate]:
@@ -61,11 +67,13 @@ def read_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str
     return candidates
 
 
-def decide_read(use_case: UseCase, folders: Sequence[Path], candidates: Sequence[Candidate]) -> Decision:
+def decide_read(
+    use_case: UseCase, folders: Sequence[Path], candidates: Sequence[Candidate], attempt: Attempt | None = None
+) -> Decision:
     """The decision on the results that were read from these folders."""
     baseline, folder = candidates[0], str(folders[0])
     model = Model(source=folder, digest=baseline.weights.digest, uri=folder, size_bytes=0)
-    return decide_candidates(model, baseline.scores.suite, use_case, candidates)
+    return decide_candidates(model, baseline.scores.suite, use_case, candidates, attempt)
 
 
 def _with_unique_names(candidates: Sequence[tuple[Path, Candidate]]) -> list[Candidate]:

@@ -8,9 +8,12 @@ from components.evidence.candidate import Candidate
 from components.evidence.prospects import Prospect
 from components.policies.policy import UseCase
 from components.run.artifacts import TaskScore
+from components.run.attempts import Attempt
 
 
-def prospect_of_saved(use_case: UseCase, candidates: Sequence[Candidate]) -> Prospect | None:
+def prospect_of_saved(
+    use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None = None
+) -> Prospect | None:
     """The policy and the baseline's questions and scores; the first candidate is the baseline.
 
     None if no variant's answers can be paired with the baseline's, or if none of them has a score.
@@ -22,7 +25,7 @@ def prospect_of_saved(use_case: UseCase, candidates: Sequence[Candidate]) -> Pro
         return None
     tasks = tuple(_answered(task, baseline.answers[task.task]) for task in scored)
     looks = max(candidate.scores.looks for candidate in candidates)
-    return Prospect(use_case, tasks, len(judged), looks, measured=True)
+    return Prospect(use_case, tasks, len(judged), looks, measured=True, attempt=attempt)
 
 
 def _answered(task: TaskScore, answers: Answers) -> PlannedTask:

@@ -6,6 +6,7 @@ from components.benchmarks import selection
 from components.gate import results_files
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Weights
+from components.run.attempts import AttemptRecord
 from components.run.evidence_digests import digests_of
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
@@ -13,6 +14,8 @@ from components.run.results import RunResults
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
     """Decide on every variant; return the metrics for the run's page by name."""
+    from components.evidence.spending import describe_attempt
+    from components.gate.counted import counted, judgement_of
     from components.gate.decision import decide
     from components.gate.flipped_items import examples
 
@@ -26,7 +29,15 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         records = results_files.read_answers(last_scores, planned.results)
         limits, all_weights = planned.decided_limits, [Weights.read(file) for file in weights]
         suite = selection.suite_of(planned).name
-        answer = decide(Model.read(baseline), suite, limits, all_weights, last_scores, records.answers, records.again)
+        model = Model.read(baseline)
+        answer = counted(
+            lambda attempt: decide(
+                model, suite, limits, all_weights, last_scores, records.answers, records.again, attempt
+            ),
+            AttemptRecord(planned.store, model.digest, limits.name),
+            judgement_of(planned, all_weights, last_scores, records),
+            planned.results,
+        )
         flips = results_files.write_flips(last_scores, planned.results)
         flip_examples = tuple(flip for row in answer.verdicts for flip in examples(flips.get(row.variant, ())))
         answer = answer.model_copy(
@@ -41,7 +52,9 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
         answer = answer.model_copy(update={"digests": digests})
         answer.write(decision)
         RunResults(planned.results).decision.put(Path(decision))
-        step.end(note=", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts))
+        verdicts = ", ".join(f"{row.variant}: {row.verdict}" for row in answer.verdicts)
+        attempt = answer.attempt and describe_attempt(limits.confidence, answer.attempt)
+        step.end(note=f"{verdicts}; {attempt}" if attempt else verdicts)
     return numbers(answer)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from components.evidence.assumed_answers import SAMPLED_FLIPS
 from components.evidence.forecast import describe, how_many
 from components.evidence.prospects import VERDICT_NAMES, VERDICTS, Outlook
+from components.evidence.spending import describe_attempt
 from components.report.formats import MISSING
 
 
@@ -71,6 +72,8 @@ def _words(outlook: Outlook) -> Iterator[str]:
             " table has the answers as planned."
         )
     first = outlook.chances[0][0].name
+    if attempt := outlook.prospect.attempt:
+        yield f"{describe_attempt(outlook.prospect.use_case.confidence, attempt)}."
     yield f"Enough: with so many questions a {first} passes the limit in 4 of 5 runs. At best: every answer is right."
     if outlook.prospect.left_out:
         yield f"Not predicted: {', '.join(outlook.prospect.left_out)}."
@@ -82,6 +85,7 @@ def prospect_json(outlook: Outlook) -> str:
         {
             "use_case": outlook.prospect.use_case.name,
             "variants": outlook.prospect.variants,
+            "attempt": outlook.prospect.attempt.number if outlook.prospect.attempt else None,
             "questions": {task.name: task.items for task in outlook.prospect.tasks},
             "copy_at_best": outlook.prospect.best,
             "copy": outlook.prospect.copy,

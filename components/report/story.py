@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.benchmarks.suite_file import short_suite
+from components.evidence.change import confidence_text
+from components.evidence.spending import describe_attempt
 from components.report.formats import duration_text, percent_text
 from components.report.matrix import Row, matrix
 from components.report.screen import stopped_variants
 from components.run.artifacts import Decision, TaskScore, Weights
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
+
+ATTEMPTS = (
+    "all attempts on this base model for this use case, and the runs of an attempt on more questions, share the error"
+    " that the policy allows."
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +102,15 @@ def certainty(decision: Decision) -> Certainty:
     point = [verdict for verdict in decision.verdicts if verdict.form == "point" and verdict.average_drop is not None]
     highest = max((verdict.confidence or 0.0 for verdict in judged), default=0.0)
     lowest = min((verdict.confidence or 0.0 for verdict in judged), default=0.0)
-    spread = f"{100 * lowest:.4g} %" + (f" to {100 * highest:.4g} %" if highest > lowest else "")
+    spread = confidence_text(1 - lowest) + (f" to {confidence_text(1 - highest)}" if highest > lowest else "")
     promise = (
         f"Each upper bound holds with {spread} confidence: the variants of a run share the error that the policy allows"
         " (Holm's method), and so do the interim looks at a variant that may be stopped early. If answers are only"
         " lost, the bounds of a drop are proven. Else they are a conjecture (Gaffke's), which no simulation"
         " contradicted. Bounds over clusters and of a perplexity are t-tests."
     )
+    if decision.attempt:
+        promise = f"{describe_attempt(decision.limits.confidence, decision.attempt)}: {ATTEMPTS} {promise}"
     return Certainty(
         by_evidence=not point,
         promise=promise,

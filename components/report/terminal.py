@@ -8,6 +8,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from components.evidence.spending import describe_attempt
 from components.report.answer_lengths import answer_lengths
 from components.report.formats import (
     MISSING,
@@ -34,7 +35,7 @@ RESULT_WIDTH = len(OUTCOMES["passed"])
 
 
 def terminal_matrix(decision: Decision) -> RenderableType:
-    """The report's decision matrix, with the next steps below it; print it with rich.
+    """The report's decision matrix, with the next steps and the attempt below it; print it with rich.
 
     At most TASKS_ACROSS tasks fit into 80 columns. If there are more, a separate table lists them, one task per row.
     """
@@ -58,7 +59,7 @@ def terminal_matrix(decision: Decision) -> RenderableType:
             last.add_row(
                 Text(task), *(f"{score_text(cell.score)} {stderr_text(cell.stderr)}".rstrip() for cell in cells)
             )
-    last.caption, last.caption_style, last.caption_justify = _next_steps(rows), "not italic", "left"
+    last.caption, last.caption_style, last.caption_justify = _notes_below(decision, rows), "not italic", "left"
     return table if last is table else Group(table, last)
 
 
@@ -142,6 +143,8 @@ def _score(cell: Cell) -> Text:
     return Text(f"{score_text(cell.score)}\n{stderr_text(cell.stderr)}".replace(" ", "").rstrip())
 
 
-def _next_steps(rows: tuple[Row, ...]) -> Text:
-    steps = [f"{row.variant}: {row.next_step}" for row in rows if row.next_step]
-    return Text("\n".join([*steps, "Score ± standard error; a negative drop is better than the baseline."]))
+def _notes_below(decision: Decision, rows: tuple[Row, ...]) -> Text:
+    notes = [f"{row.variant}: {row.next_step}" for row in rows if row.next_step]
+    if decision.attempt:
+        notes.append(f"{describe_attempt(decision.limits.confidence, decision.attempt)}.")
+    return Text("\n".join([*notes, "Score ± standard error; a negative drop is better than the baseline."]))

@@ -5,5 +5,6 @@ account_rights, cluster_places  what the run's account may do on a cluster; what
 input_copies, rows              the run's copies of its inputs and of the benchmarks' rows
 prepared_prompts                the prompts as token ids, once a run; the window; the items that are too long for it
 planned_evidence                what the plan's questions can show, before they are asked
-earlier_verdict                 a verdict that MLflow has already
+earlier_verdict, counted_attempts
+                                a verdict that MLflow has already; how often the base model was judged before
 """

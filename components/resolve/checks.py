@@ -11,6 +11,7 @@ from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
 from components.models.variants import with_baseline
 from components.policies.policy import check_use_case, chosen
+from components.run.attempts import Attempt
 from components.run.plan import EvaluationPlan
 from components.storage.location import local_file, open_store
 
@@ -133,13 +134,16 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     return check_questions(plan.model_copy(update={"variants": tuple(variants), "limits": limits}))
 
 
-def check_power(plan: EvaluationPlan) -> None:
-    """Raise PrerequisiteError if the plan's questions are too few for even a copy of the baseline to pass."""
+def check_power(plan: EvaluationPlan, attempt: Attempt | None = None) -> None:
+    """Raise PrerequisiteError if the plan's questions are too few for even a copy of the baseline to pass.
+
+    `attempt` is the first if it is None.
+    """
     if plan.check_power:
         from components.evidence.prospects import check_copy_passes
         from components.resolve.planned_evidence import prospect_of
 
-        if prospect := prospect_of(plan):
+        if prospect := prospect_of(plan, attempt=attempt or Attempt(number=1)):
             check_copy_passes(prospect)
 
 

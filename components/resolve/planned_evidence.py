@@ -8,10 +8,13 @@ from components.evidence.prospects import Prospect
 from components.models.variants import BASELINE
 from components.policies.policy import chosen
 from components.run.artifacts import PERPLEXITIES
+from components.run.attempts import Attempt
 from components.run.plan import EvaluationPlan
 
+FIRST = Attempt(number=1)
 
-def prospect_of(plan: EvaluationPlan, score: float = SCORE) -> Prospect | None:
+
+def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = FIRST) -> Prospect | None:
     """The run's policy and questions; None if it scores nothing, or a suite file does not say how many items it has.
 
     `score` is the baseline's assumed score on every task.
@@ -23,7 +26,7 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE) -> Prospect | None:
     tasks = tuple(_planned(task, score) for task in scored)
     variants = sum(name != BASELINE for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
-    return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks)
+    return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt)
 
 
 def _planned(task: SuiteTask, score: float) -> PlannedTask:

@@ -9,7 +9,7 @@ from components.models.digest import fetch_model
 from components.models.tokenizer_files import tokenizer_digest
 from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
-from components.resolve import checks, earlier_verdict, input_copies, prepared_prompts, rows
+from components.resolve import checks, counted_attempts, earlier_verdict, input_copies, prepared_prompts, rows
 from components.resolve.account_rights import check_rights
 from components.resolve.checks import check
 from components.run import progress
@@ -48,7 +48,8 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         checked = checks.with_template(checked, str(folder))
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
-        checks.check_power(resolved)  # again: now every task has its number of items
+        attempt, uncounted = counted_attempts.count_tracked(base_model, resolved)
+        checks.check_power(resolved, attempt)  # again: now every task has its number of items
         if resolved.skip_judged and (uri := resolved.tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         if not resolved.judged_in:
@@ -58,7 +59,8 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         base_model.write(baseline)
         resolved.write(plan)
         RunResults(requested.results).plan.put(Path(plan))
-        step.end(note=f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB; {outcome(resolved)}")
+        parts = f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB", outcome(resolved), uncounted
+        step.end(note="; ".join(filter(None, parts)))
     return [BASELINE] if resolved.judged_in else list(resolved.variants)
 
 

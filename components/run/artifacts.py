@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 
 from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
+from components.run.attempts import Attempt
 from components.run.evidence_digests import Digests
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
@@ -383,6 +384,8 @@ class Decision(Artifact):
     """Each pair of the variants that were judged by evidence, once."""
     judged_in: str = ""
     """The earlier MLflow run of this decision; empty when this run decided."""
+    attempt: Attempt | None = None
+    """None if attempts are not counted: on saved results, before the record existed, or if nothing had evidence."""
     digests: Digests | None = None
     """What the verdicts were reached by; None for a decision on saved results, or by an earlier version."""
 

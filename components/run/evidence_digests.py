@@ -61,5 +61,10 @@ def digests_of(decision: str, records: Mapping[str, str], again: str = "") -> Di
     )
 
 
+def policy_digest(limits: str) -> str:
+    """The digest of the limits that decide, given as their JSON."""
+    return _digest(json.loads(limits, parse_int=float))
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -50,6 +50,8 @@ THREADS = 4
 FOLDERS, WITHOUT_WEIGHTS, PLAIN = "s3-folders", "s3-without-weights", "s3-plain"
 """The cache's folders. Below them a hash of the address is the name, so no bucket or prefix can choose a path."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
+TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict")
+"""The answers to a text that is to be created: there is one, or another is being created."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,17 @@ class S3Store:
             self._client.put_object(Bucket=self.bucket, Key=key, Body=body, **self._checksum)
             self._require_stored(key, len(body), hashlib.sha256(body).digest())
         return self.uri(name)
+
+    def create_text(self, text: str, name: str) -> bool:
+        body, key = text.encode(), self._key(name)
+        with self._errors():
+            try:
+                self._client.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*", **self._checksum)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in TAKEN:
+                    return False
+                raise
+        return self.get_text(name) == text  # a server that ignores the condition has kept the later text
 
     def get_text(self, name: str) -> str | None:
         with self._errors():

@@ -106,6 +106,9 @@ class Store(Protocol):
     def put_text(self, text: str, name: str) -> str:
         """Store the text atomically; returns its uri."""
 
+    def create_text(self, text: str, name: str) -> bool:
+        """Store the text atomically unless `name` exists; returns whether it did not."""
+
     def get_text(self, name: str) -> str | None:
         """The text stored under `name`, or None."""
 
@@ -172,6 +175,19 @@ class FolderStore:
         with disk_room(target.parent, len(text.encode())):
             write_text(target, text)
         return str(target)
+
+    def create_text(self, text: str, name: str) -> bool:
+        target = self._path(name)
+        with disk_room(target.parent, len(text.encode())):
+            partial = partial_of(target)
+            try:
+                partial.write_text(text, encoding="utf-8")
+                target.hardlink_to(partial)
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+        return True
 
     def get_text(self, name: str) -> str | None:
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.evidence.spending import describe_attempt
 from components.models.variants import VARIANTS
 from components.policies.policy import Average, text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
@@ -79,6 +80,7 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
         "variants": ", ".join(verdict.variant for verdict in decision.verdicts),
         "policy": decision.policy,
         **_plan_params(decision),
+        **_attempt_params(decision),
         **({EVIDENCE: decision.digests.combined} if decision.digests else {}),
     }
     tags = {
@@ -192,6 +194,12 @@ def _mean_metrics(verdict: Verdict, scores: Scores | None, average: Average) -> 
     elif verdict.verdict == "reference":
         metrics["average_drop"] = 0.0
     return metrics
+
+
+def _attempt_params(decision: Decision) -> dict[str, str]:
+    """The number of the attempt, and of the run within it; none if attempts were not counted."""
+    attempt = decision.attempt
+    return {"attempt": str(attempt.number), "attempt_run": str(attempt.run)} if attempt else {}
 
 
 def _plan_params(decision: Decision) -> dict[str, str]:
@@ -336,5 +344,7 @@ def _summary(decision: Decision) -> str:
     rows = [f"| {row.variant} | **{row.verdict}** | {shortened(row.sentence)} |" for row in decision.verdicts]
     run = f"`{decision.model.source}` for **{decision.use_case}**, suite {decision.suite}: {decision.policy}"
     note = ["", decision.model.note] if decision.model.note else []
+    if decision.attempt:
+        note = ["", f"{describe_attempt(decision.limits.confidence, decision.attempt)}.", *note]
     table = ["| variant | verdict | why |", "|---|---|---|", *rows]
     return "\n".join([f"**{_verdicts(decision)}**", "", *table, "", run, *note])

@@ -2,6 +2,7 @@
 
 connect, uris, links            a client that answers; addresses
 earlier                         which earlier run may be taken over: its verdict, its baseline
+earlier_attempts                how often variants of a base model were judged
 verification                    whether what MLflow holds of a run is what its verdict was reached by
 signature                       whether this account recorded a run
 experiments                     what this account may do with an experiment

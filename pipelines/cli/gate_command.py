@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from components.errors import PrerequisiteError
 from components.policies.policy import read_use_case, use_case_named, use_case_names
 from pipelines.exits import exit_of
 from pipelines.terminal_output import VisibleConsole, print_text
@@ -29,6 +30,13 @@ def gate(
             help="Refuse answers that are too few for even a perfect copy of the baseline to pass.",
         ),
     ] = True,
+    attempt: Annotated[
+        int,
+        typer.Option(min=0, help="Number of this attempt: variants made and judged until one passes [0: uncounted]."),
+    ] = 0,
+    attempt_run: Annotated[
+        int, typer.Option(min=1, help="Number of this run of the attempt: the same weights on more questions.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts for a script.")] = False,
 ) -> None:
     """Decide on saved results: those of a run, or lm-eval's own.
@@ -36,6 +44,8 @@ def gate(
     A folder is runs/NAME/variants/VARIANT, or the output of lm-eval with --output_path and --log_samples. The worst
     verdict sets the exit status: 0 ship or monitor, 3 inconclusive, 1 reject or A/B test, 4 not comparable or failed; 2
     means that the arguments are wrong, or that not even a copy of the baseline could pass with so few answers.
+
+    Saved results have no record of attempts. Whoever judges again until a variant passes says which attempt it is.
     """
     from components.evidence.forecast import forecast
     from components.evidence.prospects import check_copy_passes
@@ -43,18 +53,22 @@ def gate(
     from components.gate.saved_prospect import prospect_of_saved
     from components.report.matrix import verdicts_json
     from components.report.terminal import terminal_evidence, terminal_matrix
+    from components.run.attempts import Attempt
 
+    if attempt_run > 1 and not attempt:
+        raise PrerequisiteError("--attempt-run needs --attempt: the attempt that this run continues.")
     use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
+    counted = Attempt(number=attempt, run=attempt_run) if attempt else None
     folders = [baseline, *variant]
     candidates = read_saved(use_case, folders, metric or ())
-    prospect = prospect_of_saved(use_case, candidates)
+    prospect = prospect_of_saved(use_case, candidates, counted)
     if prospect and check_power:
         check_copy_passes(prospect)
     console = VisibleConsole(highlight=False)
     if prospect and not as_json:
         console.print(forecast(prospect), markup=False)
         console.print()
-    decision = decide_read(use_case, folders, candidates)
+    decision = decide_read(use_case, folders, candidates, counted)
     if as_json:
         print_text(verdicts_json(decision))
     else:
