@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -123,7 +124,7 @@ def test_scores_without_the_requested_second_pass_are_not_reused(
     assert find_baseline_scores(weights(), plan_of(tmp_path, noise_floor=True), SERVER, local, tmp_path) is None
 
 
-@pytest.mark.parametrize("damage", ["other answers", "half a file", "no file"])
+@pytest.mark.parametrize("damage", ["other answers", "two answers swapped", "half a file", "no file"])
 def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
     damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
@@ -131,6 +132,12 @@ def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
     kept = next(file for file in (tmp_path / "my results").rglob("artifacts/full.parquet") if is_baselines(file))
     if damage == "other answers":
         shutil.copy(tmp_path / "run-1" / "int8" / "full.parquet", kept)
+    elif damage == "two answers swapped":
+        table = pyarrow.parquet.read_table(kept)
+        scores = table["score"].to_pylist()
+        right, wrong = scores.index(1.0), scores.index(0.0)
+        scores[right], scores[wrong] = 0.0, 1.0
+        pyarrow.parquet.write_table(table.set_column(table.column_names.index("score"), "score", [scores]), kept)
     elif damage == "half a file":
         kept.write_bytes(kept.read_bytes()[:200])
     else:

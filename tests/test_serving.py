@@ -4,7 +4,10 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -124,11 +127,32 @@ def test_another_server_on_the_port_is_not_mistaken_for_the_variants(
     assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
 
 
+@pytest.mark.fault(
+    "servers",
+    "another process takes the port before the server listens there, and answers like it to every key",
+    "it is not asked, and never gets the key; the start fails",
+)
+def test_a_process_on_the_servers_port_is_not_asked(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[str] = []
+
+    class Impostor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.headers.get("Authorization", ""))
+            self.send_response(200 if requests[-1] else 401)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "quantgate-int8"}]}')
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as impostor:
+        Thread(target=impostor.serve_forever, daemon=True).start()
+        monkeypatch.setattr(local_vllm, "free_port", lambda: impostor.server_port)
+        monkeypatch.setenv("VLLM_FAKE", "deaf")
+        assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
+        impostor.shutdown()
+    assert requests == []
+
+
 @pytest.mark.slow
 def test_a_port_in_use_is_reported(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from socketserver import BaseRequestHandler, ThreadingTCPServer
-    from threading import Thread
-
     with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # closes each connection at once
         Thread(target=taken.serve_forever, daemon=True).start()
         monkeypatch.setattr(local_vllm, "free_port", lambda: taken.server_address[1])
