@@ -1,5 +1,6 @@
 """Start, wait for and stop a server. The server is a fake; its processes are real."""
 
+import asyncio
 import json
 import shutil
 import time
@@ -127,28 +128,50 @@ def test_another_server_on_the_port_is_not_mistaken_for_the_variants(
     assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
 
 
+class Impostor(ThreadingHTTPServer):
+    """Answers in place of the variant's server: to every key, and refuses requests without one; keeps the keys."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), ImpostorsAnswer)
+        self.keys: list[str] = []
+        Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class ImpostorsAnswer(BaseHTTPRequestHandler):
+    server: Impostor
+
+    def log_message(self, *_: object) -> None:
+        """Write no log."""
+
+    def do_GET(self) -> None:
+        """The server's model, or a text."""
+        self.server.keys.append(self.headers.get("Authorization", ""))
+        self.send_response(200 if self.server.keys[-1] else 401)
+        self.end_headers()
+        self.wfile.write(b'{"data": [{"id": "quantgate-int8"}], "choices": [{"text": "forged"}]}')
+
+    do_POST = do_GET
+
+
 @pytest.mark.fault(
     "servers",
-    "another process takes the port before the server listens there, and answers like it to every key",
-    "it is not asked, and never gets the key; the start fails",
+    "another process takes the server's port before or after it is ready, and answers like it to every key",
+    "it is not asked and gets no key: the start fails, or the evaluation",
 )
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp drops the refused connections
 def test_a_process_on_the_servers_port_is_not_asked(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[str] = []
-
-    class Impostor(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            requests.append(self.headers.get("Authorization", ""))
-            self.send_response(200 if requests[-1] else 401)
-            self.end_headers()
-            self.wfile.write(b'{"data": [{"id": "quantgate-int8"}]}')
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as impostor:
-        Thread(target=impostor.serve_forever, daemon=True).start()
+    server = local_vllm.deploy("int8", model, run)
+    client = client_of(server)
+    local_vllm.undeploy(server)
+    with Impostor(access.port_of(server)) as impostor:
+        texts: dict[int, Any] = {}
+        with pytest.raises(NotOursError, match="another process may answer at"):
+            asyncio.run(client.run(client.generating_jobs([{"prompt": [1], "max_tokens": 1}], texts.__setitem__)))
         monkeypatch.setattr(local_vllm, "free_port", lambda: impostor.server_port)
         monkeypatch.setenv("VLLM_FAKE", "deaf")
         assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
+        assert (impostor.keys, texts) == ([], {})
         impostor.shutdown()
-    assert requests == []
 
 
 @pytest.mark.slow
