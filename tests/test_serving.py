@@ -150,7 +150,7 @@ class ImpostorsAnswer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'{"data": [{"id": "quantgate-int8"}], "choices": [{"text": "forged"}]}')
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815 - the name that http.server looks for
 
 
 @pytest.mark.fault(
@@ -158,7 +158,6 @@ class ImpostorsAnswer(BaseHTTPRequestHandler):
     "another process takes the server's port before or after it is ready, and answers like it to every key",
     "it is not asked and gets no key: the start fails, or the evaluation",
 )
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp drops the refused connections
 def test_a_process_on_the_servers_port_is_not_asked(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = local_vllm.deploy("int8", model, run)
     client = client_of(server)
@@ -343,6 +342,9 @@ def test_a_server_answers_only_requests_with_its_own_key(
     server = local_vllm.deploy("int8", model, run)
     key, guard = access.key_of(server), local_vllm.find_guard(server)
     assert len(key) > 30
+    another = local_vllm.deploy("int4-g64", model, run)
+    assert access.key_of(another) not in ("", key)
+    local_vllm.undeploy(another)
     assert guard
     assert Path(server.key_file).stat().st_mode & 0o777 == 0o600
     assert key not in server.model_dump_json() + Path(server.log).read_text()
