@@ -15,6 +15,7 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.evaluate.ledger import (
+    LONGEST_BYTES,
     Ledger,
     generation_key,
     pack,
@@ -274,6 +275,14 @@ def test_a_disk_that_cannot_be_written_leaves_the_ledger_as_it_is(file: Path, ca
     assert not list(file.parent.glob("*damaged*"))
     with closing(Ledger(file, "a model")) as ledger:
         assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
+
+
+@pytest.mark.fault("numbers", "a saved answer has more than 16 MiB", "it is not read into memory, and asked again")
+def test_an_answer_that_is_too_long_is_left_out(file: Path) -> None:
+    with closing(filled(file)) as ledger:
+        ledger.put([(KEYS[0], bytes(LONGEST_BYTES)), (KEYS[1], bytes(LONGEST_BYTES + 1))])
+        assert ledger.get(KEYS).keys() == set(KEYS) - {KEYS[1]}
+        assert ledger.invalid == 1
 
 
 OPEN = """import logging, shutil, sys
