@@ -125,7 +125,7 @@ def test_scores_without_the_requested_second_pass_are_not_reused(
 
 
 @pytest.mark.parametrize("damage", ["other answers", "two answers swapped", "half a file", "no file"])
-def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
+def test_scores_and_verdicts_with_other_records_than_the_scored_ones_are_not_reused(
     damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
@@ -144,6 +144,7 @@ def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
         kept.unlink()
         (tmp_path / "run-1" / "bf16" / "full.parquet").unlink()
     assert find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path) is None
+    assert find_decision(MODEL, plan_of(tmp_path), local) is None
 
 
 def is_baselines(records: Path) -> bool:
