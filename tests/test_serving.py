@@ -380,6 +380,7 @@ def test_the_users_key_opens_a_server_elsewhere(model: Path, run: Path, monkeypa
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     with pytest.raises(PrerequisiteError, match=r"refuses the key in \$OPENAI_API_KEY"):
         abilities(Client(started.url, ""))
+    assert access.key_hint(401) == access.key_hint(403) == "The server refuses the key in $OPENAI_API_KEY. Correct it"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert abilities(Client(started.url, "")).kinds
     local_vllm.undeploy(started)
