@@ -19,8 +19,10 @@ from components.policies.policy import chosen, use_case_named
 from components.quantize import step as quantize_step
 from components.report import step as report_step
 from components.resolve import earlier_verdict
+from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Server, Weights
 from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
 from components.track import step as track_step
 from components.track.mlflow_writer import track
@@ -183,6 +185,10 @@ def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
     evaluate_step.evaluate_tiny(places["server"], places["plan"], places["tiny"], "")
     evaluate_step.evaluate_full(places["server"], places["tiny"], places["plan"], places["full"], "")
     execute_step.execute(places["full"], places["plan"], places["executed"])
+    events, _ = progress.read(RunResults(plan.results).progress, 0)
+    assert [f"scored before in {held.scored_in}" in event.note for event in events if event.state == "skipped"] == [
+        True
+    ] * 2
     executed = Scores.read(places["executed"])
     assert (executed.by_task(), executed.scored_in) == ({"arc": 0.603}, held.scored_in)
     assert Path(executed.records) == tmp_path / "results" / "variants" / "bf16" / "full.parquet"

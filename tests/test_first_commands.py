@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from requests.utils import get_environ_proxies
+from botocore.utils import get_environ_proxies
 
 from pipelines.cli.app import FIRST_COMMANDS, spare_this_machine
 from tests.support.command import quantgate
@@ -83,8 +83,6 @@ def test_no_library_asks_a_proxy_for_a_server_on_this_machine(exceptions: str, m
     if exceptions:
         monkeypatch.setenv(exceptions, "mlflow.corp")
     spare_this_machine()
-    asked = {
-        host: get_environ_proxies(f"http://{host}:5000", None) for host in ("127.0.0.1", "localhost", "mlflow.corp")
-    }
+    asked = {host: get_environ_proxies(f"http://{host}:5000") for host in ("127.0.0.1", "localhost", "mlflow.corp")}
     assert asked["127.0.0.1"] == asked["localhost"] == {}
     assert bool(asked["mlflow.corp"]) is not bool(exceptions)
