@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -18,8 +19,10 @@ from components.policies.policy import chosen, use_case_named
 from components.quantize import step as quantize_step
 from components.report import step as report_step
 from components.resolve import earlier_verdict
+from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Server, Weights
 from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
 from components.track import step as track_step
 from components.track.mlflow_writer import track
@@ -123,20 +126,27 @@ def test_scores_without_the_requested_second_pass_are_not_reused(
     assert find_baseline_scores(weights(), plan_of(tmp_path, noise_floor=True), SERVER, local, tmp_path) is None
 
 
-@pytest.mark.parametrize("damage", ["other answers", "half a file", "no file"])
-def test_scores_with_other_records_than_the_scored_ones_are_not_reused(
+@pytest.mark.parametrize("damage", ["other answers", "two answers swapped", "half a file", "no file"])
+def test_scores_and_verdicts_with_other_records_than_the_scored_ones_are_not_reused(
     damage: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]
 ) -> None:
     earlier()
     kept = next(file for file in (tmp_path / "my results").rglob("artifacts/full.parquet") if is_baselines(file))
     if damage == "other answers":
         shutil.copy(tmp_path / "run-1" / "int8" / "full.parquet", kept)
+    elif damage == "two answers swapped":
+        table = pyarrow.parquet.read_table(kept)
+        scores = table["score"].to_pylist()
+        right, wrong = scores.index(1.0), scores.index(0.0)
+        scores[right], scores[wrong] = 0.0, 1.0
+        pyarrow.parquet.write_table(table.set_column(table.column_names.index("score"), "score", [scores]), kept)
     elif damage == "half a file":
         kept.write_bytes(kept.read_bytes()[:200])
     else:
         kept.unlink()
         (tmp_path / "run-1" / "bf16" / "full.parquet").unlink()
     assert find_baseline_scores(weights(), plan_of(tmp_path), SERVER, local, tmp_path) is None
+    assert find_decision(MODEL, plan_of(tmp_path), local) is None
 
 
 def is_baselines(records: Path) -> bool:
@@ -175,6 +185,10 @@ def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
     evaluate_step.evaluate_tiny(places["server"], places["plan"], places["tiny"], "")
     evaluate_step.evaluate_full(places["server"], places["tiny"], places["plan"], places["full"], "")
     execute_step.execute(places["full"], places["plan"], places["executed"])
+    events, _ = progress.read(RunResults(plan.results).progress, 0)
+    assert [f"scored before in {held.scored_in}" in event.note for event in events if event.state == "skipped"] == [
+        True
+    ] * 2
     executed = Scores.read(places["executed"])
     assert (executed.by_task(), executed.scored_in) == ({"arc": 0.603}, held.scored_in)
     assert Path(executed.records) == tmp_path / "results" / "variants" / "bf16" / "full.parquet"

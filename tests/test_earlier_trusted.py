@@ -17,6 +17,7 @@ from components.tracking import earlier as earlier_runs
 from components.tracking.earlier import find_baseline_scores, find_decision, find_verdicts, verdict_key
 from components.tracking.experiments import check_experiment
 from components.tracking.facts import RunFacts, RunFiles
+from components.tracking.kubeflow_run import PARENT
 from components.tracking.signature import signature
 from components.tracking.tags import DECISION, EVIDENCE, SIGNATURE, experiment_name
 from components.tracking.tracked_run import TrackedRun
@@ -69,7 +70,7 @@ def test_another_experiment_gives_no_scores(tmp_path: Path, local: str) -> None:
 
 
 def forge(client: MlflowClient, good: TrackedRun, edit: Any = None) -> str:
-    """A newer run with the good one's parameters, tags and signature; returns its id."""
+    """A newer run with the good one's variants, parameters, tags and signature; returns its id."""
     run = client.get_run(good.run_id)
     tags = {**run.data.tags, "mlflow.runName": "forged"}
     forged = str(client.create_run(run.info.experiment_id, tags=tags, run_name="forged").info.run_id)
@@ -78,6 +79,9 @@ def forge(client: MlflowClient, good: TrackedRun, edit: Any = None) -> str:
         content = json.loads(Path(client.download_artifacts(good.run_id, DECISION)).read_text(encoding="utf-8"))
         edit(content)
         client.log_text(forged, json.dumps(content), DECISION)
+    for child in good.children.values():
+        tags = {**client.get_run(child).data.tags, PARENT: forged}
+        client.set_terminated(client.create_run(run.info.experiment_id, tags=tags).info.run_id)
     client.set_terminated(forged)
     return forged
 

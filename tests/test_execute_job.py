@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -56,6 +58,25 @@ def test_programs_run_in_a_job_that_is_deleted_completely(cluster: Cluster, node
     assert left(cluster) == []
     (pod,) = Path(os.environ["KUBECONFIG"]).parent.glob("*-0")
     assert [file.relative_to(pod).as_posix() for file in pod.rglob("*.gz")] == ["programs/wanted.json.gz"]
+
+
+DUMPABLE = """import ctypes, sys
+from components.sandbox import pod
+try:
+    pod.main()
+except FileNotFoundError:
+    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+"""
+
+
+@pytest.mark.fault(
+    "programs",
+    "a program writes verdicts to the output of the pod's own process, where the kernel lacks Landlock",
+    "no process of its user opens that process: it is not dumpable before it reads the programs",
+)
+def test_the_pods_own_process_is_closed_to_its_user(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DUMPABLE, str(tmp_path / "wanted.json.gz")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
 
 
 def test_the_pod_has_no_rights_no_token_and_no_access_to_the_run(

@@ -71,6 +71,12 @@ LOGS = {
         engine_failed(f"torch.OutOfMemoryError: {OOM}", frames=400),
         f"OutOfMemoryError: {OOM}. {MEMORY}",
     ),
+    "hundreds of lines of the processes that stop afterwards": (
+        engine_failed(f"torch.OutOfMemoryError: {OOM}")
+        + f"{SERVER}ERROR 11-26 22:26:14 [llm.py:9] EngineDeadError: See stack trace (above) for the root cause.\n"
+        * 300,
+        f"OutOfMemoryError: {OOM}. {MEMORY}",
+    ),
     "an unknown architecture": (
         (
             f'{LIMIT}\n{SERVER}Traceback (most recent call last):\n{SERVER}  File "x", line 1\n'

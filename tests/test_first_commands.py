@@ -1,12 +1,14 @@
 """The first commands: `quantgate` without arguments, shell completion, and an installation without extras."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from botocore.utils import get_environ_proxies
 
-from pipelines.cli.app import FIRST_COMMANDS
+from pipelines.cli.app import FIRST_COMMANDS, spare_this_machine
 from tests.support.command import quantgate
 
 ROOT = Path(__file__).parents[1]
@@ -63,3 +65,24 @@ def test_an_installation_without_extras_is_reported_before_anything_starts(monke
     assert answer.returncode == 2
     assert "These packages are missing: llmcompressor. " in answer.stderr
     assert "[all]" in answer.stderr
+
+
+@pytest.mark.fault(
+    "machine",
+    "a proxy is set, and MLflow or S3 runs on this machine",
+    "no library asks the proxy for it; the user's own exceptions stay",
+)
+@pytest.mark.parametrize("exceptions", ["", "no_proxy", "NO_PROXY"])
+def test_no_library_asks_a_proxy_for_a_server_on_this_machine(exceptions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that they are restored
+        monkeypatch.delenv(name)
+    spare_this_machine()
+    assert "no_proxy" not in os.environ
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    if exceptions:
+        monkeypatch.setenv(exceptions, "mlflow.corp")
+    spare_this_machine()
+    asked = {host: get_environ_proxies(f"http://{host}:5000") for host in ("127.0.0.1", "localhost", "mlflow.corp")}
+    assert asked["127.0.0.1"] == asked["localhost"] == {}
+    assert bool(asked["mlflow.corp"]) is not bool(exceptions)

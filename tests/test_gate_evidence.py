@@ -476,4 +476,6 @@ def test_a_mean_divergence_over_the_limit_never_passes(far: int, verdict: str) -
     row = decide_candidates(MODEL, "drawn", use_case, [baseline, variant]).verdicts[1]
     limit = next(limit for limit in row.limits if limit.kind == "divergence")
     assert limit.estimate == pytest.approx(2.5 * far, abs=0.001)
+    assert limit.upper is not None
+    assert limit.upper > 2.49 * far
     assert row.verdict == verdict

@@ -157,13 +157,14 @@ BOMB = "name: mine\na0: &a0 {k: 1}\n" + "".join(
 
 
 @pytest.mark.fault(
-    "inputs", "YAML of ten lines unfolds to 400 million values by merge keys", "refused before it unfolds"
+    "inputs", "YAML of ten lines unfolds to 400 million values, by merge keys or aliases", "refused before it unfolds"
 )
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         (BOMB, ", line 3: merge keys (<<) are not allowed, write the values out."),
         ("name: mine\nmax_drop: {<<: {gsm8k: 1 %}}\n", ", line 2: merge keys (<<) are not allowed"),
+        (BOMB.replace("<<: [", "x: ["), ", line 3: aliases (*name) are not allowed, write the values out."),
         (f"name: mine\nmax_drop: {{{'x: 1, ' * 40_000}}}", " has 240,023 characters, and at most 200,000 are read."),
     ],
 )

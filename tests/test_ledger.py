@@ -15,6 +15,7 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.evaluate.ledger import (
+    LONGEST_BYTES,
     Ledger,
     generation_key,
     pack,
@@ -24,6 +25,7 @@ from components.evaluate.ledger import (
     unpack,
     unpack_text,
 )
+from components.sandbox.containment import ROOT, find_bubblewrap
 from components.servers.client import Text
 from components.servers.scoring_requests import Loglik, Question
 from components.storage.location import open_store
@@ -274,6 +276,43 @@ def test_a_disk_that_cannot_be_written_leaves_the_ledger_as_it_is(file: Path, ca
     assert not list(file.parent.glob("*damaged*"))
     with closing(Ledger(file, "a model")) as ledger:
         assert ledger.get(KEYS) == dict(zip(KEYS, ANSWERS, strict=True))
+
+
+@pytest.mark.fault("numbers", "a saved answer has more than 16 MiB", "it is not read into memory, and asked again")
+def test_an_answer_that_is_too_long_is_left_out(file: Path) -> None:
+    with closing(filled(file)) as ledger:
+        ledger.put([(KEYS[0], bytes(LONGEST_BYTES)), (KEYS[1], bytes(LONGEST_BYTES + 1))])
+        assert ledger.get(KEYS).keys() == set(KEYS) - {KEYS[1]}
+        assert ledger.invalid == 1
+
+
+OPEN = """import logging, shutil, sys
+from pathlib import Path
+from components.evaluate.ledger import Ledger
+logging.basicConfig(format="%(message)s")
+file, disk = map(Path, sys.argv[1:])
+ledger = Ledger(file if file.parent == disk else Path(shutil.copy(file, disk)), "a model")
+ledger.put([(b"k" * 32, b"answer")])
+ledger.close()
+print(*[name.name for name in disk.glob("ledger.*") if not name.name.endswith(("-shm", "-wal"))])
+"""
+
+
+@pytest.mark.fault(
+    "machine", "the disk with the ledger is full or read-only", "one line says which; the ledger keeps its name"
+)
+@pytest.mark.parametrize("why", ["the disk is full", "it is read-only"])
+@pytest.mark.usefixtures("sandbox")
+def test_a_full_and_a_read_only_disk_are_said_as_that(file: Path, why: str) -> None:
+    with closing(Ledger(file, "a model")) as ledger:
+        ledger.put([(KEYS[0], ANSWERS[0])])
+    small = ["--size", "40960", "--tmpfs", "/mnt"]
+    command = [find_bubblewrap(), "--ro-bind", "/", "/", "--dev", "/dev", *small, "--chdir", str(ROOT)]
+    disk = "/mnt" if why == "the disk is full" else str(file.parent)
+    command += ["--", sys.executable, "-c", OPEN, str(file), disk]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == "ledger.sqlite\n"
+    assert ended.stderr.endswith(f"/ledger.sqlite cannot be used, because {why}.\n")
 
 
 def test_a_ledger_that_is_read_only_is_called_so(file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -331,6 +331,19 @@ def test_the_command_reproduces_the_run() -> None:
     assert "--model 'file:my models/a' " in command(decision.model_copy(update={"model": spaced}))
 
 
+@pytest.mark.fault(
+    "verdicts", "a baseline's scores are taken from an earlier run", "the report names the run and its account"
+)
+def test_scores_of_an_earlier_run_name_it_in_the_report(tmp_path: Path) -> None:
+    decision = decision_by_evidence()
+    used = "run-1, recorded by me, http://mlflow/run/1"
+    scores = (decision.scores[0].model_copy(update={"scored_in": used}), *decision.scores[1:])
+    decision = decision.model_copy(update={"scores": scores})
+    sentence = f"bf16 was not evaluated again: its scores come from {used}."
+    for page in write_report(decision, tmp_path, run="run-7"):
+        assert sentence in page.read_text(encoding="utf-8")
+
+
 def test_cut_answers_and_estimates_are_mentioned() -> None:
     decision = decision_by_evidence()
     task = decision.scores[1].tasks[0].model_copy(update={"cut": 3, "estimates": {"gp_irt": 0.5}})

@@ -1,10 +1,14 @@
 """Start, wait for and stop a server. The server is a fake; its processes are real."""
 
+import asyncio
 import json
 import shutil
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -124,11 +128,53 @@ def test_another_server_on_the_port_is_not_mistaken_for_the_variants(
     assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
 
 
+class Impostor(ThreadingHTTPServer):
+    """Answers in place of the variant's server: to every key, and refuses requests without one; keeps the keys."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), ImpostorsAnswer)
+        self.keys: list[str] = []
+        Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class ImpostorsAnswer(BaseHTTPRequestHandler):
+    server: Impostor
+
+    def log_message(self, *_: object) -> None:
+        """Write no log."""
+
+    def do_GET(self) -> None:
+        """The server's model, or a text."""
+        self.server.keys.append(self.headers.get("Authorization", ""))
+        self.send_response(200 if self.server.keys[-1] else 401)
+        self.end_headers()
+        self.wfile.write(b'{"data": [{"id": "quantgate-int8"}], "choices": [{"text": "forged"}]}')
+
+    do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+
+@pytest.mark.fault(
+    "servers",
+    "another process takes the server's port before or after it is ready, and answers like it to every key",
+    "it is not asked and gets no key: the start fails, or the evaluation",
+)
+def test_a_process_on_the_servers_port_is_not_asked(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = local_vllm.deploy("int8", model, run)
+    client = client_of(server)
+    local_vllm.undeploy(server)
+    with Impostor(access.port_of(server)) as impostor:
+        texts: dict[int, Any] = {}
+        with pytest.raises(NotOursError, match="another process may answer at"):
+            asyncio.run(client.run(client.generating_jobs([{"prompt": [1], "max_tokens": 1}], texts.__setitem__)))
+        monkeypatch.setattr(local_vllm, "free_port", lambda: impostor.server_port)
+        monkeypatch.setenv("VLLM_FAKE", "deaf")
+        assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
+        assert (impostor.keys, texts) == ([], {})
+        impostor.shutdown()
+
+
 @pytest.mark.slow
 def test_a_port_in_use_is_reported(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from socketserver import BaseRequestHandler, ThreadingTCPServer
-    from threading import Thread
-
     with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # closes each connection at once
         Thread(target=taken.serve_forever, daemon=True).start()
         monkeypatch.setattr(local_vllm, "free_port", lambda: taken.server_address[1])
@@ -296,6 +342,9 @@ def test_a_server_answers_only_requests_with_its_own_key(
     server = local_vllm.deploy("int8", model, run)
     key, guard = access.key_of(server), local_vllm.find_guard(server)
     assert len(key) > 30
+    another = local_vllm.deploy("int4-g64", model, run)
+    assert access.key_of(another) not in ("", key)
+    local_vllm.undeploy(another)
     assert guard
     assert Path(server.key_file).stat().st_mode & 0o777 == 0o600
     assert key not in server.model_dump_json() + Path(server.log).read_text()
@@ -331,6 +380,7 @@ def test_the_users_key_opens_a_server_elsewhere(model: Path, run: Path, monkeypa
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     with pytest.raises(PrerequisiteError, match=r"refuses the key in \$OPENAI_API_KEY"):
         abilities(Client(started.url, ""))
+    assert access.key_hint(401) == access.key_hint(403) == "The server refuses the key in $OPENAI_API_KEY. Correct it"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert abilities(Client(started.url, "")).kinds
     local_vllm.undeploy(started)

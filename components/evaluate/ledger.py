@@ -44,7 +44,10 @@ LONGEST_BYTES = 1 << 24
 """The longest answer that is read."""
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-REASONS = {sqlite3.SQLITE_FULL: "the disk is full", sqlite3.SQLITE_READONLY: "it is read-only"}
+FULL, READ_ONLY = "the disk is full", "it is read-only"
+REASONS = {sqlite3.SQLITE_FULL: FULL, sqlite3.SQLITE_READONLY: READ_ONLY}
+NEEDED_BYTES = 1 << 16
+"""What SQLite needs beside a ledger before it writes an answer: 32 KiB of shared memory, and a page of the log."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS books (book INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE);
@@ -123,7 +126,7 @@ class Ledger:
         except (OSError, sqlite3.DatabaseError) as error:
             if code_of(error) in LOCKED:
                 raise
-            log.warning("No answers are saved: the ledger %s cannot be used, because %s.", file, reason(error))
+            log.warning("No answers are saved: the ledger %s cannot be used, because %s.", file, reason(error, file))
             self.open(":memory:")
 
     def open_intact(self) -> None:
@@ -209,7 +212,8 @@ class Ledger:
             self.database.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             self.writable = False
-            log.warning("New answers are not saved: %s cannot be written, because %s.", self.file, reason(error))
+            why = reason(error, self.file)
+            log.warning("New answers are not saved: %s cannot be written, because %s.", self.file, why)
             if self.database.in_transaction:
                 self.database.execute("ROLLBACK")
 
@@ -328,6 +332,17 @@ def code_of(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
-def reason(error: Exception) -> str:
-    """Why a ledger cannot be read or written."""
-    return REASONS.get(code_of(error), f"of an error of the disk: {error}")
+def reason(error: Exception, file: Path) -> str:
+    """Why the ledger in `file` cannot be read or written.
+
+    On a full or read-only disk SQLite often says no more than "disk I/O error" or "unable to open database file".
+    """
+    return REASONS.get(code_of(error)) or disk_fault(file) or f"of an error of the disk: {error}"
+
+
+def disk_fault(file: Path) -> str:
+    """Whether the file's disk is full or read-only; "" for neither."""
+    disk = os.statvfs(next(folder for folder in file.absolute().parents if folder.exists()))
+    if disk.f_flag & os.ST_RDONLY:
+        return READ_ONLY
+    return FULL if disk.f_bavail * disk.f_frsize < NEEDED_BYTES else ""

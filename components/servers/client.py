@@ -99,7 +99,7 @@ class Client:
         self.when_lost = when_lost
         self.key = access.user_key()
         self.check_ours: Callable[[], None] = lambda: None
-        """Called after each new connection; raises NotOursError when the server is no longer the one we started."""
+        """Called before each request; raises NotOursError when the server is no longer the one we started."""
         self.waiting = threading.Lock()
         self.waits = 0
         """How often a call has waited for a lost server."""
@@ -108,17 +108,10 @@ class Client:
 
     def session(self) -> aiohttp.ClientSession:
         """A session for the calls of one event loop."""
-        connections = aiohttp.TraceConfig()
-
-        async def connected(*_: object) -> None:
-            self.check_ours()
-
-        connections.on_connection_create_end.append(connected)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
+            connector=CheckedConnector(self.check_ours, limit=self.concurrency),
             timeout=aiohttp.ClientTimeout(total=self.timeout_s),
             headers=access.headers(self.key),
-            trace_configs=[connections],
         )
 
     async def get(self, session: aiohttp.ClientSession, path: str) -> Any:
@@ -228,6 +221,27 @@ class Client:
                     group.create_task(worker(session))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+
+
+class CheckedConnector(aiohttp.TCPConnector):
+    """Calls `check` with a connection open and before a request is sent over it; what it raises closes the connection.
+
+    So what is checked is who listens while the connection exists, and not who listened before it was made.
+    """
+
+    def __init__(self, check: Callable[[], None], limit: int) -> None:
+        super().__init__(limit=limit)
+        self.check = check
+
+    async def connect(self, *arguments: Any, **settings: Any) -> aiohttp.connector.Connection:
+        """A connection to a server that passes the check."""
+        connection = await super().connect(*arguments, **settings)
+        try:
+            self.check()
+        except ServerFailedError:
+            connection.close()
+            raise
+        return connection
 
 
 def client_of(server: Server, when_lost: Callable[[str], None] | None = None) -> Client:

@@ -58,7 +58,7 @@ def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tupl
     with connected(tracking_uri, "list its runs") as client, rights_on(name):
         for experiment, run in trusted_runs(client, name, matching, tracking_uri):
             checked = checked_run(client, run)
-            if not checked or checked.mismatches or not is_verdict_on(checked.decision, model, key):
+            if not checked or checked.mismatches or checked.unread or not is_verdict_on(checked.decision, model, key):
                 continue
             children = children_of(client, run)
             variants = [verdict.variant for verdict in checked.decision.verdicts]

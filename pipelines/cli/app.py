@@ -5,10 +5,12 @@ whatever the verdicts are; with 1 when the pipeline fails; with 130 when it is i
 """
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.request import getproxies_environment
 
 import typer
 
@@ -85,7 +87,19 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)  # like Ctrl-C: every server is stopped, with a message
     with errors_as_messages():
         use_own_folder()
+    spare_this_machine()
     answer(sys.argv[1:])
+
+
+def spare_this_machine() -> None:
+    """Let no library, in this process or in one that it starts, ask a proxy for a server on this machine.
+
+    Our own clients of vLLM never do; MLflow's, S3's and Kubernetes' follow these variables.
+    """
+    proxies = getproxies_environment()
+    if proxies:
+        spared = ",".join(filter(None, [proxies.get("no"), "localhost,127.0.0.1,::1"]))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = spared
 
 
 def answer(arguments: list[str]) -> None:
