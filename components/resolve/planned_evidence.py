@@ -26,7 +26,7 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = F
     tasks = tuple(_planned(task, score) for task in scored)
     variants = sum(name != BASELINE for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
-    return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt)
+    return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt=attempt)
 
 
 def _planned(task: SuiteTask, score: float) -> PlannedTask:
