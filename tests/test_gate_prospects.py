@@ -100,11 +100,11 @@ def test_the_forecast_says_what_a_copy_and_two_variants_would_get_and_what_is_en
     assert lines == [
         "What 28,659 questions can show for math-tutoring-strict and 3 variants, by simulation:",
         "  a copy of the baseline (scores of 60 % assumed): ship",
-        "  lossless INT8 (2 % of the answers flip): ship 71 %, inconclusive 27 %, monitor 2 %",
-        "  typical INT4 (8 % of the answers flip, 1 % of the score is lost): inconclusive 96 %, monitor 4 %",
+        "  lossless INT8 (2 % of the answers flip): ship 56 %, inconclusive 40 %, monitor 4 %",
+        "  typical INT4 (8 % of the answers flip, 1 % of the score is lost): inconclusive 98 %, monitor 2 %",
     ]
     assert last == (
-        "  too few for a lossless INT8 to pass 4 times in 5: gsm8k at most 2 % needs about 1,600, or 16 answers to each"
+        "  too few for a lossless INT8 to pass 4 times in 5: gsm8k at most 2 % needs about 1,900, or 16 answers to each"
         " (1,319 planned)"
     )
 
@@ -112,7 +112,7 @@ def test_the_forecast_says_what_a_copy_and_two_variants_would_get_and_what_is_en
 def test_the_forecast_names_the_closest_limit_where_the_questions_are_enough() -> None:
     *_, last = forecast_of(plan_of("math-tutoring", "openllm")).splitlines()
     assert last == (
-        "  enough for a lossless INT8 to pass each limit 4 times in 5: average under 1 % needs about 19,000"
+        "  enough for a lossless INT8 to pass each limit 4 times in 5: average under 1 % needs about 23,000"
         " (28,659 planned)"
     )
 
@@ -166,7 +166,7 @@ def test_several_answers_to_each_question_narrow_the_bounds_and_are_advised_wher
     shares = dict(ships_by_answers(strict, LOSSLESS, draws=150))
     assert list(shares) == [1, 4, 8, 16]
     assert list(shares.values()) == sorted(shares.values())
-    assert (shares[1] < 0.25, shares[16] > 0.8) == (True, True)
+    assert (shares[1] < 0.15, shares[16] > 0.7) == (True, True)
     assert {need.what: need.answers for need in needs(strict)} == {"gsm8k at most 2 %": 16, "average under 1 %": None}
     assert ships_by_answers(prospect("general-chat", "openllm"), LOSSLESS, draws=10) == ()
 
