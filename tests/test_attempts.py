@@ -205,6 +205,7 @@ def test_report_and_terminal_say_which_attempt_it_is_and_what_it_is_decided_at(t
     assert certainty(uncounted).promise.startswith("Each upper bound holds with")
 
 
+@pytest.mark.slow
 def test_saved_results_are_judged_as_the_attempt_that_the_user_names(tmp_path: Path) -> None:
     gated(plan_of(tmp_path, "first"))
     folders = [str(tmp_path / "first" / "variants" / name) for name in ("bf16", "int8")]

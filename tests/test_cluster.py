@@ -255,6 +255,7 @@ def test_the_compiled_pipeline_is_a_message_of_kubeflows_own_protobuf(production
         checked(wrong)
 
 
+@pytest.mark.slow
 def test_fitting_one_pipeline_changes_neither_the_next_nor_the_local_one(tmp_path: Path) -> None:
     first = Compiled(Cluster(), tmp_path / "first.yaml").file.read_text()
     Compiled(PRODUCTION, tmp_path / "other.yaml")

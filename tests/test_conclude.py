@@ -70,6 +70,7 @@ def test_the_run_is_failed_after_everything_is_recorded(tmp_path: Path) -> None:
     assert not [name for name, task in tasks.items() if "conclude" in task.get("dependentTasks", ())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verdict", "status"), [("failed", 4), ("not_comparable", 4), ("inconclusive", 3)])
 def test_submit_shows_the_verdicts_of_a_run_that_failed_because_of_them(
     kubeflow: State, pipeline: Path, verdict: str, status: int

@@ -79,6 +79,7 @@ def test_the_run_in_the_readme_has_the_programs_wording() -> None:
         assert f"{variant}: Try int8" in shown
 
 
+@pytest.mark.slow
 def test_each_block_equals_the_programs_output(example: Path) -> None:
     shown = [
         (command, block) for name, text in TEXTS.items() if name != "docs/cli.md" for command, block in blocks(text)

@@ -95,6 +95,7 @@ def test_a_suite_without_scores_or_with_an_unknown_number_of_items_is_not_judged
     assert forecast_of(plan_of("general-chat", "perplexity")) == ""
 
 
+@pytest.mark.slow
 def test_the_forecast_says_what_a_copy_and_two_variants_would_get_and_what_is_enough() -> None:
     *lines, last = forecast_of(plan_of("math-tutoring-strict", "openllm")).splitlines()
     assert lines == [
@@ -109,6 +110,7 @@ def test_the_forecast_says_what_a_copy_and_two_variants_would_get_and_what_is_en
     )
 
 
+@pytest.mark.slow
 def test_the_forecast_names_the_closest_limit_where_the_questions_are_enough() -> None:
     *_, last = forecast_of(plan_of("math-tutoring", "openllm")).splitlines()
     assert last == (
@@ -130,6 +132,7 @@ def test_the_forecast_names_the_limits_that_it_leaves_out() -> None:
     assert last.endswith("(5,000 planned). Not predicted: max_longer_answers")
 
 
+@pytest.mark.slow
 def test_the_forecast_is_the_same_each_time() -> None:
     plan = plan_of("code", "code")
     assert forecast_of(plan) == forecast_of(plan)
@@ -161,6 +164,7 @@ def test_the_probability_is_that_of_the_gates_test_on_the_drawn_answers() -> Non
     assert needed == {questions(Expected(0.1), limit, 0.05)}
 
 
+@pytest.mark.slow
 def test_several_answers_to_each_question_narrow_the_bounds_and_are_advised_where_they_are_enough() -> None:
     strict = prospect("math-tutoring-strict", "openllm")
     shares = dict(ships_by_answers(strict, LOSSLESS, draws=150))

@@ -15,6 +15,7 @@ from tests.support.on_kubeflow import QUICK, RESULTS, Answer, kubeflow, pipeline
 __all__ = ["kubeflow", "pipeline"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "options", "what"),
     [

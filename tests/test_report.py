@@ -422,6 +422,7 @@ def test_the_lengths_of_answers_are_shown_beside_the_baselines(tmp_path: Path) -
     assert markdown_cells(markdown.split("Median length")[1], "int8")[5].startswith("33.")
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_the_lengths_of_answers() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     for part in terminal_evidence(decision_with_lengths()):

@@ -8,6 +8,8 @@ from pipelines.exits import USER_ERROR
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import kubeflow, pipeline, scheduled, uploads
 
+pytestmark = pytest.mark.slow  # each test asks servers that stand in for a cluster
+
 __all__ = ["kubeflow", "pipeline"]
 
 
