@@ -173,6 +173,8 @@ class UseCase(BaseModel):
     average: Average = Average()
     clusters: Literal["random", "fixed"] = "random"
     """Whether a task's clusters, as MMLU's subjects, are a random sample or all that the limits are about."""
+    evidence: Literal["answers", "margins"] = "answers"
+    """Whether right and wrong answers decide a drop, or on multiple-choice tasks also by how much they are."""
     max_cluster_drop: dict[str, Limit] = {}
     """Per task with clusters: the largest drop of any of them."""
     max_divergence: dict[str, Nats] = {}
@@ -289,7 +291,8 @@ class UseCase(BaseModel):
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
         clusters = "; clusters are the whole population" if self.clusters == "fixed" else ""
-        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}"
+        margins = "; margins of multiple-choice questions are evidence" if self.evidence == "margins" else ""
+        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}{margins}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:
