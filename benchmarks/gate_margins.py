@@ -2,7 +2,7 @@
 
     python benchmarks/gate_margins.py [--draws 1000] [--processes 2]
 
-Four log-likelihoods an item for 400,000 items, from which each draw takes its questions. A variant has noise in the
+Four log-likelihoods an item for 200,000 items, from which each draw takes its questions. A variant has noise in the
 log-likelihoods, by which the share `flips` of the answers changes, and its accuracy stays the same. Then a way of
 damage lowers it: its strength is searched until the accuracy has lost exactly the limit. So the truth is the drop of
 the accuracy, whatever the margins say. Each cell holds three rates:
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,10 @@ from components.evidence.margin import RELATIVE
 Numbers = NDArray[np.float64]
 
 SEED, ALPHA = 20261127, 0.05
-POOL, CHOICES, SUBJECTS, RUINED = 400_000, 4, 57, 4
+POOL, CHOICES, SUBJECTS, RUINED = 200_000, 4, 57, 4
 SPREAD, SKILL, SKILL_SD = 2.0, 2.2, 2.4
 """Of the log-likelihoods, and of the right choice's lead: an accuracy of 0.56 and a median margin of 2.4 nats."""
-STRONGEST, STEPS = 4.0, 24
+STRONGEST, STEPS = 4.0, 20
 """The search for a strength: its range and its number of halvings."""
 
 
@@ -243,22 +243,23 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    started, console = time.monotonic(), Console(width=200)
-    tasks = [(way, number, atlimit) for way in WAYS for number in range(len(SETTINGS)) for atlimit in (True, False)]
-    tasks = [task for task in tasks if task[2] or task[0] in LOSSLESS]
-    with ProcessPoolExecutor(arguments.processes) as processes:
-        cells = dict(zip(tasks, processes.map(simulate, *zip(*tasks, strict=True), [arguments.draws] * len(tasks))))
+    started, console = time.monotonic(), Console(width=250)
+    numbers = range(len(SETTINGS))
+    tasks = [(way, number, True) for way in WAYS for number in numbers]
+    tasks += [(way, number, False) for way in LOSSLESS for number in numbers]
     heads = " | ".join(setting.name for setting in SETTINGS)
-    console.print(f"| false ship, %: answers / alone / margins | {heads} | seen |")
-    console.print("|---|" + "---|" * (len(SETTINGS) + 1))
-    for way in WAYS:
-        row = [cells[way, number, True] for number in range(len(SETTINGS))]
-        low, high = min(cell.seen for cell in row), max(cell.seen for cell in row)
-        console.print(f"| {way} | {' | '.join(map(str, row))} | {low:.2f} to {high:.2f} |")
-    console.print(f"\n| power, %: answers / alone / margins | {heads} |")
-    console.print("|---|" + "---|" * len(SETTINGS))
-    for way in LOSSLESS:
-        console.print(f"| {way} | {' | '.join(str(cells[way, number, False]) for number in range(len(SETTINGS)))} |")
+    with ProcessPoolExecutor(arguments.processes) as processes:
+        cells = processes.map(simulate, *zip(*tasks, strict=True), [arguments.draws] * len(tasks))
+        console.print(f"| false ship, %: answers / alone / margins | {heads} | seen |")
+        console.print("|---|" + "---|" * (len(SETTINGS) + 1))
+        for way in WAYS:
+            row = [next(cells) for _ in numbers]
+            low, high = min(cell.seen for cell in row), max(cell.seen for cell in row)
+            console.print(f"| {way} | {' | '.join(map(str, row))} | {low:.2f} to {high:.2f} |")
+        console.print(f"\n| power, %: answers / alone / margins | {heads} |")
+        console.print("|---|" + "---|" * len(SETTINGS))
+        for way in LOSSLESS:
+            console.print(f"| {way} | {' | '.join(str(next(cells)) for _ in numbers)} |")
     error = 1.96 * (ALPHA * (1 - ALPHA) / arguments.draws) ** 0.5
     console.print(f"\n{arguments.draws} draws: 5 % ± {error:.1%}. {time.monotonic() - started:.0f} s")
 
@@ -274,10 +275,10 @@ def simulate(way: str, number: int, at_limit: bool, draws: int) -> Cell:
     for draw in range(draws):
         chosen = source.integers(0, POOL, setting.items)
         test = drop_test(pool.margins[chosen], after[chosen])
-        tests = (test.by_answers, test.by_margins or test.by_answers, test)
-        passed[draw] = [one.p_within(limit) <= ALPHA for one in tests]
-    before_scores, after_scores, _ = choice_margins.scores_of(pool.margins, after)
-    seen = (1 - float(after_scores.mean() / before_scores.mean())) / truth if at_limit else np.nan
+        answers, alone = (one.p_within(limit) <= ALPHA for one in (test.by_answers, test.by_margins or test.by_answers))
+        passed[draw] = answers, alone, alone and test.p_within(limit) <= ALPHA
+    whole = drop_test(pool.margins, after)
+    seen = ((whole.by_margins or whole).estimate or 0.0) / truth if at_limit else np.nan
     return Cell(*(float(rate) for rate in passed.mean(axis=0)), seen)
 
 
@@ -292,15 +293,18 @@ def lossless(share: float) -> Lossless:
     """The variant without damage: noise with which this share of the answers flips, and no drop."""
     pool, noise_sd, lift = the_pool(), 0.5, 0.0
 
-    def flipped(sd: float) -> float:
-        return float(((pool.margins_of(noisy(sd, lift)) > 0) != (pool.margins > 0)).mean())
-
     def noisy(sd: float, raised: float) -> Numbers:
         return pool.logliks + sd * pool.noise + raised * pool.is_right
 
+    def flipped(sd: float, raised: float) -> float:
+        return float(((pool.margins_of(noisy(sd, raised)) > 0) != (pool.margins > 0)).mean())
+
+    def gain(raised: float, sd: float) -> float:
+        return -pool.drop(pool.margins_of(noisy(sd, raised)))
+
     for _ in range(3):
-        noise_sd = searched(flipped, share, 0.0, STRONGEST)
-        lift = searched(lambda raised: -pool.drop(pool.margins_of(noisy(noise_sd, raised))), 0.0, -1.0, 1.0)
+        noise_sd = searched(partial(flipped, raised=lift), share, 0.0, STRONGEST)
+        lift = searched(partial(gain, sd=noise_sd), 0.0, -1.0, 1.0)
     return Lossless(pool, noisy(noise_sd, lift), noise_sd)
 
 
@@ -322,17 +326,25 @@ def searched(f: Callable[[float], float], wanted: float, low: float, high: float
 def drop_test(before: Numbers, after: Numbers) -> DropTest:
     """The gate's test on one task with these margins; each answer with a margin above 0 is right."""
     right, now_right = (before > 0).astype(float), (after > 0).astype(float)
-    x, y, tau = choice_margins.scores_of(before, after)
-    distance = flips.mean_of((right - now_right) - (x - y), np.ones(len(x)), None)
     task = Task(
         name="simulated",
         pairs=margin.pairs(right, now_right),
         before=float(right.mean()),
         after=float(now_right.mean()),
         informative=True,
-        smoothed=Smoothed(margin.pairs(x, y), tau, distance),
+        smoothed=smoothed(before, after, right - now_right),
     )
     return DropTest((task,), RELATIVE)
+
+
+def smoothed(before: Numbers, after: Numbers, lost: Numbers) -> Smoothed | None:
+    """The scores by margins; None where the margins of half of the items did not change."""
+    if choice_margins.spread(before, choice_margins.rescaled(before, after)) == 0:
+        return None
+    x, y, tau = choice_margins.scores_of(before, after)
+    return Smoothed(
+        margin.pairs(x, y, most=choice_margins.FEW_PAIRS), tau, flips.mean_of(lost - (x - y), np.ones(len(x)), None)
+    )
 
 
 if __name__ == "__main__":

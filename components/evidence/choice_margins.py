@@ -34,6 +34,8 @@ DEVIATION = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation."""
 NEAR, FEWEST_NEAR = 2.0, 20
 """An item is near 0 within so many deviations; fewer such items give no deviation of their own."""
+FEW_PAIRS = 200
+"""With more distinct pairs of scores they are put on a grid: nearly all items have a pair of their own."""
 CONTRADICTED = 0.05
 """The two-sided p-value up to which the drop by margins differs from the drop by answers beyond chance."""
 COLUMNS = ("target", "logliks", "choices", "metric", "score")
@@ -135,7 +137,7 @@ def smoothed(baseline: Answers, variant: Answers) -> Smoothed | None:
     x, y, tau = scores_of(before, after)
     difference = (paired.scores - variant.scores) - (x - y)
     distance = flips.mean_of(difference, np.ones(len(x)), paired.clusters)
-    return Smoothed(margin.pairs(x, y, paired.clusters), tau, distance)
+    return Smoothed(margin.pairs(x, y, paired.clusters, FEW_PAIRS), tau, distance)
 
 
 def scores_of(before: Numbers, after: Numbers) -> tuple[Numbers, Numbers, float]:

@@ -63,6 +63,11 @@ Limit = Annotated[
 Confidence = Annotated[
     float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95"), BeforeValidator(as_share)
 ]
+ANSWERS_ERROR = 5.0
+"""Where margins are evidence, the answers must show the same with this many times the error probability.
+
+So whatever margins say, the error is at most this many times the policy's.
+"""
 MOST_NATS = 2.0
 """The most that the gate counts for one item's KL divergence, so a mean of this or more cannot be limited."""
 Nats = Annotated[

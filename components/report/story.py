@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.benchmarks.suite_file import short_suite
+from components.policies.policy import ANSWERS_ERROR
 from components.report.formats import duration_text
 from components.report.matrix import Row, matrix
 from components.report.screen import stopped_variants
-from components.run.artifacts import Decision, TaskScore, Weights
+from components.run.artifacts import Decision, TaskEvidence, TaskScore, Weights
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 
@@ -100,6 +101,11 @@ def certainty(decision: Decision) -> Certainty:
         f"Each upper bound holds with {spread} confidence: the variants of a run share the error that the policy allows"
         " (Holm's method), and so do the interim looks at a variant that may be stopped early."
     )
+    if decision.limits.evidence == "margins":
+        promise += (
+            " Margins of multiple choice are evidence beside the answers: their confidence was simulated, and some ways"
+            f" of damage break it. Whatever the damage, the error is at most {ANSWERS_ERROR:g} times as large."
+        )
     return Certainty(
         by_evidence=not point,
         promise=promise,
@@ -117,8 +123,22 @@ def certainty(decision: Decision) -> Certainty:
             for scores in decision.scores
             if scores.replaced
         )
+        + tuple(note for verdict in judged for task in verdict.tasks for note in margin_notes(verdict.variant, task))
         + tuple(note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)),
         twice=any(task.noise_floor is not None for verdict in judged for task in verdict.tasks),
+    )
+
+
+def margin_notes(variant: str, task: TaskEvidence) -> Iterator[str]:
+    """A note on the margins of a multiple-choice task, where the policy counts them: how far they are from answers."""
+    if task.margins is None:
+        return
+    lost = task.margins.before - task.margins.after
+    between = [bound for bound in (task.margins.distance_lower, task.margins.distance_upper) if bound is not None]
+    interval = f" (95 % interval {' to '.join(f'{100 * bound:.1f}' for bound in between)})" if between else ""
+    yield (
+        f"On {task.task} by margins {variant} loses {100 * lost:.1f} points, by right and wrong answers"
+        f" {100 * (lost + task.margins.distance):.1f}: {100 * task.margins.distance:.1f} points more{interval}."
     )
 
 
