@@ -279,7 +279,8 @@ def simulate(way: str, number: int, at_limit: bool, draws: int) -> Cell:
         passed[draw] = answers, alone, alone and test.p_within(limit) <= ALPHA
     whole = drop_test(pool.margins, after)
     seen = ((whole.by_margins or whole).estimate or 0.0) / truth if at_limit else np.nan
-    return Cell(*(float(rate) for rate in passed.mean(axis=0)), seen)
+    answers_rate, alone_rate, margins_rate = map(float, passed.mean(axis=0))
+    return Cell(answers_rate, alone_rate, margins_rate, seen)
 
 
 @cache

@@ -121,6 +121,7 @@ def test_margins_need_fewer_questions_and_the_report_names_both_ways() -> None:
     assert limit.estimate == by_answers.limits[0].estimate
     assert limit.by_margins.upper is not None
     assert limit.upper is not None
+    assert limit.by_answers.upper is not None
     assert limit.by_margins.upper <= limit.upper < limit.by_answers.upper
     assert "; by right and wrong answers alone arc " in by_margins.sentence
     assert "; by margins alone arc " in by_margins.sentence

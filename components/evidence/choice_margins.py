@@ -137,7 +137,7 @@ def smoothed(baseline: Answers, variant: Answers) -> Smoothed | None:
     x, y, tau = scores_of(before, after)
     difference = (paired.scores - variant.scores) - (x - y)
     distance = flips.mean_of(difference, np.ones(len(x)), paired.clusters)
-    return Smoothed(margin.pairs(x, y, paired.clusters, FEW_PAIRS), tau, distance)
+    return Smoothed(margin.pairs(x, y, paired.clusters, most=FEW_PAIRS), tau, distance)
 
 
 def scores_of(before: Numbers, after: Numbers) -> tuple[Numbers, Numbers, float]:

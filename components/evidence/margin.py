@@ -93,7 +93,9 @@ class Scale:
 RELATIVE, ABSOLUTE = Scale(relative=True), Scale(relative=False)
 
 
-def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = None, most: int = MOST_PAIRS) -> Pairs:
+def pairs(
+    before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = None, *, most: int = MOST_PAIRS
+) -> Pairs:
     """The pairs of two score arrays (n,) from 0 to 1, in any order; `clusters` (n,) holds each item's cluster.
 
     More than `most` distinct pairs are put on a grid. If all items are in one cluster, the variance between clusters is

@@ -58,6 +58,8 @@ def _words(outlook: Outlook) -> Iterator[str]:
         yield f"{variant.name} flips {variant.flips:.1%} of the answers and loses {variant.drop:.1%} of the score."
     first = outlook.chances[0][0].name
     yield f"Enough: with so many questions a {first} passes the limit in 4 of 5 runs. At best: every answer is right."
+    if outlook.prospect.use_case.evidence == "margins":
+        yield "Assumed: right and wrong answers decide alone. Where margins count, fewer questions are enough as a rule."
     if outlook.prospect.left_out:
         yield f"Not predicted: {', '.join(outlook.prospect.left_out)}."
 
