@@ -11,13 +11,14 @@ import pytest
 
 from components.evidence import margin
 from components.evidence.answers import Answers
+from components.evidence.case import case
 from components.evidence.choice_margins import FEW_PAIRS, Smoothed, margins, scores_of, smoothed, unusable
 from components.evidence.flips import Mean, mean_of
 from components.evidence.limits import DropTest, Task
 from components.evidence.margin import RELATIVE
 from components.evidence.saved_answers import by_task
 from components.gate.decision import decide_candidates
-from components.policies.policy import UseCase
+from components.policies.policy import Average, UseCase
 from components.report.story import certainty
 from components.run.artifacts import Decision, Model
 from tests.support.answered import Numbers, answers_of, candidate_of
@@ -267,3 +268,26 @@ def test_margins_pass_a_lossless_variant_more_often() -> None:
         by_answers += test.by_answers.p_within(0.04) <= 0.05
         by_margins += test.p_within(0.04) <= 0.05
     assert by_margins > 1.4 * by_answers
+
+
+def test_an_average_takes_margins_where_there_are_some_with_the_policys_weights() -> None:
+    policy = UseCase(name="ours", max_average_drop=0.05, evidence="margins", average=Average(weights={"sums": 3.0}))
+    before, after = drawn_margins(200, 0.3, 0.1)
+    sums = np.array([1.0] * 130 + [0.0] * 70), np.array([1.0] * 128 + [0.0] * 72)
+    pair = [
+        candidate_of(name, {"arc": choices_of(values), "sums": answers_of("sums", scores, logliks=[[]] * 200)})
+        for name, values, scores in (("bf16", before, sums[0]), ("int8", after, sums[1]))
+    ]
+    evidence = case(policy, *pair)
+    test = evidence.average.by_margins
+    assert test is not None
+    assert [task.smoothed is None for task in evidence.tasks.values()] == [False, True]
+    assert evidence.tasks["sums"].only_answers == "its answers have no choices"
+    assert [task.pairs.weight for task in test.tasks] == [1.0, 3.0]
+    x, y, _ = scores_of(before, after)
+    scores = [(x.mean() + 3 * sums[0].mean()) / 4, (y.mean() + 3 * sums[1].mean()) / 4]
+    assert (test.before, test.after) == pytest.approx(tuple(scores))
+    assert test.estimate == pytest.approx(1 - scores[1] / scores[0])
+    assert evidence.average.estimate == pytest.approx(
+        1 - ((after > 0).mean() + 3 * sums[1].mean()) / ((before > 0).mean() + 3 * sums[0].mean())
+    )

@@ -59,7 +59,7 @@ def _words(outlook: Outlook) -> Iterator[str]:
     first = outlook.chances[0][0].name
     yield f"Enough: with so many questions a {first} passes the limit in 4 of 5 runs. At best: every answer is right."
     if outlook.prospect.use_case.evidence == "margins":
-        yield "Assumed: right and wrong answers decide alone. Where margins count, fewer questions are enough as a rule."
+        yield "Assumed: right and wrong answers decide alone. Where margins count, fewer are enough as a rule."
     if outlook.prospect.left_out:
         yield f"Not predicted: {', '.join(outlook.prospect.left_out)}."
 
