@@ -4,7 +4,7 @@
 
 The answers are in Parquet files like those of a run. "read" loads them as numbers; "decide" computes the decision
 matrix with bounds, flips and divergence of every task. Scores are 0 or 1. With --fractional they are between,
-like those of TruthfulQA's mc2, which takes longer.
+like those of TruthfulQA's mc2, which takes longer. With --margins the policy counts margins as evidence.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--items", type=int, default=14_042)
     parser.add_argument("--fractional", action="store_true")
+    parser.add_argument("--margins", action="store_true")
     arguments = parser.parse_args()
     names = [BASELINE, *(name for name in VARIANTS if name != BASELINE)][: arguments.variants + 1]
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +57,9 @@ def main() -> None:
         weights = [Weights(variant=name, baseline_digest="d") for name in names]
         scores = [scores_of(name, answers[name]) for name in names]
         model = Model(source="drawn", digest="d", uri="", size_bytes=0)
-        decision = decide(model, "drawn", use_case_named("general-chat"), weights, scores, answers)
+        evidence = "margins" if arguments.margins else "answers"
+        use_case = use_case_named("general-chat").model_copy(update={"evidence": evidence})
+        decision = decide(model, "drawn", use_case, weights, scores, answers)
         decide_s = time.perf_counter() - started
     results = Table("variants", "tasks", "items", "read", "decide", "both", "peak before", "peak")
     counts = (str(len(names) - 1), str(arguments.tasks), f"{arguments.items:,}")
@@ -74,28 +77,35 @@ def write(variant: str, arguments: argparse.Namespace, file: Path) -> None:
 
 
 def table(variant: str, arguments: argparse.Namespace) -> pyarrow.Table:
-    """One variant's records: the baseline's answers, a tenth of them drawn again."""
+    """One variant's records: the baseline's log-likelihoods with noise, by which a tenth of the answers changes."""
     tables = []
     for task in range(arguments.tasks):
         source = np.random.default_rng([SEED, task])
         own = np.random.default_rng([SEED, task, *variant.encode()])
         redrawn = own.random(arguments.items) < 0.1 * (variant != BASELINE)
         scores = np.where(redrawn, own.random(arguments.items), source.random(arguments.items))
-        logliks = source.normal(-20, 3, arguments.items * CHOICES) + own.normal(0, 0.1, arguments.items * CHOICES)
+        clean, noise = source.normal(-40, 3, (arguments.items, CHOICES)), own.normal(0, 0.5, (arguments.items, CHOICES))
+        best = clean.argmax(axis=1)
+        right = np.where(source.random(arguments.items) < 0.65, best, (best + 1) % CHOICES)
+        logliks = clean + noise * (variant != BASELINE)
+        answers = (logliks.argmax(axis=1) == right).astype(float)
         offsets = np.arange(arguments.items + 1, dtype=np.int32) * CHOICES
         hashes = [f"{task:032d}{item:032d}" for item in range(arguments.items)]
         tables.append(
             pyarrow.table(
                 {
+                    "target": right,
+                    "metric": ["acc"] * arguments.items,
+                    "choices": [["a", "b", "c", "d"]] * arguments.items,
                     "variant": [variant] * arguments.items,
                     "task": [f"task_{task}"] * arguments.items,
                     "item_id": np.arange(arguments.items),
                     "item_hash": hashes,
                     "prompt_hash": hashes,
-                    "score": scores if arguments.fractional else (scores < 0.65).astype(float),
+                    "score": scores if arguments.fractional else answers,
                     "cluster": [f"subject_{item % SUBJECTS}" for item in range(arguments.items)],
                     "truncated": np.zeros(arguments.items, dtype=bool),
-                    "logliks": pyarrow.ListArray.from_arrays(offsets, logliks),
+                    "logliks": pyarrow.ListArray.from_arrays(offsets, logliks.ravel()),
                 }
             )
         )

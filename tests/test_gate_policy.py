@@ -75,7 +75,7 @@ def test_describe_policy_lists_bands_and_limits() -> None:
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
     "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop, average,"
-    " clusters, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
+    " clusters, evidence, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
 )
 
 
@@ -102,6 +102,10 @@ KEYS = (
         (
             "name: mine\nmax_average_drop: 5 %\nmissing_tasks: ignore\n",
             "line 3: missing_tasks: Input should be 'refuse' or 'skip'",
+        ),
+        (
+            "name: mine\nmax_average_drop: 5 %\nevidence: margin\n",
+            "line 3: evidence: Input should be 'answers' or 'margins'",
         ),
         (
             "name: mine\nmax_average_drop: 5 %\nconfidence: 0.4\n",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from components.errors import PrerequisiteError
+from components.evidence.choice_margins import unusable
 from components.gate.saved import decide_saved, read_candidate
 from components.policies.policy import UseCase
 from pipelines.cli.app import answer
@@ -204,6 +205,8 @@ def test_lm_evals_own_results_are_judged_with_a_groups_tasks_as_clusters(harness
         np.average([logged[f"exam_{subject}"]["acc_norm,none"] for subject in ("algebra", "law")], weights=[40, 25])
     )
     assert by_task["prose"] == pytest.approx(logged["prose"]["word_perplexity,none"])
+    assert unusable(candidate.answers["exam"], read_candidate(other).answers["exam"]) == ""
+    assert unusable(candidate.answers["sums"], read_candidate(other).answers["sums"]) == "its answers have no choices"
     use_case = UseCase(name="any", max_drop={"exam": 0.02}, max_perplexity_ratio={"prose": 1.05})
     rows = decide_saved(use_case, [one, other]).verdicts
     assert [row.variant for row in rows] == ["one", "other"]

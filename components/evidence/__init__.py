@@ -7,6 +7,7 @@ judging               the verdicts on variants whose answers are paired with the
   margin, flips       the statistics
   clusters, gamma_tail
                       parts of them: items in clusters; the tail of a weighted sum
+  choice_margins      scores from the margins of multiple-choice items, where the policy counts them
   lengths, worst_cluster
                       limits on longer and cut answers, and on the worst cluster
   noise               the difference of two passes of the baseline

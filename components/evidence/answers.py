@@ -4,9 +4,9 @@ An `Answers` holds a table with one row per item, sorted by `id`:
 
     id (with its cluster where there is one), item_hash (of its content), prompt_hash (of every token or character
     sent), score (0 to 1; of a perplexity task the log-likelihood), cluster, truncated, logliks (of the choices; may
-    be empty), samples (how often it was asked), units (words or bytes of a perplexity task's document; missing
-    elsewhere), and of generated answers cut (the share that the token limit cut), answer_tokens and answer_limit
-    (missing where the records lack them)
+    be empty), margin (of the right choice, see choice_margins; missing without choices), samples (how often it was
+    asked), units (words or bytes of a perplexity task's document; missing elsewhere), and of generated answers cut
+    (the share that the token limit cut), answer_tokens and answer_limit (missing where the records lack them)
 
 An item that was asked several times is one row, with the mean of its samples. So its samples never count as
 independent: the bounds are as wide as for one fractional score an item, and the samples of one seed are paired, because
@@ -20,7 +20,7 @@ import pyarrow
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-OPTIONAL = ("sample", "units", "cut", "answer_tokens", "answer_limit")
+OPTIONAL = ("sample", "units", "cut", "answer_tokens", "answer_limit", "margin")
 """Columns of records that not every task has."""
 AVERAGED = ("score", "cut", "answer_tokens", "answer_limit")
 """The columns of which an item that was asked several times has the mean."""
@@ -152,14 +152,14 @@ def fault(answers: Answers) -> str:
     ids = answers.table["id"]
     if pc.count_distinct(ids).as_py() < answers.items:
         twice = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1]))
-        return f"{answers.task} has duplicate items: {_list_ids(twice)}"
+        return f"{answers.task} has duplicate items: {list_ids(twice)}"
     if len(counts := pc.unique(answers.table["samples"])) > 1:
         return f"{answers.task} has items with {' and '.join(map(str, sorted(counts.to_pylist())[:2]))} samples"
     invalid = ~np.isfinite(answers.scores)
     if answers.units is None:
         invalid |= (answers.scores < 0) | (answers.scores > 1)
     if invalid.any():
-        return f"{answers.task} has scores outside 0 to 1: {_list_ids(ids.filter(pyarrow.array(invalid)))}"
+        return f"{answers.task} has scores outside 0 to 1: {list_ids(ids.filter(pyarrow.array(invalid)))}"
     return _number_fault(answers)
 
 
@@ -173,7 +173,7 @@ def _number_fault(answers: Answers) -> str:
     if answers.units is not None:
         bad_items |= answers.scores > ROUNDING
     if bad_items.any():
-        listed = _list_ids(ids.filter(pyarrow.array(bad_items)))
+        listed = list_ids(ids.filter(pyarrow.array(bad_items)))
         return f"{answers.task} has log-likelihoods that are not finite or above 0: {listed}"
     for column, least in SMALLEST.items():
         if column not in answers.table.column_names:
@@ -195,9 +195,9 @@ def first_difference(baseline: Answers, variant: Answers, *, partly: bool = Fals
         baseline_ids.filter(pc.invert(pc.is_in(baseline_ids, variant_ids))),
     )
     if len(additional):
-        return f"on {task} it answered items that the baseline did not: {_list_ids(additional)}"
+        return f"on {task} it answered items that the baseline did not: {list_ids(additional)}"
     if len(missing) and not partly:
-        return f"on {task} it did not answer items that the baseline did: {_list_ids(missing)}"
+        return f"on {task} it did not answer items that the baseline did: {list_ids(missing)}"
     paired = baseline.only(variant_ids) if partly else baseline
     for column, difference in (
         ("item_hash", "its items have other content than the baseline's"),
@@ -206,15 +206,15 @@ def first_difference(baseline: Answers, variant: Answers, *, partly: bool = Fals
     ):
         differing = variant_ids.filter(pc.not_equal(variant.table[column], paired.table[column]))
         if len(differing):
-            return f"on {task} {difference}: {_list_ids(differing)}"
+            return f"on {task} {difference}: {list_ids(differing)}"
     for owner, answers in (("its", variant), ("the baseline's", paired)):
         truncated = answers.table["id"].filter(answers.table["truncated"])
         if len(truncated):
-            return f"on {task} {owner} prompts were truncated: {_list_ids(truncated)}"
+            return f"on {task} {owner} prompts were truncated: {list_ids(truncated)}"
     return ""
 
 
-def _list_ids(ids: pyarrow.ChunkedArray) -> str:
+def list_ids(ids: pyarrow.ChunkedArray) -> str:
     """`items 3, 17, 40 (12 in all)`."""
     shown = ", ".join(str(item) for item in ids[:SHOWN].to_pylist())
     return f"{shown} ({len(ids)} in all)" if len(ids) > SHOWN else shown

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.evidence import flips, lengths, margin
+from components.evidence import choice_margins, flips, lengths, margin
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
 from components.evidence.limits import ClippedTest, DropTest, Limit, MeanTest, Task
@@ -90,9 +90,14 @@ def case(use_case: UseCase, baseline: Candidate, variant: Candidate, attempt: At
     baseline, variant = with_clusters(use_case, baseline), with_clusters(use_case, variant)
     chance = {task_score.task: task_score.chance for task_score in baseline.scores.tasks}
     paired = tasks_of(baseline.answers, variant.answers, baseline.again, chance, use_case.alpha)
+    if use_case.evidence == "margins":
+        paired = {
+            name: _by_margins(task, baseline.answers[name], variant.answers[name]) for name, task in paired.items()
+        }
     tasks = {
         name: replace(
             task,
+            smoothed=task.smoothed and task.smoothed.weighing(use_case.average.weight(name)),
             pairs=replace(task.pairs, weight=use_case.average.weight(name)),
             again=task.again and replace(task.again, weight=use_case.average.weight(name)),
             chosen=name in variant.chosen,
@@ -147,6 +152,12 @@ def _task(name: str, baseline: Answers, variant: Answers, again: Answers | None,
         again=again_pairs,
         again_flips=again_flips,
     )
+
+
+def _by_margins(task: Task, baseline: Answers, variant: Answers) -> Task:
+    """The task with scores by margins, or with the reason why it has none."""
+    smoothed = choice_margins.smoothed(baseline, variant)
+    return replace(task, smoothed=smoothed, only_answers="" if smoothed else choice_margins.unusable(baseline, variant))
 
 
 def _two_passes(baseline: Answers, again: Answers | None) -> tuple[Pairs | None, float | None]:

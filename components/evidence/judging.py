@@ -33,10 +33,12 @@ from components.evidence.limits import DropTest, Limit, Task, finite
 from components.evidence.margin import ABSOLUTE
 from components.evidence.next_steps import next_step
 from components.policies.policy import UseCase
-from components.run.artifacts import Comparison, LimitEvidence, TaskEvidence, Verdict
+from components.run.artifacts import Comparison, DropBounds, LimitEvidence, MarginEvidence, TaskEvidence, Verdict
 from components.run.attempts import Attempt
 
 LARGEST_LOGARITHM = 700.0
+EACH_SIDE = 0.025
+"""The error probability on each side of the interval of the distance between answers and margins."""
 
 
 def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool:
@@ -144,7 +146,14 @@ def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
     return Verdict(
         variant=variant,
         verdict=verdict,
-        sentence="; ".join([reason, *sentences.reservations(evidence, settled=verdict != "inconclusive")]) + ".",
+        sentence="; ".join(
+            [
+                reason,
+                *sentences.ways(evidence, alpha),
+                *sentences.reservations(evidence, settled=verdict != "inconclusive"),
+            ]
+        )
+        + ".",
         next_step=_step_after_inconclusive(evidence, rows)
         if verdict == "inconclusive"
         else next_step(verdict, variant),
@@ -198,6 +207,7 @@ def _row(limit: Limit, evidence: Case, alpha: float) -> LimitEvidence:
     unlogged = _unlogged if limit.kind == "perplexity" else float
     bounds = (test.estimate, test.lower(rejecting), test.upper(alpha))
     estimate, lower, upper = (None if bound is None else unlogged(bound) for bound in bounds)
+    by_margins = test.by_margins if isinstance(test, DropTest) else None
     return LimitEvidence(
         what=limit.what,
         kind=limit.kind,
@@ -207,6 +217,27 @@ def _row(limit: Limit, evidence: Case, alpha: float) -> LimitEvidence:
         upper=upper,
         outcome=outcome,
         further_items=test.further_items(limit.limit, evidence.alpha_of_next_run(alpha)) if outcome == "open" else None,
+        by_answers=_alone(test.by_answers, rejecting, alpha) if isinstance(test, DropTest) and by_margins else None,
+        by_margins=_alone(by_margins, rejecting, alpha) if by_margins else None,
+    )
+
+
+def _alone(test: DropTest, rejecting: float, alpha: float) -> DropBounds:
+    return DropBounds(estimate=test.estimate, lower=test.lower(rejecting), upper=test.upper(alpha))
+
+
+def _margin_evidence(task: Task) -> MarginEvidence | None:
+    if task.smoothed is None:
+        return None
+    scored, distance = task.by_margins, task.smoothed.distance
+    return MarginEvidence(
+        tau=task.smoothed.tau,
+        before=scored.before,
+        after=scored.after,
+        distance=distance.mean,
+        distance_lower=finite(distance.lower(EACH_SIDE)),
+        distance_upper=finite(distance.upper(EACH_SIDE)),
+        contradicted=task.smoothed.contradicted,
     )
 
 
@@ -241,7 +272,7 @@ def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float
         drop_lower=drop_test.lower(evidence.rejecting),
         drop_upper=None
         if drop_test.estimate is None or task.chosen
-        else margin.upper([task.pairs], drop_test.scale, alpha),
+        else DropTest((replace(task, informative=True),), drop_test.scale).upper(alpha),
         lost=flipped.lost,
         gained=flipped.gained,
         flip_rate=flipped.rate,
@@ -253,6 +284,8 @@ def _task_evidence(evidence: Case, baseline: Candidate, task: Task, alpha: float
         noise_floor=finite(drop_test.noise.floor) if task.again else None,
         noise_floor_upper=drop_test.noise.upper(evidence.use_case.alpha),
         noise_flip_rate=task.again_flips,
+        margins=_margin_evidence(task),
+        only_answers=task.only_answers,
         longer=growth_test.estimate if growth_test else None,
         longer_lower=growth_test.lower(evidence.rejecting) if growth_test else None,
         longer_upper=growth_test.upper(alpha) if growth_test else None,

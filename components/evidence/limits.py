@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 from scipy.special import ndtr, ndtri
 
 from components.evidence import flips, margin
+from components.evidence.choice_margins import Smoothed
 from components.evidence.looks import SCREEN_ALLOWANCE
 from components.evidence.margin import ABSOLUTE, Pairs, Scale
 from components.evidence.noise import Noise
-from components.policies.policy import MOST_NATS
+from components.policies.policy import ANSWERS_ERROR, MOST_NATS
 
 POWER = 0.8
 MOST_FURTHER = 10_000_000
@@ -36,6 +38,19 @@ class Task:
     """The share of the baseline's answers that flip in its second pass."""
     chosen: bool = False
     """Whether tinyBenchmarks chose the items: then they are no random sample of the benchmark."""
+    smoothed: Smoothed | None = None
+    """The scores by margins; None where right and wrong answers decide."""
+    only_answers: str = ""
+    """Why a policy with `evidence: margins` decides by answers here; empty if it does not."""
+
+    @property
+    def by_margins(self) -> "Task":
+        """The task with the scores by margins in place of the answers, if it has them."""
+        if self.smoothed is None:
+            return self
+        pairs = self.smoothed.pairs
+        before, after = (float(scores @ pairs.counts) / pairs.items for scores in (pairs.before, pairs.after))
+        return replace(self, pairs=pairs, before=before, after=after, smoothed=None)
 
 
 @dataclass(frozen=True)
@@ -47,12 +62,15 @@ class DropTest:
     would dilute the drop.
 
     The drop on chosen items can only show that the drop is beyond a limit, and only by more than the allowance.
+
+    Where tasks have scores by margins, these must show it, and so must the answers, with ANSWERS_ERROR times the error
+    probability. If the answers contradict the margins of any task, they get no larger one.
     """
 
     tasks: tuple[Task, ...]
     scale: Scale
     p_values: dict[tuple[str, float], float] = field(default_factory=dict, compare=False, repr=False)
-    """A cache of the computed p-values: one takes a while on many items."""
+    """A cache of the computed p-values and bounds: one takes a while on many items."""
 
     @property
     def estimate(self) -> float | None:
@@ -108,6 +126,8 @@ class DropTest:
         """The p-value against "the drop is the limit or more"; 1 if the test is impossible."""
         if not self.informative or self.chosen or not self.decidable(limit):
             return 1.0
+        if self._ways:
+            return max(way.p_within(limit) / error for way, error in self._ways)
         return self._once(
             "within", limit, lambda: max(margin.p_within(pairs, self.scale, limit) for pairs in self._supports)
         )
@@ -120,39 +140,69 @@ class DropTest:
         edge = max(limit, self.noise.floor) + self.allowance
         if edge >= margin.LARGEST_DROP:
             return 1.0
+        if self._ways:
+            return max(way.p_beyond(limit) / error for way, error in self._ways)
         return self._once("beyond", edge, lambda: margin.p_beyond(self._all, self.scale, edge))
 
     def upper(self, alpha: float) -> float | None:
         """The upper bound that matches `p_within`; None if there is none."""
         if self.estimate is None or not self.informative or self.chosen:
             return None
-        return max(margin.upper(pairs, self.scale, alpha) for pairs in self._supports)
+        if self._ways:
+            bounds = [way.upper(min(alpha * error, 0.5)) for way, error in self._ways]
+            return max((bound for bound in bounds if bound is not None), default=None)
+        return self._once(
+            "upper", alpha, lambda: max(margin.upper(pairs, self.scale, alpha) for pairs in self._supports)
+        )
 
     def lower(self, alpha: float) -> float | None:
         """The lower bound that matches `p_beyond`; None if there is none."""
         if self.estimate is None:
             return None
-        bound = margin.lower(self._all, self.scale, alpha) - self.allowance
+        if self._ways:
+            bounds = [way.lower(min(alpha * error, 0.5)) for way, error in self._ways]
+            return None if None in bounds else min(bound for bound in bounds if bound is not None)
+        bound = self._once("lower", alpha, lambda: margin.lower(self._all, self.scale, alpha)) - self.allowance
         return bound if math.isfinite(bound) else None
 
     def further_items(self, limit: float, alpha: float) -> int | None:
         """How many more items decide the limit at 80 % power, if the estimate is true; None if no number does."""
         if not self.informative or self.chosen or not self.decidable(limit):
             return None
-        sides = {(margin.drop(pairs, self.scale) or 0.0) < limit for pairs in self._supports}
+        ways = self._ways or [(self, 1.0)]
+        tests = [(pairs, with_power(alpha * error)) for way, error in ways for pairs in way._supports]
+        sides = {(margin.drop(pairs, self.scale) or 0.0) < limit for pairs, _ in tests}
         if len(sides) > 1:
-            return (
-                None  # all tasks and the informative tasks lie on different sides of the limit: more items do not help
-            )
+            return None  # two of the tests lie on different sides of the limit: more items do not help
         p = margin.p_within if sides == {True} else margin.p_beyond
-        enough = with_power(alpha)
 
         def settles(times: float) -> bool:
-            return all(
-                p([task.times(times) for task in pairs], self.scale, limit) <= enough for pairs in self._supports
-            )
+            return all(p([task.times(times) for task in pairs], self.scale, limit) <= enough for pairs, enough in tests)
 
         return further(settles, sum(task.pairs.items for task in self.tasks))
+
+    @cached_property
+    def by_answers(self) -> "DropTest":
+        """The test by right and wrong answers alone."""
+        return replace(self, tasks=tuple(replace(task, smoothed=None) for task in self.tasks), p_values={})
+
+    @cached_property
+    def by_margins(self) -> "DropTest | None":
+        """The test by margins alone, by answers on the tasks that have none; None if no task has margins."""
+        if not any(task.smoothed for task in self.tasks):
+            return None
+        return replace(self, tasks=tuple(task.by_margins for task in self.tasks), p_values={})
+
+    @cached_property
+    def _ways(self) -> list[tuple["DropTest", float]]:
+        """The tests that must agree, each with the number of times the error probability that it may use.
+
+        Empty where answers decide alone.
+        """
+        if self.by_margins is None:
+            return []
+        contradicted = any(task.smoothed and task.smoothed.contradicted for task in self.tasks)
+        return [(self.by_margins, 1.0), (self.by_answers, 1.0 if contradicted else ANSWERS_ERROR)]
 
     def _once(self, side: str, limit: float, compute: Callable[[], float]) -> float:
         if (side, limit) not in self.p_values:

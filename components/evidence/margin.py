@@ -95,10 +95,13 @@ class Scale:
 RELATIVE, ABSOLUTE = Scale(relative=True), Scale(relative=False)
 
 
-def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = None) -> Pairs:
+def pairs(
+    before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = None, *, most: int = MOST_PAIRS
+) -> Pairs:
     """The pairs of two score arrays (n,) from 0 to 1, in any order; `clusters` (n,) holds each item's cluster.
 
-    If all items are in one cluster, the variance between clusters is unknown, and the items count as independent.
+    More than `most` distinct pairs are put on a grid. If all items are in one cluster, the variance between clusters is
+    unknown, and the items count as independent.
     """
     values, counts = np.unique(before + 1j * after, return_counts=True)
     summed = None
@@ -106,7 +109,7 @@ def pairs(before: Numbers, after: Numbers, clusters: NDArray[np.int64] | None = 
         _, place = np.unique(clusters, return_inverse=True)
         ones = np.ones(len(before))
         summed = Clusters(summed_by(place, ones), summed_by(place, before), summed_by(place, after))
-    if len(values) > MOST_PAIRS:
+    if len(values) > most:
         return Pairs(*_on_grid(before, after), summed)
     return Pairs(values.real.copy(), values.imag.copy(), counts.astype(float), summed)
 

@@ -4,7 +4,8 @@ A copy of the baseline answers every question as the baseline does. Its verdict 
 variant that answers better than the baseline could get a better one. The verdicts of other variants are drawn from an
 assumed share of flipped answers.
 
-Simplified: the probabilities are those of the last look, and the run's other variants do not ship, so that Holm's
+Simplified: right and wrong answers decide alone, also where the policy counts margins, which need fewer questions as a
+rule. The probabilities are those of the last look, and the run's other variants do not ship, so that Holm's
 method leaves this one its share of the error. A task's clusters do not differ. Limits on perplexity, on longer and on
 cut answers are left out: the assumptions say nothing about them.
 """

@@ -8,6 +8,7 @@ import pyarrow.parquet
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
+from components.evidence import choice_margins
 from components.evidence.answers import Answers, answers
 from components.evidence.candidate import Candidate, candidate
 from components.run.artifacts import Scores, Weights
@@ -28,6 +29,9 @@ RECORDS = {
     "cut": pyarrow.bool_(),
     "answer_tokens": pyarrow.int64(),
     "answer_limit": pyarrow.int64(),
+    "metric": pyarrow.string(),
+    "target": pyarrow.int64(),
+    "choices": pyarrow.list_(pyarrow.string()),
 }
 """The columns of per-item records that the gate reads."""
 
@@ -70,6 +74,8 @@ def read_records(file: Path) -> dict[str, Answers]:
 
 def by_task(records: pyarrow.Table) -> dict[str, Answers]:
     """Each task's answers in a table of per-item records."""
+    if set(choice_margins.COLUMNS) <= set(records.column_names):
+        records = records.append_column("margin", choice_margins.margins(records)).drop_columns(["choices"])
     tasks = records["task"].combine_chunks().dictionary_encode()
     codes = tasks.indices.to_numpy()
     return {

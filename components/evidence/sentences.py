@@ -5,6 +5,7 @@ What to do is in `next_steps`; whoever shows a sentence shows the next step besi
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from components.evidence.case import Case
 from components.evidence.change import Change, about, confidence_text, percent
@@ -63,6 +64,24 @@ def only_by_chance(limits: Iterable[Limit]) -> bool:
     return bool(below) and all(
         isinstance(limit.test, DropTest) and limit.test.may_become_decidable(limit.limit) for limit in below
     )
+
+
+def ways(case: Case, alpha: float) -> list[str]:
+    """Where the policy counts margins: what the answers and the margins show alone, and where margins do not count."""
+    parts = []
+    for limit in case.shown:
+        if isinstance(limit.test, DropTest) and (by_margins := limit.test.by_margins):
+            both = ("by right and wrong answers alone", limit.test.by_answers), ("by margins alone", by_margins)
+            alone = ((name, replace(limit, test=test)) for name, test in both)
+            parts += [f"{name} {_change(way, case)}, {_at_most(way, case, alpha)}" for name, way in alone]
+    for name, task in case.tasks.items():
+        if task.only_answers:
+            parts.append(f"on {name} only right and wrong answers count, because {task.only_answers}")
+        if task.smoothed and task.smoothed.contradicted:
+            parts.append(
+                f"on {name} the answers contradict the margins, so the answers must show it with full confidence"
+            )
+    return list(dict.fromkeys(parts))
 
 
 def reservations(case: Case, *, settled: bool) -> list[str]:

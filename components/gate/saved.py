@@ -21,6 +21,7 @@ import pyarrow.parquet
 
 from components.benchmarks.suites import guessed_score
 from components.errors import PrerequisiteError
+from components.evidence import choice_margins
 from components.evidence.answers import Answers, answers
 from components.evidence.candidate import Candidate, candidate
 from components.evidence.saved_answers import read_ours
@@ -136,7 +137,7 @@ def read_harness(folder: Path, metrics: Sequence[str]) -> Candidate:
             faults.append(group_fault(results, rows_by_task))
             for task, rows in grouped(results, rows_by_task):
                 if task not in task_answers:
-                    task_answers[task] = answers(task, pyarrow.Table.from_pylist(rows))
+                    task_answers[task] = _answers(task, rows)
                     scores.append(_task_score(task, task_answers[task], rows, results))
     if lacking:
         faults.insert(
@@ -180,9 +181,11 @@ def _rows(task: str, file: Path, metrics: Sequence[str], results: Mapping[str, A
         raise PrerequisiteError(
             f"{file}: lower is better for {metric}, and the gate cannot limit it. Choose another metric with --metric."
         )
-    multiple_choice = results["configs"][task].get("output_type") == "multiple_choice"
+    config = results["configs"][task]
+    multiple_choice = config.get("output_type") == "multiple_choice"
+    delimiter = len(str(config.get("target_delimiter", " ")))
     rows = [
-        {**_row(sample, metric, multiple_choice), "filter": chosen_filter}
+        {**_row(sample, metric, multiple_choice, delimiter), "filter": chosen_filter}
         for sample in samples
         if sample.get("filter", "none") == chosen_filter
     ]
@@ -231,7 +234,13 @@ def _require_metrics(wanted: Sequence[str], results: Mapping[str, Any], summary:
         )
 
 
-def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str, Any]:
+def _answers(task: str, rows: list[dict[str, Any]]) -> Answers:
+    records = pyarrow.Table.from_pylist(rows)
+    return answers(task, records.append_column("margin", choice_margins.margins(records)))
+
+
+def _row(sample: dict[str, Any], metric: str, multiple_choice: bool, delimiter: int) -> dict[str, Any]:
+    """The record of a sample; a continuation is a choice after a delimiter of so many characters."""
     value, units = (sample[metric], None) if metric != PERPLEXITY else sample[metric]
     return {
         "item_id": str(sample["doc_id"]),
@@ -242,8 +251,18 @@ def _row(sample: dict[str, Any], metric: str, multiple_choice: bool) -> dict[str
         "truncated": False,
         "logliks": [float(loglik) for loglik, _ in sample["filtered_resps"]] if multiple_choice else [],
         "metric": metric,
+        "target": int(target) if (target := str(sample.get("target", ""))).isdecimal() else -1,
+        "choices": _choices(sample["arguments"], delimiter) if multiple_choice else [],
         "cluster": "",
     }
+
+
+def _choices(arguments: Any, delimiter: int) -> list[str]:
+    """The choices' texts, from the continuations that lm-eval sent."""
+    requests = arguments.values() if isinstance(arguments, dict) else ()
+    return [
+        str(request["arg_1"])[delimiter:] for request in requests if isinstance(request, dict) and "arg_1" in request
+    ]
 
 
 def _number(value: object) -> float:

@@ -63,6 +63,11 @@ Limit = Annotated[
 Confidence = Annotated[
     float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95"), BeforeValidator(as_share)
 ]
+ANSWERS_ERROR = 5.0
+"""Where margins are evidence, the answers must show the same with this many times the error probability.
+
+So whatever margins say, the error is at most this many times the policy's.
+"""
 MOST_NATS = 2.0
 """The most that the gate counts for one item's KL divergence, so a mean of this or more cannot be limited."""
 Nats = Annotated[
@@ -173,6 +178,8 @@ class UseCase(BaseModel):
     average: Average = Average()
     clusters: Literal["random", "fixed"] = "random"
     """Whether a task's clusters, as MMLU's subjects, are a random sample or all that the limits are about."""
+    evidence: Literal["answers", "margins"] = "answers"
+    """Whether right and wrong answers decide a drop, or on multiple-choice tasks also by how much they are."""
     max_cluster_drop: dict[str, Limit] = {}
     """Per task with clusters: the largest drop of any of them."""
     max_divergence: dict[str, Nats] = {}
@@ -289,7 +296,8 @@ class UseCase(BaseModel):
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
         clusters = "; clusters are the whole population" if self.clusters == "fixed" else ""
-        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}"
+        margins = "; margins of multiple-choice questions are evidence" if self.evidence == "margins" else ""
+        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}{margins}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:

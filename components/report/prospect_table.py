@@ -75,6 +75,8 @@ def _words(outlook: Outlook) -> Iterator[str]:
     if attempt := outlook.prospect.attempt:
         yield f"{describe_attempt(outlook.prospect.use_case.confidence, attempt)}."
     yield f"Enough: with so many questions a {first} passes the limit in 4 of 5 runs. At best: every answer is right."
+    if outlook.prospect.use_case.evidence == "margins":
+        yield "Assumed: right and wrong answers decide alone. Where margins count, fewer are enough as a rule."
     if outlook.prospect.left_out:
         yield f"Not predicted: {', '.join(outlook.prospect.left_out)}."
 

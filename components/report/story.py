@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from components.benchmarks.suite_file import short_suite
 from components.evidence.change import confidence_text
 from components.evidence.spending import describe_attempt
+from components.policies.policy import ANSWERS_ERROR
 from components.report.formats import duration_text, percent_text
 from components.report.matrix import Row, matrix
 from components.report.screen import stopped_variants
-from components.run.artifacts import Decision, TaskScore, Weights
+from components.run.artifacts import Decision, TaskEvidence, TaskScore, Weights
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 
@@ -109,6 +110,11 @@ def certainty(decision: Decision) -> Certainty:
         " lost, the bounds of a drop are proven. Else they are a conjecture (Gaffke's), which no simulation"
         " contradicted. Bounds over clusters and of a perplexity are t-tests."
     )
+    if decision.limits.evidence == "margins":
+        promise += (
+            " Margins of multiple choice are evidence beside the answers: their confidence was simulated, and some ways"
+            f" of damage break it. Whatever the damage, the error is at most {ANSWERS_ERROR:g} times as large."
+        )
     if decision.attempt:
         promise = f"{describe_attempt(decision.limits.confidence, decision.attempt)}: {ATTEMPTS} {promise}"
     return Certainty(
@@ -128,8 +134,22 @@ def certainty(decision: Decision) -> Certainty:
             for scores in decision.scores
             if scores.replaced
         )
+        + tuple(note for verdict in judged for task in verdict.tasks for note in margin_notes(verdict.variant, task))
         + tuple(note for scores in decision.scores for task in scores.tasks for note in notes(scores.variant, task)),
         twice=any(task.noise_floor is not None for verdict in judged for task in verdict.tasks),
+    )
+
+
+def margin_notes(variant: str, task: TaskEvidence) -> Iterator[str]:
+    """A note on the margins of a multiple-choice task, where the policy counts them: how far they are from answers."""
+    if task.margins is None:
+        return
+    lost = task.margins.before - task.margins.after
+    between = [bound for bound in (task.margins.distance_lower, task.margins.distance_upper) if bound is not None]
+    interval = f" (95 % interval {' to '.join(f'{100 * bound:.1f}' for bound in between)})" if between else ""
+    yield (
+        f"On {task.task} by margins {variant} loses {100 * lost:.1f} points, by right and wrong answers"
+        f" {100 * (lost + task.margins.distance):.1f}: {100 * task.margins.distance:.1f} points more{interval}."
     )
 
 

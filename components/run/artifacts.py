@@ -246,6 +246,14 @@ class Scores(Artifact):
         return ", ".join(f"{task} {score:.3f}" for task, score in self.by_task().items())
 
 
+class DropBounds(Artifact):
+    """A drop by one way of scoring items, in the limit's unit, with the bounds that it has alone."""
+
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+
+
 class LimitEvidence(Artifact):
     """One limit of the policy and the evidence for it. The unit, by `kind`: shares or points, nats, a ratio."""
 
@@ -262,6 +270,27 @@ class LimitEvidence(Artifact):
     """passed, exceeded, open, undecidable (below the noise floor), uninformative (the baseline is not above chance)."""
     further_items: int | None = None
     """Further items that would decide an open limit at 80 % power if the estimate is true; None: no number would."""
+    by_answers: DropBounds | None = None
+    """By right and wrong answers alone; None unless margins decide too."""
+    by_margins: DropBounds | None = None
+    """By margins alone, on tasks without margins by answers."""
+
+
+class MarginEvidence(Artifact):
+    """One task's scores by the margins of its choices, where the policy counts them."""
+
+    tau: float
+    """The spread of the margins' change, in nats; for acc_norm in nats per character."""
+    before: float
+    """The baseline's score by margins."""
+    after: float
+    distance: float
+    """The drop by right and wrong answers less the drop by margins, in points of 1."""
+    distance_lower: float | None
+    """With 97.5 % confidence on each side."""
+    distance_upper: float | None
+    contradicted: bool
+    """Whether that distance is beyond chance: then the answers must show a drop with the policy's own confidence."""
 
 
 class TaskEvidence(Artifact):
@@ -292,6 +321,10 @@ class TaskEvidence(Artifact):
     """The largest drop or gain that the two passes do not rule out."""
     noise_flip_rate: float | None = None
     """The share of answers that flip between the two passes, in either direction."""
+    margins: MarginEvidence | None = None
+    """None where right and wrong answers decide alone."""
+    only_answers: str = ""
+    """Why they do, if the policy counts margins."""
     longer: float | None = None
     """Growth of the answers' mean number of tokens from the baseline's, 0.2 is 20 %; None when not measured."""
     longer_lower: float | None = None
