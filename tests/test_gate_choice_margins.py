@@ -278,7 +278,7 @@ def test_an_average_takes_margins_where_there_are_some_with_the_policys_weights(
         candidate_of(name, {"arc": choices_of(values), "sums": answers_of("sums", scores, logliks=[[]] * 200)})
         for name, values, scores in (("bf16", before, sums[0]), ("int8", after, sums[1]))
     ]
-    evidence = case(policy, *pair)
+    evidence = case(policy, pair[0], pair[1])
     test = evidence.average.by_margins
     assert test is not None
     assert [task.smoothed is None for task in evidence.tasks.values()] == [False, True]
