@@ -35,7 +35,8 @@ from rich.table import Table
 
 from components.evidence.candidate import Candidate
 from components.evidence.case import Case
-from components.evidence.limits import DropTest, Limit, Task
+from components.evidence.drops import DropTest, Task
+from components.evidence.limits import Limit
 from components.evidence.margin import RELATIVE, Pairs
 from components.policies.policy import Edges, UseCase
 from components.run.artifacts import Scores, Weights

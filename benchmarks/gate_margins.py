@@ -29,7 +29,7 @@ from rich.console import Console
 
 from components.evidence import choice_margins, flips, margin
 from components.evidence.choice_margins import Smoothed
-from components.evidence.limits import DropTest, Task
+from components.evidence.drops import DropTest, Task
 from components.evidence.margin import RELATIVE
 
 Numbers = NDArray[np.float64]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.evidence import margin
-from components.evidence.limits import DropTest, Task
+from components.evidence.drops import DropTest, Task
 from components.evidence.margin import RELATIVE
 
 SEED = 20261127

@@ -13,8 +13,8 @@ from components.evidence import margin
 from components.evidence.answers import Answers
 from components.evidence.case import case
 from components.evidence.choice_margins import FEW_PAIRS, Smoothed, margins, scores_of, smoothed, unusable
+from components.evidence.drops import DropTest, Task
 from components.evidence.flips import Mean, mean_of
-from components.evidence.limits import DropTest, Task
 from components.evidence.margin import RELATIVE
 from components.evidence.saved_answers import by_task
 from components.gate.decision import decide_candidates

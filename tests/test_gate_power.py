@@ -7,7 +7,7 @@ from pandas import DataFrame  # type: ignore[import-untyped]
 
 from components.errors import PrerequisiteError
 from components.evidence import margin
-from components.evidence.limits import DropTest, Task
+from components.evidence.drops import DropTest, Task
 from components.evidence.margin import ABSOLUTE, RELATIVE
 from components.evidence.power import Expected, questions, smallest_limit
 from components.report.figures import questions_against_limit

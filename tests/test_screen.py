@@ -9,8 +9,8 @@ from components.benchmarks.anchors import anchored_benchmarks
 from components.evaluate.estimates import estimates, with_screen
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
+from components.evidence.drops import DropTest, Task
 from components.evidence.judging import compare
-from components.evidence.limits import DropTest, Task
 from components.evidence.looks import SCREEN_ALLOWANCE, error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, p_beyond, pairs
 from components.evidence.stopping import Stopping

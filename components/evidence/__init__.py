@@ -11,7 +11,9 @@ judging               the verdicts on variants whose answers are paired with the
   lengths, worst_cluster
                       limits on longer and cut answers, and on the worst cluster
   noise               the difference of two passes of the baseline
-  limits, case        the policy's limits as statistical tests on one variant's answers
+  drops, limits, case
+                      the policy's limits as statistical tests on one variant's answers
+  further_items       how many further items decide a limit
   power, prospects, assumed_answers, forecast
                       before a run: the questions that a limit needs, the verdicts to expect, and both in a few lines
   looks, stopping     the error that each look may use, and when a variant stops early

@@ -9,7 +9,8 @@ import numpy as np
 from components.evidence import choice_margins, flips, lengths, margin
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
-from components.evidence.limits import ClippedTest, DropTest, Limit, MeanTest, Task
+from components.evidence.drops import DropTest, Task
+from components.evidence.limits import ClippedTest, Limit, MeanTest
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from components.evidence.spending import attempt_share, run_share

@@ -29,7 +29,9 @@ from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
 from components.evidence.case import Case, case, with_clusters
 from components.evidence.change import about
-from components.evidence.limits import DropTest, Limit, Task, finite
+from components.evidence.drops import DropTest, Task
+from components.evidence.further_items import finite
+from components.evidence.limits import Limit
 from components.evidence.margin import ABSOLUTE
 from components.evidence.next_steps import next_step
 from components.policies.policy import UseCase

@@ -10,7 +10,8 @@ import numpy as np
 
 from components.evidence import margin
 from components.evidence.answers import Answers
-from components.evidence.limits import ClippedTest, finite, further, is_decided
+from components.evidence.further_items import finite, further, is_decided
+from components.evidence.limits import ClippedTest
 from components.evidence.margin import RELATIVE, Pairs
 
 

@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from components.errors import PrerequisiteError
 from components.evidence import margin
 from components.evidence.clusters import Clusters
-from components.evidence.limits import POWER, further
+from components.evidence.further_items import POWER, further
 from components.evidence.margin import RELATIVE, Pairs, Scale
 
 ROUNDING = 1e-12

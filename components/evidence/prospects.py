@@ -22,7 +22,9 @@ from components.evidence import assumed_answers, margin
 from components.evidence.assumed_answers import AFTER, BEFORE, COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask
 from components.evidence.candidate import Candidate
 from components.evidence.case import Case, limits_of
-from components.evidence.limits import ClippedTest, DropTest, Limit, LimitTest, Task, further, with_power
+from components.evidence.drops import DropTest, Task
+from components.evidence.further_items import LimitTest, further, with_power
+from components.evidence.limits import ClippedTest, Limit
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from components.evidence.spending import attempt_share, describe_attempt, run_share

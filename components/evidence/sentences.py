@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from components.evidence.case import Case
 from components.evidence.change import Change, about, confidence_text, percent
-from components.evidence.limits import DropTest, Limit
+from components.evidence.drops import DropTest
+from components.evidence.limits import Limit
 from components.evidence.looks import SCREEN_ALLOWANCE
 from components.evidence.worst_cluster import WorstClusterTest
 from components.policies.policy import Band, side

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from components.evidence import margin
 from components.evidence.answers import Answers
-from components.evidence.limits import finite, further, is_decided
+from components.evidence.further_items import finite, further, is_decided
 from components.evidence.margin import Pairs, Scale
 
 
