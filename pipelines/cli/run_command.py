@@ -54,9 +54,9 @@ def run(
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
+    check_kernels(plan.variants, setup_command.ready_engine().on_cpu)
     if forecast := forecast_of(plan):
         print_text(forecast, to_stderr=True)
-    check_kernels(plan.variants, setup_command.ready_engine().on_cpu)
     console = VisibleConsole()
     failures: list[str] = []
     to_do: list[str] = []
