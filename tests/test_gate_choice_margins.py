@@ -111,6 +111,7 @@ def test_records_give_margins_that_agree_with_their_scores() -> None:
     assert saved.numbers("margin") == pytest.approx([1.0, -2.0, -1.0, 1.0, -2.0, -1.0])
 
 
+@pytest.mark.slow
 def test_margins_need_fewer_questions_and_the_report_names_both_ways() -> None:
     before, after = (choices_of(values) for values in drawn_margins(600, 0.3, 0.0, seed=3))
     by_answers, by_margins = (decision_on(policy, before, after).verdicts[1] for policy in (ANSWERS, MARGINS))
@@ -210,6 +211,7 @@ def drop_test(before: Numbers, after: Numbers) -> DropTest:
     return DropTest((task,), RELATIVE)
 
 
+@pytest.mark.slow
 def test_a_pass_needs_the_margins_and_the_answers_with_five_times_the_error() -> None:
     test = drop_test(*drawn_margins(500, 0.3, 0.05))
     assert test.by_margins is not None
@@ -244,6 +246,7 @@ def test_the_answers_contradict_the_margins_beyond_chance_only() -> None:
     assert not Smoothed(pairs, 1.0, Mean(0.0, 0.0, 60.0)).contradicted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("surer", "most"),
     [(1.0, 0.1), (1.3, 0.36)],

@@ -46,6 +46,7 @@ def test_a_user_without_access_learns_what_to_do(
     assert kubeflow.objects["runs"] == {}
 
 
+@pytest.mark.slow
 def test_a_file_with_a_token_that_is_named_but_missing_is_reported(
     kubeflow: State, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_file_with_a_token_that_is_named_but_missing_is_reported(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "what"),
     [
@@ -73,6 +75,7 @@ def test_an_address_without_a_server_is_reported(
     assert what in done.err
 
 
+@pytest.mark.slow
 def test_a_token_and_a_namespace_give_access_to_a_multi_user_kubeflow(
     kubeflow: State, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

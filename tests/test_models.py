@@ -504,6 +504,7 @@ def test_a_wheel_with_other_content_than_pinned_is_refused_and_not_kept(index: P
     assert not [*(tmp_path / "cache").rglob("*.whl")]
 
 
+@pytest.mark.slow
 def test_a_damaged_wheel_in_the_cache_is_downloaded_again(index: Path, tmp_path: Path) -> None:
     digest = sha256_of(packed(index, "carrier", {"carrier/data.txt": b"data"}))
     got = wheel("carrier", "1.0", digest, tmp_path / "cache")
