@@ -69,8 +69,9 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(kubeflow: State, s3_server: S3Server, s3_location: str) -> Bucket:
-    """After `kubeflow`, which takes this machine's S3 away."""
+def bucket(kubeflow: State, s3_server: S3Server, s3_location: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """After `kubeflow`, which takes this machine's S3 away. One look at a time need not wait for others."""
+    monkeypatch.setattr(bucket_lease, "SETTLES_S", 0.1)
     return Bucket(s3_server, s3_location)
 
 

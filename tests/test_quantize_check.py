@@ -45,7 +45,7 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folders = {"bf16": Path(model.uri)}
     for name in ("int8", "int4-g64"):
         step = Step(folder / "progress.jsonl", "quantize", name)
-        weights = quantize(VARIANTS[name], model, store, folder / "run", step, Calibration(samples=2, tokens=16))
+        weights = quantize(VARIANTS[name], model, store, folder / "run", step, Calibration(samples=8, tokens=16))
         assert weights.failure == ""
         assert list(weights.largest_errors.values()) == sorted(weights.largest_errors.values(), reverse=True)
         folders[name] = Path(weights.uri)
@@ -93,7 +93,7 @@ from components.quantize import compress
 model, rows, out, *names = sys.argv[1:]
 for name in names:
     Path(out, name).mkdir()
-    options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "2", "--tokens", "16"]
+    options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "8", "--tokens", "16"]
     sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
     compress.main()
 """
@@ -126,6 +126,12 @@ def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, 
         return
     low, high = {8: (0.001, 0.02), 4: (0.05, 0.25)}[row.bits]
     assert all(low < error < high for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("name", ["int8", "int4-g64"])
+def test_the_same_recipe_gives_the_same_bytes(made: dict[str, Path], all_rows: Path, name: str) -> None:
+    files = [folder / "model.safetensors" for folder in (made[name], all_rows / name)]
+    assert files[0].read_bytes() == files[1].read_bytes(), "two processes wrote them"
 
 
 def scale(value: float) -> "Change":
