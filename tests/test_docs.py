@@ -159,7 +159,7 @@ def test_the_picture_of_the_graph_equals_the_compiled_pipeline() -> None:
 def test_the_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name, text in TEXTS.items():
-        for target in set(re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE)):
+        for target in set(re.findall(r"(?:^|`)make ([a-z]+(?:-[a-z]+)*)", text, flags=re.MULTILINE)):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{name}: make {target}"
 
 
