@@ -4,7 +4,7 @@
 
 Each row of the variants' table is written by llm-compressor from the demo model's first two layers (`--whole`: from all
 30), checked, served by the installed vLLM, and asked multiple-choice questions. Its log-likelihoods are compared with
-those of transformers on the same checkpoint in float32. The table is printed row by row; docs/models.md has it.
+those of transformers on the same checkpoint in float32. The table is printed row by row; docs/results.md has it.
 """
 
 import argparse
