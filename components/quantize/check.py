@@ -33,7 +33,7 @@ WEIGHT = ".weight"
 PARTS = (".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
 """What compressed-tensors stores for a layer."""
 LARGEST_ERROR = 0.9
-"""Of the relative error of a layer's weights. GPTQ with INT4 is at 0.1 to 0.3; zeros are at 1, another layer's at 1.4."""
+"""Of the relative error of a layer's weights. GPTQ with INT4 is at 0.1 to 0.3, zeros at 1, another layer's at 1.4."""
 NORM = re.compile(r"norm[^.]*\.weight$")
 NAMED = 5
 
