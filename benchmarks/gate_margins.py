@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from components.evidence import choice_margins, flips, margin
+from components.evidence import choice_margins, margin
 from components.evidence.choice_margins import Smoothed
 from components.evidence.drops import DropTest, Task
 from components.evidence.margin import RELATIVE
@@ -342,10 +342,7 @@ def smoothed(before: Numbers, after: Numbers, lost: Numbers) -> Smoothed | None:
     """The scores by margins; None where the margins of half of the items did not change."""
     if choice_margins.spread(before, choice_margins.rescaled(before, after)) == 0:
         return None
-    x, y, tau = choice_margins.scores_of(before, after)
-    return Smoothed(
-        margin.pairs(x, y, most=choice_margins.FEW_PAIRS), tau, flips.mean_of(lost - (x - y), np.ones(len(x)), None)
-    )
+    return choice_margins.smoothed_margins(before, after, lost)
 
 
 if __name__ == "__main__":

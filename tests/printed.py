@@ -105,11 +105,8 @@ def variants_table() -> str:
     lines = ["| variant | scheme | weights that share a scale | made by | served by |", "|---|---|---|---|---|"]
     for variant in VARIANTS.values():
         shared = str(variant.group_size or "those of a channel") if variant.quantized else "–"
-        steps = " after ".join(part for part in (variant.algorithm, variant.transform) if part)
-        maker = (
-            steps + (" with a squared-error observer" if variant.observer == "mse" else "")
-            or "nothing: it is the baseline"
-        )
+        observer = " with a squared-error observer" if variant.observer == "mse" else ""
+        maker = variant.method + observer or "nothing: it is the baseline"
         where = "GPU" if variant.gpu_only else "GPU, CPU"
         lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} | {where} |")
     return "\n".join(lines) + "\n"

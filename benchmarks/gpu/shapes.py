@@ -133,7 +133,7 @@ def quantization_config(variant: str) -> dict[str, object]:
     else:
         row = variant_named(variant)
         scheme = scheme_for(row, ["Linear"], row.group_size)
-        form = "int-quantized" if row.scheme == "W8A8" else "pack-quantized"
+        form = "pack-quantized" if row.packed else "int-quantized"
     config = QuantizationConfig(
         config_groups={"group_0": scheme},
         ignore=["lm_head"],

@@ -41,7 +41,7 @@ def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
 def expected(weights: Weights, plan: EvaluationPlan) -> Attempt:
     """The attempt that the gate will probably count: the other variants' weights may not exist yet."""
     known = AttemptRecord(plan.store, weights.baseline_digest, plan.decided_limits.name).read()
-    policy = policy_digest(plan.decided_limits.model_dump_json())
+    policy = policy_digest(plan.decided_limits)
     return expected_attempt(known, policy, plan.asked, {weights.variant: weights.digest})
 
 

@@ -134,10 +134,16 @@ def smoothed(baseline: Answers, variant: Answers) -> Smoothed | None:
     before, after = paired.numbers("margin"), variant.numbers("margin")
     if before is None or after is None:
         return None
+    return smoothed_margins(before, after, paired.scores - variant.scores, paired.clusters)
+
+
+def smoothed_margins(
+    before: Numbers, after: Numbers, lost: Numbers, clusters: NDArray[np.int64] | None = None
+) -> Smoothed:
+    """The scores by the margins of two models (n,), of which `lost` is the baseline's score less the variant's (n,)."""
     x, y, tau = scores_of(before, after)
-    difference = (paired.scores - variant.scores) - (x - y)
-    distance = flips.mean_of(difference, np.ones(len(x)), paired.clusters)
-    return Smoothed(margin.pairs(x, y, paired.clusters, most=FEW_PAIRS), tau, distance)
+    distance = flips.mean_of(lost - (x - y), np.ones(len(x)), clusters)
+    return Smoothed(margin.pairs(x, y, clusters, most=FEW_PAIRS), tau, distance)
 
 
 def scores_of(before: Numbers, after: Numbers) -> tuple[Numbers, Numbers, float]:

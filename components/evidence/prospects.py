@@ -27,7 +27,7 @@ from components.evidence.further_items import LimitTest, further, with_power
 from components.evidence.limits import ClippedTest, Limit
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
-from components.evidence.spending import attempt_share, describe_attempt, run_share
+from components.evidence.spending import describe_attempt, error_of
 from components.evidence.worst_cluster import PairedCluster, WorstClusterTest
 from components.policies.policy import MOST_NATS, UseCase
 from components.run.artifacts import Scores, Weights
@@ -62,8 +62,8 @@ class Prospect:
     @property
     def alpha(self) -> float:
         """The error probability that a pass may use: of the first variant in Holm's order, at the last look."""
-        spent = attempt_share(self.attempt) * run_share(self.attempt)
-        return self.use_case.alpha * spent * error_share(self.looks, self.looks) / max(self.variants, 1)
+        allowed = error_of(self.use_case.confidence, self.attempt)
+        return allowed * error_share(self.looks, self.looks) / max(self.variants, 1)
 
     @property
     def left_out(self) -> list[str]:

@@ -15,7 +15,7 @@ def judgement_of(
     """What the gate judges, for the record."""
     looks = {row.variant: (row.look, row.looks) for row in scores}
     return Judgement(
-        policy=policy_digest(plan.decided_limits.model_dump_json()),
+        policy=policy_digest(plan.decided_limits),
         weights={row.variant: row.digest for row in weights},
         evidence=evidence_digest(records.sha256s, records.again_sha256, looks),
         asked=plan.asked,

@@ -70,8 +70,9 @@ def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]
 def layouts(groups: list[LayerGroup], widths: Mapping[str, int], variant: Variant) -> dict[str, Layout]:
     """The layout of each layer by the variant."""
     sizes = {kind: group.group_size for group in groups for kind in group.kinds}
-    packed = variant.scheme != "W8A8"
-    return {name: Layout(variant.bits, sizes[name.rsplit(".", 1)[-1]], variant.symmetric, packed) for name in widths}
+    return {
+        name: Layout(variant.bits, sizes[name.rsplit(".", 1)[-1]], variant.symmetric, variant.packed) for name in widths
+    }
 
 
 def fitting_size(kind: str, widths: list[int], group_size: int) -> int:

@@ -31,6 +31,16 @@ class Variant:
     gpu_only: bool = False
     """vLLM's CPU build has no kernel for it."""
 
+    @property
+    def method(self) -> str:
+        """E.g. `GPTQ` or `RTN after AWQ`; empty for the baseline."""
+        return " after ".join(part for part in (self.algorithm, self.transform) if part)
+
+    @property
+    def packed(self) -> bool:
+        """Whether a stored int32 has several weights; else each has a byte of its own."""
+        return self.scheme != "W8A8"
+
 
 BASELINE = "bf16"
 

@@ -73,11 +73,10 @@ def main() -> None:
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
     copy_beside_weights(options.model, options.out)
-    steps = " after ".join(part for part in (variant.algorithm, variant.transform) if part)
     facts = {
         "layout": recipe.layout,
         "layers": {name: asdict(layer) for name, layer in recipe.layers.items()},
-        "algorithm": f"{steps} in float32" if in_float32 else steps,
+        "algorithm": f"{variant.method} in float32" if in_float32 else variant.method,
     }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
 

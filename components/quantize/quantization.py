@@ -55,7 +55,7 @@ def quantize(
         variant=variant.name,
         baseline_digest=baseline.digest,
         scheme=variant.scheme,
-        algorithm=variant.algorithm,
+        algorithm=variant.method,
         calibration=calibration.describe(),
     )
     try:

@@ -22,5 +22,5 @@ def count_tracked(model: Model, plan: EvaluationPlan) -> tuple[Attempt, str]:
         except PrerequisiteError as error:
             tracked, note = [], f"attempts are counted from the store alone: {str(error).partition(chr(10))[0]}"
         add_to_record(record, tracked)
-    policy = policy_digest(plan.decided_limits.model_dump_json())
+    policy = policy_digest(plan.decided_limits)
     return expected_attempt(record.read(), policy, plan.asked, {}), note

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from components.policies.policy import UseCase
 from components.storage.artifact import Artifact
 
 NOT_DECIDING = (
@@ -61,9 +62,9 @@ def digests_of(decision: str, records: Mapping[str, str], again: str = "") -> Di
     )
 
 
-def policy_digest(limits: str) -> str:
-    """The digest of the limits that decide, given as their JSON."""
-    return _digest(json.loads(limits, parse_int=float))
+def policy_digest(limits: UseCase) -> str:
+    """The digest of the limits that decide."""
+    return _digest(json.loads(limits.model_dump_json(), parse_int=float))
 
 
 def _digest(content: Mapping[str, Any]) -> str:
