@@ -107,7 +107,7 @@ def variants_table() -> str:
         shared = str(variant.group_size or "those of a channel") if variant.quantized else "–"
         observer = " with a squared-error observer" if variant.observer == "mse" else ""
         maker = variant.method + observer or "nothing: it is the baseline"
-        where = "GPU" if variant.gpu_only else "GPU, CPU"
+        where = "GPU, CPU" if variant.on_cpus else "GPU"
         lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} | {where} |")
     return "\n".join(lines) + "\n"
 

@@ -115,8 +115,9 @@ def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, 
     layers = layouts_in(all_rows / f"{row.name}.json")
     widths = {name: 128 if "down" in name else 64 for name in NAMES}
     groups = {name: row.group_size and min(row.group_size, width) for name, width in widths.items()}
-    packed = row.scheme != "W8A8"
-    assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed) for name in NAMES}
+    packed = row.scheme not in ("W8A8", "FP8_DYNAMIC", "FP8_BLOCK")
+    kind = ("float" if row.name.startswith(("fp", "nv", "mx")) else "int", 128 if row.name == "fp8-block" else None)
+    assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed, *kind) for name in NAMES}
     folder, transformed = all_rows / row.name, bool(row.transform)
     errors = check_compressed(folder, made["bf16"], layers, transformed=transformed)
     if transformed:
@@ -124,7 +125,7 @@ def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, 
         with pytest.raises(PrerequisiteError, match="changed tensors|far from the model's"):
             check_compressed(folder, made["bf16"], layers)
         return
-    low, high = {8: (0.001, 0.02), 4: (0.05, 0.25)}[row.bits]
+    low, high = {(8, "int"): (0.001, 0.02), (8, "float"): (0.015, 0.04)}.get((row.bits, row.number), (0.05, 0.25))
     assert all(low < error < high for error in errors.values()), errors
 
 

@@ -35,9 +35,11 @@ def test_a_run_makes_three_variants_unless_it_names_others() -> None:
 
 @pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
 def test_a_name_says_bits_group_size_and_method(row: Variant) -> None:
-    assert row.name.startswith(f"int{row.bits}")
+    assert (
+        row.name.removeprefix("nv").removeprefix("mx").startswith(f"{'int' if row.number == 'int' else 'fp'}{row.bits}")
+    )
     parts = row.name.split("-")[1:]
-    assert (f"g{row.group_size}" in parts) is (row.group_size is not None)
+    assert (f"g{row.group_size}" in parts) is (row.number == "int" and row.group_size is not None)
     assert ("asym" in parts) is not row.symmetric
     assert ("mse" in parts) is (row.observer == "mse")
     assert ("awq" in parts, "smooth" in parts) == (row.transform == "AWQ", row.transform == "SmoothQuant")

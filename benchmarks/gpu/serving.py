@@ -15,7 +15,7 @@ from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import Wanted, share_of_memory, started
 from components.errors import PrerequisiteError
 from components.evaluate.endpoint import Endpoint
-from components.models.variants import BASELINE
+from components.models.variants import BASELINE, variant_named
 from components.run.artifacts import Server
 from components.servers import access, local_vllm
 from components.servers.client import ServerFailedError
@@ -29,7 +29,7 @@ COARSE_TOLERANCE = 0.2
 On SmolLM2-135M int8 answers of vLLM's CPU build differ from those of transformers by 0.14 to 0.16, and from those of
 the model that was not quantized by 0.13.
 """
-COARSE = ("int8", shapes.FP8)
+COARSE = ("int8", "fp8-dynamic", "fp8-block", "nvfp4", "mxfp4")
 SHARED = share_of_memory(1_000_000_000)
 EAGER = ("--enforce-eager",)
 
@@ -84,14 +84,14 @@ def main() -> None:
 
 def starts(chosen: Setting) -> list[tuple[str, str]]:
     """The variants to serve, each with how it starts."""
-    eager = [(variant, "eager") for variant in filter(chosen.wants, shapes.VARIANTS)]
-    return eager if chosen.rehearse else [*eager, (BASELINE, "compiled")]
+    eager = [(variant, "eager") for variant in filter(chosen.wants, shapes.variants(chosen.models))]
+    return eager if chosen.rehearse or not chosen.wants(BASELINE) else [*eager, (BASELINE, "compiled")]
 
 
 def skip_reason(chosen: Setting, variant: str, folder: Path) -> str:
     """Why the variant is not served; empty if it is."""
-    if chosen.rehearse and variant == shapes.FP8:
-        return "FP8 needs a GPU"
+    if chosen.rehearse and not variant_named(variant).on_cpus:
+        return "needs a GPU"
     if not (folder / "config.json").exists():
         return "part (a) left no checkpoint"
     return "no time left" if chosen.is_late(40) else ""
@@ -153,7 +153,7 @@ def distance_from_cpu(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").float().eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     distances, same = [], 0
     for (context, choices), answered in zip(pairs, answers, strict=True):

@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scoring_speed import demo_model
-from components.models.variants import BASELINE, variant_named
+from components.models.variants import BASELINE, VARIANTS, variant_named
 from components.quantize.recipe import scheme_for
 
 DEMO = "demo"
-FP8 = "fp8"
-VARIANTS = (BASELINE, "int8", "int4-g128", "int4-g64", FP8)
+SERVED = (BASELINE, "int8", "int4-g128", "int4-g64", "fp8-dynamic")
+"""The variants that are measured unless --models names others."""
 REHEARSED_LAYERS = 2
 """The demo model's layers in the rehearsal."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def variants(models: tuple[str, ...]) -> list[str]:
+    """The variants to measure: those that `models` names, alone or after a model's name, or else SERVED."""
+    named = {name.rpartition(".")[2] for name in models}
+    further = [name for name in VARIANTS if name in named and name not in SERVED]
+    return [*SERVED, *further]
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,13 @@ def weightless(shape: Shape, variant: str, folder: Path, tokenizer: Path) -> Pat
 
 def quantization_config(variant: str) -> dict[str, object]:
     """What llm-compressor writes into config.json for the variant of a model whose layers all fit its groups."""
-    from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
+    from compressed_tensors.compressors.format import infer_module_format
+    from compressed_tensors.quantization import QuantizationConfig
+    from torch.nn import Linear
 
-    if variant == FP8:
-        scheme, form = preset_name_to_scheme("FP8_DYNAMIC", ["Linear"]), "float-quantized"
-    else:
-        row = variant_named(variant)
-        scheme = scheme_for(row, ["Linear"], row.group_size)
-        form = "pack-quantized" if row.packed else "int-quantized"
+    row = variant_named(variant)
+    scheme = scheme_for(row, ["Linear"], row.group_size)
+    form = infer_module_format(Linear, scheme).value
     config = QuantizationConfig(
         config_groups={"group_0": scheme},
         ignore=["lm_head"],

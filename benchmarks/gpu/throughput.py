@@ -75,7 +75,7 @@ def wanted(chosen: Setting) -> list[Wanted]:
     shape, tokenizer = shapes.SHAPES[EIGHT], shapes.tokenizer(chosen.data)
     return [
         Wanted(variant, variant, shapes.weightless(shape, variant, chosen.out, tokenizer), (*DUMMY, *GRAPHS, *SHARED))
-        for variant in filter(chosen.wants, shapes.VARIANTS)
+        for variant in filter(chosen.wants, shapes.variants(chosen.models))
     ]
 
 

@@ -4,6 +4,7 @@ llm-compressor refuses a layer whose input width is not a multiple of the group 
 group size if it fits, and otherwise the largest of its half, quarter ... that fits.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +25,23 @@ class Layout:
     symmetric: bool = True
     """False: each scale has a zero point."""
     packed: bool = True
-    """Whether an int32 has several weights; else each has a byte of its own."""
+    """Whether a stored number has several weights; else each has a byte of its own."""
+    number: str = "int"
+    """`int` or `float`."""
+    block_size: int | None = None
+    """Height and width of the blocks that share a scale."""
 
     def __str__(self) -> str:
         scales = f"groups of {self.group_size}" if self.group_size else "one scale a channel"
-        return f"{self.bits} bits, {scales}{'' if self.symmetric else ', zero points'}"
+        scales = f"blocks of {self.block_size} x {self.block_size}" if self.block_size else scales
+        kind = "" if self.number == "int" else f" as {self.number}"
+        return f"{self.bits} bits{kind}, {scales}{'' if self.symmetric else ', zero points'}"
+
+    def scales_of(self, rows: int, columns: int) -> tuple[int, int]:
+        """The shape of the scales of a matrix of weights."""
+        if self.block_size:
+            return math.ceil(rows / self.block_size), math.ceil(columns / self.block_size)
+        return rows, columns // self.group_size if self.group_size else 1
 
 
 @dataclass(frozen=True)
@@ -67,11 +80,35 @@ def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]
     ]
 
 
+def one_group(widths: Mapping[str, int], variant: Variant) -> LayerGroup:
+    """All layers together: a scale a channel, or the group or block size that the variant's format prescribes.
+
+    Raises PrerequisiteError with the layers whose width is not a multiple of it.
+    """
+    size = variant.block_size or variant.group_size
+    misfits = [name for name, width in widths.items() if size and width % size]
+    if misfits:
+        raise PrerequisiteError(
+            f"{variant.name} has groups of {size} weights, which do not fit {len(misfits)} of {len(widths)} layers, as "
+            f"{misfits[0]} with its input width of {widths[misfits[0]]}. Use int8 or fp8-dynamic, which need no groups."
+        )
+    kinds = tuple(sorted({name.rsplit(".", 1)[-1] for name in widths}))
+    return LayerGroup(variant.group_size, kinds, layers=len(widths))
+
+
 def layouts(groups: list[LayerGroup], widths: Mapping[str, int], variant: Variant) -> dict[str, Layout]:
     """The layout of each layer by the variant."""
     sizes = {kind: group.group_size for group in groups for kind in group.kinds}
     return {
-        name: Layout(variant.bits, sizes[name.rsplit(".", 1)[-1]], variant.symmetric, variant.packed) for name in widths
+        name: Layout(
+            variant.bits,
+            sizes[name.rsplit(".", 1)[-1]],
+            variant.symmetric,
+            variant.packed,
+            variant.number,
+            variant.block_size,
+        )
+        for name in widths
     }
 
 

@@ -28,8 +28,14 @@ class Variant:
     quantized: bool = True
     default: bool = False
     """Made by a run that names no variants."""
-    gpu_only: bool = False
-    """vLLM's CPU build has no kernel for it."""
+    number: str = "int"
+    """The kind of number of a stored weight: `int` or `float`."""
+    block_size: int | None = None
+    """Height and width of the blocks of weights that share a scale, in place of a channel or a group."""
+    on_cpus: bool = True
+    """Whether vLLM's CPU build has a kernel for it."""
+    on_gpus_since: tuple[int, int] = (7, 5)
+    """The least compute capability of a GPU with a kernel for it, by vLLM's compressed-tensors schemes."""
 
     @property
     def method(self) -> str:
@@ -38,8 +44,8 @@ class Variant:
 
     @property
     def packed(self) -> bool:
-        """Whether a stored int32 has several weights; else each has a byte of its own."""
-        return self.scheme != "W8A8"
+        """Whether a stored number has several weights; else each has a byte of its own."""
+        return self.scheme != "W8A8" and (self.number == "int" or self.bits < 8)
 
 
 BASELINE = "bf16"
@@ -59,7 +65,13 @@ VARIANTS = {
         Variant("int4-awq-g128", "W4A16", 4, 128, transform="AWQ", algorithm="RTN"),
         Variant("int4-awq-g64", "W4A16", 4, 64, transform="AWQ", algorithm="RTN"),
         Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant"),
-        Variant("int8-w8a16", scheme="W8A16", bits=8, gpu_only=True),
+        Variant("int8-w8a16", scheme="W8A16", bits=8, on_cpus=False),
+        Variant("fp8-dynamic", "FP8_DYNAMIC", 8, number="float", algorithm="RTN", on_cpus=False),
+        Variant("fp8-block", "FP8_BLOCK", 8, number="float", algorithm="RTN", on_cpus=False, block_size=128),
+        Variant("nvfp4", "NVFP4", 4, 16, number="float", algorithm="RTN", on_cpus=False),
+        Variant("nvfp4-a16", "NVFP4A16", 4, 16, number="float", algorithm="RTN", on_cpus=False),
+        Variant("mxfp4", "MXFP4", 4, 32, number="float", algorithm="RTN", on_cpus=False),
+        Variant("mxfp4-a16", "MXFP4A16", 4, 32, number="float", algorithm="RTN", on_cpus=False),
     )
 }
 

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 WEIGHT = ".weight"
 PARTS = (".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
+PARTS += (".weight_global_scale", ".input_global_scale")
 """What compressed-tensors stores for a layer."""
 LARGEST_ERROR = 0.9
 """Of the relative error of a layer's weights. GPTQ with INT4 is at 0.1 to 0.3, zeros at 1, another layer's at 1.4."""
+MX_BIAS, MX_NAN = 127, 255
+"""Of the exponents of MXFP4's scales (OCP Microscaling Formats, E8M0)."""
 NORM = re.compile(r"norm[^.]*\.weight$")
 NAMED = 5
 
@@ -92,8 +95,10 @@ def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
             group_size=weights.get("group_size") or None,
             symmetric=bool(weights.get("symmetric")),
             packed=layout.packed,
+            number=str(weights.get("type")),
+            block_size=(weights.get("block_structure") or [None])[0],
         )
-        if said != layout or weights.get("type") != "int":
+        if said != layout:
             faults.append(f"{name} ({said}, not {layout})")
     _refuse("wrote another configuration for", faults, folder)
 
@@ -152,19 +157,52 @@ def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Te
     """The relative error of one layer's weights; raises ValueError with what is wrong with the layer."""
     weights = original[name + WEIGHT]().float()
     rows, columns = weights.shape
-    scale = compressed[f"{name}.weight_scale"]().float()
+    scale = _scales(name, compressed)
     if not bool(scale.isfinite().all()) or not bool((scale > 0).all()):
         raise ValueError("a scale is not finite and positive")
-    expected = (rows, columns // layout.group_size if layout.group_size else 1)
+    expected = layout.scales_of(rows, columns)
     if tuple(scale.shape) != expected:
         raise ValueError(f"its scales are {tuple(scale.shape)}, not {expected}")
-    integers = _integers(name, layout, (rows, columns), compressed)
+    stored = _floats if layout.number == "float" else _integers
+    numbers = stored(name, layout, (rows, columns), compressed)
     if not layout.symmetric:
-        integers = integers - _zero_points(name, layout, expected, compressed).repeat_interleave(
-            columns // expected[1], 1
-        )
-    restored = integers.float() * scale.repeat_interleave(columns // expected[1], dim=1)
+        numbers = numbers - _for_each_weight(_zero_points(name, layout, expected, compressed), (rows, columns), layout)
+    restored = numbers.float() * _for_each_weight(scale, (rows, columns), layout)
     return float((restored - weights).norm() / weights.norm().clamp(min=1e-30))
+
+
+def _for_each_weight(scale: "torch.Tensor", shape: tuple[int, int], layout: Layout) -> "torch.Tensor":
+    """The scale of each weight of a matrix of that shape."""
+    rows, columns = shape
+    if layout.block_size:
+        wide = scale.repeat_interleave(layout.block_size, 0).repeat_interleave(layout.block_size, 1)
+        return wide[:rows, :columns]
+    return scale.repeat_interleave(columns // scale.shape[1], dim=1)
+
+
+def _scales(name: str, compressed: "Tensors") -> "torch.Tensor":
+    """The scales of a layer in float32; NVFP4's are stored as multiples of a tensor's, MXFP4's as exponents of two."""
+    import torch
+
+    scale = compressed[f"{name}.weight_scale"]()
+    if scale.dtype == torch.uint8:
+        powers = (scale.float() - MX_BIAS).exp2()
+        return powers.masked_fill(scale == MX_NAN, math.nan)
+    whole = compressed.get(f"{name}.weight_global_scale")
+    return scale.float() / whole().float() if whole else scale.float()
+
+
+def _floats(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
+    """The numbers of a layer of FP8 or FP4, without their scales; raises ValueError if they are not of the layout."""
+    import torch
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+
+    rows, columns = shape
+    if not layout.packed:
+        return _stored(name + WEIGHT, torch.float8_e4m3fn, shape, compressed)
+    packed = _stored(f"{name}.weight_packed", torch.uint8, (rows, columns // 2), compressed)
+    numbers: torch.Tensor = unpack_fp4_from_uint8(packed, rows, columns)
+    return numbers
 
 
 def _integers(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":

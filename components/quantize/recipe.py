@@ -8,12 +8,31 @@ from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
 
-from components.models.layers import LayerGroup, Layout, describe_layout, group_layers, layouts
+from components.models.layers import Layout, describe_layout, group_layers, layouts, one_group
 from components.models.variants import Variant
 
 UNQUANTIZED = "lm_head"
 SMOOTHING = 0.8
 """The strength that llm-compressor's own examples use for W8A8."""
+SCALES = {
+    "W8A8": "one scale a channel",
+    "W8A16": "one scale a channel",
+    "W4A16": "one scale a channel",
+    "FP8_DYNAMIC": "one scale a channel",
+    "FP8_BLOCK": "a scale for each block of 128 x 128",
+    "NVFP4": "g16",
+    "NVFP4A16": "g16",
+    "MXFP4": "g32",
+    "MXFP4A16": "g32",
+}
+ACTIVATIONS = {
+    "W8A8": ", activations per token",
+    "FP8_DYNAMIC": ", activations per token",
+    "FP8_BLOCK": ", activations in groups of 128",
+    "NVFP4": ", activations too",
+    "MXFP4": ", activations too",
+}
+"""How a scheme's activations are quantized; the others' are not."""
 ROUNDING = {"GPTQ": GPTQModifier, "RTN": QuantizationModifier}
 
 
@@ -30,10 +49,9 @@ class Recipe:
 
 def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     """The recipe for linear layers of these input widths; raises PrerequisiteError if no group size fits one."""
-    if variant.group_size is None:
-        groups = [LayerGroup(None, kinds=tuple(sorted({_kind(name) for name in widths})), layers=len(widths))]
-        layout = f"one scale a channel on all {len(widths)} layers"
-        layout += ", activations per token" if variant.scheme.endswith("A8") else ""
+    if variant.group_size is None or variant.number == "float":
+        groups = [one_group(widths, variant)]
+        layout = f"{SCALES[variant.scheme]} on all {len(widths)} layers{ACTIVATIONS.get(variant.scheme, '')}"
     else:
         groups = group_layers(widths, variant.group_size)
         layout = describe_layout(groups, widths, variant.group_size)
@@ -56,6 +74,8 @@ def _transforms(variant: Variant) -> list[Modifier]:
 def scheme_for(variant: Variant, targets: list[str], group_size: int | None) -> QuantizationScheme:
     """The variant's preset with its settings, for the layers that match `targets`; a group_size of None: a channel."""
     preset = preset_name_to_scheme(variant.scheme, targets)
+    if variant.number == "float":
+        return preset
     settings = {
         "symmetric": variant.symmetric,
         "observer": variant.observer,
@@ -64,7 +84,3 @@ def scheme_for(variant: Variant, targets: list[str], group_size: int | None) -> 
     }
     weights = QuantizationArgs.model_validate(preset.weights.model_dump() | settings)
     return preset.model_copy(update={"weights": weights})
-
-
-def _kind(name: str) -> str:
-    return name.rsplit(".", 1)[-1]

@@ -34,12 +34,22 @@ def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
 
 
 def check_kernels(variants: Iterable[str], on_cpu: bool) -> None:
-    """Raise PrerequisiteError for variants that vLLM's CPU build cannot serve, if that is the one to serve them."""
-    refused = [name for name in variants if on_cpu and VARIANTS[name].gpu_only]
-    if refused:
+    """Raise PrerequisiteError for variants that vLLM cannot serve here, by its CPU build or on this machine's GPU."""
+    rows, capability = [VARIANTS[name] for name in variants], machine.compute_capability()
+    if refused := [row.name for row in rows if on_cpu and not row.on_cpus]:
         raise PrerequisiteError(
             f"{', '.join(refused)}: vLLM's CPU build has no kernel for it. Leave it out, or run it where a GPU is."
         )
+    for row in rows:
+        if not on_cpu and row.quantized and capability and capability < row.on_gpus_since:
+            raise PrerequisiteError(
+                f"{row.name}: vLLM has a kernel for it from compute capability {_version(row.on_gpus_since)} on, and "
+                f"this GPU has {_version(capability)}. Leave it out, or use a newer GPU."
+            )
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
 
 
 def beyond_the_memory(model_path: Path, kv_cache_gib: int) -> str:

@@ -48,7 +48,7 @@ def test_served_variants_answer_as_transformers_does(tables: dict[str, list[dict
     for variant in ("bf16", "int4-g64"):
         assert served[variant]["outcome"] == "within 0.1 a token"
         assert served[variant]["ways to score (largest difference a token)"].count("0.0") == 4, "all ways, and equal"
-    assert served["fp8"]["outcome"] == "FP8 needs a GPU"
+    assert served["fp8-dynamic"]["outcome"] == "needs a GPU"
 
 
 def test_both_clients_give_the_same_scores(tables: dict[str, list[dict[str, str]]]) -> None:
