@@ -1,4 +1,4 @@
-"""Prepare the files that a GPU machine without a network needs, in pieces of at most 61 MB.
+"""Prepare the files that a GPU machine without a network needs, in pieces of at most 60 MB.
 
     python -m benchmarks.gpu.carry DATA OUT [--items 200]
 
@@ -31,7 +31,7 @@ from components.benchmarks.embedded import embedded
 from components.models.wheels import PINS, wheel
 from components.storage.cache import cache_dir
 
-PIECE_BYTES = 61_000_000
+PIECE_BYTES = 59_650_000
 VLLM = "vllm==0.26.0"
 """The newest version that pins torch 2.11."""
 HERE = Path(__file__).parent
