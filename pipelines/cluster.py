@@ -27,6 +27,7 @@ import components
 from components.errors import PrerequisiteError
 from components.kubernetes.labels import RUN_NAME
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
+from components.servers.start_key import SERVERS_SECRET
 from pipelines.ship import ship
 
 LABELS = {"app.kubernetes.io/managed-by": "quantgate"}
@@ -50,6 +51,8 @@ S3_PLACE = Keys("quantgate-s3", ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"), opti
 RUN_PLACES = Keys("quantgate-s3", ("QUANTGATE_STORE", "QUANTGATE_RESULTS"), optional=True)
 """In the same ConfigMap: where the weights and the results go of a run that gives no other place."""
 HUB = Keys("quantgate-hub", ("HF_TOKEN",), optional=True)
+SERVERS = Keys("quantgate-servers", (SERVERS_SECRET,))
+"""The secret from which the API key of each start of a server is made."""
 MLFLOW = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), optional=True)
 MLFLOW_TOKEN = Keys("quantgate-mlflow", ("MLFLOW_TRACKING_TOKEN",), optional=True)
 """In the same Secret, for an MLflow that takes a token in place of a name and a password."""
@@ -86,7 +89,7 @@ SANDBOX = Keys("quantgate-sandbox", ("QUANTGATE_SANDBOX_RUNTIME_CLASS",), option
 """A ConfigMap: the RuntimeClass of the pods in which a model's programs run, if the cluster has a safer one."""
 
 
-SECRETS = {secret.name: secret for secret in (S3_KEYS, HUB, MLFLOW)}
+SECRETS = {secret.name: secret for secret in (S3_KEYS, HUB, MLFLOW, SERVERS)}
 
 
 @dataclass(frozen=True)

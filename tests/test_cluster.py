@@ -145,10 +145,17 @@ def test_a_step_references_only_the_secrets_that_it_needs(production: Compiled) 
         "promote",
     }
     assert all("quantgate-s3" in secrets for secrets in named.values())
+    assert {step for step, secrets in named.items() if "quantgate-servers" in secrets} == {
+        "resolve",
+        "deploy",
+        "evaluate-tiny",
+        "evaluate-full",
+    }
     assert production.references("resolve", "secretAsEnv") == {
         "quantgate-s3": False,
         "quantgate-hub": True,
         "quantgate-mlflow": True,
+        "quantgate-servers": False,
     }
     keys = {key["secretKey"]: key["envVar"] for key in production.pod("execute")["secretAsEnv"][0]["keyToEnv"]}
     assert keys == {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}

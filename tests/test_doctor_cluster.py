@@ -122,7 +122,7 @@ def test_a_healthy_cluster_has_no_fault_and_every_check_says_what_it_saw(clinic:
         "✔ artifacts    seaweedfs.kubeflow:9000 (kfp's default: kfp-launcher has no providers): the Service exists",
         "✔ store        http://seaweedfs.kubeflow.svc:9000 (AWS_ENDPOINT_URL of the ConfigMap quantgate-s3)",
         f"✔ account      quantgate-pipeline in quantgate has the {len(clinic.facts.reviewed)} rights that a run needs",
-        "✔ pods         the steps' pods find secret quantgate-s3, persistentvolumeclaim quantgate-cache",
+        "✔ pods         the steps' pods find secret quantgate-s3, secret quantgate-servers, persistentvolumeclaim ",
         "✔ admission    the cluster and its webhooks accept: ",
         f"✔ image        {clinic.registry}/quantgate/vllm:1: its registry gives it to everybody",
         "✔ GPU          a server: 1 nvidia.com/gpu: 1 of 1 nodes",
@@ -203,6 +203,7 @@ def test_kubeflow_in_another_namespace_without_providers_is_found(clinic: Clinic
     ("path", "text"),
     [
         ("secrets/quantgate-s3", "there is no secret quantgate-s3 in quantgate → Create it from manifests/secrets"),
+        ("secrets/quantgate-servers", "there is no secret quantgate-servers in quantgate → Create it from"),
         ("persistentvolumeclaims/quantgate-cache", "there is no persistentvolumeclaim quantgate-cache in quantgate"),
     ],
 )
@@ -253,9 +254,9 @@ def test_a_missing_serving_runtime_is_found(clinic: Clinic) -> None:
 
 
 def test_the_rights_that_the_account_lacks_are_named(clinic: Clinic) -> None:
-    clinic.facts.lacking = ("create leases", "get pods/log")
+    clinic.facts.lacking = ("create leases", "create secrets", "get pods/log")
     fault = clinic.line("account")
-    assert "may not: create leases.coordination.k8s.io, get pods/log →" in fault
+    assert "may not: create leases.coordination.k8s.io, create secrets, get pods/log →" in fault
     assert "Apply manifests/" in fault
 
 

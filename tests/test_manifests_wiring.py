@@ -106,7 +106,7 @@ def test_everything_that_a_pod_refers_to_exists(overlay: str, secrets: dict[str,
 
 
 def test_the_secrets_contain_the_keys_that_the_steps_use(secrets: dict[str, Object]) -> None:
-    for wanted in (cluster.S3_KEYS, cluster.HUB, cluster.MLFLOW):
+    for wanted in (cluster.S3_KEYS, cluster.HUB, cluster.MLFLOW, cluster.SERVERS):
         assert set(wanted.names) <= secrets[wanted.name]["data"].keys()
     for overlay in OVERLAYS:
         settings = of_kind(overlay, "ConfigMap")

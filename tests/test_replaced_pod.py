@@ -84,6 +84,19 @@ def test_an_evaluation_goes_on_when_kubernetes_has_replaced_the_pod(
     assert (again.tasks, again.replaced) == (scores.tasks, 1)
 
 
+@pytest.mark.fault(
+    "servers", "a pod of a server on a cluster is replaced by one that demands no key", "its answers are not taken"
+)
+def test_a_new_pod_that_demands_no_key_is_another_server(pods: ServingPods, tiny_model: Path, tmp_path: Path) -> None:
+    server, _ = served(pods, tiny_model, str(tmp_path / "results"))
+    pods.again = "open"
+    pods.replace_when_it_ends()
+    scores = scored(server, tiny_model, tmp_path)
+    assert "the new one is another server: The server at " in scores.failure
+    assert "answers a request without its API key" in scores.failure
+    assert (scores.tasks, scores.records) == ((), "")
+
+
 def test_a_new_pod_with_another_image_is_another_server(pods: ServingPods, tiny_model: Path, tmp_path: Path) -> None:
     server, _ = served(pods, tiny_model, str(tmp_path / "results"))
     pods.replace_when_it_ends(image="docker.io/vllm/vllm-openai@sha256:moved")

@@ -19,7 +19,7 @@ from components.errors import PrerequisiteError
 from components.processes import lease
 from components.run import machine
 from components.run.artifacts import Server, ServerPod
-from components.servers import access, local_vllm, vllm_options
+from components.servers import access, local_vllm, probes, vllm_options
 from components.servers.abilities import abilities
 from components.servers.client import Client, NotOursError, client_of
 from tests.support.cpu import cpu_with
@@ -313,7 +313,7 @@ def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Pa
 
 def test_a_server_that_does_not_answer_in_time_has_no_status_yet() -> None:
     server = Server(variant="int8", url=f"http://127.0.0.1:{local_vllm.free_port()}/v1")
-    assert local_vllm.status_without_key(server) == 0
+    assert probes.status_with(server, "") == 0
 
 
 @pytest.mark.fault(

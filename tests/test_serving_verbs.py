@@ -56,7 +56,7 @@ def deployed(
 def test_a_step_serves_and_a_later_one_stops_it_twice(deployed: Path, cluster: Cluster, plan: EvaluationPlan) -> None:
     server = Server.read(deployed / "server.json")
     assert (server.failure, server.pid, server.served_name) == ("", 0, "quantgate-int8")
-    assert [name.partition("/")[0] for name in left(cluster)] == ["inferenceservices", "leases"]
+    assert [name.partition("/")[0] for name in left(cluster)] == ["inferenceservices", "leases", "secrets"]
     assert open_store(plan.results).get_text("variants/int8/server.json")
     for _ in range(2):
         deploy_step.undeploy("int8", plan.results)

@@ -15,6 +15,7 @@ from components.kubernetes.cluster_client import (
     JOB,
     LEASE,
     POD,
+    SECRET,
     SERVICE,
     SERVING_RUNTIME,
     ClusterClient,
@@ -45,13 +46,14 @@ class Right:
 
 SERVE = (
     Right(LEASE, ("create", "get", "list", "patch", "delete")),
+    Right(SECRET, ("create",)),
     Right(SERVICE, ("create", "get")),
     Right(CONFIG_MAP, ("create", "get")),
     Right(POD, ("get", "list")),
     Right(POD, ("get",), "log"),
     Right(EVENT, ("list",)),
 )
-"""For a server however it is served: its lease, its address, and why it is not ready."""
+"""For a server however it is served: its lease, its API key, its address, and why it is not ready."""
 WITH_KSERVE = (Right(INFERENCE_SERVICE, ("create", "get", "list", "watch")), Right(SERVING_RUNTIME, ("get",)))
 WITHOUT_KSERVE = (Right(DEPLOYMENT, ("create", "get", "list", "watch")),)
 PROGRAMS = (

@@ -1,20 +1,25 @@
-"""Check what the account of a run's steps may do, before the run spends anything."""
+"""Check what the account of a run's steps may do, and that servers can get keys, before the run spends anything."""
 
 from components.benchmarks.selection import suite_of
 from components.errors import PrerequisiteError
 from components.run.plan import EvaluationPlan
 from components.sandbox.containment import Containment, chosen_containment
 from components.servers.cluster_settings import KSERVE, LOCAL, from_environment
+from components.servers.start_key import servers_secret
 
 ACCOUNT = "quantgate-pipeline"
 """The account of manifests/base/identities.yaml."""
 
 
 def check_rights(plan: EvaluationPlan) -> None:
-    """Raise PrerequisiteError when the later steps' account lacks a right; only on a cluster, where all have one."""
+    """Raise PrerequisiteError when the later steps' account lacks a right; only on a cluster, where all have one.
+
+    Also when they have no secret to make the servers' API keys from.
+    """
     settings = from_environment()
     if settings.kind == LOCAL:
         return
+    servers_secret()
     # the client takes a second to import, and only a cluster needs it
     from components.kubernetes.cluster_client import ClusterClient
     from components.kubernetes.rights import PROGRAMS, missing_rights, serving_rights

@@ -101,6 +101,8 @@ class Server(Artifact):
     startup_s: float = 0.0
     key_file: str = ""
     """The file with the API key of a server on this machine; only the run's account may read it."""
+    key_secret: str = ""
+    """The name of the Kubernetes Secret with the API key of a server on a cluster."""
     engine: str = ""
     """Package and version that answered, e.g. `vllm 0.32.0`."""
     identity: ServerIdentity | None = None

@@ -9,7 +9,7 @@ cluster_settings                its settings, QUANTGATE_SERVING_*
 before_start, first_cause       what is known to end a server; why one ended
 why_not_ready, replaced_pod     the same on a cluster; a pod that Kubernetes replaces
 fetch_model                     the weights in its pod
-access                          its API key, and whether it is ours
+access, probes, start_key       its API key, and whether it is ours; the key on a cluster
 client                          the requests
 scoring_requests, scoring_ways, abilities
                                 the requests that score a continuation, and which of them the server offers

@@ -1,19 +1,20 @@
 """The API keys of servers, and whether the process that answers at a server's address is the one that we started.
 
-Each server on this machine gets a fresh key, which it demands of every request. vLLM reads it from $VLLM_API_KEY, so
-that no list of processes shows it; the run's other steps read it from a file that only this account may read. A server
-that was started elsewhere gets the user's key.
+Each start of a server gets a fresh key, which it demands of every request. vLLM reads it from $VLLM_API_KEY, so that no
+list of processes shows it. On this machine the run's other steps read it from a file that only this account may read;
+on a cluster they compute it, see start_key.py. A server that was started elsewhere gets the user's key.
 """
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from components.run.artifacts import Server
+from components.servers.start_key import start_key
 
 KEY_VARIABLE = "VLLM_API_KEY"
 """From this variable vLLM reads the key that it demands."""
@@ -36,6 +37,8 @@ def key_of(server: Server) -> str:
     """The key that this server demands; "" without one. A server of ours never gets the user's key."""
     if not server.started_by_run:
         return user_key()
+    if server.key_secret:
+        return start_key(server.key_secret)
     file = Path(server.key_file)
     return file.read_text(encoding="utf-8") if server.key_file and file.exists() else ""
 
@@ -43,6 +46,11 @@ def key_of(server: Server) -> str:
 def user_key(environment: Mapping[str, str] = os.environ) -> str:
     """The user's key for a server that was started elsewhere; "" when none is set."""
     return next((environment[name] for name in USER_KEYS if environment.get(name)), "")
+
+
+def sets_key(options: Iterable[str], variables: Iterable[str]) -> bool:
+    """Whether vLLM would get an API key from these options, which precede its variable, or from these variables."""
+    return KEY_VARIABLE in variables or any(option.partition("=")[0] == "--api-key" for option in options)
 
 
 def headers(key: str) -> dict[str, str]:

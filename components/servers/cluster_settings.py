@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from components.errors import PrerequisiteError
+from components.servers.access import sets_key
 
 LOCAL, KSERVE, DEPLOYMENT = "local", "kserve", "deployment"
 KINDS = (LOCAL, KSERVE, DEPLOYMENT)
@@ -83,6 +84,11 @@ class ServingSettings:
             raise PrerequisiteError(
                 f"{PREFIX}_ENV sets PYTHONPATH, which KServe's webhook refuses. Install what vLLM must find in an "
                 "image, as manifests/images/vllm.Containerfile does."
+            )
+        if sets_key(self.options, dict(self.env)):
+            raise PrerequisiteError(
+                f"{PREFIX}_OPTIONS or {PREFIX}_ENV sets vLLM's API key. Remove it: each start of a server gets a fresh "
+                "key by itself, and what is set here is recorded with the run."
             )
         try:
             self.address.format(service="", namespace="", port=0)

@@ -8,7 +8,7 @@ and variant: a second attempt continues with the objects of the first.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from components.kubernetes.cluster_client import (
     JSON,
     LEASE,
     POD,
+    SECRET,
     SERVICE,
     SERVING_RUNTIME,
     ClusterClient,
@@ -30,9 +31,11 @@ from components.kubernetes.owner import run_name, workflow
 from components.run.artifacts import Server, ServerPod, Weights
 from components.run.server_identity import ServerIdentity
 from components.servers import objects, vllm_pod
+from components.servers.access import sets_key
 from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
-from components.servers.local_vllm import lists_our_model
+from components.servers.probes import answers_strangers, lists_our_model, why_not_listed
 from components.servers.reported import described
+from components.servers.start_key import servers_secret, start_key
 from components.servers.vllm_options import cpu_variables
 from components.servers.vllm_pod import Runtime, Served
 from components.servers.why_not_ready import Reason, created, evicted, why_not_ready
@@ -75,6 +78,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         raise PrerequisiteError(
             f"A cluster cannot read weights at {weights.uri}. Give s3://BUCKET/PREFIX as the store."
         )
+    servers_secret()  # raises before anything is created
     started = time.monotonic()
     cluster = patient_client(settings)
     runtime = find_runtime(cluster, settings)
@@ -97,6 +101,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     )
     try:
         lease = create_lease(start)
+        start = with_key(start, lease)
+        server = server.model_copy(update={"key_secret": start.served.key_secret})
         with cluster_lease.renewing(cluster, served.name):  # a start may take longer than a lease
             create(start, lease)
             failure = wait_until_ready(start)
@@ -168,14 +174,21 @@ def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:
             f"There is no ServingRuntime {settings.runtime} in the namespace {settings.namespace}. Apply manifests/, "
             "name another one in QUANTGATE_SERVING_RUNTIME, or serve without KServe: QUANTGATE_SERVING=deployment."
         )
-    return objects.runtime_of(serving_runtime, settings)
+    runtime = objects.runtime_of(serving_runtime, settings)
+    if sets_key(runtime.args, dict(runtime.env)):
+        raise PrerequisiteError(
+            f"The ServingRuntime {settings.runtime} sets vLLM's API key. Remove it: each start of a server gets a "
+            "fresh key by itself."
+        )
+    return runtime
 
 
 def create(start: Start, lease: JSON) -> None:
     """Create the objects that the lease owns; keep those that an earlier attempt has created."""
+    secret = objects.key_secret(start.served, start_key(start.served.key_secret))
+    start.cluster.create(SECRET, owned_by(lease, secret))  # or an earlier attempt created it, with the same key
     for kind, body in start.owned_objects:
-        owned = body | {"metadata": body["metadata"] | {"ownerReferences": [owner.reference(lease)]}}
-        while start.cluster.create(kind, owned) is None:
+        while start.cluster.create(kind, owned_by(lease, body)) is None:
             existing = start.cluster.get(kind, start.served.name)
             if existing and is_owned(existing, lease):
                 break  # an earlier attempt created it, with the same settings: its lease has the same digest
@@ -185,6 +198,16 @@ def create(start: Start, lease: JSON) -> None:
                     "Delete or rename it."
                 )
             wait_until_deleted(start, kind)
+
+
+def with_key(start: Start, lease: JSON) -> Start:
+    """The start with an API key of its own: a later start has a lease with another uid, so another Secret and key."""
+    return replace(start, served=replace(start.served, key_secret=f"{start.served.name}-{lease['metadata']['uid']}"))
+
+
+def owned_by(lease: JSON, body: JSON) -> JSON:
+    """The object as one that the cluster deletes with the lease."""
+    return body | {"metadata": body["metadata"] | {"ownerReferences": [owner.reference(lease)]}}
 
 
 def create_lease(start: Start) -> JSON:
@@ -284,17 +307,18 @@ def address(start: Start) -> str:
 
 
 def wait_until_reached(server: Server, start: Start) -> str:
-    """Wait until the ready server answers this process; returns "" then, and otherwise what to check."""
+    """Wait until the ready server answers this process and nobody else; returns "" then, and otherwise what to check.
+
+    It is asked without its key first: a server that has not seen the key cannot tell it from a wrong one.
+    """
     deadline = min(start.deadline, time.monotonic() + REACHED_WITHIN_S)
     while True:
+        if open_door := answers_strangers(server):
+            return f"{open_door} Look for other pods with the labels of {start.served.name}."
         if lists_our_model(server):
             return ""
         if time.monotonic() > deadline:
-            return (
-                f"The cluster reports {start.served.name} as ready, but {server.url}/models does not list "
-                f"{server.served_name} for this pod. Check that the network policies let this pod reach the server, "
-                "and check QUANTGATE_SERVING_ADDRESS."
-            )
+            return f"The cluster reports {start.served.name} as ready, but {why_not_listed(server)}"
         time.sleep(POLL_S)
 
 

@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 
 from components.environments import serving_environment
@@ -30,6 +29,7 @@ from components.run.server_identity import ServerIdentity
 from components.servers import access
 from components.servers.before_start import obstacle
 from components.servers.first_cause import advice, described, first_cause, name_of
+from components.servers.probes import lists_our_model, status_with
 from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, KV_CACHE, NEUTRAL, cpu_layout, cpu_variables
 from components.storage.cache import cache_dir
 
@@ -259,31 +259,12 @@ def wait_until_ready(server: Server, guard: psutil.Process, within_s: float) -> 
             how = name_of(status - 128) if status > 128 else f"exit status {status}"
             return explain(server, f"vLLM ended ({how}) before it was ready.")
         listens = access.listener(guard.pid, access.port_of(server))
-        if listens and lists_our_model(server) and (status := status_without_key(server)):
+        if listens and lists_our_model(server) and (status := status_with(server, "")):
             if status in access.REFUSED:
                 return ""
             return explain(server, f"vLLM answers without the key in ${access.KEY_VARIABLE}, which it should demand.")
         time.sleep(POLL_S)
     return explain(server, f"vLLM was not ready after {within_s:.0f} s.")
-
-
-def status_without_key(server: Server) -> int:
-    """The HTTP status of a request without the key, which every user of this machine can send; 0 for no answer yet."""
-    try:
-        return httpx.get(f"{server.url}/models", timeout=5.0, trust_env=False).status_code
-    except httpx.TransportError:
-        return 0
-
-
-def lists_our_model(server: Server) -> bool:
-    """Whether the endpoint answers with our model: another process may have taken the port in the meantime."""
-    try:
-        headers = access.headers(access.key_of(server))
-        # no proxy leads to this machine
-        answer = httpx.get(f"{server.url}/models", headers=headers, timeout=5.0, trust_env=False)
-        return answer.status_code == 200 and server.served_name in (model["id"] for model in answer.json()["data"])
-    except (httpx.TransportError, ValueError, KeyError, TypeError):
-        return False
 
 
 def why_it_ended(server: Server) -> str:

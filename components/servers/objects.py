@@ -2,6 +2,7 @@
 
     Workflow (of the run) owns Lease owns InferenceService          (KServe)
                                           Deployment, Service       (without)
+                                          Secret                    (both: the API key of this start)
 
 The Lease is created first and owns the other objects, so deleting it removes everything that an interrupted start left.
 It is a separate object, not an annotation of the server: KServe copies annotations into the pod template, so each
@@ -17,6 +18,7 @@ from components.kubernetes.cluster_client import JSON, ObjectKind
 from components.kubernetes.labels import INSTANCE, NO_SIDECAR, RUN
 from components.run.server_identity import ServerIdentity
 from components.servers import vllm_pod
+from components.servers.access import KEY_VARIABLE
 from components.servers.cluster_settings import KSERVE, ServingSettings
 from components.servers.vllm_options import CPU_OPTIONS, NEUTRAL, VLLM_CPU_IMAGE, VLLM_IMAGE
 from components.servers.vllm_pod import KSERVE_CONTAINER, PORT, Runtime, Served
@@ -96,6 +98,18 @@ def manifests(served: Served, runtime: Runtime, settings: ServingSettings) -> li
         (cluster_client.SERVICE, service(served)),
         (cluster_client.DEPLOYMENT, deployment(served, runtime, settings)),
     ]
+
+
+def key_secret(served: Served, key: str) -> JSON:
+    """The Secret with the API key of one start."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": served.key_secret, "labels": served.labels},
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {KEY_VARIABLE: key},
+    }
 
 
 def digest(owned: list[tuple[ObjectKind, JSON]]) -> str:

@@ -17,7 +17,7 @@ from components.run.results import RunResults
 from components.servers import kserve
 from components.servers.cluster_settings import ServingSettings
 from components.servers.kserve import Start
-from components.servers.local_vllm import lists_our_model
+from components.servers.probes import answers_strangers, lists_our_model, refused_key
 from components.servers.reported import described
 from components.servers.vllm_pod import Served
 from components.servers.why_not_ready import evicted, of_container
@@ -59,6 +59,8 @@ def wait_until_back(start: Start, server: Server, cause: str) -> None:
             )
         if crash := crash_of(start, server.pod):
             raise PrerequisiteError(f"{crash} {cause}".strip())
+        if refusal := refused_key(server):  # a new pod has the same key
+            raise PrerequisiteError(f"{refusal[0].upper()}{refusal[1:]} {cause}".strip())
         why = kserve.reason_of(start, current)
         reason = why.text
         if why.final or time.monotonic() > start.deadline:
@@ -107,6 +109,8 @@ def check_same(start: Start, server: Server, pod: ServerPod, results: str) -> No
             differences.append(f"the weights at {weights.uri} were written to since the first start")
     if server.pod and server.pod.image_id and pod.image_id and server.pod.image_id != pod.image_id:
         differences.append(f"its image is {pod.image_id}, before {server.pod.image_id}")
+    if server.key_secret and (open_door := answers_strangers(server)):
+        differences.append(open_door.rstrip("."))
     if (engine := described(server).engine) != server.engine:
         differences.append(f"its engine is {engine}, before {server.engine}")
     if differences:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from components.kubernetes.cluster_client import JSON
 from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN, VARIANT
+from components.servers.access import KEY_VARIABLE
 from components.servers.cluster_settings import ServingSettings
 
 PORT = 8080
@@ -52,6 +53,8 @@ class Served:
     """The environment variables that this model needs."""
     digest: str = ""
     """The weights' digest, with which a pod that fetches them compares their bytes."""
+    key_secret: str = ""
+    """The name of the Secret with the API key of this start; empty before the start's Lease exists."""
 
     @property
     def name(self) -> str:
@@ -78,13 +81,18 @@ def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     variables = {**ENVIRONMENT, **dict(served.variables), **dict(settings.env)}
     return {
         "args": [*options, "--disable-uvicorn-access-log"],
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "env": [*({"name": name, "value": value} for name, value in variables.items()), key_reference(served)],
         "resources": {
             "requests": {"cpu": settings.cpu, "memory": settings.memory, **gpus},
             "limits": {"memory": settings.memory, **gpus},
         },
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
+
+
+def key_reference(served: Served) -> JSON:
+    """The variable with the API key that vLLM demands; only the kubelet reads its value."""
+    return {"name": KEY_VARIABLE, "valueFrom": {"secretKeyRef": {"name": served.key_secret, "key": KEY_VARIABLE}}}
 
 
 def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:

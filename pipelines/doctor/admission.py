@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from http import HTTPStatus
 
-from components.kubernetes.cluster_client import JSON, ObjectKind
+from components.kubernetes.cluster_client import JSON, SECRET, ObjectKind
 from components.servers import objects
 from components.servers.vllm_pod import Runtime, Served
 from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
@@ -17,8 +17,8 @@ def rehearsed(examined: Examined, runtime: Runtime) -> Iterator[Finding]:
     """What the API server and its webhooks say to each object that `deploy` would create."""
     settings = examined.settings
     options = objects.answering(settings, WINDOW)
-    served = Served("doctor", "int8", "s3://bucket/weights/int8", options)
-    owned = objects.manifests(served, runtime, settings)
+    served = Served("doctor", "int8", "s3://bucket/weights/int8", options, key_secret="doctor-int8")
+    owned = [(SECRET, objects.key_secret(served, key="")), *objects.manifests(served, runtime, settings)]
     findings = [rehearsal(examined, kind, body) for kind, body in owned]
     if all(finding.mark == GOOD for finding in findings):
         names = ", ".join(str(kind) for kind, _ in owned)

@@ -49,6 +49,7 @@ class Facts:
             "/api/v1/namespaces/quantgate/services/mlflow": service(5000),
             "/api/v1/namespaces/quantgate/serviceaccounts/quantgate-pipeline": {"kind": "ServiceAccount"},
             "/api/v1/namespaces/quantgate/secrets/quantgate-s3": {"kind": "PartialObjectMetadata"},
+            "/api/v1/namespaces/quantgate/secrets/quantgate-servers": {"kind": "PartialObjectMetadata"},
             "/api/v1/namespaces/quantgate/persistentvolumeclaims/quantgate-cache": {"kind": "PartialObjectMetadata"},
             "/api/v1/namespaces/quantgate/secrets/regcred": {"kind": "Secret"},
             "/api/v1/namespaces/quantgate/resourcequotas": {"items": []},

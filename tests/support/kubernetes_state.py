@@ -1,5 +1,6 @@
 """The state and the behaviour of the stand-in for a Kubernetes API server, without HTTP: see kubernetes_server.py."""
 
+import base64
 import copy
 import threading
 import uuid
@@ -81,6 +82,8 @@ class Cluster:
         with self.changed:
             created, plural = copy.deepcopy(body), path.rsplit("/", 1)[1]
             check_admitted(plural, created)
+            for key, text in created.pop("stringData", {}).items():  # the API takes it, and gives only `data`
+                created.setdefault("data", {})[key] = base64.b64encode(text.encode()).decode()
             name = created["metadata"]["name"]
             if (path, name) in self.objects:
                 raise StatusError(409, "AlreadyExists", f'{plural} "{name}" already exists')

@@ -1,5 +1,6 @@
 """Fixtures for serving on a cluster: the API server's stand-in, a server that answers like vLLM, and controllers."""
 
+import base64
 import http.server
 import json
 import threading
@@ -18,6 +19,7 @@ from tests.support.kubernetes_state import JSON, Cluster
 PLURALS = {KSERVE: "inferenceservices", DEPLOYMENT: "deployments"}
 WORKFLOW = "quantgate-ship-x7k2p"
 RESULTS = "s3://bucket/results"
+SERVERS_SECRET = "of the servers of this stand-in cluster"
 WEIGHTS = Weights(
     variant="int8", baseline_digest="b" * 64, digest="d" * 64, uri="s3://bucket/store/weights/int8", scheme="W8A8"
 )
@@ -45,6 +47,12 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
     dtype = ""
     """What our plugin reports as the server's data type; empty for a vLLM without the plugin."""
+    cluster: Cluster
+    """Whose kubelet gives each server its API key."""
+    takes: Callable[[str, str], bool] = staticmethod(lambda sent, key: sent == f"Bearer {key}")
+    """Whether it answers a request with that Authorization header; the key is its own."""
+    asked: list[tuple[str, str]]
+    """The path and the Authorization header of each request."""
 
     def log_message(self, *_: object) -> None:
         """Write no log."""
@@ -53,12 +61,31 @@ class Answering(http.server.BaseHTTPRequestHandler):
         """The list of models, and the version."""
         bodies = {"version": {"version": "0.32.0"}, "quantgate": {"dtype": self.dtype}}
         last = self.path.rpartition("/")[2]
+        sent, name = self.headers.get("Authorization", ""), self.path.split("/")[1].partition(".")[0]
+        self.asked.append((self.path, sent))
+        if "/v1/" in self.path and not self.takes(sent, environment(self.cluster, name).get("VLLM_API_KEY", "")):
+            self.send_error(401)
+            return
         body = bodies.get(last, {"data": [{"id": "quantgate-int8"}]})
         data = json.dumps(body).encode()
         self.send_response(404 if last == "quantgate" and not self.dtype else 200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def environment(cluster: Cluster, name: str) -> dict[str, str]:
+    """The environment variables that a kubelet gives vLLM's container of the server of that name."""
+    served = cluster.all("inferenceservices") + cluster.all("deployments")
+    (spec,) = (one["spec"] for one in served if one["metadata"]["name"] == name.removesuffix("-predictor"))
+    container = spec["predictor"]["model"] if "predictor" in spec else spec["template"]["spec"]["containers"][0]
+    secrets = {secret["metadata"]["name"]: secret["data"] for secret in cluster.all("secrets")}
+    variables = {}
+    for variable in container["env"]:
+        wanted = variable.get("valueFrom", {}).get("secretKeyRef")
+        value = base64.b64decode(secrets[wanted["name"]][wanted["key"]]).decode() if wanted else variable["value"]
+        variables[variable["name"]] = value
+    return variables
 
 
 @pytest.fixture
@@ -86,6 +113,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "in-a-pod")
     monkeypatch.setenv("HOSTNAME", "own-pod")
+    monkeypatch.setenv("QUANTGATE_SERVERS_SECRET", SERVERS_SECRET)
+    monkeypatch.setattr(Answering, "cluster", state, raising=False)
+    monkeypatch.setattr(Answering, "asked", [], raising=False)
     monkeypatch.setattr(kserve, "POLL_S", 0.02)
     for name in ("QUANTGATE_RUN", "KFP_POD_NAME"):
         monkeypatch.delenv(name, raising=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support import fake_vllm
 from tests.support.kubernetes_state import JSON, Cluster
-from tests.support.on_cluster import PLURALS, the_one
+from tests.support.on_cluster import PLURALS, environment, the_one
 
 POD_LABELS = {"kserve": "serving.kserve.io/inferenceservice", "deployment": "app.kubernetes.io/instance"}
 CONTAINERS = {"kserve": "kserve-container", "deployment": "vllm"}
@@ -39,6 +39,8 @@ class ServingPods:
     threads: list[threading.Thread] = field(default_factory=list)
     number: int = 0
     stopped: bool = False
+    again: str = "ok"
+    """How a vLLM behaves that takes the place of the first one, see fake_vllm.py."""
 
     @property
     def address(self) -> str:
@@ -53,9 +55,10 @@ class ServingPods:
     def start(self, name: str, image: str = IMAGE, dies_after: int | None = None) -> None:
         """Start a pod and its vLLM, and report the object ready."""
         self.number += 1
-        self.serve(
-            {"VLLM_FAKE": "ok"} if dies_after is None else {"VLLM_FAKE": "mortal", "VLLM_FAKE_PROBES": str(dies_after)}
-        )
+        mode = {"VLLM_FAKE": self.again}
+        if dies_after is not None:
+            mode = {"VLLM_FAKE": "mortal", "VLLM_FAKE_PROBES": str(dies_after)}
+        self.serve(name, mode)
         status = {"name": CONTAINERS[self.kind], "imageID": image, "ready": True, "state": {"running": {}}}
         metadata = {"name": f"{name}-{self.number}", "labels": {POD_LABELS[self.kind]: name}}
         self.cluster.create(
@@ -63,11 +66,12 @@ class ServingPods:
         )
         self.report(name, "True")
 
-    def serve(self, mode: dict[str, str]) -> None:
+    def serve(self, name: str, mode: dict[str, str]) -> None:
         """Start a vLLM and wait until it answers; `mode` is the environment that says how it behaves."""
+        key = {"VLLM_API_KEY": environment(self.cluster, name)["VLLM_API_KEY"]}
         command = [sys.executable, str(Path(fake_vllm.__file__)), "--port", str(self.port)]
         command += ["--served-model-name", "quantgate-int8", "--max-model-len", "1024"]
-        self.process = subprocess.Popen(command, env=os.environ | mode, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, env=os.environ | key | mode, stdout=subprocess.DEVNULL)
         self.wait_until_it_answers()
 
     def wait_until_it_answers(self) -> None:
@@ -124,7 +128,7 @@ class ServingPods:
                 "pods", f"{name}-{self.number}", lambda pod: pod["status"].update(containerStatuses=[status])
             )
             if restarts:
-                self.serve({"VLLM_FAKE": "ok"})
+                self.serve(name, {"VLLM_FAKE": "ok"})
 
         self.threads.append(threading.Thread(target=crash))
         self.threads[-1].start()
