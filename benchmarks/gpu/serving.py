@@ -16,6 +16,7 @@ from benchmarks.gpu.together import Wanted, share_of_memory, started
 from components.errors import PrerequisiteError
 from components.evaluate.endpoint import Endpoint
 from components.models.variants import BASELINE, variant_named
+from components.models.window import model_config
 from components.run.artifacts import Server
 from components.servers import access, local_vllm
 from components.servers.client import ServerFailedError
@@ -149,11 +150,17 @@ def logliks(endpoint: Endpoint, context: str, choices: list[str]) -> list[float]
 def distance_from_cpu(
     folder: Path, pairs: list[tuple[str, list[str]]], answers: list[list[float]]
 ) -> tuple[float, str]:
-    """Mean distance a token from transformers in float32 on the CPU, and in how many questions both choose the same."""
+    """Mean distance a token from transformers on the CPU, and in how many questions both choose the same.
+
+    It computes in float32, and in bfloat16 for FP4.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").float().eval()
+    # compressed-tensors restores FP4 in 16 bits, whatever type is asked for
+    form = str(model_config(folder).get("quantization_config", {}).get("format", ""))
+    kind = torch.bfloat16 if "fp4" in form else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, device_map="cpu").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     distances, same = [], 0
     for (context, choices), answered in zip(pairs, answers, strict=True):
