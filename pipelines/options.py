@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic_core import PydanticUndefined
 
 from components.benchmarks import selection
@@ -50,13 +50,14 @@ class RunOption:
     default: object
     help: str
     minimum: int | None = None
+    maximum: int | None = None
 
     def parameter(self, **changed: object) -> inspect.Parameter:
         """The option as a command's parameter; `changed` replaces its `default` or `help`."""
         flag = self.name.replace("_", "-")
         one_flag = self.kind is bool and not self.default and self.name not in WITH_BOTH_FLAGS
         flags = (f"--{flag}",) if one_flag else ()
-        option = typer.Option(*flags, help=str(changed.get("help", self.help)), min=self.minimum)
+        option = typer.Option(*flags, help=str(changed.get("help", self.help)), min=self.minimum, max=self.maximum)
         default = changed.get("default", self.default)
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[self.kind, option]
@@ -71,9 +72,10 @@ def plan_options() -> dict[str, RunOption]:
             continue
         kind, default = ON_THE_COMMAND_LINE.get(name, (field.annotation, field.default))
         minimum = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
+        maximum = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
         default = "" if default is PydanticUndefined else default
         help_text = field.description.format(**CHOICES)
-        plan_fields[name] = RunOption(name, kind, default, help_text, minimum)  # type: ignore[arg-type]
+        plan_fields[name] = RunOption(name, kind, default, help_text, minimum, maximum)  # type: ignore[arg-type]
     return plan_fields
 
 

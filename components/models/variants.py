@@ -1,7 +1,8 @@
 """The variants that a run can make of a model, one row each; the baseline is a row too."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.errors import PrerequisiteError
 
@@ -30,6 +31,8 @@ class Variant:
     """Made by a run that names no variants."""
     gpu_only: bool = False
     """vLLM's CPU build has no kernel for it."""
+    seed: int = 0
+    """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
 
     @property
     def method(self) -> str:
@@ -40,6 +43,11 @@ class Variant:
     def packed(self) -> bool:
         """Whether a stored int32 has several weights; else each has a byte of its own."""
         return self.scheme != "W8A8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its weights depend on calibration texts."""
+        return self.quantized and (self.algorithm != "RTN" or bool(self.transform))
 
 
 BASELINE = "bf16"
@@ -67,13 +75,45 @@ DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 """The variants that a run makes unless it names others."""
 
 
+SEEDED = re.compile(r"(?P<row>.+)\.seed(?P<seed>[1-9])")
+
+
 def variant_named(name: str) -> Variant:
-    """The row of that name; raises PrerequisiteError with the valid names."""
-    if name not in VARIANTS:
-        raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(VARIANTS)}.")
-    return VARIANTS[name]
+    """The row of that name, or `ROW.seedN` for a row with another seed; raises PrerequisiteError for other names."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    if (parts := SEEDED.fullmatch(name)) and parts["row"] in VARIANTS:
+        return with_seed(VARIANTS[parts["row"]], int(parts["seed"]))
+    raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(VARIANTS)}.")
 
 
-def with_baseline(names: Iterable[str]) -> list[str]:
-    """The checked variant names, without duplicates: the baseline first, then the others in their order."""
-    return list(dict.fromkeys([BASELINE, *(variant_named(name).name for name in names)]))
+def known_variant(name: str) -> Variant | None:
+    """The row of that name; None for a name that is not a run's own, e.g. that of a folder with saved results."""
+    try:
+        return variant_named(name)
+    except PrerequisiteError:
+        return None
+
+
+def with_seed(row: Variant, seed: int) -> Variant:
+    """The row with that seed; raises PrerequisiteError for a row whose weights depend on no data."""
+    if not row.calibrated:
+        raise PrerequisiteError(
+            f"{row.name} has no seeds: its weights depend on no calibration texts, so every seed gives the same. Leave"
+            " it out, or leave --seeds out and name the others' seeds, as in --variants int8,int8.seed1."
+        )
+    return replace(row, name=f"{row.name}.seed{seed}", seed=seed, default=False) if seed else row
+
+
+def with_baseline(names: Iterable[str], seeds: int = 1) -> list[str]:
+    """The checked variant names, without duplicates: the baseline first, then the others in their order.
+
+    Each quantized row is followed by the same row with the other seeds, if there are more than one.
+    """
+    rows = [variant_named(name) for name in dict.fromkeys([BASELINE, *names])]
+    several = [[with_seed(row, seed) for seed in range(seeds)] if _has_seeds(row, seeds) else [row] for row in rows]
+    return list(dict.fromkeys(row.name for group in several for row in group))
+
+
+def _has_seeds(row: Variant, seeds: int) -> bool:
+    return row.quantized and not row.seed and seeds > 1

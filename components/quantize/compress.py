@@ -9,6 +9,7 @@ and the group size of each layer, and the algorithm. On one kind of machine the 
 
 import argparse
 import json
+import random
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,8 +31,6 @@ from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import variant_named
 from components.quantize.recipe import UNQUANTIZED, recipe_for
 
-SEED = 0
-
 
 def main() -> None:
     """Compress the model of the command line's options."""
@@ -46,7 +45,8 @@ def main() -> None:
     parser.add_argument("--slow-16-bits", action="store_true", help="the CPU computes 16 bits in software")
     options = parser.parse_args()
 
-    transformers.set_seed(SEED)
+    variant = variant_named(options.variant)
+    transformers.set_seed(variant.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
     model.config.save_pretrained(options.out)
@@ -58,11 +58,12 @@ def main() -> None:
     widths = linear_widths(model)
     if not torch.accelerator.is_available():  # AWQ pins memory without asking for an accelerator
         IntermediatesCache.pin_memory = lambda *_: None  # type: ignore[method-assign]
-    variant = variant_named(options.variant)
     recipe = recipe_for(variant, widths)
     oneshot(
         model=model,
-        dataset=calibration_set(options.calibration, tokenizer, options.samples, options.tokens),
+        dataset=calibration_set(
+            passages_of(options.calibration, options.samples, variant.seed), tokenizer, options.tokens
+        ),
         recipe=recipe.modifiers,
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
@@ -90,9 +91,16 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
-def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int, tokens: int) -> Dataset:
-    """The first `samples` distinct passages, each cut to `tokens` tokens."""
-    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))[:samples]
+def passages_of(file: Path, samples: int, seed: int) -> list[str]:
+    """The first `samples` distinct passages of the file; with a seed, of the passages in an order drawn by it."""
+    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))
+    if seed:
+        random.Random(seed).shuffle(passages)
+    return passages[:samples]
+
+
+def calibration_set(passages: list[str], tokenizer: PreTrainedTokenizerBase, tokens: int) -> Dataset:
+    """The passages, each cut to `tokens` tokens."""
     ids = [tokenizer(text, truncation=True, max_length=tokens).input_ids for text in passages]
     return Dataset.from_dict(
         {"input_ids": ids, "attention_mask": [[1] * len(tokens_of_text) for tokens_of_text in ids]}

@@ -57,6 +57,7 @@ def quantize(
         scheme=variant.scheme,
         algorithm=variant.method,
         calibration=calibration.describe(),
+        seed=variant.seed,
     )
     try:
         compressed = compress(

@@ -268,6 +268,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         ("Layout", weights.layout),
         ("Largest change", largest_changes(weights)),
         ("Calibration", weights.calibration),
+        ("Seed", str(weights.seed or "")),
     ]
     if weights.reused:
         facts.append(("Reused", "yes: an earlier run with the same inputs stored these weights"))

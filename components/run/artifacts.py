@@ -66,6 +66,8 @@ class Weights(Artifact):
     """The five layers whose weights changed most, with the norm of the change divided by the norm of the weights."""
     calibration: str = ""
     """The calibration data, e.g. `32 samples of up to 256 tokens of boolq passages`."""
+    seed: int = 0
+    """Of the recipe, and of the order in which the calibration texts were drawn; 0 is the order of their file."""
     duration_s: float = 0.0
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""

@@ -21,6 +21,13 @@ class EvaluationPlan(Artifact):
         description="Comma-separated variants, of {variants}. The baseline {baseline} is always included."
     )
     """The baseline first."""
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Make each quantized variant so many times, with other calibration texts and seeds: as int8,"
+        " int8.seed1, int8.seed2.",
+    )
     suite: str = Field("demo", description="The benchmarks, one suite or several: {suites}, or a YAML file of tasks.")
     """Names, and the texts of files; components/benchmarks/suite_file.py joins them."""
     suite_kept: str = ""
