@@ -18,6 +18,7 @@ from components.benchmarks import selection
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
+from components.models.recipe_file import with_texts
 from components.models.variants import BASELINE, DEFAULT, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
 from components.resolve.run_settings import PLACES
@@ -34,6 +35,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "variants": (str, ",".join(DEFAULT)),
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
+    "variant_recipe": (list[str] | None, None),
 }
 """Type and default of the options whose form on the command line differs from the plan's."""
 WITH_BOTH_FLAGS = ("chat_template",)
@@ -119,7 +121,8 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
         raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
     policy = policy_text(values["policy"]) if values.get("policy") else ""
     custom, suite = tuple(values.get("custom") or ()), read_suite(values.get("suite", PLAN_OPTIONS["suite"].default))
-    read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
+    recipes = with_texts(values.get("variant_recipe") or ())
+    read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy, "variant_recipe": recipes}
     return EvaluationPlan(**plan_values | read)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.benchmarks.embedded import embedded
 from components.models.sources import resolve
 from components.models.variants import VARIANTS, with_seed
 from components.quantize.quantization import made_before, quantize, recipe_key
@@ -135,19 +134,6 @@ def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     assert key != recipe_key(VARIANTS["int8"], model.model_copy(update={"digest": "2"}), CALIBRATION)
     assert key != recipe_key(VARIANTS["int8"], model, Calibration(samples=5, tokens=32))
     assert key != recipe_key(with_seed(VARIANTS["int8"], 1), model, CALIBRATION)
-
-
-@needs_torch
-def test_a_seed_draws_other_passages_in_an_order_of_its_own() -> None:
-    from components.quantize.compress import passages_of
-
-    file = embedded("boolq").file
-    first, *others = [passages_of(file, 20, seed) for seed in (0, 1, 2)]
-    every = passages_of(file, 10**6, 0)
-    assert first == every[:20]
-    assert passages_of(file, 20, 1) == others[0] != others[1]
-    assert all(set(passages) <= set(every) and len(set(passages)) == 20 for passages in others)
-    assert len({*first}.intersection(*others)) < 5
 
 
 @pytest.mark.fault("weights", "the store was moved", "its variants are used again at the new address")

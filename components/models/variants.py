@@ -1,7 +1,7 @@
 """The variants that a run can make of a model, one row each; the baseline is a row too."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from components.errors import PrerequisiteError
@@ -33,6 +33,8 @@ class Variant:
     """vLLM's CPU build has no kernel for it."""
     seed: int = 0
     """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
+    recipe: str = ""
+    """The text of a recipe of the user's own; empty for a row of the table."""
 
     @property
     def method(self) -> str:
@@ -78,13 +80,17 @@ DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 SEEDED = re.compile(r"(?P<row>.+)\.seed(?P<seed>[1-9])")
 
 
-def variant_named(name: str) -> Variant:
-    """The row of that name, or `ROW.seedN` for a row with another seed; raises PrerequisiteError for other names."""
-    if name in VARIANTS:
-        return VARIANTS[name]
-    if (parts := SEEDED.fullmatch(name)) and parts["row"] in VARIANTS:
-        return with_seed(VARIANTS[parts["row"]], int(parts["seed"]))
-    raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(VARIANTS)}.")
+def variant_named(name: str, own: Mapping[str, Variant] | None = None) -> Variant:
+    """The row of that name, or `ROW.seedN` for a row with another seed; raises PrerequisiteError for other names.
+
+    `own` are the rows of the user's own recipes.
+    """
+    rows = {**VARIANTS, **(own or {})}
+    if name in rows:
+        return rows[name]
+    if (parts := SEEDED.fullmatch(name)) and parts["row"] in rows:
+        return with_seed(rows[parts["row"]], int(parts["seed"]))
+    raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(rows)}.")
 
 
 def known_variant(name: str) -> Variant | None:
@@ -97,20 +103,25 @@ def known_variant(name: str) -> Variant | None:
 
 def with_seed(row: Variant, seed: int) -> Variant:
     """The row with that seed; raises PrerequisiteError for a row whose weights depend on no data."""
-    if not row.calibrated:
-        raise PrerequisiteError(
-            f"{row.name} has no seeds: its weights depend on no calibration texts, so every seed gives the same. Leave"
-            " it out, or leave --seeds out and name the others' seeds, as in --variants int8,int8.seed1."
-        )
+    check_seeds(row.name, calibrated=row.calibrated)
     return replace(row, name=f"{row.name}.seed{seed}", seed=seed, default=False) if seed else row
 
 
-def with_baseline(names: Iterable[str], seeds: int = 1) -> list[str]:
+def check_seeds(name: str, *, calibrated: bool) -> None:
+    """Raise PrerequisiteError for a variant whose weights depend on no data."""
+    if not calibrated:
+        raise PrerequisiteError(
+            f"{name} has no seeds: its weights depend on no calibration texts, so every seed gives the same. Leave"
+            " it out, or leave --seeds out and name the others' seeds, as in --variants int8,int8.seed1."
+        )
+
+
+def with_baseline(names: Iterable[str], seeds: int = 1, own: Mapping[str, Variant] | None = None) -> list[str]:
     """The checked variant names, without duplicates: the baseline first, then the others in their order.
 
     Each quantized row is followed by the same row with the other seeds, if there are more than one.
     """
-    rows = [variant_named(name) for name in dict.fromkeys([BASELINE, *names])]
+    rows = [variant_named(name, own) for name in dict.fromkeys([BASELINE, *names])]
     several = [[with_seed(row, seed) for seed in range(seeds)] if _has_seeds(row, seeds) else [row] for row in rows]
     return list(dict.fromkeys(row.name for group in several for row in group))
 

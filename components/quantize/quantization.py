@@ -58,6 +58,7 @@ def quantize(
         algorithm=variant.method,
         calibration=calibration.describe(),
         seed=variant.seed,
+        recipe_sha256=hashlib.sha256(variant.recipe.encode()).hexdigest() if variant.recipe else "",
     )
     try:
         compressed = compress(
@@ -103,22 +104,28 @@ def compress(
     from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
+    from components.quantize.written import Written
     from components.storage.cache import cache_dir
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
+        if variant.recipe:
+            recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
         run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
-        errors = check_compressed(out, model, layouts_in(facts_file), transformed=bool(variant.transform))
+        written = Written.read(out, facts["linears"]) if variant.recipe else None
+        layers = written.layers if written else layouts_in(facts_file)
+        errors = check_compressed(out, model, layers, transformed=facts["transformed"], own=bool(written))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
         return {
             "digest": digest,
             "uri": uri,
             "size_bytes": weights_size(out),
-            "layout": str(facts["layout"]),
+            "layout": written.describe() if written else str(facts["layout"]),
+            **({"scheme": written.scheme} if written else {}),
             "algorithm": str(facts["algorithm"]),
             "largest_errors": worst(errors),
         }
@@ -130,6 +137,11 @@ def layouts_in(facts: Path) -> dict[str, Layout]:
     return {name: Layout(**layout) for name, layout in layers.items()}
 
 
+def recipe_beside(facts: Path) -> Path:
+    """The file with the user's own recipe."""
+    return facts.with_name("recipe.yaml")
+
+
 def compress_command(
     variant: Variant, model: Path, rows: Path, calibration: Calibration, out: Path, facts: Path
 ) -> list[str]:
@@ -137,6 +149,7 @@ def compress_command(
     command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
     command += ["--calibration", str(rows), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
+    command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
     return command if machine.multiplies_16_bits() else [*command, "--slow-16-bits"]
 
 

@@ -4,6 +4,7 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from components.models.recipe_file import own_rows
 from components.models.variants import variant_named
 from components.run import progress
 from components.run.artifacts import Model, Weights
@@ -31,7 +32,14 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
         if not reason:
             store = open_store(evaluation_plan.store)
-            result = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
+            result = quantize_model(
+                variant_named(variant, own_rows(evaluation_plan.variant_recipe)),
+                model,
+                store,
+                Path(folder),
+                step,
+                calibration,
+            )
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
         note = "reused from an earlier run" if result.reused else result.layout

@@ -21,6 +21,11 @@ class EvaluationPlan(Artifact):
         description="Comma-separated variants, of {variants}. The baseline {baseline} is always included."
     )
     """The baseline first."""
+    variant_recipe: tuple[str, ...] = Field(
+        (),
+        description="A variant by a recipe of your own: NAME=recipe.yaml, which llm-compressor reads; may be repeated.",
+    )
+    """NAME= and the text of the file; components/models/recipe_file.py reads it."""
     seeds: int = Field(
         1,
         ge=1,

@@ -98,6 +98,9 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
     texts = {DECISION: _json(decision)}
     if policy := decision.policy_text or text_of(decision.use_case):
         texts["policy.yaml"] = policy
+    for recipe in decision.plan.variant_recipe if decision.plan else ():
+        name, _, text = recipe.partition("=")
+        texts[f"{name}.yaml"] = text
     return RunRow(
         run.name,
         {**run.settings, **params},
@@ -155,6 +158,7 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
         "layout": weights.layout if weights else "",
         "calibration": weights.calibration if weights else "",
         "seed": str(weights.seed) if weights and weights.calibration else "",
+        "recipe_sha256": weights.recipe_sha256 if weights else "",
         "digest": weights.digest if weights else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,
