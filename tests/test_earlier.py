@@ -255,6 +255,7 @@ def test_a_verdict_by_a_custom_policy_is_found(tmp_path: Path, local: str) -> No
         {"asked": "other questions"},
         {"variants": ("bf16", "int4-g64")},
         {"calibration_samples": 64},
+        {"variant_recipe": ("int8=another recipe",)},
         {"noise_floor": True},
         {"use_case": "code"},
         {"policy": "name: mine\nmax_average_drop: 1 %\n"},

@@ -24,6 +24,8 @@ def next_step(verdict: str, variant: str) -> str:
 def _step_after_rejection(variant: str) -> str:
     """The variants to try after a rejection: a smaller group size, or more bits per weight."""
     row = known_variant(variant)
+    if row and row.kv_cache_dtype:
+        return f"Try {row.stored.name}: the same weights, with keys and values in the model's own type."
     if row is None or row.group_size is None:
         return "Keep serving the baseline."
     sizes = {other.group_size: other.name for other in VARIANTS.values() if _but_groups(other) == _but_groups(row)}

@@ -35,6 +35,8 @@ class Variant:
     """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
     recipe: str = ""
     """The text of a recipe of the user's own; empty for a row of the table."""
+    kv_cache_dtype: str = ""
+    """In which vLLM keeps keys and values while it serves, which leaves the weights as they are; empty: the model's."""
 
     @property
     def method(self) -> str:
@@ -45,6 +47,11 @@ class Variant:
     def packed(self) -> bool:
         """Whether a stored int32 has several weights; else each has a byte of its own."""
         return self.scheme != "W8A8"
+
+    @property
+    def stored(self) -> "Variant":
+        """The variant whose weights it has."""
+        return replace(self, name=self.name.removesuffix(FP8_CACHE), kv_cache_dtype="")
 
     @property
     def calibrated(self) -> bool:
@@ -77,19 +84,21 @@ DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 """The variants that a run makes unless it names others."""
 
 
-SEEDED = re.compile(r"(?P<row>.+)\.seed(?P<seed>[1-9])")
+FP8_CACHE = ".kv-fp8"
+NAMED = re.compile(r"(?P<row>[^.]+)(\.seed(?P<seed>[1-9]))?(?P<cache>\.kv-fp8)?")
 
 
 def variant_named(name: str, own: Mapping[str, Variant] | None = None) -> Variant:
-    """The row of that name, or `ROW.seedN` for a row with another seed; raises PrerequisiteError for other names.
+    """The row of that name; raises PrerequisiteError for other names.
 
-    `own` are the rows of the user's own recipes.
+    `ROW.seedN` is a row with another seed, and either with `.kv-fp8` is served with keys and values in FP8. `own` are
+    the rows of the user's own recipes.
     """
     rows = {**VARIANTS, **(own or {})}
-    if name in rows:
-        return rows[name]
-    if (parts := SEEDED.fullmatch(name)) and parts["row"] in rows:
-        return with_seed(rows[parts["row"]], int(parts["seed"]))
+    if (parts := NAMED.fullmatch(name)) and parts["row"] in rows:
+        row = rows[parts["row"]]
+        row = with_seed(row, int(parts["seed"])) if parts["seed"] else row
+        return replace(row, name=name, kv_cache_dtype="fp8") if parts["cache"] else row
     raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(rows)}.")
 
 
@@ -127,4 +136,4 @@ def with_baseline(names: Iterable[str], seeds: int = 1, own: Mapping[str, Varian
 
 
 def _has_seeds(row: Variant, seeds: int) -> bool:
-    return row.quantized and not row.seed and seeds > 1
+    return row.quantized and not row.seed and not row.kv_cache_dtype and seeds > 1

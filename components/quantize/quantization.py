@@ -35,9 +35,15 @@ def quantize(
 ) -> Weights:
     """The variant's weights in the store; for the baseline the model's own weights.
 
-    Weights of an earlier run with the same baseline and the same recipe are reused. If llm-compressor fails, the value
-    has a `failure`. llm-compressor's log is in `results`.
+    A variant that differs in how it is served shares the weights of its row. Weights of an earlier run with the same
+    baseline and the same recipe are reused. If llm-compressor fails, the value has a `failure`. llm-compressor's log is
+    in `results`.
     """
+    if variant.kv_cache_dtype:
+        shared = quantize(variant.stored, baseline, store, results, step, calibration)
+        return shared.model_copy(
+            update={"variant": variant.name, "kv_cache_dtype": variant.kv_cache_dtype, "reused": False}
+        )
     if not variant.quantized:
         return Weights(
             variant=variant.name,

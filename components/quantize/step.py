@@ -42,7 +42,8 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
             )
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
-        note = "reused from an earlier run" if result.reused else result.layout
+        shared = result.kv_cache_dtype and "shares the weights of its row"
+        note = shared or ("reused from an earlier run" if result.reused else result.layout)
         step.end(result.failure, skipped=bool(reason), note=note)
 
 

@@ -272,6 +272,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         ("Scheme", weights.scheme),
         ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
+        ("Key-value cache", weights.kv_cache_dtype and f"{weights.kv_cache_dtype}, on the weights of its row"),
         ("Largest change", largest_changes(weights)),
         ("Calibration", weights.calibration),
         ("Seed", str(weights.seed or "")),

@@ -70,10 +70,17 @@ class Weights(Artifact):
     """Of the recipe, and of the order in which the calibration texts were drawn; 0 is the order of their file."""
     recipe_sha256: str = ""
     """Of the text of the user's own recipe; empty for a row of the table."""
+    kv_cache_dtype: str = ""
+    """vLLM's --kv-cache-dtype, where it is served with another than the model's."""
     duration_s: float = 0.0
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""
     failure: str = ""
+
+    @property
+    def server_options(self) -> tuple[str, ...]:
+        """vLLM's options that belong to the variant, on whatever machine it is served."""
+        return ("--kv-cache-dtype", self.kv_cache_dtype) if self.kv_cache_dtype else ()
 
 
 class ServerPod(Artifact):

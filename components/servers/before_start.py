@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import PrerequisiteError
-from components.models.variants import known_variant
+from components.models.variants import FP8_CACHE, known_variant
 from components.models.window import model_config
 from components.run import machine
 
@@ -35,10 +35,17 @@ def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
 
 def check_kernels(variants: Iterable[str], on_cpu: bool) -> None:
     """Raise PrerequisiteError for variants that vLLM's CPU build cannot serve, if that is the one to serve them."""
-    refused = [name for name in variants if on_cpu and (row := known_variant(name)) and row.gpu_only]
+    rows = {name: known_variant(name) for name in variants} if on_cpu else {}
+    refused = [name for name, row in rows.items() if row and row.gpu_only]
     if refused:
         raise PrerequisiteError(
             f"{', '.join(refused)}: vLLM's CPU build has no kernel for it. Leave it out, or run it where a GPU is."
+        )
+    cached = [name for name in rows if name.endswith(FP8_CACHE)]
+    if cached and not machine.has_avx512():
+        raise PrerequisiteError(
+            f"{', '.join(cached)}: vLLM keeps keys and values in FP8 on a CPU only with AVX-512, which this one lacks."
+            " Leave it out, or run it where a GPU is."
         )
 
 

@@ -159,6 +159,7 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
         "calibration": weights.calibration if weights else "",
         "seed": str(weights.seed) if weights and weights.calibration else "",
         "recipe_sha256": weights.recipe_sha256 if weights else "",
+        "kv_cache_dtype": weights.kv_cache_dtype if weights else "",
         "digest": weights.digest if weights else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,
