@@ -35,6 +35,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "variants": (str, ",".join(DEFAULT)),
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
+    "variant": (list[str] | None, None),
     "variant_recipe": (list[str] | None, None),
 }
 """Type and default of the options whose form on the command line differs from the plan's."""
@@ -122,8 +123,17 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     policy = policy_text(values["policy"]) if values.get("policy") else ""
     custom, suite = tuple(values.get("custom") or ()), read_suite(values.get("suite", PLAN_OPTIONS["suite"].default))
     recipes = with_texts(values.get("variant_recipe") or ())
-    read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy, "variant_recipe": recipes}
+    checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
+    read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
+    read |= {"variant_recipe": recipes, "variant": checkpoints}
     return EvaluationPlan(**plan_values | read)
+
+
+def given_checkpoint(entry: str) -> str:
+    """NAME=SOURCE with an absolute path, if the source is a folder of this machine."""
+    name, equals, source = entry.partition("=")
+    is_folder = source.startswith("file:") or (source != "" and Path(source).expanduser().is_dir())
+    return f"{name}{equals}file:{Path(source.removeprefix('file:')).expanduser().absolute()}" if is_folder else entry
 
 
 def policy_text(file: Path) -> str:

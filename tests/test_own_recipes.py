@@ -1,4 +1,7 @@
-"""A variant by a recipe of the user's own: read by llm-compressor before anything starts, and checked when written."""
+"""Variants of the user's own: a recipe is read before anything starts and checked when written, a checkpoint compared.
+
+One quantization serves both: the checkpoint that the recipe makes is given to another run.
+"""
 
 import hashlib
 import json
@@ -11,6 +14,7 @@ import pytest
 
 from components.benchmarks.embedded import embedded
 from components.errors import PrerequisiteError
+from components.models.own_checkpoint import scheme_of, stored, with_checkpoints
 from components.models.recipe_file import all_variants, check_recipe, method_of, own_rows, transforms, with_texts
 from components.models.sources import resolve
 from components.quantize.check import check_compressed
@@ -18,7 +22,10 @@ from components.quantize.step import quantize
 from components.quantize.written import Written
 from components.report.pages import write_report
 from components.report.story import command
+from components.resolve.cluster_places import check_locations
+from components.resolve.step import resolve as resolve_step
 from components.run.artifacts import Model, Weights
+from components.run.checkpoint import Checkpoint
 from components.run.plan import EvaluationPlan
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
@@ -101,8 +108,8 @@ def test_a_recipe_that_llm_compressor_would_refuse_or_not_read_is_refused_with_i
     [
         (["recipe.yaml"], r"^--variant-recipe is 'recipe.yaml'\. Write it like --variant-recipe NAME=recipe\.yaml\.$"),
         (["mine=none.yaml"], r"^The recipe none\.yaml of mine cannot be read: .*No such file"),
-        (["int8={}"], r"^The name int8 is a variant of quantgate's own\. Choose another with --variant-recipe"),
-        (["mine={}", "mine={}"], r"^The name mine is that of two recipes\."),
+        (["int8={}"], r"^The name int8 is a variant of quantgate's own\. Choose another for the recipe"),
+        (["mine={}", "mine={}"], r"^The name mine is given twice\. Choose another for the recipe\."),
         (
             ["My_Own={}"],
             r"^A recipe's variant cannot be called 'My_Own'\. Give at most 20 lower-case letters and digits",
@@ -292,3 +299,166 @@ def test_report_and_mlflow_have_the_recipe_with_its_digest(tmp_path: Path) -> No
 def test_the_recipes_of_a_plan_are_rows_with_their_text() -> None:
     row = own_rows([f"mine={MIXED}"])["mine"]
     assert (row.recipe, row.scheme, row.quantized, row.calibrated, row.default) == (MIXED, "", True, True, False)
+
+
+@pytest.fixture
+def given(made: tuple[Model, Weights], tmp_path: Path) -> Path:
+    """A copy of the checkpoint to change, as somebody else's: its tokenizer's file is written in another form."""
+    folder = shutil.copytree(made[1].uri, tmp_path / "given")
+    (folder / "COMPLETE.json").unlink()
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def kept(given: Path, made: tuple[Model, Weights]) -> Checkpoint:
+    cache = given.parent / "cache"
+    return stored(f"file:{given}", Path(made[0].uri), open_store(str(given.parent / "store")), cache)
+
+
+def test_a_checkpoint_is_stored_with_the_models_own_tokenizer(made: tuple[Model, Weights], given: Path) -> None:
+    checkpoint = kept(given, made)
+    assert (checkpoint.scheme, checkpoint.method) == ("W4A16 + W8A8 float", "compressed-tensors")
+    assert checkpoint.digest == made[1].digest, "with that tokenizer it is what the recipe made"
+    assert checkpoint.size_bytes == made[1].size_bytes
+    assert (given / "tokenizer.json").read_bytes() != (Path(checkpoint.uri) / "tokenizer.json").read_bytes()
+    assert list((given.parent / "cache").iterdir()) == []
+
+
+def with_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def other_shape(folder: Path) -> None:
+    with_config(folder, hidden_size=72, num_hidden_layers=3)
+
+
+def other_ids(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def other_splits(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def unquantized(folder: Path) -> None:
+    with_config(folder, quantization_config=None)
+
+
+def other_method(folder: Path) -> None:
+    with_config(folder, quantization_config={"quant_method": "bitsandbytes"})
+
+
+@pytest.mark.fault(
+    "inputs",
+    "a quantized checkpoint given as a variant is another model's, has another tokenizer, or is not quantized",
+    "refused before the run, with what differs",
+)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            other_shape,
+            "not a quantized form of the run's model: hidden_size is 72, the model's 64; num_hidden_layers is",
+        ),
+        (other_ids, r"model: 2 tokens of the vocabulary have other ids, as 'A' is \d+, the model's \d+\. Give a check"),
+        (
+            other_splits,
+            r"model: its tokenizer encodes the same text differently\. Give a checkpoint that was made from",
+        ),
+        (
+            unquantized,
+            "is no quantized checkpoint of compressed-tensors, awq, gptq: its config.json has no quantization",
+        ),
+        (
+            other_method,
+            "is no quantized checkpoint of compressed-tensors, awq, gptq: its quant_method is 'bitsandbytes'",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_not_a_quantized_form_of_the_model_is_refused(
+    made: tuple[Model, Weights], given: Path, change: Callable[[Path], None], message: str
+) -> None:
+    change(given)
+    with pytest.raises(PrerequisiteError, match=message):
+        kept(given, made)
+    assert not (given.parent / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "scheme"),
+    [({"quant_method": "gptq", "bits": 4}, "W4A16"), ({"quant_method": "awq", "bits": 8, "group_size": 64}, "W8A16")],
+)
+def test_a_checkpoint_of_another_method_says_its_bits(config: dict[str, object], scheme: str) -> None:
+    assert scheme_of(config) == scheme
+
+
+def test_a_checkpoint_is_a_variant_without_seeds_that_the_plan_names_by_its_source(given: Path) -> None:
+    values = {"variants": "int8", "variant": [f"theirs=file:{given}", "hub=hf:org/name"], "store": "s", "results": "r"}
+    plan = plan_of(values)
+    assert plan.variant == (f"theirs=file:{given}", "hub=hf:org/name")
+    assert plan_of(values | {"variant": [f"theirs={given}"]}).variant == plan.variant[:1]
+    names = ("bf16", "int8", "int8.seed1", "theirs", "hub")
+    assert all_variants(plan.model_copy(update={"seeds": 2})) == names
+    assert all_variants(plan.model_copy(update={"variants": ("theirs.kv-fp8",)}))[1] == "theirs.kv-fp8"
+    for changes, message in (
+        ({"variants": ("theirs.seed1",)}, "^theirs has no seeds"),
+        (
+            {"variant": ("int8=hf:org/name",)},
+            "^The name int8 is a variant of quantgate's own. Choose another for the ch",
+        ),
+        ({"variant": ("hub=org/name",)}, "^'org/name' is not a model: no such folder exists"),
+        ({"variant": ("hub",)}, "^The checkpoint 'hub' names no variant. Write it like NAME=hf:org/name"),
+        ({"variant": ("hub=file:/nowhere",)}, "^There is no folder /nowhere"),
+    ):
+        with pytest.raises(PrerequisiteError, match=message):
+            all_variants(plan.model_copy(update=changes))
+    on_cluster = plan.model_copy(update={"store": "s3://b/s", "results": "s3://b/r"})
+    with pytest.raises(PrerequisiteError, match=f"^--variant is file:{given}, and the cluster cannot read"):
+        check_locations("hf:org/base", on_cluster)
+    check_locations("hf:org/base", on_cluster.model_copy(update={"variant": ("a=hf:org/name", "b=s3://b/c")}))
+
+
+def test_the_weights_of_a_checkpoint_are_those_that_were_given(
+    made: tuple[Model, Weights], given: Path, tmp_path: Path
+) -> None:
+    plan = plan_with().model_copy(update={"results": str(tmp_path / "run"), "store": str(tmp_path / "store")})
+    plan = plan.model_copy(update={"variant": (f"theirs=file:{given}",)})
+    plan = with_checkpoints(plan, Path(made[0].uri), open_store(plan.store), tmp_path / "cache")
+    plan.write(tmp_path / "plan.json")
+    made[0].write(tmp_path / "model.json")
+    for name, cache in (("theirs", ""), ("theirs.kv-fp8", "fp8")):
+        quantize(name, str(tmp_path / "model.json"), str(tmp_path / "plan.json"), str(tmp_path / "weights.json"))
+        weights = Weights.read(tmp_path / "weights.json")
+        assert (weights.variant, weights.kv_cache_dtype, weights.digest) == (name, cache, made[1].digest)
+        assert (weights.source, weights.algorithm) == (f"file:{given}", "compressed-tensors")
+    assert not list((tmp_path / "run").glob("logs/quantize-*")), "llm-compressor was not started"
+
+
+def test_the_first_step_compares_a_checkpoint_and_writes_what_it_stored(
+    tiny_model: Path, given: Path, tmp_path: Path
+) -> None:
+    plan = plan_with(f"mine={MIXED}").model_copy(
+        update={
+            "variant": (f"theirs=file:{given}",),
+            "store": str(tmp_path / "store"),
+            "results": str(tmp_path / "run"),
+            "limit": 1,
+            "check_power": False,
+        }
+    )
+    names = resolve_step(f"file:{tiny_model}", plan, str(tmp_path / "model.json"), str(tmp_path / "plan.json"))
+    assert names == ["bf16", "int8", "mine", "theirs"]
+    resolved = EvaluationPlan.read(tmp_path / "plan.json")
+    assert resolved.variant_recipe == (f"mine={MIXED}",)
+    assert resolved.variant_kept["theirs"].uri.startswith(str(tmp_path / "store" / "models"))
+    other_shape(given)
+    with pytest.raises(PrerequisiteError, match="hidden_size is 72, the model's 64"):
+        resolve_step(f"file:{tiny_model}", plan, str(tmp_path / "model.json"), str(tmp_path / "again.json"))
+    assert not (tmp_path / "again.json").exists()

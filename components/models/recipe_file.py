@@ -1,4 +1,7 @@
-"""Variants by a recipe of one's own: llm-compressor's YAML, which a run gets as `NAME=` and the text of the file."""
+"""Variants of one's own: by a recipe, llm-compressor's YAML, or a checkpoint that is quantized already.
+
+A plan has a recipe as `NAME=` and the text of the file, a checkpoint as `NAME=` and its source.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
+from components.models import sources
 from components.models.variants import VARIANTS, Variant, check_seeds, variant_named, with_baseline
 from components.run.plan import EvaluationPlan
 from components.storage.yaml_file import Where, composed, duplicates, fault, readable
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"(?!run-)[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST_NAME = 20
 """With a seed and what else a name says, the names of Kubernetes' objects have room for it."""
+EXAMPLES = {"recipe": "recipe.yaml", "checkpoint": "hf:org/name"}
 SETTINGS = ("args", "run_type")
 """What a recipe may have beside its stages and groups of modifiers; llm-compressor 0.14 does not need them."""
 
@@ -41,33 +46,36 @@ def with_texts(options: Iterable[str]) -> tuple[str, ...]:
     return tuple(entries)
 
 
-def own_rows(entries: Iterable[str]) -> dict[str, Variant]:
-    """A row for each recipe of the plan, by name; raises PrerequisiteError for a name that no variant may have."""
+def own_rows(recipes: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[str, Variant]:
+    """A row for each recipe and checkpoint, by name; raises PrerequisiteError for a name that no variant may have."""
     rows: dict[str, Variant] = {}
-    for entry in entries:
-        name, _, text = entry.partition("=")
+    kinds = [*(("recipe", entry) for entry in recipes), *(("checkpoint", entry) for entry in checkpoints)]
+    for kind, entry in kinds:
+        name, equals, content = entry.partition("=")
+        if not equals or not content:
+            raise PrerequisiteError(f"The {kind} {entry!r} names no variant. Write it like NAME={EXAMPLES[kind]}.")
         if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             raise PrerequisiteError(
-                f"A recipe's variant cannot be called {name!r}. Give at most {LONGEST_NAME} lower-case letters and"
+                f"A {kind}'s variant cannot be called {name!r}. Give at most {LONGEST_NAME} lower-case letters and"
                 " digits, with single hyphens between them. It begins with a letter, and not with run-."
             )
         if name in VARIANTS or name in rows:
-            whose = "a variant of quantgate's own" if name in VARIANTS else "that of two recipes"
-            raise PrerequisiteError(f"The name {name} is {whose}. Choose another with --variant-recipe NAME=FILE.")
-        rows[name] = own_row(name, text)
+            whose = "a variant of quantgate's own" if name in VARIANTS else "given twice"
+            raise PrerequisiteError(f"The name {name} is {whose}. Choose another for the {kind}.")
+        rows[name] = Variant(name, scheme="", algorithm="", **{kind: content})  # type: ignore[arg-type]
     return rows
 
 
-def own_row(name: str, text: str) -> Variant:
-    """The row of a recipe; the checkpoint says its scheme."""
-    return Variant(name, scheme="", algorithm="", recipe=text)
-
-
 def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
-    """The variants that the plan names, checked: the baseline first, then the others, recipes of one's own last."""
-    own = own_rows(plan.variant_recipe)
+    """The variants that the plan names, checked: the baseline first, then the others, those of one's own last."""
+    own = own_rows(plan.variant_recipe, plan.variant)
+    for row in own.values():
+        if row.checkpoint:
+            sources.check_source(row.checkpoint, quantized=True)
     names = with_baseline((*plan.variants, *own), plan.seeds, own)
     for name, row in own.items():
+        if not row.recipe:
+            continue
         modifiers = check_recipe(row.recipe, f"The recipe of {name}")
         seeded = any(variant_named(other, own).seed for other in names if other.partition(".")[0] == name)
         if seeded and modifiers and not any(modifier.requires_calibration_data for modifier in modifiers):
@@ -94,7 +102,7 @@ def modifiers_of(text: str, source: str, paths: Iterable[Where] = ()) -> "list[M
     for package in ("llmcompressor", "compressed_tensors"):
         logger.disable(package)  # they speak of accelerators and of the recipe's creation
     try:
-        modifiers: list[Modifier] = Recipe.from_dict(yaml.safe_load(text)).modifiers
+        modifiers: list[Any] = Recipe.from_dict(yaml.safe_load(text)).modifiers
         quantizing = [modifier for modifier in modifiers if isinstance(modifier, QuantizationMixin)]
         for modifier in quantizing:
             modifier.resolved_config  # noqa: B018 - raises for settings that contradict each other

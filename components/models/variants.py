@@ -35,6 +35,8 @@ class Variant:
     """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
     recipe: str = ""
     """The text of a recipe of the user's own; empty for a row of the table."""
+    checkpoint: str = ""
+    """The source of a quantized checkpoint of the user's own; empty for weights that a run makes."""
     kv_cache_dtype: str = ""
     """In which vLLM keeps keys and values while it serves, which leaves the weights as they are; empty: the model's."""
 
@@ -56,7 +58,7 @@ class Variant:
     @property
     def calibrated(self) -> bool:
         """Whether its weights depend on calibration texts."""
-        return self.quantized and (self.algorithm != "RTN" or bool(self.transform))
+        return self.quantized and not self.checkpoint and (self.algorithm != "RTN" or bool(self.transform))
 
 
 BASELINE = "bf16"
@@ -136,4 +138,4 @@ def with_baseline(names: Iterable[str], seeds: int = 1, own: Mapping[str, Varian
 
 
 def _has_seeds(row: Variant, seeds: int) -> bool:
-    return row.quantized and not row.seed and not row.kv_cache_dtype and seeds > 1
+    return row.quantized and not row.seed and not row.kv_cache_dtype and not row.checkpoint and seeds > 1

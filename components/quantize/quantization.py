@@ -21,6 +21,7 @@ from components.models.variants import Variant
 from components.run import machine
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
+from components.run.checkpoint import Checkpoint
 from components.run.progress import Step
 from components.run.results import RunResults
 from components.storage.store import Store
@@ -75,6 +76,21 @@ def quantize(
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
     store.put_text(weights.model_dump_json(indent=2), recipe)
     return weights
+
+
+def given_weights(checkpoint: Checkpoint, variant: Variant, baseline: Model) -> Weights:
+    """The weights of a checkpoint that was quantized before."""
+    return Weights(
+        variant=variant.name,
+        baseline_digest=baseline.digest,
+        digest=checkpoint.digest,
+        uri=checkpoint.uri,
+        size_bytes=checkpoint.size_bytes,
+        scheme=checkpoint.scheme,
+        algorithm=checkpoint.method,
+        source=checkpoint.source,
+        kv_cache_dtype=variant.kv_cache_dtype,
+    )
 
 
 def made_before(store: Store, recipe: str, variant: Variant, baseline: Model) -> Weights | None:

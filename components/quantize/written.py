@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.models.layers import Layout
+from components.models.own_checkpoint import scheme_of_group
 from components.quantize.check import matches
 
 KNOWN_FORMATS = ("pack-quantized", "int-quantized")
@@ -38,7 +39,7 @@ class Written:
         return cls(
             layers={name: _layout(group, config) for name, group in groups.items()},
             formats={name: _words(group["weights"]) for name, group in groups.items()},
-            scheme=" + ".join(dict.fromkeys(_scheme(group) for group in groups.values())),
+            scheme=" + ".join(dict.fromkeys(scheme_of_group(group) for group in groups.values())),
             linears=len(names),
         )
 
@@ -83,9 +84,3 @@ def _words(weights: Mapping[str, Any]) -> str:
     size, strategy = weights.get("group_size"), weights.get("strategy")
     scales = f"groups of {size}" if size else f"one scale a {strategy}"
     return f"{weights['num_bits']} bits{kind}, {scales}{'' if weights.get('symmetric') else ', zero points'}"
-
-
-def _scheme(group: Mapping[str, Any]) -> str:
-    weights, activations = group["weights"], group.get("input_activations") or {}
-    kind = "" if weights.get("type") == "int" else f" {weights.get('type')}"
-    return f"W{weights['num_bits']}A{activations.get('num_bits', 16)}{kind}"

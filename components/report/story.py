@@ -207,6 +207,8 @@ def command(decision: Decision) -> str:
     words = ["quantgate", "run", "--model", decision.model.source, "--suite", suite]
     words += ["--policy", "policy.yaml"] if decision.policy_text else ["--use-case", decision.use_case]
     words += ["--variants", ",".join(names[1:] or names)]
+    for entry in plan.variant if plan else ():
+        words += ["--variant", entry]
     for recipe in plan.variant_recipe if plan else ():
         name = recipe.partition("=")[0]
         words += ["--variant-recipe", f"{name}={name}.yaml"]
@@ -270,6 +272,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         return ()
     facts = [
         ("Scheme", weights.scheme),
+        ("Made elsewhere", weights.source),
         ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
         ("Key-value cache", weights.kv_cache_dtype and f"{weights.kv_cache_dtype}, on the weights of its row"),

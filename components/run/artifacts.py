@@ -68,6 +68,8 @@ class Weights(Artifact):
     """The calibration data, e.g. `32 samples of up to 256 tokens of boolq passages`."""
     seed: int = 0
     """Of the recipe, and of the order in which the calibration texts were drawn; 0 is the order of their file."""
+    source: str = ""
+    """Of a checkpoint that was quantized before; empty for weights that a run makes."""
     recipe_sha256: str = ""
     """Of the text of the user's own recipe; empty for a row of the table."""
     kv_cache_dtype: str = ""

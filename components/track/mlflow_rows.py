@@ -158,6 +158,7 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
         "layout": weights.layout if weights else "",
         "calibration": weights.calibration if weights else "",
         "seed": str(weights.seed) if weights and weights.calibration else "",
+        "source": weights.source if weights else "",
         "recipe_sha256": weights.recipe_sha256 if weights else "",
         "kv_cache_dtype": weights.kv_cache_dtype if weights else "",
         "digest": weights.digest if weights else "",
