@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic_core import PydanticUndefined
 
 from components.benchmarks import selection
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
+from components.models.recipe_file import with_texts
 from components.models.variants import BASELINE, DEFAULT, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
 from components.resolve.run_settings import PLACES
@@ -34,6 +35,8 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "variants": (str, ",".join(DEFAULT)),
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
+    "variant": (list[str] | None, None),
+    "variant_recipe": (list[str] | None, None),
 }
 """Type and default of the options whose form on the command line differs from the plan's."""
 WITH_BOTH_FLAGS = ("chat_template",)
@@ -50,13 +53,14 @@ class RunOption:
     default: object
     help: str
     minimum: int | None = None
+    maximum: int | None = None
 
     def parameter(self, **changed: object) -> inspect.Parameter:
         """The option as a command's parameter; `changed` replaces its `default` or `help`."""
         flag = self.name.replace("_", "-")
         one_flag = self.kind is bool and not self.default and self.name not in WITH_BOTH_FLAGS
         flags = (f"--{flag}",) if one_flag else ()
-        option = typer.Option(*flags, help=str(changed.get("help", self.help)), min=self.minimum)
+        option = typer.Option(*flags, help=str(changed.get("help", self.help)), min=self.minimum, max=self.maximum)
         default = changed.get("default", self.default)
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[self.kind, option]
@@ -71,9 +75,10 @@ def plan_options() -> dict[str, RunOption]:
             continue
         kind, default = ON_THE_COMMAND_LINE.get(name, (field.annotation, field.default))
         minimum = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
+        maximum = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
         default = "" if default is PydanticUndefined else default
         help_text = field.description.format(**CHOICES)
-        plan_fields[name] = RunOption(name, kind, default, help_text, minimum)  # type: ignore[arg-type]
+        plan_fields[name] = RunOption(name, kind, default, help_text, minimum, maximum)  # type: ignore[arg-type]
     return plan_fields
 
 
@@ -117,8 +122,18 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
         raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
     policy = policy_text(values["policy"]) if values.get("policy") else ""
     custom, suite = tuple(values.get("custom") or ()), read_suite(values.get("suite", PLAN_OPTIONS["suite"].default))
+    recipes = with_texts(values.get("variant_recipe") or ())
+    checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
     read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
+    read |= {"variant_recipe": recipes, "variant": checkpoints}
     return EvaluationPlan(**plan_values | read)
+
+
+def given_checkpoint(entry: str) -> str:
+    """NAME=SOURCE with an absolute path, if the source is a folder of this machine."""
+    name, equals, source = entry.partition("=")
+    is_folder = source.startswith("file:") or (source != "" and Path(source).expanduser().is_dir())
+    return f"{name}{equals}file:{Path(source.removeprefix('file:')).expanduser().absolute()}" if is_folder else entry
 
 
 def policy_text(file: Path) -> str:

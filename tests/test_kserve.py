@@ -175,7 +175,7 @@ def test_the_identity_contains_everything_that_can_change_an_answer(
 ) -> None:
     ready_at_once(cluster)
     identity = deployed().identity
-    assert identity == kserve.identity_here(WEIGHTS.digest, settings, 1024)
+    assert identity == kserve.identity_here(WEIGHTS, settings, 1024)
     assert identity.weights == WEIGHTS.digest
     assert identity.image == "vllm/vllm-openai@sha256:abc"
     assert ("VLLM_ATTENTION_BACKEND", "FLASH_ATTN") in identity.environment
@@ -189,8 +189,24 @@ def test_the_identity_contains_everything_that_can_change_an_answer(
         {"env": (("VLLM_ATTENTION_BACKEND", "TRITON_ATTN"),)},
         {"kind": DEPLOYMENT},
     )
-    identities = {kserve.identity_here(WEIGHTS.digest, replace(settings, **change), 1024) for change in changes}
+    identities = {kserve.identity_here(WEIGHTS, replace(settings, **change), 1024) for change in changes}
     assert len(identities | {identity}) == len(changes) + 1
+
+
+@pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])
+def test_keys_and_values_in_fp8_are_an_option_of_the_pod_and_of_its_identity(
+    cluster: Cluster, settings: ServingSettings, model: Path, kind: str
+) -> None:
+    ready_at_once(cluster)
+    settings = replace(settings, kind=kind)
+    cached = WEIGHTS.model_copy(update={"kv_cache_dtype": "fp8"})
+    server = kserve.deploy(cached, model, RESULTS, settings, 1024)
+    assert server.failure == ""
+    arguments = container_of(cluster, kind)["args"]
+    assert arguments[arguments.index("--kv-cache-dtype") + 1] == "fp8"
+    assert server.identity == kserve.identity_here(cached, settings, 1024)
+    assert server.identity
+    assert server.identity.describe() != kserve.identity_here(WEIGHTS, settings, 1024).describe()
 
 
 @pytest.mark.parametrize("kind", [KSERVE, DEPLOYMENT])

@@ -290,6 +290,19 @@ def test_weights_in_a_moved_store_are_a_separate_version(tmp_path: Path, local: 
     assert promote(local, registration.model).weights == "s3://other/int8"
 
 
+def test_the_same_weights_with_another_key_value_cache_are_a_version_of_their_own(tmp_path: Path, local: str) -> None:
+    first = registered(tmp_path, local)
+    decision = placed(make_decision(tmp_path))
+    shared = {"digest": decision.weights[1].digest, "uri": decision.weights[1].uri, "kv_cache_dtype": "fp8"}
+    weights = tuple(row.model_copy(update=shared if row.variant == "int4-g128" else {}) for row in decision.weights)
+    decision = decision.model_copy(update={"weights": weights})
+    registration = register(decision, track(digested(decision), FACTS, report_files(tmp_path), local), local)
+    versions = registration.versions
+    assert versions["int8"] == first.versions["int8"] != versions["int4-g128"]
+    promoted = promote(local, registration.model, versions["int4-g128"], allowed=("monitor",))
+    assert (promoted.variant, promoted.kv_cache_dtype) == ("int4-g128", "fp8")
+
+
 def test_a_name_contains_nothing_that_breaks_mlflows_search(tmp_path: Path, local: str) -> None:
     assert model_name("file:/data/bob's model", "Bob's tutor").startswith("file-data-bob-s-model.Bob-s-tutor.")
     decision = called(placed(make_decision(tmp_path)), "Bob's tutor")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.models.sources import resolve
-from components.models.variants import VARIANTS
+from components.models.variants import VARIANTS, variant_named, with_seed
 from components.quantize.quantization import made_before, quantize, recipe_key
 from components.run import machine, progress
 from components.run.artifacts import Model, Weights
@@ -28,7 +28,9 @@ needs_torch = pytest.mark.slow(reason="PyTorch takes seconds to import")
 
 def make(variant: str, baseline: Model, folder: Path) -> Weights:
     step = Step(folder / "progress.jsonl", "quantize", variant)
-    return quantize(VARIANTS[variant], baseline, open_store(str(folder / "store")), folder / "run", step, CALIBRATION)
+    return quantize(
+        variant_named(variant), baseline, open_store(str(folder / "store")), folder / "run", step, CALIBRATION
+    )
 
 
 @pytest.fixture
@@ -133,6 +135,7 @@ def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     assert key != recipe_key(VARIANTS["int4-g64"], model, CALIBRATION)
     assert key != recipe_key(VARIANTS["int8"], model.model_copy(update={"digest": "2"}), CALIBRATION)
     assert key != recipe_key(VARIANTS["int8"], model, Calibration(samples=5, tokens=32))
+    assert key != recipe_key(with_seed(VARIANTS["int8"], 1), model, CALIBRATION)
 
 
 @pytest.mark.fault("weights", "the store was moved", "its variants are used again at the new address")
@@ -145,6 +148,23 @@ def test_a_moved_stores_variants_are_found_at_its_new_address(tmp_path: Path) ->
     old.put_text(weights.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
     (tmp_path / "old").rename(tmp_path / "store")
     assert make("int8", model, tmp_path).uri == str(tmp_path / "store" / "models" / "d1")
+
+
+def test_a_variant_that_differs_in_how_it_is_served_shares_the_weights_of_its_row(tmp_path: Path) -> None:
+    folder, store = tmp_path / "quantized", open_store(str(tmp_path / "store"))
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    model = Model(source="x", digest="1", uri="u", size_bytes=7)
+    stored = Weights(variant="int8", baseline_digest="1", digest="d1", uri=store.put_folder(folder, "models/d1", "d1"))
+    store.put_text(stored.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
+    for name, digest in (("int8.kv-fp8", "d1"), ("bf16.kv-fp8", "1")):
+        weights = make(name, model, tmp_path)
+        assert (weights.variant, weights.digest, weights.kv_cache_dtype) == (name, digest, "fp8")
+        assert weights.server_options == ("--kv-cache-dtype", "fp8")
+    assert [path.name for path in (tmp_path / "store" / "recipes").iterdir()] == [
+        f"{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json"
+    ]
+    assert (make("int8", model, tmp_path).server_options, make("bf16", model, tmp_path).server_options) == ((), ())
 
 
 @pytest.mark.fault(

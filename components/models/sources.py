@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from components.errors import PrerequisiteError
@@ -11,12 +12,14 @@ from components.models import hub
 from components.models.content import (
     WEIGHTS,
     Read,
-    check_configuration,
+    check_no_remote_code,
     check_not_adapter,
+    check_unquantized,
     chosen_files,
     reader,
 )
 from components.models.digest import digest_of, model_files, weights_size
+from components.models.hub import Choose
 from components.models.wheels import PINS, gguf_model, normalized
 from components.run.artifacts import Model
 from components.storage.location import split_uri
@@ -36,12 +39,14 @@ class Scheme:
     example: str
     pattern: str
     """Regular expression for the part after the colon."""
-    find: Callable[[str, Path], tuple[Path, str]]
-    """Takes the part after the colon and a cache; returns a local folder and a note on the model's origin."""
+    find: Callable[[str, Path, Choose], tuple[Path, str]]
+    """Takes the part after the colon, a cache and the choice of files; returns a local folder and its origin."""
 
 
-def usable_files(names: Collection[str], read: Read) -> list[str]:
+def usable_files(names: Collection[str], read: Read, *, quantized: bool = False) -> list[str]:
     """The model's own files among `names`; raises PrerequisiteError when they are not a usable model.
+
+    A model that is quantized already is refused, unless a `quantized` one is wanted.
 
     The weights are not read, so this is called before they are downloaded.
     """
@@ -66,15 +71,17 @@ def usable_files(names: Collection[str], read: Read) -> list[str]:
             f"The model has no tokenizer (none of {', '.join(TOKENIZERS)}). Save it beside the weights: "
             "tokenizer.save_pretrained(folder)."
         )
-    check_configuration(top, read)
+    check_no_remote_code(top, read)
+    if not quantized:
+        check_unquantized(top, read)
     return chosen_files(names, read)
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, *, quantized: bool = False) -> None:
     """Raise PrerequisiteError unless the folder is a complete safetensors model without remote code."""
     try:
         files = files_of(folder)
-        for name in usable_files(files, reader(files)):
+        for name in usable_files(files, reader(files), quantized=quantized):
             if name.endswith(WEIGHTS):
                 _check_safetensors(files[name])
     except PrerequisiteError as error:
@@ -112,11 +119,11 @@ def _data_bytes(header: bytes) -> int:
         return -1
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, *, quantized: bool = False) -> None:
     """Raise PrerequisiteError when `source` cannot name a model; this uses no network."""
     scheme, rest = _parsed(source)
     if scheme.name == "file":
-        check_model_folder(_existing_folder(rest))
+        check_model_folder(_existing_folder(rest), quantized=quantized)
     if scheme.name == "pypi" and "==" not in rest and normalized(rest) not in PINS:
         raise PrerequisiteError(f"Give the version of {rest}, so that the run can be repeated: pypi:{rest}==VERSION")
 
@@ -126,13 +133,22 @@ def resolve(source: str, store: Store, cache: Path) -> Model:
 
     Raises PrerequisiteError when the model is unavailable or may not be used.
     """
-    check_source(source)
-    scheme, rest = _parsed(source)
-    folder, note = scheme.find(rest, cache)
-    check_model_folder(folder)
+    folder, note = found(source, cache)
     digest = digest_of(folder)
     uri = store.put_folder(folder, f"models/{digest}", digest, only=model_files(folder))
     return Model(source=source, digest=digest, uri=uri, size_bytes=weights_size(folder), note=note)
+
+
+def found(source: str, cache: Path, *, quantized: bool = False) -> tuple[Path, str]:
+    """A local folder with the model that `source` names, checked, and a note on its origin.
+
+    Raises PrerequisiteError when the model is unavailable or may not be used.
+    """
+    check_source(source, quantized=quantized)
+    scheme, rest = _parsed(source)
+    folder, note = scheme.find(rest, cache, partial(usable_files, quantized=quantized))
+    check_model_folder(folder, quantized=quantized)
+    return folder, note
 
 
 def _parsed(source: str) -> tuple[Scheme, str]:
@@ -157,11 +173,11 @@ def _existing_folder(path: str) -> Path:
     return folder
 
 
-def _from_file(path: str, _cache: Path) -> tuple[Path, str]:
+def _from_file(path: str, _cache: Path, _choose: Choose) -> tuple[Path, str]:
     return _existing_folder(path), ""
 
 
-def _from_package(requirement: str, cache: Path) -> tuple[Path, str]:
+def _from_package(requirement: str, cache: Path, _choose: Choose) -> tuple[Path, str]:
     name, _, version = requirement.partition("==")
     pin = PINS.get(normalized(name))
     if pin is not None and version in ("", pin.version):
@@ -175,19 +191,19 @@ def _from_package(requirement: str, cache: Path) -> tuple[Path, str]:
     )
 
 
-def _from_hub(name: str, _cache: Path) -> tuple[Path, str]:
+def _from_hub(name: str, _cache: Path, choose: Choose) -> tuple[Path, str]:
     repo, _, revision = name.partition("@")
-    folder = hub.snapshot(repo, revision or None, usable_files)
+    folder = hub.snapshot(repo, revision or None, choose)
     return folder, f"{repo} at commit {folder.name}."
 
 
-def _from_s3(rest: str, cache: Path) -> tuple[Path, str]:
+def _from_s3(rest: str, cache: Path, choose: Choose) -> tuple[Path, str]:
     store, name = split_uri(f"s3:{rest}")
     if store.get_text(f"{name}/{MARKER}") is not None:
         return store.get_folder(name, cache), ""
     from components.storage.s3 import plain_folder
 
-    return plain_folder(f"s3:{rest}", usable_files, cache), ""
+    return plain_folder(f"s3:{rest}", choose, cache), ""
 
 
 SCHEMES = {

@@ -1,7 +1,8 @@
 """The variants that a run can make of a model, one row each; the baseline is a row too."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from components.errors import PrerequisiteError
 
@@ -36,6 +37,14 @@ class Variant:
     """Whether vLLM's CPU build has a kernel for it."""
     on_gpus_since: tuple[int, int] = (7, 5)
     """The least compute capability of a GPU with a kernel for it, by vLLM's compressed-tensors schemes."""
+    seed: int = 0
+    """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
+    recipe: str = ""
+    """The text of a recipe of the user's own; empty for a row of the table."""
+    checkpoint: str = ""
+    """The source of a quantized checkpoint of the user's own; empty for weights that a run makes."""
+    kv_cache_dtype: str = ""
+    """In which vLLM keeps keys and values while it serves, which leaves the weights as they are; empty: the model's."""
 
     @property
     def method(self) -> str:
@@ -46,6 +55,17 @@ class Variant:
     def packed(self) -> bool:
         """Whether a stored number has several weights; else each has a byte of its own."""
         return self.scheme != "W8A8" and (self.number == "int" or self.bits < 8)
+
+    @property
+    def stored(self) -> "Variant":
+        """The variant whose weights it has."""
+        return replace(self, name=self.name.removesuffix(FP8_CACHE), kv_cache_dtype="")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its weights, or the scales of its activations, depend on calibration texts."""
+        measured = self.algorithm != "RTN" or bool(self.transform) or self.scheme == "NVFP4"
+        return self.quantized and not self.checkpoint and measured
 
 
 BASELINE = "bf16"
@@ -79,13 +99,56 @@ DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 """The variants that a run makes unless it names others."""
 
 
-def variant_named(name: str) -> Variant:
-    """The row of that name; raises PrerequisiteError with the valid names."""
-    if name not in VARIANTS:
-        raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(VARIANTS)}.")
-    return VARIANTS[name]
+FP8_CACHE = ".kv-fp8"
+NAMED = re.compile(r"(?P<row>[^.]+)(\.seed(?P<seed>[1-9]))?(?P<cache>\.kv-fp8)?")
 
 
-def with_baseline(names: Iterable[str]) -> list[str]:
-    """The checked variant names, without duplicates: the baseline first, then the others in their order."""
-    return list(dict.fromkeys([BASELINE, *(variant_named(name).name for name in names)]))
+def variant_named(name: str, own: Mapping[str, Variant] | None = None) -> Variant:
+    """The row of that name; raises PrerequisiteError for other names.
+
+    `ROW.seedN` is a row with another seed, and either with `.kv-fp8` is served with keys and values in FP8. `own` are
+    the rows of the user's own recipes.
+    """
+    rows = {**VARIANTS, **(own or {})}
+    if (parts := NAMED.fullmatch(name)) and parts["row"] in rows:
+        row = rows[parts["row"]]
+        row = with_seed(row, int(parts["seed"])) if parts["seed"] else row
+        return replace(row, name=name, kv_cache_dtype="fp8") if parts["cache"] else row
+    raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(rows)}.")
+
+
+def known_variant(name: str) -> Variant | None:
+    """The row of that name; None for a name that is not a run's own, e.g. that of a folder with saved results."""
+    try:
+        return variant_named(name)
+    except PrerequisiteError:
+        return None
+
+
+def with_seed(row: Variant, seed: int) -> Variant:
+    """The row with that seed; raises PrerequisiteError for a row whose weights depend on no data."""
+    check_seeds(row.name, calibrated=row.calibrated)
+    return replace(row, name=f"{row.name}.seed{seed}", seed=seed, default=False) if seed else row
+
+
+def check_seeds(name: str, *, calibrated: bool) -> None:
+    """Raise PrerequisiteError for a variant whose weights depend on no data."""
+    if not calibrated:
+        raise PrerequisiteError(
+            f"{name} has no seeds: its weights depend on no calibration texts, so every seed gives the same. Leave"
+            " it out, or leave --seeds out and name the others' seeds, as in --variants int8,int8.seed1."
+        )
+
+
+def with_baseline(names: Iterable[str], seeds: int = 1, own: Mapping[str, Variant] | None = None) -> list[str]:
+    """The checked variant names, without duplicates: the baseline first, then the others in their order.
+
+    Each quantized row is followed by the same row with the other seeds, if there are more than one.
+    """
+    rows = [variant_named(name, own) for name in dict.fromkeys([BASELINE, *names])]
+    several = [[with_seed(row, seed) for seed in range(seeds)] if _has_seeds(row, seeds) else [row] for row in rows]
+    return list(dict.fromkeys(row.name for group in several for row in group))
+
+
+def _has_seeds(row: Variant, seeds: int) -> bool:
+    return row.quantized and not row.seed and not row.kv_cache_dtype and not row.checkpoint and seeds > 1

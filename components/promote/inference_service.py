@@ -25,6 +25,7 @@ def write_patch(promotion: Promotion, service: str, file: Path) -> None:
         "variant": promotion.variant,
         "verdict": promotion.verdict,
         "forced": promotion.forced,
+        "kv-cache-dtype": promotion.kv_cache_dtype,
     }
     patch = {
         "apiVersion": "serving.kserve.io/v1beta1",

@@ -31,6 +31,8 @@ class Promotion(Artifact):
     verdict: str
     weights: str
     """The URI of its weights."""
+    kv_cache_dtype: str = ""
+    """vLLM's --kv-cache-dtype with which it was judged; empty: the model's own."""
     previous: str = ""
     """The version that it replaced; empty if there was none."""
     forced: str = ""
@@ -119,6 +121,7 @@ def promotion(champion: JudgedVersion, previous: str) -> Promotion:
         variant=champion.verdict.variant,
         verdict=champion.verdict.verdict,
         weights=champion.weights.uri,
+        kv_cache_dtype=champion.weights.kv_cache_dtype,
         previous=previous,
         unread=champion.evidence.unread,
     )

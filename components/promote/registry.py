@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CANDIDATE = "candidate"
-DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT = (
-    f"quantgate.{name}" for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at")
+DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT, CACHE = (
+    f"quantgate.{name}"
+    for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at", "kv_cache_dtype")
 )
 RANKED = ("ship", "monitor", "ab_test", "inconclusive")
 """The verdicts of a candidate, the best first. A variant with another verdict cannot be a candidate."""
@@ -125,8 +126,15 @@ def versions_of(client: "MlflowClient", name: str) -> "list[ModelVersion]":
 
 
 def version_of_weights(known: "Sequence[ModelVersion]", weights: Weights) -> "ModelVersion | None":
-    """The newest version that points at exactly these weights; None if there is none, e.g. after the store moved."""
-    same = [version for version in known if version.tags.get(DIGEST) == weights.digest]
+    """The newest version that points at exactly these weights; None if there is none, e.g. after the store moved.
+
+    Weights that are served with another key-value cache have a version of their own.
+    """
+    same = [
+        version
+        for version in known
+        if version.tags.get(DIGEST) == weights.digest and version.tags.get(CACHE, "") == weights.kv_cache_dtype
+    ]
     return next((version for version in reversed(same) if version.source in sources_of(weights, version)), None)
 
 
@@ -177,6 +185,7 @@ def tags_of(weights: Weights, verdict: Verdict, tracked: TrackedRun) -> dict[str
         "quantgate.sentence": verdict.sentence,
         "quantgate.weights": weights.uri,
         "quantgate.scheme": weights.scheme,
+        **({CACHE: weights.kv_cache_dtype} if weights.kv_cache_dtype else {}),
     }
 
 

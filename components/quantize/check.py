@@ -9,7 +9,7 @@ all the rest    has the baseline's bytes
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,40 +30,58 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Callable[[], torch.Tensor]]
 
 WEIGHT = ".weight"
-PARTS = (".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
-PARTS += (".weight_global_scale", ".input_global_scale")
+PARTS = (
+    *(".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point"),
+    *(".weight_global_scale", ".input_global_scale"),
+)
 """What compressed-tensors stores for a layer."""
+OWN_PARTS = (
+    *(f".{what}_{part}" for what in ("input", "output") for part in ("scale", "zero_point", "global_scale")),
+    ".weight_g_idx",
+)
+"""What it stores beside them for some recipes of the user's own."""
+KV_SCALES = re.compile(r"\.[kv]_(scale|zero_point)$")
 LARGEST_ERROR = 0.9
 """Of the relative error of a layer's weights. GPTQ with INT4 is at 0.1 to 0.3, zeros at 1, another layer's at 1.4."""
 MX_BIAS, MX_NAN = 127, 255
 """Of the exponents of MXFP4's scales (OCP Microscaling Formats, E8M0)."""
-NORM = re.compile(r"norm[^.]*\.weight$")
+NORM, ANYTHING = re.compile(r"norm[^.]*\.weight$"), re.compile("")
 NAMED = 5
 
 
 def check_compressed(
-    folder: Path, baseline: Path, layers: Mapping[str, Layout], *, transformed: bool = False
+    folder: Path, baseline: Path, layers: Mapping[str, Layout | None], *, transformed: bool = False, own: bool = False
 ) -> dict[str, float]:
     """The relative error of each layer's weights: the norm of their change divided by the norm of the baseline's.
 
     `layers` has the layout that each layer should have. If the weights were `transformed` before, norms may differ,
-    and there are no errors: the scales of channels have moved between layers. Raises PrerequisiteError with the
-    layers' names unless the checkpoint in `folder` is what it should be.
+    and there are no errors: the scales of channels have moved between layers. With the user's `own` recipe the layouts
+    are what the checkpoint itself says, None is a format of which only the scales are checked, and a transform may
+    have changed anything. Raises PrerequisiteError with the layers' names unless the checkpoint in `folder` is what it
+    should be.
     """
-    _check_config(folder, layers)
+    if own and not layers:
+        raise PrerequisiteError(f"llm-compressor quantized no layer: the recipe's targets match none, in {folder}.")
+    known = {name: layout for name, layout in layers.items() if layout}
+    _check_config(folder, known)
     _check_files(folder, baseline)
     with _tensors(folder) as compressed, _tensors(baseline) as original:
         _refuse("did not quantize", [name for name in layers if f"{name}.weight_scale" not in compressed], folder)
         scaled = [name.removesuffix(".weight_scale") for name in compressed if name.endswith(".weight_scale")]
         _refuse("quantized what it should leave alone:", [name for name in scaled if name not in layers], folder)
         errors, faults = {}, []
-        for name, layout in layers.items():
+        for name, layout in known.items():
             try:
                 errors[name] = _layer_error(name, layout, compressed, original)
             except ValueError as error:
                 faults.append(f"{name} ({error})")
+        if own:
+            scales = [name for name in compressed if name.endswith("_scale") and name.rpartition(".")[0] not in known]
+            faults += [f"{name} (not finite and positive)" for name in scales if not _is_scale(compressed[name]())]
         _refuse("wrote wrong layers:", faults, folder)
-        _check_rest(folder, layers, compressed, original, NORM if transformed else None)
+        free = (ANYTHING if own else NORM) if transformed else None
+        parts = _parts(folder, layers, compressed) if own else {name + part for name in layers for part in PARTS}
+        _check_rest(folder, parts, {name + WEIGHT for name in layers}, compressed, original, free)
     if transformed:
         return {}
     far = [f"{name} ({error:.0%})" for name, error in worst(errors).items() if error > LARGEST_ERROR]
@@ -86,10 +104,10 @@ def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
     ]
     faults = []
     for name, layout in layers.items():
-        if any(_matches(target, name) for target in config.get("ignore", [])):
+        if any(matches(target, name) for target in config.get("ignore", [])):
             faults.append(f"{name} (ignored)")
             continue
-        weights = next((args for targets, args in groups if any(_matches(target, name) for target in targets)), {})
+        weights = next((args for targets, args in groups if any(matches(target, name) for target in targets)), {})
         said = Layout(
             bits=int(weights.get("num_bits") or 0),
             group_size=weights.get("group_size") or None,
@@ -103,7 +121,7 @@ def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
     _refuse("wrote another configuration for", faults, folder)
 
 
-def _matches(target: str, name: str) -> bool:
+def matches(target: str, name: str) -> bool:
     """Whether a target of compressed-tensors means the linear layer of that name."""
     if target.startswith("re:"):
         return re.match(target.removeprefix("re:"), name) is not None
@@ -122,23 +140,37 @@ def _check_files(folder: Path, baseline: Path) -> None:
 
 def _check_rest(
     folder: Path,
-    layers: Mapping[str, Layout],
+    parts: Set[str],
+    replaced: Set[str],
     compressed: "Tensors",
     original: "Tensors",
     free: re.Pattern[str] | None,
 ) -> None:
     """What is not a part of a quantized layer has the baseline's bytes, but for names that match `free`.
 
-    A tied output layer may be left out.
+    The parts are those of the checkpoint, in place of the baseline's `replaced` weights. A tied output layer may be
+    left out; a transform that may change anything may also add its own tensors.
     """
-    parts = {name + part for name in layers for part in PARTS}
-    rest, kept = compressed.keys() - parts, original.keys() - {name + WEIGHT for name in layers}
-    _refuse("added tensors:", sorted(rest - kept), folder)
+    rest, kept = compressed.keys() - parts, original.keys() - replaced
+    _refuse("added tensors:", sorted(rest - kept) if free is not ANYTHING else [], folder)
     tied = {"lm_head.weight"} if _is_tied(folder) else set()
     _refuse("left out tensors:", sorted(kept - rest - tied), folder)
     fixed = [name for name in sorted(rest & kept) if not (free and free.search(name))]
     changed = [name for name in fixed if not _same_bytes(compressed[name](), original[name]())]
     _refuse("changed tensors that it should leave alone:", changed, folder)
+
+
+def _parts(folder: Path, layers: Iterable[str], compressed: "Tensors") -> set[str]:
+    """The names of all parts of layers that the user's own recipe may have quantized."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    cache = [name for name in compressed if config.get("kv_cache_scheme") and KV_SCALES.search(name)]
+    return {*cache, *(name + part for name in layers for part in (*PARTS, *OWN_PARTS))}
+
+
+def _is_scale(tensor: "torch.Tensor") -> bool:
+    """Whether the scales are finite and positive; an exponent of 8 bits is always."""
+    values = tensor.float()
+    return not tensor.dtype.is_floating_point or bool(values.isfinite().all() and (values > 0).all())
 
 
 def _is_tied(folder: Path) -> bool:
@@ -158,7 +190,7 @@ def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Te
     weights = original[name + WEIGHT]().float()
     rows, columns = weights.shape
     scale = _scales(name, compressed)
-    if not bool(scale.isfinite().all()) or not bool((scale > 0).all()):
+    if not _is_scale(scale):
         raise ValueError("a scale is not finite and positive")
     expected = layout.scales_of(rows, columns)
     if tuple(scale.shape) != expected:

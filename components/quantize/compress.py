@@ -1,14 +1,16 @@
 """Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
     python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
-        --tokens N --out FOLDER --facts FILE [--slow-16-bits]
+        --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
-and the group size of each layer, and the algorithm. On one kind of machine the same inputs give the same bytes.
+and the group size of each layer, the algorithm, whether weights were transformed before, and all linear layers. On one
+kind of machine the same inputs give the same bytes.
 """
 
 import argparse
 import json
+import random
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,11 +28,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from components.models.recipe_file import own_rows
 from components.models.tokenizer_files import copy_beside_weights
-from components.models.variants import variant_named
-from components.quantize.recipe import UNQUANTIZED, recipe_for
-
-SEED = 0
+from components.models.variants import Variant, variant_named
+from components.quantize.recipe import UNQUANTIZED, own_recipe, recipe_for
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--variant", required=True)
+    parser.add_argument("--recipe", type=Path, help="YAML file of a recipe of the user's own, which is the variant's")
     parser.add_argument("--calibration", type=Path, required=True, help="Arrow file with a column `passage`")
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True, help="length to which a sample is cut")
@@ -46,23 +48,27 @@ def main() -> None:
     parser.add_argument("--slow-16-bits", action="store_true", help="the CPU computes 16 bits in software")
     options = parser.parse_args()
 
-    transformers.set_seed(SEED)
+    variant = variant_of(options.variant, options.recipe)
+    transformers.set_seed(variant.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
     model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()
     stored = model.dtype
-    in_float32 = options.slow_16_bits and not torch.cuda.is_available()
+    # a recipe of the user's own may have floats of 8 or 4 bits, which a cast to 16 bits would undo
+    in_float32 = options.slow_16_bits and not torch.cuda.is_available() and not variant.recipe
     if in_float32:
         model.float()
     widths = linear_widths(model)
     if not torch.accelerator.is_available():  # AWQ pins memory without asking for an accelerator
         IntermediatesCache.pin_memory = lambda *_: None  # type: ignore[method-assign]
-    variant = variant_named(options.variant)
-    recipe = recipe_for(variant, widths)
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    recipe = own_recipe(variant) if variant.recipe else recipe_for(variant, widths)
     oneshot(
         model=model,
-        dataset=calibration_set(options.calibration, tokenizer, options.samples, options.tokens),
+        dataset=calibration_set(
+            passages_of(options.calibration, options.samples, variant.seed), tokenizer, options.tokens
+        ),
         recipe=recipe.modifiers,
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
@@ -76,9 +82,17 @@ def main() -> None:
     facts = {
         "layout": recipe.layout,
         "layers": {name: asdict(layer) for name, layer in recipe.layers.items()},
-        "algorithm": f"{variant.method} in float32" if in_float32 else variant.method,
+        "algorithm": f"{recipe.method} in float32" if in_float32 else recipe.method,
+        "transformed": recipe.transformed,
+        "linears": linears,
     }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def variant_of(name: str, recipe: Path | None) -> Variant:
+    """The variant of that name; `recipe` is the file of its recipe if it has one of the user's own."""
+    own = own_rows([f"{name.partition('.')[0]}={recipe.read_text(encoding='utf-8')}"] if recipe else [])
+    return variant_named(name, own)
 
 
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:
@@ -90,9 +104,16 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
-def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int, tokens: int) -> Dataset:
-    """The first `samples` distinct passages, each cut to `tokens` tokens."""
-    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))[:samples]
+def passages_of(file: Path, samples: int, seed: int) -> list[str]:
+    """The first `samples` distinct passages of the file; with a seed, of the passages in an order drawn by it."""
+    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))
+    if seed:
+        random.Random(seed).shuffle(passages)
+    return passages[:samples]
+
+
+def calibration_set(passages: list[str], tokenizer: PreTrainedTokenizerBase, tokens: int) -> Dataset:
+    """The passages, each cut to `tokens` tokens."""
     ids = [tokenizer(text, truncation=True, max_length=tokens).input_ids for text in passages]
     return Dataset.from_dict(
         {"input_ids": ids, "attention_mask": [[1] * len(tokens_of_text) for tokens_of_text in ids]}

@@ -21,6 +21,7 @@ from components.models.variants import Variant
 from components.run import machine
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
+from components.run.checkpoint import Checkpoint
 from components.run.progress import Step
 from components.run.results import RunResults
 from components.storage.store import Store
@@ -35,9 +36,15 @@ def quantize(
 ) -> Weights:
     """The variant's weights in the store; for the baseline the model's own weights.
 
-    Weights of an earlier run with the same baseline and the same recipe are reused. If llm-compressor fails, the value
-    has a `failure`. llm-compressor's log is in `results`.
+    A variant that differs in how it is served shares the weights of its row. Weights of an earlier run with the same
+    baseline and the same recipe are reused. If llm-compressor fails, the value has a `failure`. llm-compressor's log is
+    in `results`.
     """
+    if variant.kv_cache_dtype:
+        shared = quantize(variant.stored, baseline, store, results, step, calibration)
+        return shared.model_copy(
+            update={"variant": variant.name, "kv_cache_dtype": variant.kv_cache_dtype, "reused": False}
+        )
     if not variant.quantized:
         return Weights(
             variant=variant.name,
@@ -57,6 +64,8 @@ def quantize(
         scheme=variant.scheme,
         algorithm=variant.method,
         calibration=calibration.describe(),
+        seed=variant.seed,
+        recipe_sha256=hashlib.sha256(variant.recipe.encode()).hexdigest() if variant.recipe else "",
     )
     try:
         compressed = compress(
@@ -67,6 +76,21 @@ def quantize(
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
     store.put_text(weights.model_dump_json(indent=2), recipe)
     return weights
+
+
+def given_weights(checkpoint: Checkpoint, variant: Variant, baseline: Model) -> Weights:
+    """The weights of a checkpoint that was quantized before."""
+    return Weights(
+        variant=variant.name,
+        baseline_digest=baseline.digest,
+        digest=checkpoint.digest,
+        uri=checkpoint.uri,
+        size_bytes=checkpoint.size_bytes,
+        scheme=checkpoint.scheme,
+        algorithm=checkpoint.method,
+        source=checkpoint.source,
+        kv_cache_dtype=variant.kv_cache_dtype,
+    )
 
 
 def made_before(store: Store, recipe: str, variant: Variant, baseline: Model) -> Weights | None:
@@ -102,22 +126,28 @@ def compress(
     from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
+    from components.quantize.written import Written
     from components.storage.cache import cache_dir
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
+        if variant.recipe:
+            recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
         run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
-        errors = check_compressed(out, model, layouts_in(facts_file), transformed=bool(variant.transform))
+        written = Written.read(out, facts["linears"]) if variant.recipe else None
+        layers = written.layers if written else layouts_in(facts_file)
+        errors = check_compressed(out, model, layers, transformed=facts["transformed"], own=bool(written))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
         return {
             "digest": digest,
             "uri": uri,
             "size_bytes": weights_size(out),
-            "layout": str(facts["layout"]),
+            "layout": written.describe() if written else str(facts["layout"]),
+            **({"scheme": written.scheme} if written else {}),
             "algorithm": str(facts["algorithm"]),
             "largest_errors": worst(errors),
         }
@@ -129,6 +159,11 @@ def layouts_in(facts: Path) -> dict[str, Layout]:
     return {name: Layout(**layout) for name, layout in layers.items()}
 
 
+def recipe_beside(facts: Path) -> Path:
+    """The file with the user's own recipe."""
+    return facts.with_name("recipe.yaml")
+
+
 def compress_command(
     variant: Variant, model: Path, rows: Path, calibration: Calibration, out: Path, facts: Path
 ) -> list[str]:
@@ -136,6 +171,7 @@ def compress_command(
     command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
     command += ["--calibration", str(rows), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
+    command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
     return command if machine.multiplies_16_bits() else [*command, "--slow-16-bits"]
 
 

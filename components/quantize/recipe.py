@@ -9,6 +9,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
 
 from components.models.layers import Layout, describe_layout, group_layers, layouts, one_group
+from components.models.recipe_file import method_of, modifiers_of, transforms
 from components.models.variants import Variant
 
 UNQUANTIZED = "lm_head"
@@ -45,6 +46,10 @@ class Recipe:
     """By name; in the order of the model."""
     layout: str
     """The layers' layouts in words."""
+    method: str
+    """E.g. `RTN after AWQ`."""
+    transformed: bool
+    """Whether other weights change than those that are quantized."""
 
 
 def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
@@ -58,7 +63,14 @@ def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     # GPTQModifier(group_size=...) raises, so the size is in config_groups.
     schemes = {f"g{group.group_size}": scheme_for(variant, group.targets, group.group_size) for group in groups}
     rounding = ROUNDING[variant.algorithm](config_groups=schemes, ignore=[UNQUANTIZED])
-    return Recipe([*_transforms(variant), rounding], layouts(groups, widths, variant), layout)
+    modifiers = [*_transforms(variant), rounding]
+    return Recipe(modifiers, layouts(groups, widths, variant), layout, variant.method, bool(variant.transform))
+
+
+def own_recipe(variant: Variant) -> Recipe:
+    """The user's own recipe; which layout a layer gets is said by the checkpoint."""
+    modifiers = modifiers_of(variant.recipe, f"The recipe of {variant.name}")
+    return Recipe(modifiers, {}, "", method_of(modifiers), transforms(modifiers))
 
 
 def _transforms(variant: Variant) -> list[Modifier]:

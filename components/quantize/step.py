@@ -4,6 +4,7 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from components.models.recipe_file import own_rows
 from components.models.variants import variant_named
 from components.run import progress
 from components.run.artifacts import Model, Weights
@@ -18,6 +19,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     Skipped if an earlier run judged the model, or if the variant cannot be judged because its baseline has no scores.
     """
     from components.evidence.reference import without_reference
+    from components.quantize.quantization import given_weights
     from components.quantize.quantization import quantize as quantize_model
     from components.run.calibration import Calibration
 
@@ -31,10 +33,17 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
         if not reason:
             store = open_store(evaluation_plan.store)
-            result = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
+            row = variant_named(variant, own_rows(evaluation_plan.variant_recipe, evaluation_plan.variant))
+            kept = evaluation_plan.variant_kept.get(row.stored.name)
+            result = (
+                given_weights(kept, row, model)
+                if kept
+                else quantize_model(row, model, store, Path(folder), step, calibration)
+            )
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
-        note = "reused from an earlier run" if result.reused else result.layout
+        shared = result.source or (result.kv_cache_dtype and "shares the weights of its row")
+        note = shared or ("reused from an earlier run" if result.reused else result.layout)
         step.end(result.failure, skipped=bool(reason), note=note)
 
 

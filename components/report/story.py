@@ -198,12 +198,20 @@ def prompt_settings(decision: Decision) -> tuple[tuple[str, str], ...]:
 
 
 def command(decision: Decision) -> str:
-    """The command line that reproduces the run; for a custom policy it needs `policy_text` as `policy.yaml`."""
+    """The command line that reproduces the run; for a custom policy it needs `policy_text` as `policy.yaml`.
+
+    A recipe of the user's own is needed as NAME.yaml.
+    """
     names, plan = [verdict.variant for verdict in decision.verdicts], decision.plan
     suite = short_suite(plan.suite) if plan else decision.suite
     words = ["quantgate", "run", "--model", decision.model.source, "--suite", suite]
     words += ["--policy", "policy.yaml"] if decision.policy_text else ["--use-case", decision.use_case]
     words += ["--variants", ",".join(names[1:] or names)]
+    for entry in plan.variant if plan else ():
+        words += ["--variant", entry]
+    for recipe in plan.variant_recipe if plan else ():
+        name = recipe.partition("=")[0]
+        words += ["--variant-recipe", f"{name}={name}.yaml"]
     return shlex.join([*words, *(options(plan) if plan else ())])
 
 
@@ -264,10 +272,14 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         return ()
     facts = [
         ("Scheme", weights.scheme),
+        ("Made elsewhere", weights.source),
         ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
+        ("Key-value cache", weights.kv_cache_dtype and f"{weights.kv_cache_dtype}, on the weights of its row"),
         ("Largest change", largest_changes(weights)),
         ("Calibration", weights.calibration),
+        ("Seed", str(weights.seed or "")),
+        ("Recipe", weights.recipe_sha256 and f"sha256 {weights.recipe_sha256[:16]}"),
     ]
     if weights.reused:
         facts.append(("Reused", "yes: an earlier run with the same inputs stored these weights"))

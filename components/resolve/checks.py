@@ -9,7 +9,7 @@ from components.benchmarks import selection, suites
 from components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
 from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
-from components.models.variants import with_baseline
+from components.models.recipe_file import all_variants
 from components.policies.policy import check_use_case, chosen
 from components.run.attempts import Attempt
 from components.run.plan import EvaluationPlan
@@ -123,15 +123,15 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     """The plan with the baseline, its limits and the source of its rows; raises PrerequisiteError if it is invalid."""
     from components.models.sources import check_source
 
-    variants = with_baseline(list(plan.variants))
-    plan = with_suite(plan)
+    variants = all_variants(plan)
+    plan = with_suite(plan.model_copy(update={"variants": variants}))
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_source(model)
-    return check_questions(plan.model_copy(update={"variants": tuple(variants), "limits": limits}))
+    return check_questions(plan.model_copy(update={"limits": limits}))
 
 
 def check_power(plan: EvaluationPlan, attempt: Attempt | None = None) -> None:

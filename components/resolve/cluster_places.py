@@ -25,6 +25,8 @@ def check_locations(model: str, plan: EvaluationPlan) -> None:
     custom = [location for location in plan.custom if location not in selection.shipped_sets()]
     rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
     places += [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
+    local = [entry for entry in plan.variant if not entry.partition("=")[2].startswith(("hf:", "pypi:"))]
+    places += [("--variant", entry.partition("=")[2]) for entry in local]
     places += [("include_path", path) for path in included_paths(plan.suite)]
     for option, location in places:
         if location and not location.startswith("s3://"):

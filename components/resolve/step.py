@@ -31,7 +31,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
     from components.benchmarks.embedded import embedded
     from components.benchmarks.encoder import Encoder
     from components.benchmarks.prompts import Preparation
-    from components.models import sources
+    from components.models import own_checkpoint, sources
     from components.run.calibration import PASSAGES
 
     with progress.step(requested.results, "resolve") as step:
@@ -46,6 +46,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
+        checked = own_checkpoint.with_checkpoints(checked, folder, open_store(checked.store), cache_dir())
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
         attempt, uncounted = counted_attempts.count_tracked(base_model, resolved)

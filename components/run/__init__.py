@@ -7,5 +7,6 @@ attempts                        how often a base model's variants were judged fo
 results                         the name and place of every file of a run
 prompt_settings, server_identity, calibration
                                 what must be equal for two variants to be comparable
+checkpoint                      a quantized checkpoint that the run was given
 progress, shell, machine        progress lines; the image of kfp's components; the GPUs of this machine
 """

@@ -66,10 +66,23 @@ class Weights(Artifact):
     """The five layers whose weights changed most, with the norm of the change divided by the norm of the weights."""
     calibration: str = ""
     """The calibration data, e.g. `32 samples of up to 256 tokens of boolq passages`."""
+    seed: int = 0
+    """Of the recipe, and of the order in which the calibration texts were drawn; 0 is the order of their file."""
+    source: str = ""
+    """Of a checkpoint that was quantized before; empty for weights that a run makes."""
+    recipe_sha256: str = ""
+    """Of the text of the user's own recipe; empty for a row of the table."""
+    kv_cache_dtype: str = ""
+    """vLLM's --kv-cache-dtype, where it is served with another than the model's."""
     duration_s: float = 0.0
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""
     failure: str = ""
+
+    @property
+    def server_options(self) -> tuple[str, ...]:
+        """vLLM's options that belong to the variant, on whatever machine it is served."""
+        return ("--kv-cache-dtype", self.kv_cache_dtype) if self.kv_cache_dtype else ()
 
 
 class ServerPod(Artifact):

@@ -15,7 +15,17 @@ from components.storage.artifact import Artifact
 
 NOT_DECIDING = (
     *("suite_kept", "custom", "custom_kept", "data", "prompts", "made_rows", "irt_parameters", "irt_parameters_kept"),
-    *("store", "results", "tracking_uri", "experiment", "skip_judged", "judged_in", "fail_run_on"),
+    *(
+        "store",
+        "results",
+        "variant",
+        "variant_kept",
+        "tracking_uri",
+        "experiment",
+        "skip_judged",
+        "judged_in",
+        "fail_run_on",
+    ),
     "check_power",
 )
 """The fields of a plan that name a place, or what happens after the verdict. `asked` identifies the questions."""

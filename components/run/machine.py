@@ -68,6 +68,11 @@ def multiplies_16_bits() -> bool:
     return flags is None or not BF16_FLAGS.isdisjoint(flags)
 
 
+def has_avx512() -> bool:
+    """Whether the CPU has AVX-512; False where /proc/cpuinfo is missing (macOS)."""
+    return CPUINFO.exists() and "avx512f" in CPUINFO.read_text(encoding="utf-8", errors="replace").split()
+
+
 def numa_nodes() -> int:
     """The number of this machine's NUMA nodes, at least 1."""
     return max(1, len(list(NODES.glob("node[0-9]*"))))

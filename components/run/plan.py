@@ -4,6 +4,7 @@ from pydantic import Field
 
 from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
+from components.run.checkpoint import Checkpoint
 from components.storage.artifact import Artifact
 
 FAILING = ("not_comparable", "failed", "inconclusive", "reject")
@@ -21,6 +22,25 @@ class EvaluationPlan(Artifact):
         description="Comma-separated variants, of {variants}. The baseline {baseline} is always included."
     )
     """The baseline first."""
+    variant: tuple[str, ...] = Field(
+        (),
+        description="A checkpoint that is quantized already, as a variant: NAME=file:PATH, NAME=hf:ORG/NAME or"
+        " NAME=s3://BUCKET/PREFIX, by compressed-tensors, AWQ or GPTQ; may be repeated.",
+    )
+    variant_kept: dict[str, Checkpoint] = {}
+    """By name, these checkpoints as `resolve` has checked and stored them."""
+    variant_recipe: tuple[str, ...] = Field(
+        (),
+        description="A variant by a recipe of your own: NAME=recipe.yaml, which llm-compressor reads; may be repeated.",
+    )
+    """NAME= and the text of the file; components/models/recipe_file.py reads it."""
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Make each quantized variant so many times, with other calibration texts and seeds: as int8,"
+        " int8.seed1, int8.seed2.",
+    )
     suite: str = Field("demo", description="The benchmarks, one suite or several: {suites}, or a YAML file of tasks.")
     """Names, and the texts of files; components/benchmarks/suite_file.py joins them."""
     suite_kept: str = ""

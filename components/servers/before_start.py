@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import PrerequisiteError
-from components.models.variants import VARIANTS
+from components.models.variants import FP8_CACHE, known_variant
 from components.models.window import model_config
 from components.run import machine
 
@@ -35,15 +35,22 @@ def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
 
 def check_kernels(variants: Iterable[str], on_cpu: bool) -> None:
     """Raise PrerequisiteError for variants that vLLM cannot serve here, by its CPU build or on this machine's GPU."""
-    rows, capability = [VARIANTS[name] for name in variants], machine.compute_capability()
-    if refused := [row.name for row in rows if on_cpu and not row.on_cpus]:
+    rows = {name: known_variant(name) for name in variants}
+    if refused := [name for name, row in rows.items() if on_cpu and row and not row.on_cpus]:
         raise PrerequisiteError(
             f"{', '.join(refused)}: vLLM's CPU build has no kernel for it. Leave it out, or run it where a GPU is."
         )
-    for row in rows:
-        if not on_cpu and row.quantized and capability and capability < row.on_gpus_since:
+    cached = [name for name in rows if name.endswith(FP8_CACHE)]
+    if on_cpu and cached and not machine.has_avx512():
+        raise PrerequisiteError(
+            f"{', '.join(cached)}: vLLM keeps keys and values in FP8 on a CPU only with AVX-512, which this one lacks."
+            " Leave it out, or run it where a GPU is."
+        )
+    capability = None if on_cpu else machine.compute_capability()
+    for name, row in rows.items():
+        if capability and row and row.quantized and capability < row.on_gpus_since:
             raise PrerequisiteError(
-                f"{row.name}: vLLM has a kernel for it from compute capability {_version(row.on_gpus_since)} on, and "
+                f"{name}: vLLM has a kernel for it from compute capability {_version(row.on_gpus_since)} on, and "
                 f"this GPU has {_version(capability)}. Leave it out, or use a newer GPU."
             )
 

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from components.errors import PrerequisiteError
@@ -95,6 +95,10 @@ class ServingSettings:
         except (KeyError, IndexError, ValueError) as error:
             example = type(self).address
             raise PrerequisiteError(f"{PREFIX}_ADDRESS is {self.address!r}. Write it like {example}") from error
+
+    def with_options(self, options: tuple[str, ...]) -> "ServingSettings":
+        """The settings with more options of vLLM's, which are worth more than those before."""
+        return replace(self, options=(*self.options, *options))
 
     @property
     def tensor_parallel_size(self) -> int:

@@ -82,6 +82,7 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     started = time.monotonic()
     cluster = patient_client(settings)
     runtime = find_runtime(cluster, settings)
+    settings = settings.with_options(weights.server_options)
     options = objects.answering(settings, window)
     identity = objects.identity_of(weights.digest, runtime, settings, window)
     variables = {} if settings.gpus else cpu_variables(model_path, window, value_bytes=4)  # float32 is possible
@@ -159,10 +160,10 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
         yield
 
 
-def identity_here(digest: str, settings: ServingSettings, window: int) -> ServerIdentity:
-    """The identity of the server that `deploy` would start on the model."""
+def identity_here(weights: Weights, settings: ServingSettings, window: int) -> ServerIdentity:
+    """The identity of the server that `deploy` would start for the weights."""
     runtime = find_runtime(patient_client(settings), settings)
-    return objects.identity_of(digest, runtime, settings, window)
+    return objects.identity_of(weights.digest, runtime, settings.with_options(weights.server_options), window)
 
 
 def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:

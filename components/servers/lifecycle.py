@@ -25,7 +25,8 @@ def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Ser
     if settings.kind == LOCAL:
         from components.servers import local_vllm
 
-        return local_vllm.deploy(weights.variant, model_path, local_folder(results), weights.digest, window=window)
+        folder, options = local_folder(results), weights.server_options
+        return local_vllm.deploy(weights.variant, model_path, folder, weights.digest, options, window)
     from components.servers import kserve
 
     if settings.kind == KSERVE:
@@ -60,16 +61,16 @@ def reads_weights() -> bool:
     return from_environment().kind == LOCAL
 
 
-def identity_here(model_path: Path, digest: str, window: int) -> ServerIdentity:
+def identity_here(weights: Weights, model_path: Path, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start."""
     settings = from_environment()
     if settings.kind == LOCAL:
         from components.servers import local_vllm
 
-        return local_vllm.identity_here(model_path, digest, window)
+        return local_vllm.identity_here(model_path, weights.digest, window, weights.server_options)
     from components.servers import kserve
 
-    return kserve.identity_here(digest, settings, window)
+    return kserve.identity_here(weights, settings, window)
 
 
 @contextmanager

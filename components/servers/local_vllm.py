@@ -165,10 +165,10 @@ def identity_of(engine: Engine, digest: str, answer_options: list[str]) -> Serve
     )
 
 
-def identity_here(model_path: Path, digest: str, window: int) -> ServerIdentity:
-    """The identity of the server that `deploy` would start on the model with that window."""
+def identity_here(model_path: Path, digest: str, window: int, options: tuple[str, ...] = ()) -> ServerIdentity:
+    """The identity of the server that `deploy` would start on the model with that window and these options."""
     engine = find_engine()
-    return identity_of(engine, digest, vllm_settings(engine, model_path, window)[0])
+    return identity_of(engine, digest, vllm_settings(engine, model_path, window, options)[0])
 
 
 def undeploy(server: Server) -> None:

@@ -96,7 +96,7 @@ def check_same(start: Start, server: Server, pod: ServerPod, results: str) -> No
     current = start.cluster.get(start.kind, start.served.name)
     differences = []
     if server.identity and weights:
-        expected = kserve.identity_here(weights.digest, start.settings, server.max_model_len)
+        expected = kserve.identity_here(weights, start.settings, server.max_model_len)
         now = described(server.model_copy(update={"identity": expected})).identity
         differences += [
             f"its {name} is {getattr(now, name)!r}, before {value!r}"

@@ -59,7 +59,8 @@ class Served:
     @property
     def name(self) -> str:
         """A DNS label, the same for the same run and variant: a step that runs again finds its own objects."""
-        return f"qg-{hashlib.sha256(self.run.encode()).hexdigest()[:10]}-{self.variant}"[:53].rstrip("-")
+        variant = self.variant.replace(".", "--")  # of int8.seed1; no row's name has two hyphens together
+        return f"qg-{hashlib.sha256(self.run.encode()).hexdigest()[:10]}-{variant}"[:53].rstrip("-")
 
     @property
     def served_name(self) -> str:

@@ -75,9 +75,14 @@ def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENT
         if (run := runs.get(variant.data.tags.get("mlflow.parentRunId", "")))
     ]
     metrics = sorted({name for row in rows for name in row} - {*FIRST, *LAST})
-    places = {name: place for place, name in enumerate(VARIANTS)}
-    rows.sort(key=lambda row: (*(row[name] for name in IN_ORDER), places.get(str(row["variant"]), len(places))))
+    rows.sort(key=lambda row: (*(row[name] for name in IN_ORDER), place_of(str(row["variant"]))))
     return DataFrame(rows, columns=[*FIRST, *metrics, *LAST])
+
+
+def place_of(variant: str) -> tuple[int, str]:
+    """The variant's place in a table: the rows in their order, each followed by the same row with other seeds."""
+    places = {name: place for place, name in enumerate(VARIANTS)}
+    return places.get(variant.partition(".")[0], len(places)), variant
 
 
 def newest(rows: "DataFrame") -> "DataFrame":

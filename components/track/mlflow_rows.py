@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evidence.spending import describe_attempt
-from components.models.variants import VARIANTS
+from components.models.variants import known_variant
 from components.policies.policy import Average, text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
 from components.storage.artifact import Artifact
@@ -98,6 +98,9 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
     texts = {DECISION: _json(decision)}
     if policy := decision.policy_text or text_of(decision.use_case):
         texts["policy.yaml"] = policy
+    for recipe in decision.plan.variant_recipe if decision.plan else ():
+        name, _, text = recipe.partition("=")
+        texts[f"{name}.yaml"] = text
     return RunRow(
         run.name,
         {**run.settings, **params},
@@ -146,7 +149,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
 
 
 def _params(decision: Decision, verdict: Verdict, weights: Weights | None, scores: Scores | None) -> dict[str, str]:
-    known = VARIANTS.get(verdict.variant)
+    known = known_variant(verdict.variant)
     params = {
         "variant": verdict.variant,
         "scheme": (weights.scheme if weights else "") or (known.scheme if known else ""),
@@ -154,6 +157,10 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
         "algorithm": weights.algorithm if weights else "",
         "layout": weights.layout if weights else "",
         "calibration": weights.calibration if weights else "",
+        "seed": str(weights.seed) if weights and weights.calibration else "",
+        "source": weights.source if weights else "",
+        "recipe_sha256": weights.recipe_sha256 if weights else "",
+        "kv_cache_dtype": weights.kv_cache_dtype if weights else "",
         "digest": weights.digest if weights else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,

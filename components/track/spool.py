@@ -2,12 +2,11 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
-from components.models.variants import VARIANTS
 from components.run.artifacts import Decision
 from components.run.results import RunResults
 from components.track.flip_tables import read_flip_tables
@@ -40,10 +39,13 @@ def local_results(location: str) -> Iterator[RunResults]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         local = RunResults(scratch)
-        flips = tuple(results.flips(name) for name in VARIANTS)
         changed = results.tracked, results.registered
-        for file in (*changed, results.decision, results.facts, *results.report_files, *flips):
+        for file in (*changed, results.decision, results.facts, *results.report_files):
             file.get(local.folder / file.name)
+        with suppress(OSError, ValidationError):  # whoever reads the copy refuses a decision that is missing or damaged
+            for verdict in Decision.read(local.decision.path).verdicts:
+                file = results.flips(verdict.variant)
+                file.get(local.folder / file.name)
         yield local
         for file in changed:
             if (local.folder / file.name).exists():
@@ -75,7 +77,7 @@ def send(results: RunResults, tracking_uri: str = "") -> TrackedRun:
             " address with --tracking-uri, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     report = tuple(file.path for file in results.report_files if file.path.exists())
-    files = RunFiles(report, flips=read_flip_tables(results))
+    files = RunFiles(report, flips=read_flip_tables(results, (row.variant for row in decision.verdicts)))
     tracked = track(decision, facts, files, tracking_uri or earlier.tracking_uri)
     tracked.write(results.tracked.path)
     return tracked

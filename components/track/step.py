@@ -46,7 +46,8 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         facts = facts_here(run_id, name).model_copy(update=changes)
         run_results.facts.write(facts)
         try:
-            recorded = track_run(decided, facts, RunFiles(files, flips=flip_tables.read_flip_tables(run_results)), uri)
+            flips = flip_tables.read_flip_tables(run_results, (row.variant for row in decided.verdicts))
+            recorded = track_run(decided, facts, RunFiles(files, flips=flips), uri)
         except PrerequisiteError as error:
             recorded = spooled_run(decided, uri, str(error))
         recorded.write(tracked)

@@ -43,6 +43,10 @@ def verdict_key(plan: EvaluationPlan) -> str:
     parts = plan.model_dump(
         include={"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
     )
+    if plan.variant_recipe:  # not part of the key of a run without one, which earlier versions wrote too
+        parts["variant_recipe"] = plan.variant_recipe
+    if plan.variant_kept:
+        parts["variant"] = {name: checkpoint.digest for name, checkpoint in plan.variant_kept.items()}
     content = json.dumps([parts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 

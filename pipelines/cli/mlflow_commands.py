@@ -110,6 +110,8 @@ def print_promotion(promotion: Promotion, kserve: Path | None, service: str) -> 
     """Print the new champion, and write the patch."""
     console = VisibleConsole(highlight=False, soft_wrap=True)
     console.print(champion_line(promotion), markup=False)
+    if promotion.kv_cache_dtype:
+        console.print(f"Serve it with --kv-cache-dtype {promotion.kv_cache_dtype}: so it was judged.", markup=False)
     if promotion.forced:
         console.print(f"Forced: {promotion.forced}", markup=False)
     if promotion.previous:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.models.variants import with_baseline
+from components.models.recipe_file import all_variants
 from pipelines import options
 from pipelines.kubeflow.run_parameters import check
 from pipelines.terminal_output import print_text
@@ -79,7 +79,7 @@ cluster_options = options.collect_options(list(options.OPTIONS), **CLUSTERS_OWN)
 def checked_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """The run's parameters, checked as far as possible without the cluster."""
     plan = options.plan_of(values)
-    plan = plan.model_copy(update={"variants": tuple(with_baseline(list(plan.variants)))})
+    plan = plan.model_copy(update={"variants": all_variants(plan)})
     check(values["model"], plan)
     if find_spec("scipy"):  # a client without the gate's packages sees it on the cluster
         from components.resolve.planned_evidence import forecast_of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from components.errors import PrerequisiteError
-from components.models.variants import with_baseline
+from components.models.variants import BASELINE
 from components.run.results import RunResults, run_location
 from pipelines import watch
 from pipelines.exits import EXITS, INTERRUPTED, exit_of
@@ -47,7 +47,7 @@ def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: 
 
     with advice_on_interruption(f"{run_id} {kubeflow.place.options}"):
         # The table shows the same list, in which the run's events correct a name.
-        variants = with_baseline(list(parameters.get("variants", ())))
+        variants = list(dict.fromkeys([BASELINE, *parameters.get("variants", ())]))
         events = RunEvents(kubeflow, run_id, variants)
         with watch.display(variants, VisibleConsole()) as show:
             run = runs.follow(kubeflow, run_id, lambda run: show(events.new(run)), print_line, poll_s)

@@ -1,0 +1,171 @@
+"""Variants of one's own: by a recipe, llm-compressor's YAML, or a checkpoint that is quantized already.
+
+A plan has a recipe as `NAME=` and the text of the file, a checkpoint as `NAME=` and its source.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from components.errors import PrerequisiteError
+from components.models import sources
+from components.models.variants import VARIANTS, Variant, check_seeds, variant_named, with_baseline
+from components.run.plan import EvaluationPlan
+from components.storage.yaml_file import Where, composed, duplicates, fault, readable
+
+if TYPE_CHECKING:
+    from llmcompressor.modifiers import Modifier
+
+NAME = re.compile(r"(?!run-)[a-z][a-z0-9]*(-[a-z0-9]+)*")
+LONGEST_NAME = 20
+"""With a seed and what else a name says, the names of Kubernetes' objects have room for it."""
+EXAMPLES = {"recipe": "recipe.yaml", "checkpoint": "hf:org/name"}
+SETTINGS = ("args", "run_type")
+"""What a recipe may have beside its stages and groups of modifiers; llm-compressor 0.14 does not need them."""
+
+
+def with_texts(options: Iterable[str]) -> tuple[str, ...]:
+    """`NAME=` and the text, for each NAME=FILE; raises PrerequisiteError for a recipe that llm-compressor refuses."""
+    entries = []
+    for option in options:
+        name, equals, path = option.partition("=")
+        if not equals or not path:
+            raise PrerequisiteError(f"--variant-recipe is {option!r}. Write it like --variant-recipe NAME=recipe.yaml.")
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PrerequisiteError(f"The recipe {path} of {name} cannot be read: {error}") from error
+        check_recipe(text, path)
+        entries.append(f"{name}={text}")
+    own_rows(entries)
+    return tuple(entries)
+
+
+def own_rows(recipes: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[str, Variant]:
+    """A row for each recipe and checkpoint, by name; raises PrerequisiteError for a name that no variant may have."""
+    rows: dict[str, Variant] = {}
+    kinds = [*(("recipe", entry) for entry in recipes), *(("checkpoint", entry) for entry in checkpoints)]
+    for kind, entry in kinds:
+        name, equals, content = entry.partition("=")
+        if not equals or not content:
+            raise PrerequisiteError(f"The {kind} {entry!r} names no variant. Write it like NAME={EXAMPLES[kind]}.")
+        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            raise PrerequisiteError(
+                f"A {kind}'s variant cannot be called {name!r}. Give at most {LONGEST_NAME} lower-case letters and"
+                " digits, with single hyphens between them. It begins with a letter, and not with run-."
+            )
+        if name in VARIANTS or name in rows:
+            whose = "a variant of quantgate's own" if name in VARIANTS else "given twice"
+            raise PrerequisiteError(f"The name {name} is {whose}. Choose another for the {kind}.")
+        rows[name] = Variant(name, scheme="", algorithm="", **{kind: content})  # type: ignore[arg-type]
+    return rows
+
+
+def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
+    """The variants that the plan names, checked: the baseline first, then the others, those of one's own last."""
+    own = own_rows(plan.variant_recipe, plan.variant)
+    for row in own.values():
+        if row.checkpoint:
+            sources.check_source(row.checkpoint, quantized=True)
+    names = with_baseline((*plan.variants, *own), plan.seeds, own)
+    for name, row in own.items():
+        if not row.recipe:
+            continue
+        modifiers = check_recipe(row.recipe, f"The recipe of {name}")
+        seeded = any(variant_named(other, own).seed for other in names if other.partition(".")[0] == name)
+        if seeded and modifiers and not any(modifier.requires_calibration_data for modifier in modifiers):
+            check_seeds(name, calibrated=False)
+    return tuple(names)
+
+
+def check_recipe(text: str, source: str) -> "list[Modifier]":
+    """The recipe's modifiers; raises PrerequisiteError, with `source` and the line, for one that does not quantize.
+
+    Where llm-compressor is not installed, only the form is checked, and the list is empty.
+    """
+    content = _content(text, source)
+    paths = list(_paths(content, text, source))
+    return modifiers_of(text, source, paths) if find_spec("llmcompressor") else []
+
+
+def modifiers_of(text: str, source: str, paths: Iterable[Where] = ()) -> "list[Modifier]":
+    """llm-compressor's modifiers of a recipe; `paths` are their places in the text, for the line of an error."""
+    from llmcompressor.modifiers.quantization import QuantizationMixin
+    from llmcompressor.recipe import Recipe
+    from loguru import logger
+
+    for package in ("llmcompressor", "compressed_tensors"):
+        logger.disable(package)  # they speak of accelerators and of the recipe's creation
+    try:
+        modifiers: list[Any] = Recipe.from_dict(yaml.safe_load(text)).modifiers
+        quantizing = [modifier for modifier in modifiers if isinstance(modifier, QuantizationMixin)]
+        for modifier in quantizing:
+            modifier.resolved_config  # noqa: B018 - raises for settings that contradict each other
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = (*_place(error.title, paths), *first["loc"])
+        name = ".".join(map(str, (error.title, *first["loc"])))
+        raise fault(text, source, where, f"llm-compressor refuses {name}: {first['msg']}") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise fault(text, source, _place(str(error), paths), f"llm-compressor refuses it: {error}") from error
+    finally:
+        for package in ("llmcompressor", "compressed_tensors"):
+            logger.enable(package)
+    if not quantizing:
+        raise fault(text, source, (), "it quantizes nothing: add a GPTQModifier or a QuantizationModifier")
+    return modifiers
+
+
+def transforms(modifiers: "Iterable[Modifier]") -> bool:
+    """Whether a modifier changes weights in another way than by quantizing them."""
+    from llmcompressor.modifiers.quantization import QuantizationMixin
+
+    return any(not isinstance(modifier, QuantizationMixin) for modifier in modifiers)
+
+
+def method_of(modifiers: "Iterable[Modifier]") -> str:
+    """E.g. `GPTQ after SmoothQuant`."""
+    names = [type(modifier).__name__.removesuffix("Modifier") for modifier in modifiers]
+    return " after ".join("RTN" if name == "Quantization" else name for name in reversed(names))
+
+
+def _content(text: str, source: str) -> Mapping[str, Any]:
+    node = composed(text, source)
+    if not isinstance(node, yaml.MappingNode):
+        raise PrerequisiteError(f"{source}, line 1: a recipe of llm-compressor is expected, with stages of modifiers.")
+    if twice := next(duplicates(node), None):
+        raise PrerequisiteError(f"{source}, line {twice[0]}: {twice[1]}.")
+    with readable(source):
+        content: Mapping[str, Any] = yaml.SafeLoader("").construct_document(node)
+    return content
+
+
+def _paths(content: Mapping[str, Any], text: str, source: str) -> Iterable[Where]:
+    """The place of each modifier; raises PrerequisiteError for a part that llm-compressor would leave out silently."""
+    for stage, groups in content.items():
+        if stage in SETTINGS:
+            continue
+        if not str(stage).endswith("_stage") or not isinstance(groups, dict):
+            message = f"llm-compressor does not read {stage}: a stage's name ends in _stage, and it has modifiers"
+            raise fault(text, source, (stage,), message)
+        for group, modifiers in groups.items():
+            if group in SETTINGS:
+                continue
+            if not str(group).endswith("_modifiers") or not isinstance(modifiers, dict):
+                message = f"llm-compressor does not read {stage}.{group}: a group's name ends in _modifiers"
+                raise fault(text, source, (stage, group), message)
+            for modifier, settings in modifiers.items():
+                if not isinstance(settings, dict):
+                    message = f"{modifier} has no settings; for none write {modifier}: {{}}"
+                    raise fault(text, source, (stage, group, modifier), message)
+                yield stage, group, modifier
+
+
+def _place(message: str, paths: Iterable[Where]) -> Where:
+    """The place of the modifier that the message names; the whole recipe if it names none."""
+    return next((path for path in paths if str(path[-1]) in message), ())

@@ -1,0 +1,17 @@
+"""A quantized checkpoint that a run was given as a variant."""
+
+from components.storage.artifact import Artifact
+
+
+class Checkpoint(Artifact):
+    """The checkpoint as the step `resolve` stored it: its own weights, the baseline's tokenizer."""
+
+    source: str
+    """The source that the user gave, e.g. `hf:org/name`."""
+    digest: str
+    uri: str
+    size_bytes: int
+    scheme: str
+    """E.g. `W4A16`."""
+    method: str
+    """Its configuration's quant_method, e.g. `awq`."""
