@@ -49,7 +49,7 @@ def test_only_changed_options_are_put_into_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "lacking"), [("run", {"results", "fail_run_on"}), ("submit", set()), ("schedule", set())]
+    ("command", "lacking"), [("run", {"results", "fail_run_on"}), ("submit", {"speed"}), ("schedule", {"speed"})]
 )
 def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[str]) -> None:
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output

@@ -31,11 +31,12 @@ class LoadRow:
     def texts(self) -> tuple[str, ...]:
         """The row's numbers as text."""
         level, ratio = self.level, self.ratio
+        speedup, first, between = (ratio.speedup, ratio.first_token, ratio.between_tokens) if ratio else (None,) * 3
         return (
             f"{level.concurrency:,}",
-            f"{rate_text(level.output_tokens_per_s)} {ratio_text(ratio and ratio.speedup)}".rstrip(),
-            _time(level.first_token_ms, level.first_token_p95_ms, ratio and ratio.first_token),
-            _time(level.between_tokens_ms, level.between_tokens_p95_ms, ratio and ratio.between_tokens),
+            f"{rate_text(level.output_tokens_per_s)} {ratio_text(speedup)}".rstrip(),
+            _time(level.first_token_ms, level.first_token_p95_ms, first),
+            _time(level.between_tokens_ms, level.between_tokens_p95_ms, between),
             f"{level.failed:,} of {level.requests:,}",
             f"{size_text(self.memory_bytes or None)} {ratio_text(self.memory_ratio)}".rstrip(),
         )

@@ -79,7 +79,7 @@ def load_test(server: Server, settings: LoadSettings, results: str, within_s: fl
     """The speed of a running server of this machine; a LoadTest with a `failure` when the test has no valid result."""
     settings = settings.within(server.max_model_len)
     if not settings.fits:
-        reason = f"a window of {server.max_model_len} tokens is too small for a load test: raise --max-model-len."
+        reason = f"A window of {server.max_model_len} tokens is too small for a load test: raise --max-model-len."
         return LoadTest(variant=server.variant, failure=reason)
     log = RunResults(results).log(f"speed-{server.variant}")
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def watched(guard: psutil.Process, server: Server, within_s: float, log: Path) -
     try:
         while (status := exit_status(guard)) is None:
             if time.monotonic() > deadline:
-                raise PrerequisiteError(f"The load test took more than {within_s:.0f} s. Its log: {log}")
+                raise PrerequisiteError(f"The load test took more than {within_s:g} s. Its log: {log}")
             most = max(most, memory_of(server))
             time.sleep(POLL_S)
     finally:
@@ -176,4 +176,4 @@ def level_in(saved: Path, concurrency: int, settings: LoadSettings) -> LoadLevel
         return Saved.model_validate_json(text).level(concurrency, settings.requests(concurrency))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         reason = " ".join(str(error).split())
-        raise PrerequisiteError(f"vLLM's results with {concurrency} requests at a time are invalid: {reason}") from None
+        raise PrerequisiteError(f"vLLM's results at concurrency {concurrency} are invalid: {reason}") from None
