@@ -101,7 +101,7 @@ def test_requests_that_failed_are_counted(server: Server, monkeypatch: pytest.Mo
     assert [level.failed for level in load_test(server, FEW, folder_of(server)).levels] == [1, 1]
 
 
-@pytest.mark.fault("server", "a load test dies, saves nothing or nonsense", "a row with the reason and without a speed")
+@pytest.mark.fault("servers", "a load test dies, saves nothing or nonsense", "a row with the reason and without a speed")
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
