@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from components.errors import PrerequisiteError
+from components.evidence.speed_limits import ratio_words
 from components.gate.saved import read_saved
 from components.policies.policy import parse_use_case, use_case_named
 from components.report.matrix import matrix
@@ -78,6 +79,11 @@ def test_the_sentence_says_which_limit_a_variant_misses_and_what_it_would_be_wit
         f"{by_answers} In the load test with 1 at a time its median time to the first token is 1.1 times the"
         " baseline's, the limit is at most 1.1 times."
     )
+
+
+@pytest.mark.parametrize(("ratio", "words"), [(1.3, "1.3"), (1.23456, "1.23"), (1.1999914253, "1.19999"), (1.2, "1.2")])
+def test_rounding_never_moves_a_ratio_onto_its_limit(ratio: float, words: str) -> None:
+    assert ratio_words(ratio, 1.2) == words
 
 
 @pytest.mark.parametrize(
