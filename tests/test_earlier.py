@@ -197,8 +197,8 @@ def test_the_baselines_server_is_not_started_if_its_scores_are_reused(
 
 @pytest.mark.parametrize(
     ("changes", "at"),
-    [({"ledger": False}, "local"), ({}, ""), ({}, "http://127.0.0.1:9")],
-    ids=["no reuse wished", "no MLflow", "MLflow does not answer"],
+    [({"ledger": False}, "local"), ({"speed": "quick"}, "local"), ({}, ""), ({}, "http://127.0.0.1:9")],
+    ids=["no reuse wished", "its server is load-tested", "no MLflow", "MLflow does not answer"],
 )
 def test_the_baseline_is_evaluated_if_its_scores_are_unavailable(
     changes: dict[str, Any], at: str, tmp_path: Path, local: str, earlier: Callable[..., TrackedRun]

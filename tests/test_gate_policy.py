@@ -75,7 +75,8 @@ def test_describe_policy_lists_bands_and_limits() -> None:
 LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
     "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop, average,"
-    " clusters, evidence, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers."
+    " clusters, evidence, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers,"
+    " speed."
 )
 
 
@@ -125,6 +126,12 @@ KEYS = (
             "a growth is a share from 0 to less than 10, as 20 % or 0.2",
         ),
         ("name: mine\nmax_cut_answers: {gsm8k: 1}\n", f"max_cut_answers.gsm8k: 1 is not allowed: {LIMITS}"),
+        (
+            "name: m\nspeed: {min_speedup: 0}\n",
+            "line 2: speed.min_speedup: 0 is not allowed: a limit on speed is a mult",
+        ),
+        ("name: m\nspeed: {min_speed: 2}\n", "unknown key speed.min_speed; the keys are min_speedup, max_ttft_ratio"),
+        ("name: m\nspeed: {}\n", "line 2: speed: it sets no limit: give min_speedup or max_ttft_ratio"),
         ("name: mine\nmax_divergence: {mmlu: -1}\n", "a divergence is a number of nats, 0 or more"),
         (
             "name: m\nmax_average_drop: 5 %\naverage: {weights: {mmlu: 0}}\n",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from components.run.artifacts import Decision
+from components.run.load_results import LoadTest
 from tests.e2e.started import processes_of
 from tests.support.local_run import command, environment, quantgate, verdicts
 
@@ -28,7 +30,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, tempora
     """A run in which vLLM dies while it starts one variant, and another variant has no group size that fits."""
     out = tmp_path_factory.mktemp("runs") / "run"
     settings = {"VLLM_FAKE": "dies", "VLLM_FAKE_ONLY": "quantgate-int8", "TMPDIR": str(temporary)}
-    answer = quantgate(out, tiny_model, "--variants", "int8,int4-g64", **settings)
+    answer = quantgate(out, tiny_model, "--variants", "int8,int4-g64", "--speed", "quick", **settings)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return out, answer.stdout
 
@@ -53,6 +55,18 @@ def test_the_other_variants_are_still_judged(finished: "tuple[Path, str]") -> No
     assert (same["verdict"], same["form"], same["average_drop"]) == ("monitor", "evidence", 0.0)
     assert "with 98.29 % confidence a drop of at most" in same["sentence"]  # the first attempt, at its last look
     assert [(task["lost"], task["gained"], task["kl"]) for task in same["tasks"]] == [(0, 0, 0.0)] * 2
+
+
+def test_each_server_that_was_tested_on_all_items_is_load_tested(finished: "tuple[Path, str]") -> None:
+    out, printed = finished
+    decision = Decision.read(out / "decision.json")
+    assert [test.variant for test in decision.load_tests] == ["bf16", "int4-g64"]
+    assert decision.load_tests[1] == LoadTest.read(out / "variants" / "int4-g64" / "speed.json")
+    assert [(level.concurrency, level.requests) for level in decision.load_tests[1].levels] == [(1, 8), (4, 8)]
+    assert decision.load_tests[1].memory_bytes > 1_000_000
+    assert "int4-g64 speed done: 53.2 output tokens/s with 1 at a time" in printed
+    assert "int8 was not load-tested: it failed before." in (out / "report.md").read_text()
+    assert (out / "plots" / "speed.svg").is_file()
 
 
 def test_without_a_terminal_a_run_prints_its_steps_as_plain_lines(finished: "tuple[Path, str]") -> None:

@@ -9,7 +9,7 @@ from components.models.variants import DEFAULT
 from components.resolve.component import resolve
 from components.run.plan import PARAMETERS, SETTINGS, EvaluationPlan
 from pipelines.cli.app import app
-from pipelines.options import OPTIONS, PLAN_OPTIONS, SETTINGS_HELP, pipeline_arguments, plan_of
+from pipelines.options import ON_THIS_MACHINE, OPTIONS, PLAN_OPTIONS, SETTINGS_HELP, pipeline_arguments, plan_of
 from pipelines.ship import ship
 
 FORM = ["model", "variants", "suite", "use_case", "policy", "limit", "promote", "settings"]
@@ -31,7 +31,7 @@ def test_every_option_is_a_parameter_of_the_pipeline_or_a_key_of_its_settings() 
 def test_the_pipelines_parameters_are_described_by_the_options_help() -> None:
     described = {name: spec.description for name, spec in ship.component_spec.inputs.items()}
     assert described == {name: OPTIONS[name].help for name in FORM[:-1]} | {"settings": SETTINGS_HELP}
-    assert all(f"{name}" in SETTINGS_HELP for name in SETTINGS)
+    assert {name for name in SETTINGS if f" {name}" not in SETTINGS_HELP} == set(ON_THIS_MACHINE) == {"speed"}
 
 
 def test_the_first_shell_takes_every_parameter_of_the_pipeline() -> None:
@@ -49,7 +49,8 @@ def test_only_changed_options_are_put_into_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "lacking"), [("run", {"results", "fail_run_on"}), ("submit", set()), ("schedule", set())]
+    ("command", "lacking"),
+    [("run", {"results", "fail_run_on"}), ("submit", {"speed"}), ("schedule", {"speed"}), ("look", {"speed"})],
 )
 def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[str]) -> None:
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output

@@ -6,6 +6,7 @@ from pathlib import Path
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Server, Weights
+from components.run.load_results import OFF
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, RunResults, VariantResults
 from components.run.server_identity import ServerIdentity
@@ -14,9 +15,10 @@ from components.run.server_identity import ServerIdentity
 def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdentity) -> Server | None:
     """Copy the baseline's scores from MLflow to the results, and return a Server that need not be started.
 
-    None when MLflow has no scores for the same questions, from a server with the same settings.
+    None when MLflow has no scores for the same questions, from a server with the same settings. None too when the
+    server must be there for a load test.
     """
-    if weights.variant != BASELINE or not plan.ledger or not plan.tracking_uri:
+    if weights.variant != BASELINE or not plan.ledger or not plan.tracking_uri or plan.speed != OFF:
         return None
     from components.tracking.earlier import find_baseline_scores
 

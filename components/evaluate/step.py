@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.benchmarks import suites
-from components.evaluate import early_stop, estimates, stages
+from components.evaluate import early_stop, estimates, load_test, stages
 from components.evidence.reference import without_reference
 from components.models.variants import BASELINE
 from components.run import progress
@@ -26,7 +26,10 @@ def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
 
 
 def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) -> None:
-    """Score the full stage of the suite; a variant's evaluation ends once more answers cannot change its verdict."""
+    """Score the full stage of the suite; a variant's evaluation ends once more answers cannot change its verdict.
+
+    Then load-test the server, if the plan asks for it. A variant that the tiny stage rejects is not load-tested.
+    """
     serving, tiny_scores, planned = Server.read(server), Scores.read(tiny), EvaluationPlan.read(plan)
     with progress.step(planned.results, suites.FULL, serving.variant) as step:
         if serving.scored_in:
@@ -50,3 +53,4 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
         if planned.noise_floor and serving.variant == BASELINE and not full_scores.failure:
             full_scores = stages.with_second_pass(full_scores, serving, planned, step)
         stages.save_scores(full_scores, step, planned.results, scores)
+    load_test.after_full_stage(serving, full_scores, planned)

@@ -10,6 +10,7 @@ judging               the verdicts on variants whose answers are paired with the
   choice_margins      scores from the margins of multiple-choice items, where the policy counts them
   lengths, worst_cluster
                       limits on longer and cut answers, and on the worst cluster
+  speed_limits        limits on a load test
   noise               the difference of two passes of the baseline
   drops, limits, case
                       the policy's limits as statistical tests on one variant's answers

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Scores
+from components.run.load_results import LoadTest
 from components.run.results import AGAIN, TINY, RunResults
 from components.storage.hashing import sha256_of
 
@@ -74,6 +77,19 @@ def read_screens(all_scores: Sequence[Scores], results: str) -> tuple[Scores, ..
     """The scores of each variant's tiny stage that has items which tinyBenchmarks chose."""
     tiny = (RunResults(results).scores(scores.variant, TINY).read(Scores) for scores in all_scores)
     return tuple(scores for scores in tiny if scores and any(task.chosen for task in scores.tasks))
+
+
+def read_load_tests(all_scores: Sequence[Scores], results: str) -> tuple[LoadTest, ...]:
+    """The load tests of the servers that were tested; raises PrerequisiteError for a damaged file."""
+    tests = []
+    for scores in all_scores:
+        file = RunResults(results).load_test(scores.variant)
+        try:
+            tests.append(file.read(LoadTest))
+        except ValidationError as error:
+            reason = " ".join(str(error).split())
+            raise PrerequisiteError(f"{file} is damaged: {reason}. Run it again.") from None
+    return tuple(filter(None, tests))
 
 
 def copy_earlier_decision(results: RunResults, decision: str) -> None:

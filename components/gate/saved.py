@@ -61,7 +61,15 @@ def decide_saved(
 
 
 def read_saved(use_case: UseCase, folders: Sequence[Path], metrics: Sequence[str] = ()) -> list[Candidate]:
-    """The results in these folders; raises PrerequisiteError if the policy does not fit the baseline's tasks."""
+    """The results in these folders; raises PrerequisiteError if the policy does not fit the baseline's tasks.
+
+    Also for a policy that limits speed.
+    """
+    if use_case.speed:
+        raise PrerequisiteError(
+            f"The policy {use_case.name} limits speed, which is measured within one run: saved results may come from"
+            " several. Take `speed` out of the policy, or judge them by quantgate run with --speed."
+        )
     candidates = _with_unique_names([(folder, read_candidate(folder, metrics)) for folder in folders])
     if not candidates[0].failure:
         check_use_case(use_case, candidates[0].scores.by_task())

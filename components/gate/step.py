@@ -14,6 +14,7 @@ from components.run.results import RunResults
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
     """Decide on every variant; return the metrics for the run's page by name."""
+    from components.evidence.speed_limits import with_speed
     from components.evidence.spending import describe_attempt
     from components.gate.counted import counted, judgement_of
     from components.gate.decision import decide
@@ -38,6 +39,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
             judgement_of(planned, all_weights, last_scores, records),
             planned.results,
         )
+        answer = with_speed(answer, results_files.read_load_tests(last_scores, planned.results))
         flips = results_files.write_flips(last_scores, planned.results)
         flip_examples = tuple(flip for row in answer.verdicts for flip in examples(flips.get(row.variant, ())))
         answer = answer.model_copy(

@@ -77,6 +77,9 @@ Growth = Annotated[
     float, in_range(0, 10, "a growth is a share from 0 to less than 10, as 20 % or 0.2"), BeforeValidator(as_share)
 ]
 Ratio = Annotated[float, in_range(1, 100, "a perplexity ratio is 1 or more, as 1.05")]
+SpeedRatioLimit = Annotated[
+    float, in_range(0.01, 100, "a limit on speed is a multiple of the baseline's, from 0.01 to less than 100, as 1.2")
+]
 Weight = Annotated[float, in_range(1e-6, 1e6, "a weight is a positive number, as 2 or 0.5, and less than a million")]
 
 
@@ -153,6 +156,32 @@ def shipped_edges() -> Edges:
     return parse(Edges, BANDS_FILE.read_text(encoding="utf-8"), str(BANDS_FILE))
 
 
+class SpeedLimits(BaseModel):
+    """How fast a variant's server must be in a load test, relative to the baseline's, at every concurrency."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    min_speedup: SpeedRatioLimit | None = None
+    """The least output tokens/s, as a multiple of the baseline's."""
+    max_ttft_ratio: SpeedRatioLimit | None = None
+    """The largest median time to the first token, as a multiple of the baseline's."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.min_speedup is None and self.max_ttft_ratio is None:
+            raise ValueError("it sets no limit: give min_speedup or max_ttft_ratio")
+        return self
+
+    def describe(self) -> list[str]:
+        """`output tokens/s at least 1.2 times the baseline's`, and the like."""
+        limits = []
+        if self.min_speedup is not None:
+            limits.append(f"output tokens/s at least {self.min_speedup:g} times the baseline's")
+        if self.max_ttft_ratio is not None:
+            limits.append(f"time to first token at most {self.max_ttft_ratio:g} times the baseline's")
+        return limits
+
+
 class UseCase(BaseModel):
     """The largest losses that a use case allows; a measured drop equal to a limit is allowed."""
 
@@ -190,13 +219,15 @@ class UseCase(BaseModel):
     """Per task with generated answers: how much more tokens the variant's answers have than the baseline's."""
     max_cut_answers: dict[str, Limit] = {}
     """Per task with generated answers: the share of the variant's answers that the token limit cuts."""
+    speed: SpeedLimits | None = Field(None, exclude_if=lambda limits: limits is None)
+    """Limits on a load test of the variant's server; a policy without them has the digest that it always had."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
-        if not self.tasks and self.max_average_drop is None:
+        if not self.tasks and self.max_average_drop is None and self.speed is None:
             raise ValueError(
                 "it sets no limit: give max_drop, max_average_drop, max_cluster_drop, max_divergence,"
-                " max_perplexity_ratio, max_longer_answers or max_cut_answers"
+                " max_perplexity_ratio, max_longer_answers, max_cut_answers or speed"
             )
         return self
 
@@ -289,6 +320,7 @@ class UseCase(BaseModel):
         limits += [
             f"at most {100 * share:g} % of answers cut on {task}" for task, share in self.max_cut_answers.items()
         ]
+        limits += self.speed.describe() if self.speed else []
         return ", ".join(limits)
 
     def describe_policy(self) -> str:

@@ -15,7 +15,14 @@ OUTCOMES = {
 }
 """The result of a limit, as the report and the terminal print it."""
 
-KINDS = {"drop": "", "cluster": "worst cluster", "length": "longer answers", "cut": "cut answers"}
+KINDS = {
+    "drop": "",
+    "cluster": "worst cluster",
+    "length": "longer answers",
+    "cut": "cut answers",
+    "speedup": "output tokens/s, at least",
+    "first_token": "time to first token",
+}
 """What a limit on a task limits, after the task's name; any other kind has its own name."""
 
 
@@ -73,6 +80,17 @@ def duration_text(duration_s: float) -> str:
         return f"{seconds} s"
     minutes, seconds = divmod(seconds, 60)
     return f"{minutes} min {seconds} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def rate_text(per_s: float) -> str:
+    """`1,235` for 1,234.6 tokens/s; three significant digits under 100."""
+    return f"{per_s:,.0f}" if per_s >= 99.95 else f"{per_s:.3g}"
+
+
+def milliseconds_text(median_ms: float, p95_ms: float) -> str:
+    """The median and the 95th percentile: `28 / 252 ms`; three significant digits under 10 ms."""
+    median, p95 = (f"{value:,.0f}" if value >= 9.995 else f"{value:.3g}" for value in (median_ms, p95_ms))
+    return f"{median} / {p95} ms"
 
 
 def short_digest(digest: str) -> str:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.errors import PrerequisiteError
 from components.policies.policy import Average
+from components.report.load_table import LoadRow, busiest, load_rows
 from components.run.artifacts import Decision, Scores, Verdict
 
 
@@ -97,6 +98,8 @@ class Row:
     average_drop: float | None
     sentence: str
     next_step: str
+    load: LoadRow | None
+    """The load test with the most requests at a time; None if the speed is unknown."""
 
 
 def matrix(decision: Decision) -> tuple[Row, ...]:
@@ -104,10 +107,9 @@ def matrix(decision: Decision) -> tuple[Row, ...]:
     tasks = tasks_of(decision)
     scores = {variant_scores.variant: variant_scores for variant_scores in decision.scores}
     baseline_bytes = decision.verdicts[0].size_bytes if decision.verdicts else 0
-    average = decision.limits.average
-    return tuple(
-        _row(verdict, tasks, scores.get(verdict.variant), baseline_bytes, average) for verdict in decision.verdicts
-    )
+    average, loads = decision.limits.average, load_rows(decision)
+    rows = (_row(verdict, tasks, scores.get(verdict.variant), baseline_bytes, average) for verdict in decision.verdicts)
+    return tuple(replace(row, load=busiest(loads, row.variant)) for row in rows)
 
 
 def tasks_of(decision: Decision) -> tuple[str, ...]:
@@ -199,6 +201,7 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
         average_drop=None if failed else verdict.average_drop,
         sentence=verdict.sentence,
         next_step=verdict.next_step,
+        load=None,
     )
 
 

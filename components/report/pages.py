@@ -9,6 +9,8 @@ from markupsafe import Markup
 from components.report import formats
 from components.report.answer_lengths import answer_lengths
 from components.report.forest import forest_plot
+from components.report.load_plot import load_plot
+from components.report.load_table import HEADINGS, LEGEND, load_rows, without_speed
 from components.report.matrix import headline, matrix, tasks_of
 from components.report.plots import drop_plot, legend_marker, size_plot
 from components.report.screen import screen
@@ -42,7 +44,12 @@ def plots(decision: Decision) -> dict[str, str]:
     drawings = dict(
         zip(
             PLOTS,
-            (size_plot(rows), drop_plot(rows, stated_limits(decision.limits)), forest_plot(decision)),
+            (
+                size_plot(rows),
+                drop_plot(rows, stated_limits(decision.limits)),
+                forest_plot(decision),
+                load_plot(decision),
+            ),
             strict=True,
         )
     )
@@ -100,6 +107,11 @@ def _facts(decision: Decision) -> dict[str, object]:
         "screen": screen(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "answer_lengths": answer_lengths(decision),
+        "load_rows": load_rows(decision),
+        "load_headings": HEADINGS,
+        "load_legend": LEGEND,
+        "without_speed": without_speed(decision),
+        "load_plot": load_plot(decision),
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),
         "drop_plot": drop_plot(rows, stated_limits(decision.limits)),
@@ -126,6 +138,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,), unit),
         "tokens": lambda number: f"{number:,.0f}",
         "subject": formats.subject_text,
+        "rate": formats.rate_text,
         "p": formats.p_text,
         "count": formats.count_text,
         "about": formats.about_text,

@@ -77,7 +77,7 @@ def size_plot(rows: tuple[Row, ...]) -> Markup:
         *_front([(across.at(size), up.at(mean)) for _, size, mean, _ in points]),
         *(whisker(across.at(size), up.at(mean - error), up.at(mean + error)) for _, size, mean, error in points),
         *(marker(index, x, y) for index, (x, y) in spots.items()),
-        *_labels({rows[index].variant: spot for index, spot in spots.items()}),
+        *labels({rows[index].variant: spot for index, spot in spots.items()}),
     ]
     return svg(height, "Size of the weights against the mean score, one marker per variant", drawn)
 
@@ -153,7 +153,7 @@ def _task_limits(limits: list[StatedLimit], across: Axis, top: float, height: fl
     return drawn
 
 
-def _labels(spots: dict[str, tuple[float, float]]) -> list[Markup]:
+def labels(spots: dict[str, tuple[float, float]]) -> list[Markup]:
     """Each name beside its marker. A name that would cover another moves down and gets a line to its marker."""
     drawn: list[Markup] = []
     taken: list[tuple[float, float, float]] = []

@@ -229,7 +229,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--irt-parameters", plan.irt_parameters)
     fields = EvaluationPlan.model_fields
     generated = ("chat", "samples", "temperature", "max_answer_tokens")
-    for name in ("calibration_samples", "calibration_tokens", *generated):
+    for name in ("calibration_samples", "calibration_tokens", *generated, "speed"):
         if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for is_set, option in (

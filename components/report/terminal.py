@@ -25,6 +25,7 @@ from components.report.formats import (
     subject_text,
     unit_of,
 )
+from components.report.load_table import HEADINGS, load_rows, without_speed
 from components.report.matrix import Cell, Row, headline, matrix, tasks_of
 from components.report.stated_limits import AVERAGE, bounds
 from components.run.artifacts import Decision
@@ -48,9 +49,8 @@ def terminal_matrix(decision: Decision) -> RenderableType:
         table.add_column(Text(task), justify="right", overflow="fold")
     for row in rows:
         table.add_row(*_texts(row, edges, unit_of(decision.relative)), *map(_score, row.cells if across else ()))
-    if across or not tasks:
-        last = table
-    else:
+    tables = [table]
+    if tasks and not across:
         last = _plain(None, "Task")
         for row in rows:
             last.add_column(row.variant, justify="right", no_wrap=True)
@@ -59,8 +59,24 @@ def terminal_matrix(decision: Decision) -> RenderableType:
             last.add_row(
                 Text(task), *(f"{score_text(cell.score)} {stderr_text(cell.stderr)}".rstrip() for cell in cells)
             )
-    last.caption, last.caption_style, last.caption_justify = _notes_below(decision, rows), "not italic", "left"
-    return table if last is table else Group(table, last)
+        tables.append(last)
+    tables += _speed(decision)
+    notes = _notes_below(decision, rows)
+    tables[-1].caption, tables[-1].caption_style, tables[-1].caption_justify = notes, "not italic", "left"
+    return Group(*tables) if len(tables) > 1 else table
+
+
+def _speed(decision: Decision) -> list[Table]:
+    """The table of load tests, if there are any."""
+    rows = load_rows(decision)
+    if not rows:
+        return []
+    table = _plain(Text("Speed", style="bold"), "Variant")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(Text(row.variant), *row.texts)
+    return [table]
 
 
 def _plain(title: Text | None, *columns: str) -> Table:
@@ -147,4 +163,5 @@ def _notes_below(decision: Decision, rows: tuple[Row, ...]) -> Text:
     notes = [f"{row.variant}: {row.next_step}" for row in rows if row.next_step]
     if decision.attempt:
         notes.append(f"{describe_attempt(decision.limits.confidence, decision.attempt)}.")
+    notes += without_speed(decision)
     return Text("\n".join([*notes, "Score ± standard error; a negative drop is better than the baseline."]))

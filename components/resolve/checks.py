@@ -10,9 +10,11 @@ from components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, 
 from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
 from components.models.recipe_file import all_variants
-from components.policies.policy import check_use_case, chosen
+from components.policies.policy import UseCase, check_use_case, chosen
 from components.run.attempts import Attempt
+from components.run.load_results import FULL_TEST, QUICK, load_settings
 from components.run.plan import EvaluationPlan
+from components.servers.cluster_settings import LOCAL, from_environment
 from components.storage.location import local_file, open_store
 
 if TYPE_CHECKING:
@@ -128,10 +130,27 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)
+    check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_source(model)
     return check_questions(plan.model_copy(update={"limits": limits}))
+
+
+def check_speed(plan: EvaluationPlan, limits: UseCase, *, on_cluster: bool) -> None:
+    """Raise PrerequisiteError for an unknown load test, one that cannot be made, or one that the limits lack."""
+    asked = load_settings(plan.speed, on_cpu=True)
+    if on_cluster and (asked or limits.speed):
+        needed = f"The policy {limits.name} limits speed, which needs a load test. " if limits.speed else ""
+        raise PrerequisiteError(
+            f"{needed}A load test runs only where vLLM is installed beside the steps, as with `quantgate run`: the"
+            " image of a cluster's steps has no vLLM. Leave --speed and the policy's `speed` out on a cluster."
+        )
+    if limits.speed and not asked:
+        raise PrerequisiteError(
+            f"The policy {limits.name} limits speed, and this policy needs --speed: add --speed {QUICK} or --speed"
+            f" {FULL_TEST}, or take `speed` out of the policy."
+        )
 
 
 def check_power(plan: EvaluationPlan, attempt: Attempt | None = None) -> None:

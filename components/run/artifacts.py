@@ -14,6 +14,7 @@ from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
 from components.run.attempts import Attempt
 from components.run.evidence_digests import Digests
+from components.run.load_results import LoadTest
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 from components.run.server_identity import ServerIdentity
@@ -275,7 +276,10 @@ class LimitEvidence(Artifact):
     what: str
     """The limited quantity: a task's name, or `average`."""
     kind: str
-    """drop, divergence, perplexity, length (how much longer the answers are), cut (the share of cut answers)."""
+    """drop, divergence, perplexity, length (how much longer the answers are), cut (the share of cut answers).
+
+    Also speedup and first_token: output tokens/s and time to the first token, relative to the baseline's.
+    """
     limit: float
     estimate: float | None
     lower: float | None
@@ -428,6 +432,8 @@ class Decision(Artifact):
     """The evaluation plan; None for a decision on saved results."""
     examples: tuple[Flip, ...] = ()
     """For each variant the lost questions whose probability changed most."""
+    load_tests: tuple[LoadTest, ...] = ()
+    """Of the servers that were load-tested, in the order of the verdicts; empty without the option `speed`."""
     comparisons: tuple[Comparison, ...] = ()
     """Each pair of the variants that were judged by evidence, once."""
     judged_in: str = ""

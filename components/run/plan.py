@@ -5,6 +5,7 @@ from pydantic import Field
 from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
 from components.run.checkpoint import Checkpoint
+from components.run.load_results import OFF
 from components.storage.artifact import Artifact
 
 FAILING = ("not_comparable", "failed", "inconclusive", "reject")
@@ -100,6 +101,11 @@ class EvaluationPlan(Artifact):
     stop_early: bool = Field(True, description="Stop testing a variant once no answer can change its verdict.")
     noise_floor: bool = Field(
         False, description="Test the baseline twice, to measure how many answers differ by chance alone."
+    )
+    speed: str = Field(
+        OFF,
+        description="Load-test each server with vLLM's bench serve, on this machine only: off, quick, full, or numbers"
+        " of requests at a time, as 1,16.",
     )
     store: str = Field(description="Where weights are stored: a folder or s3://BUCKET/PREFIX.")
     results: str = Field(

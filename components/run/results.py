@@ -2,7 +2,7 @@
 
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, server.key (only while it runs), flips.json,
-                        tiny.json and full.json with their records
+                        tiny.json and full.json with their records, speed.json (with `--speed`)
 given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters
 judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
@@ -25,7 +25,7 @@ A = TypeVar("A", bound=Artifact)
 
 TINY, FULL, AGAIN = "tiny", "full", "again"
 """The stages whose records are stored; `again` is the baseline's second pass."""
-PLOTS = ("size.svg", "drops.svg", "limits.svg")
+PLOTS = ("size.svg", "drops.svg", "limits.svg", "speed.svg")
 
 
 def run_location(results: str, run_id: str) -> str:
@@ -124,6 +124,11 @@ class VariantResults:
         """The questions where variant and baseline answer differently: a table as JSON, columns by name."""
         return self._file("flips.json")
 
+    @property
+    def load_test(self) -> ResultFile:
+        """The LoadTest of the variant's server."""
+        return self._file("speed.json")
+
     def scores(self, stage: str) -> ResultFile:
         """The Scores of the stage."""
         return self._file(f"{stage}.json")
@@ -172,6 +177,10 @@ class RunResults:
     def records(self, variant: str, stage: str) -> ResultFile:
         """The variant's per-item records of the stage."""
         return self.variant(variant).records(stage)
+
+    def load_test(self, variant: str) -> ResultFile:
+        """The LoadTest of the variant's server."""
+        return self.variant(variant).load_test
 
     def flips(self, variant: str) -> ResultFile:
         """The questions where variant and baseline answer differently."""

@@ -14,6 +14,7 @@ from components.evidence.spending import describe_attempt
 from components.models.variants import known_variant
 from components.policies.policy import Average, text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
+from components.run.load_results import LoadTest, speed_ratios
 from components.storage.artifact import Artifact
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tags import (
@@ -119,6 +120,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
     weights_of = {weights.variant: weights for weights in decision.weights}
     scores_of = {scores.variant: scores for scores in decision.scores}
     screens = {scores.variant: scores for scores in decision.screens}
+    loads = {test.variant: test for test in decision.load_tests}
     tasks = list(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
     baseline_bytes = next((verdict.size_bytes for verdict in decision.verdicts if verdict.verdict == "reference"), 0)
     rows = []
@@ -131,13 +133,14 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
             **_evidence_metrics(verdict),
             **_task_metrics(verdict, scores, tasks),
             **_screen_metrics(screens.get(verdict.variant)),
+            **_speed_metrics(loads.get(verdict.variant), loads.get(decision.verdicts[0].variant)),
         }
         rows.append(
             RunRow(
                 name=verdict.variant,
                 params=_params(decision, verdict, weights, scores),
                 metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
-                tags=_tags(verdict, weights, scores, run.run_id),
+                tags=_tags(verdict, weights, scores, run.run_id) | _speed_tags(loads.get(verdict.variant)),
                 texts=_texts(verdict, weights, scores),
                 files=(*_records(scores), *files.variants.get(verdict.variant, ())),
                 tables={FLIPS: flips} if (flips := files.flips.get(verdict.variant)) else {},
@@ -228,6 +231,7 @@ def _plan_params(decision: Decision) -> dict[str, str]:
         "max_answer_tokens": str(plan.max_answer_tokens or _NOTHING),
         "stop_early": str(plan.stop_early).lower(),
         "noise_floor": str(plan.noise_floor).lower(),
+        "speed": plan.speed,
     }
 
 
@@ -301,6 +305,26 @@ def _screen_metrics(screen: Scores | None) -> dict[str, float]:
         if task.chosen
         for name, value in task.estimates.items()
     }
+
+
+def _speed_metrics(test: LoadTest | None, baseline: LoadTest | None) -> dict[str, float]:
+    """The load test, such as `speed/16/output_tokens_per_s` with 16 requests at a time, with the ratios."""
+    if test is None or test.failure:
+        return {}
+    metrics: dict[str, float] = {}
+    for level in test.levels:
+        numbers = level.model_dump(exclude={"concurrency"})
+        metrics |= {f"speed/{level.concurrency}/{name}": number for name, number in numbers.items()}
+    for ratio in speed_ratios(baseline, test):
+        metrics[f"speed/{ratio.concurrency}/speedup"] = ratio.speedup
+        metrics[f"speed/{ratio.concurrency}/first_token_ratio"] = ratio.first_token
+        metrics[f"speed/{ratio.concurrency}/between_tokens_ratio"] = ratio.between_tokens
+    return metrics | ({"speed/memory_bytes": test.memory_bytes} if test.memory_bytes else {})
+
+
+def _speed_tags(test: LoadTest | None) -> dict[str, str]:
+    """Why the load test failed; nothing without a load test."""
+    return {"speed_failure": test.failure or _NOTHING} if test else {}
 
 
 def _cost_metrics(

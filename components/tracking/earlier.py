@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from components.errors import PrerequisiteError
 from components.models.variants import BASELINE
 from components.run.artifacts import Decision, Model, Scores, Weights
+from components.run.load_results import OFF
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, VariantResults
 from components.run.server_identity import ServerIdentity
@@ -39,10 +40,12 @@ PAGE = 100
 
 
 def verdict_key(plan: EvaluationPlan) -> str:
-    """sha256 of everything but the base model that a verdict depends on: the variants, the questions and the limits."""
-    parts = plan.model_dump(
-        include={"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
-    )
+    """sha256 of everything but the base model that a verdict depends on: the variants, the questions and the limits.
+
+    The load test counts where there is one.
+    """
+    deciding = {"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
+    parts = plan.model_dump(include=deciding | ({"speed"} if plan.speed != OFF else set()))
     if plan.variant_recipe:  # not part of the key of a run without one, which earlier versions wrote too
         parts["variant_recipe"] = plan.variant_recipe
     if plan.variant_kept:

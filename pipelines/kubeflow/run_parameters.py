@@ -9,7 +9,7 @@ from components.benchmarks import selection
 from components.errors import PrerequisiteError
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
-from components.resolve.checks import check_power
+from components.resolve.checks import check_power, check_speed
 from components.resolve.cluster_places import check_locations
 from components.resolve.run_settings import DEFAULT_PLACES, PLACES
 from components.run.plan import EvaluationPlan
@@ -27,7 +27,9 @@ def check(model: str, plan: EvaluationPlan) -> None:
     check_locations(model, plan)
     check_source(model)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
-    check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in selection.suite_of(plan).tasks])
+    limits = chosen(plan.use_case, plan.policy)
+    check_use_case(limits, [task.task for task in selection.suite_of(plan).tasks])
+    check_speed(plan, limits, on_cluster=True)
     if find_spec("scipy"):  # resolve checks it too, for a client without the gate's packages
         check_power(plan)
     if plan.tracking_uri:

