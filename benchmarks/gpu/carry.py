@@ -22,10 +22,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from benchmarks.calibration_file import write_passages
 from benchmarks.gpu.fatbin import pruned
 from benchmarks.gpu.shapes import copy_tokenizer
 from benchmarks.scoring_speed import TASKS, demo_model
-from components.benchmarks.embedded import embedded
 from components.models.wheels import PINS, wheel
 from components.storage.cache import cache_dir
 
@@ -95,18 +95,7 @@ def rows(data: Path, target: Path, items: int) -> None:
             line for line in lines_of(data / "mmlu" / f"{split}.jsonl") if json.loads(line)["subject"] == SUBJECT
         ]
         write(target / "mmlu" / f"{split}.jsonl", of_subject if split == "dev" else of_subject[:items])
-    calibration(target / "calibration.arrow")
-
-
-def calibration(target: Path) -> None:
-    """Write BoolQ passages, which no task here scores, as an Arrow file in the stream format."""
-    import pyarrow
-
-    passages = list(dict.fromkeys(embedded("boolq").dataset()["passage"]))[:PASSAGES]
-    table = pyarrow.table({"passage": passages})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with pyarrow.OSFile(str(target), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
+    write_passages(target / "calibration.jsonl", PASSAGES)
 
 
 def lines_of(file: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
-    python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
+    python -m components.quantize.compress --model FOLDER --variant NAME --calibration TEXTS.jsonl --samples N \\
         --tokens N --out FOLDER --facts FILE [--slow-16-bits]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
@@ -10,6 +10,7 @@ and the group size of each layer, and the algorithm. On one kind of machine the 
 import argparse
 import json
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--variant", required=True)
-    parser.add_argument("--calibration", type=Path, required=True, help="Arrow file with a column `passage`")
+    parser.add_argument("--calibration", type=Path, required=True, help="JSON lines with `text` and `templated`")
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True, help="length to which a sample is cut")
     parser.add_argument("--out", type=Path, required=True)
@@ -91,9 +92,15 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
 
 
 def calibration_set(file: Path, tokenizer: PreTrainedTokenizerBase, samples: int, tokens: int) -> Dataset:
-    """The first `samples` distinct passages, each cut to `tokens` tokens."""
-    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))[:samples]
-    ids = [tokenizer(text, truncation=True, max_length=tokens).input_ids for text in passages]
+    """The first `samples` texts, each cut to `tokens` tokens; a `templated` one has its special tokens already."""
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, samples)]
+    ids = [
+        tokenizer(
+            row["text"], truncation=True, max_length=tokens, add_special_tokens=not row.get("templated")
+        ).input_ids
+        for row in rows
+    ]
     return Dataset.from_dict(
         {"input_ids": ids, "attention_mask": [[1] * len(tokens_of_text) for tokens_of_text in ids]}
     )

@@ -23,6 +23,7 @@ from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
 from components.run.progress import Step
 from components.run.results import RunResults
+from components.storage.hashing import sha256_of
 from components.storage.store import Store
 
 LAST_LINES = 8
@@ -31,12 +32,12 @@ ROUND = re.compile(rb"\((\d+)/(\d+)\): Calibrating")
 
 
 def quantize(
-    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration
+    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration | None
 ) -> Weights:
-    """The variant's weights in the store; for the baseline the model's own weights.
+    """The variant's weights in the store; for the baseline the model's own weights, without a `calibration`.
 
     Weights of an earlier run with the same baseline and the same recipe are reused. If llm-compressor fails, the value
-    has a `failure`. llm-compressor's log is in `results`.
+    has a `failure`. The calibration texts, and llm-compressor's log, are in `results`.
     """
     if not variant.quantized:
         return Weights(
@@ -47,6 +48,8 @@ def quantize(
             size_bytes=baseline.size_bytes,
             scheme=variant.scheme,
         )
+    if calibration is None:
+        raise ValueError("The calibration texts are not chosen: the step `resolve` does that.")
     started = time.monotonic()
     recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
     if earlier := made_before(store, recipe, variant, baseline):
@@ -57,11 +60,11 @@ def quantize(
         scheme=variant.scheme,
         algorithm=variant.method,
         calibration=calibration.describe(),
+        calibration_sha256=calibration.sha256,
+        calibration_tokens=calibration.used_tokens,
     )
     try:
-        compressed = compress(
-            variant, baseline, store, RunResults(str(results)).log(f"quantize-{variant.name}"), step, calibration
-        )
+        compressed = compress(variant, baseline, store, RunResults(str(results)), step, calibration)
     except PrerequisiteError as error:
         return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
@@ -87,7 +90,7 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
     parts = (
         baseline.digest,
         variant,
-        calibration,
+        calibration.identity,
         "in a fixed order",
         version("llmcompressor"),
         version("compressed-tensors"),
@@ -96,19 +99,20 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
 
 
 def compress(
-    variant: Variant, baseline: Model, store: Store, log: Path, step: Step, calibration: Calibration
+    variant: Variant, baseline: Model, store: Store, results: RunResults, step: Step, calibration: Calibration
 ) -> dict[str, Any]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
-    from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
     from components.storage.cache import cache_dir
 
+    log = results.log(f"quantize-{variant.name}")
     log.parent.mkdir(parents=True, exist_ok=True)
+    texts = checked_texts(results, calibration)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
-        model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
-        run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
+        model = fetch_model(baseline.uri, baseline.digest, cache_dir())
+        run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         errors = check_compressed(out, model, layouts_in(facts_file), transformed=bool(variant.transform))
         digest = digest_of(out)
@@ -123,6 +127,17 @@ def compress(
         }
 
 
+def checked_texts(results: RunResults, calibration: Calibration) -> Path:
+    """The file with the calibration texts; raises PrerequisiteError when it is gone, or not the one that was chosen."""
+    file = results.calibration_texts.path
+    if not file.is_file() or sha256_of(file) != calibration.sha256:
+        what = "has other bytes than when the run began" if file.is_file() else "is gone"
+        raise PrerequisiteError(
+            f"{file}, the calibration texts, {what}. Find out who writes to the results, and start a new run."
+        )
+    return file
+
+
 def layouts_in(facts: Path) -> dict[str, Layout]:
     """The layout that each quantized layer should have, as the program `compress` wrote it."""
     layers = json.loads(facts.read_text(encoding="utf-8"))["layers"]
@@ -130,11 +145,11 @@ def layouts_in(facts: Path) -> dict[str, Layout]:
 
 
 def compress_command(
-    variant: Variant, model: Path, rows: Path, calibration: Calibration, out: Path, facts: Path
+    variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path
 ) -> list[str]:
-    """The command line of the program `compress`; `rows` is the Arrow file with the calibration texts."""
+    """The command line of the program `compress`; `texts` is the JSONL file with the calibration texts."""
     command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
-    command += ["--calibration", str(rows), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
+    command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     return command if machine.multiplies_16_bits() else [*command, "--slow-16-bits"]
 

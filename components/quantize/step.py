@@ -19,19 +19,18 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     """
     from components.evidence.reference import without_reference
     from components.quantize.quantization import quantize as quantize_model
-    from components.run.calibration import Calibration
 
     model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
     results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
-        calibration = Calibration(
-            samples=evaluation_plan.calibration_samples, tokens=evaluation_plan.calibration_tokens
-        )
         reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
         if not reason:
-            store = open_store(evaluation_plan.store)
-            result = quantize_model(variant_named(variant), model, store, Path(folder), step, calibration)
+            row, store = variant_named(variant), open_store(evaluation_plan.store)
+            texts, calibration = RunResults(results).calibration_texts, evaluation_plan.calibration_set
+            if calibration and "://" in results:
+                texts.fetched(RunResults(folder).calibration_texts.path.parent, "start a new run")
+            result = quantize_model(row, model, store, Path(folder), step, calibration)
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
         note = "reused from an earlier run" if result.reused else result.layout

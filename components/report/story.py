@@ -221,7 +221,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--irt-parameters", plan.irt_parameters)
     fields = EvaluationPlan.model_fields
     generated = ("chat", "samples", "temperature", "max_answer_tokens")
-    for name in ("calibration_samples", "calibration_tokens", *generated):
+    for name in ("calibration", "calibration_samples", "calibration_tokens", *generated):
         if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for is_set, option in (
@@ -259,6 +259,15 @@ def largest_changes(weights: Weights) -> str:
     return ", ".join(f"{name} by {percent_text(error)}" for name, error in weights.largest_errors.items())
 
 
+def calibration_words(weights: Weights) -> str:
+    """E.g. `32 samples of up to 256 tokens of boolq passages; 4,012 tokens in all, sha256 0123456789abcdef`."""
+    if not weights.calibration_sha256:
+        return weights.calibration
+    return (
+        f"{weights.calibration}; {weights.calibration_tokens:,} tokens in all, sha256 {weights.calibration_sha256[:16]}"
+    )
+
+
 def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
     if not weights.scheme:
         return ()
@@ -267,7 +276,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
         ("Layout", weights.layout),
         ("Largest change", largest_changes(weights)),
-        ("Calibration", weights.calibration),
+        ("Calibration", calibration_words(weights)),
     ]
     if weights.reused:
         facts.append(("Reused", "yes: an earlier run with the same inputs stored these weights"))

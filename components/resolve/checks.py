@@ -11,6 +11,7 @@ from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
 from components.models.variants import with_baseline
 from components.policies.policy import check_use_case, chosen
+from components.resolve.calibration_texts import check_calibration
 from components.run.attempts import Attempt
 from components.run.plan import EvaluationPlan
 from components.storage.location import local_file, open_store
@@ -131,7 +132,9 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_source(model)
-    return check_questions(plan.model_copy(update={"variants": tuple(variants), "limits": limits}))
+    plan = check_questions(plan.model_copy(update={"variants": tuple(variants), "limits": limits}))
+    check_calibration(plan)
+    return plan
 
 
 def check_power(plan: EvaluationPlan, attempt: Attempt | None = None) -> None:

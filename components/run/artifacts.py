@@ -66,6 +66,10 @@ class Weights(Artifact):
     """The five layers whose weights changed most, with the norm of the change divided by the norm of the weights."""
     calibration: str = ""
     """The calibration data, e.g. `32 samples of up to 256 tokens of boolq passages`."""
+    calibration_sha256: str = ""
+    """Of the file with the calibration texts."""
+    calibration_tokens: int = 0
+    """The number of tokens of all samples, each cut."""
     duration_s: float = 0.0
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""

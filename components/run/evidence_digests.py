@@ -15,6 +15,7 @@ from components.storage.artifact import Artifact
 
 NOT_DECIDING = (
     *("suite_kept", "custom", "custom_kept", "data", "prompts", "made_rows", "irt_parameters", "irt_parameters_kept"),
+    "calibration",  # `calibration_set` identifies the texts
     *("store", "results", "tracking_uri", "experiment", "skip_judged", "judged_in", "fail_run_on"),
     "check_power",
 )

@@ -154,6 +154,8 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
         "algorithm": weights.algorithm if weights else "",
         "layout": weights.layout if weights else "",
         "calibration": weights.calibration if weights else "",
+        "calibration_sha256": weights.calibration_sha256 if weights else "",
+        "calibration_tokens": str(weights.calibration_tokens or "") if weights else "",
         "digest": weights.digest if weights else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,

@@ -43,7 +43,8 @@ def verdict_key(plan: EvaluationPlan) -> str:
     parts = plan.model_dump(
         include={"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
     )
-    content = json.dumps([parts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
+    texts = plan.calibration_set.identity if plan.calibration_set else ()
+    content = json.dumps([parts, texts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
