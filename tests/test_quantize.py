@@ -130,6 +130,17 @@ def test_a_width_that_no_group_fits_fails_the_variant(tmp_path: Path, tiny_model
     assert not (tmp_path / "store" / "recipes").exists()
 
 
+@pytest.mark.slow
+def test_a_model_that_does_not_fit_is_refused_before_llm_compressor_starts(
+    baseline: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "memory.max")
+    weights = make("int8", baseline, tmp_path)
+    assert weights.failure.startswith("llm-compressor needs about 0.6 GiB of memory (process 0.6, ")
+    assert not RunResults(str(tmp_path / "run")).log("quantize-int8").exists()
+
+
 def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     model = Model(source="x", digest="1", uri="u", size_bytes=1)
     key = recipe_key(VARIANTS["int8"], model, CALIBRATION)

@@ -3,5 +3,6 @@
 quantization                    a variant from the store, or made
 recipe                          what llm-compressor applies for a variant
 compress                        the program that runs llm-compressor
+memory_needed                   the memory that llm-compressor needs, before it starts
 check                           its checkpoint, before it is served
 """

@@ -104,6 +104,7 @@ def compress(
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
+    from components.quantize.memory_needed import check_memory
     from components.storage.cache import cache_dir
 
     log = results.log(f"quantize-{variant.name}")
@@ -112,6 +113,7 @@ def compress(
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         model = fetch_model(baseline.uri, baseline.digest, cache_dir())
+        check_memory(model, variant, calibration, in_float32=not machine.multiplies_16_bits())
         run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         errors = check_compressed(out, model, layouts_in(facts_file), transformed=bool(variant.transform))
