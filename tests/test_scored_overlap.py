@@ -13,6 +13,9 @@ from components.benchmarks.suites import SuiteTask, suite_named
 from components.errors import PrerequisiteError
 from components.resolve.calibration_texts import CalibrationSample
 from components.resolve.scored_overlap import SHORTEST, ScoredTexts, check_disjoint, compared, scored_texts
+from components.resolve.step import resolve
+from components.run import progress
+from components.run.plan import EvaluationPlan
 
 LONG = "Which of the two rivers that meet at Koblenz is the longer one?"
 SHORT = "Who wrote Faust?"
@@ -24,16 +27,22 @@ def samples_of(folder: Path, *rows: object) -> list[CalibrationSample]:
     return [CalibrationSample(row, row.plain, False, 1, row.plain) for row in rows_of_file(file)]
 
 
-@pytest.fixture
-def own_task(tmp_path: Path) -> harness.Prepared:
-    """A custom task whose prompts have an instruction, a context and a question."""
-    folder = tmp_path / "rivers"
+def rivers(folder: Path) -> Path:
+    """The folder of a custom task with two questions."""
+    folder = folder / "rivers"
     folder.mkdir()
     (folder / "set.yaml").write_text(
         "name: rivers\ndescription: Rivers\nanswer: exact\ninstruction: Answer in one word.\n", encoding="utf-8"
     )
     items = [{"id": 1, "question": SHORT, "answer": "Goethe"}, {"id": 2, "question": LONG, "answer": "The Rhine"}]
     (folder / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def own_task(tmp_path: Path) -> harness.Prepared:
+    """That custom task with its rows."""
+    folder = rivers(tmp_path)
     task = suite_named("demo", [read_set(folder)]).tasks[-1]
     return harness.prepare(task, Folder(tmp_path))
 
@@ -96,7 +105,7 @@ def test_a_part_counts_from_forty_characters(tmp_path: Path, length: int, refuse
 
 def test_rows_of_lm_evals_tasks_count_as_they_are_asked(tmp_path: Path) -> None:
     arc = {
-        "id": "Mercury_1",
+        "id": "Mercury_SC_4011234_of_the_Texas_assessment",
         "question": "Which property of a mineral can be determined just by looking at it?",
         "choices": {"text": ["luster", "mass", "weight", "hardness"], "label": ["A", "B", "C", "D"]},
         "answerKey": "A",
@@ -126,7 +135,7 @@ def test_rows_of_lm_evals_tasks_count_as_they_are_asked(tmp_path: Path) -> None:
         "the Rhine rises in the Swiss canton of Graubünden and flows north.": "item 0 of wikitext",
         "Sarah was a much better surgeon than Maria so Maria always got the easier cases.": "item 0 of winogrande",
         "luster": "",
-        "Mercury_1": "",
+        "See Mercury_SC_4011234_of_the_Texas_assessment.": "",
         "Short .": "",
     }
     samples = samples_of(tmp_path, *({"text": text} for text in found))
@@ -135,3 +144,23 @@ def test_rows_of_lm_evals_tasks_count_as_they_are_asked(tmp_path: Path) -> None:
 
 def test_texts_are_compared_without_case_white_space_and_forms_of_letters() -> None:
     assert compared(" Ein\u00a0Stra\u00dfe\n\uff21 \ufb01n ") == "ein strasse a fin"
+
+
+@pytest.mark.slow
+def test_a_run_whose_calibration_has_a_scored_question_ends_in_resolve(tmp_path: Path, tiny_model: Path) -> None:
+    folder = rivers(tmp_path)
+    texts = tmp_path / "mine.jsonl"
+    places = {"store": str(tmp_path / "store"), "results": str(tmp_path / "run")}
+    plan = EvaluationPlan(
+        variants=("bf16", "int8"), suite="", custom=(str(folder),), calibration=str(texts), check_power=False, **places
+    )
+    files = str(tmp_path / "model.json"), str(tmp_path / "plan.json")
+    texts.write_text(json.dumps({"text": f"A quiz: {LONG}"}) + "\n", encoding="utf-8")
+    with pytest.raises(PrerequisiteError, match=r"1 of 1 calibration samples .* line 1, has item 1 of rivers"):
+        resolve(f"file:{tiny_model}", plan, *files)
+    texts.write_text(json.dumps({"text": "A quiz about rivers."}) + "\n", encoding="utf-8")
+    assert resolve(f"file:{tiny_model}", plan, *files) == ["bf16", "int8"]
+    chosen = EvaluationPlan.read(files[1]).chosen_calibration
+    assert (chosen.name, chosen.samples, chosen.used_tokens) == ("mine.jsonl", 1, 20)
+    events, _ = progress.read(tmp_path / "run" / "progress.jsonl")
+    assert events[-1].note.endswith(f"calibrated with {chosen.describe()}")
