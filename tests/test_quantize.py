@@ -10,10 +10,12 @@ import pytest
 from components.errors import PrerequisiteError
 from components.models.sources import resolve
 from components.models.variants import VARIANTS
+from components.quantize import step as quantize_step
 from components.quantize.quantization import checked_texts, made_before, quantize, recipe_key
 from components.run import machine, progress
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
+from components.run.plan import EvaluationPlan
 from components.run.progress import Step
 from components.run.results import RunResults
 from components.storage.cache import cache_dir
@@ -139,6 +141,26 @@ def test_a_model_that_does_not_fit_is_refused_before_llm_compressor_starts(
     weights = make("int8", baseline, tmp_path)
     assert weights.failure.startswith("llm-compressor needs about 0.6 GiB of memory (process 0.6, ")
     assert not RunResults(str(tmp_path / "run")).log("quantize-int8").exists()
+
+
+@pytest.mark.slow
+def test_a_step_on_a_cluster_reads_the_calibration_texts_from_the_bucket(
+    baseline: Model, tmp_path: Path, s3_location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration, results = embedded_calibration(tmp_path / "here", 4, 32), f"{s3_location}/run"
+    RunResults(results).calibration_texts.put(RunResults(str(tmp_path / "here")).calibration_texts.path)
+    store, files = str(tmp_path / "store"), [str(tmp_path / f"{name}.json") for name in ("model", "plan", "weights")]
+    plan = EvaluationPlan(variants=("bf16", "int8"), store=store, results=results, calibration_set=calibration)
+    baseline.write(files[0])
+    plan.write(files[1])
+    (tmp_path / "memory.max").write_text("1000000\n")  # ends the step once it has the texts
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "memory.max")
+    quantize_step.quantize("int8", *files)
+    assert Weights.read(files[2]).failure.startswith("llm-compressor needs about")
+    assert Weights.read(files[2]).calibration_sha256 == calibration.sha256
+    plan.model_copy(update={"results": f"{s3_location}/other"}).write(files[1])
+    quantize_step.quantize("int8", *files)
+    assert "calibration.jsonl, the calibration texts, is gone. " in Weights.read(files[2]).failure
 
 
 def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:

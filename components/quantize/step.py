@@ -29,7 +29,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
             row, store = variant_named(variant), open_store(evaluation_plan.store)
             texts, calibration = RunResults(results).calibration_texts, evaluation_plan.calibration_set
             if calibration and "://" in results:
-                texts.fetched(RunResults(folder).calibration_texts.path.parent, "start a new run")
+                texts.get(RunResults(folder).calibration_texts.path)
             result = quantize_model(row, model, store, Path(folder), step, calibration)
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))

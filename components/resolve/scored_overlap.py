@@ -70,14 +70,17 @@ def check_disjoint(samples: Sequence[CalibrationSample], tasks: "Iterable[Prepar
 
 def scored_texts(tasks: "Iterable[Prepared]") -> ScoredTexts:
     """The texts of the items in every stage of the tasks."""
+    from components.benchmarks.templates import fitting
+
     scored = ScoredTexts()
     for task in tasks:
         chosen = {item for stage in STAGES for item in task.chosen(stage)}
         for number, leaf in enumerate(task.leaves):
             leaf.task.pick([position for of_leaf, position in chosen if of_leaf == number])
-            for position in leaf.task.items:
-                for text in texts_of(leaf, leaf.task.doc(position)):
-                    scored.add(text, f"item {position} of {leaf.name}")
+            with fitting(leaf.name):
+                for position in leaf.task.items:
+                    for text in texts_of(leaf, leaf.task.doc(position)):
+                        scored.add(text, f"item {position} of {leaf.name}")
     return scored
 
 
