@@ -16,7 +16,9 @@ texts, and t those of a text on average, so that the longest has no fewer.
 
 GPTQ alone has Hessians and works on them. With a GPU, all from `layer` on is in its memory, and the CPU has the rest;
 without one, the layer is among the weights. PROCESS is Python with its libraries. What a forward pass needs for a
-moment is left out, so that only what cannot fit is refused.
+moment is left out, as is what the allocator keeps, so that only what cannot fit is refused. Measured peaks of
+SmolLM2-135M, int4-g64 on a CPU: 1.31 GiB for 1.15 estimated (4 texts, 717 tokens, in float32), and 1.56 for 0.93 (256
+texts, 33,552 tokens, in bf16).
 """
 
 import re
