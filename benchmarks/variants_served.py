@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.calibration_file import write_passages
 from benchmarks.gpu import shapes
 from benchmarks.gpu.serving import ask, distance_from_cpu
 from components.benchmarks.embedded import embedded
@@ -64,7 +65,8 @@ def written(variant: Variant, model: Path, folder: Path) -> list[str]:
     if not variant.quantized:
         out.symlink_to(model)
         return ["unchanged", "–", f"{weights_size(model) / 1e6:.0f}", "–"]
-    command = compress_command(variant, model, embedded(CALIBRATION.benchmark).file, CALIBRATION, out, facts)
+    texts = write_passages(folder / "calibration.jsonl", CALIBRATION.samples)
+    command = compress_command(variant, model, texts, CALIBRATION, out, facts)
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     took = f"{time.monotonic() - began:.0f}"

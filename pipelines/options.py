@@ -15,6 +15,7 @@ from annotated_types import Ge, Le
 from pydantic_core import PydanticUndefined
 
 from components.benchmarks import selection
+from components.benchmarks.calibration_rows import HUB_PREFIX
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
@@ -22,6 +23,7 @@ from components.models.recipe_file import with_texts
 from components.models.variants import BASELINE, DEFAULT, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
 from components.resolve.run_settings import PLACES
+from components.run.calibration import PASSAGES
 from components.run.plan import FAILING, SETTINGS, EvaluationPlan
 
 CHOICES = {
@@ -178,6 +180,11 @@ def custom_task_locations(custom: Sequence[str] | None) -> tuple[str, ...]:
 def rows_location(data: str) -> str:
     """The source of the rows: the absolute location of a mirror, `hub` or `embedded`."""
     return absolute_location(data, selection.HUB, selection.EMBEDDED)
+
+
+def calibration_location(calibration: str) -> str:
+    """The calibration texts: the absolute location of a file, a data set of the hub, or the embedded ones."""
+    return calibration if calibration.startswith(HUB_PREFIX) else absolute_location(calibration, PASSAGES)
 
 
 def short_path(path: Path) -> Path:

@@ -21,6 +21,7 @@ from components.report import step as report_step
 from components.resolve import earlier_verdict
 from components.run import progress
 from components.run.artifacts import Decision, Model, Scores, Server, Weights
+from components.run.calibration import Calibration
 from components.run.checkpoint import Checkpoint
 from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
@@ -262,6 +263,7 @@ def test_a_verdict_by_a_custom_policy_is_found(tmp_path: Path, local: str) -> No
                 "int8": Checkpoint(source="s", digest="d", uri="u", size_bytes=1, scheme="W4A16", method="awq")
             }
         },
+        {"calibration_set": Calibration(samples=32, tokens=256, sha256="others")},
         {"noise_floor": True},
         {"use_case": "code"},
         {"policy": "name: mine\nmax_average_drop: 1 %\n"},

@@ -205,7 +205,7 @@ def test_a_model_without_a_tokenizer_is_not_started(model: Path) -> None:
 )
 def test_a_model_larger_than_the_machine_is_not_started(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (model / "memory.max").write_text("3221225472\n")
-    monkeypatch.setattr(before_start, "CGROUP", model / "memory.max")
+    monkeypatch.setattr(machine, "CGROUP", model / "memory.max")
     with (model / "model.safetensors").open("wb") as weights:
         os.truncate(weights.fileno(), 2**30)
     assert before_start.obstacle(model, model, "2") == ""

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from components.errors import PrerequisiteError
 from components.models.sources import resolve
 from components.models.variants import VARIANTS, variant_named, with_seed
-from components.quantize.quantization import made_before, quantize, recipe_key
+from components.quantize import step as quantize_step
+from components.quantize.quantization import checked_texts, made_before, quantize, recipe_key
 from components.run import machine, progress
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
+from components.run.plan import EvaluationPlan
 from components.run.progress import Step
+from components.run.results import RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
+from tests.support.calibrated import embedded_calibration
 from tests.support.cpu import cpu_with
 from tests.support.tiny_model import small_llama
 
@@ -28,9 +33,9 @@ needs_torch = pytest.mark.slow(reason="PyTorch takes seconds to import")
 
 def make(variant: str, baseline: Model, folder: Path) -> Weights:
     step = Step(folder / "progress.jsonl", "quantize", variant)
-    return quantize(
-        variant_named(variant), baseline, open_store(str(folder / "store")), folder / "run", step, CALIBRATION
-    )
+    calibration = embedded_calibration(folder / "run", CALIBRATION.samples, CALIBRATION.tokens)
+    store = open_store(str(folder / "store"))
+    return quantize(variant_named(variant), baseline, store, folder / "run", step, calibration)
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path)
     assert weights.size_bytes < baseline.size_bytes
     events, _ = progress.read(tmp_path / "progress.jsonl")
     assert all(0 < event.done <= event.total for event in events)
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["logs"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["given", "logs"]
 
     again = make("int4-g64", baseline, tmp_path)
     assert again == weights.model_copy(update={"reused": True})
@@ -128,14 +133,63 @@ def test_a_width_that_no_group_fits_fails_the_variant(tmp_path: Path, tiny_model
     assert not (tmp_path / "store" / "recipes").exists()
 
 
+@pytest.mark.slow
+def test_a_model_that_does_not_fit_is_refused_before_llm_compressor_starts(
+    baseline: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "memory.max")
+    weights = make("int8", baseline, tmp_path)
+    assert weights.failure.startswith("llm-compressor needs about 0.6 GiB of memory (process 0.6, ")
+    assert not RunResults(str(tmp_path / "run")).log("quantize-int8").exists()
+
+
+@pytest.mark.slow
+def test_a_step_on_a_cluster_reads_the_calibration_texts_from_the_bucket(
+    baseline: Model, tmp_path: Path, s3_location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration, results = embedded_calibration(tmp_path / "here", 4, 32), f"{s3_location}/run"
+    RunResults(results).calibration_texts.put(RunResults(str(tmp_path / "here")).calibration_texts.path)
+    store, files = str(tmp_path / "store"), [str(tmp_path / f"{name}.json") for name in ("model", "plan", "weights")]
+    plan = EvaluationPlan(variants=("bf16", "int8"), store=store, results=results, calibration_set=calibration)
+    baseline.write(files[0])
+    plan.write(files[1])
+    (tmp_path / "memory.max").write_text("1000000\n")  # ends the step once it has the texts
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "memory.max")
+    quantize_step.quantize("int8", *files)
+    assert Weights.read(files[2]).failure.startswith("llm-compressor needs about")
+    assert Weights.read(files[2]).calibration_sha256 == calibration.sha256
+    plan.model_copy(update={"results": f"{s3_location}/other"}).write(files[1])
+    quantize_step.quantize("int8", *files)
+    assert "calibration.jsonl, the calibration texts, is gone. " in Weights.read(files[2]).failure
+
+
 def test_weights_are_named_after_all_their_inputs(tmp_path: Path) -> None:
     model = Model(source="x", digest="1", uri="u", size_bytes=1)
     key = recipe_key(VARIANTS["int8"], model, CALIBRATION)
     assert key == recipe_key(VARIANTS["int8"], model.model_copy(update={"source": "y"}), CALIBRATION)
     assert key != recipe_key(VARIANTS["int4-g64"], model, CALIBRATION)
     assert key != recipe_key(VARIANTS["int8"], model.model_copy(update={"digest": "2"}), CALIBRATION)
-    assert key != recipe_key(VARIANTS["int8"], model, Calibration(samples=5, tokens=32))
+    same = CALIBRATION.model_copy(update={"name": "texts.jsonl", "note": "another place"})
+    assert key == recipe_key(VARIANTS["int8"], model, same)
+    for change in ({"samples": 5}, {"tokens": 31}, {"sha256": "1"}):
+        assert key != recipe_key(VARIANTS["int8"], model, CALIBRATION.model_copy(update=change))
     assert key != recipe_key(with_seed(VARIANTS["int8"], 1), model, CALIBRATION)
+
+
+@pytest.mark.fault(
+    "weights", "the calibration texts of a run are gone, or others than it chose", "the variant fails with the file"
+)
+def test_other_calibration_texts_than_the_chosen_ones_are_refused(tmp_path: Path) -> None:
+    calibration, results = embedded_calibration(tmp_path, 2, 32), RunResults(str(tmp_path))
+    file = results.calibration_texts.path
+    assert checked_texts(results, calibration) == file
+    file.write_text(file.read_text(encoding="utf-8") + "{}", encoding="utf-8")
+    with pytest.raises(PrerequisiteError, match="has other bytes than when the run began"):
+        checked_texts(results, calibration)
+    file.unlink()
+    with pytest.raises(PrerequisiteError, match=r"calibration.jsonl, the calibration texts, is gone\."):
+        checked_texts(results, calibration)
 
 
 @pytest.mark.fault("weights", "the store was moved", "its variants are used again at the new address")
@@ -145,7 +199,8 @@ def test_a_moved_stores_variants_are_found_at_its_new_address(tmp_path: Path) ->
     (folder / "config.json").write_text("{}")
     model, old = Model(source="x", digest="1", uri="u", size_bytes=1), open_store(str(tmp_path / "old"))
     weights = Weights(variant="int8", baseline_digest="1", digest="d1", uri=old.put_folder(folder, "models/d1", "d1"))
-    old.put_text(weights.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
+    calibration = embedded_calibration(tmp_path / "run", CALIBRATION.samples, CALIBRATION.tokens)
+    old.put_text(weights.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, calibration)}.json")
     (tmp_path / "old").rename(tmp_path / "store")
     assert make("int8", model, tmp_path).uri == str(tmp_path / "store" / "models" / "d1")
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.benchmarks.embedded import embedded
 from components.errors import PrerequisiteError
 from components.models.layers import Layout
 from components.models.sources import resolve
 from components.models.variants import VARIANTS, Variant
 from components.quantize.check import check_compressed, worst
 from components.quantize.quantization import layouts_in, quantize
-from components.run.calibration import Calibration
 from components.run.progress import Step
+from components.run.results import RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
+from tests.support.calibrated import embedded_calibration
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,8 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folders = {"bf16": Path(model.uri)}
     for name in ("int8", "int4-g64"):
         step = Step(folder / "progress.jsonl", "quantize", name)
-        weights = quantize(VARIANTS[name], model, store, folder / "run", step, Calibration(samples=8, tokens=16))
+        calibration = embedded_calibration(folder / "run", 8, 16)
+        weights = quantize(VARIANTS[name], model, store, folder / "run", step, calibration)
         assert weights.failure == ""
         assert list(weights.largest_errors.values()) == sorted(weights.largest_errors.values(), reverse=True)
         folders[name] = Path(weights.uri)
@@ -105,7 +106,9 @@ def all_rows(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
     out = tmp_path_factory.mktemp("rows")
     names = [*(row.name for row in VARIANTS.values() if row.quantized), SEEDED]
-    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(embedded("boolq").file), str(out), *names]
+    embedded_calibration(out, 8, 16)
+    texts = RunResults(str(out)).calibration_texts.path
+    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(texts), str(out), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -61,7 +61,12 @@ PAGES = {
     b"    path: w/test.jsonl\n---\n",
     "w/test.jsonl": b'{"page": " = One = \\n Text . "}\n{"page": " = Two = \\n More text . "}\n',
 }
-DATA_SETS = {"org/set": FILES, "org/gated": FILES, WIKITEXT: PAGES}
+CHATS = {
+    "README.md": b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train_sft\n"
+    b"    path: c/a.jsonl\n---\n",
+    "c/a.jsonl": b"".join(b'{"messages": [{"role": "user", "content": "Hello %d"}]}\n' % n for n in range(3)),
+}
+DATA_SETS = {"org/chats": CHATS, "org/set": FILES, "org/gated": FILES, WIKITEXT: PAGES}
 PROBE = """
 import json, sys
 from pathlib import Path
@@ -228,6 +233,35 @@ def test_with_the_offline_flag_no_request_reaches_the_hub(hub: Hub, tmp_path: Pa
     assert "is not reachable (" in str(answers["org/set,main,test"])
     assert "HF_HUB_OFFLINE" in str(answers["org/set,main,test"])
     assert hub.requested == []
+
+
+CALIBRATION = """
+import json, sys
+from components.errors import PrerequisiteError
+from components.resolve.calibration_texts import check_calibration, source_of_texts
+from components.run.plan import EvaluationPlan
+answers = {}
+for name in sys.argv[2:]:
+    plan = EvaluationPlan(variants=("int8",), calibration=name, data="hub", store=sys.argv[1], results=sys.argv[1])
+    try:
+        check_calibration(plan)
+        source = source_of_texts(plan)
+        answers[name] = [source.name, source.note, len(source.rows), source.rows[-1].plain[:7]]
+    except PrerequisiteError as error:
+        answers[name] = str(error)
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.slow
+def test_the_hub_gives_calibration_texts(hub: Hub, tmp_path: Path) -> None:
+    wanted = ["hf:org/chats:train_sft", "hf:org/chats:test", "hf:org/set/main:test", "hf:org/none", ""]
+    answers = read_in_process(tmp_path, wanted, probe=CALIBRATION, HF_ENDPOINT=hub.url)
+    assert answers["hf:org/chats:train_sft"] == [f"org/chats:train_sft from commit {COMMIT[:12]}", "", 3, "Hello 2"]
+    assert answers["hf:org/chats:test"] == "org/chats has no split test. Name one of train_sft."
+    assert str(answers["hf:org/set/main:test"]).startswith("org/set/main:test, row 1: it has none of the columns")
+    assert str(answers["hf:org/none"]).startswith("--calibration hf:org/none: The hub has no data set org/none")
+    assert answers[""][:2] == ["boolq passages", "not HuggingFaceH4/ultrachat_200k: the hub does not give it"]  # type: ignore[index]
 
 
 def plain(folder: Path, name: str, text: str) -> Folder:

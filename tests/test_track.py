@@ -111,7 +111,8 @@ def test_a_variants_run_has_its_numbers_parameters_and_verdict(local: str, tmp_p
     assert run.data.params["group_size"] == "128"
     assert run.data.params["layout"] == LAYOUT
     assert run.data.params["tasks"] == "hellaswag acc, 5-shot, 100 items; piqa acc, 5-shot, 100 items"
-    assert run.data.params["calibration"] == "none"
+    calibration = [run.data.params[f"calibration{part}"] for part in ("", "_sha256", "_tokens")]
+    assert calibration == ["none", "c0" * 32, "4012"]
     assert run.data.tags["verdict"] == "monitor"
     assert run.data.tags["sentence"] == "int4-g128 is as it is."
     assert run.data.tags["next_step"] == "Look at it."

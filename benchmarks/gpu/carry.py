@@ -23,12 +23,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from benchmarks.calibration_file import write_passages
 from benchmarks.full_size import make_rows
 from benchmarks.gpu.fatbin import pruned
 from benchmarks.gpu.shapes import copy_tokenizer
 from benchmarks.scoring_speed import TASKS, demo_model
 from components.benchmarks.embedded import embedded
 from components.models.wheels import PINS, wheel
+from components.run.calibration import PASSAGES as BOOLQ
 from components.storage.cache import cache_dir
 
 PIECE_BYTES = 59_650_000
@@ -56,7 +58,6 @@ UNUSED = {
 SOURCES = ["kfp==2.17.0", "kfp-kubernetes==2.17.0", "kfp-pipeline-spec==2.17.3", "kfp-server-api==2.17.3"]
 SOURCES += ["rouge-score==0.1.2"]
 """Packages of a whole run that have no wheel in the index."""
-PASSAGES_OF = "boolq"
 SUBJECT = "high_school_psychology"
 SHOTS_ROWS = 200
 PASSAGES = 64
@@ -102,7 +103,7 @@ def run(folder: Path, data: Path) -> Path:
     make_rows(data, folder / "openllm")
     texts = folder / "cache" / "rows"
     texts.mkdir(parents=True)
-    shutil.copy(embedded(PASSAGES_OF).file, texts)
+    shutil.copy(embedded(BOOLQ).file, texts)
     return pack(folder / "run.tar.xz", [folder / "wheels" / "run", folder / "openllm", folder / "cache"], folder)
 
 
@@ -121,18 +122,7 @@ def rows(data: Path, target: Path, items: int) -> None:
             line for line in lines_of(data / "mmlu" / f"{split}.jsonl") if json.loads(line)["subject"] == SUBJECT
         ]
         write(target / "mmlu" / f"{split}.jsonl", of_subject if split == "dev" else of_subject[:items])
-    calibration(target / "calibration.arrow")
-
-
-def calibration(target: Path) -> None:
-    """Write BoolQ passages, which no task here scores, as an Arrow file in the stream format."""
-    import pyarrow
-
-    passages = list(dict.fromkeys(embedded(PASSAGES_OF).dataset()["passage"]))[:PASSAGES]
-    table = pyarrow.table({"passage": passages})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with pyarrow.OSFile(str(target), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
+    write_passages(target / "calibration.jsonl", PASSAGES)
 
 
 def lines_of(file: Path) -> list[str]:

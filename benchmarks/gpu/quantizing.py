@@ -61,13 +61,13 @@ def quantize(
     """Seconds, peak memory, size and outcome."""
     if chosen.is_late(20):
         return NOT_RUN, "–", "–", "no time left"
-    rows = chosen.data / "calibration.arrow"
+    texts = chosen.data / "calibration.jsonl"
     if program == "bare":
-        command = [sys.executable, "-c", BARE, str(model), str(rows), str(out)]
+        command = [sys.executable, "-c", BARE, str(model), str(texts), str(out)]
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         calibration, facts = REHEARSED if chosen.rehearse else MEASURED, out.with_suffix(".facts.json")
-        command = compress_command(variant_named(variant), model, rows, calibration, out, facts)
+        command = compress_command(variant_named(variant), model, texts, calibration, out, facts)
     log = chosen.out / "logs" / f"quantize-{model.name}-{variant}-{program}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with watched() as watch, log.open("wb") as output:

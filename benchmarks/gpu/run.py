@@ -11,7 +11,7 @@
 Run it from the repository's root, with the project's Python; vLLM's is `.venv-serving` beside it, or
 $QUANTGATE_SERVING_PYTHON. `python -m benchmarks.gpu.carry` prepares the files for such a machine, and
 `benchmarks/gpu/join.py` unpacks them there. DATA is a folder with rows as JSON lines (ai2_arc/ARC-Challenge, hellaswag,
-mmlu, gsm8k) and `calibration.arrow`. Each part is a separate process and saves its table row by row, so that an
+mmlu, gsm8k) and `calibration.jsonl`. Each part is a separate process and saves its table row by row, so that an
 interrupted run keeps its measurements. `--rehearse` needs no GPU: the demo model cut to two layers, vLLM's CPU build,
 few items.
 """

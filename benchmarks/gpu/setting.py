@@ -20,7 +20,7 @@ class Setting:
     out: Path
     """Folder of the tables, weights and logs."""
     data: Path
-    """Folder with the benchmarks' rows as JSON lines, and `calibration.arrow`."""
+    """Folder with the benchmarks' rows as JSON lines, and `calibration.jsonl`."""
     rehearse: bool
     """Whether to run without a GPU: a cut model, vLLM's CPU build, few items."""
     items: int

@@ -11,6 +11,7 @@ protocol, thinking              chats, samples, answer limits; a reasoning model
 anchors, irt, plain_pickle      tinyBenchmarks: the chosen items, and the estimates
 row_sources, mirror, embedded, splits
                                 where rows come from
+calibration_rows                rows of calibration data, from files and data sets
 custom, ifeval, ruler           custom tasks; what IFEval and RULER need besides rows
 task_score                      a task's score over its items
 """

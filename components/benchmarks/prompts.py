@@ -28,7 +28,6 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
-from jinja2 import TemplateError
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, hash_string, make_disjoint_window
 
 from components.benchmarks import protocol
@@ -36,6 +35,7 @@ from components.benchmarks.encoder import Encoder, Ids, generation_request
 from components.benchmarks.harness import Leaf, Prepared
 from components.benchmarks.protocol import Chats
 from components.benchmarks.suites import YES, SuiteTask
+from components.benchmarks.templates import fitting
 from components.errors import PrerequisiteError
 
 ITEMS_PER_GROUP = 256
@@ -247,16 +247,12 @@ def lm_eval_requests(leaf: Leaf, preparation: Preparation, chats: Chats | None =
     """
     leaf.task.set_fewshot_seed(SHOTS_SEED)
     template = chats or (preparation.encoder.apply_chat_template if preparation.chat_template else None)
-    try:
+    with fitting(leaf.name):
         leaf.task.build_all_requests(
             apply_chat_template=template is not None,
             fewshot_as_multiturn=template is not None,
             chat_template=template,
         )
-    except TemplateError as error:
-        raise PrerequisiteError(
-            f"A template of {leaf.name} does not fit one of its rows: {error}. Correct its definition or the rows."
-        ) from error
     return [list(group) for _, group in groupby(leaf.task.instances, key=lambda request: request.doc_id)]
 
 

@@ -4,9 +4,11 @@ A source returns None only for a split that it does not have. Every failure rais
 unreachable hub never looks like a benchmark without a training split.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,9 +135,32 @@ class Hub:
 
     def split(self, wanted: Split) -> Rows | None:
         info = self._info(wanted.path)
+        with self._reading(wanted, info), disk_room(self.cache, needed_bytes=0):
+            dataset = self._load(wanted, info)
+        if dataset is None:
+            return None
+        digest = hashlib.sha256(parquet_of(dataset)).hexdigest()
+        return Rows(dataset, digest, str(info.sha))
+
+    def first_rows(self, wanted: Split, count: int) -> tuple[list[dict[str, Any]], str]:
+        """The split's first rows, and the commit; reads no more of the split than it must."""
+        info = self._info(wanted.path)
+        with self._reading(wanted, info):
+            name, splits = self._splits(wanted, info)
+            if wanted.split not in splits:
+                raise PrerequisiteError(f"{wanted.path} has no split {wanted.split}. Name one of {', '.join(splits)}.")
+            rows = datasets.load_dataset(wanted.path, name, split=wanted.split, revision=info.sha, streaming=True)
+            return list(rows.take(count)), str(info.sha)
+
+    def _info(self, path: str) -> huggingface_hub.DatasetInfo:
+        if path not in self._infos:
+            self._infos[path] = hub_info(path)
+        return self._infos[path]
+
+    @contextlib.contextmanager
+    def _reading(self, wanted: Split, info: huggingface_hub.DatasetInfo) -> Iterator[None]:
         try:
-            with disk_room(self.cache, needed_bytes=0):
-                dataset = self._load(wanted, info)
+            yield
         except (DatasetsError, SplitsNotFoundError, httpx.HTTPError, ConnectionError, FileNotFoundError) as error:
             if info.gated and isinstance(error, GatedRepoError | DatasetNotFoundError):
                 raise gated(wanted.path) from error
@@ -143,28 +168,24 @@ class Hub:
             raise PrerequisiteError(
                 f"{wanted.file} could not be read from the hub: {why}. Check the network and run again."
             ) from error
-        if dataset is None:
-            return None
-        digest = hashlib.sha256(parquet_of(dataset)).hexdigest()
-        return Rows(dataset, digest, str(info.sha))
-
-    def _info(self, path: str) -> huggingface_hub.DatasetInfo:
-        if path not in self._infos:
-            self._infos[path] = hub_info(path)
-        return self._infos[path]
 
     def _load(self, wanted: Split, info: huggingface_hub.DatasetInfo) -> datasets.Dataset | None:
+        name, splits = self._splits(wanted, info)
+        if wanted.split not in splits:
+            return None
+        return datasets.load_dataset(
+            wanted.path, name, split=wanted.split, revision=info.sha, cache_dir=str(self.cache)
+        )
+
+    def _splits(self, wanted: Split, info: huggingface_hub.DatasetInfo) -> tuple[str, list[str]]:
+        """The configuration and its splits."""
         datasets.disable_progress_bars()
         names = datasets.get_dataset_config_names(wanted.path, revision=info.sha)
         name = wanted.name or datasets.get_dataset_default_config_name(wanted.path, revision=info.sha)
         if name not in names:
             which = f"no configuration {name!r}" if name else "no default configuration"
             raise PrerequisiteError(f"{wanted.path} has {which}. Name one of {', '.join(names)}.")
-        if wanted.split not in datasets.get_dataset_split_names(wanted.path, name, revision=info.sha):
-            return None
-        return datasets.load_dataset(
-            wanted.path, name, split=wanted.split, revision=info.sha, cache_dir=str(self.cache)
-        )
+        return str(name), datasets.get_dataset_split_names(wanted.path, name, revision=info.sha)
 
 
 def hub_info(path: str) -> huggingface_hub.DatasetInfo:

@@ -3,6 +3,7 @@
 quantization                    a variant from the store, or made
 recipe                          what llm-compressor applies for a variant
 compress                        the program that runs llm-compressor
+memory_needed                   the memory that llm-compressor needs, before it starts
 written                         what a checkpoint says of itself
 check                           its checkpoint, before it is served
 """

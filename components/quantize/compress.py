@@ -1,6 +1,6 @@
 """Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
-    python -m components.quantize.compress --model FOLDER --variant NAME --calibration ROWS.arrow --samples N \\
+    python -m components.quantize.compress --model FOLDER --variant NAME --calibration TEXTS.jsonl --samples N \\
         --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
@@ -13,6 +13,7 @@ import json
 import random
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--variant", required=True)
     parser.add_argument("--recipe", type=Path, help="YAML file of a recipe of the user's own, which is the variant's")
-    parser.add_argument("--calibration", type=Path, required=True, help="Arrow file with a column `passage`")
+    parser.add_argument("--calibration", type=Path, required=True, help="JSON lines with `text` and `templated`")
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True, help="length to which a sample is cut")
     parser.add_argument("--out", type=Path, required=True)
@@ -55,8 +56,9 @@ def main() -> None:
     model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()
     stored = model.dtype
-    # a recipe of the user's own may have floats of 8 or 4 bits, which a cast to 16 bits would undo
-    in_float32 = options.slow_16_bits and not torch.cuda.is_available() and not variant.recipe
+    # a cast to 16 bits would undo floats of 8 or 4 bits, which a recipe of the user's own may have too
+    in_integers = variant.number == "int" and not variant.recipe
+    in_float32 = options.slow_16_bits and not torch.cuda.is_available() and in_integers
     if in_float32:
         model.float()
     widths = linear_widths(model)
@@ -67,7 +69,7 @@ def main() -> None:
     oneshot(
         model=model,
         dataset=calibration_set(
-            passages_of(options.calibration, options.samples, variant.seed), tokenizer, options.tokens
+            samples_of(options.calibration, options.samples, variant.seed), tokenizer, options.tokens
         ),
         recipe=recipe.modifiers,
         max_seq_length=options.tokens,
@@ -104,17 +106,23 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
-def passages_of(file: Path, samples: int, seed: int) -> list[str]:
-    """The first `samples` distinct passages of the file; with a seed, of the passages in an order drawn by it."""
-    passages = list(dict.fromkeys(Dataset.from_file(str(file))["passage"]))
+def samples_of(file: Path, samples: int, seed: int) -> list[dict[str, Any]]:
+    """The first `samples` texts of the file; with a seed, of its texts in an order drawn by it."""
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     if seed:
-        random.Random(seed).shuffle(passages)
-    return passages[:samples]
+        random.Random(seed).shuffle(rows)
+    return rows[:samples]
 
 
-def calibration_set(passages: list[str], tokenizer: PreTrainedTokenizerBase, tokens: int) -> Dataset:
-    """The passages, each cut to `tokens` tokens."""
-    ids = [tokenizer(text, truncation=True, max_length=tokens).input_ids for text in passages]
+def calibration_set(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, tokens: int) -> Dataset:
+    """The texts, each cut to `tokens` tokens; a `templated` one has its special tokens already."""
+    ids = [
+        tokenizer(
+            row["text"], truncation=True, max_length=tokens, add_special_tokens=not row.get("templated")
+        ).input_ids
+        for row in rows
+    ]
     return Dataset.from_dict(
         {"input_ids": ids, "attention_mask": [[1] * len(tokens_of_text) for tokens_of_text in ids]}
     )

@@ -24,6 +24,7 @@ from components.run.calibration import Calibration
 from components.run.checkpoint import Checkpoint
 from components.run.progress import Step
 from components.run.results import RunResults
+from components.storage.hashing import sha256_of
 from components.storage.store import Store
 
 LAST_LINES = 8
@@ -32,13 +33,13 @@ ROUND = re.compile(rb"\((\d+)/(\d+)\): Calibrating")
 
 
 def quantize(
-    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration
+    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration | None
 ) -> Weights:
-    """The variant's weights in the store; for the baseline the model's own weights.
+    """The variant's weights in the store; for the baseline the model's own weights, without a `calibration`.
 
     A variant that differs in how it is served shares the weights of its row. Weights of an earlier run with the same
-    baseline and the same recipe are reused. If llm-compressor fails, the value has a `failure`. llm-compressor's log is
-    in `results`.
+    baseline and the same recipe are reused. If llm-compressor fails, the value has a `failure`. The calibration texts,
+    and llm-compressor's log, are in `results`.
     """
     if variant.kv_cache_dtype:
         shared = quantize(variant.stored, baseline, store, results, step, calibration)
@@ -54,6 +55,8 @@ def quantize(
             size_bytes=baseline.size_bytes,
             scheme=variant.scheme,
         )
+    if calibration is None:
+        raise ValueError("The calibration texts are not chosen: the step `resolve` does that.")
     started = time.monotonic()
     recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
     if earlier := made_before(store, recipe, variant, baseline):
@@ -66,11 +69,11 @@ def quantize(
         calibration=calibration.describe(),
         seed=variant.seed,
         recipe_sha256=hashlib.sha256(variant.recipe.encode()).hexdigest() if variant.recipe else "",
+        calibration_sha256=calibration.sha256,
+        calibration_tokens=calibration.used_tokens,
     )
     try:
-        compressed = compress(
-            variant, baseline, store, RunResults(str(results)).log(f"quantize-{variant.name}"), step, calibration
-        )
+        compressed = compress(variant, baseline, store, RunResults(str(results)), step, calibration)
     except PrerequisiteError as error:
         return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
@@ -111,7 +114,7 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
     parts = (
         baseline.digest,
         variant,
-        calibration,
+        calibration.identity,
         "in a fixed order",
         version("llmcompressor"),
         version("compressed-tensors"),
@@ -120,22 +123,25 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
 
 
 def compress(
-    variant: Variant, baseline: Model, store: Store, log: Path, step: Step, calibration: Calibration
+    variant: Variant, baseline: Model, store: Store, results: RunResults, step: Step, calibration: Calibration
 ) -> dict[str, Any]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
-    from components.benchmarks.embedded import embedded
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
+    from components.quantize.memory_needed import check_memory
     from components.quantize.written import Written
     from components.storage.cache import cache_dir
 
+    log = results.log(f"quantize-{variant.name}")
     log.parent.mkdir(parents=True, exist_ok=True)
+    texts = checked_texts(results, calibration)
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
-        model, rows = fetch_model(baseline.uri, baseline.digest, cache_dir()), embedded(calibration.benchmark).file
+        model = fetch_model(baseline.uri, baseline.digest, cache_dir())
+        check_memory(model, variant, calibration, in_float32=not machine.multiplies_16_bits())
         if variant.recipe:
             recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
-        run(compress_command(variant, model, rows, calibration, out, facts_file), log, step)
+        run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         written = Written.read(out, facts["linears"]) if variant.recipe else None
         layers = written.layers if written else layouts_in(facts_file)
@@ -153,6 +159,17 @@ def compress(
         }
 
 
+def checked_texts(results: RunResults, calibration: Calibration) -> Path:
+    """The file with the calibration texts; raises PrerequisiteError when it is gone, or not the one that was chosen."""
+    file = results.calibration_texts.path
+    if not file.is_file() or sha256_of(file) != calibration.sha256:
+        what = "has other bytes than when the run began" if file.is_file() else "is gone"
+        raise PrerequisiteError(
+            f"{file}, the calibration texts, {what}. Find out who writes to the results, and start a new run."
+        )
+    return file
+
+
 def layouts_in(facts: Path) -> dict[str, Layout]:
     """The layout that each quantized layer should have, as the program `compress` wrote it."""
     layers = json.loads(facts.read_text(encoding="utf-8"))["layers"]
@@ -165,11 +182,11 @@ def recipe_beside(facts: Path) -> Path:
 
 
 def compress_command(
-    variant: Variant, model: Path, rows: Path, calibration: Calibration, out: Path, facts: Path
+    variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path
 ) -> list[str]:
-    """The command line of the program `compress`; `rows` is the Arrow file with the calibration texts."""
+    """The command line of the program `compress`; `texts` is the JSONL file with the calibration texts."""
     command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
-    command += ["--calibration", str(rows), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
+    command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
     return command if machine.multiplies_16_bits() else [*command, "--slow-16-bits"]

@@ -21,19 +21,18 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     from components.evidence.reference import without_reference
     from components.quantize.quantization import given_weights
     from components.quantize.quantization import quantize as quantize_model
-    from components.run.calibration import Calibration
 
     model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
     results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
-        calibration = Calibration(
-            samples=evaluation_plan.calibration_samples, tokens=evaluation_plan.calibration_tokens
-        )
         reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
         if not reason:
             store = open_store(evaluation_plan.store)
             row = variant_named(variant, own_rows(evaluation_plan.variant_recipe, evaluation_plan.variant))
+            texts, calibration = RunResults(results).calibration_texts, evaluation_plan.calibration_set
+            if calibration and "://" in results:
+                texts.get(RunResults(folder).calibration_texts.path)
             kept = evaluation_plan.variant_kept.get(row.stored.name)
             result = (
                 given_weights(kept, row, model)

@@ -229,7 +229,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--irt-parameters", plan.irt_parameters)
     fields = EvaluationPlan.model_fields
     generated = ("chat", "samples", "temperature", "max_answer_tokens")
-    for name in ("calibration_samples", "calibration_tokens", *generated, "speed"):
+    for name in ("calibration", "calibration_samples", "calibration_tokens", *generated, "speed"):
         if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for is_set, option in (
@@ -267,6 +267,15 @@ def largest_changes(weights: Weights) -> str:
     return ", ".join(f"{name} by {percent_text(error)}" for name, error in weights.largest_errors.items())
 
 
+def calibration_words(weights: Weights) -> str:
+    """E.g. `32 samples of up to 256 tokens of boolq passages; 4,012 tokens in all, sha256 0123456789abcdef`."""
+    if not weights.calibration_sha256:
+        return weights.calibration
+    return (
+        f"{weights.calibration}; {weights.calibration_tokens:,} tokens in all, sha256 {weights.calibration_sha256[:16]}"
+    )
+
+
 def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
     if not weights.scheme:
         return ()
@@ -277,7 +286,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         ("Layout", weights.layout),
         ("Key-value cache", weights.kv_cache_dtype and f"{weights.kv_cache_dtype}, on the weights of its row"),
         ("Largest change", largest_changes(weights)),
-        ("Calibration", weights.calibration),
+        ("Calibration", calibration_words(weights)),
         ("Seed", str(weights.seed or "")),
         ("Recipe", weights.recipe_sha256 and f"sha256 {weights.recipe_sha256[:16]}"),
     ]

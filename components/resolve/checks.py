@@ -11,6 +11,7 @@ from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
 from components.models.recipe_file import all_variants
 from components.policies.policy import UseCase, check_use_case, chosen
+from components.resolve.calibration_texts import check_calibration
 from components.run.attempts import Attempt
 from components.run.load_results import FULL_TEST, QUICK, load_settings
 from components.run.plan import EvaluationPlan
@@ -134,7 +135,9 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     check_source(model)
-    return check_questions(plan.model_copy(update={"limits": limits}))
+    plan = check_questions(plan.model_copy(update={"limits": limits}))
+    check_calibration(plan)
+    return plan
 
 
 def check_speed(plan: EvaluationPlan, limits: UseCase, *, on_cluster: bool) -> None:

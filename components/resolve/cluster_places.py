@@ -4,9 +4,11 @@ import os
 from collections.abc import Mapping
 
 from components.benchmarks import selection
+from components.benchmarks.calibration_rows import HUB_PREFIX
 from components.benchmarks.suite_file import included_paths
 from components.errors import PrerequisiteError
 from components.kubernetes.labels import RUN_NAME
+from components.run.calibration import PASSAGES
 from components.run.plan import EvaluationPlan
 
 
@@ -24,7 +26,13 @@ def check_locations(model: str, plan: EvaluationPlan) -> None:
     places = [("--store", plan.store), ("--results", plan.results)]
     custom = [location for location in plan.custom if location not in selection.shipped_sets()]
     rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
-    places += [("--data", rows), ("--irt-parameters", plan.irt_parameters), *(("--custom", path) for path in custom)]
+    texts = "" if plan.calibration == PASSAGES or plan.calibration.startswith(HUB_PREFIX) else plan.calibration
+    places += [
+        ("--calibration", texts),
+        ("--data", rows),
+        ("--irt-parameters", plan.irt_parameters),
+        *(("--custom", path) for path in custom),
+    ]
     local = [entry for entry in plan.variant if not entry.partition("=")[2].startswith(("hf:", "pypi:"))]
     places += [("--variant", entry.partition("=")[2]) for entry in local]
     places += [("include_path", path) for path in included_paths(plan.suite)]

@@ -9,7 +9,16 @@ from components.models.digest import fetch_model
 from components.models.tokenizer_files import tokenizer_digest
 from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
-from components.resolve import checks, counted_attempts, earlier_verdict, input_copies, prepared_prompts, rows
+from components.resolve import (
+    calibration_texts,
+    checks,
+    counted_attempts,
+    earlier_verdict,
+    input_copies,
+    prepared_prompts,
+    rows,
+    scored_overlap,
+)
 from components.resolve.account_rights import check_rights
 from components.resolve.checks import check
 from components.run import progress
@@ -28,16 +37,13 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
     `baseline` and `plan` are the files to write. If the base model already has a verdict and `skip_judged` is set, only
     the baseline is named: its steps return early, and the gate copies the earlier run's decision.
     """
-    from components.benchmarks.embedded import embedded
     from components.benchmarks.encoder import Encoder
     from components.benchmarks.prompts import Preparation
     from components.models import own_checkpoint, sources
-    from components.run.calibration import PASSAGES
 
     with progress.step(requested.results, "resolve") as step:
         check_rights(requested)
         checked = check(model, requested)
-        embedded(PASSAGES)  # raises for missing calibration data before any expensive work
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
         experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:
@@ -47,6 +53,8 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
         checked = own_checkpoint.with_checkpoints(checked, folder, open_store(checked.store), cache_dir())
+        encoder = Encoder.load(folder)
+        checked, samples = calibration_texts.copy_calibration(checked, encoder.tokenizer, folder)
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
         attempt, uncounted = counted_attempts.count_tracked(base_model, resolved)
@@ -54,7 +62,8 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         if resolved.skip_judged and (uri := resolved.tracking_uri or own_store(resolved.results)):
             resolved = earlier_verdict.with_earlier_verdict(base_model, resolved, uri)
         if not resolved.judged_in:
-            preparation = Preparation(Encoder.load(folder), model_window(folder), resolved.chat_template)
+            scored_overlap.check_disjoint(samples, tasks)
+            preparation = Preparation(encoder, model_window(folder), resolved.chat_template)
             resolved = prepared_prompts.with_prompts(resolved, tasks, preparation, step)
             resolved = resolved.model_copy(update={"tokenizer": tokenizer_digest(folder)})
         base_model.write(baseline)
@@ -70,4 +79,5 @@ def outcome(plan: EvaluationPlan) -> str:
     if plan.judged_in:
         return f"judged before in {plan.judged_in}"
     left_out = ", ".join(f"{count:,} of {task}" for task, count in plan.too_long.items())
-    return f"window {plan.window:,} tokens" + (f", too long and left out: {left_out}" if left_out else "")
+    window = f"window {plan.window:,} tokens" + (f", too long and left out: {left_out}" if left_out else "")
+    return f"{window}; calibrated with {plan.calibration_set.describe()}" if plan.calibration_set else window

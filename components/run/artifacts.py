@@ -75,6 +75,10 @@ class Weights(Artifact):
     """Of the text of the user's own recipe; empty for a row of the table."""
     kv_cache_dtype: str = ""
     """vLLM's --kv-cache-dtype, where it is served with another than the model's."""
+    calibration_sha256: str = ""
+    """Of the file with the calibration texts."""
+    calibration_tokens: int = 0
+    """The number of tokens of all samples, each cut."""
     duration_s: float = 0.0
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""

@@ -1,4 +1,4 @@
-"""What this machine has: its GPUs and their abilities, and whether its CPU multiplies 16 bits."""
+"""What this machine has: its memory, its GPUs and their abilities, and whether its CPU multiplies 16 bits."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from components.storage.artifact import Artifact
 
 CPUINFO = Path("/proc/cpuinfo")
 NODES = Path("/sys/devices/system/node")
+CGROUP = Path("/sys/fs/cgroup/memory.max")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 
@@ -71,6 +72,13 @@ def multiplies_16_bits() -> bool:
 def has_avx512() -> bool:
     """Whether the CPU has AVX-512; False where /proc/cpuinfo is missing (macOS)."""
     return CPUINFO.exists() and "avx512f" in CPUINFO.read_text(encoding="utf-8", errors="replace").split()
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use: the machine's, or its control group's if that is less."""
+    limit = CGROUP.read_text(encoding="utf-8").strip() if CGROUP.exists() else "max"
+    total: int = psutil.virtual_memory().total
+    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def numa_nodes() -> int:

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from components.errors import PrerequisiteError
 from components.policies.policy import UseCase
+from components.run.calibration import Calibration
 from components.run.checkpoint import Checkpoint
 from components.run.load_results import OFF
 from components.storage.artifact import Artifact
@@ -111,8 +112,19 @@ class EvaluationPlan(Artifact):
     results: str = Field(
         description="Where reports, scores and records are written: a folder, or s3://BUCKET/PREFIX; a subfolder a run."
     )
-    calibration_samples: int = Field(32, ge=1, description="Number of calibration texts for the quantization.")
-    calibration_tokens: int = Field(256, ge=16, description="Tokens to which each calibration text is cut.")
+    calibration: str = Field(
+        "",
+        description="Calibration texts: boolq (embedded), a JSONL file, or hf:OWNER/NAME:SPLIT [UltraChat, where the"
+        " rows' source has it, else boolq].",
+    )
+    calibration_samples: int = Field(
+        0, ge=0, description="Number of calibration texts [0: 32 of boolq, 512 of others]."
+    )
+    calibration_tokens: int = Field(
+        0, ge=0, description="Tokens to which each calibration text is cut [0: 256 of boolq, 2,048 of others]."
+    )
+    calibration_set: Calibration | None = None
+    """The texts that `resolve` has chosen; None when no variant is quantized."""
     ledger: bool = Field(True, description="Reuse a model's answers from an earlier run or stage.")
     skip_judged: bool = Field(False, description="End early if MLflow has a verdict on this model by the same plan.")
     fail_run_on: str = Field(
@@ -144,6 +156,13 @@ class EvaluationPlan(Artifact):
         if self.limits is None:
             raise ValueError("The policy of this plan is not parsed: the step `resolve` does that.")
         return self.limits
+
+    @property
+    def chosen_calibration(self) -> Calibration:
+        """The calibration texts, when `resolve` has chosen them; raises ValueError otherwise."""
+        if self.calibration_set is None:
+            raise ValueError("The calibration texts of this plan are not chosen: the step `resolve` does that.")
+        return self.calibration_set
 
 
 PARAMETERS = ("variants", "suite", "use_case", "policy", "limit")

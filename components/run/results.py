@@ -3,7 +3,8 @@
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, server.key (only while it runs), flips.json,
                         tiny.json and full.json with their records, speed.json (with `--speed`)
-given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters
+given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters,
+                        calibration texts
 judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
 run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
@@ -235,6 +236,11 @@ class RunResults:
     def given(self, name: str) -> ResultFile:
         """The copy of an input file of `resolve`."""
         return self._file(f"given/{name}")
+
+    @property
+    def calibration_texts(self) -> ResultFile:
+        """The calibration texts, a JSON object a line: `text`, and whether it is `templated`, with special tokens."""
+        return self.given("calibration.jsonl")
 
     @property
     def earlier_decision(self) -> ResultFile:

@@ -5,8 +5,6 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from components.errors import PrerequisiteError
 from components.models.variants import FP8_CACHE, known_variant
 from components.models.window import model_config
@@ -17,7 +15,6 @@ SPARE_BYTES = 50_000_000
 """For the log, the sockets and what vLLM compiles."""
 QUANTIZED_SINCE = (7, 5)
 """The compute capability from which vLLM runs compressed-tensors' 4 and 8 bits: `get_min_capability` of its schemes."""
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
@@ -62,19 +59,13 @@ def _version(capability: tuple[int, int]) -> str:
 def beyond_the_memory(model_path: Path, kv_cache_gib: int) -> str:
     """Whether weights and key-value cache exceed the machine's memory, free or not."""
     needed = sum(file.stat().st_size for file in model_path.glob("*.safetensors")) + kv_cache_gib * 2**30
-    if needed <= memory_bytes():
+    available = machine.memory_bytes()
+    if needed <= available:
         return ""
     return (
         f"its weights and {kv_cache_gib} GiB of key-value cache need {needed / 2**30:.1f} GiB, and this machine has "
-        f"{memory_bytes() / 2**30:.1f} GiB of memory. Use a larger machine, or a shorter window (--max-model-len)."
+        f"{available / 2**30:.1f} GiB of memory. Use a larger machine, or a shorter window (--max-model-len)."
     )
-
-
-def memory_bytes() -> int:
-    """The memory that this process may use: the machine's, or its control group's if that is less."""
-    limit = CGROUP.read_text(encoding="utf-8").strip() if CGROUP.exists() else "max"
-    total: int = psutil.virtual_memory().total
-    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def beyond_the_gpu(model_path: Path) -> str:

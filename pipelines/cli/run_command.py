@@ -42,6 +42,7 @@ def run(
     results = RunResults(str(folder))
     locations = {
         "custom": options.custom_task_locations(values["custom"]),
+        "calibration": options.calibration_location(values["calibration"]),
         "data": options.rows_location(values["data"]),
         "irt_parameters": options.absolute_location(values["irt_parameters"]),
         "store": values["store"] or str(results.store),

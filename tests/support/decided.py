@@ -59,6 +59,8 @@ def make_decision(folder: Path, failed: str = "", reused: bool = False) -> Decis
                 scheme="BF16" if reference else "W4A16",
                 algorithm="" if reference else "GPTQ",
                 layout=LAYOUT if variant == "int4-g128" else "",
+                calibration_sha256="" if reference else "c0" * 32,
+                calibration_tokens=0 if reference else 4012,
                 duration_s=0.0 if reference else 34.5,
                 reused=reused,
             )

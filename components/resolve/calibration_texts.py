@@ -1,0 +1,228 @@
+"""Choose the calibration texts, and copy them into the run's results: no later step reads their source."""
+
+import hashlib
+import json
+import random
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from components.benchmarks.calibration_rows import (
+    FIRST_ROWS,
+    HUB_PREFIX,
+    CalibrationRow,
+    hub_split,
+    passages,
+    rows_of_dataset,
+    rows_of_file,
+)
+from components.benchmarks.selection import EMBEDDED, HUB
+from components.errors import PrerequisiteError
+from components.models.recipe_file import own_rows
+from components.models.variants import variant_named
+from components.models.window import model_window
+from components.run.calibration import CHAT, EMBEDDED_SIZE, FEWEST_TOKENS, PASSAGES, USUAL_SIZE, Calibration
+from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
+from components.storage.cache import cache_dir
+from components.storage.location import local_file
+
+if TYPE_CHECKING:
+    from components.benchmarks.splits import Split
+
+SEED = 0
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class CalibrationSample:
+    """One calibration text."""
+
+    row: CalibrationRow
+    text: str
+    """With the chat template where there is one."""
+    templated: bool
+    """Whether the text has its special tokens already."""
+    tokens: int
+    used: str
+    """The part of the text that those tokens cover."""
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """The rows from which samples are drawn."""
+
+    name: str
+    """For readers, as in `row 3 of NAME`."""
+    rows: Sequence[CalibrationRow]
+    size: tuple[int, int] = USUAL_SIZE
+    """The default number of samples, and of tokens."""
+    in_order: bool = False
+    """Whether the first rows are the samples; else they are drawn."""
+    note: str = ""
+
+    def drawn(self, count: int) -> list[CalibrationRow]:
+        """That many rows in their order: all if there are no more, else the same ones each time."""
+        if self.in_order or len(self.rows) <= count:
+            return list(self.rows[:count])
+        return [self.rows[at] for at in sorted(random.Random(SEED).sample(range(len(self.rows)), count))]
+
+
+def is_needed(plan: EvaluationPlan) -> bool:
+    """Whether the plan quantizes anything."""
+    own = own_rows(plan.variant_recipe, plan.variant)
+    rows = [variant_named(name, own) for name in plan.variants]
+    return any(row.quantized and not row.checkpoint for row in rows)
+
+
+def check_calibration(plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError for calibration texts that are not there or not valid; reads no data set of the hub."""
+    if not is_needed(plan):
+        return
+    if 0 < plan.calibration_tokens < FEWEST_TOKENS:
+        raise PrerequisiteError(
+            f"--calibration-tokens is {plan.calibration_tokens}. Give at least {FEWEST_TOKENS}, or 0 for the default."
+        )
+    if plan.calibration.startswith(HUB_PREFIX):
+        split = hub_split(plan.calibration)
+        if not in_mirror(plan, split):
+            check_hub_has(plan.calibration, split)
+    elif plan.calibration not in ("", PASSAGES):
+        file_source(plan.calibration)
+
+
+def copy_calibration(
+    plan: EvaluationPlan, tokenizer: Any, folder: Path
+) -> tuple[EvaluationPlan, list[CalibrationSample]]:
+    """The plan with its calibration texts, now in the run's results, and these texts; no texts if nothing is quantized.
+
+    `folder` is the model's, and `tokenizer` is from there.
+    """
+    if not is_needed(plan):
+        return plan, []
+    source = source_of_texts(plan)
+    asked = plan.calibration_samples or source.size[0], plan.calibration_tokens or source.size[1]
+    tokens = min(asked[1], model_window(folder))
+    samples = [sample_of(row, tokenizer, tokens) for row in source.drawn(asked[0])]
+    content = "".join(json.dumps({"text": each.text, "templated": each.templated}) + "\n" for each in samples)
+    RunResults(plan.results).calibration_texts.put_text(content)
+    notes = {
+        source.note: True,
+        f"fewer than the {asked[0]} asked for": len(samples) < asked[0],
+        f"the model's window is less than {asked[1]} tokens": tokens < asked[1],
+        "chats without roles, for the tokenizer has no chat template": any(
+            each.row.roles and not each.templated for each in samples
+        ),
+    }
+    chosen = Calibration(
+        name=source.name,
+        samples=len(samples),
+        tokens=tokens,
+        used_tokens=sum(each.tokens for each in samples),
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+        note="; ".join(note for note, holds in notes.items() if holds and note),
+    )
+    return plan.model_copy(update={"calibration_set": chosen}), samples
+
+
+def source_of_texts(plan: EvaluationPlan) -> TextSource:
+    """The rows that the plan names, or the default's."""
+    if plan.calibration == PASSAGES:
+        return embedded_source()
+    if not plan.calibration:
+        return default_source(plan)
+    if plan.calibration.startswith(HUB_PREFIX):
+        return hub_source(plan, hub_split(plan.calibration))
+    return file_source(plan.calibration)
+
+
+def default_source(plan: EvaluationPlan) -> TextSource:
+    """General chats where the source of the plan's rows has them; else the embedded passages, with the reason."""
+    split = hub_split(CHAT)
+    if in_mirror(plan, split):
+        return hub_source(plan, split)
+    instead = f"not {split.path}:"
+    if plan.data != HUB:
+        return embedded_source(f"{instead} {'no hub is used' if plan.data == EMBEDDED else 'the mirror lacks it'}")
+    try:
+        check_hub_has(CHAT, split)
+    except PrerequisiteError:
+        return embedded_source(f"{instead} the hub does not give it")
+    return hub_source(plan, split)
+
+
+def embedded_source(note: str = "") -> TextSource:
+    """The embedded passages; the first ones are used."""
+    return TextSource(f"{PASSAGES} passages", passages(), EMBEDDED_SIZE, in_order=True, note=note)
+
+
+def file_source(location: str) -> TextSource:
+    """The rows of a JSONL file on this machine or in a bucket; raises PrerequisiteError for an invalid one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = local_file(location, Path(scratch))
+        if not file.is_file():
+            raise PrerequisiteError(
+                f"--calibration is {location}, and there is no such file. Give {PASSAGES}, a JSONL file or {CHAT}."
+            )
+        return TextSource(file.name, rows_of_file(file, location))
+
+
+def hub_source(plan: EvaluationPlan, split: "Split") -> TextSource:
+    """The first rows of a data set, from the plan's mirror if it has them, else from the hub."""
+    from components.benchmarks.row_sources import Hub, Mirror
+
+    name = f"{split.path}{split.name and f'/{split.name}'}:{split.split}"
+    mirrored = Mirror(plan.data, cache_dir()).split(split) if in_mirror(plan, split) else None
+    if mirrored:
+        rows, of = mirrored.dataset.select(range(min(FIRST_ROWS, len(mirrored.dataset)))), mirrored.of
+    else:
+        rows, of = Hub(cache_dir()).first_rows(split, FIRST_ROWS)
+    where = f"commit {of[:12]}" if COMMIT.fullmatch(of) else of
+    return TextSource(f"{name} from {where}", rows_of_dataset(rows, name))
+
+
+def in_mirror(plan: EvaluationPlan, split: "Split") -> bool:
+    """Whether the plan's rows come from a mirror that has this split too."""
+    from components.benchmarks.mirror import read_manifest
+
+    is_mirror = plan.data not in ("", HUB, EMBEDDED)
+    return is_mirror and split.file in read_manifest(plan.data).files
+
+
+def check_hub_has(name: str, split: "Split") -> None:
+    """Raise PrerequisiteError when the hub does not answer, or refuses this user the data set."""
+    from components.benchmarks.row_sources import hub_info
+
+    try:
+        hub_info(split.path)
+    except PrerequisiteError as error:
+        raise PrerequisiteError(
+            f"--calibration {name}: {error} (`quantgate mirror SUITE DIR --calibration {name}` copies it too.)"
+        ) from error
+
+
+def sample_of(row: CalibrationRow, tokenizer: Any, most_tokens: int) -> CalibrationSample:
+    """The text of a row, in the tokenizer's chat template if it is a chat, and its tokens."""
+    text, templated = row.plain, False
+    if row.roles and tokenizer.chat_template:
+        try:
+            text, templated = str(tokenizer.apply_chat_template(row.messages, tokenize=False)), True
+        except (TemplateError, ValueError) as error:
+            raise PrerequisiteError(
+                f"{row.where}: the model's chat template refuses its messages: {error}. Correct them, or"
+                " choose other calibration texts."
+            ) from error
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        max_length=most_tokens,
+        add_special_tokens=not templated,
+        return_offsets_mapping=tokenizer.is_fast,
+    )
+    end = max((end for _, end in encoded.offset_mapping), default=0) if tokenizer.is_fast else len(text)
+    return CalibrationSample(row, text, templated, len(encoded.input_ids), text[:end])
