@@ -207,17 +207,38 @@ def test_a_chat_is_written_in_the_tokenizers_template_and_without_one_as_plain_t
 
 
 @pytest.mark.slow
+def test_other_seeds_draw_from_further_texts_and_leave_the_first_as_they_are(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    file = jsonl(tmp_path, *({"text": f"text {number}"} for number in range(40)))
+    kept, notes = [], []
+    for variants in (("bf16", "int8"), ("bf16", "int8", "int8.seed2")):
+        plan = plan_of(tmp_path, file, variants=variants, calibration_samples=5)
+        plan, _ = copy_calibration(plan, tokenizer, tiny_model)
+        assert plan.calibration_set is not None
+        assert plan.calibration_set.samples == 5
+        notes.append(plan.calibration_set.note)
+        kept.append(RunResults(plan.results).calibration_texts.path.read_text(encoding="utf-8").splitlines())
+    assert [len(lines) for lines in kept] == [5, 15]
+    assert kept[1][:5] == kept[0]
+    assert len(set(kept[1])) == 15
+    assert notes == ["", "other seeds draw theirs from 15"]
+
+
+@pytest.mark.slow
 def test_a_templated_text_gets_no_second_bos(tmp_path: Path, tiny_model: Path) -> None:
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
-    from components.quantize.compress import calibration_set
+    from components.quantize.compress import calibration_set, samples_of
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
     tokenizer.chat_template = "<eos>{{ messages[0].content }}"
     plan = plan_of(tmp_path, jsonl(tmp_path, {"text": "a"}, {"messages": [{"role": "user", "content": "a"}]}))
     copy_calibration(plan, tokenizer, tiny_model)
-    rows = calibration_set(RunResults(plan.results).calibration_texts.path, tokenizer, 2, 32)["input_ids"]
+    texts = samples_of(RunResults(plan.results).calibration_texts.path, 2, seed=0)
+    rows = calibration_set(texts, tokenizer, 32)["input_ids"]
     assert len(rows[0]) == 2
     assert rows[0] == rows[1]

@@ -3,7 +3,8 @@
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.layers import LayerGroup, describe_layout, group_layers
+from components.models.layers import LayerGroup, Layout, describe_layout, group_layers, one_group
+from components.models.variants import VARIANTS
 
 SMOLLM2 = {
     f"model.layers.{layer}.{kind}": 1536 if kind == "mlp.down_proj" else 576
@@ -54,3 +55,21 @@ def test_a_group_of_32_is_the_smallest() -> None:
 def test_a_width_that_no_group_fits_is_refused_with_what_to_do() -> None:
     with pytest.raises(PrerequisiteError, match=r"up_proj.*\(100\).*Use int8"):
         group_layers({"a.up_proj": 100}, 128)
+
+
+def test_a_format_with_one_group_size_is_refused_where_it_does_not_fit() -> None:
+    widths = {"a.up_proj": 576, "a.down_proj": 1536}
+    assert one_group(widths, VARIANTS["mxfp4"]) == LayerGroup(32, ("down_proj", "up_proj"), 2)
+    assert one_group(widths, VARIANTS["fp8-dynamic"]).group_size is None
+    with pytest.raises(PrerequisiteError) as refusal:
+        one_group(widths, VARIANTS["fp8-block"])
+    assert str(refusal.value) == (
+        "fp8-block has groups of 128 weights, which do not fit 1 of 2 layers, as a.up_proj with its input width of 576."
+        " Use int8 or fp8-dynamic, which need no groups."
+    )
+
+
+def test_a_block_at_the_edge_of_a_matrix_has_a_scale_too() -> None:
+    assert Layout(8, None, packed=False, number="float", block_size=128).scales_of(200, 256) == (2, 2)
+    assert Layout(4, 16, number="float").scales_of(200, 256) == (200, 16)
+    assert Layout(8, None, packed=False).scales_of(200, 256) == (200, 1)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.benchmarks.embedded import embedded
 from components.errors import PrerequisiteError
 from components.models.own_checkpoint import scheme_of, stored, with_checkpoints
 from components.models.recipe_file import all_variants, check_recipe, method_of, own_rows, transforms, with_texts
@@ -32,6 +31,7 @@ from components.storage.location import open_store
 from components.track.mlflow_rows import run_row, variant_rows
 from components.tracking.facts import RunFiles
 from pipelines.options import pipeline_arguments, plan_of
+from tests.support.calibrated import embedded_calibration
 from tests.support.decided import FACTS, make_decision
 
 if TYPE_CHECKING:
@@ -159,16 +159,18 @@ def test_a_recipes_method_is_named_and_a_transform_is_known() -> None:
     assert [transforms(one) for one in modifiers] == [False, False, True]
 
 
-def test_a_seed_draws_other_passages_in_an_order_of_its_own() -> None:
-    from components.quantize.compress import passages_of
+def test_a_seed_draws_other_texts_in_an_order_of_its_own(tmp_path: Path) -> None:
+    from components.quantize.compress import samples_of
 
-    file = embedded("boolq").file
-    first, *others = [passages_of(file, 20, seed) for seed in (0, 1, 2)]
-    every = passages_of(file, 10**6, 0)
+    file = tmp_path / "texts.jsonl"
+    every = [{"text": f"text {number}"} for number in range(300)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in every), encoding="utf-8")
+    first, *others = [samples_of(file, 20, seed) for seed in (0, 1, 2)]
     assert first == every[:20]
-    assert passages_of(file, 20, 1) == others[0] != others[1]
-    assert all(set(passages) <= set(every) and len(set(passages)) == 20 for passages in others)
-    assert len({*first}.intersection(*others)) < 5
+    assert samples_of(file, 20, 1) == others[0] != others[1]
+    drawn = [{row["text"] for row in rows} for rows in (first, *others)]
+    assert [len(texts) for texts in drawn] == [20, 20, 20]
+    assert len(drawn[0].intersection(*drawn[1:])) < 5
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +178,9 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Mo
     """The model, and its weights by the recipe MIXED, which the step has made."""
     folder = tmp_path_factory.mktemp("own")
     model = resolve(f"file:{tiny_model}", open_store(str(folder / "store")), cache_dir())
+    calibration = embedded_calibration(folder / "run", 4, 256)
     plan = plan_with(f"mine={MIXED}").model_copy(
-        update={"store": str(folder / "store"), "results": str(folder / "run"), "calibration_samples": 4}
+        update={"store": str(folder / "store"), "results": str(folder / "run"), "calibration_set": calibration}
     )
     model.write(folder / "model.json")
     plan.write(folder / "plan.json")
@@ -224,7 +227,7 @@ def one_more(tensors: "dict[str, torch.Tensor]") -> None:
     [
         (one_bit, r"changed tensors that it should leave alone: model\.layers\.0\.mlp\.down_proj\.weight, in"),
         (without_scale, r"did not quantize model\.layers\.1\.mlp\.up_proj, in"),
-        (negative, r"wrong layers: model\.layers\.1\.mlp\.up_proj\.weight_scale \(not finite and positive\), in"),
+        (negative, r"wrong layers: model\.layers\.1\.mlp\.up_proj \(a scale is not finite and positive\), in"),
         (other_layer, r"far from the model's: model\.layers\.0\.self_attn\.q_proj \(14\d%\), in"),
         (one_more, r"quantized what it should leave alone: lm_head, in"),
     ],

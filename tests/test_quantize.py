@@ -211,13 +211,14 @@ def test_a_variant_that_differs_in_how_it_is_served_shares_the_weights_of_its_ro
     (folder / "config.json").write_text("{}")
     model = Model(source="x", digest="1", uri="u", size_bytes=7)
     stored = Weights(variant="int8", baseline_digest="1", digest="d1", uri=store.put_folder(folder, "models/d1", "d1"))
-    store.put_text(stored.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json")
+    calibration = embedded_calibration(tmp_path / "run", CALIBRATION.samples, CALIBRATION.tokens)
+    store.put_text(stored.model_dump_json(), f"recipes/{recipe_key(VARIANTS['int8'], model, calibration)}.json")
     for name, digest in (("int8.kv-fp8", "d1"), ("bf16.kv-fp8", "1")):
         weights = make(name, model, tmp_path)
         assert (weights.variant, weights.digest, weights.kv_cache_dtype) == (name, digest, "fp8")
         assert weights.server_options == ("--kv-cache-dtype", "fp8")
     assert [path.name for path in (tmp_path / "store" / "recipes").iterdir()] == [
-        f"{recipe_key(VARIANTS['int8'], model, CALIBRATION)}.json"
+        f"{recipe_key(VARIANTS['int8'], model, calibration)}.json"
     ]
     assert (make("int8", model, tmp_path).server_options, make("bf16", model, tmp_path).server_options) == ((), ())
 

@@ -14,6 +14,7 @@ import pytest
 from components.errors import PrerequisiteError
 from components.models.layers import Layout
 from components.models.sources import resolve
+from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import VARIANTS, Variant
 from components.quantize.check import check_compressed, worst
 from components.quantize.quantization import layouts_in, quantize
@@ -22,6 +23,7 @@ from components.run.results import RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
 from tests.support.calibrated import embedded_calibration
+from tests.support.tiny_model import small_llama
 
 if TYPE_CHECKING:
     import torch
@@ -92,9 +94,10 @@ ALL_ROWS = """
 import sys
 from pathlib import Path
 from components.quantize import compress
-model, rows, out, *names = sys.argv[1:]
+model, wide, rows, out, *names = sys.argv[1:]
 for name in names:
     Path(out, name).mkdir()
+    model = wide if name == "fp8-block" else model
     options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "8", "--tokens", "16"]
     sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
     compress.main()
@@ -102,32 +105,45 @@ for name in names:
 
 
 @pytest.fixture(scope="module")
-def all_rows(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with widths of 128 and 256, which blocks of 128 fit."""
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 257, "eos_token_id": 0}
+    LlamaForCausalLM(small_llama(**sizes)).bfloat16().save_pretrained(folder)
+    copy_beside_weights(tiny_model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def all_rows(made: dict[str, Path], wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
     out = tmp_path_factory.mktemp("rows")
-    names = [*(row.name for row in VARIANTS.values() if row.quantized), SEEDED]
-    embedded_calibration(out, 8, 16)
+    names = [SEEDED, *sorted((row.name for row in VARIANTS.values() if row.quantized), key="fp8-block".__eq__)]
+    embedded_calibration(out, 16, 16)  # from which a seed draws 8
     texts = RunResults(str(out)).calibration_texts.path
-    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(texts), str(out), *names]
+    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(wide_model), str(texts), str(out), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
 
 @pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
-def test_every_row_is_written_as_it_says(made: dict[str, Path], all_rows: Path, row: Variant) -> None:
+def test_every_row_is_written_as_it_says(made: dict[str, Path], wide_model: Path, all_rows: Path, row: Variant) -> None:
     layers = layouts_in(all_rows / f"{row.name}.json")
+    model = wide_model if row.name == "fp8-block" else made["bf16"]
     widths = {name: 128 if "down" in name else 64 for name in NAMES}
     groups = {name: row.group_size and min(row.group_size, width) for name, width in widths.items()}
     packed = row.scheme not in ("W8A8", "FP8_DYNAMIC", "FP8_BLOCK")
     kind = ("float" if row.name.startswith(("fp", "nv", "mx")) else "int", 128 if row.name == "fp8-block" else None)
     assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed, *kind) for name in NAMES}
     folder, transformed = all_rows / row.name, bool(row.transform)
-    errors = check_compressed(folder, made["bf16"], layers, transformed=transformed)
+    errors = check_compressed(folder, model, layers, transformed=transformed)
     if transformed:
         assert errors == {}
         with pytest.raises(PrerequisiteError, match="changed tensors|far from the model's"):
-            check_compressed(folder, made["bf16"], layers)
+            check_compressed(folder, model, layers)
         return
     low, high = {(8, "int"): (0.001, 0.02), (8, "float"): (0.015, 0.04)}.get((row.bits, row.number), (0.05, 0.25))
     assert all(low < error < high for error in errors.values()), errors

