@@ -1,9 +1,10 @@
 """A split of a benchmark, its rows, and the interface of a source of rows."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import datasets
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Split:
 class Rows:
     """The rows of one split."""
 
-    dataset: datasets.Dataset
+    dataset: "datasets.Dataset"
     sha256: str
     """The sha256 of the rows' file; for rows from the hub, of the Parquet file that a mirror would contain."""
     of: str
