@@ -105,6 +105,7 @@ def variants_table() -> str:
     lines = ["| variant | scheme | weights that share a scale | made by | served by |", "|---|---|---|---|---|"]
     for variant in VARIANTS.values():
         shared = str(variant.group_size or "those of a channel") if variant.quantized else "–"
+        shared = f"a block of {variant.block_size} x {variant.block_size}" if variant.block_size else shared
         observer = " with a squared-error observer" if variant.observer == "mse" else ""
         maker = variant.method + observer or "nothing: it is the baseline"
         where = "GPU, CPU" if variant.on_cpus else "GPU"
