@@ -279,3 +279,14 @@ def test_saved_scores_without_answers_have_no_forecast() -> None:
     baseline, variant = candidate_of("bf16", by_task), candidate_of("int8", by_task)
     assert prospect_of_saved(use_case_named("general-chat"), [baseline, replace(variant, answers={})]) is None
     assert prospect_of_saved(use_case_named("general-chat"), [replace(baseline, answers={}), variant]) is None
+
+
+def test_a_cluster_without_a_planned_item_counts_nowhere() -> None:
+    task = PlannedTask("t", 3, score=0.6, clusters=(10, 10, 10, 10, 10, 500))
+    assert task.sizes.tolist() == [3]
+    task = replace(task, items=12, clusters=(1, 100, 1, 100))
+    assert task.sizes.tolist() == [6, 6]
+    with np.errstate(all="raise"):
+        together, clusters = drawn(task, TYPICAL, np.random.default_rng(0))
+        assert [pairs.counts.sum() for pairs in clusters] == [6, 6]
+        assert 0 < margin.p_within((together,), RELATIVE, 0.5) <= 1

@@ -44,11 +44,12 @@ class PlannedTask:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """The number of items in each cluster; all items, if there are no clusters."""
+        """The number of items in each cluster that has any; all items, if there are no clusters."""
         if len(self.clusters) < 2:
             return np.array([self.items])
         ends = np.rint(self.items * np.cumsum(self.clusters) / sum(self.clusters)).astype(np.int64)
-        return np.diff(ends, prepend=0)
+        sizes = np.diff(ends, prepend=0)
+        return sizes[sizes > 0]
 
 
 @dataclass(frozen=True)
