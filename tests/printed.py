@@ -1,7 +1,8 @@
 """The terminal output in README and docs/: printed by the program, written into the pages, and checked by test_docs.py.
 
     python -m tests.printed             write docs/cli.md, every block after a line "`COMMAND` prints:", and the table
-                                        of variants in docs/models.md, tests/FAULTS.md, and the picture of the graph
+                                        of variants in docs/models.md, tests/FAULTS.md, the picture of the graph, and
+                                        docs/schemas/
     python -m tests.printed FILE.png    take the picture of the report again, with chromium
 
 The examples rest on simulated answers, which are the same each time.
@@ -31,6 +32,7 @@ from components.policies.policy import use_case_named
 from components.report.pages import write_report
 from components.run.artifacts import Model
 from pipelines.cli.app import app
+from pipelines.schemas import SCHEMAS, schema_text
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.drawn_graph import PICTURE, graph
 from tests.support.faults import PAGE as FAULTS_PAGE
@@ -38,6 +40,7 @@ from tests.support.faults import faults_page
 
 ROOT = Path(__file__).parents[1]
 CLI_PAGE = ROOT / "docs" / "cli.md"
+SCHEMA_FILES = {name: ROOT / "docs" / "schemas" / f"{name}.json" for name in SCHEMAS}
 VARIANTS_PAGE = ROOT / "docs" / "models.md"
 VARIANTS_TABLE = re.compile(r"(?<=## The variants\n\n)(?:\|.*\n)+")
 BLOCK = re.compile(r"(`(quantgate[^`\n]*)` prints:\n\n```text\n)(.*?)(```)", re.DOTALL)
@@ -190,6 +193,8 @@ def main() -> None:
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     FAULTS_PAGE.write_text(faults_page(), encoding="utf-8")
     PICTURE.write_text(graph(), encoding="utf-8")
+    for name, file in SCHEMA_FILES.items():
+        file.write_text(schema_text(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

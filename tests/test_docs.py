@@ -17,6 +17,7 @@ from pipelines.cli.app import app
 from tests.printed import (
     CLI_PAGE,
     ROOT,
+    SCHEMA_FILES,
     VARIANTS_TABLE,
     blocks,
     cli_page,
@@ -154,6 +155,13 @@ def test_the_list_of_attacks_and_faults_equals_the_tests_marks() -> None:
 def test_the_picture_of_the_graph_equals_the_compiled_pipeline() -> None:
     """After a change: python -m tests.printed"""
     assert PICTURE.read_text(encoding="utf-8") == graph()
+
+
+def test_the_published_schemas_equal_the_programs() -> None:
+    """After a change: python -m tests.printed"""
+    assert sorted((ROOT / "docs" / "schemas").iterdir()) == sorted(SCHEMA_FILES.values())
+    for name, file in SCHEMA_FILES.items():
+        assert file.read_text(encoding="utf-8") == printed_by(f"quantgate schema {name}")
 
 
 def test_the_make_targets_exist() -> None:
