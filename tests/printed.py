@@ -32,6 +32,7 @@ from components.policies.policy import use_case_named
 from components.report.pages import write_report
 from components.run.artifacts import Model
 from pipelines.cli.app import app
+from pipelines.exits import MEANINGS
 from pipelines.schemas import SCHEMAS, schema_text
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.drawn_graph import PICTURE, graph
@@ -57,13 +58,7 @@ command checks its arguments before it starts anything expensive.
 
 | exit status | meaning |
 |---|---|
-| 0 | `run`: the run ended, whatever its verdicts are. `gate`, `submit`, `follow`: the worst is ship or monitor |
-| 1 | `run`: it failed. `doctor`: a run would stop. `gate`, `submit`, `follow`: the worst is reject or A/B test |
-| 2 | A mistake that you can fix; one message says what happened and what to do |
-| 3 | `gate`, `submit`, `follow`: the worst is inconclusive |
-| 4 | `gate`, `submit`, `follow`: a variant is not comparable or failed, or the run on the cluster reached no verdict |
-| 130 | The command was interrupted |
-"""
+""" + "".join(f"| {status} | {meaning} |\n" for status, meaning in MEANINGS.items())
 
 SIZES = {"bf16": 269_060_552, "int8": 163_000_000, "int4-g128": 116_000_000, "int4-g64": 113_000_000}
 SIMULATED: dict[str, dict[str, tuple[int, int]]] = {
