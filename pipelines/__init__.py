@@ -5,5 +5,6 @@ options                         the plan's options as options of the command lin
 local, cluster                  one machine; what only a cluster needs
 served_model                    test a model that is already served
 watch, terminal_output          the progress and all other text on the terminal
-exits                           the exit statuses
+exits, verdict_files            the exit statuses; the verdicts as files for CI
+schemas                         the JSON Schemas of the files that a user writes
 """

@@ -1,4 +1,4 @@
-"""The exit statuses of verdicts, for `gate` and for the commands that wait for a run on a cluster."""
+"""The exit statuses of the commands: MEANINGS is what docs/cli.md prints."""
 
 from collections.abc import Iterable
 
@@ -7,6 +7,16 @@ WORST_LAST = (0, 3, 1, 4)
 USER_ERROR, INTERRUPTED = 2, 130
 UNFIT = 1
 """`doctor --cluster` found what would stop a run."""
+RUN_FAILED = 1
+BY_VERDICT = "`gate`, `run --exit-by-verdict`, `submit`, `follow`"
+MEANINGS = {
+    0: f"`run`: the run ended, whatever its verdicts are. {BY_VERDICT}: the worst is ship or monitor",
+    1: f"`run`: it failed. `doctor`: a run would stop. {BY_VERDICT}: the worst is reject or A/B test",
+    USER_ERROR: "A mistake that you can fix; one message says what happened and what to do",
+    3: f"{BY_VERDICT}: the worst is inconclusive",
+    4: f"{BY_VERDICT}: a variant is not comparable or failed, or the run on the cluster reached no verdict",
+    INTERRUPTED: "The command was interrupted",
+}
 
 
 def exit_of(verdicts: Iterable[str]) -> int:

@@ -1,7 +1,8 @@
 """The terminal output in README and docs/: printed by the program, written into the pages, and checked by test_docs.py.
 
     python -m tests.printed             write docs/cli.md, every block after a line "`COMMAND` prints:", and the table
-                                        of variants in docs/models.md, tests/FAULTS.md, and the picture of the graph
+                                        of variants in docs/models.md, tests/FAULTS.md, the picture of the graph, and
+                                        docs/schemas/
     python -m tests.printed FILE.png    take the picture of the report again, with chromium
 
 The examples rest on simulated answers, which are the same each time.
@@ -31,6 +32,8 @@ from components.policies.policy import use_case_named
 from components.report.pages import write_report
 from components.run.artifacts import Model
 from pipelines.cli.app import app
+from pipelines.exits import MEANINGS
+from pipelines.schemas import SCHEMAS, schema_text
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.drawn_graph import PICTURE, graph
 from tests.support.faults import PAGE as FAULTS_PAGE
@@ -38,6 +41,7 @@ from tests.support.faults import faults_page
 
 ROOT = Path(__file__).parents[1]
 CLI_PAGE = ROOT / "docs" / "cli.md"
+SCHEMA_FILES = {name: ROOT / "docs" / "schemas" / f"{name}.json" for name in SCHEMAS}
 VARIANTS_PAGE = ROOT / "docs" / "models.md"
 VARIANTS_TABLE = re.compile(r"(?<=## The variants\n\n)(?:\|.*\n)+")
 BLOCK = re.compile(r"(`(quantgate[^`\n]*)` prints:\n\n```text\n)(.*?)(```)", re.DOTALL)
@@ -54,13 +58,7 @@ command checks its arguments before it starts anything expensive.
 
 | exit status | meaning |
 |---|---|
-| 0 | `run`: the run ended, whatever its verdicts are. `gate`, `submit`, `follow`: the worst is ship or monitor |
-| 1 | `run`: it failed. `doctor`: a run would stop. `gate`, `submit`, `follow`: the worst is reject or A/B test |
-| 2 | A mistake that you can fix; one message says what happened and what to do |
-| 3 | `gate`, `submit`, `follow`: the worst is inconclusive |
-| 4 | `gate`, `submit`, `follow`: a variant is not comparable or failed, or the run on the cluster reached no verdict |
-| 130 | The command was interrupted |
-"""
+""" + "".join(f"| {status} | {meaning} |\n" for status, meaning in MEANINGS.items())
 
 SIZES = {"bf16": 269_060_552, "int8": 163_000_000, "int4-g128": 116_000_000, "int4-g64": 113_000_000}
 SIMULATED: dict[str, dict[str, tuple[int, int]]] = {
@@ -190,6 +188,8 @@ def main() -> None:
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     FAULTS_PAGE.write_text(faults_page(), encoding="utf-8")
     PICTURE.write_text(graph(), encoding="utf-8")
+    for name, file in SCHEMA_FILES.items():
+        file.write_text(schema_text(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

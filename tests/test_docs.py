@@ -4,19 +4,24 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+import yaml
 
+from components.benchmarks.suites import SUITES
 from components.evidence.next_steps import next_step
 from components.models.variants import VARIANTS
 from components.policies.policy import use_case_names
 from components.report.matrix import MARKS
 from components.run.artifacts import Verdict
+from components.run.results import RunResults
 from pipelines.cli.app import app
 from tests.printed import (
     CLI_PAGE,
     ROOT,
+    SCHEMA_FILES,
     VARIANTS_TABLE,
     blocks,
     cli_page,
@@ -154,6 +159,47 @@ def test_the_list_of_attacks_and_faults_equals_the_tests_marks() -> None:
 def test_the_picture_of_the_graph_equals_the_compiled_pipeline() -> None:
     """After a change: python -m tests.printed"""
     assert PICTURE.read_text(encoding="utf-8") == graph()
+
+
+def test_the_published_schemas_equal_the_programs() -> None:
+    """After a change: python -m tests.printed"""
+    assert sorted((ROOT / "docs" / "schemas").iterdir()) == sorted(SCHEMA_FILES.values())
+    for name, file in SCHEMA_FILES.items():
+        assert file.read_text(encoding="utf-8") == printed_by(f"quantgate schema {name}")
+
+
+def scripts(value: Any) -> Iterator[str]:
+    """The shell scripts in a workflow of GitHub or GitLab."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("run", "script"):
+                yield from [inner] if isinstance(inner, str) else inner
+            else:
+                yield from scripts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from scripts(inner)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "ci").iterdir()), ids=lambda file: file.stem)
+def test_every_command_in_a_workflow_is_accepted_by_the_command_line(file: Path) -> None:
+    """Its options and arguments, and every file that the workflow shows is one that the run writes."""
+    workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
+    lines = "\n".join(scripts(workflow)).replace("\\\n", " ")
+    commands = [shlex.split(command)[1:] for command in re.findall(r"^quantgate .+", lines, flags=re.MULTILINE)]
+    assert [verb for verb, *_ in commands] == ["setup", "run"]
+    group = typer.main.get_command(app)
+    for verb, *arguments in commands:
+        context = group.commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]  # as in cli_page
+    given = context.params
+    assert (given["policy"], given["exit_by_verdict"]) == (Path("policy.yaml"), True)
+    assert set(given["variants"].split(",")) <= set(VARIANTS)
+    assert given["suite"] in SUITES
+    run = RunResults(str(given["out"]))
+    written = {given["junit"], given["summary"], run.report.path, run.verdicts.path}
+    text = file.read_text(encoding="utf-8")
+    assert {Path(path) for path in re.findall(r"^ +(?:- )?([\w/]+\.(?:xml|md|html|json))$", text, re.M)} <= written
+    assert {str(path) for path in written} <= set(re.findall(r"[\w/]+\.\w+", text))
 
 
 def test_the_make_targets_exist() -> None:

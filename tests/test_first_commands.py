@@ -35,7 +35,7 @@ def test_a_first_command_has_the_same_line_as_in_the_full_list(command: str) -> 
     ("words", "offered"),
     [
         ("quantgate se", {"setup"}),
-        ("quantgate s", {"setup", "suites", "submit", "schedule"}),
+        ("quantgate s", {"setup", "suites", "submit", "schedule", "schema"}),
         ("quantgate setup --acc", {"--accelerator"}),
         ("quantgate setup --accelerator c", {"cpu", "cuda"}),
         ("quantgate run --use", {"--use-case"}),

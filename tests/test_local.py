@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -80,8 +81,12 @@ def test_without_a_baseline_no_variant_is_quantized(tiny_model: Path, tmp_path: 
         tmp_path / "run",
         ("--suite", "quick", "--limit", "4", "--variants", "int8", "--quiet", "--no-check-power"),
     )
-    answer = quantgate(out, tiny_model, *options, VLLM_FAKE="dies", VLLM_FAKE_ONLY="quantgate-bf16")
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    files = ("--exit-by-verdict", "--junit", str(tmp_path / "run.xml"), "--summary", str(tmp_path / "run.md"))
+    answer = quantgate(out, tiny_model, *options, *files, VLLM_FAKE="dies", VLLM_FAKE_ONLY="quantgate-bf16")
+    assert answer.returncode == 4, answer.stdout + answer.stderr
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(tmp_path / "run.xml").getroot()}
+    assert {name: suite.get("errors") for name, suite in suites.items()} == {"bf16": "1", "int8": "1"}
+    assert (tmp_path / "run.md").read_text().startswith("### No answer: the baseline bf16 failed")
     rows = verdicts(out)
     assert [row["verdict"] for row in rows.values()] == ["failed", "failed"]
     assert rows["int8"]["sentence"].startswith("Not judged: the baseline has no scores. vLLM ended (exit status 1)")
@@ -130,9 +135,14 @@ def test_a_second_pass_of_the_baseline_measures_the_noise_floor(repeated: "tuple
 
 
 def test_a_model_without_a_chat_template_is_refused_before_quantization(tmp_path: Path, tiny_model: Path) -> None:
-    answer = quantgate(tmp_path / "run", tiny_model, "--chat-template", "--quiet")
+    files = ("--junit", str(tmp_path / "ci" / "run.xml"), "--summary", str(tmp_path / "ci" / "run.md"))
+    answer = quantgate(tmp_path / "run", tiny_model, "--chat-template", "--quiet", *files)
     assert answer.returncode == 1
-    assert "has no chat template. Run it with --no-chat-template." in answer.stderr
+    reason = "has no chat template. Run it with --no-chat-template."
+    assert reason in answer.stderr
+    (error,) = ElementTree.parse(tmp_path / "ci" / "run.xml").iter("error")
+    assert reason in str(error.get("message"))
+    assert reason in (tmp_path / "ci" / "run.md").read_text()
     assert not (tmp_path / "run" / "variants").exists()
 
 

@@ -88,22 +88,31 @@ def as_pattern(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(full_text)]
 # YAML and JSON have lists where a frozen value has tuples
 Choices = Annotated[tuple[Text, ...], Field(min_length=2, strict=False)]
+Texts = Annotated[list[str], Field(min_length=1)]
 Stops = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 
 
 class Settings(BaseModel):
-    """The content of `set.yaml`; CustomSet explains the fields."""
+    """The content of a custom task's `set.yaml`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]
+    """The task's name in policies and reports."""
     description: Annotated[Text, Field(pattern="^.+$")]
+    """What the task tests, in one line."""
     answer: Literal["choice", "exact", "regex"]
+    """How answers are given and scored: a choice among several, an exact text, or a text that matches a pattern."""
     instruction: str = ""
+    """The text before every item."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """The limit of tokens for a generated answer; `stop` and `ignore_case` apply to generated answers too."""
     stop: Stops = ("\n",)
+    """The texts that end a generated answer."""
     ignore_case: bool = True
+    """Whether upper and lower case count as equal."""
     sensitive_to: str = ""
+    """The ability of a model that the task measures."""
 
     @model_validator(mode="after")
     def _fits_the_answer(self) -> Self:
@@ -116,19 +125,25 @@ class Settings(BaseModel):
 class Item(BaseModel):
     """One question of a set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    id: Annotated[Text, BeforeValidator(as_id)]
+    id: Annotated[Text, BeforeValidator(as_id, json_schema_input_type=str | int)]
+    """The item's own name or number in its file."""
     question: Text
+    """The question."""
     context: str = ""
+    """A text before the question."""
     cluster: str = ""
+    """The name of a group of items that belong together, e.g. because they are about one text."""
 
 
 class ChoiceItem(Item):
-    """A multiple-choice item; `answer` is the right choice's position."""
+    """A multiple-choice item."""
 
     choices: Choices
+    """The answers to choose from, all different."""
     answer: int
+    """The right choice: its position, counted from 0, or its text."""
 
     @field_validator("choices")
     @classmethod
@@ -136,7 +151,7 @@ class ChoiceItem(Item):
         check(len(set(value)) == len(value), "two of them are the same")
         return value
 
-    @field_validator("answer", mode="before")
+    @field_validator("answer", mode="before", json_schema_input_type=int | str)
     @classmethod
     def _position(cls, value: Any, info: ValidationInfo) -> Any:
         choices = info.data.get("choices", ())
@@ -151,13 +166,15 @@ class ChoiceItem(Item):
 class ExactItem(Item):
     """An item whose right answers are the texts in `answer`."""
 
-    answer: Annotated[tuple[Text, ...], BeforeValidator(as_accepted)]
+    answer: Annotated[tuple[Text, ...], BeforeValidator(as_accepted, json_schema_input_type=str | Texts)]
+    """The right text, or a list of right texts."""
 
 
 class RegexItem(Item):
     """An item whose right answers match the regular expression, the only text in `answer`."""
 
-    answer: Annotated[tuple[str, ...], BeforeValidator(as_pattern)]
+    answer: Annotated[tuple[str, ...], BeforeValidator(as_pattern, json_schema_input_type=str)]
+    """A regular expression that the model's answer must match somewhere."""
 
 
 AnyItem = ChoiceItem | ExactItem | RegexItem
@@ -166,20 +183,16 @@ KINDS: dict[str, type[AnyItem]] = {"choice": ChoiceItem, "exact": ExactItem, "re
 
 @dataclass(frozen=True)
 class CustomSet:
-    """A test set as its two files describe it."""
+    """A test set as its two files describe it; Settings explains the first fields."""
 
     name: str
     description: str
     answer: str
-    """choice, exact or regex."""
     instruction: str
-    """The text before every item."""
     max_tokens: int
-    """The limit of tokens for a generated answer; `stop` and `ignore_case` apply to generated answers too."""
     stop: tuple[str, ...]
     ignore_case: bool
     sensitive_to: str
-    """The ability of a model that the set measures."""
     items: tuple[AnyItem, ...]
     digest: str
     """sha256 over both files."""

@@ -52,12 +52,16 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 class FileTask(BaseModel):
     """A task of a suite file. What it leaves out comes from lm-eval's definition, where that is clear."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     task: Annotated[str, Field(min_length=1)]
-    metric: Annotated[str, BeforeValidator(as_text)] = ""
+    """lm-eval's name of a task or a group."""
+    metric: Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | int)] = ""
+    """The metric to compare [the definition's, if it has one]."""
     filter: str = ""
+    """The filter that extracts the answer [the definition's, if it has one]."""
     shots: Annotated[int | None, Field(ge=0)] = None
+    """The number of examples before each question [the definition's]."""
     chance: Annotated[float | None, Field(ge=0, lt=1)] = None
     """What guessing scores."""
     generated: bool | None = None
@@ -67,7 +71,8 @@ class FileTask(BaseModel):
     tiny: Annotated[int | None, Field(ge=1)] = None
     """Items of the tiny stage [a fifth of the items, 10 to 100]."""
     sensitive_to: str = ""
-    chat: Annotated[Chat, BeforeValidator(as_chat)] = "no"
+    """The ability of a model that the task measures."""
+    chat: Annotated[Chat, BeforeValidator(as_chat, json_schema_input_type=Chat | bool)] = "no"
     """Whether a generated answer is asked for in a chat; auto is yes if the model has a chat template."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers that are generated to each item."""
@@ -80,13 +85,16 @@ class FileTask(BaseModel):
 class SuiteFile(BaseModel):
     """The content of a suite file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     name: Name
+    """The suite's name in the report."""
     description: str = ""
+    """What the suite tests."""
     include_path: str = ""
     """A folder, relative to the file, or an s3:// prefix."""
-    tasks: Annotated[tuple[FileTask, ...], BeforeValidator(as_tasks), Field(strict=False)]
+    tasks: Annotated[tuple[FileTask, ...], Field(strict=False, min_length=1), BeforeValidator(as_tasks)]
+    """The tasks, in the order in which they are scored."""
 
 
 def split_suite(suite: str) -> tuple[list[str], list[tuple[str, str]]]:

@@ -35,33 +35,40 @@ def side(drop: float, bound: float) -> int:
     return (drop > bound + EDGE) - (drop < bound - EDGE)
 
 
+PERCENTAGE = r"^\s*(\d+(\.\d+)?)\s*%\s*$"
+
+
 def as_share(value: Any) -> Any:
     """0.02 for `2 %`; a value that is not a string is returned unchanged."""
     if not isinstance(value, str):
         return value
-    percentage = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
+    percentage = re.match(PERCENTAGE, value)
     if not percentage:
         raise ValueError(f"{value!r} is not a share: write it as 2 % or 0.02")
     return float(percentage.group(1)) / 100
 
 
-def in_range(low: float, high: float, allowed: str) -> BeforeValidator:
-    """A validator that accepts a number from `low` (inclusive) to `high` (exclusive); its error quotes `allowed`."""
+def in_range(low: float, high: float, allowed: str, *, share: bool = False) -> BeforeValidator:
+    """A validator that accepts a number from `low` (inclusive) to `high` (exclusive); its error quotes `allowed`.
+
+    A share may be written as a percentage too.
+    """
 
     def check(value: Any) -> Any:
+        value = as_share(value) if share else value
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not low <= value < high:
             raise ValueError(f"{value} is not allowed: {allowed}")
         return float(value)
 
-    return BeforeValidator(check)
+    number = Annotated[float, Field(ge=low, lt=high)]
+    written = number | Annotated[str, Field(pattern=PERCENTAGE)] if share else number
+    return BeforeValidator(check, json_schema_input_type=Annotated[written, Field(description=allowed)])
 
 
-Limit = Annotated[
-    float, in_range(0, 1, "a limit is a share from 0 to less than 1, as 2 % or 0.02"), BeforeValidator(as_share)
-]
+Limit = Annotated[float, in_range(0, 1, "a limit is a share from 0 to less than 1, as 2 % or 0.02", share=True)]
 Confidence = Annotated[
-    float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95"), BeforeValidator(as_share)
+    float, in_range(0.5, 1, "a confidence is from 50 % to less than 100 %, as 95 % or 0.95", share=True)
 ]
 ANSWERS_ERROR = 5.0
 """Where margins are evidence, the answers must show the same with this many times the error probability.
@@ -73,9 +80,7 @@ MOST_NATS = 2.0
 Nats = Annotated[
     float, in_range(0, MOST_NATS, "a divergence is a number of nats, 0 or more and less than 2, the most of an item")
 ]
-Growth = Annotated[
-    float, in_range(0, 10, "a growth is a share from 0 to less than 10, as 20 % or 0.2"), BeforeValidator(as_share)
-]
+Growth = Annotated[float, in_range(0, 10, "a growth is a share from 0 to less than 10, as 20 % or 0.2", share=True)]
 Ratio = Annotated[float, in_range(1, 100, "a perplexity ratio is 1 or more, as 1.05")]
 SpeedRatioLimit = Annotated[
     float, in_range(0.01, 100, "a limit on speed is a multiple of the baseline's, from 0.01 to less than 100, as 1.2")
@@ -86,11 +91,14 @@ Weight = Annotated[float, in_range(1e-6, 1e6, "a weight is a positive number, as
 class Edges(BaseModel):
     """Where each band of the average drop ends."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     ship: Limit
+    """Average drops under this one ship."""
     monitor: Limit
+    """Average drops from `ship` to under this one ship under monitoring."""
     ab_test: Limit
+    """Average drops from `monitor` up to this one need an A/B test; larger ones are rejected."""
 
     @model_validator(mode="after")
     def _ascend(self) -> Self:
@@ -102,7 +110,7 @@ class Edges(BaseModel):
 class Average(BaseModel):
     """How the scores of several tasks become one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     weights: dict[str, Weight] = {}
     """Per task; a task that is not listed has the weight 1."""
@@ -159,7 +167,7 @@ def shipped_edges() -> Edges:
 class SpeedLimits(BaseModel):
     """How fast a variant's server must be in a load test, relative to the baseline's, at every concurrency."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     min_speedup: SpeedRatioLimit | None = None
     """The least output tokens/s, as a multiple of the baseline's."""
@@ -185,9 +193,10 @@ class SpeedLimits(BaseModel):
 class UseCase(BaseModel):
     """The largest losses that a use case allows; a measured drop equal to a limit is allowed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     name: Annotated[str, Field(min_length=1)]
+    """Any name but a shipped use case's."""
     drop: Literal["relative", "absolute"] = "relative"
     """Whether drops are relative to the baseline's score, or absolute, in points."""
     confidence: Confidence = 0.95
@@ -201,10 +210,13 @@ class UseCase(BaseModel):
     missing_tasks: Literal["refuse", "skip"] = "refuse"
     """Whether to refuse a run that lacks a limited task, or to skip that task's limits."""
     bands: Edges = Field(default_factory=shipped_edges)
+    """Where each band of the average drop ends."""
     max_drop: dict[str, Limit] = {}
     """The largest drop for each task."""
     max_average_drop: Limit | None = None
+    """The largest drop of the tasks' average score."""
     average: Average = Average()
+    """How the scores of several tasks become one."""
     clusters: Literal["random", "fixed"] = "random"
     """Whether a task's clusters, as MMLU's subjects, are a random sample or all that the limits are about."""
     evidence: Literal["answers", "margins"] = "answers"
@@ -219,8 +231,9 @@ class UseCase(BaseModel):
     """Per task with generated answers: how much more tokens the variant's answers have than the baseline's."""
     max_cut_answers: dict[str, Limit] = {}
     """Per task with generated answers: the share of the variant's answers that the token limit cuts."""
+    # excluded if it is None: a policy without these limits has the digest that it always had
     speed: SpeedLimits | None = Field(None, exclude_if=lambda limits: limits is None)
-    """Limits on a load test of the variant's server; a policy without them has the digest that it always had."""
+    """Limits on a load test of the variant's server."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:

@@ -11,5 +11,6 @@ load_table, load_plot           the load tests
 plots, forest, figures, svg     the plots, for the page and for notebooks
 stated_limits                   the limits that the plots draw
 prospect_table                  what a run can show, as a table
+junit                           the verdicts as JUnit XML, for CI
 summary                         an evaluated model as a JSON file
 """

@@ -38,6 +38,11 @@ def write_report(
     return html, markdown
 
 
+def pull_request(decision: Decision) -> str:
+    """The decision matrix with each variant's reason, as Markdown that is short enough for a pull request."""
+    return _environment(decision, autoescape=False).get_template("pull_request.md.j2").render(_facts(decision))
+
+
 def plots(decision: Decision) -> dict[str, str]:
     """The report's plots as separate SVG files: the content by file name, without the empty plots."""
     rows = matrix(decision)
@@ -148,6 +153,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "short": formats.short_digest,
         "breaks": with_breaks,
         "prose": as_prose,
+        "first_line": lambda text: text.partition("\n")[0],
         "code": in_code,
         "block": in_block,
     }

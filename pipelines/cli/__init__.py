@@ -9,5 +9,6 @@ endpoint_commands, benchmark_commands
 cluster_commands, look_commands
                                 `compile`, `submit`, `follow`, `schedule`; `look`, `listen`
 doctor_command, setup_command   `doctor`, `setup`
+schema_command                  `schema`
 progress_bar                    a bar for long work outside a pipeline
 """

@@ -26,6 +26,7 @@ from pipelines.cli import (
     mlflow_commands,
     power_command,
     run_command,
+    schema_command,
     setup_command,
 )
 from pipelines.exits import USER_ERROR
@@ -61,6 +62,7 @@ app.command("eval")(endpoint_commands.evaluate)
 app.command("compare")(benchmark_commands.compare)
 app.command("suites")(benchmark_commands.suites)
 app.command("mirror")(benchmark_commands.mirror)
+app.command("schema")(schema_command.schema)
 app.command("compile")(cluster_commands.compile_pipeline)
 app.command("submit", short_help="Run the pipeline on a cluster with Kubeflow Pipelines.")(cluster_commands.submit)
 app.command("follow")(cluster_commands.follow)

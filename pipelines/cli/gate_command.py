@@ -7,11 +7,15 @@ import typer
 
 from components.errors import PrerequisiteError
 from components.policies.policy import read_use_case, use_case_named, use_case_names
+from pipelines.cli.run_options import takes
 from pipelines.exits import exit_of
 from pipelines.terminal_output import VisibleConsole, print_text
+from pipelines.verdict_files import VerdictFiles, verdict_files
 
 
+@takes(files=verdict_files)
 def gate(
+    files: VerdictFiles,
     baseline: Annotated[Path, typer.Option(help="Folder of the baseline's results.", show_default=False)],
     variant: Annotated[
         list[Path], typer.Option(help="Folder of a variant's results; may be repeated.", show_default=False)
@@ -55,20 +59,22 @@ def gate(
     from components.report.terminal import terminal_evidence, terminal_matrix
     from components.run.attempts import Attempt
 
-    if attempt_run > 1 and not attempt:
-        raise PrerequisiteError("--attempt-run needs --attempt: the attempt that this run continues.")
-    use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
-    counted = Attempt(number=attempt, run=attempt_run) if attempt else None
-    folders = [baseline, *variant]
-    candidates = read_saved(use_case, folders, metric or ())
-    prospect = prospect_of_saved(use_case, candidates, counted)
-    if prospect and check_power:
-        check_copy_passes(prospect)
     console = VisibleConsole(highlight=False)
-    if prospect and not as_json:
-        console.print(forecast(prospect), markup=False)
-        console.print()
-    decision = decide_read(use_case, folders, candidates, counted)
+    with files.prepared():
+        if attempt_run > 1 and not attempt:
+            raise PrerequisiteError("--attempt-run needs --attempt: the attempt that this run continues.")
+        use_case = use_case_named(policy) if policy in use_case_names() else read_use_case(Path(policy))
+        counted = Attempt(number=attempt, run=attempt_run) if attempt else None
+        folders = [baseline, *variant]
+        candidates = read_saved(use_case, folders, metric or ())
+        prospect = prospect_of_saved(use_case, candidates, counted)
+        if prospect and check_power:
+            check_copy_passes(prospect)
+        if prospect and not as_json:
+            console.print(forecast(prospect), markup=False)
+            console.print()
+        decision = decide_read(use_case, folders, candidates, counted)
+        files.write(decision)
     if as_json:
         print_text(verdicts_json(decision))
     else:

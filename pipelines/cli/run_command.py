@@ -15,8 +15,9 @@ from components.servers.before_start import check_kernels
 from pipelines import local, options, watch
 from pipelines.cli import mlflow_commands, setup_command
 from pipelines.cli.run_options import takes
-from pipelines.exits import INTERRUPTED
+from pipelines.exits import INTERRUPTED, RUN_FAILED, exit_of
 from pipelines.terminal_output import VisibleConsole, print_text
+from pipelines.verdict_files import VerdictFiles, verdict_files
 
 FULL_BELOW_BYTES = 1_000_000
 STORE_IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
@@ -27,18 +28,35 @@ ON_KUBEFLOW = ("results", "fail_run_on")
 
 
 @takes(
-    values=options.collect_options([name for name in options.OPTIONS if name not in ON_KUBEFLOW], store=STORE_IN_OUT)
+    values=options.collect_options([name for name in options.OPTIONS if name not in ON_KUBEFLOW], store=STORE_IN_OUT),
+    files=verdict_files,
 )
 def run(
     values: dict[str, Any],
+    files: VerdictFiles,
     out: Annotated[Path, typer.Option(help="Folder for all files of the run.")] = Path("runs/latest"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table: only failures and the decision.")] = False,
+    exit_by_verdict: Annotated[
+        bool, typer.Option("--exit-by-verdict", help="Exit with the status of the worst verdict, as gate does.")
+    ] = False,
 ) -> None:
     """Run the pipeline on this machine: quantize, serve, test, decide, record."""
+    local.check_packages()
+    files.check_outside(out.absolute())
+    with files.prepared():
+        decision = run_pipeline(values, files, out.absolute(), quiet)
+        files.write(decision)
+    if exit_by_verdict:
+        raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))
+
+
+def run_pipeline(values: dict[str, Any], files: VerdictFiles, folder: Path, quiet: bool) -> Decision:
+    """Run the pipeline with its results in the folder, print the outcome and return the decision.
+
+    If the run fails, it writes the reason to the files, prints it and exits.
+    """
     from components.resolve.planned_evidence import forecast_of
 
-    local.check_packages()
-    folder = out.absolute()
     results = RunResults(str(folder))
     locations = {
         "custom": options.custom_task_locations(values["custom"]),
@@ -71,11 +89,12 @@ def run(
 
             finished = local.run(arguments, follow)
     except KeyboardInterrupt:  # typer would exit without a message
-        fail("quantgate: interrupted; every server of the run is stopped.", INTERRUPTED)
+        fail("interrupted; every server of the run is stopped.", INTERRUPTED, files)
     if not finished:
         log = options.short_path(results.log("pipeline"))
-        fail(f"quantgate: The run failed. {failure_reason(failures, folder)}\nIts log: {log}", 1)
+        fail(f"The run failed. {failure_reason(failures, folder)}\nIts log: {log}", RUN_FAILED, files)
     print_outcome(folder, tracking_uri, to_do, console)
+    return Decision.read(results.decision.path)
 
 
 def failure_messages(events: list[Event]) -> list[str]:
@@ -128,7 +147,8 @@ def print_outcome(folder: Path, tracking_uri: str, to_do: list[str], console: Co
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def fail(message: str, status: int) -> NoReturn:
-    """Print the message on stderr and exit with the status."""
-    print_text(message, to_stderr=True)
+def fail(message: str, status: int, files: VerdictFiles) -> NoReturn:
+    """Write the message to the files, print it on stderr and exit with the status."""
+    files.write_failure(message)
+    print_text(f"quantgate: {message}", to_stderr=True)
     raise typer.Exit(status)
