@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.layers import Layout
+from components.models.layers import Layout, group_layers
+from components.models.parts import is_expert, part_of
 from components.models.tokenizer_files import copy_beside_weights
 from components.quantize.check import check_compressed
-from components.quantize.parts import is_expert, part_of
 from components.quantize.quantization import layouts_in
+from components.quantize.tensors import check_stored
 from components.quantize.written import describe_parts
 from components.run.results import RunResults
 from tests.support.calibrated import embedded_calibration
@@ -188,6 +189,28 @@ def test_experts_in_one_tensor_are_compared_one_by_one(models: Path, made: Path,
     model = rewritten(models / "moe", tmp_path / "fused", fused)
     folder = made / "moe" / "int4-g64"
     assert check_compressed(folder, model, layers) == check_compressed(folder, models / "moe", layers)
+
+
+@pytest.mark.fault(
+    "inputs",
+    "llm-compressor names a model's layers otherwise than the model's files do, as those of Mixtral",
+    "the variant fails before calibration, with the names",
+)
+@quantizes
+def test_layers_that_the_files_do_not_have_are_named_before_calibration(models: Path) -> None:
+    check_stored(models / "moe", NAMES["moe"])
+    with pytest.raises(SystemExit, match=r"do not have the weights of model.layers.0.mlp.experts.0.w1 as matrices"):
+        check_stored(models / "moe", [*NAMES["moe"], "model.layers.0.mlp.experts.0.w1"])
+
+
+def test_the_layers_of_experts_share_a_group_size_and_others_do_not() -> None:
+    expert = "model.layers.0.mlp.experts.0"
+    widths = {f"{expert}.gate_proj": 2048, f"{expert}.up_proj": 2048, f"{expert}.down_proj": 704}
+    groups = group_layers({**widths, "model.layers.0.self_attn.q_proj": 2048}, 128)
+    assert [(group.group_size, group.kinds) for group in groups] == [
+        (128, ("q_proj",)),
+        (64, ("down_proj", "gate_proj", "up_proj")),
+    ]
 
 
 @pytest.mark.parametrize(

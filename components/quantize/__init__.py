@@ -2,7 +2,6 @@
 
 quantization                    a variant from the store, or made
 recipe                          what llm-compressor applies for a variant
-parts                           what every variant leaves as it is
 loading                         a model as llm-compressor can quantize it
 compress                        the program that runs llm-compressor
 memory_needed                   the memory that llm-compressor needs, before it starts

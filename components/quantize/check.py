@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
 from components.models.layers import Layout
+from components.models.parts import ROUTERS, is_expert, part_of
 from components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
-from components.quantize.parts import ROUTERS, is_expert, part_of
-from components.quantize.tensors import tensors_of
+from components.quantize.tensors import NAMED, WEIGHT, tensors_of
 from components.storage.hashing import sha256s
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from components.quantize.tensors import Tensors
 
-WEIGHT = ".weight"
 PARTS = (
     *(".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point"),
     *(".weight_global_scale", ".input_global_scale"),
@@ -42,7 +41,6 @@ LARGEST_ERROR = 0.9
 MX_BIAS, MX_NAN = 127, 255
 """Of the exponents of MXFP4's scales (OCP Microscaling Formats, E8M0)."""
 NORM, ANYTHING = re.compile(r"norm[^.]*\.weight$"), re.compile("")
-NAMED = 5
 
 
 def check_compressed(

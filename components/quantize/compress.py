@@ -23,12 +23,13 @@ from llmcompressor import oneshot
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from components.models.parts import part_of
 from components.models.recipe_file import own_rows
 from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import Variant, variant_named
-from components.quantize.loading import check_stored, load, stored_names
-from components.quantize.parts import part_of
+from components.quantize.loading import load, stored_names
 from components.quantize.recipe import own_recipe, recipe_for
+from components.quantize.tensors import check_stored
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llmcompressor.modeling.moe.conversion_mappings import (
     get_linearize_load_mappings,
@@ -12,8 +13,7 @@ from llmcompressor.modeling.moe.linearize import linearize_moe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from components.quantize.check import NAMED, WEIGHT
-from components.quantize.tensors import tensors_of
+from components.quantize.tensors import WEIGHT
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -36,7 +36,8 @@ def load(folder: Path) -> PreTrainedModel:
 
 def stored_names(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, str]:
     """The name that each layer has in the files of the model, which transformers may load by another."""
-    renamings = [conversion.reverse_transform() for conversion in reversed(model._weight_conversions or [])]
+    conversions: Any = model._weight_conversions or []
+    renamings = [conversion.reverse_transform() for conversion in reversed(conversions)]
     names = {}
     for layer in layers:
         name = layer + WEIGHT
@@ -45,15 +46,3 @@ def stored_names(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, str
             name = name if matched is None else other
         names[layer] = name.removesuffix(WEIGHT)
     return names
-
-
-def check_stored(folder: Path, layers: Iterable[str]) -> None:
-    """Exit with the layers that the files in the folder do not have: their checkpoint could not be compared with it."""
-    with tensors_of(folder) as tensors:
-        unknown = [name for name in layers if name + WEIGHT not in tensors]
-    if unknown:
-        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-        raise SystemExit(
-            f"quantgate cannot quantize this kind of model: its files do not have the weights of"
-            f" {', '.join(unknown[:NAMED])}{more} as matrices of their own."
-        )

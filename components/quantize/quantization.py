@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
 from components.models.layers import Layout
+from components.models.parts import IGNORED
 from components.models.variants import Variant
-from components.quantize.parts import IGNORED
 from components.run import machine
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration

@@ -9,9 +9,9 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
 
 from components.models.layers import Layout, describe_layout, group_layers, layouts, one_group
+from components.models.parts import IGNORED
 from components.models.recipe_file import method_of, modifiers_of, transforms
 from components.models.variants import Variant
-from components.quantize.parts import IGNORED
 
 SMOOTHING = 0.8
 """The strength that llm-compressor's own examples use for W8A8."""

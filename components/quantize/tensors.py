@@ -1,7 +1,7 @@
 """The tensors of a checkpoint by the names of its layers, read one by one; experts in one tensor are taken apart."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, Callable[[], torch.Tensor]]
 
+WEIGHT = ".weight"
+NAMED = 5
+"""How many layers a message names."""
 FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
 """A tensor with the weights of all experts of a layer."""
 
@@ -45,6 +48,18 @@ def tensors_of(folder: Path) -> "Iterator[Tensors]":
         yield found
 
 
+def check_stored(folder: Path, layers: Iterable[str]) -> None:
+    """Exit with the layers that the files in the folder do not have: their checkpoint could not be compared with it."""
+    with tensors_of(folder) as tensors:
+        unknown = [name for name in layers if name + WEIGHT not in tensors]
+    if unknown:
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        raise SystemExit(
+            f"quantgate cannot quantize this kind of model: its files do not have the weights of"
+            f" {', '.join(unknown[:NAMED])}{more} as matrices of their own."
+        )
+
+
 def _apart(experts: str, fused: Mapping[str, Any]) -> "Tensors":
     """The weights of each expert; empty for shapes that do not say which half is whose."""
     if len(fused) < 2 or any(len(part.get_shape()) != 3 for part in fused.values()):
@@ -63,7 +78,7 @@ def _apart(experts: str, fused: Mapping[str, Any]) -> "Tensors":
     places = {"gate_proj": ("gate_up_proj", 0, half), "up_proj": ("gate_up_proj", half, None)}
     places["down_proj"] = ("down_proj", 0, None)
     return {
-        f"{experts}.{expert}.{name}.weight": partial(read, kind, expert, start, end)
+        f"{experts}.{expert}.{name}{WEIGHT}": partial(read, kind, expert, start, end)
         for expert in range(count)
         for name, (kind, start, end) in places.items()
     }

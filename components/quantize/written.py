@@ -9,9 +9,10 @@ from typing import Any
 
 from components.models.layers import Layout
 from components.models.own_checkpoint import scheme_of_group
-from components.quantize.check import WEIGHT, matches
+from components.models.parts import LEFT, is_expert, part_of
+from components.quantize.check import matches
 from components.quantize.memory_needed import shapes
-from components.quantize.parts import LEFT, is_expert, part_of
+from components.quantize.tensors import WEIGHT
 
 UNPACKED = ("int-quantized", "float-quantized")
 KNOWN_FORMATS = (*UNPACKED, "pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")

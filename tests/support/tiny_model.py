@@ -33,7 +33,7 @@ def small_llava(**settings: Any) -> "LlavaConfig":
     from transformers import CLIPVisionConfig, LlavaConfig
 
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    images = {"num_attention_heads": 2, "image_size": 28, "patch_size": 14, "projection_dim": 64}
+    images: dict[str, Any] = {"num_attention_heads": 2, "image_size": 28, "patch_size": 14, "projection_dim": 64}
     tower = CLIPVisionConfig(**sizes, **images)
     return LlavaConfig(text_config=small_llama(**settings), vision_config=tower, image_token_index=250)
 
