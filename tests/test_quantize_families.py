@@ -50,7 +50,7 @@ for model in models:
     for name in ("int8", "int4-g64"):
         folder = Path(out, Path(model).name, name)
         folder.mkdir(parents=True)
-        options = ["--model", model, "--variant", name, "--calibration", texts, "--samples", "8", "--tokens", "16"]
+        options = ["--model", model, "--variant", name, "--calibration", texts, "--samples", "4", "--tokens", "16"]
         sys.argv = ["compress", *options, "--out", str(folder), "--facts", f"{folder}.json"]
         compress.main()
 """
@@ -78,7 +78,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two variants of each model, written by one process, and the facts beside them."""
     out = tmp_path_factory.mktemp("variants")
-    embedded_calibration(out, 8, 16)
+    embedded_calibration(out, 4, 16)
     texts = RunResults(str(out)).calibration_texts.path
     command = [sys.executable, "-c", EACH, str(texts), str(out), str(models / "moe"), str(models / "llava")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
