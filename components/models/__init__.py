@@ -4,6 +4,7 @@ sources, hub, wheels            pypi:, file:, hf: and s3:
 published                       what a source publishes now, with a fingerprint of its content
 variants                        the variants, one row each
 recipe_file, own_checkpoint     variants by recipes and checkpoints of one's own
+parts                           what every variant leaves as it is, and what experts are
 layers                          the group size of each layer
 window                          the rule for the window of a server; `resolve/prepared_prompts.py` applies it
 content                         a model's own files, and what its configuration says about its weights

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
+from components.models.parts import is_expert
 from components.models.variants import Variant
 
 SMALLEST_GROUP = 32
@@ -63,13 +64,15 @@ class LayerGroup:
 def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]:
     """The layers, given by name and input width, grouped by group size; the largest size first.
 
-    Layers of one kind (the last part of the name) share a size, because vLLM fuses some of them. Raises
-    PrerequisiteError when not even SMALLEST_GROUP fits.
+    Layers of one kind (the last part of the name) share a size, because vLLM fuses some of them, and so do all kinds
+    of an expert's layers. Raises PrerequisiteError when not even SMALLEST_GROUP fits.
     """
     kinds: dict[str, list[int]] = {}
     for name, width in widths.items():
         kinds.setdefault(name.rsplit(".", 1)[-1], []).append(width)
     sizes = {kind: fitting_size(kind, values, group_size) for kind, values in kinds.items()}
+    of_experts = {name.rsplit(".", 1)[-1] for name in widths if is_expert(name)}
+    sizes |= dict.fromkeys(of_experts, min((sizes[kind] for kind in of_experts), default=group_size))
     return [
         LayerGroup(
             size,

@@ -2,8 +2,10 @@
 
 quantization                    a variant from the store, or made
 recipe                          what llm-compressor applies for a variant
+loading                         a model as llm-compressor can quantize it
 compress                        the program that runs llm-compressor
 memory_needed                   the memory that llm-compressor needs, before it starts
 written                         what a checkpoint says of itself
+tensors                         the tensors of a checkpoint, each expert's apart
 check                           its checkpoint, before it is served
 """

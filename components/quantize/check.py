@@ -9,27 +9,22 @@ all the rest    has the baseline's bytes
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import safe_open
+from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
-from components.models.content import WEIGHTS
-from components.models.digest import model_files
 from components.models.layers import Layout
+from components.models.parts import ROUTERS, is_expert, part_of
 from components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
+from components.quantize.tensors import NAMED, WEIGHT, tensors_of
 from components.storage.hashing import sha256s
 
 if TYPE_CHECKING:
     import torch
 
-    Tensors = Mapping[str, Callable[[], torch.Tensor]]
+    from components.quantize.tensors import Tensors
 
-WEIGHT = ".weight"
 PARTS = (
     *(".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point"),
     *(".weight_global_scale", ".input_global_scale"),
@@ -46,7 +41,6 @@ LARGEST_ERROR = 0.9
 MX_BIAS, MX_NAN = 127, 255
 """Of the exponents of MXFP4's scales (OCP Microscaling Formats, E8M0)."""
 NORM, ANYTHING = re.compile(r"norm[^.]*\.weight$"), re.compile("")
-NAMED = 5
 
 
 def check_compressed(
@@ -54,21 +48,23 @@ def check_compressed(
 ) -> dict[str, float]:
     """The relative error of each layer's weights: the norm of their change divided by the norm of the baseline's.
 
-    `layers` has the layout that each layer should have. If the weights were `transformed` before, norms may differ,
-    and there are no errors: the scales of channels have moved between layers. With the user's `own` recipe the layouts
-    are what the checkpoint itself says, None is a format of which only the scales are checked, and a transform may
-    have changed anything. Raises PrerequisiteError with the layers' names unless the checkpoint in `folder` is what it
-    should be.
+    `layers` has the layout that each layer should have; experts must be among them. If the weights were `transformed`
+    before, norms and routers may differ, and there are no errors: the scales of channels have moved between layers.
+    With the user's `own` recipe the layouts are what the checkpoint itself says, None is a format of which only the
+    scales are checked, and a transform may have changed anything. Raises PrerequisiteError with the layers' names
+    unless the checkpoint in `folder` is what it should be.
     """
     if own and not layers:
         raise PrerequisiteError(f"llm-compressor quantized no layer: the recipe's targets match none, in {folder}.")
     known = {name: layout for name, layout in layers.items() if layout}
     _check_config(folder, known)
     _check_files(folder, baseline)
-    with _tensors(folder) as compressed, _tensors(baseline) as original:
-        _refuse("did not quantize", [name for name in layers if f"{name}.weight_scale" not in compressed], folder)
+    with tensors_of(folder) as compressed, tensors_of(baseline) as original:
+        wanted = dict.fromkeys([*layers, *(() if own else _experts(original))])
+        _refuse("did not quantize", [name for name in wanted if f"{name}.weight_scale" not in compressed], folder)
         scaled = [name.removesuffix(".weight_scale") for name in compressed if name.endswith(".weight_scale")]
-        _refuse("quantized what it should leave alone:", [name for name in scaled if name not in layers], folder)
+        others = [name for name in scaled if name not in layers or (part_of(name) and not own)]
+        _refuse("quantized what it should leave alone:", others, folder)
         errors, faults = {}, []
         for name, layout in known.items():
             try:
@@ -92,6 +88,12 @@ def check_compressed(
 def worst(errors: Mapping[str, float], count: int = NAMED) -> dict[str, float]:
     """The layers whose weights changed most, the worst first."""
     return dict(sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:count])
+
+
+def _experts(tensors: "Tensors") -> list[str]:
+    """The layers of a model's experts, whatever the recipe has for them."""
+    names = [name.removesuffix(WEIGHT) for name in tensors if name.endswith(WEIGHT) and not NORM.search(name)]
+    return [name for name in names if is_expert(name)]
 
 
 def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
@@ -153,11 +155,17 @@ def _check_rest(
     """
     rest, kept = compressed.keys() - parts, original.keys() - replaced
     _refuse("added tensors:", sorted(rest - kept) if free is not ANYTHING else [], folder)
-    tied = {"lm_head.weight"} if _is_tied(folder) else set()
+    tied = {name for name in kept if name.endswith("lm_head.weight") and _is_tied(folder)}
     _refuse("left out tensors:", sorted(kept - rest - tied), folder)
-    fixed = [name for name in sorted(rest & kept) if not (free and free.search(name))]
+    fixed = [name for name in sorted(rest & kept) if not (free and _may_change(name, free))]
     changed = [name for name in fixed if not _same_bytes(compressed[name](), original[name]())]
     _refuse("changed tensors that it should leave alone:", changed, folder)
+
+
+def _may_change(name: str, free: re.Pattern[str]) -> bool:
+    """Whether a transform may change the tensor; it never changes a vision tower or another part that is left."""
+    part = part_of(name.removesuffix(WEIGHT))
+    return free is ANYTHING or part is ROUTERS or (part is None and free.search(name) is not None)
 
 
 def _parts(folder: Path, layers: Iterable[str], compressed: "Tensors") -> set[str]:
@@ -175,7 +183,7 @@ def _is_scale(tensor: "torch.Tensor") -> bool:
 
 def _is_tied(folder: Path) -> bool:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bool(config.get("tie_word_embeddings"))
+    return any(part.get("tie_word_embeddings") for part in (config, config.get("text_config") or {}))
 
 
 def _same_bytes(one: "torch.Tensor", other: "torch.Tensor") -> bool:
@@ -187,6 +195,8 @@ def _same_bytes(one: "torch.Tensor", other: "torch.Tensor") -> bool:
 
 def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Tensors") -> float:
     """The relative error of one layer's weights; raises ValueError with what is wrong with the layer."""
+    if name + WEIGHT not in original:
+        raise ValueError("the model has no weights of that name")
     weights = original[name + WEIGHT]().float()
     rows, columns = weights.shape
     scale = _scales(name, compressed)
@@ -271,17 +281,6 @@ def _stored(name: str, kind: "torch.dtype", shape: tuple[int, int], compressed: 
     if tensor.dtype != kind or tuple(tensor.shape) != shape:
         raise ValueError(f"{part} is {tensor.dtype} {tuple(tensor.shape)}, not {kind} {shape}")
     return tensor
-
-
-@contextmanager
-def _tensors(folder: Path) -> "Iterator[Tensors]":
-    """How to read each tensor in the folder's weight files, by name."""
-    with ExitStack() as stack:
-        found: dict[str, Any] = {}
-        for file in (path for name, path in model_files(folder).items() if name.endswith(WEIGHTS)):
-            opened = stack.enter_context(safe_open(file, framework="pt"))
-            found |= {name: partial(opened.get_tensor, name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-        yield found
 
 
 def _refuse(what: str, names: Sequence[str], folder: Path) -> None:

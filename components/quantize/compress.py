@@ -21,18 +21,15 @@ from compressed_tensors import ModelCompressor
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.pipelines.cache import IntermediatesCache
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from components.models.parts import part_of
 from components.models.recipe_file import own_rows
 from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import Variant, variant_named
-from components.quantize.recipe import UNQUANTIZED, own_recipe, recipe_for
+from components.quantize.loading import load, stored_names
+from components.quantize.recipe import own_recipe, recipe_for
+from components.quantize.tensors import check_stored
 
 
 def main() -> None:
@@ -52,7 +49,7 @@ def main() -> None:
     variant = variant_of(options.variant, options.recipe)
     transformers.set_seed(variant.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
+    model = load(options.model)
     model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()
     stored = model.dtype
@@ -65,9 +62,12 @@ def main() -> None:
     if not torch.accelerator.is_available():  # AWQ pins memory without asking for an accelerator
         IntermediatesCache.pin_memory = lambda *_: None  # type: ignore[method-assign]
     linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    stored_as = stored_names(model, linears)
+    check_stored(options.model, [stored_as[name] for name in widths])
     recipe = own_recipe(variant) if variant.recipe else recipe_for(variant, widths)
     oneshot(
         model=model,
+        tokenizer=tokenizer,
         dataset=calibration_set(
             samples_of(options.calibration, options.samples, variant.seed), tokenizer, options.tokens
         ),
@@ -75,6 +75,7 @@ def main() -> None:
         max_seq_length=options.tokens,
         num_calibration_samples=options.samples,
         shuffle_calibration_samples=False,  # GPTQ's sums depend on the order
+        moe_calibrate_all_experts=True,
     )
     if in_float32:  # to integers before the rest to 16 bits, which would round the weights off GPTQ's grid
         ModelCompressor.from_pretrained_model(model).compress_model(model)
@@ -83,10 +84,10 @@ def main() -> None:
     copy_beside_weights(options.model, options.out)
     facts = {
         "layout": recipe.layout,
-        "layers": {name: asdict(layer) for name, layer in recipe.layers.items()},
+        "layers": {stored_as[name]: asdict(layer) for name, layer in recipe.layers.items()},
         "algorithm": f"{recipe.method} in float32" if in_float32 else recipe.method,
         "transformed": recipe.transformed,
-        "linears": linears,
+        "linears": list(stored_as.values()),
     }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
 
@@ -102,7 +103,7 @@ def linear_widths(model: PreTrainedModel) -> dict[str, int]:
     return {
         name: module.in_features
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] != UNQUANTIZED
+        if isinstance(module, torch.nn.Linear) and part_of(name) is None
     }
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
 from components.models.layers import Layout
+from components.models.parts import IGNORED
 from components.models.variants import Variant
 from components.run import machine
 from components.run.artifacts import Model, Weights
@@ -116,6 +117,7 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
         variant,
         calibration.identity,
         "in a fixed order",
+        IGNORED,
         version("llmcompressor"),
         version("compressed-tensors"),
     )
@@ -129,7 +131,7 @@ def compress(
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
     from components.quantize.memory_needed import check_memory
-    from components.quantize.written import Written
+    from components.quantize.written import Written, describe_parts
     from components.storage.cache import cache_dir
 
     log = results.log(f"quantize-{variant.name}")
@@ -145,6 +147,7 @@ def compress(
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         written = Written.read(out, facts["linears"]) if variant.recipe else None
         layers = written.layers if written else layouts_in(facts_file)
+        layout = written.describe() if written else str(facts["layout"])
         errors = check_compressed(out, model, layers, transformed=facts["transformed"], own=bool(written))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
@@ -152,7 +155,7 @@ def compress(
             "digest": digest,
             "uri": uri,
             "size_bytes": weights_size(out),
-            "layout": written.describe() if written else str(facts["layout"]),
+            "layout": "; ".join(filter(None, [layout, describe_parts(out)])),
             **({"scheme": written.scheme} if written else {}),
             "algorithm": str(facts["algorithm"]),
             "largest_errors": worst(errors),

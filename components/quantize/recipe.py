@@ -9,10 +9,10 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
 
 from components.models.layers import Layout, describe_layout, group_layers, layouts, one_group
+from components.models.parts import IGNORED
 from components.models.recipe_file import method_of, modifiers_of, transforms
 from components.models.variants import Variant
 
-UNQUANTIZED = "lm_head"
 SMOOTHING = 0.8
 """The strength that llm-compressor's own examples use for W8A8."""
 SCALES = {
@@ -62,7 +62,7 @@ def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
         layout = describe_layout(groups, widths, variant.group_size)
     # GPTQModifier(group_size=...) raises, so the size is in config_groups.
     schemes = {f"g{group.group_size}": scheme_for(variant, group.targets, group.group_size) for group in groups}
-    rounding = ROUNDING[variant.algorithm](config_groups=schemes, ignore=[UNQUANTIZED])
+    rounding = ROUNDING[variant.algorithm](config_groups=schemes, ignore=IGNORED)
     modifiers = [*_transforms(variant), rounding]
     return Recipe(modifiers, layouts(groups, widths, variant), layout, variant.method, bool(variant.transform))
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's own configuration says about its layers: for a recipe of the user's own there is no row."""
+"""What a checkpoint says about its layers: by its configuration, where a recipe of the user's own has no row."""
 
 import json
 from collections import Counter
@@ -9,7 +9,10 @@ from typing import Any
 
 from components.models.layers import Layout
 from components.models.own_checkpoint import scheme_of_group
+from components.models.parts import LEFT, is_expert, part_of
 from components.quantize.check import matches
+from components.quantize.memory_needed import shapes
+from components.quantize.tensors import WEIGHT
 
 UNPACKED = ("int-quantized", "float-quantized")
 KNOWN_FORMATS = (*UNPACKED, "pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
@@ -51,6 +54,22 @@ class Written:
         return "; ".join(
             [f"{first} on {count} of {self.linears} linear layers", *(f"{words} on {n}" for words, n in others)]
         )
+
+
+def describe_parts(folder: Path) -> str:
+    """E.g. `24 of 24 layers of experts; as before: 2 of routers`, from the files in `folder`; empty without such parts.
+
+    Every layer with a matrix of weights counts, whatever its kind.
+    """
+    found = dict(shapes(folder))
+    quantized = {name.removesuffix(".weight_scale") for name in found if name.endswith(".weight_scale")}
+    matrices = {name.removesuffix(WEIGHT) for name, shape in found.items() if name.endswith(WEIGHT) and len(shape) > 1}
+    kept = matrices - quantized
+    done, left = (sum(map(is_expert, layers)) for layers in (quantized, kept))
+    experts = [f"{done} of {done + left} layers of experts"] if done + left else []
+    parts = Counter(part for layer in kept if (part := part_of(layer)) and part.counted)
+    counts = ", ".join(f"{parts[part]} of {part.name}" for part in LEFT if parts[part])
+    return "; ".join([*experts, *([f"as before: {counts}"] if counts else [])])
 
 
 def _group_of(name: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
