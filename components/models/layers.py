@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
-from components.models.variants import Variant
+from components.models.variants import AUTO_ROUND, Variant
 
 SMALLEST_GROUP = 32
 
@@ -30,6 +30,8 @@ class Layout:
     """`int` or `float`."""
     block_size: int | None = None
     """Height and width of the blocks that share a scale."""
+    signed: bool = False
+    """Whether its scales may be negative, as AutoRound's are."""
 
     def __str__(self) -> str:
         scales = f"groups of {self.group_size}" if self.group_size else "one scale a channel"
@@ -107,6 +109,7 @@ def layouts(groups: list[LayerGroup], widths: Mapping[str, int], variant: Varian
             variant.packed,
             variant.number,
             variant.block_size,
+            signed=variant.algorithm == AUTO_ROUND,
         )
         for name in widths
     }

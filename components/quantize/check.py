@@ -22,6 +22,7 @@ from components.models.content import WEIGHTS
 from components.models.digest import model_files
 from components.models.layers import Layout
 from components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
+from components.quantize.rotation import OUTPUT, ROTATED, not_rotated
 from components.storage.hashing import sha256s
 
 if TYPE_CHECKING:
@@ -46,19 +47,21 @@ LARGEST_ERROR = 0.9
 MX_BIAS, MX_NAN = 127, 255
 """Of the exponents of MXFP4's scales (OCP Microscaling Formats, E8M0)."""
 NORM, ANYTHING = re.compile(r"norm[^.]*\.weight$"), re.compile("")
+FREE = {"": None, "AWQ": NORM, "SmoothQuant": NORM, "SpinQuant": ROTATED}
+"""The names of the tensors that a transform changes beside the quantized ones."""
 NAMED = 5
 
 
 def check_compressed(
-    folder: Path, baseline: Path, layers: Mapping[str, Layout | None], *, transformed: bool = False, own: bool = False
+    folder: Path, baseline: Path, layers: Mapping[str, Layout | None], *, transform: str = "", own: bool = False
 ) -> dict[str, float]:
     """The relative error of each layer's weights: the norm of their change divided by the norm of the baseline's.
 
-    `layers` has the layout that each layer should have. If the weights were `transformed` before, norms may differ,
-    and there are no errors: the scales of channels have moved between layers. With the user's `own` recipe the layouts
-    are what the checkpoint itself says, None is a format of which only the scales are checked, and a transform may
-    have changed anything. Raises PrerequisiteError with the layers' names unless the checkpoint in `folder` is what it
-    should be.
+    `layers` has the layout that each layer should have. After a `transform` the tensors of FREE may differ, and there
+    are no errors: the scales of channels have moved between layers, or weights are rotated. With the user's `own`
+    recipe the layouts are what the checkpoint itself says, None is a format of which only the scales are checked, and
+    a transform may have changed anything. Raises PrerequisiteError with the layers' names unless the checkpoint in
+    `folder` is what it should be.
     """
     if own and not layers:
         raise PrerequisiteError(f"llm-compressor quantized no layer: the recipe's targets match none, in {folder}.")
@@ -79,10 +82,12 @@ def check_compressed(
             scales = [name for name in compressed if name.endswith("_scale") and name.rpartition(".")[0] not in known]
             faults += [f"{name} (not finite and positive)" for name in scales if not _is_scale(compressed[name]())]
         _refuse("wrote wrong layers:", faults, folder)
-        free = (ANYTHING if own else NORM) if transformed else None
+        free = ANYTHING if own and transform else FREE[transform]
         parts = _parts(folder, layers, compressed) if own else {name + part for name in layers for part in PARTS}
         _check_rest(folder, parts, {name + WEIGHT for name in layers}, compressed, original, free)
-    if transformed:
+        if free is ROTATED:
+            _refuse("changed more than a rotation does:", not_rotated(compressed, original), folder)
+    if transform:
         return {}
     far = [f"{name} ({error:.0%})" for name, error in worst(errors).items() if error > LARGEST_ERROR]
     _refuse("wrote weights that are far from the model's:", far, folder)
@@ -113,6 +118,7 @@ def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
             group_size=weights.get("group_size") or None,
             symmetric=bool(weights.get("symmetric")),
             packed=layout.packed,
+            signed=layout.signed,
             number=str(weights.get("type")),
             block_size=(weights.get("block_structure") or [None])[0],
         )
@@ -149,11 +155,12 @@ def _check_rest(
     """What is not a part of a quantized layer has the baseline's bytes, but for names that match `free`.
 
     The parts are those of the checkpoint, in place of the baseline's `replaced` weights. A tied output layer may be
-    left out; a transform that may change anything may also add its own tensors.
+    left out, and a rotation adds it; a transform that may change anything may also add its own tensors.
     """
     rest, kept = compressed.keys() - parts, original.keys() - replaced
-    _refuse("added tensors:", sorted(rest - kept) if free is not ANYTHING else [], folder)
-    tied = {"lm_head.weight"} if _is_tied(folder) else set()
+    added = {ANYTHING: set(rest), ROTATED: {OUTPUT}}.get(free or NORM, set())
+    _refuse("added tensors:", sorted(rest - kept - added), folder)
+    tied = {OUTPUT} if _is_tied(folder) else set()
     _refuse("left out tensors:", sorted(kept - rest - tied), folder)
     fixed = [name for name in sorted(rest & kept) if not (free and free.search(name))]
     changed = [name for name in fixed if not _same_bytes(compressed[name](), original[name]())]
@@ -190,7 +197,7 @@ def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Te
     weights = original[name + WEIGHT]().float()
     rows, columns = weights.shape
     scale = _scales(name, compressed)
-    if not _is_scale(scale):
+    if not _is_scale(scale.abs() if layout.signed else scale):
         raise ValueError("a scale is not finite and positive")
     expected = layout.scales_of(rows, columns)
     if tuple(scale.shape) != expected:
