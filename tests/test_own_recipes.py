@@ -247,6 +247,18 @@ def test_a_checkpoint_that_is_not_what_its_configuration_says_is_refused(
         check_compressed(folder, Path(model.uri), written.layers, own=True)
 
 
+def test_a_recipe_with_autoround_may_have_negative_scales(made: tuple[Model, Weights], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, weights = made
+    folder = shutil.copytree(weights.uri, tmp_path / "checkpoint")
+    tensors = load_file(folder / "model.safetensors")
+    negative(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    layers = Written.read(folder, LINEARS, "AutoRound").layers
+    assert len(check_compressed(folder, Path(model.uri), layers, own=True)) == len(layers)
+
+
 def test_a_recipe_with_a_transform_may_change_what_it_does_not_quantize(
     made: tuple[Model, Weights], tmp_path: Path
 ) -> None:

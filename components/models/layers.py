@@ -82,6 +82,13 @@ def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]
     ]
 
 
+def groups_for(widths: Mapping[str, int], variant: Variant) -> list[LayerGroup]:
+    """The layers by the group size that they get; raises PrerequisiteError when none fits a layer."""
+    if variant.group_size is None or variant.one_size:
+        return [one_group(widths, variant)]
+    return group_layers(widths, variant.group_size)
+
+
 def one_group(widths: Mapping[str, int], variant: Variant) -> LayerGroup:
     """All layers together: a scale a channel, or the group or block size that the variant's format prescribes.
 

@@ -10,7 +10,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier, SpinQuantModifier
 
 from components.models import variants
-from components.models.layers import Layout, describe_layout, group_layers, layouts, one_group
+from components.models.layers import Layout, describe_layout, groups_for, layouts
 from components.models.recipe_file import method_of, modifiers_of, transforms
 from components.models.variants import Variant
 
@@ -61,11 +61,10 @@ class Recipe:
 
 def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     """The recipe for linear layers of these input widths; raises PrerequisiteError if no group size fits one."""
+    groups = groups_for(widths, variant)
     if variant.group_size is None or variant.one_size:
-        groups = [one_group(widths, variant)]
         layout = f"{SCALES[variant.scheme]} on all {len(widths)} layers"
     else:
-        groups = group_layers(widths, variant.group_size)
         layout = describe_layout(groups, widths, variant.group_size)
     layout += ACTIVATIONS.get(variant.scheme, "")
     # GPTQModifier(group_size=...) raises, so the size is in config_groups.
