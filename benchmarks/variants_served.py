@@ -73,7 +73,7 @@ def written(variant: Variant, model: Path, folder: Path) -> list[str]:
     if done.returncode:
         return [f"no: {done.stderr.strip().splitlines()[-1][:150]}", took, "–", "–"]
     try:
-        errors = check_compressed(out, model, layouts_in(facts), transformed=bool(variant.transform))
+        errors = check_compressed(out, model, layouts_in(facts), transform=variant.transform)
     except PrerequisiteError as error:
         return [f"no: {error}", took, "–", "–"]
     change = next((f"{error:.1%}" for error in worst(errors, 1).values()), "–")

@@ -106,7 +106,9 @@ def variants_table() -> str:
         shared = f"a block of {variant.block_size} x {variant.block_size}" if variant.block_size else shared
         observer = " with a squared-error observer" if variant.observer == "mse" else ""
         maker = variant.method + observer or "nothing: it is the baseline"
-        where = "GPU, CPU" if variant.on_cpus else "GPU"
+        gpu = "GPU" if variant.on_gpus_since else ""
+        gpu += " (Hopper)" if variant.on_gpus_before else ""
+        where = ", ".join(filter(None, (gpu, "CPU" if variant.on_cpus else "")))
         lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} | {where} |")
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from components.errors import PrerequisiteError
-from components.models.layers import LayerGroup, Layout, describe_layout, group_layers, one_group
+from components.models.layers import LayerGroup, Layout, describe_layout, group_layers, groups_for, one_group
 from components.models.variants import VARIANTS
 
 SMOLLM2 = {
@@ -61,6 +61,9 @@ def test_a_format_with_one_group_size_is_refused_where_it_does_not_fit() -> None
     widths = {"a.up_proj": 576, "a.down_proj": 1536}
     assert one_group(widths, VARIANTS["mxfp4"]) == LayerGroup(32, ("down_proj", "up_proj"), 2)
     assert one_group(widths, VARIANTS["fp8-dynamic"]).group_size is None
+    with pytest.raises(PrerequisiteError, match=r"^int4-afp8-g128 has groups of 128 weights, which do not fit 1 of 2"):
+        groups_for(widths, VARIANTS["int4-afp8-g128"])
+    assert [group.group_size for group in groups_for(widths, VARIANTS["int4-g128"])] == [128, 64]
     with pytest.raises(PrerequisiteError) as refusal:
         one_group(widths, VARIANTS["fp8-block"])
     assert str(refusal.value) == (

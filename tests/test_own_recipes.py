@@ -247,6 +247,18 @@ def test_a_checkpoint_that_is_not_what_its_configuration_says_is_refused(
         check_compressed(folder, Path(model.uri), written.layers, own=True)
 
 
+def test_a_recipe_with_autoround_may_have_negative_scales(made: tuple[Model, Weights], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, weights = made
+    folder = shutil.copytree(weights.uri, tmp_path / "checkpoint")
+    tensors = load_file(folder / "model.safetensors")
+    negative(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    layers = Written.read(folder, LINEARS, "AutoRound").layers
+    assert len(check_compressed(folder, Path(model.uri), layers, own=True)) == len(layers)
+
+
 def test_a_recipe_with_a_transform_may_change_what_it_does_not_quantize(
     made: tuple[Model, Weights], tmp_path: Path
 ) -> None:
@@ -259,11 +271,11 @@ def test_a_recipe_with_a_transform_may_change_what_it_does_not_quantize(
     tensors["model.rotation"] = tensors["model.norm.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
     layers = Written.read(folder, LINEARS).layers
-    assert check_compressed(folder, Path(model.uri), layers, own=True, transformed=True) == {}
+    assert check_compressed(folder, Path(model.uri), layers, own=True, transform="any") == {}
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(PrerequisiteError, match=r"left out tensors: model\.norm\.weight, in"):
-        check_compressed(folder, Path(model.uri), layers, own=True, transformed=True)
+        check_compressed(folder, Path(model.uri), layers, own=True, transform="any")
 
 
 def test_a_checkpoint_without_a_quantized_layer_is_refused(made: tuple[Model, Weights], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from components.models.tokenizer_files import copy_beside_weights
 from components.models.variants import VARIANTS, Variant
 from components.quantize.check import check_compressed, worst
 from components.quantize.quantization import layouts_in, quantize
+from components.quantize.rotation import check_rotates
 from components.run.progress import Step
 from components.run.results import RunResults
 from components.storage.cache import cache_dir
@@ -90,14 +92,19 @@ def test_the_error_is_that_of_the_restored_weights(made: dict[str, Path]) -> Non
 
 
 SEEDED = "int4-g64.seed1"
+WIDE = ("fp8-block", "int4-afp8-g128")
+"""The rows with one group size, which the widths of the tiny model do not fit."""
 ALL_ROWS = """
 import sys
 from pathlib import Path
+from llmcompressor.modifiers.autoround import base
 from components.quantize import compress
 model, wide, rows, out, *names = sys.argv[1:]
+auto_round = base.AutoRound
+base.AutoRound = lambda **settings: auto_round(**settings | {"iters": 4})  # 200 take a minute
 for name in names:
     Path(out, name).mkdir()
-    model = wide if name == "fp8-block" else model
+    model = wide if name in WIDE else model
     options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "8", "--tokens", "16"]
     sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
     compress.main()
@@ -120,10 +127,11 @@ def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def all_rows(made: dict[str, Path], wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
     out = tmp_path_factory.mktemp("rows")
-    names = [SEEDED, *sorted((row.name for row in VARIANTS.values() if row.quantized), key="fp8-block".__eq__)]
+    names = [SEEDED, *sorted((row.name for row in VARIANTS.values() if row.quantized), key=WIDE.__contains__)]
     embedded_calibration(out, 16, 16)  # from which a seed draws 8
     texts = RunResults(str(out)).calibration_texts.path
-    command = [sys.executable, "-c", ALL_ROWS, str(made["bf16"]), str(wide_model), str(texts), str(out), *names]
+    program = f"WIDE = {WIDE}\n{ALL_ROWS}"
+    command = [sys.executable, "-c", program, str(made["bf16"]), str(wide_model), str(texts), str(out), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -132,15 +140,16 @@ def all_rows(made: dict[str, Path], wide_model: Path, tmp_path_factory: pytest.T
 @pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
 def test_every_row_is_written_as_it_says(made: dict[str, Path], wide_model: Path, all_rows: Path, row: Variant) -> None:
     layers = layouts_in(all_rows / f"{row.name}.json")
-    model = wide_model if row.name == "fp8-block" else made["bf16"]
-    widths = {name: 128 if "down" in name else 64 for name in NAMES}
+    model, width = (wide_model, 128) if row.name in WIDE else (made["bf16"], 64)
+    widths = {name: 2 * width if "down" in name else width for name in NAMES}
     groups = {name: row.group_size and min(row.group_size, width) for name, width in widths.items()}
-    packed = row.scheme not in ("W8A8", "FP8_DYNAMIC", "FP8_BLOCK")
+    packed = row.scheme not in ("W8A8", "W4A8", "FP8_DYNAMIC", "FP8_BLOCK")
+    signed = row.algorithm == "AutoRound"
     kind = ("float" if row.name.startswith(("fp", "nv", "mx")) else "int", 128 if row.name == "fp8-block" else None)
-    assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed, *kind) for name in NAMES}
-    folder, transformed = all_rows / row.name, bool(row.transform)
-    errors = check_compressed(folder, model, layers, transformed=transformed)
-    if transformed:
+    assert layers == {name: Layout(row.bits, groups[name], row.symmetric, packed, *kind, signed) for name in NAMES}
+    folder = all_rows / row.name
+    errors = check_compressed(folder, model, layers, transform=row.transform)
+    if row.transform:
         assert errors == {}
         with pytest.raises(PrerequisiteError, match="changed tensors|far from the model's"):
             check_compressed(folder, model, layers)
@@ -252,6 +261,86 @@ def test_another_tokenizer_is_refused(made: dict[str, Path], checkpoint: Path) -
     (checkpoint / "tokenizer.json").write_text("{}")
     with pytest.raises(PrerequisiteError, match=r"files that are not the model's: tokenizer.json, in"):
         check_compressed(checkpoint, made["bf16"], GROUPED)
+
+
+def scaled(name: str) -> "Change":
+    def change(tensors: "dict[str, torch.Tensor]") -> None:
+        tensors[name][7] *= 1.05
+
+    return change
+
+
+def without_output(tensors: "dict[str, torch.Tensor]") -> None:
+    del tensors["lm_head.weight"]
+
+
+def unmerged(tensors: "dict[str, torch.Tensor]") -> None:
+    tensors["model.layers.1.input_layernorm.weight"] *= 1.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (scaled("model.embed_tokens.weight"), r"changed more than a rotation does: model\.embed_tokens\.weight, in"),
+        (scaled("lm_head.weight"), r"changed more than a rotation does: lm_head\.weight, in"),
+        (unmerged, r"changed more than a rotation does: model\.layers\.1\.input_layernorm\.weight, in"),
+        (left_out, r"left out tensors: model\.norm\.weight, in"),
+    ],
+)
+def test_a_rotation_leaves_lengths_as_they_are(
+    made: dict[str, Path], all_rows: Path, tmp_path: Path, change: "Change", message: str
+) -> None:
+    name = "int4-spinquant-g128"
+    folder = shutil.copytree(all_rows / name, tmp_path / "checkpoint")
+    rewrite(folder, change)
+    with pytest.raises(PrerequisiteError, match=message):
+        check_compressed(folder, made["bf16"], layouts_in(all_rows / f"{name}.json"), transform="SpinQuant")
+
+
+def test_a_rotated_model_has_an_output_layer_of_its_own(made: dict[str, Path], all_rows: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    name = "int4-spinquant-g128"
+    tied = shutil.copytree(made["bf16"], tmp_path / "tied")
+    embeddings = load_file(tied / "model.safetensors")["model.embed_tokens.weight"]
+    rewrite(tied, without_output)
+    rotated = shutil.copytree(all_rows / name, tmp_path / "rotated")
+    turned = embeddings.flip(1).contiguous()  # a rotation too
+    rewrite(rotated, lambda tensors: tensors.update({"lm_head.weight": turned}))
+    layers = layouts_in(all_rows / f"{name}.json")
+    assert check_compressed(rotated, tied, layers, transform="SpinQuant") == {}
+    with pytest.raises(PrerequisiteError, match=r"added tensors: lm_head\.weight, in"):
+        check_compressed(rotated, tied, layers, transform="AWQ")
+
+
+def test_a_model_that_cannot_be_rotated_is_refused_before_llm_compressor_starts(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    for known, architecture in ((True, "LlamaForCausalLM"), (True, "Qwen3ForCausalLM"), (False, "Qwen3MoeForCausalLM")):
+        config.write_text(json.dumps({"architectures": [architecture]}))
+        check_rotates(tmp_path, VARIANTS["int4-awq-g128"])
+        with (
+            nullcontext() if known else pytest.raises(PrerequisiteError, match=r"and this one is Qwen3MoeForCausalLM\.")
+        ):
+            check_rotates(tmp_path, VARIANTS["int4-spinquant-g128"])
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("int4-a8-channel-mse", ("int-quantized", "int", False, "channel", "mse")),
+        ("int4-a8-g32", ("int-quantized", "int", False, "group", "minmax")),
+        ("int4-afp8-g128", ("pack-quantized", "float", True, "group", "minmax")),
+    ],
+)
+def test_activations_of_eight_bits_are_quantized_per_token_as_the_kernel_of_vllm_reads_them(
+    all_rows: Path, name: str, written: tuple[str, str, bool, str, str]
+) -> None:
+    config = json.loads((all_rows / name / "config.json").read_text())["quantization_config"]
+    for group in config["config_groups"].values():
+        inputs, weights = group["input_activations"], group["weights"]
+        assert (inputs["num_bits"], inputs["strategy"], inputs["dynamic"]) == (8, "token", True)
+        said = (group["format"], inputs["type"], inputs["symmetric"], weights["strategy"], weights["observer"])
+        assert said == written
 
 
 def test_the_worst_layers_come_first() -> None:

@@ -132,7 +132,12 @@ def test_a_name_says_bits_group_size_and_method(row: Variant) -> None:
     assert (f"g{row.group_size}" in parts) is (row.number == "int" and row.group_size is not None)
     assert ("asym" in parts) is not row.symmetric
     assert ("mse" in parts) is (row.observer == "mse")
-    assert ("awq" in parts, "smooth" in parts) == (row.transform == "AWQ", row.transform == "SmoothQuant")
+    transforms = {"awq": "AWQ", "smooth": "SmoothQuant", "spinquant": "SpinQuant"}
+    assert [transform for part, transform in transforms.items() if part in parts] == [row.transform][
+        : bool(row.transform)
+    ]
+    assert ("a8" in parts, "afp8" in parts) == (row.scheme == "W4A8", row.scheme == "W4AFP8")
+    assert ("autoround" in parts) is (row.algorithm == "AutoRound")
 
 
 def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() -> None:
@@ -147,6 +152,17 @@ def test_a_variant_that_the_gpu_is_too_old_for_is_refused_with_both_versions(mon
     check_kernels(["bf16"], on_cpu=False)
     with pytest.raises(PrerequisiteError, match=r"^int8: vLLM has a kernel for it from compute capability 7\.5 on"):
         check_kernels(["bf16", "int8"], on_cpu=False)
+
+
+def test_a_variant_for_some_gpus_alone_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, refused in (((8, 9), True), ((9, 0), False), ((10, 0), True), (None, False)):
+        monkeypatch.setattr(machine, "compute_capability", lambda found=capability: found)
+        message = r"^int4-afp8-g128: vLLM has a kernel for it from compute capability 9\.0 to before 9\.1, and this GPU"
+        with pytest.raises(PrerequisiteError, match=message) if refused else nullcontext():
+            check_kernels(["bf16", "int4-afp8-g128"], on_cpu=False)
+        check_kernels(["bf16", "int4-a8-g32"], on_cpu=True)
+        with pytest.raises(PrerequisiteError, match=r"^int4-a8-g32: vLLM has a kernel for it on CPUs only\. Leave it"):
+            check_kernels(["bf16", "int4-a8-g32"], on_cpu=False)
 
 
 @pytest.mark.fault(

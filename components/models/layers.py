@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from components.errors import PrerequisiteError
 from components.models.parts import is_expert
-from components.models.variants import Variant
+from components.models.variants import AUTO_ROUND, Variant
 
 SMALLEST_GROUP = 32
 
@@ -31,6 +31,8 @@ class Layout:
     """`int` or `float`."""
     block_size: int | None = None
     """Height and width of the blocks that share a scale."""
+    signed: bool = False
+    """Whether its scales may be negative, as AutoRound's are."""
 
     def __str__(self) -> str:
         scales = f"groups of {self.group_size}" if self.group_size else "one scale a channel"
@@ -83,6 +85,13 @@ def group_layers(widths: Mapping[str, int], group_size: int) -> list[LayerGroup]
     ]
 
 
+def groups_for(widths: Mapping[str, int], variant: Variant) -> list[LayerGroup]:
+    """The layers by the group size that they get; raises PrerequisiteError when none fits a layer."""
+    if variant.group_size is None or variant.one_size:
+        return [one_group(widths, variant)]
+    return group_layers(widths, variant.group_size)
+
+
 def one_group(widths: Mapping[str, int], variant: Variant) -> LayerGroup:
     """All layers together: a scale a channel, or the group or block size that the variant's format prescribes.
 
@@ -110,6 +119,7 @@ def layouts(groups: list[LayerGroup], widths: Mapping[str, int], variant: Varian
             variant.packed,
             variant.number,
             variant.block_size,
+            signed=variant.algorithm == AUTO_ROUND,
         )
         for name in widths
     }

@@ -23,9 +23,9 @@ class Variant:
     observer: str = "minmax"
     """How a scale is found: `minmax` from the largest weights, `mse` by the smallest squared error."""
     transform: str = ""
-    """What moves difficult channels into other weights before: `SmoothQuant` or `AWQ`."""
+    """What moves difficult channels into other weights before: `SmoothQuant`, `AWQ`, or rotations (`SpinQuant`)."""
     algorithm: str = "GPTQ"
-    """How the weights are rounded: by GPTQ, in the static order of its activations, or to the nearest (`RTN`)."""
+    """How weights are rounded: by `GPTQ` in the static order of activations, `AutoRound`, or to the nearest (`RTN`)."""
     quantized: bool = True
     default: bool = False
     """Made by a run that names no variants."""
@@ -35,8 +35,10 @@ class Variant:
     """Height and width of the blocks of weights that share a scale, in place of a channel or a group."""
     on_cpus: bool = True
     """Whether vLLM's CPU build has a kernel for it."""
-    on_gpus_since: tuple[int, int] = (7, 5)
-    """The least compute capability of a GPU with a kernel for it, by vLLM's compressed-tensors schemes."""
+    on_gpus_since: tuple[int, int] | None = (7, 5)
+    """The least compute capability with a kernel for it, by vLLM's compressed-tensors schemes; None: no GPU has."""
+    on_gpus_before: tuple[int, int] | None = None
+    """The first compute capability that has no kernel for it any more."""
     seed: int = 0
     """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
     recipe: str = ""
@@ -54,7 +56,12 @@ class Variant:
     @property
     def packed(self) -> bool:
         """Whether a stored number has several weights; else each has a byte of its own."""
-        return self.scheme != "W8A8" and (self.number == "int" or self.bits < 8)
+        return self.scheme not in ("W8A8", "W4A8") and (self.number == "int" or self.bits < 8)
+
+    @property
+    def one_size(self) -> bool:
+        """Whether its format has no other group size, so that a smaller one cannot be used where a width needs it."""
+        return self.number == "float" or self.scheme == "W4AFP8"
 
     @property
     def stored(self) -> "Variant":
@@ -69,6 +76,7 @@ class Variant:
 
 
 BASELINE = "bf16"
+AUTO_ROUND = "AutoRound"
 
 VARIANTS = {
     row.name: row
@@ -84,6 +92,11 @@ VARIANTS = {
         Variant("int4-g128-mse", scheme="W4A16", bits=4, group_size=128, observer="mse"),
         Variant("int4-awq-g128", "W4A16", 4, 128, transform="AWQ", algorithm="RTN"),
         Variant("int4-awq-g64", "W4A16", 4, 64, transform="AWQ", algorithm="RTN"),
+        Variant("int4-autoround-g128", "W4A16", 4, 128, algorithm=AUTO_ROUND),
+        Variant("int4-spinquant-g128", "W4A16", 4, 128, transform="SpinQuant"),
+        Variant("int4-a8-channel-mse", "W4A8", 4, observer="mse", algorithm="RTN", on_gpus_since=None),
+        Variant("int4-a8-g32", "W4A8", 4, 32, algorithm="RTN", on_gpus_since=None),
+        Variant("int4-afp8-g128", "W4AFP8", 4, 128, on_cpus=False, on_gpus_since=(9, 0), on_gpus_before=(9, 1)),
         Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant"),
         Variant("int8-w8a16", scheme="W8A16", bits=8, on_cpus=False),
         Variant("fp8-dynamic", "FP8_DYNAMIC", 8, number="float", algorithm="RTN", on_cpus=False),

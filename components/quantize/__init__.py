@@ -7,5 +7,6 @@ compress                        the program that runs llm-compressor
 memory_needed                   the memory that llm-compressor needs, before it starts
 written                         what a checkpoint says of itself
 tensors                         the tensors of a checkpoint, each expert's apart
+rotation                        what SpinQuant's rotations change, and in which models
 check                           its checkpoint, before it is served
 """

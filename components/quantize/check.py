@@ -17,6 +17,7 @@ from components.errors import PrerequisiteError
 from components.models.layers import Layout
 from components.models.parts import ROUTERS, is_expert, part_of
 from components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
+from components.quantize.rotation import OUTPUT, ROTATED, not_rotated
 from components.quantize.tensors import NAMED, WEIGHT, tensors_of
 from components.storage.hashing import sha256s
 
@@ -41,15 +42,17 @@ LARGEST_ERROR = 0.9
 MX_BIAS, MX_NAN = 127, 255
 """Of the exponents of MXFP4's scales (OCP Microscaling Formats, E8M0)."""
 NORM, ANYTHING = re.compile(r"norm[^.]*\.weight$"), re.compile("")
+FREE = {"": None, "AWQ": NORM, "SmoothQuant": NORM, "SpinQuant": ROTATED}
+"""The names of the tensors that a transform changes beside the quantized ones."""
 
 
 def check_compressed(
-    folder: Path, baseline: Path, layers: Mapping[str, Layout | None], *, transformed: bool = False, own: bool = False
+    folder: Path, baseline: Path, layers: Mapping[str, Layout | None], *, transform: str = "", own: bool = False
 ) -> dict[str, float]:
     """The relative error of each layer's weights: the norm of their change divided by the norm of the baseline's.
 
-    `layers` has the layout that each layer should have; experts must be among them. If the weights were `transformed`
-    before, norms and routers may differ, and there are no errors: the scales of channels have moved between layers.
+    `layers` has the layout that each layer should have; experts must be among them. After a `transform` the tensors of
+    FREE may differ, and there are no errors: the scales of channels have moved between layers, or weights are rotated.
     With the user's `own` recipe the layouts are what the checkpoint itself says, None is a format of which only the
     scales are checked, and a transform may have changed anything. Raises PrerequisiteError with the layers' names
     unless the checkpoint in `folder` is what it should be.
@@ -75,10 +78,12 @@ def check_compressed(
             scales = [name for name in compressed if name.endswith("_scale") and name.rpartition(".")[0] not in known]
             faults += [f"{name} (not finite and positive)" for name in scales if not _is_scale(compressed[name]())]
         _refuse("wrote wrong layers:", faults, folder)
-        free = (ANYTHING if own else NORM) if transformed else None
+        free = ANYTHING if own and transform else FREE[transform]
         parts = _parts(folder, layers, compressed) if own else {name + part for name in layers for part in PARTS}
         _check_rest(folder, parts, {name + WEIGHT for name in layers}, compressed, original, free)
-    if transformed:
+        if free is ROTATED:
+            _refuse("changed more than a rotation does:", not_rotated(compressed, original), folder)
+    if transform:
         return {}
     far = [f"{name} ({error:.0%})" for name, error in worst(errors).items() if error > LARGEST_ERROR]
     _refuse("wrote weights that are far from the model's:", far, folder)
@@ -115,6 +120,7 @@ def _check_config(folder: Path, layers: Mapping[str, Layout]) -> None:
             group_size=weights.get("group_size") or None,
             symmetric=bool(weights.get("symmetric")),
             packed=layout.packed,
+            signed=layout.signed,
             number=str(weights.get("type")),
             block_size=(weights.get("block_structure") or [None])[0],
         )
@@ -151,10 +157,11 @@ def _check_rest(
     """What is not a part of a quantized layer has the baseline's bytes, but for names that match `free`.
 
     The parts are those of the checkpoint, in place of the baseline's `replaced` weights. A tied output layer may be
-    left out; a transform that may change anything may also add its own tensors.
+    left out, and a rotation adds it; a transform that may change anything may also add its own tensors.
     """
     rest, kept = compressed.keys() - parts, original.keys() - replaced
-    _refuse("added tensors:", sorted(rest - kept) if free is not ANYTHING else [], folder)
+    added = {ANYTHING: set(rest), ROTATED: {OUTPUT}}.get(free or NORM, set())
+    _refuse("added tensors:", sorted(rest - kept - added), folder)
     tied = {name for name in kept if name.endswith("lm_head.weight") and _is_tied(folder)}
     _refuse("left out tensors:", sorted(kept - rest - tied), folder)
     fixed = [name for name in sorted(rest & kept) if not (free and _may_change(name, free))]
@@ -165,7 +172,9 @@ def _check_rest(
 def _may_change(name: str, free: re.Pattern[str]) -> bool:
     """Whether a transform may change the tensor; it never changes a vision tower or another part that is left."""
     part = part_of(name.removesuffix(WEIGHT))
-    return free is ANYTHING or part is ROUTERS or (part is None and free.search(name) is not None)
+    if free in (ANYTHING, ROTATED):
+        return free.search(name) is not None
+    return part is ROUTERS or (part is None and free.search(name) is not None)
 
 
 def _parts(folder: Path, layers: Iterable[str], compressed: "Tensors") -> set[str]:
@@ -200,7 +209,7 @@ def _layer_error(name: str, layout: Layout, compressed: "Tensors", original: "Te
     weights = original[name + WEIGHT]().float()
     rows, columns = weights.shape
     scale = _scales(name, compressed)
-    if not _is_scale(scale):
+    if not _is_scale(scale.abs() if layout.signed else scale):
         raise ValueError("a scale is not finite and positive")
     expected = layout.scales_of(rows, columns)
     if tuple(scale.shape) != expected:

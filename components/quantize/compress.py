@@ -4,7 +4,7 @@
         --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
-and the group size of each layer, the algorithm, whether weights were transformed before, and all linear layers. On one
+and the group size of each layer, the algorithm, what transformed weights before, and all linear layers. On one
 kind of machine the same inputs give the same bytes.
 """
 
@@ -86,7 +86,7 @@ def main() -> None:
         "layout": recipe.layout,
         "layers": {stored_as[name]: asdict(layer) for name, layer in recipe.layers.items()},
         "algorithm": f"{recipe.method} in float32" if in_float32 else recipe.method,
-        "transformed": recipe.transformed,
+        "transform": recipe.transform,
         "linears": list(stored_as.values()),
     }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")

@@ -131,6 +131,7 @@ def compress(
     from components.models.digest import digest_of, fetch_model, model_files, weights_size
     from components.quantize.check import check_compressed, worst
     from components.quantize.memory_needed import check_memory
+    from components.quantize.rotation import check_rotates
     from components.quantize.written import Written, describe_parts
     from components.storage.cache import cache_dir
 
@@ -140,15 +141,16 @@ def compress(
     with tempfile.TemporaryDirectory(prefix="quantgate-", dir=log.parent.parent) as scratch:
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         model = fetch_model(baseline.uri, baseline.digest, cache_dir())
+        check_rotates(model, variant)
         check_memory(model, variant, calibration, in_float32=not machine.multiplies_16_bits())
         if variant.recipe:
             recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
         run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
-        written = Written.read(out, facts["linears"]) if variant.recipe else None
+        written = Written.read(out, facts["linears"], facts["algorithm"]) if variant.recipe else None
         layers = written.layers if written else layouts_in(facts_file)
         layout = written.describe() if written else str(facts["layout"])
-        errors = check_compressed(out, model, layers, transformed=facts["transformed"], own=bool(written))
+        errors = check_compressed(out, model, layers, transform=facts["transform"], own=bool(written))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
         return {

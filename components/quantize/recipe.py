@@ -1,14 +1,16 @@
 """llm-compressor's recipe for a variant, and the layout that each layer gets by it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
-from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
+from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier, SpinQuantModifier
 
-from components.models.layers import Layout, describe_layout, group_layers, layouts, one_group
+from components.models import variants
+from components.models.layers import Layout, describe_layout, groups_for, layouts
 from components.models.parts import IGNORED
 from components.models.recipe_file import method_of, modifiers_of, transforms
 from components.models.variants import Variant
@@ -19,6 +21,8 @@ SCALES = {
     "W8A8": "one scale a channel",
     "W8A16": "one scale a channel",
     "W4A16": "one scale a channel",
+    "W4A8": "one scale a channel",
+    "W4AFP8": "g128",
     "FP8_DYNAMIC": "one scale a channel",
     "FP8_BLOCK": "a scale for each block of 128 x 128",
     "NVFP4": "g16",
@@ -28,13 +32,16 @@ SCALES = {
 }
 ACTIVATIONS = {
     "W8A8": ", activations per token",
+    "W4A8": ", activations per token",
+    "W4AFP8": ", activations per token in FP8",
     "FP8_DYNAMIC": ", activations per token",
     "FP8_BLOCK": ", activations in groups of 128",
     "NVFP4": ", activations too",
     "MXFP4": ", activations too",
 }
 """How a scheme's activations are quantized; the others' are not."""
-ROUNDING = {"GPTQ": GPTQModifier, "RTN": QuantizationModifier}
+ANY_TRANSFORM = "any"
+"""That of a recipe of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +55,41 @@ class Recipe:
     """The layers' layouts in words."""
     method: str
     """E.g. `RTN after AWQ`."""
-    transformed: bool
-    """Whether other weights change than those that are quantized."""
+    transform: str
+    """What changes other weights than those that are quantized; empty: nothing."""
 
 
 def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     """The recipe for linear layers of these input widths; raises PrerequisiteError if no group size fits one."""
-    if variant.group_size is None or variant.number == "float":
-        groups = [one_group(widths, variant)]
-        layout = f"{SCALES[variant.scheme]} on all {len(widths)} layers{ACTIVATIONS.get(variant.scheme, '')}"
+    groups = groups_for(widths, variant)
+    if variant.group_size is None or variant.one_size:
+        layout = f"{SCALES[variant.scheme]} on all {len(widths)} layers"
     else:
-        groups = group_layers(widths, variant.group_size)
         layout = describe_layout(groups, widths, variant.group_size)
+    layout += ACTIVATIONS.get(variant.scheme, "")
     # GPTQModifier(group_size=...) raises, so the size is in config_groups.
     schemes = {f"g{group.group_size}": scheme_for(variant, group.targets, group.group_size) for group in groups}
-    rounding = ROUNDING[variant.algorithm](config_groups=schemes, ignore=IGNORED)
-    modifiers = [*_transforms(variant), rounding]
-    return Recipe(modifiers, layouts(groups, widths, variant), layout, variant.method, bool(variant.transform))
+    modifiers = [*_transforms(variant), _rounding(variant, schemes)]
+    return Recipe(modifiers, layouts(groups, widths, variant), layout, variant.method, variant.transform)
 
 
 def own_recipe(variant: Variant) -> Recipe:
     """The user's own recipe; which layout a layer gets is said by the checkpoint."""
     modifiers = modifiers_of(variant.recipe, f"The recipe of {variant.name}")
-    return Recipe(modifiers, {}, "", method_of(modifiers), transforms(modifiers))
+    return Recipe(modifiers, {}, "", method_of(modifiers), ANY_TRANSFORM if transforms(modifiers) else "")
+
+
+def _rounding(variant: Variant, schemes: dict[str, QuantizationScheme]) -> Modifier:
+    settings = {"config_groups": schemes, "ignore": IGNORED}
+    match variant.algorithm:
+        case "GPTQ":
+            return GPTQModifier(**settings)
+        case variants.AUTO_ROUND:
+            from llmcompressor.modifiers.autoround import AutoRoundModifier  # takes seconds
+
+            return AutoRoundModifier(**settings, enable_torch_compile=False)  # which needs a C compiler
+        case _:
+            return QuantizationModifier(**settings)
 
 
 def _transforms(variant: Variant) -> list[Modifier]:
@@ -79,6 +98,8 @@ def _transforms(variant: Variant) -> list[Modifier]:
             return [AWQModifier(duo_scaling="both")]
         case "SmoothQuant":
             return [SmoothQuantModifier(smoothing_strength=SMOOTHING)]
+        case "SpinQuant":  # a Hadamard matrix that is not random has a power of two for its size
+            return [SpinQuantModifier(rotations=["R1", "R2"], transform_type="random-hadamard")]
         case _:
             return []
 
@@ -94,5 +115,10 @@ def scheme_for(variant: Variant, targets: list[str], group_size: int | None) -> 
         "strategy": "channel" if group_size is None else "group",
         "group_size": group_size,
     }
-    weights = QuantizationArgs.model_validate(preset.weights.model_dump() | settings)
-    return preset.model_copy(update={"weights": weights})
+    changed: dict[str, Any] = {"weights": QuantizationArgs.model_validate(preset.weights.model_dump() | settings)}
+    if variant.scheme == "W4A8":  # as in Arm's guide; vLLM's Arm kernel has zero points for activations
+        inputs = preset.input_activations.model_dump() | {"symmetric": False}
+        changed["input_activations"] = QuantizationArgs.model_validate(inputs)
+    if variant.scheme == "W4AFP8":  # else a byte a weight is written, which vLLM's scheme does not read
+        changed["format"] = "pack-quantized"
+    return preset.model_copy(update=changed)

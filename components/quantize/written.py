@@ -10,6 +10,7 @@ from typing import Any
 from components.models.layers import Layout
 from components.models.own_checkpoint import scheme_of_group
 from components.models.parts import LEFT, is_expert, part_of
+from components.models.variants import AUTO_ROUND
 from components.quantize.check import matches
 from components.quantize.memory_needed import shapes
 from components.quantize.tensors import WEIGHT
@@ -35,14 +36,17 @@ class Written:
     """How many linear layers the model has."""
 
     @classmethod
-    def read(cls, folder: Path, linears: Iterable[str]) -> "Written":
-        """Read the configuration in `folder`; `linears` are the names of the model's linear layers."""
+    def read(cls, folder: Path, linears: Iterable[str], method: str = "") -> "Written":
+        """Read the configuration in `folder`; `linears` are the names of the model's linear layers.
+
+        That scales may be negative is not in it: `method` says how the weights were made.
+        """
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = content.get("quantization_config") or {}
         names = list(linears)
         groups = {name: group for name in names if (group := _group_of(name, config))}
         return cls(
-            layers={name: _layout(group, config) for name, group in groups.items()},
+            layers={name: _layout(group, config, AUTO_ROUND in method) for name, group in groups.items()},
             formats={name: _words(group["weights"]) for name, group in groups.items()},
             scheme=" + ".join(dict.fromkeys(scheme_of_group(group) for group in groups.values())),
             linears=len(names),
@@ -87,7 +91,7 @@ def _group_of(name: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     )
 
 
-def _layout(group: Mapping[str, Any], config: Mapping[str, Any]) -> Layout | None:
+def _layout(group: Mapping[str, Any], config: Mapping[str, Any], signed: bool) -> Layout | None:
     weights, stored = group["weights"], group.get("format") or config.get("format")
     known = stored in KNOWN_FORMATS and weights.get("strategy") in KNOWN_STRATEGIES
     if not known or weights.get("actorder") in REORDERED:
@@ -99,6 +103,7 @@ def _layout(group: Mapping[str, Any], config: Mapping[str, Any]) -> Layout | Non
         packed=stored not in UNPACKED,
         number=str(weights.get("type")),
         block_size=(weights.get("block_structure") or [None])[0],
+        signed=signed,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from components.errors import PrerequisiteError
-from components.models.variants import FP8_CACHE, known_variant
+from components.models.variants import FP8_CACHE, Variant, known_variant
 from components.models.window import model_config
 from components.run import machine
 
@@ -45,11 +45,21 @@ def check_kernels(variants: Iterable[str], on_cpu: bool) -> None:
         )
     capability = None if on_cpu else machine.compute_capability()
     for name, row in rows.items():
-        if capability and row and row.quantized and capability < row.on_gpus_since:
-            raise PrerequisiteError(
-                f"{name}: vLLM has a kernel for it from compute capability {_version(row.on_gpus_since)} on, and "
-                f"this GPU has {_version(capability)}. Leave it out, or use a newer GPU."
-            )
+        if not on_cpu and row and row.quantized and (fault := _without_kernel(row, capability)):
+            raise PrerequisiteError(f"{name}: vLLM has a kernel for it {fault}.")
+
+
+def _without_kernel(row: Variant, capability: tuple[int, int] | None) -> str:
+    """Where vLLM has a kernel, if not on a GPU of that compute capability; None: on one that is not known."""
+    if row.on_gpus_since is None:
+        return "on CPUs only. Leave it out, or run it where no GPU is"
+    first, past = row.on_gpus_since, row.on_gpus_before
+    if not capability or (first <= capability and not (past and capability >= past)):
+        return ""
+    here = f"and this GPU has {_version(capability)}. Leave it out"
+    if past:
+        return f"from compute capability {_version(first)} to before {_version(past)}, {here}, or use such a GPU"
+    return f"from compute capability {_version(first)} on, {here}, or use a newer GPU"
 
 
 def _version(capability: tuple[int, int]) -> str:
