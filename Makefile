@@ -13,7 +13,7 @@ QUICK_SIDE_BY_SIDE := -n 2 --dist loadscope
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
 
-.PHONY: help demo test check rehearse-gpu lint format docs environments project-environment python lock clean
+.PHONY: help demo test check lint format docs environments project-environment python lock clean
 .DEFAULT_GOAL := help
 
 help: ## Print this list
@@ -28,9 +28,6 @@ test: environments ## Run every test, including those with real servers
 
 check: lint ## Formatting, lint, types and the quick tests
 	.venv/bin/python -m pytest -m "not slow and not e2e" $(QUICK_SIDE_BY_SIDE)
-
-rehearse-gpu: environments ## Test every part of the GPU benchmark without a GPU
-	QUANTGATE_REHEARSE_GPU=1 .venv/bin/python -m pytest tests/e2e/test_gpu_rehearsal.py
 
 lint: project-environment ## Formatting, lint and types
 	.venv/bin/ruff format --check .

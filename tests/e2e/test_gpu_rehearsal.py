@@ -1,7 +1,4 @@
-"""The GPU benchmark without a GPU: every part, on the demo model cut to two layers and vLLM's CPU build.
-
-`make rehearse-gpu` runs it. It takes four minutes and tests nothing that a user runs, so `make test` leaves it out.
-"""
+"""The GPU benchmark without a GPU: every part, on the demo model cut to two layers and vLLM's CPU build."""
 
 import json
 import os
@@ -14,11 +11,7 @@ import pytest
 from benchmarks.gpu.carry import rows
 from tests.support.benchmark_data import shared_data
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not os.environ.get("QUANTGATE_REHEARSE_GPU"), reason="`make rehearse-gpu` runs it"),
-]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
 
 
