@@ -8,11 +8,12 @@ from typing import Any
 
 import psutil
 
+from components.servers.start_key import SERVERS_SECRET
 from tests.support.kubernetes_server import LOST, LOST_AFTER
 from tests.support.kubernetes_state import Cluster, Request
 
-ENVIRONMENT = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE")
-"""The environment variables that the process gets from this one."""
+ENVIRONMENT = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE", SERVERS_SECRET)
+"""The environment variables that the process gets from this one; its own server was perhaps started without them."""
 
 
 def killed_at(cluster: Cluster, request: int, after: bool, target: Callable[..., Any], *arguments: object) -> bool:
