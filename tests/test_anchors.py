@@ -108,6 +108,7 @@ def truthful(rows: int = 817) -> Prepared:
     return prepare(task, Questions817(rows))
 
 
+@pytest.mark.slow
 def test_the_tiny_stage_asks_the_anchors_and_the_full_stage_all_items() -> None:
     prepared = truthful()
     assert prepared.chosen("tiny") == [(0, anchor) for anchor in sorted(set(prepared.row.anchors))]

@@ -183,6 +183,7 @@ def test_in_a_pod_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
     "two programs of a pod, whose user opens every process that has not closed itself yet, would run at once",
     "in a pod they run one after the other, however many workers are asked for",
 )
+@pytest.mark.slow
 def test_in_a_pod_one_program_runs_at_a_time() -> None:
     began = time.monotonic()
     assert run_programs(["import time; time.sleep(0.5)"] * 3, workers=3, containment=Containment.POD) == [PASSED] * 3

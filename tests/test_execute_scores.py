@@ -71,6 +71,7 @@ def test_programs_that_pass_their_tests_score(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sandbox")
+@pytest.mark.slow
 def test_several_programs_for_an_item_give_the_unbiased_pass_at_1(tmp_path: Path) -> None:
     """With c of n programs right, an item's pass@1 is 1 - C(n - c, 1) / C(n, 1) = c / n, and it counts once."""
     right, wrong, samples = "assert listing() == [1]", "assert listing() == [2]", 4

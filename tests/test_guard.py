@@ -103,6 +103,7 @@ def test_a_second_holder_has_to_wait(tmp_path: Path, owner: "subprocess.Popen[st
         pass
 
 
+@pytest.mark.slow
 def test_a_guard_exits_with_its_commands_status_and_passes_its_output_on(
     tmp_path: Path, owner: "subprocess.Popen[str]"
 ) -> None:

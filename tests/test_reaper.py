@@ -219,6 +219,7 @@ def test_a_waiting_start_renews_its_own_lease(cluster: Cluster, deployed: Deploy
     assert asked_since(cluster, "patch leases", "list inferenceservices") >= 2  # while it waits, and at its end
 
 
+@pytest.mark.slow
 def test_a_start_that_waits_for_an_earlier_one_renews_its_own_lease(
     cluster: Cluster, deployed: Deploy, settings: ServingSettings
 ) -> None:

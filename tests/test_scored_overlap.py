@@ -103,6 +103,7 @@ def test_a_part_counts_from_forty_characters(tmp_path: Path, length: int, refuse
     assert bool(scored.found_in(sample)) == refused
 
 
+@pytest.mark.slow
 def test_rows_of_lm_evals_tasks_count_as_they_are_asked(tmp_path: Path) -> None:
     arc = {
         "id": "Mercury_SC_4011234_of_the_Texas_assessment",

@@ -59,6 +59,7 @@ def first_line(process: Process) -> str:
 
 
 @pytest.mark.fault("machine", "a step or a server leaves temporary files", "the guard removes them at its end")
+@pytest.mark.slow
 def test_what_a_command_leaves_is_removed_with_its_guard(temporary: Path, tmp_path: Path) -> None:
     with lease.hold(tmp_path / "lease"), guard(tmp_path, LITTER) as process:
         assert process.wait(20) == 0
@@ -152,6 +153,7 @@ def test_what_pytorch_compiles_for_vllm_is_kept_in_the_cache(
     assert local_vllm.environment({})["TORCHINDUCTOR_CACHE_DIR"] == expected
 
 
+@pytest.mark.slow
 def test_a_command_line_in_a_process_of_its_own_leaves_nothing(temporary: Path) -> None:
     with started("-m", "pipelines.cli", "suites") as process:
         assert "quick" in process.communicate(timeout=60)[0]
