@@ -157,7 +157,7 @@ def distance_from_cpu(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # compressed-tensors restores FP4 in 16 bits, whatever type is asked for
+    # compressed-tensors restores FP4 in 16 bits, whatever the dtype that is passed
     form = str(model_config(folder).get("quantization_config", {}).get("format", ""))
     kind = torch.bfloat16 if "fp4" in form else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, device_map="cpu").eval()

@@ -64,6 +64,11 @@ class Variant:
         return self.number == "float" or self.scheme == "W4AFP8"
 
     @property
+    def of_integers(self) -> bool:
+        """Whether all its weights are integers; a recipe of the user's own may have floats of 8 or 4 bits."""
+        return self.number == "int" and not self.recipe
+
+    @property
     def stored(self) -> "Variant":
         """The variant whose weights it has."""
         return replace(self, name=self.name.removesuffix(FP8_CACHE), kv_cache_dtype="")

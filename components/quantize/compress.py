@@ -53,9 +53,7 @@ def main() -> None:
     model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()
     stored = model.dtype
-    # a cast to 16 bits would undo floats of 8 or 4 bits, which a recipe of the user's own may have too
-    in_integers = variant.number == "int" and not variant.recipe
-    in_float32 = options.slow_16_bits and not torch.cuda.is_available() and in_integers
+    in_float32 = options.slow_16_bits and not torch.cuda.is_available()
     if in_float32:
         model.float()
     widths = linear_widths(model)

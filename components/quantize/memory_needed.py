@@ -94,21 +94,27 @@ def memory_needed(model: Path, variant: Variant, calibration: Calibration, *, in
         weights += prod(shape)
         if (layer := LAYER.match(name)) and len(shape) in (2, 3):
             layers.setdefault(layer[1], []).append(Linear(shape[-2], shape[-1], prod(shape[:-2])))
-    largest = max(layers.values(), key=lambda linears: sum(each.width**2 * each.count for each in linears), default=[])
+    largest = max(
+        layers.values(), key=lambda linears: sum(linear.width**2 * linear.count for linear in linears), default=[]
+    )
     config = model_config(model)
     size = 4 if in_float32 or "float32" in (config.get("dtype"), config.get("torch_dtype")) else 2
     hidden, heads = int(config.get("hidden_size") or 0), int(config.get("num_attention_heads") or 1)
     head, vocabulary = int(config.get("head_dim") or hidden // heads), int(config.get("vocab_size") or 0)
     tokens = calibration.used_tokens or calibration.samples * calibration.tokens
     of_one = tokens // calibration.samples
-    widest = max((each.width for each in largest), default=0)
+    widest = max((linear.width for linear in largest), default=0)
     whole = {"process": PROCESS, "weights": weights * size}
     whole["activations"] = tokens * ((hidden + 2 * head + of_one) * size + 24)
-    one_layer = {"layer": size * sum(each.outputs * each.width * each.count for each in largest)} if on_gpu else {}
+    one_layer = (
+        {"layer": size * sum(linear.outputs * linear.width * linear.count for linear in largest)} if on_gpu else {}
+    )
     one_layer["forward"] = of_one * (4 * widest + vocabulary * size)
     if variant.algorithm == "GPTQ":
-        one_layer["hessians"] = 4 * sum(each.width**2 * each.count for each in largest)
-        one_layer["working"] = max((12 * (each.width**2 + each.outputs * each.width) for each in largest), default=0)
+        one_layer["hessians"] = 4 * sum(linear.width**2 * linear.count for linear in largest)
+        one_layer["working"] = max(
+            (12 * (linear.width**2 + linear.outputs * linear.width) for linear in largest), default=0
+        )
     if variant.transform == "AWQ":
         one_layer["AWQ"] = tokens * (4 * hidden + widest) * size
     return Needed(whole, one_layer) if on_gpu else Needed(whole | one_layer, {})

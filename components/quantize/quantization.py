@@ -142,7 +142,7 @@ def compress(
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         model = fetch_model(baseline.uri, baseline.digest, cache_dir())
         check_rotates(model, variant)
-        check_memory(model, variant, calibration, in_float32=not machine.multiplies_16_bits())
+        check_memory(model, variant, calibration, in_float32=slow_16_bits(variant))
         if variant.recipe:
             recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
         run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
@@ -194,7 +194,12 @@ def compress_command(
     command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
-    return command if machine.multiplies_16_bits() else [*command, "--slow-16-bits"]
+    return [*command, "--slow-16-bits"] if slow_16_bits(variant) else command
+
+
+def slow_16_bits(variant: Variant) -> bool:
+    """Whether a CPU here makes the variant in float32: a cast back to 16 bits would undo floats of 8 or 4 bits."""
+    return variant.of_integers and not machine.multiplies_16_bits()
 
 
 def run(command: list[str], log: Path, step: Step) -> None:

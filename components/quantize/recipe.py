@@ -17,19 +17,6 @@ from components.models.variants import Variant
 
 SMOOTHING = 0.8
 """The strength that llm-compressor's own examples use for W8A8."""
-SCALES = {
-    "W8A8": "one scale a channel",
-    "W8A16": "one scale a channel",
-    "W4A16": "one scale a channel",
-    "W4A8": "one scale a channel",
-    "W4AFP8": "g128",
-    "FP8_DYNAMIC": "one scale a channel",
-    "FP8_BLOCK": "a scale for each block of 128 x 128",
-    "NVFP4": "g16",
-    "NVFP4A16": "g16",
-    "MXFP4": "g32",
-    "MXFP4A16": "g32",
-}
 ACTIVATIONS = {
     "W8A8": ", activations per token",
     "W4A8": ", activations per token",
@@ -63,7 +50,7 @@ def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     """The recipe for linear layers of these input widths; raises PrerequisiteError if no group size fits one."""
     groups = groups_for(widths, variant)
     if variant.group_size is None or variant.one_size:
-        layout = f"{SCALES[variant.scheme]} on all {len(widths)} layers"
+        layout = f"{_scales(variant)} on all {len(widths)} layers"
     else:
         layout = describe_layout(groups, widths, variant.group_size)
     layout += ACTIVATIONS.get(variant.scheme, "")
@@ -71,6 +58,12 @@ def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     schemes = {f"g{group.group_size}": scheme_for(variant, group.targets, group.group_size) for group in groups}
     modifiers = [*_transforms(variant), _rounding(variant, schemes)]
     return Recipe(modifiers, layouts(groups, widths, variant), layout, variant.method, variant.transform)
+
+
+def _scales(variant: Variant) -> str:
+    if variant.block_size:
+        return f"a scale for each block of {variant.block_size} x {variant.block_size}"
+    return f"g{variant.group_size}" if variant.group_size else "one scale a channel"
 
 
 def own_recipe(variant: Variant) -> Recipe:

@@ -119,26 +119,26 @@ def copy_calibration(
     if not is_needed(plan):
         return plan, []
     source = source_of_texts(plan)
-    asked = plan.calibration_samples or source.size[0], plan.calibration_tokens or source.size[1]
-    tokens = min(asked[1], model_window(folder))
-    rows = source.drawn(asked[0], further=asked[0] * highest_seed(plan))  # from which the other seeds draw
+    count, length = plan.calibration_samples or source.size[0], plan.calibration_tokens or source.size[1]
+    tokens = min(length, model_window(folder))
+    rows = source.drawn(count, further=count * highest_seed(plan))  # from which the other seeds draw
     samples = [sample_of(row, tokenizer, tokens) for row in rows]
-    content = "".join(json.dumps({"text": each.text, "templated": each.templated}) + "\n" for each in samples)
+    content = "".join(json.dumps({"text": sample.text, "templated": sample.templated}) + "\n" for sample in samples)
     RunResults(plan.results).calibration_texts.put_text(content)
     notes = {
         source.note: True,
-        f"fewer than the {asked[0]} asked for": len(samples) < asked[0],
-        f"other seeds draw theirs from {len(samples)}": len(samples) > asked[0],
-        f"the model's window is less than {asked[1]} tokens": tokens < asked[1],
+        f"fewer than the {count} asked for": len(samples) < count,
+        f"other seeds draw theirs from {len(samples)}": len(samples) > count,
+        f"the model's window is less than {length} tokens": tokens < length,
         "chats without roles, for the tokenizer has no chat template": any(
-            each.row.roles and not each.templated for each in samples
+            sample.row.roles and not sample.templated for sample in samples
         ),
     }
     chosen = Calibration(
         name=source.name,
-        samples=min(asked[0], len(samples)),
+        samples=min(count, len(samples)),
         tokens=tokens,
-        used_tokens=sum(each.tokens for each in samples[: asked[0]]),
+        used_tokens=sum(sample.tokens for sample in samples[:count]),
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         note="; ".join(note for note, holds in notes.items() if holds and note),
     )

@@ -84,6 +84,6 @@ def beyond_the_gpu(model_path: Path) -> str:
     if capability is None or capability >= QUANTIZED_SINCE or "quantization_config" not in model_config(model_path):
         return ""
     return (
-        f"the GPU has compute capability {capability[0]}.{capability[1]}, and vLLM runs quantized weights from "
-        f"{QUANTIZED_SINCE[0]}.{QUANTIZED_SINCE[1]} on. Use a newer GPU, or its CPU build (ACCELERATOR=cpu)."
+        f"the GPU has compute capability {_version(capability)}, and vLLM runs quantized weights from "
+        f"{_version(QUANTIZED_SINCE)} on. Use a newer GPU, or its CPU build (ACCELERATOR=cpu)."
     )
