@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.environments.serving_environment import serving_environment, serving_lock
-from components.environments.virtual_environment import (
+from quantgate.components.environments.serving_environment import serving_environment, serving_lock
+from quantgate.components.environments.virtual_environment import (
     TORCH_FOR_CUDA,
     Environment,
     InstallError,

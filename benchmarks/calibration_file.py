@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from components.benchmarks.calibration_rows import passages
+from quantgate.components.benchmarks.calibration_rows import passages
 
 
 def write_passages(file: Path, count: int) -> Path:

@@ -29,16 +29,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.made_openllm import MadeRows, save_tokenizer
-from components.benchmarks import harness, mirror
-from components.benchmarks.row_sources import Mirror
-from components.benchmarks.suites import suite_named
-from components.evaluate.evaluation import Earlier, Evaluation
-from components.evaluate.ledger import Ledger
-from components.run import records
-from components.run.artifacts import Scores, Server
-from components.run.progress import Step
-from components.servers.local_vllm import free_port
-from components.storage.cache import cache_dir
+from quantgate.components.benchmarks import harness, mirror
+from quantgate.components.benchmarks.row_sources import Mirror
+from quantgate.components.benchmarks.suites import suite_named
+from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.progress import Step
+from quantgate.components.servers.local_vllm import free_port
+from quantgate.components.storage.cache import cache_dir
 from tests.support.prompted import questions_on
 
 SAMPLE_S = 0.01

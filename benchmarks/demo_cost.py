@@ -19,8 +19,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from components.run.artifacts import Decision, Scores
-from components.run.progress import RUNNING, read
+from quantgate.components.run.artifacts import Decision, Scores
+from quantgate.components.run.progress import RUNNING, read
 
 SAMPLE_S = 1.0
 
@@ -34,7 +34,7 @@ def main() -> None:
 def measure(out: Path) -> None:
     """Run and print the table."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *sys.argv[1:]]
+    command = [sys.executable, "-m", "quantgate.pipelines.cli", "run", "--out", str(out), *sys.argv[1:]]
     environment = os.environ | {"QUANTGATE_LEDGER": str(out.with_name("ledger.sqlite"))}  # an empty answer ledger
     process = subprocess.Popen(command, env=environment)
     peak = [0]

@@ -28,14 +28,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from components.benchmarks import harness, mirror
-from components.benchmarks.row_sources import Folder
-from components.benchmarks.suites import SUITES
-from components.models.sources import resolve
-from components.run.progress import RUNNING, Event, read
-from components.run.results import RunResults
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.benchmarks import harness, mirror
+from quantgate.components.benchmarks.row_sources import Folder
+from quantgate.components.benchmarks.suites import SUITES
+from quantgate.components.models.sources import resolve
+from quantgate.components.run.progress import RUNNING, Event, read
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 from tests.support.benchmark_data import lay_out
 from tests.support.tiny_model import small_llama
 
@@ -75,7 +75,7 @@ def measure(out: Path, data: Path, items: int, options: list[str]) -> None:
         make_rows(data, rows)
     if not model.exists():
         make_model(model)
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(run), "--model", f"file:{model}"]
+    command = [sys.executable, "-m", "quantgate.pipelines.cli", "run", "--out", str(run), "--model", f"file:{model}"]
     command += ["--suite", "openllm", "--variants", "int8", "--data", str(rows), "--limit", str(items)]
     environment = os.environ | {"QUANTGATE_LEDGER": str(out / "ledger.sqlite")}
     process = subprocess.Popen([*command, "--no-stop-early", *options], env=environment)
@@ -137,7 +137,7 @@ def read_process(member: psutil.Process, command: str, samples: Samples, client:
         times, memory = member.cpu_times(), member.memory_info().rss
         samples.cpu_s[step[1], member.pid] = times.user + times.system
         samples.rss[step[1]] = max(samples.rss[step[1]], memory)
-    elif port and "vllm.entrypoints" in command and "components.processes.guard" not in command:
+    elif port and "vllm.entrypoints" in command and "quantgate.components.processes.guard" not in command:
         total = sum(process.memory_info().rss for process in [member, *member.children(recursive=True)])
         samples.rss["server"] = max(samples.rss["server"], total)
         try:

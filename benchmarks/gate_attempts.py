@@ -33,14 +33,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from components.evidence.candidate import Candidate
-from components.evidence.case import Case
-from components.evidence.drops import DropTest, Task
-from components.evidence.limits import Limit
-from components.evidence.margin import RELATIVE, Pairs
-from components.policies.policy import Edges, UseCase
-from components.run.artifacts import Scores, Weights
-from components.run.attempts import Attempt
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.case import Case
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.limits import Limit
+from quantgate.components.evidence.margin import RELATIVE, Pairs
+from quantgate.components.policies.policy import Edges, UseCase
+from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.run.attempts import Attempt
 
 SEED = 20261127
 LIMIT, BASELINE, DIFFERING = 0.02, 0.6, 0.1

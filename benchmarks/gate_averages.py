@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from components.evidence import margin
-from components.evidence.gamma_tail import tail
-from components.evidence.margin import RELATIVE, Pairs
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.gamma_tail import tail
+from quantgate.components.evidence.margin import RELATIVE, Pairs
 
 Numbers = NDArray[np.float64]
 

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtr
 
-from components.evidence import margin
-from components.evidence.clusters import Clusters, jackknife
-from components.evidence.margin import ABSOLUTE, Pairs
-from components.evidence.worst_cluster import PairedCluster, WorstClusterTest
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.clusters import Clusters, jackknife
+from quantgate.components.evidence.margin import ABSOLUTE, Pairs
+from quantgate.components.evidence.worst_cluster import PairedCluster, WorstClusterTest
 
 SEED, ALPHA, WORST, RUIN = 20261127, 0.05, 0.2, 0.25
 BEFORE, AFTER = np.array([1.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0])

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import ndtri
 
-from components.evidence import margin
-from components.evidence.judging import holm_divisors
-from components.evidence.looks import error_share, look_shares
-from components.evidence.margin import RELATIVE
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.judging import holm_divisors
+from quantgate.components.evidence.looks import error_share, look_shares
+from quantgate.components.evidence.margin import RELATIVE
 
 SEED = 20261121
 ALPHA, LIMIT, BASELINE = 0.05, 0.015, 0.6

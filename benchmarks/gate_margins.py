@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from components.evidence import choice_margins, margin
-from components.evidence.choice_margins import Smoothed
-from components.evidence.drops import DropTest, Task
-from components.evidence.margin import RELATIVE
+from quantgate.components.evidence import choice_margins, margin
+from quantgate.components.evidence.choice_margins import Smoothed
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.margin import RELATIVE
 
 Numbers = NDArray[np.float64]
 

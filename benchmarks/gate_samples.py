@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtr
 
-from components.evidence import assumed_answers, margin
-from components.evidence.assumed_answers import LOSSLESS, SAMPLED_FLIPS, PlannedTask
-from components.evidence.margin import RELATIVE
+from quantgate.components.evidence import assumed_answers, margin
+from quantgate.components.evidence.assumed_answers import LOSSLESS, SAMPLED_FLIPS, PlannedTask
+from quantgate.components.evidence.margin import RELATIVE
 
 Numbers = NDArray[np.float64]
 

@@ -21,11 +21,11 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 
-from components.evidence.saved_answers import read_records
-from components.gate.decision import decide
-from components.models.variants import BASELINE, VARIANTS
-from components.policies.policy import use_case_named
-from components.run.artifacts import Model, Scores, TaskScore, Weights
+from quantgate.components.evidence.saved_answers import read_records
+from quantgate.components.gate.decision import decide
+from quantgate.components.models.variants import BASELINE, VARIANTS
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Model, Scores, TaskScore, Weights
 
 SEED = 20261121
 CHOICES, SUBJECTS = 4, 57

@@ -41,14 +41,14 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import bdtr, stdtr, stdtrit
 
-from components.evidence import margin
-from components.evidence.candidate import Candidate
-from components.evidence.clusters import Clusters, jackknife
-from components.evidence.gamma_tail import tail
-from components.evidence.looks import error_share, look_shares
-from components.evidence.margin import RELATIVE, Pairs
-from components.evidence.saved_answers import read_ours
-from components.models.variants import BASELINE
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.clusters import Clusters, jackknife
+from quantgate.components.evidence.gamma_tail import tail
+from quantgate.components.evidence.looks import error_share, look_shares
+from quantgate.components.evidence.margin import RELATIVE, Pairs
+from quantgate.components.evidence.saved_answers import read_ours
+from quantgate.components.models.variants import BASELINE
 
 SEED, ALPHA, SCORE = 20261127, 0.05, 0.6
 TINY = 100

@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from components.evaluate.ledger import Key, Ledger, pack, question_keys, unpack
-from components.servers.scoring_requests import Loglik, Question
+from quantgate.components.evaluate.ledger import Key, Ledger, pack, question_keys, unpack
+from quantgate.components.servers.scoring_requests import Loglik, Question
 
 ROUNDS = 3
 ANSWERS_PER_S = (10, 100)

@@ -13,9 +13,9 @@ import datasets
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from components.benchmarks.splits import Rows, Split
-from components.benchmarks.suites import SUITES
-from components.benchmarks.tasks import definitions
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks.suites import SUITES
+from quantgate.components.benchmarks.tasks import definitions
 
 WORDS = tuple(f"word{number}" for number in range(5000))
 SIGNS = (*"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!()[]#<>-'\"_$%&*/+=", "Question", "Answer", "Q", "The")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from components.evidence import margin
-from components.evidence.drops import DropTest, Task
-from components.evidence.margin import RELATIVE
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.margin import RELATIVE
 
 SEED = 20261127
 ALPHA, LIMIT, BASELINE, FLIPS = 0.05, 0.02, 0.6, 0.03

@@ -19,12 +19,12 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from benchmarks.calibration_file import write_passages
-from components.models.sources import resolve
-from components.resolve.calibration_texts import copy_calibration
-from components.run.calibration import PASSAGES
-from components.run.plan import EvaluationPlan
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.models.sources import resolve
+from quantgate.components.resolve.calibration_texts import copy_calibration
+from quantgate.components.run.calibration import PASSAGES
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 
 BARE = """
 import json, sys
@@ -46,7 +46,7 @@ oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=256, num_calibr
 model.save_pretrained(out, save_compressed=True)
 tokenizer.save_pretrained(out)
 """
-STEP = "import sys; from components.quantize.step import quantize; quantize('int4-g64', *sys.argv[1:])"
+STEP = "import sys; from quantgate.components.quantize.step import quantize; quantize('int4-g64', *sys.argv[1:])"
 
 
 def main() -> None:

@@ -34,16 +34,16 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from rich.console import Console
 from rich.table import Table
 
-from components.benchmarks.harness import quiet
-from components.benchmarks.tasks import task_file
-from components.evaluate.endpoint import Endpoint
-from components.models.sources import resolve
-from components.processes import lease
-from components.run.artifacts import Server
-from components.servers import access, local_vllm
-from components.servers.scoring_requests import trie_size
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.benchmarks.harness import quiet
+from quantgate.components.benchmarks.tasks import task_file
+from quantgate.components.evaluate.endpoint import Endpoint
+from quantgate.components.models.sources import resolve
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers.scoring_requests import trie_size
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 
 CONCURRENCY = 16
 """lm-eval's requests at a time. More do not help: two keep the server busy."""

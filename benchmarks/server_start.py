@@ -16,12 +16,12 @@ from statistics import median
 import httpx
 import psutil
 
-from components.models.sources import resolve
-from components.processes import lease
-from components.run.artifacts import Server
-from components.servers import access, local_vllm
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.models.sources import resolve
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access, local_vllm
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 
 LAYOUTS = {"a process of its own": ("--distributed-executor-backend", "mp"), "the engine's process": ()}
 PROMPTS = 24

@@ -15,13 +15,13 @@ from statistics import median
 
 import httpx
 
-from components.models.sources import resolve
-from components.processes import lease
-from components.run import machine
-from components.run.artifacts import Server
-from components.servers import access, local_vllm
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.models.sources import resolve
+from quantgate.components.processes import lease
+from quantgate.components.run import machine
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access, local_vllm
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 
 PROMPTS, TOKENS, ROUNDS = 8, 200, 5
 

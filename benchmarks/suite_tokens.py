@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from components.benchmarks import suites
-from components.benchmarks.harness import prepare
-from components.benchmarks.prompts import SHOTS_SEED
-from components.benchmarks.row_sources import Mirror
-from components.models.sources import resolve
-from components.servers.scoring_requests import trie_size
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.benchmarks import suites
+from quantgate.components.benchmarks.harness import prepare
+from quantgate.components.benchmarks.prompts import SHOTS_SEED
+from quantgate.components.benchmarks.row_sources import Mirror
+from quantgate.components.models.sources import resolve
+from quantgate.components.servers.scoring_requests import trie_size
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 
 DEFAULT_GENERATED = 256
 """lm-eval's default for the tokens that a model may write."""

@@ -29,11 +29,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from components.gate import flipped_items
-from components.report.pages import write_report
-from components.run import records
-from components.run.artifacts import Decision, LimitEvidence, RowsOrigin, TaskEvidence
-from components.track import step as track_step
+from quantgate.components.gate import flipped_items
+from quantgate.components.report.pages import write_report
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Decision, LimitEvidence, RowsOrigin, TaskEvidence
+from quantgate.components.track import step as track_step
 from tests.support.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
 from tests.support.reported import make_decision
 from tests.support.seaweed import running_server, weed_binary
@@ -44,7 +44,7 @@ WORDS = ("which", "of", "these", "is", "what", "a", "person", "would", "say", "a
 FLIPPED = 0.03
 """The share of flipped answers: a few hundred of them."""
 LIMIT_S = 5.0
-STEP = "import sys; from components.track.step import track; track(*sys.argv[1:])"
+STEP = "import sys; from quantgate.components.track.step import track; track(*sys.argv[1:])"
 
 
 def main() -> None:

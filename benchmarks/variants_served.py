@@ -16,15 +16,15 @@ from pathlib import Path
 from benchmarks.calibration_file import write_passages
 from benchmarks.gpu import shapes
 from benchmarks.gpu.serving import ask, distance_from_cpu
-from components.benchmarks.embedded import embedded
-from components.errors import PrerequisiteError
-from components.models.digest import weights_size
-from components.models.variants import VARIANTS, Variant
-from components.processes import lease
-from components.quantize.check import check_compressed, worst
-from components.quantize.quantization import compress_command, layouts_in
-from components.run.calibration import Calibration
-from components.servers import local_vllm
+from quantgate.components.benchmarks.embedded import embedded
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import weights_size
+from quantgate.components.models.variants import VARIANTS, Variant
+from quantgate.components.processes import lease
+from quantgate.components.quantize.check import check_compressed, worst
+from quantgate.components.quantize.quantization import compress_command, layouts_in
+from quantgate.components.run.calibration import Calibration
+from quantgate.components.servers import local_vllm
 
 CALIBRATION = Calibration(samples=8, tokens=128)
 QUESTIONS = 8

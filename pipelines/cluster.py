@@ -23,12 +23,12 @@ import yaml
 from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_context import Pipeline
 
-import components
-from components.errors import PrerequisiteError
-from components.kubernetes.labels import RUN_NAME
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
-from components.servers.start_key import SERVERS_SECRET
-from pipelines.ship import ship
+from quantgate import components
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.labels import RUN_NAME
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
+from quantgate.components.servers.start_key import SERVERS_SECRET
+from quantgate.pipelines.ship import ship
 
 LABELS = {"app.kubernetes.io/managed-by": "quantgate"}
 STEP_LABEL = "quantgate.dev/step"

@@ -3,7 +3,7 @@
 The caller's process holds the run's lease. kfp and every server run in their own processes under a guard. So all of
 them end when the caller ends, even by SIGKILL.
 
-    python -m pipelines.local ARGUMENTS.json      (the guard starts this; kfp's log is logs/pipeline.log)
+    python -m quantgate.pipelines.local ARGUMENTS.json      (the guard starts this; kfp's log is logs/pipeline.log)
 """
 
 import importlib.util
@@ -21,13 +21,13 @@ from typing import Any, Literal
 import psutil
 from pydantic import JsonValue
 
-from components.errors import PrerequisiteError
-from components.processes import guarded, lease
-from components.run import progress
-from components.run.artifacts import Server
-from components.run.results import RunResults
-from components.servers import local_vllm as serving
-from components.storage.artifact import Artifact, write_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes import guarded, lease
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import local_vllm as serving
+from quantgate.components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
 STOPPED_WITHIN_S = 20.0
@@ -90,7 +90,7 @@ def start_pipeline(results: RunResults) -> psutil.Process:
     """Start kfp under a guard."""
     log = results.log("pipeline")
     log.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pipelines.local", str(results.arguments)]
+    command = [sys.executable, "-m", "quantgate.pipelines.local", str(results.arguments)]
     return guarded.start_guard(command, os.environ, lease=results.lease, log=log)
 
 
@@ -119,7 +119,7 @@ def main(arguments_file: Path) -> None:
     """Run kfp; exits with status 1 when a step fails."""
     from kfp import local
 
-    from pipelines.ship import ship
+    from quantgate.pipelines.ship import ship
 
     arguments = json.loads(arguments_file.read_text(encoding="utf-8"))
     local.init(

@@ -14,17 +14,17 @@ import typer
 from annotated_types import Ge, Le
 from pydantic_core import PydanticUndefined
 
-from components.benchmarks import selection
-from components.benchmarks.calibration_rows import HUB_PREFIX
-from components.benchmarks.suite_file import read_suite
-from components.benchmarks.suites import SUITES
-from components.errors import PrerequisiteError
-from components.models.recipe_file import with_texts
-from components.models.variants import BASELINE, DEFAULT, VARIANTS
-from components.policies.policy import read_use_case, use_case_names
-from components.resolve.run_settings import PLACES
-from components.run.calibration import PASSAGES
-from components.run.plan import FAILING, SETTINGS, EvaluationPlan
+from quantgate.components.benchmarks import selection
+from quantgate.components.benchmarks.calibration_rows import HUB_PREFIX
+from quantgate.components.benchmarks.suite_file import read_suite
+from quantgate.components.benchmarks.suites import SUITES
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.recipe_file import with_texts
+from quantgate.components.models.variants import BASELINE, DEFAULT, VARIANTS
+from quantgate.components.policies.policy import read_use_case, use_case_names
+from quantgate.components.resolve.run_settings import PLACES
+from quantgate.components.run.calibration import PASSAGES
+from quantgate.components.run.plan import FAILING, SETTINGS, EvaluationPlan
 
 CHOICES = {
     "variants": ", ".join(VARIANTS),

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from components.benchmarks.custom import KINDS, Settings
-from components.benchmarks.suite_file import SuiteFile
-from components.errors import PrerequisiteError
-from components.policies.policy import UseCase
+from quantgate.components.benchmarks.custom import KINDS, Settings
+from quantgate.components.benchmarks.suite_file import SuiteFile
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import UseCase
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "policy": UseCase,

@@ -3,17 +3,17 @@
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from components.benchmarks import selection
-from components.benchmarks.suites import FULL
-from components.errors import PrerequisiteError
-from components.evaluate import estimates
-from components.models.window import UNKNOWN
-from components.policies.policy import chosen
-from components.run.artifacts import Scores, Server
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
-from components.run.results import VariantResults
-from components.run.server_identity import ServerIdentity
+from quantgate.components.benchmarks import selection
+from quantgate.components.benchmarks.suites import FULL
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate import estimates
+from quantgate.components.models.window import UNKNOWN
+from quantgate.components.policies.policy import chosen
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
+from quantgate.components.run.results import VariantResults
+from quantgate.components.run.server_identity import ServerIdentity
 
 MODEL = "model"
 """The variant's name in the results of `eval`."""
@@ -21,9 +21,9 @@ MODEL = "model"
 
 def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
     """The server's scores; raises PrerequisiteError with the reason when the evaluation fails."""
-    from components.evaluate.evaluation import Earlier, Evaluation
-    from components.evaluate.ledger import Ledger, ledger_file
-    from components.execute.scores import score_programs
+    from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+    from quantgate.components.evaluate.ledger import Ledger, ledger_file
+    from quantgate.components.execute.scores import score_programs
 
     questions, records = selection.questions_of(plan), VariantResults(plan.results).records(FULL).path
     book = server.identity.describe() if server.identity and plan.ledger else ""
@@ -38,9 +38,9 @@ def score_server(server: Server, plan: EvaluationPlan, step: Step) -> Scores:
 
 def prepared_plan(server: Server, plan: EvaluationPlan, step: Step) -> EvaluationPlan:
     """The plan with its rows and its prompts, for the window that the server has."""
-    from components.benchmarks.encoder import Encoder
-    from components.benchmarks.prompts import Preparation
-    from components.resolve import checks, prepared_prompts, rows
+    from quantgate.components.benchmarks.encoder import Encoder
+    from quantgate.components.benchmarks.prompts import Preparation
+    from quantgate.components.resolve import checks, prepared_prompts, rows
 
     plan = plan.model_copy(update={"limits": chosen(plan.use_case)})  # it says what happens to items that are too long
     plan, tasks = rows.prepared_tasks(plan, step, Path(server.model_path))
@@ -51,8 +51,8 @@ def prepared_plan(server: Server, plan: EvaluationPlan, step: Step) -> Evaluatio
 
 def endpoint_server(endpoint: str, model: str, tokenizer: str, digest: str) -> Server:
     """The Server value of a running endpoint; raises PrerequisiteError when no usable server answers."""
-    from components.servers.abilities import abilities
-    from components.servers.client import Client
+    from quantgate.components.servers.abilities import abilities
+    from quantgate.components.servers.client import Client
 
     client = Client(endpoint, model)
     server = abilities(client)

@@ -8,18 +8,18 @@ from typing import Any, Dict, List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
-from components.conclude.component import conclude
-from components.deploy.component import deploy, undeploy
-from components.evaluate.component import evaluate_full, evaluate_tiny
-from components.execute.component import execute
-from components.gate.component import gate
-from components.models.variants import DEFAULT
-from components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
-from components.quantize.component import quantize
-from components.report.component import report
-from components.resolve.component import resolve
-from components.track.component import track
-from pipelines.options import described
+from quantgate.components.conclude.component import conclude
+from quantgate.components.deploy.component import deploy, undeploy
+from quantgate.components.evaluate.component import evaluate_full, evaluate_tiny
+from quantgate.components.execute.component import execute
+from quantgate.components.gate.component import gate
+from quantgate.components.models.variants import DEFAULT
+from quantgate.components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
+from quantgate.components.quantize.component import quantize
+from quantgate.components.report.component import report
+from quantgate.components.resolve.component import resolve
+from quantgate.components.track.component import track
+from quantgate.pipelines.options import described
 
 LOOP = "variants"
 """The loop's name in the graph."""

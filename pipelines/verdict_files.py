@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Decision
-from components.storage.artifact import write_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.storage.artifact import write_text
 
 UNFINISHED = "quantgate ended before it reached a verdict. The job's log may say why."
 
@@ -48,22 +48,22 @@ class VerdictFiles:
     def write(self, decision: Decision) -> None:
         """Write the verdicts."""
         if self.junit:
-            from components.report.junit import junit
+            from quantgate.components.report.junit import junit
 
             written(self.junit, junit(decision))
         if self.summary:
-            from components.report.pages import pull_request
+            from quantgate.components.report.pages import pull_request
 
             written(self.summary, pull_request(decision))
 
     def write_failure(self, reason: str) -> None:
         """Write that there is no verdict, and why."""
         if self.junit:
-            from components.report.junit import junit_without_verdict
+            from quantgate.components.report.junit import junit_without_verdict
 
             written(self.junit, junit_without_verdict(reason))
         if self.summary:
-            from components.report.pages import in_block
+            from quantgate.components.report.pages import in_block
 
             written(self.summary, f"### No verdict\n\n{in_block(reason)}\n")
 

@@ -11,7 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
+from quantgate.components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
 EXECUTE = "execute"

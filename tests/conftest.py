@@ -11,7 +11,7 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from components.processes.scratch import use_own_folder
+from quantgate.components.processes.scratch import use_own_folder
 from tests.support.contained import sandbox
 from tests.support.mlflow_server import mlflow_backend, mlflow_on_postgres, mlflow_server, postgres
 from tests.support.seaweed import s3_location, s3_server

@@ -25,15 +25,15 @@ import numpy as np
 import typer
 from typer.testing import CliRunner
 
-from components.evidence.candidate import Candidate
-from components.gate.decision import decide_candidates
-from components.models.variants import VARIANTS
-from components.policies.policy import use_case_named
-from components.report.pages import write_report
-from components.run.artifacts import Model
-from pipelines.cli.app import app
-from pipelines.exits import MEANINGS
-from pipelines.schemas import SCHEMAS, schema_text
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.report.pages import write_report
+from quantgate.components.run.artifacts import Model
+from quantgate.pipelines.cli.app import app
+from quantgate.pipelines.exits import MEANINGS
+from quantgate.pipelines.schemas import SCHEMAS, schema_text
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.drawn_graph import PICTURE, graph
 from tests.support.faults import PAGE as FAULTS_PAGE

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.errors import PrerequisiteError
-from components.kubernetes import rights
-from components.kubernetes.cluster_client import POD, ClusterClient
-from components.kubernetes.rights import Right
-from components.resolve.account_rights import check_rights
-from components.resolve.step import resolve
-from components.run.plan import EvaluationPlan
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes import rights
+from quantgate.components.kubernetes.cluster_client import POD, ClusterClient
+from quantgate.components.kubernetes.rights import Right
+from quantgate.components.resolve.account_rights import check_rights
+from quantgate.components.resolve.step import resolve
+from quantgate.components.run.plan import EvaluationPlan
 from tests.support.kubernetes_state import Cluster
 from tests.support.on_cluster import cluster
 

@@ -8,13 +8,13 @@ from typing import Any
 import datasets
 import pytest
 
-from components.benchmarks.anchors import anchor_scores, anchored_benchmarks, check_parameters
-from components.benchmarks.harness import Prepared, item_order, prepare
-from components.benchmarks.row_sources import Folder
-from components.benchmarks.splits import Rows, Split
-from components.benchmarks.suites import SUITES, suite_named
-from components.errors import PrerequisiteError
-from components.resolve.checks import check_irt_parameters
+from quantgate.components.benchmarks.anchors import anchor_scores, anchored_benchmarks, check_parameters
+from quantgate.components.benchmarks.harness import Prepared, item_order, prepare
+from quantgate.components.benchmarks.row_sources import Folder
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks.suites import SUITES, suite_named
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.checks import check_irt_parameters
 from tests.support.anchored import fitted, record
 from tests.support.benchmark_data import laid_out, lines_of, shared_data
 

@@ -10,15 +10,22 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from components.errors import PrerequisiteError
-from components.evaluate import early_stop
-from components.evidence.spending import attempt_share, describe_attempt, error_of, run_share
-from components.gate.counted import counted
-from components.report.story import certainty
-from components.report.terminal import terminal_matrix
-from components.run.artifacts import Decision, Weights
-from components.run.attempts import Attempt, AttemptRecord, CountedRun, Judgement, attempt_of, expected_attempt
-from pipelines.cli.app import app
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate import early_stop
+from quantgate.components.evidence.spending import attempt_share, describe_attempt, error_of, run_share
+from quantgate.components.gate.counted import counted
+from quantgate.components.report.story import certainty
+from quantgate.components.report.terminal import terminal_matrix
+from quantgate.components.run.artifacts import Decision, Weights
+from quantgate.components.run.attempts import (
+    Attempt,
+    AttemptRecord,
+    CountedRun,
+    Judgement,
+    attempt_of,
+    expected_attempt,
+)
+from quantgate.pipelines.cli.app import app
 from tests.support.gated import MODEL, gated, plan_of
 
 RECORD = "attempts"

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.resolve.counted_attempts import count_tracked
-from components.run.artifacts import Decision
-from components.run.attempts import Attempt, AttemptRecord
-from components.run.plan import EvaluationPlan
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.tags import DECISION
+from quantgate.components.resolve.counted_attempts import count_tracked
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.attempts import Attempt, AttemptRecord
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFacts, RunFiles
+from quantgate.components.tracking.tags import DECISION
 from tests.support.gated import MODEL, gated, plan_of
 from tests.support.mlflow_store import empty_store, local
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from components.benchmarks.calibration_rows import hub_split, rows_of_file
-from components.benchmarks.splits import Split
-from components.errors import PrerequisiteError
-from components.report.story import calibration_words, options
-from components.resolve.calibration_texts import check_calibration, copy_calibration, source_of_texts
-from components.resolve.checks import check
-from components.resolve.cluster_places import check_locations
-from components.run.artifacts import Weights
-from components.run.calibration import CHAT
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from pipelines.options import calibration_location
+from quantgate.components.benchmarks.calibration_rows import hub_split, rows_of_file
+from quantgate.components.benchmarks.splits import Split
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.report.story import calibration_words, options
+from quantgate.components.resolve.calibration_texts import check_calibration, copy_calibration, source_of_texts
+from quantgate.components.resolve.checks import check
+from quantgate.components.resolve.cluster_places import check_locations
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.calibration import CHAT
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.pipelines.options import calibration_location
 from tests.support.command import quantgate
 
 CHATS = [
@@ -231,7 +231,7 @@ def test_a_templated_text_gets_no_second_bos(tmp_path: Path, tiny_model: Path) -
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
-    from components.quantize.compress import calibration_set, samples_of
+    from quantgate.components.quantize.compress import calibration_set, samples_of
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])

@@ -15,19 +15,19 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from components.benchmarks import protocol
-from components.benchmarks.custom import read_set
-from components.benchmarks.selection import Questions
-from components.benchmarks.suites import SUITES, Suite, SuiteTask, custom_task
-from components.errors import PrerequisiteError
-from components.evaluate.evaluation import Earlier, Evaluation
-from components.evaluate.ledger import Ledger
-from components.resolve import checks
-from components.run import records
-from components.run.artifacts import Scores, Server
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
-from components.servers import client
+from quantgate.components.benchmarks import protocol
+from quantgate.components.benchmarks.custom import read_set
+from quantgate.components.benchmarks.selection import Questions
+from quantgate.components.benchmarks.suites import SUITES, Suite, SuiteTask, custom_task
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.resolve import checks
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
+from quantgate.components.servers import client
 from tests.support.prompted import questions_on
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from components.run.artifacts import Server
-from components.run.server_identity import ServerIdentity
-from components.servers import client
-from components.servers.client import Client, ServerFailedError, Text
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.servers import client
+from quantgate.components.servers.client import Client, ServerFailedError, Text
 
 
 class StandIn(http.server.ThreadingHTTPServer):

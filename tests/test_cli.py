@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.models.variants import VARIANTS
-from components.processes import lease
-from components.run.artifacts import Scores, Server
-from components.servers import access, local_vllm
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.servers import access, local_vllm
 from tests.support.command import Done, quantgate
 from tests.support.fake_vllm import serving_python
 

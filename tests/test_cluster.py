@@ -11,12 +11,12 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp import components
 from typer.testing import CliRunner, Result
 
-from components.errors import PrerequisiteError
-from components.policies.policy import use_case_names
-from components.resolve.run_settings import PLACES
-from pipelines.cli.cluster_commands import compile_pipeline
-from pipelines.cluster import STEPS, Cluster
-from pipelines.kubeflow.compile import checked
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import use_case_names
+from quantgate.components.resolve.run_settings import PLACES
+from quantgate.pipelines.cli.cluster_commands import compile_pipeline
+from quantgate.pipelines.cluster import STEPS, Cluster
+from quantgate.pipelines.kubeflow.compile import checked
 from tests.support.on_kubeflow import compiled, on_a_short_stack
 
 DIGEST = f"@sha256:{'0' * 64}"

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.digest import digest_of
-from components.servers import fetch_model
-from components.servers.cluster_settings import Toleration, from_environment
-from components.storage.location import open_store
-from components.storage.store import FolderStore
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import digest_of
+from quantgate.components.servers import fetch_model
+from quantgate.components.servers.cluster_settings import Toleration, from_environment
+from quantgate.components.storage.location import open_store
+from quantgate.components.storage.store import FolderStore
 from tests.support.smallest_model import smallest_model
 
 NOWHERE = Path("/nowhere/namespace")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.conclude import step as conclude_step
-from components.errors import PrerequisiteError
-from components.run.artifacts import Decision
-from components.run.plan import EvaluationPlan
-from pipelines.kubeflow.run_parameters import check
+from quantgate.components.conclude import step as conclude_step
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.pipelines.kubeflow.run_parameters import check
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import compiled, decides, kubeflow, pipeline, submitted
 from tests.support.reported import make_decision
@@ -84,6 +84,6 @@ def test_submit_shows_the_verdicts_of_a_run_that_failed_because_of_them(
 
 
 def test_a_run_on_this_machine_has_no_such_option() -> None:
-    from pipelines.cli.run_command import run
+    from quantgate.pipelines.cli.run_command import run
 
     assert "fail_run_on" not in inspect.signature(run).parameters

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import environments
-from components.environments.serving_environment import serving_lock
-from components.environments.virtual_environment import pins_in
-from components.servers import vllm_options
+from quantgate.components.environments.serving_environment import serving_lock
+from quantgate.components.environments.virtual_environment import pins_in
+from quantgate.components.servers import vllm_options
 from tests.support.kustomized import MANIFESTS, ROOT
 
 IMAGES = MANIFESTS / "images"

@@ -13,9 +13,9 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from components.benchmarks import custom
-from components.benchmarks.custom import ChoiceItem, CustomSet, ExactItem, RegexItem, read_set
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks import custom
+from quantgate.components.benchmarks.custom import ChoiceItem, CustomSet, ExactItem, RegexItem, read_set
+from quantgate.components.errors import PrerequisiteError
 
 SETTINGS = {
     kind: f"name: units\ndescription: Units of measurement.\nanswer: {kind}\n" for kind in ("choice", "exact", "regex")

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from components.benchmarks.suites import suite_named
-from components.evidence import flips
-from components.evidence.candidate import Candidate
-from components.gate.decision import decide_candidates
-from components.policies.policy import use_case_named
-from components.run.artifacts import Model
+from quantgate.components.benchmarks.suites import suite_named
+from quantgate.components.evidence import flips
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Model
 from tests.support.answered import answers_of, candidate_of
 
 DEMO = suite_named("demo")

@@ -10,14 +10,14 @@ import pytest
 import typer
 import yaml
 
-from components.benchmarks.suites import SUITES
-from components.evidence.next_steps import next_step
-from components.models.variants import VARIANTS
-from components.policies.policy import use_case_names
-from components.report.matrix import MARKS
-from components.run.artifacts import Verdict
-from components.run.results import RunResults
-from pipelines.cli.app import app
+from quantgate.components.benchmarks.suites import SUITES
+from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.policies.policy import use_case_names
+from quantgate.components.report.matrix import MARKS
+from quantgate.components.run.artifacts import Verdict
+from quantgate.components.run.results import RunResults
+from quantgate.pipelines.cli.app import app
 from tests.printed import (
     CLI_PAGE,
     ROOT,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import Cluster as PipelineCluster
-from pipelines.doctor.installed import TRIED
+from quantgate.pipelines.cluster import Cluster as PipelineCluster
+from quantgate.pipelines.doctor.installed import TRIED
 from tests.support.command import Done, quantgate
 from tests.support.doctor_cluster import GPU_NODE, Facts, deployment, registry, serve_cluster, service
 from tests.support.kfp_server import State, kubeflow_pipelines

@@ -9,29 +9,29 @@ import pyarrow.parquet
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.deploy import earlier_scores
-from components.deploy import step as deploy_step
-from components.evaluate import step as evaluate_step
-from components.execute import step as execute_step
-from components.gate import step as gate_step
-from components.gate.decision import decide
-from components.policies.policy import chosen, use_case_named
-from components.quantize import step as quantize_step
-from components.report import step as report_step
-from components.resolve import earlier_verdict
-from components.run import progress
-from components.run.artifacts import Decision, Model, Scores, Server, Weights
-from components.run.calibration import Calibration
-from components.run.checkpoint import Checkpoint
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.run.server_identity import ServerIdentity
-from components.track import step as track_step
-from components.track.mlflow_writer import track
-from components.tracking.earlier import find_baseline_scores, find_decision, verdict_key
-from components.tracking.facts import RunFacts, RunFiles, user_here
-from components.tracking.tags import experiment_name
-from components.tracking.tracked_run import TrackedRun
+from quantgate.components.deploy import earlier_scores
+from quantgate.components.deploy import step as deploy_step
+from quantgate.components.evaluate import step as evaluate_step
+from quantgate.components.execute import step as execute_step
+from quantgate.components.gate import step as gate_step
+from quantgate.components.gate.decision import decide
+from quantgate.components.policies.policy import chosen, use_case_named
+from quantgate.components.quantize import step as quantize_step
+from quantgate.components.report import step as report_step
+from quantgate.components.resolve import earlier_verdict
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision, Model, Scores, Server, Weights
+from quantgate.components.run.calibration import Calibration
+from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.track import step as track_step
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.earlier import find_baseline_scores, find_decision, verdict_key
+from quantgate.components.tracking.facts import RunFacts, RunFiles, user_here
+from quantgate.components.tracking.tags import experiment_name
+from quantgate.components.tracking.tracked_run import TrackedRun
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.decided import digested
 from tests.support.mlflow_store import empty_store, local

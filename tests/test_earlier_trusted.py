@@ -8,19 +8,19 @@ import pytest
 from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Decision
-from components.run.evidence_digests import digests_of
-from components.run.plan import EvaluationPlan
-from components.track.mlflow_writer import track
-from components.tracking import earlier as earlier_runs
-from components.tracking.earlier import find_baseline_scores, find_decision, find_verdicts, verdict_key
-from components.tracking.experiments import check_experiment
-from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.kubeflow_run import PARENT
-from components.tracking.signature import signature
-from components.tracking.tags import DECISION, EVIDENCE, SIGNATURE, experiment_name
-from components.tracking.tracked_run import TrackedRun
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.evidence_digests import digests_of
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking import earlier as earlier_runs
+from quantgate.components.tracking.earlier import find_baseline_scores, find_decision, find_verdicts, verdict_key
+from quantgate.components.tracking.experiments import check_experiment
+from quantgate.components.tracking.facts import RunFacts, RunFiles
+from quantgate.components.tracking.kubeflow_run import PARENT
+from quantgate.components.tracking.signature import signature
+from quantgate.components.tracking.tags import DECISION, EVIDENCE, SIGNATURE, experiment_name
+from quantgate.components.tracking.tracked_run import TrackedRun
 from tests.support.decided import digested
 from tests.support.mlflow_server import Proxy
 from tests.support.mlflow_store import empty_store, local

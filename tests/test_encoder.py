@@ -9,11 +9,11 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from components.benchmarks.encoder import Encoder, generation_request, puts_bos
-from components.benchmarks.prompts import windows_of
-from components.models.sources import resolve
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.benchmarks.encoder import Encoder, generation_request, puts_bos
+from quantgate.components.benchmarks.prompts import windows_of
+from quantgate.components.models.sources import resolve
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 
 pytestmark = pytest.mark.slow  # real tokenizers
 

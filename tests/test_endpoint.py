@@ -18,18 +18,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from components.benchmarks.encoder import Encoder, generation_request
-from components.errors import PrerequisiteError
-from components.evaluate.endpoint import NAME, Endpoint, UnscorableError
-from components.evaluate.ledger import Ledger
-from components.evaluate.tested_model import TestedModel, neutral_of
-from components.processes import lease
-from components.run.artifacts import Server
-from components.servers import access, client, local_vllm
-from components.servers.abilities import abilities
-from components.servers.client import Client, ServerFailedError, Text
-from components.servers.scoring_requests import Ask, Kind, Loglik, Question
-from components.servers.scoring_ways import WAYS, BadAnswerError, score
+from quantgate.components.benchmarks.encoder import Encoder, generation_request
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.endpoint import NAME, Endpoint, UnscorableError
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.evaluate.tested_model import TestedModel, neutral_of
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access, client, local_vllm
+from quantgate.components.servers.abilities import abilities
+from quantgate.components.servers.client import Client, ServerFailedError, Text
+from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question
+from quantgate.components.servers.scoring_ways import WAYS, BadAnswerError, score
 from tests.support.fake_vllm import serving_python
 
 pytestmark = pytest.mark.slow
@@ -217,7 +217,7 @@ def test_a_suffix_is_read_from_the_last_rows_of_the_prompt(rows: list[Any], trou
 
 def test_doctor_shows_which_ways_work_and_why_the_others_do_not(serve: Any) -> None:
     server = serve("echo-only")
-    command = [sys.executable, "-m", "pipelines.cli", "doctor", "--endpoint", server.url]
+    command = [sys.executable, "-m", "quantgate.pipelines.cli", "doctor", "--endpoint", server.url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "serves quantgate-v0 (vLLM 0.0.fake, 2048 tokens)" in output
     assert "✔ echo" in output
@@ -239,7 +239,17 @@ def test_lm_eval_finds_the_model_by_its_name(serve: Any, tmp_path: Path) -> None
         "validation_split: validation\ndoc_to_text: '{{q}}'\ndoc_to_target: a\ndoc_to_choice: [' B', ' no']\n"
     )
     arguments = f"base_url={server.url},model={server.served_name},tokenizer={server.model_path},max_length=128"
-    command = [sys.executable, "-m", "pipelines.cli", "lm-eval", "run", "--model", NAME, "--model_args", arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "quantgate.pipelines.cli",
+        "lm-eval",
+        "run",
+        "--model",
+        NAME,
+        "--model_args",
+        arguments,
+    ]
     command += ["--tasks", "letters", "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
     answer = subprocess.run(
         command,
@@ -313,7 +323,7 @@ def test_an_interrupted_evaluation_repeats_no_request_and_loses_no_answer(serve:
 EVALUATION = """
 import sys
 from tests import test_endpoint as t
-from components.evaluate.endpoint import Endpoint
+from quantgate.components.evaluate.endpoint import Endpoint
 url, name, model, file = sys.argv[1:]
 ours = Endpoint(url, name, model, 128, ledger=file, model_digest="tiny", num_concurrent=1, way="suffix")
 print("ready", flush=True)

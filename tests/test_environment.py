@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import environments
-from components.environments.serving_environment import serving_environment, serving_lock
-from components.environments.virtual_environment import (
+from quantgate.components.environments.serving_environment import serving_environment, serving_lock
+from quantgate.components.environments.virtual_environment import (
     HASHED,
     TORCH_FOR_CUDA,
     Environment,
@@ -106,7 +106,7 @@ def test_the_two_environments_need_different_versions_of_compressed_tensors() ->
 
 def test_the_console_script_can_be_imported() -> None:
     (script,) = entry_points(group="console_scripts", name="quantgate")
-    assert script.value == "pipelines.cli.app:main"
+    assert script.value == "quantgate.pipelines.cli.app:main"
     assert callable(script.load())
 
 

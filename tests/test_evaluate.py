@@ -9,27 +9,27 @@ from pathlib import Path
 import datasets
 import pytest
 
-from components.benchmarks import harness, selection, suites
-from components.benchmarks.embedded import Embedded
-from components.benchmarks.encoder import puts_bos
-from components.benchmarks.selection import Questions
-from components.benchmarks.splits import Rows, Split
-from components.benchmarks.suites import Suite, SuiteTask, suite_named
-from components.benchmarks.task_score import NoScoreError, score_of
-from components.errors import PrerequisiteError
-from components.evaluate import item_record, stages
-from components.evaluate.evaluation import Earlier, Evaluation
-from components.evaluate.ledger import shared
-from components.processes import lease
-from components.run import progress, records
-from components.run.artifacts import Scores, Server
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
-from components.run.prompt_settings import PromptSettings
-from components.run.results import RunResults
-from components.servers import local_vllm
-from components.storage.hashing import sha256_of
-from components.storage.location import open_store
+from quantgate.components.benchmarks import harness, selection, suites
+from quantgate.components.benchmarks.embedded import Embedded
+from quantgate.components.benchmarks.encoder import puts_bos
+from quantgate.components.benchmarks.selection import Questions
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks.suites import Suite, SuiteTask, suite_named
+from quantgate.components.benchmarks.task_score import NoScoreError, score_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate import item_record, stages
+from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+from quantgate.components.evaluate.ledger import shared
+from quantgate.components.processes import lease
+from quantgate.components.run import progress, records
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
+from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import local_vllm
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
 from tests.support.prompted import questions_on
 
@@ -70,7 +70,7 @@ def serve(tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode:
     monkeypatch.setenv("QUANTGATE_SERVING_PYTHON", str(python))
     monkeypatch.setenv("VLLM_FAKE", mode)
     monkeypatch.setenv("VLLM_FAKE_PROBES", "20" if mode != "ok" else "0")
-    monkeypatch.setattr("components.servers.client.LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("quantgate.components.servers.client.LONGEST_WAIT_S", 0.05)
     server = local_vllm.deploy("int8", tiny_model, folder)
     assert server.failure == ""
     return server
@@ -355,7 +355,7 @@ def test_an_unknown_suite_is_refused_with_the_valid_names() -> None:
 
 
 def test_no_suite_contains_the_calibration_data() -> None:
-    from components.run.calibration import PASSAGES
+    from quantgate.components.run.calibration import PASSAGES
 
     scored = {task.task for suite in suites.SUITES.values() for task in suite.tasks}
     assert PASSAGES not in scored

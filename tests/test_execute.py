@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from components.errors import PrerequisiteError
-from components.sandbox.containment import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.containment import (
     Containment,
     Limits,
     NoBubblewrapError,
@@ -20,9 +20,9 @@ from components.sandbox.containment import (
     chosen_containment,
     find_bubblewrap,
 )
-from components.sandbox.programs import processors
-from components.sandbox.programs import run_programs as run_with_tests
-from components.sandbox.refused_calls import PRLIMIT, REFUSED, REFUSED_COMMANDS, instructions
+from quantgate.components.sandbox.programs import processors
+from quantgate.components.sandbox.programs import run_programs as run_with_tests
+from quantgate.components.sandbox.refused_calls import PRLIMIT, REFUSED, REFUSED_COMMANDS, instructions
 
 HONEST = "def add(a, b):\n    return a + b\n\nassert add(2, 3) == 5\n"
 WRONG = "def add(a, b):\n    return a * b\n\nassert add(2, 3) == 5\n"
@@ -191,8 +191,8 @@ def test_in_a_pod_one_program_runs_at_a_time() -> None:
 
 
 def test_programs_die_with_their_owner(sandbox: None, tmp_path: Path) -> None:
-    code = "from components.sandbox.containment import Limits, Program; "
-    code += "from components.sandbox.programs import run_programs; "
+    code = "from quantgate.components.sandbox.containment import Limits, Program; "
+    code += "from quantgate.components.sandbox.programs import run_programs; "
     code += "run_programs([Program('import time; time.sleep(60)', '')], limits=Limits(seconds=60))"
     owner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     watched = psutil.Process(owner.pid)

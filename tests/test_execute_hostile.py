@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.sandbox.containment import START, Containment, Limits, Program
-from components.sandbox.judging_process import PATIENCE
+from quantgate.components.sandbox.containment import START, Containment, Limits, Program
+from quantgate.components.sandbox.judging_process import PATIENCE
 from tests.support.contained import require_sandbox
 from tests.support.hostile import ATTEMPT, FORGERIES, HOSTILE, UNSOLVED
 from tests.support.hostile_run import Seen, run_here, run_in_pod

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.kubernetes import cluster_lease, reaper
-from components.kubernetes.cluster_client import LEASE
-from components.kubernetes.cluster_client import ClusterClient as Api
-from components.kubernetes.owner import reference
-from components.sandbox import job
-from components.sandbox.containment import Containment, Limits, Outcome, Program
-from components.sandbox.pod_outcomes import outcomes_in
-from components.sandbox.programs import check_sandbox, run_programs
-from components.servers import kserve
-from components.servers.cluster_settings import KSERVE, ServingSettings
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes import cluster_lease, reaper
+from quantgate.components.kubernetes.cluster_client import LEASE
+from quantgate.components.kubernetes.cluster_client import ClusterClient as Api
+from quantgate.components.kubernetes.owner import reference
+from quantgate.components.sandbox import job
+from quantgate.components.sandbox.containment import Containment, Limits, Outcome, Program
+from quantgate.components.sandbox.pod_outcomes import outcomes_in
+from quantgate.components.sandbox.programs import check_sandbox, run_programs
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import KSERVE, ServingSettings
 from tests.support import schemas
 from tests.support.job_node import Node, node
 from tests.support.killed import killed_at
@@ -61,7 +61,7 @@ def test_programs_run_in_a_job_that_is_deleted_completely(cluster: Cluster, node
 
 
 DUMPABLE = """import ctypes, sys
-from components.sandbox import pod
+from quantgate.components.sandbox import pod
 try:
     pod.main()
 except FileNotFoundError:

@@ -6,17 +6,17 @@ from typing import cast
 
 import pytest
 
-from components.benchmarks.encoder import Encoder
-from components.benchmarks.harness import prepare
-from components.benchmarks.prompts import ItemPrompts
-from components.benchmarks.row_sources import Folder
-from components.benchmarks.suites import HUMANEVAL
-from components.errors import PrerequisiteError
-from components.evaluate.item_record import Recorder
-from components.evaluate.program_tests import with_helpers
-from components.sandbox.containment import Program
-from components.sandbox.programs import run_programs
-from components.servers.client import Text
+from quantgate.components.benchmarks.encoder import Encoder
+from quantgate.components.benchmarks.harness import prepare
+from quantgate.components.benchmarks.prompts import ItemPrompts
+from quantgate.components.benchmarks.row_sources import Folder
+from quantgate.components.benchmarks.suites import HUMANEVAL
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.item_record import Recorder
+from quantgate.components.evaluate.program_tests import with_helpers
+from quantgate.components.sandbox.containment import Program
+from quantgate.components.sandbox.programs import run_programs
+from quantgate.components.servers.client import Text
 
 POLY = """import math
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.evaluate.program_tests import with_helpers
-from components.sandbox.containment import Limits, Program
-from components.sandbox.programs import run_programs
+from quantgate.components.evaluate.program_tests import with_helpers
+from quantgate.components.sandbox.containment import Limits, Program
+from quantgate.components.sandbox.programs import run_programs
 from tests.support.benchmark_data import shared_data
 from tests.support.contained import require_sandbox
 

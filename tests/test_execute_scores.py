@@ -8,15 +8,15 @@ from statistics import fmean
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.evidence.saved_answers import read_ours
-from components.execute import step as execute_step
-from components.resolve import checks
-from components.run import records
-from components.run.artifacts import Scores, TaskScore
-from components.run.plan import EvaluationPlan
-from components.run.records import Record
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.saved_answers import read_ours
+from quantgate.components.execute import step as execute_step
+from quantgate.components.resolve import checks
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, TaskScore
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.records import Record
+from quantgate.components.storage.location import open_store
 
 LISTING = "def listing():\n    return [1]"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.run import machine
-from components.servers import before_start
-from components.servers.first_cause import described, first_cause
+from quantgate.components.run import machine
+from quantgate.components.servers import before_start
+from quantgate.components.servers.first_cause import described, first_cause
 
 ENGINE, SERVER = "(EngineCore pid=31993) ", "(APIServer pid=27463) "
 LIMIT = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.utils import get_environ_proxies
 
-from pipelines.cli.app import FIRST_COMMANDS, spare_this_machine
+from quantgate.pipelines.cli.app import FIRST_COMMANDS, spare_this_machine
 from tests.support.command import quantgate
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def test_quantgate_starts_without_the_packages_of_its_extras() -> None:
         import sys
         for name in "{extras} safetensors scipy torch transformers".split():
             sys.modules[name] = None
-        import pipelines.cli.app
+        import quantgate.pipelines.cli.app
     """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

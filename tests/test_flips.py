@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.gate.flipped_items import columns, examples, flips, share_of_right
-from components.report.forest import forest_plot
-from components.run.records import Record
+from quantgate.components.gate.flipped_items import columns, examples, flips, share_of_right
+from quantgate.components.report.forest import forest_plot
+from quantgate.components.run.records import Record
 from tests.support.reported import make_decision
 from tests.test_report import decision_by_evidence, markdown_of, page_of
 

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow
 import pytest
 
-from components.evidence.answers import fault
-from components.evidence.candidate import candidate
-from components.gate.decision import decide_candidates
-from components.policies.policy import use_case_named
-from components.run.artifacts import Model
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.evidence.answers import fault
+from quantgate.components.evidence.candidate import candidate
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.prompt_settings import PromptSettings
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 NAMES = [str(place) for place in range(100)]

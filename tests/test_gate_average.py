@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import gammaln
 
-from components.evidence import margin
-from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
-from components.gate.decision import decide_candidates
-from components.policies.policy import UseCase
-from components.report.matrix import matrix
-from components.run.artifacts import Decision, Model
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.report.matrix import matrix
+from quantgate.components.run.artifacts import Decision, Model
 from tests.support.answered import Numbers, answers_of, candidate_of, pair_of
 
 ALPHA = 0.05

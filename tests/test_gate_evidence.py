@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate
-from components.evidence.judging import holm_adjusted, holm_divisors
-from components.evidence.margin import RELATIVE, p_within, pairs
-from components.gate.decision import decide_candidates
-from components.policies.policy import UseCase, use_case_named
-from components.report.pages import write_report
-from components.run.artifacts import Decision, Model, Verdict
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.judging import holm_adjusted, holm_divisors
+from quantgate.components.evidence.margin import RELATIVE, p_within, pairs
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import UseCase, use_case_named
+from quantgate.components.report.pages import write_report
+from quantgate.components.run.artifacts import Decision, Model, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 Moved = tuple[int, int, int, int]
@@ -290,8 +290,8 @@ def test_a_limit_on_the_drop_of_a_perplexity_is_refused() -> None:
 @pytest.mark.slow
 def test_the_bound_on_a_skewed_divergence_has_its_promised_error_rate() -> None:
     """A t-test would pass three times as many at the limit."""
-    from components.evidence.limits import ClippedTest
-    from components.policies.policy import MOST_NATS
+    from quantgate.components.evidence.limits import ClippedTest
+    from quantgate.components.policies.policy import MOST_NATS
 
     source = np.random.default_rng(0)
     truth = np.minimum(source.lognormal(-5, 1.5, 400_000), MOST_NATS).mean()

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 from scipy.stats import binomtest
 
-from components.evidence.flips import Flips, Mean, divergence, flips, mean_of, perplexity_ratio
+from quantgate.components.evidence.flips import Flips, Mean, divergence, flips, mean_of, perplexity_ratio
 from tests.support.answered import answers_of, pair_of
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evidence.answers import Answers, fault
-from components.evidence.lengths import cut_test, growth_test
-from components.evidence.margin import RELATIVE, drop, p_within, pairs, upper
-from components.gate.decision import decide_candidates
-from components.policies.policy import UseCase
-from components.run.artifacts import Model, Verdict
+from quantgate.components.evidence.answers import Answers, fault
+from quantgate.components.evidence.lengths import cut_test, growth_test
+from quantgate.components.evidence.margin import RELATIVE, drop, p_within, pairs, upper
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.artifacts import Model, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)

@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from components.benchmarks.suites import FULL, TINY, suite_named
-from components.evidence.looks import error_share, look_shares
-from components.evidence.stopping import Stopping
-from components.policies.policy import use_case_named
-from components.run.artifacts import Weights
+from quantgate.components.benchmarks.suites import FULL, TINY, suite_named
+from quantgate.components.evidence.looks import error_share, look_shares
+from quantgate.components.evidence.stopping import Stopping
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Weights
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 

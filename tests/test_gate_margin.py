@@ -7,9 +7,9 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import beta
 
-from components.evidence import margin
-from components.evidence.gamma_tail import tail
-from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.gamma_tail import tail
+from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs, Scale
 from tests.support.answered import Numbers, pair_of
 
 ALPHA = 0.05

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from components.benchmarks.own_tasks import check_yaml
-from components.errors import PrerequisiteError
-from components.evidence.change import Change, apart, percent
-from components.evidence.next_steps import next_step
-from components.models.variants import VARIANTS
-from components.policies.policy import (
+from quantgate.components.benchmarks.own_tasks import check_yaml
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.change import Change, apart, percent
+from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.policies.policy import (
     UseCase,
     check_use_case,
     chosen,
@@ -20,7 +20,7 @@ from components.policies.policy import (
     use_case_named,
     use_case_names,
 )
-from components.storage.yaml_file import composed, parse
+from quantgate.components.storage.yaml_file import composed, parse
 
 
 def test_a_comparison_with_a_limit_is_exact_despite_float_error() -> None:

@@ -5,12 +5,12 @@ import pytest
 from numpy.typing import NDArray
 from pandas import DataFrame  # type: ignore[import-untyped]
 
-from components.errors import PrerequisiteError
-from components.evidence import margin
-from components.evidence.drops import DropTest, Task
-from components.evidence.margin import ABSOLUTE, RELATIVE
-from components.evidence.power import Expected, questions, smallest_limit
-from components.report.figures import questions_against_limit
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE
+from quantgate.components.evidence.power import Expected, questions, smallest_limit
+from quantgate.components.report.figures import questions_against_limit
 
 ALPHA = 0.05
 MMLU = (1534, 895, 783, 612, 545, *52 * (186,))

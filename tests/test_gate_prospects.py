@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from components.benchmarks.suites import MMLU_SUBJECTS
-from components.errors import PrerequisiteError
-from components.evidence import margin
-from components.evidence.assumed_answers import COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask, drawn, expected
-from components.evidence.forecast import forecast
-from components.evidence.margin import RELATIVE
-from components.evidence.power import Expected, questions
-from components.evidence.prospects import Prospect, chances, check_copy_passes, needs, ships_by_answers
-from components.gate.saved_prospect import prospect_of_saved
-from components.policies.policy import Edges, UseCase, use_case_named, use_case_names
-from components.resolve.checks import check_power
-from components.resolve.planned_evidence import forecast_of, prospect_of
-from components.run.attempts import Attempt
-from components.run.plan import EvaluationPlan
-from components.run.prompt_settings import PromptSettings
-from pipelines.cli.app import app
-from pipelines.kubeflow.run_parameters import check
+from quantgate.components.benchmarks.suites import MMLU_SUBJECTS
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.assumed_answers import COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask, drawn, expected
+from quantgate.components.evidence.forecast import forecast
+from quantgate.components.evidence.margin import RELATIVE
+from quantgate.components.evidence.power import Expected, questions
+from quantgate.components.evidence.prospects import Prospect, chances, check_copy_passes, needs, ships_by_answers
+from quantgate.components.gate.saved_prospect import prospect_of_saved
+from quantgate.components.policies.policy import Edges, UseCase, use_case_named, use_case_names
+from quantgate.components.resolve.checks import check_power
+from quantgate.components.resolve.planned_evidence import forecast_of, prospect_of
+from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.pipelines.cli.app import app
+from quantgate.pipelines.kubeflow.run_parameters import check
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 
 QUANTIZED = ("bf16", "int8", "int4-g128", "int4-g64")

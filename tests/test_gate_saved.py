@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.errors import PrerequisiteError
-from components.evidence.choice_margins import unusable
-from components.gate.saved import decide_saved, read_candidate
-from components.policies.policy import UseCase
-from pipelines.cli.app import answer
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.choice_margins import unusable
+from quantgate.components.gate.saved import decide_saved, read_candidate
+from quantgate.components.policies.policy import UseCase
+from quantgate.pipelines.cli.app import answer
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 
 Gate = Callable[..., tuple[int, str, str]]

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.errors import PrerequisiteError
-from components.processes import lease
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes import lease
 
 # a server with a child process that ignores SIGTERM: the hardest to stop
 STUBBORN = """
@@ -27,7 +27,7 @@ time.sleep(600)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from components.processes import lease
+from quantgate.components.processes import lease
 with lease.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -49,7 +49,7 @@ def owner(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def start_guard(folder: Path, *command: str) -> "subprocess.Popen[bytes]":
     options = ["--lease", str(folder / "lease"), "--log", str(folder / "server.log"), "--", *command]
-    return subprocess.Popen([sys.executable, "-m", "components.processes.guard", *options])
+    return subprocess.Popen([sys.executable, "-m", "quantgate.components.processes.guard", *options])
 
 
 def stubborn_family(folder: Path) -> list[int]:

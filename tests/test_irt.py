@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
-from components.benchmarks.irt import (
+from quantgate.components.benchmarks.irt import (
     ANCHORS,
     PUBLISHED_SHA256,
     SCENARIOS,
@@ -21,7 +21,7 @@ from components.benchmarks.irt import (
     estimate,
     read_parameters,
 )
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 N = 2000
 SIZES = {"truthfulqa": 150, "gsm8k": 180, "winogrande": 160, "arc": 170, "hellaswag": 190, "mmlu": 240}

@@ -7,14 +7,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from components.benchmarks.encoder import Encoder
-from components.benchmarks.harness import prepare
-from components.benchmarks.prompts import Preparation, PromptFile, write
-from components.benchmarks.splits import Rows, Split
-from components.benchmarks.suites import SuiteTask
-from components.errors import PrerequisiteError
-from components.evaluate.endpoint import Endpoint, UnscorableError
-from components.servers.scoring_requests import Question
+from quantgate.components.benchmarks.encoder import Encoder
+from quantgate.components.benchmarks.harness import prepare
+from quantgate.components.benchmarks.prompts import Preparation, PromptFile, write
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks.suites import SuiteTask
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.endpoint import Endpoint, UnscorableError
+from quantgate.components.servers.scoring_requests import Question
 
 pytestmark = pytest.mark.slow  # imports lm-eval and PyTorch
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Server
-from components.servers import kserve
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings, Toleration
 from tests.support.kubernetes_state import JSON, Cluster, Request, StatusError
 from tests.support.on_cluster import (
     PLURALS,

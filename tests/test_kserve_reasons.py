@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from components.run.artifacts import Server
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE
 from tests.support.kubernetes_state import JSON, Cluster
 from tests.support.on_cluster import cluster, deployed, left, model, settings, vllm
 

@@ -9,11 +9,11 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 from tenacity import RetryCallState, Retrying
 
-from components.errors import PrerequisiteError
-from components.kubernetes import cluster_client
-from components.run.artifacts import Server
-from components.servers import kserve
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes import cluster_client
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.support.kubernetes_server import LOST, LOST_AFTER, USER
 from tests.support.kubernetes_state import JSON, Cluster, Request
 from tests.support.on_cluster import (

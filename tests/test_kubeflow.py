@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.exits import USER_ERROR
-from pipelines.kubeflow import runs
-from pipelines.kubeflow.connection import Place, client_of
+from quantgate.pipelines.exits import USER_ERROR
+from quantgate.pipelines.kubeflow import runs
+from quantgate.pipelines.kubeflow.connection import Place, client_of
 from tests.support.kfp_server import JSON, State
 from tests.support.on_kubeflow import QUICK, RESULTS, Answer, kubeflow, pipeline, submitted
 

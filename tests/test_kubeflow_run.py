@@ -10,10 +10,10 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.track.mlflow_writer import track
-from components.tracking.connect import connected
-from components.tracking.facts import RunFiles
-from components.tracking.uris import local_tracking_uri
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.facts import RunFiles
+from quantgate.components.tracking.uris import local_tracking_uri
 from tests.support.decided import FACTS, make_decision
 
 pytestmark = pytest.mark.slow

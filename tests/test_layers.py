@@ -2,9 +2,9 @@
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.layers import LayerGroup, Layout, describe_layout, group_layers, groups_for, one_group
-from components.models.variants import VARIANTS
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.layers import LayerGroup, Layout, describe_layout, group_layers, groups_for, one_group
+from quantgate.components.models.variants import VARIANTS
 
 SMOLLM2 = {
     f"model.layers.{layer}.{kind}": 1536 if kind == "mlp.down_proj" else 576

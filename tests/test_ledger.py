@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.evaluate.ledger import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.ledger import (
     LONGEST_BYTES,
     Ledger,
     generation_key,
@@ -25,10 +25,10 @@ from components.evaluate.ledger import (
     unpack,
     unpack_text,
 )
-from components.sandbox.containment import ROOT, find_bubblewrap
-from components.servers.client import Text
-from components.servers.scoring_requests import Loglik, Question
-from components.storage.location import open_store
+from quantgate.components.sandbox.containment import ROOT, find_bubblewrap
+from quantgate.components.servers.client import Text
+from quantgate.components.servers.scoring_requests import Loglik, Question
+from quantgate.components.storage.location import open_store
 
 QUESTIONS = [Question((1, 2, 3, token), 2) for token in range(1200)]
 KEYS = question_keys(QUESTIONS)
@@ -106,7 +106,8 @@ def test_damaged_pages_lose_answers_but_never_give_wrong_ones(file: Path) -> Non
 @pytest.mark.slow
 def test_stored_answers_survive_a_kill(file: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from components.evaluate.ledger import Ledger; from tests import "
+        "import sys; from pathlib import Path; from quantgate.components.evaluate.ledger import Ledger; "
+        "from tests import "
         "test_ledger as t\nledger = Ledger(Path(sys.argv[1]), 'a model')\n"
         "for n, row in enumerate(zip(t.KEYS, t.ANSWERS)):\n    ledger.put([row]); print(n, flush=True)\n"
     )
@@ -288,7 +289,7 @@ def test_an_answer_that_is_too_long_is_left_out(file: Path) -> None:
 
 OPEN = """import logging, shutil, sys
 from pathlib import Path
-from components.evaluate.ledger import Ledger
+from quantgate.components.evaluate.ledger import Ledger
 logging.basicConfig(format="%(message)s")
 file, disk = map(Path, sys.argv[1:])
 ledger = Ledger(file if file.parent == disk else Path(shutil.copy(file, disk)), "a model")

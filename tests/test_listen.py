@@ -16,13 +16,13 @@ import httpx
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.tracking.model_versions import newest_version
-from pipelines.cli.look_commands import watch
-from pipelines.kubeflow.connection import Place
-from pipelines.kubeflow.listen import FRESH_S, LONGEST_BODY, WebhookServer
-from pipelines.kubeflow.look import Watch
-from pipelines.options import OPTIONS
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.tracking.model_versions import newest_version
+from quantgate.pipelines.cli.look_commands import watch
+from quantgate.pipelines.kubeflow.connection import Place
+from quantgate.pipelines.kubeflow.listen import FRESH_S, LONGEST_BODY, WebhookServer
+from quantgate.pipelines.kubeflow.look import Watch
+from quantgate.pipelines.options import OPTIONS
 from tests.support.command import quantgate
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import kubeflow, pipeline
@@ -200,7 +200,7 @@ def test_a_delivery_of_a_real_mlflow_starts_one_run_for_a_new_version(
 def test_each_new_version_that_a_run_can_read_starts_one_run(
     mlflow_backend: str, kubeflow: State, pipeline: Path, s3_server: S3Server, s3_location: str
 ) -> None:
-    from pipelines.kubeflow.look import look
+    from quantgate.pipelines.kubeflow.look import look
 
     client, model = MlflowClient(mlflow_backend), f"base-{uuid.uuid4().hex}"
     base = watched(kubeflow, pipeline, model, mlflow_backend, f"{s3_location}/results")

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.evaluate.load_test import after_full_stage
-from components.gate.results_files import read_load_tests
-from components.processes import lease
-from components.run.artifacts import Scores, Server
-from components.run.load_results import ON_CPU, ON_GPU, LoadSettings, LoadTest, load_settings
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.servers import local_vllm
-from components.servers.access import key_of
-from components.servers.bench_serve import load_test, runs
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.load_test import after_full_stage
+from quantgate.components.gate.results_files import read_load_tests
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.load_results import ON_CPU, ON_GPU, LoadSettings, LoadTest, load_settings
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import local_vllm
+from quantgate.components.servers.access import key_of
+from quantgate.components.servers.bench_serve import load_test, runs
 from tests.e2e.started import processes_of
 from tests.support.fake_vllm import serving_python
 

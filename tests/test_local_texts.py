@@ -6,8 +6,8 @@ import pytest
 from kfp.local.placeholder_utils import resolve_io_placeholders
 from kfp.local.subprocess_task_handler import replace_python_executable
 
-from components.errors import PrerequisiteError
-from pipelines.local import check_texts
+from quantgate.components.errors import PrerequisiteError
+from quantgate.pipelines.local import check_texts
 
 PYTHON = "/venv/bin/python"
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.published import published_at
-from components.storage import bucket_lease
-from components.storage.location import open_store
-from pipelines.cli.look_commands import watch
-from pipelines.exits import USER_ERROR
-from pipelines.kubeflow.connection import Place
-from pipelines.kubeflow.look import look as look_once
-from pipelines.options import OPTIONS
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.published import published_at
+from quantgate.components.storage import bucket_lease
+from quantgate.components.storage.location import open_store
+from quantgate.pipelines.cli.look_commands import watch
+from quantgate.pipelines.exits import USER_ERROR
+from quantgate.pipelines.kubeflow.connection import Place
+from quantgate.pipelines.kubeflow.look import look as look_once
+from quantgate.pipelines.options import OPTIONS
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import Answer, kubeflow, pipeline, uploads
 from tests.support.seaweed import S3Server

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.run import machine
-from components.servers import local_vllm
+from quantgate.components.run import machine
+from quantgate.components.servers import local_vllm
 
 
 @pytest.mark.parametrize(

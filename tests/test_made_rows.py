@@ -5,13 +5,13 @@ from pathlib import Path
 import nltk
 import pytest
 
-from components.benchmarks import ifeval, ruler, selection, tasks
-from components.benchmarks.harness import prepare
-from components.benchmarks.seeding import seeded
-from components.errors import PrerequisiteError
-from components.resolve.rows import prepared_tasks
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
+from quantgate.components.benchmarks import ifeval, ruler, selection, tasks
+from quantgate.components.benchmarks.harness import prepare
+from quantgate.components.benchmarks.seeding import seeded
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.rows import prepared_tasks
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
 from tests.support.made_rows import MadeRows as Shapes
 
 pytestmark = pytest.mark.slow  # lm-eval's generators load lists of words and count the tokens of long texts
@@ -57,13 +57,13 @@ def test_a_tokenizer_of_letters_is_refused_before_the_generators_try_forever(tin
 def test_resolve_makes_the_rows_once_for_a_tokenizer_and_the_other_steps_read_them(
     tokenizer: str, tmp_path: Path
 ) -> None:
-    from components.benchmarks import mirror
+    from quantgate.components.benchmarks import mirror
 
     mirror.make([ifeval.PUNKT], Shapes(), str(tmp_path / "rows"), lambda *_: None)
     file = tmp_path / "long.yaml"
     file.write_text("name: long\ntasks: [{task: ruler_4096, items: 600}]\n")
-    from components.benchmarks.suite_check import completed
-    from components.benchmarks.suite_file import read_suite
+    from quantgate.components.benchmarks.suite_check import completed
+    from quantgate.components.benchmarks.suite_file import read_suite
 
     suite = read_suite(str(file))
     plan = EvaluationPlan(

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 import environments
-from components.environments.serving_environment import serving_lock
-from components.environments.virtual_environment import pins_in
-from pipelines import cluster
+from quantgate.components.environments.serving_environment import serving_lock
+from quantgate.components.environments.virtual_environment import pins_in
+from quantgate.pipelines import cluster
 from tests.support.kustomized import (
     BUILDS,
     LISTENS,

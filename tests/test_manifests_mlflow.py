@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.tracking.connect import check_host
-from pipelines import cluster
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.tracking.connect import check_host
+from quantgate.pipelines import cluster
 from tests.support.kustomized import MANIFESTS, OVERLAYS, ROOT, of_kind
 
 SECRETS = MANIFESTS / "secrets"

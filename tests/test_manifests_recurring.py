@@ -14,9 +14,9 @@ import yaml
 from kfp import compiler
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 
-from pipelines import cluster
-from pipelines.cli.app import app
-from pipelines.kubeflow.listen import HEALTH, SECRET
+from quantgate.pipelines import cluster
+from quantgate.pipelines.cli.app import app
+from quantgate.pipelines.kubeflow.listen import HEALTH, SECRET
 from tests.support.kustomized import LISTENS, MANIFESTS, ROOT, Object, of_kind
 from tests.support.mlflow_server import WEBHOOKS
 from tests.support.network_policies import Peer, connects, pod

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.kubernetes import reaper
-from components.kubernetes.cluster_client import ClusterClient
-from components.run.artifacts import Server
-from components.sandbox import job
-from components.sandbox.containment import Program
-from components.sandbox.programs import run_programs
-from components.servers import kserve
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes import reaper
+from quantgate.components.kubernetes.cluster_client import ClusterClient
+from quantgate.components.run.artifacts import Server
+from quantgate.components.sandbox import job
+from quantgate.components.sandbox.containment import Program
+from quantgate.components.sandbox.programs import run_programs
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.support.job_node import Node, node
 from tests.support.kubernetes_state import JSON, Cluster
 from tests.support.kustomized import Object, of_kind

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.kubernetes.labels import INSTANCE
-from components.sandbox import job
-from components.servers import objects
-from components.servers.cluster_settings import ServingSettings, from_environment
-from components.servers.vllm_pod import PORT, Served
-from pipelines import cluster
+from quantgate.components.kubernetes.labels import INSTANCE
+from quantgate.components.sandbox import job
+from quantgate.components.servers import objects
+from quantgate.components.servers.cluster_settings import ServingSettings, from_environment
+from quantgate.components.servers.vllm_pod import PORT, Served
+from quantgate.pipelines import cluster
 from tests.support.kustomized import (
     BUILDS,
     LISTENS,

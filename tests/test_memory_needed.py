@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.variants import VARIANTS
-from components.quantize.memory_needed import PROCESS, check_fits, check_memory, memory_needed
-from components.run import machine
-from components.run.calibration import Calibration
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.quantize.memory_needed import PROCESS, check_fits, check_memory, memory_needed
+from quantgate.components.run import machine
+from quantgate.components.run.calibration import Calibration
 
 pytestmark = pytest.mark.slow  # PyTorch takes seconds to import
 

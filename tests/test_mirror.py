@@ -12,10 +12,10 @@ from pathlib import Path
 import datasets
 import pytest
 
-from components.benchmarks.mirror import JOURNAL, MANIFEST, Manifest, check, make, parquet_of, read_manifest
-from components.benchmarks.row_sources import Folder, Mirror
-from components.benchmarks.splits import Rows, Split
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks.mirror import JOURNAL, MANIFEST, Manifest, check, make, parquet_of, read_manifest
+from quantgate.components.benchmarks.row_sources import Folder, Mirror
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.errors import PrerequisiteError
 from tests.support.benchmark_data import laid_out, lines_of
 from tests.support.seaweed import S3Server
 
@@ -297,7 +297,7 @@ def test_a_full_disk_is_named_and_leaves_no_mirror(tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 from tests.test_mirror import A, Origin, make_mirror
 rows = [{{"text": str(number ** 9)}} for number in range(300_000)]
 try:
@@ -323,8 +323,8 @@ def refuse(*arguments, **_):
     raise AssertionError(f"a connection: {{arguments}}")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 from pathlib import Path
-from components.benchmarks.mirror import check
-from components.benchmarks.row_sources import Mirror, Split
+from quantgate.components.benchmarks.mirror import check
+from quantgate.components.benchmarks.row_sources import Mirror, Split
 mirror = Mirror({str(tmp_path)!r}, Path({str(tmp_path / "cache")!r}))
 print(mirror.split(Split("org/set", "b", "test")).sha256, len(mirror.description), check({str(tmp_path)!r}))
 """

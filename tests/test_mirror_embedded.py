@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from components.benchmarks.embedded import Embedded
-from components.benchmarks.harness import splits_wanted
-from components.benchmarks.row_sources import Mirror
-from components.benchmarks.suites import suite_named
-from components.models import sources
-from components.models.wheels import TO_S3
-from components.storage.location import open_store
+from quantgate.components.benchmarks.embedded import Embedded
+from quantgate.components.benchmarks.harness import splits_wanted
+from quantgate.components.benchmarks.row_sources import Mirror
+from quantgate.components.benchmarks.suites import suite_named
+from quantgate.components.models import sources
+from quantgate.components.models.wheels import TO_S3
+from quantgate.components.storage.location import open_store
 from tests.support.command import quantgate
 from tests.support.seaweed import S3Server
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.digest import check_stored, digest_of, fetch_model, stored_state, weights_size
-from components.models.sources import check_source, resolve
-from components.storage.location import open_store
-from components.storage.store import FolderStore
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import check_stored, digest_of, fetch_model, stored_state, weights_size
+from quantgate.components.models.sources import check_source, resolve
+from quantgate.components.storage.location import open_store
+from quantgate.components.storage.store import FolderStore
 from tests.support.seaweed import S3Server
 from tests.support.smallest_model import safetensors, smallest_model
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.digest import check_stored, digest_of, fetch_model
-from components.models.sources import check_model_folder, check_source, resolve
-from components.models.wheels import PINS, TO_S3, gguf_model, wheel
-from components.storage.cache import cache_dir
-from components.storage.hashing import sha256_of
-from components.storage.location import fetch, open_store
-from components.storage.store import FolderStore
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import check_stored, digest_of, fetch_model
+from quantgate.components.models.sources import check_model_folder, check_source, resolve
+from quantgate.components.models.wheels import PINS, TO_S3, gguf_model, wheel
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import fetch, open_store
+from quantgate.components.storage.store import FolderStore
 from tests.support.seaweed import S3Server, free_ports
 from tests.support.smallest_model import safetensors, smallest_model
 
@@ -403,9 +403,9 @@ def resolved_elsewhere(source: str, tmp_path: Path, **environment: str) -> str:
     """The output of `resolve` in a separate process, because the hub library reads its settings only once."""
     script = f"""
 import pathlib, sys
-from components.errors import PrerequisiteError
-from components.models.sources import resolve
-from components.storage.store import FolderStore
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.sources import resolve
+from quantgate.components.storage.store import FolderStore
 try:
     model = resolve({source!r}, FolderStore(pathlib.Path({str(tmp_path / "store")!r})), pathlib.Path("unused"))
     print(model.digest, model.note, sorted(path.name for path in pathlib.Path(model.uri).iterdir()), sep="|")

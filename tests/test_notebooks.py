@@ -10,8 +10,8 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-from components.evidence.power import Expected, questions, smallest_limit
-from components.track.history import FIRST, comparison, history, newest
+from quantgate.components.evidence.power import Expected, questions, smallest_limit
+from quantgate.components.track.history import FIRST, comparison, history, newest
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.executed import NOTEBOOKS, executed, is_drawn, pictures, printed, read, table
 from tests.support.months import WEEKS, fill

@@ -5,12 +5,19 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-from components.models.variants import DEFAULT
-from components.resolve.component import resolve
-from components.run.plan import PARAMETERS, SETTINGS, EvaluationPlan
-from pipelines.cli.app import app
-from pipelines.options import ON_THIS_MACHINE, OPTIONS, PLAN_OPTIONS, SETTINGS_HELP, pipeline_arguments, plan_of
-from pipelines.ship import ship
+from quantgate.components.models.variants import DEFAULT
+from quantgate.components.resolve.component import resolve
+from quantgate.components.run.plan import PARAMETERS, SETTINGS, EvaluationPlan
+from quantgate.pipelines.cli.app import app
+from quantgate.pipelines.options import (
+    ON_THIS_MACHINE,
+    OPTIONS,
+    PLAN_OPTIONS,
+    SETTINGS_HELP,
+    pipeline_arguments,
+    plan_of,
+)
+from quantgate.pipelines.ship import ship
 
 FORM = ["model", "variants", "suite", "use_case", "policy", "limit", "promote", "settings"]
 

@@ -12,25 +12,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.own_checkpoint import scheme_of, stored, with_checkpoints
-from components.models.recipe_file import all_variants, check_recipe, method_of, own_rows, transforms, with_texts
-from components.models.sources import resolve
-from components.quantize.check import check_compressed
-from components.quantize.step import quantize
-from components.quantize.written import Written
-from components.report.pages import write_report
-from components.report.story import command
-from components.resolve.cluster_places import check_locations
-from components.resolve.step import resolve as resolve_step
-from components.run.artifacts import Model, Weights
-from components.run.checkpoint import Checkpoint
-from components.run.plan import EvaluationPlan
-from components.storage.cache import cache_dir
-from components.storage.location import open_store
-from components.track.mlflow_rows import run_row, variant_rows
-from components.tracking.facts import RunFiles
-from pipelines.options import pipeline_arguments, plan_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.own_checkpoint import scheme_of, stored, with_checkpoints
+from quantgate.components.models.recipe_file import (
+    all_variants,
+    check_recipe,
+    method_of,
+    own_rows,
+    transforms,
+    with_texts,
+)
+from quantgate.components.models.sources import resolve
+from quantgate.components.quantize.check import check_compressed
+from quantgate.components.quantize.step import quantize
+from quantgate.components.quantize.written import Written
+from quantgate.components.report.pages import write_report
+from quantgate.components.report.story import command
+from quantgate.components.resolve.cluster_places import check_locations
+from quantgate.components.resolve.step import resolve as resolve_step
+from quantgate.components.run.artifacts import Model, Weights
+from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import open_store
+from quantgate.components.track.mlflow_rows import run_row, variant_rows
+from quantgate.components.tracking.facts import RunFiles
+from quantgate.pipelines.options import pipeline_arguments, plan_of
 from tests.support.calibrated import embedded_calibration
 from tests.support.decided import FACTS, make_decision
 
@@ -160,7 +167,7 @@ def test_a_recipes_method_is_named_and_a_transform_is_known() -> None:
 
 
 def test_a_seed_draws_other_texts_in_an_order_of_its_own(tmp_path: Path) -> None:
-    from components.quantize.compress import samples_of
+    from quantgate.components.quantize.compress import samples_of
 
     file = tmp_path / "texts.jsonl"
     every = [{"text": f"text {number}"} for number in range(300)]

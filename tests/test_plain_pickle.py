@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.benchmarks.plain_pickle import load
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks.plain_pickle import load
+from quantgate.components.errors import PrerequisiteError
 
 
 class Call:

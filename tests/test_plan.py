@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from components.servers.scoring_requests import (
+from quantgate.components.servers.scoring_requests import (
     BATCHED,
     Ask,
     Kind,

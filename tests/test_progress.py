@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.run import progress
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run import progress
 
 
 def states(folder: Path) -> list[tuple[str, str, str, str]]:
@@ -42,7 +42,7 @@ def test_an_error_that_the_user_can_fix_is_reported_without_the_exceptions_name(
 
 def test_an_error_that_the_user_can_fix_ends_a_task_of_kfp_without_a_traceback(tmp_path: Path) -> None:
     message = "The model is not there.\nGive another one."
-    code = "from components.errors import PrerequisiteError; from components.run import progress\n"
+    code = "from quantgate.components.errors import PrerequisiteError; from quantgate.components.run import progress\n"
     code += f"with progress.step({str(tmp_path)!r}, 'resolve'): raise PrerequisiteError({message!r})"
     environment = {**os.environ, "_KFP_RUNTIME": "true"}
     command = [sys.executable, "-c", code]

@@ -6,16 +6,16 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.models.digest import check_stored
-from components.policies.policy import use_case_named
-from components.promote import step as promote_step
-from components.promote.promotion import Promotion, promote, rollback
-from components.promote.registry import DIGEST, RUN, Registered, model_name, register
-from components.run.results import RunResults
-from components.track.mlflow_writer import track
-from pipelines.cli.app import answer
-from pipelines.cli.mlflow_commands import registry_lines
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import check_stored
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.promote import step as promote_step
+from quantgate.components.promote.promotion import Promotion, promote, rollback
+from quantgate.components.promote.registry import DIGEST, RUN, Registered, model_name, register
+from quantgate.components.run.results import RunResults
+from quantgate.components.track.mlflow_writer import track
+from quantgate.pipelines.cli.app import answer
+from quantgate.pipelines.cli.mlflow_commands import registry_lines
 from tests.support.decided import FACTS, called, digested, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
 from tests.support.registered import aliases, placed, registered, stored
@@ -180,7 +180,7 @@ def test_weights_that_no_cluster_can_load_are_refused_before_an_alias_moves(tmp_
 def test_weights_that_changed_after_the_verdict_do_not_become_champion(
     tmp_path: Path, local: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.promote.promotion.check_stored", check_stored)
+    monkeypatch.setattr("quantgate.components.promote.promotion.check_stored", check_stored)
     monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
     decision = make_decision(tmp_path)
     weights = tuple(stored(tmp_path, weights) for weights in decision.weights)

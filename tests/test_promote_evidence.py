@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.gate import step as gate_step
-from components.promote.promotion import promote, rollback
-from components.promote.registry import DIGEST, RUN, Registered, register
-from components.run.artifacts import Decision, Scores
-from components.run.evidence_digests import digests_of
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.storage.hashing import sha256_of
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFiles
-from components.tracking.tags import DECISION, EVIDENCE, SOURCE_TAG
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.gate import step as gate_step
+from quantgate.components.promote.promotion import promote, rollback
+from quantgate.components.promote.registry import DIGEST, RUN, Registered, register
+from quantgate.components.run.artifacts import Decision, Scores
+from quantgate.components.run.evidence_digests import digests_of
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFiles
+from quantgate.components.tracking.tags import DECISION, EVIDENCE, SOURCE_TAG
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.support.decided import FACTS, digested, make_decision
 from tests.support.mlflow_store import empty_store, local

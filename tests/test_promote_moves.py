@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.promote.alias_move import settled
-from components.promote.promotion import promote, rollback
-from components.promote.registry import model_name
-from components.tracking.connect import connected
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.promote.alias_move import settled
+from quantgate.components.promote.promotion import promote, rollback
+from quantgate.components.promote.registry import model_name
+from quantgate.components.tracking.connect import connected
 from tests.support.mlflow_store import empty_store, local
 from tests.support.registered import aliases, registered
 

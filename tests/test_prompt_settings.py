@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from components.benchmarks import protocol, tasks
-from components.benchmarks.encoder import generation_request
-from components.benchmarks.suites import HUMANEVAL, SUITES
-from components.run.artifacts import TaskScore
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.benchmarks import protocol, tasks
+from quantgate.components.benchmarks.encoder import generation_request
+from quantgate.components.benchmarks.suites import HUMANEVAL, SUITES
+from quantgate.components.run.artifacts import TaskScore
+from quantgate.components.run.prompt_settings import PromptSettings
 
 GENERATED = PromptSettings(
     chat_template=True, generation=({"until": ["\n\n"], "do_sample": False},), filter="strict-match"

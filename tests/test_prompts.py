@@ -6,9 +6,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from components.benchmarks.encoder import Encoder
-from components.benchmarks.harness import Prepared, prepare
-from components.benchmarks.prompts import (
+from quantgate.components.benchmarks.encoder import Encoder
+from quantgate.components.benchmarks.harness import Prepared, prepare
+from quantgate.components.benchmarks.prompts import (
     ITEMS_PER_GROUP,
     TOKENS_PER_GROUP,
     ItemPrompts,
@@ -19,15 +19,15 @@ from components.benchmarks.prompts import (
     row_of,
     write,
 )
-from components.benchmarks.selection import questions_of
-from components.benchmarks.splits import Rows, Split
-from components.benchmarks.suites import SuiteTask
-from components.errors import PrerequisiteError
-from components.models.window import model_window, own_window, served_window
-from components.policies.policy import UseCase
-from components.resolve.prepared_prompts import check_window, with_prompts
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
+from quantgate.components.benchmarks.selection import questions_of
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks.suites import SuiteTask
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.window import model_window, own_window, served_window
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.resolve.prepared_prompts import check_window, with_prompts
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
 
 pytestmark = pytest.mark.slow  # imports lm-eval and PyTorch
 
@@ -241,7 +241,7 @@ def test_a_group_of_rows_has_few_items_and_few_tokens(tokens: list[int], sizes: 
 def test_items_of_several_groups_are_read_back(
     task: Prepared, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.benchmarks.prompts.TOKENS_PER_GROUP", 2000)
+    monkeypatch.setattr("quantgate.components.benchmarks.prompts.TOKENS_PER_GROUP", 2000)
     items = {(0, position) for position in range(40)}
     write({"piqa": (task, items)}, Preparation(encoder, 2048), tmp_path / "p", lambda _done, _task: None)
     blocks = list(PromptFile(tmp_path / "p").blocks("piqa", items))

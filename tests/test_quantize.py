@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.sources import resolve
-from components.models.variants import VARIANTS, variant_named, with_seed
-from components.quantize import step as quantize_step
-from components.quantize.quantization import checked_texts, made_before, quantize, recipe_key
-from components.run import machine, progress
-from components.run.artifacts import Model, Weights
-from components.run.calibration import Calibration
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
-from components.run.results import RunResults
-from components.storage.cache import cache_dir
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.sources import resolve
+from quantgate.components.models.variants import VARIANTS, variant_named, with_seed
+from quantgate.components.quantize import step as quantize_step
+from quantgate.components.quantize.quantization import checked_texts, made_before, quantize, recipe_key
+from quantgate.components.run import machine, progress
+from quantgate.components.run.artifacts import Model, Weights
+from quantgate.components.run.calibration import Calibration
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import open_store
 from tests.support.calibrated import embedded_calibration
 from tests.support.cpu import cpu_with
 from tests.support.tiny_model import small_llama

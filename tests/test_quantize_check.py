@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.layers import Layout
-from components.models.sources import resolve
-from components.models.tokenizer_files import copy_beside_weights
-from components.models.variants import VARIANTS, Variant
-from components.quantize.check import check_compressed, worst
-from components.quantize.quantization import layouts_in, quantize
-from components.quantize.rotation import check_rotates
-from components.run.progress import Step
-from components.run.results import RunResults
-from components.storage.cache import cache_dir
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.layers import Layout
+from quantgate.components.models.sources import resolve
+from quantgate.components.models.tokenizer_files import copy_beside_weights
+from quantgate.components.models.variants import VARIANTS, Variant
+from quantgate.components.quantize.check import check_compressed, worst
+from quantgate.components.quantize.quantization import layouts_in, quantize
+from quantgate.components.quantize.rotation import check_rotates
+from quantgate.components.run.progress import Step
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import open_store
 from tests.support.calibrated import embedded_calibration
 from tests.support.tiny_model import small_llama
 
@@ -98,7 +98,7 @@ ALL_ROWS = """
 import sys
 from pathlib import Path
 from llmcompressor.modifiers.autoround import base
-from components.quantize import compress
+from quantgate.components.quantize import compress
 model, wide, rows, out, *names = sys.argv[1:]
 auto_round = base.AutoRound
 base.AutoRound = lambda **settings: auto_round(**settings | {"iters": 4})  # 200 take a minute

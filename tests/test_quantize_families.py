@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.models.layers import Layout, group_layers
-from components.models.parts import is_expert, part_of
-from components.models.tokenizer_files import copy_beside_weights
-from components.quantize.check import check_compressed
-from components.quantize.quantization import layouts_in
-from components.quantize.tensors import check_stored
-from components.quantize.written import describe_parts
-from components.run.results import RunResults
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.layers import Layout, group_layers
+from quantgate.components.models.parts import is_expert, part_of
+from quantgate.components.models.tokenizer_files import copy_beside_weights
+from quantgate.components.quantize.check import check_compressed
+from quantgate.components.quantize.quantization import layouts_in
+from quantgate.components.quantize.tensors import check_stored
+from quantgate.components.quantize.written import describe_parts
+from quantgate.components.run.results import RunResults
 from tests.support.calibrated import embedded_calibration
 from tests.support.tiny_model import small_llava, small_moe
 
@@ -44,7 +44,7 @@ LAYOUTS = {"int8": Layout(8, None, packed=False), "int4-g64": Layout(4, 64)}
 EACH = """
 import sys
 from pathlib import Path
-from components.quantize import compress
+from quantgate.components.quantize import compress
 texts, out, *models = sys.argv[1:]
 for model in models:
     for name in ("int8", "int4-g64"):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import ServerGoneError
-from components.kubernetes import cluster_lease, reaper
-from components.kubernetes.cluster_client import ClusterClient as Api
-from components.run.artifacts import Server
-from components.servers import kserve
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
+from quantgate.components.errors import ServerGoneError
+from quantgate.components.kubernetes import cluster_lease, reaper
+from quantgate.components.kubernetes.cluster_client import ClusterClient as Api
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, LOCAL, ServingSettings
 from tests.support.killed import killed_at
 from tests.support.kubernetes_server import USER
 from tests.support.kubernetes_state import Cluster, Request

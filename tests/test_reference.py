@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from components.deploy import step as deploy_step
-from components.evaluate import step as evaluate_step
-from components.evidence.reference import not_judged, without_reference
-from components.quantize import step as quantize_step
-from components.run import progress
-from components.run.artifacts import Model, Scores, Server, Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
+from quantgate.components.deploy import step as deploy_step
+from quantgate.components.evaluate import step as evaluate_step
+from quantgate.components.evidence.reference import not_judged, without_reference
+from quantgate.components.quantize import step as quantize_step
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Model, Scores, Server, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
 
 REASON = not_judged("vLLM ended (exit status 1) before it was ready.")
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.evaluate.evaluation import Earlier, Evaluation
-from components.evaluate.ledger import shared
-from components.evaluate.stages import FollowedServer
-from components.models.digest import digest_of
-from components.run.artifacts import Scores, Server
-from components.run.progress import Step
-from components.run.results import RunResults
-from components.servers import kserve, lifecycle
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+from quantgate.components.evaluate.ledger import shared
+from quantgate.components.evaluate.stages import FollowedServer
+from quantgate.components.models.digest import digest_of
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.progress import Step
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import kserve, lifecycle
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.storage.location import open_store
 from tests.support.kubernetes_state import Cluster
 from tests.support.on_cluster import WEIGHTS, cluster
 from tests.support.seaweed import S3Server
@@ -36,7 +36,7 @@ def pods(cluster: Cluster, request: pytest.FixtureRequest, monkeypatch: pytest.M
     for name, value in {"": request.param, "_ADDRESS": pods.address, "_NAMESPACE": "quantgate"}.items():
         monkeypatch.setenv(f"QUANTGATE_SERVING{name}", value)
     monkeypatch.setenv("QUANTGATE_SERVING_READY_WITHIN_S", "30")
-    monkeypatch.setattr("components.servers.client.LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("quantgate.components.servers.client.LONGEST_WAIT_S", 0.05)
     yield pods
     pods.stop()
 

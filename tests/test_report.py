@@ -11,18 +11,18 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from components.errors import PrerequisiteError
-from components.gate.decision import decide_candidates
-from components.policies.policy import UseCase, use_case_named
-from components.report import step as report_step
-from components.report.matrix import MARKS, headline, matrix, verdicts_json
-from components.report.pages import plots, write_report
-from components.report.story import certainty, command, measured, noisiest
-from components.report.terminal import terminal_evidence, terminal_matrix
-from components.run import progress
-from components.run.artifacts import AnswerLengths, Decision, TaskScore, Verdict
-from components.run.plan import EvaluationPlan
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import UseCase, use_case_named
+from quantgate.components.report import step as report_step
+from quantgate.components.report.matrix import MARKS, headline, matrix, verdicts_json
+from quantgate.components.report.pages import plots, write_report
+from quantgate.components.report.story import certainty, command, measured, noisiest
+from quantgate.components.report.terminal import terminal_evidence, terminal_matrix
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import AnswerLengths, Decision, TaskScore, Verdict
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.prompt_settings import PromptSettings
 from tests.support.answered import answers_of, candidate_of, pair_of
 from tests.support.reported import (
     DIGEST,

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from components.policies.policy import parse_use_case
-from components.report.formats import duration_text, percent_text, size_text
-from components.report.stated_limits import StatedLimit, bounds, stated_limits
+from quantgate.components.policies.policy import parse_use_case
+from quantgate.components.report.formats import duration_text, percent_text, size_text
+from quantgate.components.report.stated_limits import StatedLimit, bounds, stated_limits
 
 
 def test_a_percentage_never_contradicts_the_bound_it_was_compared_with() -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from components.benchmarks.custom import ITEMS_FILE, SETS
-from components.benchmarks.selection import suite_of
-from components.errors import PrerequisiteError
-from components.resolve.input_copies import copy_inputs
-from components.run.artifacts import Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import FULL, RunResults, VariantResults, run_location
+from quantgate.components.benchmarks.custom import ITEMS_FILE, SETS
+from quantgate.components.benchmarks.selection import suite_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.input_copies import copy_inputs
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import FULL, RunResults, VariantResults, run_location
 
 WEIGHTS = Weights(variant="int8", baseline_digest="1" * 64, digest="2" * 64)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.resolve import cluster_places
-from components.resolve.component import resolve
-from components.resolve.run_settings import plan_of
-from components.run import progress
-from components.run.plan import SETTINGS, EvaluationPlan
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve import cluster_places
+from quantgate.components.resolve.component import resolve
+from quantgate.components.resolve.run_settings import plan_of
+from quantgate.components.run import progress
+from quantgate.components.run.plan import SETTINGS, EvaluationPlan
 
 FORM = {"variants": ["int8"], "suite": "demo", "use_case": "general-chat", "policy": "", "limit": 3}
 CLUSTER = {

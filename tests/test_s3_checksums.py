@@ -16,9 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from components.errors import PrerequisiteError
-from components.storage.location import open_store
-from components.storage.s3_advice import advice_on
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.location import open_store
+from quantgate.components.storage.s3_advice import advice_on
 
 VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.gate.saved import decide_saved, read_candidate
-from components.policies.policy import UseCase
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.gate.saved import decide_saved, read_candidate
+from quantgate.components.policies.policy import UseCase
 
 STRICT, FLEXIBLE = "strict-match", "flexible-extract"
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.benchmarks.suites import SUITES
-from components.errors import PrerequisiteError
-from components.gate.saved import read_candidate
-from components.run.artifacts import TaskScore
+from quantgate.components.benchmarks.suites import SUITES
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.gate.saved import read_candidate
+from quantgate.components.run.artifacts import TaskScore
 
 SCORES = {"a": [1.0] * 30, "b": [1.0] * 4 + [0.0] * 6}
 OVER_ITEMS, OVER_TASKS = 34 / 40, 0.7

@@ -9,13 +9,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from components.errors import PrerequisiteError
-from components.evidence.answers import fault
-from components.evidence.saved_answers import read_records
-from components.gate.decision import decide_candidates
-from components.policies.policy import UseCase
-from components.run import records
-from components.run.artifacts import Model
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.answers import fault
+from quantgate.components.evidence.saved_answers import read_records
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Model
 from tests.support.answered import answers_of, candidate_of, table_of
 
 SCORES = np.array([1.0, 0.0, 1.0])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.exits import USER_ERROR
+from quantgate.pipelines.exits import USER_ERROR
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import kubeflow, pipeline, scheduled, uploads
 

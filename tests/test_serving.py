@@ -15,13 +15,13 @@ import httpx
 import psutil
 import pytest
 
-from components.errors import PrerequisiteError
-from components.processes import lease
-from components.run import machine
-from components.run.artifacts import Server, ServerPod, Weights
-from components.servers import access, lifecycle, local_vllm, probes, vllm_options
-from components.servers.abilities import abilities
-from components.servers.client import Client, NotOursError, client_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes import lease
+from quantgate.components.run import machine
+from quantgate.components.run.artifacts import Server, ServerPod, Weights
+from quantgate.components.servers import access, lifecycle, local_vllm, probes, vllm_options
+from quantgate.components.servers.abilities import abilities
+from quantgate.components.servers.client import Client, NotOursError, client_of
 from tests.support.cpu import cpu_with
 from tests.support.fake_vllm import serving_python
 

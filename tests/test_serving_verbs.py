@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from components.deploy import step as deploy_step
-from components.evaluate import stages
-from components.evaluate import step as evaluate_step
-from components.models import sources
-from components.run.artifacts import Scores, Server, Weights
-from components.run.plan import EvaluationPlan
-from components.servers import lifecycle
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.deploy import step as deploy_step
+from quantgate.components.evaluate import stages
+from quantgate.components.evaluate import step as evaluate_step
+from quantgate.components.models import sources
+from quantgate.components.run.artifacts import Scores, Server, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.servers import lifecycle
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 from tests.support.kubernetes_state import JSON, Cluster
 from tests.support.on_cluster import cluster, left, ready_at_once, vllm
 from tests.support.seaweed import S3Server

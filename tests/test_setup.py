@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.environments import serving_environment
-from components.servers.local_vllm import find_engine
+from quantgate.components.environments import serving_environment
+from quantgate.components.servers.local_vllm import find_engine
 from tests.support.command import quantgate
 from tests.support.stub_python import StubPython
 

@@ -10,11 +10,11 @@ import yaml
 from kfp import components
 from kfp.dsl import Artifact
 
-from components.errors import PrerequisiteError
-from components.models.variants import DEFAULT
-from components.resolve.component import resolve
-from components.run.shell import IMAGE
-from pipelines.cluster import STEPS, TASKS, Cluster
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import DEFAULT
+from quantgate.components.resolve.component import resolve
+from quantgate.components.run.shell import IMAGE
+from quantgate.pipelines.cluster import STEPS, TASKS, Cluster
 from tests.support.drawn_pipeline import artifact_titles
 from tests.support.on_kubeflow import compiled
 

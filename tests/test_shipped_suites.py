@@ -7,13 +7,13 @@ from pathlib import Path
 import nltk
 import pytest
 
-from components.benchmarks import ruler, tasks
-from components.benchmarks.harness import Leaf, Prepared, prepare, splits_wanted
-from components.benchmarks.prompts import SHOTS_SEED
-from components.benchmarks.suite_check import check_packages
-from components.benchmarks.suites import SUITES, SuiteTask, suite_named
-from components.errors import PrerequisiteError
-from components.evaluate.item_record import item_score
+from quantgate.components.benchmarks import ruler, tasks
+from quantgate.components.benchmarks.harness import Leaf, Prepared, prepare, splits_wanted
+from quantgate.components.benchmarks.prompts import SHOTS_SEED
+from quantgate.components.benchmarks.suite_check import check_packages
+from quantgate.components.benchmarks.suites import SUITES, SuiteTask, suite_named
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.item_record import item_score
 from tests.support.made_rows import NUMBERS, MadeRows
 
 pytestmark = pytest.mark.slow  # lm-eval's own modules for these tasks take seconds to import
@@ -128,7 +128,7 @@ def test_ruler_s_rows_are_not_fetched_but_made() -> None:
 
 
 def test_a_missing_package_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.benchmarks.suite_check.find_spec", lambda _name: None)
+    monkeypatch.setattr("quantgate.components.benchmarks.suite_check.find_spec", lambda _name: None)
     with pytest.raises(PrerequisiteError, match=r"minerva_math500 needs math_verify, .*pip install 'quantgate\[math"):
         check_packages(suite_named("math"))
     with pytest.raises(PrerequisiteError, match=r"ruler_4096 needs wonderwords"):

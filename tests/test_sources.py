@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 import datasets
 import pytest
 
-from components.benchmarks.row_sources import Folder
-from components.benchmarks.splits import Split
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks.row_sources import Folder
+from quantgate.components.benchmarks.splits import Split
+from quantgate.components.errors import PrerequisiteError
 from tests.support.benchmark_data import laid_out, lines_of, pages_of
 from tests.support.seaweed import free_ports
 
@@ -70,9 +70,9 @@ DATA_SETS = {"org/chats": CHATS, "org/set": FILES, "org/gated": FILES, WIKITEXT:
 PROBE = """
 import json, sys
 from pathlib import Path
-from components.errors import PrerequisiteError
-from components.benchmarks.mirror import make
-from components.benchmarks.row_sources import Hub, Mirror, Split
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.benchmarks.mirror import make
+from quantgate.components.benchmarks.row_sources import Hub, Mirror, Split
 hub = Hub(Path(sys.argv[1]) / "cache")
 answers = {"description": hub.description}
 for wanted in sys.argv[2:]:
@@ -193,11 +193,11 @@ def test_the_hub_gives_rows_at_one_commit_and_reports_absent_gated_and_unknown_d
 RUN = """
 import io, json, sys
 sys.stdout = io.StringIO()  # a step prints its progress
-from components.benchmarks import selection
-from components.resolve.checks import check_questions
-from components.resolve.rows import stored_rows
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
+from quantgate.components.benchmarks import selection
+from quantgate.components.resolve.checks import check_questions
+from quantgate.components.resolve.rows import stored_rows
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
 from pathlib import Path
 store, results = sys.argv[1] + "/store", sys.argv[1]
 plan = EvaluationPlan(variants=("bf16",), suite="perplexity", limit=2, store=store, results=results)
@@ -237,9 +237,9 @@ def test_with_the_offline_flag_no_request_reaches_the_hub(hub: Hub, tmp_path: Pa
 
 CALIBRATION = """
 import json, sys
-from components.errors import PrerequisiteError
-from components.resolve.calibration_texts import check_calibration, source_of_texts
-from components.run.plan import EvaluationPlan
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.calibration_texts import check_calibration, source_of_texts
+from quantgate.components.run.plan import EvaluationPlan
 answers = {}
 for name in sys.argv[2:]:
     plan = EvaluationPlan(variants=("int8",), calibration=name, data="hub", store=sys.argv[1], results=sys.argv[1])

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from components.errors import PrerequisiteError
-from components.evidence.speed_limits import ratio_words
-from components.gate.saved import read_saved
-from components.policies.policy import parse_use_case, use_case_named
-from components.report.matrix import matrix
-from components.report.pages import plots, write_report
-from components.report.terminal import terminal_matrix
-from components.resolve.checks import check_speed
-from components.run.artifacts import Decision, Verdict
-from components.run.evidence_digests import policy_digest
-from components.run.load_results import LoadTest
-from components.run.plan import EvaluationPlan
-from components.track.mlflow_rows import variant_rows
-from components.tracking.earlier import verdict_key
-from components.tracking.facts import RunFiles
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.speed_limits import ratio_words
+from quantgate.components.gate.saved import read_saved
+from quantgate.components.policies.policy import parse_use_case, use_case_named
+from quantgate.components.report.matrix import matrix
+from quantgate.components.report.pages import plots, write_report
+from quantgate.components.report.terminal import terminal_matrix
+from quantgate.components.resolve.checks import check_speed
+from quantgate.components.run.artifacts import Decision, Verdict
+from quantgate.components.run.evidence_digests import policy_digest
+from quantgate.components.run.load_results import LoadTest
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.track.mlflow_rows import variant_rows
+from quantgate.components.tracking.earlier import verdict_key
+from quantgate.components.tracking.facts import RunFiles
 from tests.support import decided
 from tests.support.loaded import BASELINE, by_policy, load_test_of
 from tests.support.reported import Page, make_decision

@@ -8,22 +8,22 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from components.errors import PrerequisiteError
-from components.promote import step as promote_step
-from components.promote.registry import Registered
-from components.run import progress
-from components.run.artifacts import Decision
-from components.run.results import RunResults
-from components.storage.location import open_store
-from components.track import step as track_step
-from components.track.mlflow_writer import track
-from components.track.spool import send, spooled_run
-from components.tracking.connect import HOSTS
-from components.tracking.facts import RunFacts
-from components.tracking.tracked_run import TrackedRun
-from components.tracking.uris import local_tracking_uri
-from pipelines.cli.app import answer
-from pipelines.cli.run_command import print_outcome
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.promote import step as promote_step
+from quantgate.components.promote.registry import Registered
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.location import open_store
+from quantgate.components.track import step as track_step
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.track.spool import send, spooled_run
+from quantgate.components.tracking.connect import HOSTS
+from quantgate.components.tracking.facts import RunFacts
+from quantgate.components.tracking.tracked_run import TrackedRun
+from quantgate.components.tracking.uris import local_tracking_uri
+from quantgate.pipelines.cli.app import answer
+from quantgate.pipelines.cli.run_command import print_outcome
 from tests.support.decided import FACTS, make_decision, report_files
 
 pytestmark = pytest.mark.slow
@@ -130,7 +130,9 @@ def test_a_run_with_results_in_a_bucket_is_sent_later_and_registered(
 def test_a_notebook_shows_what_to_do_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
-    code = "from components.run.results import RunResults\nfrom components.track.spool import send\n"
+    code = (
+        "from quantgate.components.run.results import RunResults\nfrom quantgate.components.track.spool import send\n"
+    )
     code += "send(RunResults('none'))"
     InteractiveShell().run_cell(code)  # type: ignore[no-untyped-call]
     shown = capsys.readouterr().out

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.storage.hashing import recorded_sha256s, sha256_of
-from components.storage.location import fetch, open_store, split_uri
-from components.storage.store import MARKER, FolderStore, Store, files_of, made_once
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.hashing import recorded_sha256s, sha256_of
+from quantgate.components.storage.location import fetch, open_store, split_uri
+from quantgate.components.storage.store import MARKER, FolderStore, Store, files_of, made_once
 from tests.support.seaweed import S3Server, free_ports
 
 MULTIPART_BYTES = 8 << 20
@@ -298,8 +298,8 @@ def test_a_disk_that_fills_up_during_the_copy_is_reported_and_leaves_no_partial_
     disk.mkdir()
     script = f"""
 import pathlib, sys
-from components.errors import PrerequisiteError
-from components.storage.store import FolderStore, staged
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.store import FolderStore, staged
 disk = pathlib.Path({str(disk)!r})
 try:
     with staged(disk / "models" / "abc", needed_bytes=5) as partial:
@@ -320,7 +320,7 @@ print(sorted(path.name for path in disk.rglob("*")))
 
 def killed_when(condition: Callable[[], bool], model: Path, location: str) -> None:
     """Put `model` from another process and kill that with SIGKILL as soon as the condition holds."""
-    script = "import sys, pathlib; from components.storage.location import open_store; "
+    script = "import sys, pathlib; from quantgate.components.storage.location import open_store; "
     script += "open_store(sys.argv[2]).put_folder(pathlib.Path(sys.argv[1]), sys.argv[3], 'd1')"
     command = [sys.executable, "-c", script, str(model), location, NAME]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
@@ -362,7 +362,7 @@ def test_leftovers_of_a_killed_process_are_deleted_after_a_day(model: Path, tmp_
 
 KILLED_AT_THE_SECOND_FILE = """
 import os, pathlib, signal, sys
-from components.storage.location import open_store
+from quantgate.components.storage.location import open_store
 store = open_store(sys.argv[2])
 upload = store._upload
 def until_the_weights(file, key):
@@ -530,8 +530,8 @@ def test_s3_without_boto3_reports_what_to_install_and_a_folder_needs_no_boto3(tm
     script = f"""
 import sys
 sys.modules["boto3"] = None
-from components.errors import PrerequisiteError
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.location import open_store
 open_store({str(tmp_path)!r}).put_text("x", "y")
 try:
     open_store("s3://bucket/x")

@@ -9,21 +9,27 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+COMPONENTS = "quantgate.components."
 FILES = {
-    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    ".".join(("quantgate", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): file
     for package in ("components", "pipelines")
     for file in (ROOT / package).rglob("*.py")
     if "vllm_plugin" not in file.parts  # vLLM's process imports it, and nothing here does
 }
 STEPS = sorted(metadata.parent.name for metadata in (ROOT / "components").glob("*/metadata.yaml"))
 SAME_IN_EVERY_FOLDER = {"__init__", "__main__", "component", "step"}
-NAMES_RESULTS = ("components.run.results", "components.tracking.tags")
+NAMES_RESULTS = ("quantgate.components.run.results", "quantgate.components.tracking.tags")
 """The second contains the names of a run's artifacts in MLflow, which are not files of the results."""
 RESULT = re.compile(
     r"^(variants|plots|judged|given|logs)/|^(tiny|full|again)\.parquet$|^report\.(html|md)$|^progress\.jsonl$"
     r"|^(plan|decision|verdicts?|weights|server|scores|tiny|full|flips|facts|tracked|registered|promotion|run)\.json$"
 )
-USES_KFP = ("pipelines.ship", "pipelines.cluster", "pipelines.local", "pipelines.kubeflow.")
+USES_KFP = (
+    "quantgate.pipelines.ship",
+    "quantgate.pipelines.cluster",
+    "quantgate.pipelines.local",
+    "quantgate.pipelines.kubeflow.",
+)
 
 
 @cache
@@ -53,16 +59,15 @@ def every_import() -> Iterator[tuple[str, int, str]]:
 
 def step_of(module: str) -> str:
     """The step whose folder contains the module; empty for modules above or below the steps."""
-    package, _, rest = module.partition(".")
-    folder = rest.partition(".")[0]
-    return folder if package == "components" and folder in STEPS else ""
+    folder = module.removeprefix(COMPONENTS).partition(".")[0]
+    return folder if module.startswith(COMPONENTS) and folder in STEPS else ""
 
 
 def test_components_never_import_pipelines() -> None:
     upward = [
         describe(*violation)
         for violation in every_import()
-        if violation[0].startswith("components") and violation[2].startswith("pipelines")
+        if violation[0].startswith(COMPONENTS) and violation[2].startswith("quantgate.pipelines")
     ]
     assert upward == []
 
@@ -71,7 +76,7 @@ def test_only_pipelines_and_the_step_itself_import_a_step() -> None:
     wrong = [
         describe(module, line, imported)
         for module, line, imported in every_import()
-        if step_of(imported) and module.startswith("components") and step_of(module) != step_of(imported)
+        if step_of(imported) and module.startswith(COMPONENTS) and step_of(module) != step_of(imported)
     ]
     assert wrong == []
 
@@ -102,8 +107,8 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 def test_folders_of_components_do_not_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for module, _, imported in every_import():
-        folder, other = (".".join(name.split(".")[:2]) for name in (module, imported))
-        if folder.startswith("components.") and other.startswith("components.") and folder != other:
+        folder, other = (".".join(name.split(".")[:3]) for name in (module, imported))
+        if folder.startswith(COMPONENTS) and other.startswith(COMPONENTS) and folder != other:
             graph.setdefault(folder, set()).add(other)
     try:
         TopologicalSorter(graph).prepare()
@@ -171,7 +176,7 @@ def test_every_step_has_the_same_shape() -> None:
 def test_a_component_has_the_form_that_kfp_reads() -> None:
     """kfp copies a component's source, so imports and definitions outside the function are missing when it runs."""
     for step in STEPS:
-        module = f"components.{step}.component"
+        module = f"{COMPONENTS}{step}.component"
         assert {imported for _, imported in imports(module)} & {"__future__"} == set(), module
         for node in ast.parse(FILES[module].read_text(encoding="utf-8")).body:
             allowed = (ast.FunctionDef, ast.Import, ast.ImportFrom)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.run.progress import DONE, FAILED, RUNNING, Event
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFacts, RunFiles
-from pipelines.cluster import Cluster
-from pipelines.exits import USER_ERROR, exit_of
-from pipelines.kubeflow import runs
-from pipelines.kubeflow.connection import Place, connected
+from quantgate.components.run.progress import DONE, FAILED, RUNNING, Event
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFacts, RunFiles
+from quantgate.pipelines.cluster import Cluster
+from quantgate.pipelines.exits import USER_ERROR, exit_of
+from quantgate.pipelines.kubeflow import runs
+from quantgate.pipelines.kubeflow.connection import Place, connected
 from tests.support.decided import digested, make_decision
 from tests.support.kfp_server import RefusedError, State, check_parameters
 from tests.support.kfp_workflow import pod_of
@@ -268,7 +268,7 @@ def test_a_missing_run_is_not_reported_as_still_running(kubeflow: State, more: t
 @pytest.mark.slow
 def test_an_interrupted_command_leaves_the_run_running_and_says_what_to_do(kubeflow: State, pipeline: Path) -> None:
     kubeflow.script = [("RUNNING", {})]
-    code = "import signal, typer; from pipelines.cli.cluster_commands import submit"
+    code = "import signal, typer; from quantgate.pipelines.cli.cluster_commands import submit"
     code += "; signal.signal(2, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{code}; typer.run(submit)", "--host", kubeflow.host, *RESULTS]
     with subprocess.Popen(

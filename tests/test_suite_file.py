@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components.benchmarks import mirror, selection
-from components.benchmarks.harness import prepare
-from components.benchmarks.own_tasks import OwnTasks
-from components.benchmarks.suite_check import completed
-from components.benchmarks.suite_file import included_paths, read_suite, short_suite, split_suite
-from components.benchmarks.suites import SuiteTask, suite_named
-from components.errors import PrerequisiteError
-from components.resolve.checks import check_questions, with_suite
-from components.resolve.input_copies import copy_inputs
-from components.resolve.rows import prepared_tasks
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
-from components.storage.location import open_store
-from pipelines.cli.app import app
-from pipelines.kubeflow.run_parameters import check
+from quantgate.components.benchmarks import mirror, selection
+from quantgate.components.benchmarks.harness import prepare
+from quantgate.components.benchmarks.own_tasks import OwnTasks
+from quantgate.components.benchmarks.suite_check import completed
+from quantgate.components.benchmarks.suite_file import included_paths, read_suite, short_suite, split_suite
+from quantgate.components.benchmarks.suites import SuiteTask, suite_named
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.checks import check_questions, with_suite
+from quantgate.components.resolve.input_copies import copy_inputs
+from quantgate.components.resolve.rows import prepared_tasks
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
+from quantgate.components.storage.location import open_store
+from quantgate.pipelines.cli.app import app
+from quantgate.pipelines.kubeflow.run_parameters import check
 from tests.support.made_rows import MadeRows
 
 pytestmark = pytest.mark.slow  # reads lm-eval's task definitions

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.errors import PrerequisiteError
-from components.report.summary import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.report.summary import (
     NO_VERDICT,
     READING,
     Summary,
@@ -20,9 +20,9 @@ from components.report.summary import (
     read_summary,
     summary_of,
 )
-from components.run.artifacts import RowsOrigin, Scores, TaskScore
-from components.run.machine import Gpu, gpus_here
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.run.artifacts import RowsOrigin, Scores, TaskScore
+from quantgate.components.run.machine import Gpu, gpus_here
+from quantgate.components.run.prompt_settings import PromptSettings
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", memory_bytes=81559 * 2**20, driver="580.95.05", count=2)

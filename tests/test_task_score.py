@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from components.benchmarks.suites import SuiteTask
-from components.benchmarks.task_score import percentile_95, score_of
-from components.run.prompt_settings import PromptSettings
-from components.run.records import Record, read, write
+from quantgate.components.benchmarks.suites import SuiteTask
+from quantgate.components.benchmarks.task_score import percentile_95, score_of
+from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.records import Record, read, write
 
 ROW = SuiteTask("gsm8k", "exact_match", 5, 0.0, 10, 100)
 

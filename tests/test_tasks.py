@@ -8,13 +8,13 @@ import datasets
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
-from components.benchmarks import tasks
-from components.benchmarks.custom import read_set
-from components.benchmarks.harness import Picked, prepare, splits_wanted
-from components.benchmarks.prompts import SHOTS_SEED
-from components.benchmarks.splits import Rows, Split
-from components.benchmarks.suites import SUITES, SuiteTask, suite_named
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks import tasks
+from quantgate.components.benchmarks.custom import read_set
+from quantgate.components.benchmarks.harness import Picked, prepare, splits_wanted
+from quantgate.components.benchmarks.prompts import SHOTS_SEED
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks.suites import SUITES, SuiteTask, suite_named
+from quantgate.components.errors import PrerequisiteError
 
 pytestmark = pytest.mark.slow  # loads every task of lm-eval that a suite names
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from components.errors import PrerequisiteError
-from components.run.progress import FAILED, Event
-from pipelines import terminal_output, watch
-from pipelines.cli import app
-from pipelines.terminal_output import VisibleConsole, visible
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.progress import FAILED, Event
+from quantgate.pipelines import terminal_output, watch
+from quantgate.pipelines.cli import app
+from quantgate.pipelines.terminal_output import VisibleConsole, visible
 
 ATTACK = "no\x1b]0;owned\x07 memory\x9b2J\r\x7f\u202e\U000e0001\ud800"
 SHOWN = "no\\u001b]0;owned\\u0007 memory\\u009b2J\\u000d\\u007f\\u202e\\udb40\\udc01\\ud800"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.benchmarks.thinking import THINK, Reply, Tags, split, until
+from quantgate.components.benchmarks.thinking import THINK, Reply, Tags, split, until
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.policies.policy import use_case_named
-from components.run.artifacts import LimitEvidence, RowsOrigin, Scores, TaskEvidence
-from components.track.mlflow_rows import variant_rows
-from components.track.mlflow_writer import track
-from components.tracking.connect import check_host, check_no_password, connected
-from components.tracking.facts import RunFiles, facts_here, git_commit
-from components.tracking.tags import experiment_name
-from components.tracking.uris import local_tracking_uri, open_command, without_password
-from pipelines.kubeflow.submit import run_name
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import LimitEvidence, RowsOrigin, Scores, TaskEvidence
+from quantgate.components.track.mlflow_rows import variant_rows
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.connect import check_host, check_no_password, connected
+from quantgate.components.tracking.facts import RunFiles, facts_here, git_commit
+from quantgate.components.tracking.tags import experiment_name
+from quantgate.components.tracking.uris import local_tracking_uri, open_command, without_password
+from quantgate.pipelines.kubeflow.submit import run_name
 from tests.support.decided import FACTS, LAYOUT, SCORES, make_decision, report_files
 from tests.support.mlflow_store import empty_store, local
 
@@ -48,7 +48,7 @@ def test_names_in_other_systems_are_ascii_and_stay_different() -> None:
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
-    code = "import sys, components.track.step; print('mlflow' in sys.modules)"
+    code = "import sys, quantgate.components.track.step; print('mlflow' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "False\n"
 
@@ -307,8 +307,9 @@ def test_nothing_is_printed_even_when_the_store_is_created(tmp_path: Path) -> No
     FACTS.write(facts)
     make_decision(tmp_path).write(decision)
     code = (
-        "import sys; from components.run.artifacts import Decision; from components.track.mlflow_writer import track;"
-        "from components.tracking.facts import RunFacts, RunFiles;"
+        "import sys; from quantgate.components.run.artifacts import Decision; "
+        "from quantgate.components.track.mlflow_writer import track;"
+        "from quantgate.components.tracking.facts import RunFacts, RunFiles;"
         "track(Decision.read(sys.argv[1]), RunFacts.read(sys.argv[2]), RunFiles(), sys.argv[3])"
     )
     root = Path(__file__).parents[1]

@@ -12,17 +12,17 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.promote.promotion import promote, rollback
-from components.promote.registry import Registered, register
-from components.run.artifacts import Decision, RowsOrigin
-from components.track import step
-from components.track import step as track_step
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFiles
-from components.tracking.tags import RUN_ID_TAG, VARIANT_TAG
-from components.tracking.tracked_run import TrackedRun
-from pipelines.cli.app import answer
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.promote.promotion import promote, rollback
+from quantgate.components.promote.registry import Registered, register
+from quantgate.components.run.artifacts import Decision, RowsOrigin
+from quantgate.components.track import step
+from quantgate.components.track import step as track_step
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFiles
+from quantgate.components.tracking.tags import RUN_ID_TAG, VARIANT_TAG
+from quantgate.components.tracking.tracked_run import TrackedRun
+from quantgate.pipelines.cli.app import answer
 from tests.support.decided import FACTS, SCORES, VERDICTS, digested, make_decision, report_files
 from tests.support.mlflow_server import Proxy
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.track.mlflow_writer import track
+from quantgate.components.track.mlflow_writer import track
 from tests.support.decided import FACTS, SCORES, VERDICTS, called, make_decision, report_files
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

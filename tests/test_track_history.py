@@ -10,14 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.report.figures import drop_against_size, drop_over_time
-from components.report.matrix import MARKS
-from components.track import history as tracked
-from components.track.history import comparison, history, newest
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFiles
-from components.tracking.uris import local_tracking_uri
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.report.figures import drop_against_size, drop_over_time
+from quantgate.components.report.matrix import MARKS
+from quantgate.components.track import history as tracked
+from quantgate.components.track.history import comparison, history, newest
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFiles
+from quantgate.components.tracking.uris import local_tracking_uri
 from tests.support.decided import FACTS, make_decision
 from tests.support.executed import is_drawn
 from tests.support.months import FAILED_WEEK, FIRST_DAY, HALF_WIDTH, LOST_WEEK, SIZES, WEEKS, drop_of, fill

@@ -18,14 +18,14 @@ from threading import Thread
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.errors import PrerequisiteError
-from components.promote.promotion import promote
-from components.promote.registry import register
-from components.track.mlflow_writer import track
-from components.tracking.connect import HOSTS
-from components.tracking.facts import RunFiles
-from components.tracking.tracked_run import TrackedRun
-from components.tracking.uris import local_tracking_uri
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.promote.promotion import promote
+from quantgate.components.promote.registry import register
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.connect import HOSTS
+from quantgate.components.tracking.facts import RunFiles
+from quantgate.components.tracking.tracked_run import TrackedRun
+from quantgate.components.tracking.uris import local_tracking_uri
 from tests.support.decided import FACTS, called, digested, make_decision, report_files
 from tests.support.mlflow_server import Proxy, running_mlflow
 from tests.support.registered import stored

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.errors import PrerequisiteError
-from components.evidence.next_steps import next_step
-from components.models.variants import DEFAULT, VARIANTS, Variant, variant_named, with_baseline, with_seed
-from components.promote.inference_service import write_patch
-from components.promote.promotion import Promotion
-from components.resolve.checks import check
-from components.run import machine
-from components.run.artifacts import Verdict, Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.servers.before_start import check_kernels
-from components.servers.vllm_pod import Served
-from components.track.flip_tables import read_flip_tables
-from components.track.history import place_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.models.variants import DEFAULT, VARIANTS, Variant, variant_named, with_baseline, with_seed
+from quantgate.components.promote.inference_service import write_patch
+from quantgate.components.promote.promotion import Promotion
+from quantgate.components.resolve.checks import check
+from quantgate.components.run import machine
+from quantgate.components.run.artifacts import Verdict, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers.before_start import check_kernels
+from quantgate.components.servers.vllm_pod import Served
+from quantgate.components.track.flip_tables import read_flip_tables
+from quantgate.components.track.history import place_of
 from tests.support.cpu import cpu_with
 
 

@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
-from components.report.junit import junit, junit_without_verdict
-from components.report.matrix import MARKS
-from components.report.pages import pull_request
-from components.run.artifacts import Decision
-from pipelines.cli.app import answer
-from pipelines.verdict_files import UNFINISHED, VerdictFiles
+from quantgate.components.report.junit import junit, junit_without_verdict
+from quantgate.components.report.matrix import MARKS
+from quantgate.components.report.pages import pull_request
+from quantgate.components.run.artifacts import Decision
+from quantgate.pipelines.cli.app import answer
+from quantgate.pipelines.verdict_files import UNFINISHED, VerdictFiles
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 from tests.test_report import decision_by_evidence
 

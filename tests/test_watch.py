@@ -4,9 +4,9 @@ import io
 
 from rich.console import Console
 
-from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
-from pipelines import watch
-from pipelines.cluster import TASKS
+from quantgate.components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
+from quantgate.pipelines import watch
+from quantgate.pipelines.cluster import TASKS
 
 
 def drawn(board: watch.Board) -> str:

@@ -4,8 +4,8 @@ import base64
 import gzip
 import json
 
-from components.run.progress import DONE, FAILED, RUNNING, SKIPPED
-from pipelines.kubeflow.workflow import RunTask, place_of, tasks_of
+from quantgate.components.run.progress import DONE, FAILED, RUNNING, SKIPPED
+from quantgate.pipelines.kubeflow.workflow import RunTask, place_of, tasks_of
 from tests.support.kfp_workflow import JSON, NAME, TEMPLATE, node, path_of, pod_of, workflow
 
 

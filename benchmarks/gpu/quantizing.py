@@ -16,12 +16,12 @@ from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.machine import watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.quantize_overhead import BARE
-from components.errors import PrerequisiteError
-from components.models.digest import weights_size
-from components.models.variants import BASELINE, variant_named
-from components.quantize.check import check_compressed
-from components.quantize.quantization import compress_command, layouts_in
-from components.run.calibration import Calibration
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import weights_size
+from quantgate.components.models.variants import BASELINE, variant_named
+from quantgate.components.quantize.check import check_compressed
+from quantgate.components.quantize.quantization import compress_command, layouts_in
+from quantgate.components.run.calibration import Calibration
 
 LAYER_KINDS = 7
 """Linear layers in a block of Llama."""

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu import machine
-from components.servers.local_vllm import serving_python
+from quantgate.components.servers.local_vllm import serving_python
 
 PARTS = {"a": "quantizing", "b": "serving", "c": "scoring", "d": "throughput"}
 TABLES = ("machine", "quantize", "serve", "score", "speed")

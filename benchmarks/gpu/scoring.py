@@ -20,13 +20,13 @@ from benchmarks.gpu.machine import Watch, watched
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import share_of_memory
 from benchmarks.scoring_speed import CONCURRENCY, TASKS, contender, post, scores_of, task_of
-from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
-from components.processes import lease
-from components.run.artifacts import Server
-from components.servers import local_vllm
-from components.servers.client import CONCURRENT_CALLS, ServerFailedError
-from components.servers.local_vllm import serving_python
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import local_vllm
+from quantgate.components.servers.client import CONCURRENT_CALLS, ServerFailedError
+from quantgate.components.servers.local_vllm import serving_python
 
 TASK_NAMES = ("mmlu", "hellaswag", "gsm8k", "arc_challenge")
 REHEARSED = ("hellaswag", "gsm8k")

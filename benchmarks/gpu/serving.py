@@ -13,13 +13,13 @@ from statistics import mean
 from benchmarks.gpu import setting, shapes
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import Wanted, share_of_memory, started
-from components.errors import PrerequisiteError
-from components.evaluate.endpoint import Endpoint
-from components.models.variants import BASELINE, variant_named
-from components.models.window import model_config
-from components.run.artifacts import Server
-from components.servers import access, local_vllm
-from components.servers.client import ServerFailedError
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.endpoint import Endpoint
+from quantgate.components.models.variants import BASELINE, variant_named
+from quantgate.components.models.window import model_config
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers.client import ServerFailedError
 
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
 TOLERANCE = 0.1

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scoring_speed import demo_model
-from components.models.variants import BASELINE, VARIANTS, variant_named
-from components.quantize.recipe import scheme_for
+from quantgate.components.models.variants import BASELINE, VARIANTS, variant_named
+from quantgate.components.quantize.recipe import scheme_for
 
 DEMO = "demo"
 SERVED = (BASELINE, "int8", "int4-g128", "int4-g64", "fp8-dynamic")

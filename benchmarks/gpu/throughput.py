@@ -19,8 +19,8 @@ from benchmarks.gpu.machine import watched
 from benchmarks.gpu.scoring import DUMMY, EIGHT
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import Wanted, share_of_memory, started
-from components.run.artifacts import Server
-from components.servers import access, local_vllm
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access, local_vllm
 
 REQUESTS = (1, 8, 64)
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128

@@ -6,9 +6,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.processes import lease
-from components.run.artifacts import Server
-from components.servers import local_vllm
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import local_vllm
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 if TYPE_CHECKING:
-    from components.benchmarks.irt import Parameters
-    from components.run.records import Record
+    from quantgate.components.benchmarks.irt import Parameters
+    from quantgate.components.run.records import Record
 
 FILE = Path(__file__).with_name("anchors.json")
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.benchmarks.splits import Split
-from components.errors import PrerequisiteError
-from components.run.calibration import PASSAGES
+from quantgate.components.benchmarks.splits import Split
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.calibration import PASSAGES
 
 HUB_PREFIX = "hf:"
 HUB_ID = re.compile(r"hf:(?P<path>[\w.-]+/[\w.-]+)(/(?P<name>[\w.-]+))?(:(?P<split>[\w.-]+))?")
@@ -62,7 +62,7 @@ def hub_split(name: str) -> Split:
 
 def passages() -> list[CalibrationRow]:
     """The embedded passages, each once, named by its first row."""
-    from components.benchmarks.embedded import embedded
+    from quantgate.components.benchmarks.embedded import embedded
 
     numbers: dict[str, int] = {}
     for number, text in enumerate(embedded(PASSAGES).dataset()["passage"], 1):

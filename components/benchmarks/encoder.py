@@ -18,8 +18,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from components.errors import PrerequisiteError
-from components.run.prompt_settings import NEUTRAL
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.prompt_settings import NEUTRAL
 
 Pair = tuple[str, str]
 """A context and its continuation, as text."""

@@ -15,14 +15,14 @@ import datasets
 from jinja2 import TemplateError
 from lm_eval.api.task import ConfigurableTask
 
-from components.benchmarks import custom, ifeval, protocol, ruler, tasks
-from components.benchmarks.seeding import seeded
-from components.benchmarks.splits import Rows, Source, Split
-from components.benchmarks.suites import TINY, SuiteTask
-from components.benchmarks.templates import use_sandbox
-from components.errors import PrerequisiteError
-from components.run.artifacts import RowsOrigin
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.benchmarks import custom, ifeval, protocol, ruler, tasks
+from quantgate.components.benchmarks.seeding import seeded
+from quantgate.components.benchmarks.splits import Rows, Source, Split
+from quantgate.components.benchmarks.suites import TINY, SuiteTask
+from quantgate.components.benchmarks.templates import use_sandbox
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import RowsOrigin
+from quantgate.components.run.prompt_settings import PromptSettings
 
 ORDER_SEED = 20260101
 SHOWN = 2000

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import datasets
 
-from components.benchmarks.splits import Rows, Source, Split
-from components.errors import PrerequisiteError
-from components.models.wheels import wheel
-from components.storage.artifact import write_text
-from components.storage.cache import cache_dir
+from quantgate.components.benchmarks.splits import Rows, Source, Split
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.wheels import wheel
+from quantgate.components.storage.artifact import write_text
+from quantgate.components.storage.cache import cache_dir
 
 TASKS = re.compile(r"(leaderboard_)?ifeval|leaderboard_instruction_following")
 """The tasks whose modules of lm-eval load the model."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from components.benchmarks import plain_pickle
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks import plain_pickle
+from quantgate.components.errors import PrerequisiteError
 
 PUBLISHED_SHA256 = "c3b6e426dfe7b100fe6d0ee960398e10a8763254bcead3be80cc6bc15abca284"
 ANCHORS = 100

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError, field_validator
 
-from components.errors import PrerequisiteError
-from components.storage.artifact import Artifact
-from components.storage.hashing import sha256_of
-from components.storage.location import open_store
-from components.storage.store import FolderStore, Store, checked_name, disk_room
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import open_store
+from quantgate.components.storage.store import FolderStore, Store, checked_name, disk_room
 
 if TYPE_CHECKING:
-    from components.benchmarks.splits import Rows, Source, Split
+    from quantgate.components.benchmarks.splits import Rows, Source, Split
 
 MANIFEST = "manifest.json"
 JOURNAL = "manifest.partial.json"

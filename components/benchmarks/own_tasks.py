@@ -14,12 +14,12 @@ from pathlib import Path
 
 import yaml
 
-from components.errors import PrerequisiteError
-from components.storage.cache import cache_dir
-from components.storage.hashing import sha256_of
-from components.storage.location import fetch, split_uri
-from components.storage.store import MARKER, files_of
-from components.storage.yaml_file import CORRECT, composed
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import fetch, split_uri
+from quantgate.components.storage.store import MARKER, files_of
+from quantgate.components.storage.yaml_file import CORRECT, composed
 
 DEFINES = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 MOST_BYTES = 20_000_000
@@ -72,7 +72,7 @@ def own_tasks(location: str, trusted: bool) -> OwnTasks:
     store, name = split_uri(location)
     if store.get_text(f"{name}/{MARKER}") is not None:
         return OwnTasks(fetch(location, cache_dir()).resolve(), trusted)
-    from components.storage.s3 import plain_folder
+    from quantgate.components.storage.s3 import plain_folder
 
     return OwnTasks(plain_folder(location, lambda names, _read: names, cache_dir()).resolve(), trusted)
 

@@ -8,7 +8,7 @@ Source: https://docs.python.org/3/library/pickle.html#restricting-globals
 import io
 import pickle
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 ALLOWED = frozenset(
     {

@@ -30,13 +30,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, hash_string, make_disjoint_window
 
-from components.benchmarks import protocol
-from components.benchmarks.encoder import Encoder, Ids, generation_request
-from components.benchmarks.harness import Leaf, Prepared
-from components.benchmarks.protocol import Chats
-from components.benchmarks.suites import YES, SuiteTask
-from components.benchmarks.templates import fitting
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks import protocol
+from quantgate.components.benchmarks.encoder import Encoder, Ids, generation_request
+from quantgate.components.benchmarks.harness import Leaf, Prepared
+from quantgate.components.benchmarks.protocol import Chats
+from quantgate.components.benchmarks.suites import YES, SuiteTask
+from quantgate.components.benchmarks.templates import fitting
+from quantgate.components.errors import PrerequisiteError
 
 ITEMS_PER_GROUP = 256
 TOKENS_PER_GROUP = 1 << 20

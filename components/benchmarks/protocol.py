@@ -7,15 +7,15 @@ scored by its probability, which has no samples.
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from components.benchmarks.suites import AUTO, CHATS, NO, YES, SuiteTask
-from components.benchmarks.thinking import Reply, split, until
-from components.errors import PrerequisiteError
-from components.run.plan import EvaluationPlan
-from components.run.prompt_settings import NEUTRAL, PromptSettings
+from quantgate.components.benchmarks.suites import AUTO, CHATS, NO, YES, SuiteTask
+from quantgate.components.benchmarks.thinking import Reply, split, until
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.prompt_settings import NEUTRAL, PromptSettings
 
 if TYPE_CHECKING:
-    from components.benchmarks.encoder import Encoder
-    from components.servers.client import Text
+    from quantgate.components.benchmarks.encoder import Encoder
+    from quantgate.components.servers.client import Text
 
 INSIDE, OUTSIDE = "inside", "outside"
 """Where an answer of a model that may think begins: inside the thinking if the prompt ends with its opening tag."""

@@ -27,12 +27,20 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from components.benchmarks.mirror import Manifest, MirrorFile, advice, parquet_of, read_manifest, reading, trouble_with
-from components.benchmarks.splits import Rows, Split
-from components.errors import PrerequisiteError
-from components.storage.hashing import sha256_of
-from components.storage.location import open_store
-from components.storage.store import FolderStore, Store, disk_room, partial_of
+from quantgate.components.benchmarks.mirror import (
+    Manifest,
+    MirrorFile,
+    advice,
+    parquet_of,
+    read_manifest,
+    reading,
+    trouble_with,
+)
+from quantgate.components.benchmarks.splits import Rows, Split
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import open_store
+from quantgate.components.storage.store import FolderStore, Store, disk_room, partial_of
 
 HUB_TIMEOUT_S = 5
 SUFFIXES = (".jsonl", ".json", ".parquet")

@@ -18,9 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.benchmarks.seeding import seeded
-from components.benchmarks.splits import Rows, Source, Split
-from components.errors import PrerequisiteError
+from quantgate.components.benchmarks.seeding import seeded
+from quantgate.components.benchmarks.splits import Rows, Source, Split
+from quantgate.components.errors import PrerequisiteError
 
 if TYPE_CHECKING:
     import transformers

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks import protocol, suites
-from components.benchmarks.custom import ITEMS_FILE, SET_FILE, SETS, CustomSet, read_set
-from components.errors import PrerequisiteError
-from components.run.plan import EvaluationPlan
-from components.storage.cache import cache_dir
-from components.storage.hashing import sha256_of
-from components.storage.location import local_file, open_store
+from quantgate.components.benchmarks import protocol, suites
+from quantgate.components.benchmarks.custom import ITEMS_FILE, SET_FILE, SETS, CustomSet, read_set
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import local_file, open_store
 
 if TYPE_CHECKING:
-    from components.benchmarks.harness import Prepared
-    from components.benchmarks.prompts import Item, PromptFile
-    from components.benchmarks.splits import Source, Split
+    from quantgate.components.benchmarks.harness import Prepared
+    from quantgate.components.benchmarks.prompts import Item, PromptFile
+    from quantgate.components.benchmarks.splits import Source, Split
 
 EMBEDDED, HUB = "embedded", "hub"
 
@@ -77,7 +77,7 @@ def questions_of(plan: EvaluationPlan) -> Questions:
 
     Whoever writes to the store could otherwise ask a variant other questions than the baseline.
     """
-    from components.benchmarks.prompts import PromptFile
+    from quantgate.components.benchmarks.prompts import PromptFile
 
     file = local_file(plan.prompts, cache_dir() / "prompts")
     if not file.is_file():
@@ -92,9 +92,9 @@ def questions_of(plan: EvaluationPlan) -> Questions:
 
 def source_of(plan: EvaluationPlan) -> "Source":
     """The source of the plan's rows."""
-    from components.benchmarks.embedded import Embedded
-    from components.benchmarks.row_sources import Mirror
-    from components.benchmarks.ruler import WithMade
+    from quantgate.components.benchmarks.embedded import Embedded
+    from quantgate.components.benchmarks.row_sources import Mirror
+    from quantgate.components.benchmarks.ruler import WithMade
 
     source: Source = Embedded() if plan.data == EMBEDDED else Mirror(plan.data, cache_dir())
     return WithMade(source, Mirror(plan.made_rows, cache_dir())) if plan.made_rows else source
@@ -107,14 +107,14 @@ def kept_rows(plan: EvaluationPlan) -> str:
 
 def wanted_splits(suite: suites.Suite) -> "list[Split]":
     """The splits that the suite needs."""
-    from components.benchmarks.harness import splits_wanted
+    from quantgate.components.benchmarks.harness import splits_wanted
 
     return list(dict.fromkeys(split for task in suite.tasks for split in splits_wanted(task)))
 
 
 def are_kept(wanted: "list[Split]", location: str) -> bool:
     """Whether the mirror contains each of the splits, or records that it does not exist."""
-    from components.benchmarks.mirror import read_manifest
+    from quantgate.components.benchmarks.mirror import read_manifest
 
     try:
         manifest = read_manifest(location)

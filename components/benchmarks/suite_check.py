@@ -9,12 +9,12 @@ from typing import Any
 
 from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, metric_registry
 
-from components.benchmarks import ruler, tasks
-from components.benchmarks.own_tasks import OwnTasks, check_trust, check_yaml, names_in, own_tasks
-from components.benchmarks.suite_file import FileTask, SuiteFile, with_files
-from components.benchmarks.suites import HUMANEVAL, MBPP, Suite
-from components.errors import PrerequisiteError
-from components.storage.yaml_file import Where, fault
+from quantgate.components.benchmarks import ruler, tasks
+from quantgate.components.benchmarks.own_tasks import OwnTasks, check_trust, check_yaml, names_in, own_tasks
+from quantgate.components.benchmarks.suite_file import FileTask, SuiteFile, with_files
+from quantgate.components.benchmarks.suites import HUMANEVAL, MBPP, Suite
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.yaml_file import Where, fault
 
 Definition = dict[str, Any]
 PERPLEXITIES = ("word_perplexity", "byte_perplexity")

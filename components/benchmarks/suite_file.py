@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from components.errors import PrerequisiteError
-from components.storage.yaml_file import parse
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.yaml_file import parse
 
 SUFFIXES = (".yaml", ".yml")
 SEPARATOR = re.compile(r"^--- # (.+)\n", re.MULTILINE)

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, get_args
 
-from components.benchmarks.anchors import anchors_of
-from components.benchmarks.own_tasks import own_tasks
-from components.benchmarks.suite_file import Chat, SuiteFile, split_suite
-from components.benchmarks.thinking import THINK, Tags
-from components.errors import PrerequisiteError
-from components.evidence.looks import look_shares
-from components.storage.yaml_file import parse
+from quantgate.components.benchmarks.anchors import anchors_of
+from quantgate.components.benchmarks.own_tasks import own_tasks
+from quantgate.components.benchmarks.suite_file import Chat, SuiteFile, split_suite
+from quantgate.components.benchmarks.thinking import THINK, Tags
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.looks import look_shares
+from quantgate.components.storage.yaml_file import parse
 
 if TYPE_CHECKING:
-    from components.benchmarks.custom import CustomSet
-    from components.benchmarks.own_tasks import OwnTasks
+    from quantgate.components.benchmarks.custom import CustomSet
+    from quantgate.components.benchmarks.own_tasks import OwnTasks
 
 TINY, FULL = "tiny", "full"
 STAGES = (TINY, FULL)

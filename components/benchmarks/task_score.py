@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
-from components.benchmarks.suites import SuiteTask
-from components.run.artifacts import AnswerLengths, TaskScore
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.benchmarks.suites import SuiteTask
+from quantgate.components.run.artifacts import AnswerLengths, TaskScore
+from quantgate.components.run.prompt_settings import PromptSettings
 
 if TYPE_CHECKING:
-    from components.run.records import Record
+    from quantgate.components.run.records import Record
 
 
 class NoScoreError(ValueError):

@@ -16,11 +16,11 @@ import lm_eval
 # the public TaskManager reads all definitions before it returns one
 from lm_eval.tasks._yaml_loader import _import_fun_from_str, load_yaml
 
-from components.benchmarks import ruler
-from components.benchmarks.own_tasks import OwnTasks, check_trust, names_in
-from components.benchmarks.suites import SuiteTask
-from components.errors import PrerequisiteError
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.benchmarks import ruler
+from quantgate.components.benchmarks.own_tasks import OwnTasks, check_trust, names_in
+from quantgate.components.benchmarks.suites import SuiteTask
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.prompt_settings import PromptSettings
 
 FOLDER = Path(lm_eval.__file__).resolve().parent / "tasks"
 GENERATED = "generated"

@@ -8,7 +8,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval import utils
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The step conclude: fail the run if it has a verdict that the plan names for that."""
 
-from components.errors import PrerequisiteError
-from components.run import progress
-from components.run.artifacts import Decision, Verdict
-from components.run.plan import EvaluationPlan
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision, Verdict
+from quantgate.components.run.plan import EvaluationPlan
 
 
 def conclude(decision: str, plan: str) -> None:

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -13,7 +13,7 @@ def deploy(
     server: dsl.Output[dsl.Artifact],
 ):
     """Serve the variant's weights with vLLM."""
-    from components.deploy import step as deploy_step
+    from quantgate.components.deploy import step as deploy_step
 
     server.metadata["display_name"] = "Server"
     deploy_step.deploy(weights.path, plan.path, server.path)
@@ -23,7 +23,7 @@ def deploy(
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def undeploy(plan: dsl.Input[dsl.Artifact] = None, variant: str = ""):  # kfp wants defaults: it ignores failures
     """Stop the variant's server."""
-    from components.deploy import step as deploy_step
-    from components.run.plan import EvaluationPlan
+    from quantgate.components.deploy import step as deploy_step
+    from quantgate.components.run.plan import EvaluationPlan
 
     deploy_step.undeploy(variant, EvaluationPlan.read(plan.path).results)

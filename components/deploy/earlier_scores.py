@@ -3,13 +3,13 @@
 import tempfile
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
-from components.run.artifacts import Server, Weights
-from components.run.load_results import OFF
-from components.run.plan import EvaluationPlan
-from components.run.results import AGAIN, FULL, RunResults, VariantResults
-from components.run.server_identity import ServerIdentity
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run.artifacts import Server, Weights
+from quantgate.components.run.load_results import OFF
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import AGAIN, FULL, RunResults, VariantResults
+from quantgate.components.run.server_identity import ServerIdentity
 
 
 def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdentity) -> Server | None:
@@ -20,7 +20,7 @@ def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdenti
     """
     if weights.variant != BASELINE or not plan.ledger or not plan.tracking_uri or plan.speed != OFF:
         return None
-    from components.tracking.earlier import find_baseline_scores
+    from quantgate.components.tracking.earlier import find_baseline_scores
 
     with tempfile.TemporaryDirectory() as scratch:
         try:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from components.deploy import earlier_scores
-from components.errors import PrerequisiteError
-from components.models.digest import fetch_model
-from components.run import progress
-from components.run.artifacts import Server, Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.storage.cache import cache_dir
+from quantgate.components.deploy import earlier_scores
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import fetch_model
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Server, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.cache import cache_dir
 
 
 def deploy(weights: str, plan: str, server: str) -> None:
@@ -18,8 +18,8 @@ def deploy(weights: str, plan: str, server: str) -> None:
     Start no server when MLflow has the baseline's scores for the same questions, or when the variant cannot be judged
     because its baseline has no scores.
     """
-    from components.evidence.reference import without_reference
-    from components.servers import lifecycle
+    from quantgate.components.evidence.reference import without_reference
+    from quantgate.components.servers import lifecycle
 
     quantized, planned = Weights.read(weights), EvaluationPlan.read(plan)
     results = planned.results
@@ -49,7 +49,7 @@ def describe(server: Server) -> str:
 
 def undeploy(variant: str, results: str) -> None:
     """Stop the variant's server, if `deploy` started one."""
-    from components.servers import lifecycle
+    from quantgate.components.servers import lifecycle
 
     with progress.step(results, "undeploy", variant):
         lifecycle.undeploy(variant, results)

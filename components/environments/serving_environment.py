@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from components.environments.virtual_environment import (
+from quantgate.components.environments.virtual_environment import (
     Environment,
     InstallError,
     accelerator_here,
@@ -23,7 +23,7 @@ from components.environments.virtual_environment import (
     rests_on,
     sha256_of,
 )
-from components.storage.cache import cache_dir
+from quantgate.components.storage.cache import cache_dir
 
 LOCKS = Path(__file__).with_name("locks")
 VARIABLE = "QUANTGATE_SERVING_PYTHON"

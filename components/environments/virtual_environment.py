@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_FOR_CUDA = Path(__file__).with_name("locks") / "torch-cuda.txt"

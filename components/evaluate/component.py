@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -14,7 +14,7 @@ def evaluate_tiny(
     records: dsl.Output[dsl.Dataset],
 ):
     """Test the served variant on the suite's few items."""
-    from components.evaluate import step as evaluate_step
+    from quantgate.components.evaluate import step as evaluate_step
 
     scores.metadata["display_name"] = "Scores, few items"
     records.metadata["display_name"] = "Answers, few items"
@@ -31,7 +31,7 @@ def evaluate_full(
     records: dsl.Output[dsl.Dataset],
 ):
     """Test the served variant on the suite's items, until more answers could not change its verdict."""
-    from components.evaluate import step as evaluate_step
+    from quantgate.components.evaluate import step as evaluate_step
 
     scores.metadata["display_name"] = "Scores, all items"
     records.metadata["display_name"] = "Answers, all items"

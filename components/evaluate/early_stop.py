@@ -4,17 +4,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks import selection, suites
-from components.models.variants import BASELINE
-from components.run.artifacts import Scores, Weights
-from components.run.attempts import Attempt, AttemptRecord, expected_attempt
-from components.run.evidence_digests import policy_digest
-from components.run.plan import EvaluationPlan
-from components.run.results import AGAIN, FULL, RunResults, VariantResults
+from quantgate.components.benchmarks import selection, suites
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.run.attempts import Attempt, AttemptRecord, expected_attempt
+from quantgate.components.run.evidence_digests import policy_digest
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import AGAIN, FULL, RunResults, VariantResults
 
 if TYPE_CHECKING:
-    from components.evaluate.evaluation import StopRule
-    from components.evidence.candidate import Candidate
+    from quantgate.components.evaluate.evaluation import StopRule
+    from quantgate.components.evidence.candidate import Candidate
 
 
 def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
@@ -23,9 +23,9 @@ def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
     The baseline always answers every item. So does a variant whose baseline is not finished yet, as on a cluster that
     serves both at the same time.
     """
-    from components.evidence import saved_answers
-    from components.evidence.stopping import Stopping
-    from components.run import records
+    from quantgate.components.evidence import saved_answers
+    from quantgate.components.evidence.stopping import Stopping
+    from quantgate.components.run import records
 
     if not plan.stop_early or tiny.failure or tiny.variant == BASELINE:
         return None
@@ -47,7 +47,7 @@ def expected(weights: Weights, plan: EvaluationPlan) -> Attempt:
 
 def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, may_stop: "StopRule") -> Scores | None:
     """The tiny stage's scores as the variant's final scores when they reject it; None when the full stage must run."""
-    from components.run import records
+    from quantgate.components.run import records
 
     suite = selection.suite_of(plan)
     planned = sum(task.items(suites.FULL) for task in suite.tasks) - sum(plan.too_long.values())
@@ -61,7 +61,7 @@ def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, may_stop: "StopRule")
 
 def saved_candidate(variant: str, results: str, scratch: Path) -> "Candidate | None":
     """A variant with its answers, read from the results; None before its full stage has ended."""
-    from components.evidence import saved_answers
+    from quantgate.components.evidence import saved_answers
 
     saved, local = RunResults(results).variant(variant), VariantResults(str(scratch))
     needed = (

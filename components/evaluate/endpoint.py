@@ -13,12 +13,12 @@ from lm_eval import utils
 from lm_eval.api.registry import register_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-from components.benchmarks.encoder import Encoder, generation_request
-from components.evaluate.ledger import Ledger
-from components.evaluate.tested_model import TestedModel
-from components.run.server_identity import ServerIdentity
-from components.servers.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
-from components.servers.scoring_requests import Loglik, Question
+from quantgate.components.benchmarks.encoder import Encoder, generation_request
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.evaluate.tested_model import TestedModel
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.servers.client import CONCURRENT_CALLS, TIMEOUT_S, Client, Text
+from quantgate.components.servers.scoring_requests import Loglik, Question
 
 NAME = "vllm-endpoint"
 ARGUMENTS = "base_url, model, tokenizer, max_length, ledger, model_digest, way, num_concurrent, timeout"

@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.run.artifacts import Scores, TaskScore
-from components.run.plan import EvaluationPlan
-from components.storage import location
+from quantgate.components.run.artifacts import Scores, TaskScore
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage import location
 
 if TYPE_CHECKING:
-    from components.benchmarks.irt import Parameters
+    from quantgate.components.benchmarks.irt import Parameters
 
 
 def with_estimates(scores: Scores, plan: EvaluationPlan, records_file: Path) -> Scores:
@@ -18,8 +18,8 @@ def with_estimates(scores: Scores, plan: EvaluationPlan, records_file: Path) -> 
     parameters = irt_parameters(plan)
     if not parameters or scores.failure:
         return scores
-    from components.benchmarks.irt import ANCHORS
-    from components.run import records
+    from quantgate.components.benchmarks.irt import ANCHORS
+    from quantgate.components.run import records
 
     rows = sorted(records.read(records_file), key=lambda row: row.item_id)
     tasks = []
@@ -39,9 +39,9 @@ def with_screen(scores: Scores, plan: EvaluationPlan, records_file: Path) -> Sco
     """
     if scores.failure:
         return scores
-    from components.benchmarks.anchors import anchor_scores, anchored_benchmarks
-    from components.benchmarks.selection import suite_of
-    from components.run import records
+    from quantgate.components.benchmarks.anchors import anchor_scores, anchored_benchmarks
+    from quantgate.components.benchmarks.selection import suite_of
+    from quantgate.components.run import records
 
     anchors = {task.task: task.anchors for task in suite_of(plan).tasks if task.anchors}
     parameters, rows = irt_parameters(plan), records.read(records_file) if anchors else []
@@ -64,7 +64,7 @@ def irt_parameters(plan: EvaluationPlan) -> "dict[str, Parameters]":
     """The IRT parameters that the plan names, by lm-eval's tiny task; empty when it names none."""
     if not plan.irt_parameters:
         return {}
-    from components.benchmarks import irt
+    from quantgate.components.benchmarks import irt
 
     with tempfile.TemporaryDirectory() as scratch:
         return irt.read_parameters(location.local_file(plan.irt_parameters_kept or plan.irt_parameters, Path(scratch)))
@@ -74,7 +74,7 @@ def estimates(item_scores: list[float], parameters: "Parameters") -> dict[str, f
     """The IRT estimates by name; empty when no ability explains the answers."""
     import numpy as np
 
-    from components.benchmarks import irt
+    from quantgate.components.benchmarks import irt
 
     with suppress(ArithmeticError):
         estimate = irt.estimate(np.array(item_scores), parameters)

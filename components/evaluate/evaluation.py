@@ -8,26 +8,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks import protocol
-from components.benchmarks.encoder import Encoder
-from components.benchmarks.harness import Prepared, prepare
-from components.benchmarks.prompts import Item, ItemPrompts
-from components.benchmarks.selection import Questions
-from components.benchmarks.suites import FULL
-from components.benchmarks.task_score import NoScoreError, score_of
-from components.errors import PrerequisiteError
-from components.evaluate.item_record import Answers, Recorder
-from components.evaluate.speed import Speed
-from components.evaluate.tested_model import LedgerModel, TestedModel
-from components.models.tokenizer_files import tokenizer_digest
-from components.run import records
-from components.run.artifacts import Scores, Server
-from components.run.progress import Step
-from components.servers.client import Job, ServerFailedError, Text, client_of
-from components.servers.scoring_requests import Loglik, Question
+from quantgate.components.benchmarks import protocol
+from quantgate.components.benchmarks.encoder import Encoder
+from quantgate.components.benchmarks.harness import Prepared, prepare
+from quantgate.components.benchmarks.prompts import Item, ItemPrompts
+from quantgate.components.benchmarks.selection import Questions
+from quantgate.components.benchmarks.suites import FULL
+from quantgate.components.benchmarks.task_score import NoScoreError, score_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate.item_record import Answers, Recorder
+from quantgate.components.evaluate.speed import Speed
+from quantgate.components.evaluate.tested_model import LedgerModel, TestedModel
+from quantgate.components.models.tokenizer_files import tokenizer_digest
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.progress import Step
+from quantgate.components.servers.client import Job, ServerFailedError, Text, client_of
+from quantgate.components.servers.scoring_requests import Loglik, Question
 
 if TYPE_CHECKING:
-    from components.evaluate.ledger import Ledger
+    from quantgate.components.evaluate.ledger import Ledger
 
 StopRule = Callable[[Scores, list[records.Record]], bool]
 """Whether the evaluation may stop after a look: takes the look's scores and all records so far."""

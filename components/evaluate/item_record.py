@@ -10,16 +10,16 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from components.benchmarks import protocol
-from components.benchmarks.encoder import Encoder
-from components.benchmarks.harness import Prepared
-from components.benchmarks.prompts import ItemPrompts
-from components.benchmarks.task_score import NoScoreError
-from components.benchmarks.thinking import Reply
-from components.evaluate.program_tests import with_helpers
-from components.run.records import Record
-from components.servers.client import Text
-from components.servers.scoring_requests import Loglik
+from quantgate.components.benchmarks import protocol
+from quantgate.components.benchmarks.encoder import Encoder
+from quantgate.components.benchmarks.harness import Prepared
+from quantgate.components.benchmarks.prompts import ItemPrompts
+from quantgate.components.benchmarks.task_score import NoScoreError
+from quantgate.components.benchmarks.thinking import Reply
+from quantgate.components.evaluate.program_tests import with_helpers
+from quantgate.components.run.records import Record
+from quantgate.components.servers.client import Text
+from quantgate.components.servers.scoring_requests import Loglik
 
 ROUNDING = 1e-9
 

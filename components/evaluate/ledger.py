@@ -24,13 +24,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from components.errors import PrerequisiteError
-from components.servers.client import Text
-from components.servers.scoring_requests import Loglik, Question, Tokens
-from components.storage.cache import cache_dir
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.servers.client import Text
+from quantgate.components.servers.scoring_requests import Loglik, Question, Tokens
+from quantgate.components.storage.cache import cache_dir
 
 if TYPE_CHECKING:
-    from components.storage.store import Store
+    from quantgate.components.storage.store import Store
 
 log = logging.getLogger(__name__)
 

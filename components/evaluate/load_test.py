@@ -1,10 +1,10 @@
 """The load test of a variant's server after its full stage, where the plan asks for one."""
 
-from components.run import progress
-from components.run.artifacts import Scores, Server
-from components.run.load_results import LoadTest, load_settings
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.load_results import LoadTest, load_settings
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
 
 STEP = "speed"
 
@@ -17,7 +17,7 @@ def after_full_stage(serving: Server, full: Scores, plan: EvaluationPlan) -> Non
     settings = load_settings(plan.speed, on_cpu=bool(serving.identity and serving.identity.on_cpu))
     if settings is None or full.failure:
         return
-    from components.servers.bench_serve import load_test
+    from quantgate.components.servers.bench_serve import load_test
 
     with progress.step(plan.results, STEP, serving.variant) as step:
         if serving.failure:  # the scores came from the ledger

@@ -5,8 +5,8 @@ import time
 
 import httpx
 
-from components.run.artifacts import Server
-from components.servers.access import headers, key_of
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers.access import headers, key_of
 
 COUNTER = re.compile(r"^vllm:(?:prompt|generation)_tokens_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 TIMEOUT_S = 5.0

@@ -7,21 +7,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks import selection, suites
-from components.errors import PrerequisiteError
-from components.evidence.reference import without_reference
-from components.models.digest import fetch_model
-from components.models.variants import BASELINE
-from components.run import progress
-from components.run.artifacts import Scores, Server, Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import AGAIN, FULL, TINY, RunResults
-from components.storage.cache import cache_dir
-from components.storage.location import open_store
+from quantgate.components.benchmarks import selection, suites
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.reference import without_reference
+from quantgate.components.models.digest import fetch_model
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Scores, Server, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import AGAIN, FULL, TINY, RunResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import open_store
 
 if TYPE_CHECKING:
-    from components.evaluate.evaluation import StopRule
-    from components.run.records import Record
+    from quantgate.components.evaluate.evaluation import StopRule
+    from quantgate.components.run.records import Record
 
 
 def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scores: str) -> None:
@@ -44,7 +44,7 @@ class FollowedServer:
 
     def check(self, cause: str = "") -> None:
         """Wait until the same server answers, else raise PrerequisiteError; `cause` is why a call failed."""
-        from components.servers import lifecycle
+        from quantgate.components.servers import lifecycle
 
         server = lifecycle.server_again(self.server, self.results, cause)
         if server.replaced > self.server.replaced:
@@ -86,9 +86,9 @@ def score_stage(
     if serving.failure and not (book and serving.variant == BASELINE):
         return unscored
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
-    from components.evaluate.evaluation import Earlier, Evaluation
-    from components.evaluate.ledger import ledger_file, shared
-    from components.servers import lifecycle, local_vllm
+    from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+    from quantgate.components.evaluate.ledger import ledger_file, shared
+    from quantgate.components.servers import lifecycle, local_vllm
 
     serving = with_tokenizer(serving, plan.results)
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
@@ -108,7 +108,7 @@ def score_stage(
 
 def tiny_records(variant: str, results: str) -> "list[Record]":
     """The records of the variant's tiny stage."""
-    from components.run import records
+    from quantgate.components.run import records
 
     with tempfile.TemporaryDirectory() as scratch:
         what_to_do = "run it again"

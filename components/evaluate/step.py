@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from components.benchmarks import suites
-from components.evaluate import early_stop, estimates, load_test, stages
-from components.evidence.reference import without_reference
-from components.models.variants import BASELINE
-from components.run import progress
-from components.run.artifacts import Scores, Server
-from components.run.plan import EvaluationPlan
+from quantgate.components.benchmarks import suites
+from quantgate.components.evaluate import early_stop, estimates, load_test, stages
+from quantgate.components.evidence.reference import without_reference
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.plan import EvaluationPlan
 
 
 def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from components.errors import PrerequisiteError
-from components.evaluate import ledger
-from components.evaluate.ledger import Ledger
-from components.servers.abilities import UNKNOWN, Abilities, abilities
-from components.servers.client import Client, Job, ServerFailedError, Text
-from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evaluate import ledger
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.servers.abilities import UNKNOWN, Abilities, abilities
+from quantgate.components.servers.client import Client, Job, ServerFailedError, Text
+from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
 
 NEUTRAL_ON_VLLM = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
 """Neutral values of vLLM's own fields; a server that is not vLLM may refuse a field that it does not know."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evidence.clusters import Clusters
-from components.evidence.margin import Pairs
-from components.evidence.power import Expected
+from quantgate.components.evidence.clusters import Clusters
+from quantgate.components.evidence.margin import Pairs
+from quantgate.components.evidence.power import Expected
 
 Numbers = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from components.evidence import answers as items
-from components.evidence.answers import Answers
-from components.run.artifacts import RowsOrigin, Scores, TaskScore, Weights
+from quantgate.components.evidence import answers as items
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.run.artifacts import RowsOrigin, Scores, TaskScore, Weights
 
 
 @dataclass(frozen=True)

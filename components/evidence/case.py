@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.evidence import choice_margins, flips, lengths, margin
-from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate
-from components.evidence.drops import DropTest, Task
-from components.evidence.limits import ClippedTest, Limit, MeanTest
-from components.evidence.looks import error_share
-from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
-from components.evidence.spending import attempt_share, run_share
-from components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
-from components.policies.policy import MOST_NATS, Band, UseCase
-from components.run.attempts import Attempt
+from quantgate.components.evidence import choice_margins, flips, lengths, margin
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.limits import ClippedTest, Limit, MeanTest
+from quantgate.components.evidence.looks import error_share
+from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from quantgate.components.evidence.spending import attempt_share, run_share
+from quantgate.components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
+from quantgate.components.policies.policy import MOST_NATS, Band, UseCase
+from quantgate.components.run.attempts import Attempt
 
 
 @dataclass(frozen=True)

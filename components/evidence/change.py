@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from components.policies.policy import side
+from quantgate.components.policies.policy import side
 
 MOST_DIGITS = 12
 """The most digits after the point: a comparison with a bound ignores differences below policy.EDGE."""

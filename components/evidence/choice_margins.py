@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from components.evidence import flips, margin
-from components.evidence.answers import Answers, list_ids
-from components.evidence.margin import Numbers, Pairs
+from quantgate.components.evidence import flips, margin
+from quantgate.components.evidence.answers import Answers, list_ids
+from quantgate.components.evidence.margin import Numbers, Pairs
 
 METRICS = ("acc", "acc_norm")
 """The metrics with margins; acc_norm divides a choice's log-likelihood by its number of characters."""

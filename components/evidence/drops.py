@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from components.evidence import margin
-from components.evidence.choice_margins import Smoothed
-from components.evidence.further_items import further, with_power
-from components.evidence.looks import SCREEN_ALLOWANCE
-from components.evidence.margin import Pairs, Scale
-from components.evidence.noise import Noise
-from components.policies.policy import ANSWERS_ERROR
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.choice_margins import Smoothed
+from quantgate.components.evidence.further_items import further, with_power
+from quantgate.components.evidence.looks import SCREEN_ALLOWANCE
+from quantgate.components.evidence.margin import Pairs, Scale
+from quantgate.components.evidence.noise import Noise
+from quantgate.components.policies.policy import ANSWERS_ERROR
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv, stdtr, stdtrit
 
-from components.evidence.answers import Answers
-from components.evidence.clusters import jackknife
-from components.evidence.margin import Numbers, summed_by
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.clusters import jackknife
+from quantgate.components.evidence.margin import Numbers, summed_by
 
 RIGHT = 0.5
 """A score above this is a right answer."""

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 
-from components.evidence.assumed_answers import Assumed
-from components.evidence.change import about
-from components.evidence.prospects import VERDICT_NAMES, Need, Outlook, Prospect, outlook
+from quantgate.components.evidence.assumed_answers import Assumed
+from quantgate.components.evidence.change import about
+from quantgate.components.evidence.prospects import VERDICT_NAMES, Need, Outlook, Prospect, outlook
 
 DRAWS = 200
 """Simulated runs of each variant: a chance has a standard error of up to 3.5 points, and all takes about a second."""

@@ -24,19 +24,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from components.evidence import flips, lengths, margin, sentences
-from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate
-from components.evidence.case import Case, case, with_clusters
-from components.evidence.change import about
-from components.evidence.drops import DropTest, Task
-from components.evidence.further_items import finite
-from components.evidence.limits import Limit
-from components.evidence.margin import ABSOLUTE
-from components.evidence.next_steps import next_step
-from components.policies.policy import UseCase
-from components.run.artifacts import Comparison, DropBounds, LimitEvidence, MarginEvidence, TaskEvidence, Verdict
-from components.run.attempts import Attempt
+from quantgate.components.evidence import flips, lengths, margin, sentences
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.case import Case, case, with_clusters
+from quantgate.components.evidence.change import about
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.further_items import finite
+from quantgate.components.evidence.limits import Limit
+from quantgate.components.evidence.margin import ABSOLUTE
+from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.artifacts import (
+    Comparison,
+    DropBounds,
+    LimitEvidence,
+    MarginEvidence,
+    TaskEvidence,
+    Verdict,
+)
+from quantgate.components.run.attempts import Attempt
 
 LARGEST_LOGARITHM = 700.0
 EACH_SIDE = 0.025

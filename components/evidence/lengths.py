@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.evidence import margin
-from components.evidence.answers import Answers
-from components.evidence.further_items import finite, further, is_decided
-from components.evidence.limits import ClippedTest
-from components.evidence.margin import RELATIVE, Pairs
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.further_items import finite, further, is_decided
+from quantgate.components.evidence.limits import ClippedTest
+from quantgate.components.evidence.margin import RELATIVE, Pairs
 
 
 @dataclass(frozen=True)

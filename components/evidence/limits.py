@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass, replace
 
-from components.evidence import flips, margin
-from components.evidence.further_items import LimitTest, finite, further, is_decided
-from components.evidence.margin import ABSOLUTE, Pairs
-from components.policies.policy import MOST_NATS
+from quantgate.components.evidence import flips, margin
+from quantgate.components.evidence.further_items import LimitTest, finite, further, is_decided
+from quantgate.components.evidence.margin import ABSOLUTE, Pairs
+from quantgate.components.policies.policy import MOST_NATS
 
 
 @dataclass(frozen=True)

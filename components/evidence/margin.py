@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from components.evidence.clusters import Clusters, Sums, clustered_mean
-from components.evidence.gamma_tail import tail
+from quantgate.components.evidence.clusters import Clusters, Sums, clustered_mean
+from quantgate.components.evidence.gamma_tail import tail
 
 Numbers = NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from components.models.variants import VARIANTS, Variant, known_variant
+from quantgate.components.models.variants import VARIANTS, Variant, known_variant
 
 NEXT_STEPS = {
     "reference": "Keep serving the baseline until a variant replaces it.",

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from components.evidence import margin
-from components.evidence.margin import Pairs, Scale
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.margin import Pairs, Scale
 
 CLEARLY = 0.025
 """The error probability of each side: 5 % together."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from components.errors import PrerequisiteError
-from components.evidence import margin
-from components.evidence.clusters import Clusters
-from components.evidence.further_items import POWER, further
-from components.evidence.margin import RELATIVE, Pairs, Scale
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.clusters import Clusters
+from quantgate.components.evidence.further_items import POWER, further
+from quantgate.components.evidence.margin import RELATIVE, Pairs, Scale
 
 ROUNDING = 1e-12
 

@@ -17,21 +17,21 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from components.errors import PrerequisiteError
-from components.evidence import assumed_answers, margin
-from components.evidence.assumed_answers import AFTER, BEFORE, COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask
-from components.evidence.candidate import Candidate
-from components.evidence.case import Case, limits_of
-from components.evidence.drops import DropTest, Task
-from components.evidence.further_items import LimitTest, further, with_power
-from components.evidence.limits import ClippedTest, Limit
-from components.evidence.looks import error_share
-from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
-from components.evidence.spending import describe_attempt, error_of
-from components.evidence.worst_cluster import PairedCluster, WorstClusterTest
-from components.policies.policy import MOST_NATS, UseCase
-from components.run.artifacts import Scores, Weights
-from components.run.attempts import Attempt
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence import assumed_answers, margin
+from quantgate.components.evidence.assumed_answers import AFTER, BEFORE, COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.case import Case, limits_of
+from quantgate.components.evidence.drops import DropTest, Task
+from quantgate.components.evidence.further_items import LimitTest, further, with_power
+from quantgate.components.evidence.limits import ClippedTest, Limit
+from quantgate.components.evidence.looks import error_share
+from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from quantgate.components.evidence.spending import describe_attempt, error_of
+from quantgate.components.evidence.worst_cluster import PairedCluster, WorstClusterTest
+from quantgate.components.policies.policy import MOST_NATS, UseCase
+from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.run.attempts import Attempt
 
 VERDICTS = ("ship", "monitor", "ab_test", "inconclusive", "reject")
 VERDICT_NAMES = {"ab_test": "A/B test"}

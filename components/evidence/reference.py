@@ -1,8 +1,8 @@
 """The reference of a run is its baseline: without the baseline's scores no variant can be judged."""
 
-from components.models.variants import BASELINE
-from components.run.artifacts import Scores
-from components.run.results import FULL, RunResults
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.results import FULL, RunResults
 
 
 def not_judged(reason: str) -> str:

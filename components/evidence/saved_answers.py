@@ -7,13 +7,13 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.evidence import choice_margins
-from components.evidence.answers import Answers, answers
-from components.evidence.candidate import Candidate, candidate
-from components.run.artifacts import Scores, Weights
-from components.run.records import typed
-from components.run.results import AGAIN, FULL, TINY, VariantResults
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence import choice_margins
+from quantgate.components.evidence.answers import Answers, answers
+from quantgate.components.evidence.candidate import Candidate, candidate
+from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.run.records import typed
+from quantgate.components.run.results import AGAIN, FULL, TINY, VariantResults
 
 RECORDS = {
     "task": pyarrow.string(),

@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from components.evidence.case import Case
-from components.evidence.change import Change, about, confidence_text, percent
-from components.evidence.drops import DropTest
-from components.evidence.limits import Limit
-from components.evidence.looks import SCREEN_ALLOWANCE
-from components.evidence.worst_cluster import WorstClusterTest
-from components.policies.policy import Band, side
+from quantgate.components.evidence.case import Case
+from quantgate.components.evidence.change import Change, about, confidence_text, percent
+from quantgate.components.evidence.drops import DropTest
+from quantgate.components.evidence.limits import Limit
+from quantgate.components.evidence.looks import SCREEN_ALLOWANCE
+from quantgate.components.evidence.worst_cluster import WorstClusterTest
+from quantgate.components.policies.policy import Band, side
 
 
 def passed(case: Case, band: Band, alpha: float) -> str:

@@ -7,10 +7,10 @@ is not known, it is not comparable.
 
 from collections.abc import Sequence
 
-from components.evidence.next_steps import NEXT_STEPS
-from components.policies.policy import SpeedLimits, UseCase, side
-from components.run.artifacts import Decision, LimitEvidence, Verdict
-from components.run.load_results import LoadTest, SpeedRatio, speed_ratios
+from quantgate.components.evidence.next_steps import NEXT_STEPS
+from quantgate.components.policies.policy import SpeedLimits, UseCase, side
+from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
+from quantgate.components.run.load_results import LoadTest, SpeedRatio, speed_ratios
 
 TOO_SLOW = "Try another variant, or hardware with faster kernels for it; until then keep serving the current model."
 SPEEDUP, FIRST_TOKEN = "speedup", "first_token"

@@ -15,8 +15,8 @@ A rejection keeps its confidence for each variant by itself. So only the runs of
 
 import math
 
-from components.evidence.change import confidence_text
-from components.run.attempts import Attempt
+from quantgate.components.evidence.change import confidence_text
+from quantgate.components.run.attempts import Attempt
 
 CONTINUED = 0.25
 """The share of an attempt's error probability that all its runs after the first use together."""

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate, candidate, first_difference
-from components.evidence.case import case, unmeasurable
-from components.evidence.judging import settled
-from components.policies.policy import UseCase
-from components.run.artifacts import Scores, Weights
-from components.run.attempts import Attempt
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate, candidate, first_difference
+from quantgate.components.evidence.case import case, unmeasurable
+from quantgate.components.evidence.judging import settled
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.run.attempts import Attempt
 
 
 @dataclass(frozen=True)

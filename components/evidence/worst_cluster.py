@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from components.evidence import margin
-from components.evidence.answers import Answers
-from components.evidence.further_items import finite, further, is_decided
-from components.evidence.margin import Pairs, Scale
+from quantgate.components.evidence import margin
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.further_items import finite, further, is_decided
+from quantgate.components.evidence.margin import Pairs, Scale
 
 
 @dataclass(frozen=True)

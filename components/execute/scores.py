@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from components.benchmarks.suites import Suite
-from components.benchmarks.task_score import score_of
-from components.errors import PrerequisiteError
-from components.run import records
-from components.run.artifacts import Scores, TaskScore
-from components.run.progress import Step
-from components.sandbox.containment import Outcome, Program
-from components.sandbox.programs import run_programs
+from quantgate.components.benchmarks.suites import Suite
+from quantgate.components.benchmarks.task_score import score_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, TaskScore
+from quantgate.components.run.progress import Step
+from quantgate.components.sandbox.containment import Outcome, Program
+from quantgate.components.sandbox.programs import run_programs
 
 
 def score_programs(answered: Scores, suite: Suite, file: Path, step: Step, *, chat_template: bool = False) -> Scores:
@@ -45,7 +45,7 @@ def scores_in_order(
     answered: Scores, suite: Suite, rows: list[records.Record], chat_template: bool
 ) -> Iterator[TaskScore]:
     """The scores of all tasks in the suite's order."""
-    from components.benchmarks import protocol, tasks
+    from quantgate.components.benchmarks import protocol, tasks
 
     score_by_task = {score.task: score for score in answered.tasks}
     for task in suite.tasks:

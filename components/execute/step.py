@@ -3,12 +3,12 @@
 import tempfile
 from pathlib import Path
 
-from components.benchmarks import selection
-from components.errors import PrerequisiteError
-from components.run import progress
-from components.run.artifacts import Scores
-from components.run.plan import EvaluationPlan
-from components.run.results import AGAIN, RunResults
+from quantgate.components.benchmarks import selection
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import AGAIN, RunResults
 
 
 def execute(full: str, plan: str, scores: str) -> None:
@@ -22,7 +22,7 @@ def execute(full: str, plan: str, scores: str) -> None:
     if answered.failure or answered.scored_in or not suite.programs:
         answered.write(scores)
         return
-    from components.execute.scores import score_programs
+    from quantgate.components.execute.scores import score_programs
 
     with progress.step(planned.results, "execute", answered.variant) as step, tempfile.TemporaryDirectory() as scratch:
         variant_results = RunResults(planned.results).variant(answered.variant)

@@ -4,7 +4,7 @@ from typing import List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -18,7 +18,7 @@ def gate(
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Decide on every variant."""
-    from components.gate import step as gate_step
+    from quantgate.components.gate import step as gate_step
 
     decision.metadata["display_name"], metrics.metadata["display_name"] = "Decision", "Metrics"
     weight_files, score_files = [artifact.path for artifact in weights], [artifact.path for artifact in scores]

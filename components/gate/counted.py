@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from components.gate.results_files import JudgedRecords
-from components.run.artifacts import Decision, Scores, Weights
-from components.run.attempts import Attempt, AttemptRecord, Judgement, attempt_of, evidence_digest
-from components.run.evidence_digests import policy_digest
-from components.run.plan import EvaluationPlan
+from quantgate.components.gate.results_files import JudgedRecords
+from quantgate.components.run.artifacts import Decision, Scores, Weights
+from quantgate.components.run.attempts import Attempt, AttemptRecord, Judgement, attempt_of, evidence_digest
+from quantgate.components.run.evidence_digests import policy_digest
+from quantgate.components.run.plan import EvaluationPlan
 
 
 def judgement_of(

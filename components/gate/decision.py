@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.evidence import judging
-from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate, candidate, first_difference
-from components.evidence.case import unmeasurable
-from components.evidence.next_steps import next_step
-from components.evidence.reference import not_judged
-from components.gate.point import judge
-from components.models.variants import BASELINE
-from components.policies.policy import UseCase
-from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
-from components.run.attempts import Attempt
+from quantgate.components.evidence import judging
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate, candidate, first_difference
+from quantgate.components.evidence.case import unmeasurable
+from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.evidence.reference import not_judged
+from quantgate.components.gate.point import judge
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.artifacts import Decision, Model, Scores, Verdict, Weights
+from quantgate.components.run.attempts import Attempt
 
 ByTask = Mapping[str, Answers]
 

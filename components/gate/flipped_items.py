@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from components.run.artifacts import Flip
-from components.run.records import Record
+from quantgate.components.run.artifacts import Flip
+from quantgate.components.run.records import Record
 
 EXAMPLES = 3
 """How many flips of each variant the report shows; MLflow gets the whole list."""

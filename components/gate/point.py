@@ -6,11 +6,11 @@ It has no confidence bounds. Every metric is read as "higher is better".
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from components.evidence.candidate import Candidate
-from components.evidence.change import Change
-from components.evidence.next_steps import next_step
-from components.policies.policy import UseCase, side
-from components.run.artifacts import Scores, Verdict
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.change import Change
+from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.policies.policy import UseCase, side
+from quantgate.components.run.artifacts import Scores, Verdict
 
 
 def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict:

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
-from components.run.artifacts import Scores
-from components.run.load_results import LoadTest
-from components.run.results import AGAIN, TINY, RunResults
-from components.storage.hashing import sha256_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.load_results import LoadTest
+from quantgate.components.run.results import AGAIN, TINY, RunResults
+from quantgate.components.storage.hashing import sha256_of
 
 if TYPE_CHECKING:
-    from components.evidence.answers import Answers
-    from components.run.artifacts import Flip
-    from components.run.records import Record
+    from quantgate.components.evidence.answers import Answers
+    from quantgate.components.run.artifacts import Flip
+    from quantgate.components.run.records import Record
 
 
 def write_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Flip]]":
     """Write each variant's flips from the baseline to the run's results, and return them by variant."""
-    from components.gate import flipped_items
-    from components.run import records
+    from quantgate.components.gate import flipped_items
+    from quantgate.components.run import records
 
     run, flips = RunResults(results), {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,7 +59,7 @@ class JudgedRecords:
 
 def read_answers(all_scores: list[Scores], results: str) -> JudgedRecords:
     """Each variant's per-item answers, and those of the baseline's second pass."""
-    from components.evidence import saved_answers
+    from quantgate.components.evidence import saved_answers
 
     with tempfile.TemporaryDirectory() as scratch:
 

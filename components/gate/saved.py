@@ -19,19 +19,19 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from components.benchmarks.suites import guessed_score
-from components.errors import PrerequisiteError
-from components.evidence import choice_margins
-from components.evidence.answers import Answers, answers
-from components.evidence.candidate import Candidate, candidate
-from components.evidence.saved_answers import read_ours
-from components.gate.decision import decide_candidates
-from components.gate.harness_groups import group_fault, grouped
-from components.policies.policy import UseCase, check_use_case
-from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
-from components.run.attempts import Attempt
-from components.run.prompt_settings import PromptSettings
-from components.run.results import FULL, TINY, VariantResults
+from quantgate.components.benchmarks.suites import guessed_score
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence import choice_margins
+from quantgate.components.evidence.answers import Answers, answers
+from quantgate.components.evidence.candidate import Candidate, candidate
+from quantgate.components.evidence.saved_answers import read_ours
+from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.gate.harness_groups import group_fault, grouped
+from quantgate.components.policies.policy import UseCase, check_use_case
+from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
+from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.results import FULL, TINY, VariantResults
 
 METRICS = (
     "acc_norm",

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from components.evidence.answers import Answers
-from components.evidence.assumed_answers import PlannedTask
-from components.evidence.candidate import Candidate
-from components.evidence.prospects import Prospect
-from components.policies.policy import UseCase
-from components.run.artifacts import TaskScore
-from components.run.attempts import Attempt
+from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.assumed_answers import PlannedTask
+from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.prospects import Prospect
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.artifacts import TaskScore
+from quantgate.components.run.attempts import Attempt
 
 
 def prospect_of_saved(

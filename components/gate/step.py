@@ -2,23 +2,23 @@
 
 from pathlib import Path
 
-from components.benchmarks import selection
-from components.gate import results_files
-from components.run import progress
-from components.run.artifacts import Decision, Model, Scores, Weights
-from components.run.attempts import AttemptRecord
-from components.run.evidence_digests import digests_of
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
+from quantgate.components.benchmarks import selection
+from quantgate.components.gate import results_files
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision, Model, Scores, Weights
+from quantgate.components.run.attempts import AttemptRecord
+from quantgate.components.run.evidence_digests import digests_of
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
 
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
     """Decide on every variant; return the metrics for the run's page by name."""
-    from components.evidence.speed_limits import with_speed
-    from components.evidence.spending import describe_attempt
-    from components.gate.counted import counted, judgement_of
-    from components.gate.decision import decide
-    from components.gate.flipped_items import examples
+    from quantgate.components.evidence.speed_limits import with_speed
+    from quantgate.components.evidence.spending import describe_attempt
+    from quantgate.components.gate.counted import counted, judgement_of
+    from quantgate.components.gate.decision import decide
+    from quantgate.components.gate.flipped_items import examples
 
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:

@@ -21,7 +21,7 @@ from kubernetes.client.exceptions import ApiException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 from urllib3.exceptions import HTTPError
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 JSON = dict[str, Any]
 """An object of the API as JSON: the cluster defines its schema."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from components.errors import PrerequisiteError, ServerGoneError
-from components.kubernetes.cluster_client import JSON, LEASE, ClusterClient
+from quantgate.components.errors import PrerequisiteError, ServerGoneError
+from quantgate.components.kubernetes.cluster_client import JSON, LEASE, ClusterClient
 
 RENEWALS = 3
 """How often a lease is renewed within its length."""

@@ -3,9 +3,9 @@
 import hashlib
 import os
 
-from components.errors import PrerequisiteError
-from components.kubernetes.cluster_client import JSON, POD, ClusterClient
-from components.kubernetes.labels import RUN_NAME
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.cluster_client import JSON, POD, ClusterClient
+from quantgate.components.kubernetes.labels import RUN_NAME
 
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 

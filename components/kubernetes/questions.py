@@ -13,8 +13,15 @@ from kubernetes.client.exceptions import ApiException
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 from urllib3.exceptions import HTTPError
 
-from components.errors import PrerequisiteError
-from components.kubernetes.cluster_client import JSON, TIMEOUTS_S, WHO, configuration, is_transient, message_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.cluster_client import (
+    JSON,
+    TIMEOUTS_S,
+    WHO,
+    configuration,
+    is_transient,
+    message_of,
+)
 
 TRIES, PAUSE_S = 3, 0.5
 PLAIN = "application/json"

@@ -1,6 +1,6 @@
 """Remove the servers whose leases are over. A CronJob runs this for runs that cannot clean up themselves.
 
-    python -m components.kubernetes.reaper --namespace NAMESPACE
+    python -m quantgate.components.kubernetes.reaper --namespace NAMESPACE
 
 It lists quantgate's leases and deletes those that are over; the cluster then deletes the objects that a lease owns. It
 needs no other rights. A lease that is renewed between the listing and the deletion stays: its version has changed.
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from components.errors import PrerequisiteError
-from components.kubernetes.cluster_client import LEASE, ClusterClient
-from components.kubernetes.cluster_lease import ends
-from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.cluster_client import LEASE, ClusterClient
+from quantgate.components.kubernetes.cluster_lease import ends
+from quantgate.components.kubernetes.labels import MANAGED_BY, MANAGER, RUN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from components.kubernetes.cluster_client import (
+from quantgate.components.kubernetes.cluster_client import (
     CONFIG_MAP,
     DEPLOYMENT,
     EVENT,

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.storage.store import MARKER
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.store import MARKER
 
 Read = Callable[[str], str]
 """Returns the text of one of the model's files by its name: from a folder, S3 or the hub."""

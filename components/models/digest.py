@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.models.content import WEIGHTS, chosen_files, reader
-from components.storage.hashing import sha256s
-from components.storage.location import fetch, split_uri
-from components.storage.store import Marker, files_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.content import WEIGHTS, chosen_files, reader
+from quantgate.components.storage.hashing import sha256s
+from quantgate.components.storage.location import fetch, split_uri
+from quantgate.components.storage.store import Marker, files_of
 
 UNREAD = ("recipe.yaml",)
 """What an earlier version stored beside a variant, and no loader reads. Any other file that is more is another model:

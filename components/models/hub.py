@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.models.content import Read
-from components.storage.store import disk_room
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.content import Read
+from quantgate.components.storage.store import disk_room
 
 Choose = Callable[[Collection[str], Read], list[str]]
 """Selects a model's files by name, and may read small ones before the weights are downloaded."""

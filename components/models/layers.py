@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.errors import PrerequisiteError
-from components.models.parts import is_expert
-from components.models.variants import AUTO_ROUND, Variant
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.parts import is_expert
+from quantgate.components.models.variants import AUTO_ROUND, Variant
 
 SMALLEST_GROUP = 32
 

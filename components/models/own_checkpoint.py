@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.errors import PrerequisiteError
-from components.models import sources
-from components.models.digest import digest_of, model_files, weights_size
-from components.models.tokenizer_files import copy_beside_weights, tokenizer_files
-from components.models.window import model_config
-from components.run.checkpoint import Checkpoint
-from components.run.plan import EvaluationPlan
-from components.storage.store import Store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import sources
+from quantgate.components.models.digest import digest_of, model_files, weights_size
+from quantgate.components.models.tokenizer_files import copy_beside_weights, tokenizer_files
+from quantgate.components.models.window import model_config
+from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage.store import Store
 
 METHODS = ("compressed-tensors", "awq", "gptq")
 """The quant_method of a checkpoint that vLLM serves and quantgate takes."""

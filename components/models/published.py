@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.models import hub
-from components.models.content import INDEX, WEIGHTS, beside_weights, chosen_files
-from components.storage.store import MARKER
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import hub
+from quantgate.components.models.content import INDEX, WEIGHTS, beside_weights, chosen_files
+from quantgate.components.storage.store import MARKER
 
 if TYPE_CHECKING:
-    from components.storage.s3 import S3Store, StoredObject
+    from quantgate.components.storage.s3 import S3Store, StoredObject
 
 HUB = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)/(.+)")
@@ -59,7 +59,7 @@ def published_at(source: str, settled_s: float) -> Published:
         content = {name: files[name] for name in may_count(files)}
         return published(source, f"{source} at commit {commit}", content)
     if match := BUCKET.fullmatch(source):
-        from components.storage.s3 import S3Store
+        from quantgate.components.storage.s3 import S3Store
 
         store = S3Store(f"s3://{match[1]}")
         above, _, last = match[2].rstrip("/").rpartition("/")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.models import sources
-from components.models.variants import VARIANTS, Variant, check_seeds, variant_named, with_baseline
-from components.run.plan import EvaluationPlan
-from components.storage.yaml_file import Where, composed, duplicates, fault, readable
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import sources
+from quantgate.components.models.variants import VARIANTS, Variant, check_seeds, variant_named, with_baseline
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage.yaml_file import Where, composed, duplicates, fault, readable
 
 if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.models import hub
-from components.models.content import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import hub
+from quantgate.components.models.content import (
     WEIGHTS,
     Read,
     check_no_remote_code,
@@ -18,12 +18,12 @@ from components.models.content import (
     chosen_files,
     reader,
 )
-from components.models.digest import digest_of, model_files, weights_size
-from components.models.hub import Choose
-from components.models.wheels import PINS, gguf_model, normalized
-from components.run.artifacts import Model
-from components.storage.location import split_uri
-from components.storage.store import MARKER, Store, files_of
+from quantgate.components.models.digest import digest_of, model_files, weights_size
+from quantgate.components.models.hub import Choose
+from quantgate.components.models.wheels import PINS, gguf_model, normalized
+from quantgate.components.run.artifacts import Model
+from quantgate.components.storage.location import split_uri
+from quantgate.components.storage.store import MARKER, Store, files_of
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -201,7 +201,7 @@ def _from_s3(rest: str, cache: Path, choose: Choose) -> tuple[Path, str]:
     store, name = split_uri(f"s3:{rest}")
     if store.get_text(f"{name}/{MARKER}") is not None:
         return store.get_folder(name, cache), ""
-    from components.storage.s3 import plain_folder
+    from quantgate.components.storage.s3 import plain_folder
 
     return plain_folder(f"s3:{rest}", choose, cache), ""
 

@@ -5,10 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-from components.models.content import INDEX, beside_weights
-from components.models.window import model_config
-from components.storage.hashing import sha256s
-from components.storage.store import files_of
+from quantgate.components.models.content import INDEX, beside_weights
+from quantgate.components.models.window import model_config
+from quantgate.components.storage.hashing import sha256s
+from quantgate.components.storage.store import files_of
 
 GENERATION_CONFIG = "generation_config.json"
 NOT_THE_TOKENIZERS = ("config.json", GENERATION_CONFIG, INDEX)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 
 @dataclass(frozen=True)

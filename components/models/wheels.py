@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.storage.hashing import sha256_of
-from components.storage.store import disk_room, made_once, staged
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.store import disk_room, made_once, staged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from components.errors import PrerequisiteError
-from components.storage.yaml_file import fault, parse
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.yaml_file import fault, parse
 
 USE_CASES = Path(__file__).parent / "use_cases"
 BANDS_FILE = Path(__file__).parent / "bands.yaml"

@@ -1,6 +1,6 @@
 """A guard runs one command in its own session and ends it, with all its children, when the command's owner ends.
 
-    python -m components.processes.guard --lease FILE --log FILE -- COMMAND...
+    python -m quantgate.components.processes.guard --lease FILE --log FILE -- COMMAND...
 
 The owner is the holder of the lease. The guard also ends the command on SIGTERM, SIGINT and SIGHUP. It exits with the
 command's exit status. If the guard is killed, the kernel kills the command (Linux: PR_SET_PDEATHSIG).
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from components.processes.lease import holder
-from components.processes.scratch import scratch_folder
+from quantgate.components.processes.lease import holder
+from quantgate.components.processes.scratch import scratch_folder
 
 POLL_S = 0.5
 GRACE_S = 5.0

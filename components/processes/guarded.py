@@ -10,7 +10,7 @@ import psutil
 
 def start_guard(command: list[str], environment: Mapping[str, str], lease: Path, log: Path) -> psutil.Process:
     """Start the command under a guard, which has its own session and output and may outlive this process."""
-    guard = [sys.executable, "-m", "components.processes.guard", "--lease", str(lease), "--log", str(log)]
+    guard = [sys.executable, "-m", "quantgate.components.processes.guard", "--lease", str(lease), "--log", str(log)]
     guard += ["--", *command]
     to_devnull = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
     pid = os.posix_spawn(sys.executable, guard, environment, file_actions=to_devnull, setsid=True)

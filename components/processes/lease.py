@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 PREFIX = "quantgate-tmp-"
 LONGEST_SOCKET, UUID = 107, 36

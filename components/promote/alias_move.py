@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.storage.artifact import Artifact
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.artifact import Artifact
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel

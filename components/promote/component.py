@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -15,8 +15,8 @@ def promote(
     promoted: dsl.Output[dsl.Artifact],
 ):
     """Register the variants, and let the candidate become champion where its verdict allows it."""
-    from components.promote import step as promote_step
-    from components.run.plan import EvaluationPlan
+    from quantgate.components.promote import step as promote_step
+    from quantgate.components.run.plan import EvaluationPlan
 
     promoted.metadata["display_name"], planned = "Registered versions", EvaluationPlan.read(plan.path)
     promote_step.promote(decision.path, tracked.path, planned.results, planned.tracking_uri, promoted.path, move=move)

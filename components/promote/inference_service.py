@@ -4,9 +4,9 @@ from pathlib import Path
 
 import yaml
 
-from components.errors import PrerequisiteError
-from components.promote.promotion import Promotion
-from components.storage.artifact import write_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.promote.promotion import Promotion
+from quantgate.components.storage.artifact import write_text
 
 
 def check_reachable(weights: str) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
-from components.run.artifacts import Verdict, Weights
-from components.tracking.kubeflow_run import PARENT
-from components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
-from components.tracking.verification import CheckedRun, checked_run
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
+from quantgate.components.run.artifacts import Verdict, Weights
+from quantgate.components.tracking.kubeflow_run import PARENT
+from quantgate.components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
+from quantgate.components.tracking.verification import CheckedRun, checked_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

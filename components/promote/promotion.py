@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.models.digest import check_stored
-from components.promote.alias_move import CHAMPION, FORCED, PREVIOUS, Serving, move, settled
-from components.promote.judged_version import JudgedVersion, aliased, judged_version, version_of
-from components.storage.artifact import Artifact
-from components.storage.cache import cache_dir
-from components.tracking.connect import connected
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import check_stored
+from quantgate.components.promote.alias_move import CHAMPION, FORCED, PREVIOUS, Serving, move, settled
+from quantgate.components.promote.judged_version import JudgedVersion, aliased, judged_version, version_of
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.tracking.connect import connected
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Decision, Verdict, Weights
-from components.storage.artifact import Artifact
-from components.tracking.connect import connected
-from components.tracking.tags import SOURCE_TAG, WEIGHTS
-from components.tracking.tracked_run import TrackedRun
-from components.tracking.uris import is_server
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Decision, Verdict, Weights
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.tags import SOURCE_TAG, WEIGHTS
+from quantgate.components.tracking.tracked_run import TrackedRun
+from quantgate.components.tracking.uris import is_server
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.run import progress
-from components.run.artifacts import Decision
-from components.run.results import RunResults
-from components.tracking.uris import own_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import RunResults
+from quantgate.components.tracking.uris import own_store
 
 
 def promote(decision: str, tracked: str, results: str, tracking_uri: str, promoted: str, *, move: bool) -> None:
@@ -15,10 +15,10 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
     The run does not fail if the verdict does not allow it or the registry refuses: the step's note says why. A run that
     only found an earlier run's verdict changes nothing: the champion may have been rolled back since.
     """
-    from components.promote.promotion import promote as promote_model
-    from components.promote.registry import Registered, register
-    from components.tracking.facts import RunFacts
-    from components.tracking.tracked_run import TrackedRun
+    from quantgate.components.promote.promotion import promote as promote_model
+    from quantgate.components.promote.registry import Registered, register
+    from quantgate.components.tracking.facts import RunFacts
+    from quantgate.components.tracking.tracked_run import TrackedRun
 
     with progress.step(results, "promote") as step:
         decided, recorded = Decision.read(decision), TrackedRun.read(tracked)

@@ -13,18 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.models.layers import Layout
-from components.models.parts import ROUTERS, is_expert, part_of
-from components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
-from components.quantize.rotation import OUTPUT, ROTATED, not_rotated
-from components.quantize.tensors import NAMED, WEIGHT, tensors_of
-from components.storage.hashing import sha256s
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.layers import Layout
+from quantgate.components.models.parts import ROUTERS, is_expert, part_of
+from quantgate.components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
+from quantgate.components.quantize.rotation import OUTPUT, ROTATED, not_rotated
+from quantgate.components.quantize.tensors import NAMED, WEIGHT, tensors_of
+from quantgate.components.storage.hashing import sha256s
 
 if TYPE_CHECKING:
     import torch
 
-    from components.quantize.tensors import Tensors
+    from quantgate.components.quantize.tensors import Tensors
 
 PARTS = (
     *(".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point"),

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -14,7 +14,7 @@ def quantize(
     weights: dsl.Output[dsl.Model],
 ):
     """Make the variant's weights with llm-compressor."""
-    from components.quantize import step as quantize_step
+    from quantgate.components.quantize import step as quantize_step
 
     weights.metadata["display_name"] = "Weights"
     quantize_step.quantize(variant, baseline.path, plan.path, weights.path)

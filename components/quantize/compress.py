@@ -1,7 +1,7 @@
 """Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
-    python -m components.quantize.compress --model FOLDER --variant NAME --calibration TEXTS.jsonl --samples N \\
-        --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE]
+    python -m quantgate.components.quantize.compress --model FOLDER --variant NAME \\
+        --calibration TEXTS.jsonl --samples N --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
 and the group size of each layer, the algorithm, what transformed weights before, and all linear layers. On one
@@ -23,13 +23,13 @@ from llmcompressor import oneshot
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.models.parts import part_of
-from components.models.recipe_file import own_rows
-from components.models.tokenizer_files import copy_beside_weights
-from components.models.variants import Variant, variant_named
-from components.quantize.loading import load, stored_names
-from components.quantize.recipe import own_recipe, recipe_for
-from components.quantize.tensors import check_stored
+from quantgate.components.models.parts import part_of
+from quantgate.components.models.recipe_file import own_rows
+from quantgate.components.models.tokenizer_files import copy_beside_weights
+from quantgate.components.models.variants import Variant, variant_named
+from quantgate.components.quantize.loading import load, stored_names
+from quantgate.components.quantize.recipe import own_recipe, recipe_for
+from quantgate.components.quantize.tensors import check_stored
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from llmcompressor.modeling.moe.linearize import linearize_moe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from components.quantize.tensors import WEIGHT
+from quantgate.components.quantize.tensors import WEIGHT
 
 
 def load(folder: Path) -> PreTrainedModel:

@@ -29,13 +29,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from components.errors import PrerequisiteError
-from components.models.content import WEIGHTS
-from components.models.digest import model_files
-from components.models.variants import Variant
-from components.models.window import model_config
-from components.run import machine
-from components.run.calibration import Calibration
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.content import WEIGHTS
+from quantgate.components.models.digest import model_files
+from quantgate.components.models.variants import Variant
+from quantgate.components.models.window import model_config
+from quantgate.components.run import machine
+from quantgate.components.run.calibration import Calibration
 
 PROCESS = 600_000_000
 """Of Python with PyTorch, transformers and llm-compressor, measured as 530 MB."""

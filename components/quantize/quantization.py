@@ -15,18 +15,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.models.layers import Layout
-from components.models.parts import IGNORED
-from components.models.variants import Variant
-from components.run import machine
-from components.run.artifacts import Model, Weights
-from components.run.calibration import Calibration
-from components.run.checkpoint import Checkpoint
-from components.run.progress import Step
-from components.run.results import RunResults
-from components.storage.hashing import sha256_of
-from components.storage.store import Store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.layers import Layout
+from quantgate.components.models.parts import IGNORED
+from quantgate.components.models.variants import Variant
+from quantgate.components.run import machine
+from quantgate.components.run.artifacts import Model, Weights
+from quantgate.components.run.calibration import Calibration
+from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.progress import Step
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.store import Store
 
 LAST_LINES = 8
 POLL_S = 0.5
@@ -128,12 +128,12 @@ def compress(
     variant: Variant, baseline: Model, store: Store, results: RunResults, step: Step, calibration: Calibration
 ) -> dict[str, Any]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
-    from components.models.digest import digest_of, fetch_model, model_files, weights_size
-    from components.quantize.check import check_compressed, worst
-    from components.quantize.memory_needed import check_memory
-    from components.quantize.rotation import check_rotates
-    from components.quantize.written import Written, describe_parts
-    from components.storage.cache import cache_dir
+    from quantgate.components.models.digest import digest_of, fetch_model, model_files, weights_size
+    from quantgate.components.quantize.check import check_compressed, worst
+    from quantgate.components.quantize.memory_needed import check_memory
+    from quantgate.components.quantize.rotation import check_rotates
+    from quantgate.components.quantize.written import Written, describe_parts
+    from quantgate.components.storage.cache import cache_dir
 
     log = results.log(f"quantize-{variant.name}")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,15 @@ def compress_command(
     variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path
 ) -> list[str]:
     """The command line of the program `compress`; `texts` is the JSONL file with the calibration texts."""
-    command = [sys.executable, "-m", "components.quantize.compress", "--model", str(model), "--variant", variant.name]
+    command = [
+        sys.executable,
+        "-m",
+        "quantgate.components.quantize.compress",
+        "--model",
+        str(model),
+        "--variant",
+        variant.name,
+    ]
     command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []

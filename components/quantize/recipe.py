@@ -9,11 +9,11 @@ from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier, SpinQuantModifier
 
-from components.models import variants
-from components.models.layers import Layout, describe_layout, groups_for, layouts
-from components.models.parts import IGNORED
-from components.models.recipe_file import method_of, modifiers_of, transforms
-from components.models.variants import Variant
+from quantgate.components.models import variants
+from quantgate.components.models.layers import Layout, describe_layout, groups_for, layouts
+from quantgate.components.models.parts import IGNORED
+from quantgate.components.models.recipe_file import method_of, modifiers_of, transforms
+from quantgate.components.models.variants import Variant
 
 SMOOTHING = 0.8
 """The strength that llm-compressor's own examples use for W8A8."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.models.variants import Variant
-from components.models.window import model_config
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import Variant
+from quantgate.components.models.window import model_config
 
 if TYPE_CHECKING:
     import torch

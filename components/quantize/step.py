@@ -4,13 +4,13 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from components.models.recipe_file import own_rows
-from components.models.variants import variant_named
-from components.run import progress
-from components.run.artifacts import Model, Weights
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.storage.location import open_store
+from quantgate.components.models.recipe_file import own_rows
+from quantgate.components.models.variants import variant_named
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Model, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.location import open_store
 
 
 def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
@@ -18,9 +18,9 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
 
     Skipped if an earlier run judged the model, or if the variant cannot be judged because its baseline has no scores.
     """
-    from components.evidence.reference import without_reference
-    from components.quantize.quantization import given_weights
-    from components.quantize.quantization import quantize as quantize_model
+    from quantgate.components.evidence.reference import without_reference
+    from quantgate.components.quantize.quantization import given_weights
+    from quantgate.components.quantize.quantization import quantize as quantize_model
 
     model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
     results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from components.models.content import WEIGHTS
-from components.models.digest import model_files
+from quantgate.components.models.content import WEIGHTS
+from quantgate.components.models.digest import model_files
 
 if TYPE_CHECKING:
     import torch

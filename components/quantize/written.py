@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.models.layers import Layout
-from components.models.own_checkpoint import scheme_of_group
-from components.models.parts import LEFT, is_expert, part_of
-from components.models.variants import AUTO_ROUND
-from components.quantize.check import matches
-from components.quantize.memory_needed import shapes
-from components.quantize.tensors import WEIGHT
+from quantgate.components.models.layers import Layout
+from quantgate.components.models.own_checkpoint import scheme_of_group
+from quantgate.components.models.parts import LEFT, is_expert, part_of
+from quantgate.components.models.variants import AUTO_ROUND
+from quantgate.components.quantize.check import matches
+from quantgate.components.quantize.memory_needed import shapes
+from quantgate.components.quantize.tensors import WEIGHT
 
 UNPACKED = ("int-quantized", "float-quantized")
 KNOWN_FORMATS = (*UNPACKED, "pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")

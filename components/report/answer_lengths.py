@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.run.artifacts import AnswerLengths, Decision
+from quantgate.components.run.artifacts import AnswerLengths, Decision
 
 
 @dataclass(frozen=True)

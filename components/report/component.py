@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -14,8 +14,8 @@ def report(
     markdown: dsl.Output[dsl.Markdown],
 ):
     """Write the decision matrix for people and for scripts."""
-    from components.report import step as report_step
-    from components.run.plan import EvaluationPlan
+    from quantgate.components.report import step as report_step
+    from quantgate.components.run.plan import EvaluationPlan
 
     results = EvaluationPlan.read(plan.path).results
     html.metadata["results"], html.metadata["display_name"] = results, "Report"

@@ -8,10 +8,10 @@ function imports it.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.report.formats import MINUS, count_text, percent_text
-from components.report.matrix import MARKS
-from components.report.plots import COLOURS
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.report.formats import MINUS, count_text, percent_text
+from quantgate.components.report.matrix import MARKS
+from quantgate.components.report.plots import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

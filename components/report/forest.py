@@ -2,9 +2,9 @@
 
 from markupsafe import Markup
 
-from components.report.plots import marker
-from components.report.svg import RIGHT, WIDTH, Axis, line, shortened, svg, text, tick_line
-from components.run.artifacts import Decision, LimitEvidence
+from quantgate.components.report.plots import marker
+from quantgate.components.report.svg import RIGHT, WIDTH, Axis, line, shortened, svg, text, tick_line
+from quantgate.components.run.artifacts import Decision, LimitEvidence
 
 LANE = 34
 START, END = 18, RIGHT + 4

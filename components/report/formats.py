@@ -2,7 +2,7 @@
 
 import math
 
-from components.evidence.change import about, percent
+from quantgate.components.evidence.change import about, percent
 
 MISSING = "—"
 MINUS = "−"

@@ -13,8 +13,8 @@ No test is skipped: CI services count a skipped test as good enough.
 import re
 from xml.etree import ElementTree
 
-from components.report.formats import OUTCOMES, about_text, amount_text, subject_text, unit_of
-from components.run.artifacts import Decision, LimitEvidence, Verdict
+from quantgate.components.report.formats import OUTCOMES, about_text, amount_text, subject_text, unit_of
+from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
 
 PASSING = ("ship", "monitor")
 WITHOUT_JUDGEMENT = ("not_comparable", "failed")

@@ -4,9 +4,9 @@ import itertools
 
 from markupsafe import Markup
 
-from components.report.plots import labels, marker
-from components.report.svg import LEFT, RIGHT, Axis, grid_line, line, svg, text, tick_below
-from components.run.artifacts import Decision
+from quantgate.components.report.plots import labels, marker
+from quantgate.components.report.svg import LEFT, RIGHT, Axis, grid_line, line, svg, text, tick_below
+from quantgate.components.run.artifacts import Decision
 
 HEIGHT = 290
 BOTTOM, TOP = HEIGHT - 50, 14

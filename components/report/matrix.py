@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from components.errors import PrerequisiteError
-from components.policies.policy import Average
-from components.report.load_table import LoadRow, busiest, load_rows
-from components.run.artifacts import Decision, Scores, Verdict
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import Average
+from quantgate.components.report.load_table import LoadRow, busiest, load_rows
+from quantgate.components.run.artifacts import Decision, Scores, Verdict
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.report import formats
-from components.report.answer_lengths import answer_lengths
-from components.report.forest import forest_plot
-from components.report.load_plot import load_plot
-from components.report.load_table import HEADINGS, LEGEND, load_rows, without_speed
-from components.report.matrix import headline, matrix, tasks_of
-from components.report.plots import drop_plot, legend_marker, size_plot
-from components.report.screen import screen
-from components.report.stated_limits import bounds, stated_limits
-from components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
-from components.report.svg import standing_alone
-from components.run.artifacts import Decision
-from components.run.results import PLOTS, RunResults
-from components.storage.artifact import write_text
+from quantgate.components.report import formats
+from quantgate.components.report.answer_lengths import answer_lengths
+from quantgate.components.report.forest import forest_plot
+from quantgate.components.report.load_plot import load_plot
+from quantgate.components.report.load_table import HEADINGS, LEGEND, load_rows, without_speed
+from quantgate.components.report.matrix import headline, matrix, tasks_of
+from quantgate.components.report.plots import drop_plot, legend_marker, size_plot
+from quantgate.components.report.screen import screen
+from quantgate.components.report.stated_limits import bounds, stated_limits
+from quantgate.components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
+from quantgate.components.report.svg import standing_alone
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import PLOTS, RunResults
+from quantgate.components.storage.artifact import write_text
 
 
 def write_report(

@@ -7,9 +7,9 @@ import itertools
 
 from markupsafe import Markup
 
-from components.report.matrix import Row
-from components.report.stated_limits import StatedLimit
-from components.report.svg import (
+from quantgate.components.report.matrix import Row
+from quantgate.components.report.stated_limits import StatedLimit
+from quantgate.components.report.svg import (
     LEFT,
     RIGHT,
     WIDTH,

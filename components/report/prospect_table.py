@@ -9,11 +9,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from components.evidence.assumed_answers import SAMPLED_FLIPS
-from components.evidence.forecast import describe, how_many
-from components.evidence.prospects import VERDICT_NAMES, VERDICTS, Outlook
-from components.evidence.spending import describe_attempt
-from components.report.formats import MISSING
+from quantgate.components.evidence.assumed_answers import SAMPLED_FLIPS
+from quantgate.components.evidence.forecast import describe, how_many
+from quantgate.components.evidence.prospects import VERDICT_NAMES, VERDICTS, Outlook
+from quantgate.components.evidence.spending import describe_attempt
+from quantgate.components.report.formats import MISSING
 
 
 def prospect_tables(outlook: Outlook) -> Iterator[RenderableType]:

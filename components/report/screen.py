@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from components.evidence.looks import SCREEN_ALLOWANCE
-from components.run.artifacts import Decision, Scores
+from quantgate.components.evidence.looks import SCREEN_ALLOWANCE
+from quantgate.components.run.artifacts import Decision, Scores
 
 ESTIMATES = {"mean": "Plain mean", "irt": "IRT", "p_irt": "p-IRT", "gp_irt": "gp-IRT"}
 """The columns of the screen: the estimate's name in the scores, and its label."""

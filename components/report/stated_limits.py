@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from components.policies.policy import UseCase
+from quantgate.components.policies.policy import UseCase
 
 AVERAGE = "average"
 

@@ -3,15 +3,15 @@
 import tempfile
 from pathlib import Path
 
-from components.run import progress
-from components.run.artifacts import Decision
-from components.run.results import RunResults
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import RunResults
 
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:
     """Write the decision matrix for people and for scripts."""
-    from components.report.matrix import verdicts_json
-    from components.report.pages import plots, write_report
+    from quantgate.components.report.matrix import verdicts_json
+    from quantgate.components.report.pages import plots, write_report
 
     with progress.step(results, "report") as step, tempfile.TemporaryDirectory() as scratch:
         answer = Decision.read(decision)

@@ -4,16 +4,16 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.benchmarks.suite_file import short_suite
-from components.evidence.change import confidence_text
-from components.evidence.spending import describe_attempt
-from components.policies.policy import ANSWERS_ERROR
-from components.report.formats import duration_text, percent_text
-from components.report.matrix import Row, matrix
-from components.report.screen import stopped_variants
-from components.run.artifacts import Decision, TaskEvidence, TaskScore, Weights
-from components.run.plan import EvaluationPlan
-from components.run.prompt_settings import PromptSettings
+from quantgate.components.benchmarks.suite_file import short_suite
+from quantgate.components.evidence.change import confidence_text
+from quantgate.components.evidence.spending import describe_attempt
+from quantgate.components.policies.policy import ANSWERS_ERROR
+from quantgate.components.report.formats import duration_text, percent_text
+from quantgate.components.report.matrix import Row, matrix
+from quantgate.components.report.screen import stopped_variants
+from quantgate.components.run.artifacts import Decision, TaskEvidence, TaskScore, Weights
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.prompt_settings import PromptSettings
 
 ATTEMPTS = (
     "all attempts on this base model for this use case, and the runs of an attempt on more questions, share the error"

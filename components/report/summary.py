@@ -18,14 +18,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from components.errors import PrerequisiteError
-from components.evidence.change import percent
-from components.policies.policy import side
-from components.report.formats import MINUS, MISSING
-from components.run.artifacts import PERPLEXITIES, Scores, TaskScore
-from components.run.machine import Gpu
-from components.run.prompt_settings import PromptSettings
-from components.storage.artifact import Artifact
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.change import percent
+from quantgate.components.policies.policy import side
+from quantgate.components.report.formats import MINUS, MISSING
+from quantgate.components.run.artifacts import PERPLEXITIES, Scores, TaskScore
+from quantgate.components.run.machine import Gpu
+from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.storage.artifact import Artifact
 
 MOST_NAMED, LONGEST_ORG, LONGEST_MODEL, LONGEST_NAMED = 6, 42, 80, 80
 """Limits of a file name: its benchmarks, and its parts' characters; under 255 in all, with what `write_text` adds."""

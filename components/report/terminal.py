@@ -8,9 +8,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from components.evidence.spending import describe_attempt
-from components.report.answer_lengths import answer_lengths
-from components.report.formats import (
+from quantgate.components.evidence.spending import describe_attempt
+from quantgate.components.report.answer_lengths import answer_lengths
+from quantgate.components.report.formats import (
     MISSING,
     OUTCOMES,
     about_text,
@@ -25,10 +25,10 @@ from components.report.formats import (
     subject_text,
     unit_of,
 )
-from components.report.load_table import HEADINGS, load_rows, without_speed
-from components.report.matrix import Cell, Row, headline, matrix, tasks_of
-from components.report.stated_limits import AVERAGE, bounds
-from components.run.artifacts import Decision
+from quantgate.components.report.load_table import HEADINGS, load_rows, without_speed
+from quantgate.components.report.matrix import Cell, Row, headline, matrix, tasks_of
+from quantgate.components.report.stated_limits import AVERAGE, bounds
+from quantgate.components.run.artifacts import Decision
 
 TASKS_ACROSS = 5
 RESULT_WIDTH = len(OUTCOMES["passed"])

@@ -1,11 +1,11 @@
 """Check what the account of a run's steps may do, and that servers can get keys, before the run spends anything."""
 
-from components.benchmarks.selection import suite_of
-from components.errors import PrerequisiteError
-from components.run.plan import EvaluationPlan
-from components.sandbox.containment import Containment, chosen_containment
-from components.servers.cluster_settings import KSERVE, LOCAL, from_environment
-from components.servers.start_key import servers_secret
+from quantgate.components.benchmarks.selection import suite_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.sandbox.containment import Containment, chosen_containment
+from quantgate.components.servers.cluster_settings import KSERVE, LOCAL, from_environment
+from quantgate.components.servers.start_key import servers_secret
 
 ACCOUNT = "quantgate-pipeline"
 """The account of manifests/base/identities.yaml."""
@@ -21,8 +21,8 @@ def check_rights(plan: EvaluationPlan) -> None:
         return
     servers_secret()
     # the client takes a second to import, and only a cluster needs it
-    from components.kubernetes.cluster_client import ClusterClient
-    from components.kubernetes.rights import PROGRAMS, missing_rights, serving_rights
+    from quantgate.components.kubernetes.cluster_client import ClusterClient
+    from quantgate.components.kubernetes.rights import PROGRAMS, missing_rights, serving_rights
 
     client = ClusterClient(settings.namespace)
     needed = serving_rights(with_kserve=settings.kind == KSERVE)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from components.benchmarks.calibration_rows import (
+from quantgate.components.benchmarks.calibration_rows import (
     FIRST_ROWS,
     HUB_PREFIX,
     CalibrationRow,
@@ -21,19 +21,19 @@ from components.benchmarks.calibration_rows import (
     rows_of_dataset,
     rows_of_file,
 )
-from components.benchmarks.selection import EMBEDDED, HUB
-from components.errors import PrerequisiteError
-from components.models.recipe_file import own_rows
-from components.models.variants import Variant, variant_named
-from components.models.window import model_window
-from components.run.calibration import CHAT, EMBEDDED_SIZE, FEWEST_TOKENS, PASSAGES, USUAL_SIZE, Calibration
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.storage.cache import cache_dir
-from components.storage.location import local_file
+from quantgate.components.benchmarks.selection import EMBEDDED, HUB
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.recipe_file import own_rows
+from quantgate.components.models.variants import Variant, variant_named
+from quantgate.components.models.window import model_window
+from quantgate.components.run.calibration import CHAT, EMBEDDED_SIZE, FEWEST_TOKENS, PASSAGES, USUAL_SIZE, Calibration
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import local_file
 
 if TYPE_CHECKING:
-    from components.benchmarks.splits import Split
+    from quantgate.components.benchmarks.splits import Split
 
 SEED = 0
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -189,7 +189,7 @@ def file_source(location: str) -> TextSource:
 
 def hub_source(plan: EvaluationPlan, split: "Split") -> TextSource:
     """The first rows of a data set, from the plan's mirror if it has them, else from the hub."""
-    from components.benchmarks.row_sources import Hub, Mirror
+    from quantgate.components.benchmarks.row_sources import Hub, Mirror
 
     name = f"{split.path}{split.name and f'/{split.name}'}:{split.split}"
     mirrored = Mirror(plan.data, cache_dir()).split(split) if in_mirror(plan, split) else None
@@ -203,7 +203,7 @@ def hub_source(plan: EvaluationPlan, split: "Split") -> TextSource:
 
 def in_mirror(plan: EvaluationPlan, split: "Split") -> bool:
     """Whether the plan's rows come from a mirror that has this split too."""
-    from components.benchmarks.mirror import read_manifest
+    from quantgate.components.benchmarks.mirror import read_manifest
 
     is_mirror = plan.data not in ("", HUB, EMBEDDED)
     return is_mirror and split.file in read_manifest(plan.data).files
@@ -211,7 +211,7 @@ def in_mirror(plan: EvaluationPlan, split: "Split") -> bool:
 
 def check_hub_has(name: str, split: "Split") -> None:
     """Raise PrerequisiteError when the hub does not answer, or refuses this user the data set."""
-    from components.benchmarks.row_sources import hub_info
+    from quantgate.components.benchmarks.row_sources import hub_info
 
     try:
         hub_info(split.path)

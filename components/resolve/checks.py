@@ -5,29 +5,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks import selection, suites
-from components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
-from components.benchmarks.suite_file import split_suite
-from components.errors import PrerequisiteError
-from components.models.recipe_file import all_variants
-from components.policies.policy import UseCase, check_use_case, chosen
-from components.resolve.calibration_texts import check_calibration
-from components.run.attempts import Attempt
-from components.run.load_results import FULL_TEST, QUICK, load_settings
-from components.run.plan import EvaluationPlan
-from components.servers.cluster_settings import LOCAL, from_environment
-from components.storage.location import local_file, open_store
+from quantgate.components.benchmarks import selection, suites
+from quantgate.components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
+from quantgate.components.benchmarks.suite_file import split_suite
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.recipe_file import all_variants
+from quantgate.components.policies.policy import UseCase, check_use_case, chosen
+from quantgate.components.resolve.calibration_texts import check_calibration
+from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.load_results import FULL_TEST, QUICK, load_settings
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.servers.cluster_settings import LOCAL, from_environment
+from quantgate.components.storage.location import local_file, open_store
 
 if TYPE_CHECKING:
-    from components.benchmarks.harness import Prepared
-    from components.benchmarks.irt import Parameters
+    from quantgate.components.benchmarks.harness import Prepared
+    from quantgate.components.benchmarks.irt import Parameters
 
 
 def with_suite(plan: EvaluationPlan) -> EvaluationPlan:
     """The plan with its suite files checked and complete; raises PrerequisiteError with file and line."""
     if plan.suite_kept or not split_suite(plan.suite)[1]:
         return plan
-    from components.benchmarks.suite_check import completed
+    from quantgate.components.benchmarks.suite_check import completed
 
     return plan.model_copy(update={"suite_kept": completed(plan.suite, trusted=plan.trust_tasks)})
 
@@ -40,15 +40,15 @@ def check_questions(plan: EvaluationPlan, *, tiny_stage: bool = True) -> Evaluat
     plan = with_suite(plan)
     suite = suite_of(plan)
     if not suite.embedded:
-        from components.benchmarks.suite_check import check_packages
+        from quantgate.components.benchmarks.suite_check import check_packages
 
         check_packages(suite)
     if suite.programs:
-        from components.sandbox.programs import check_sandbox
+        from quantgate.components.sandbox.programs import check_sandbox
 
         check_sandbox()
     if plan.irt_parameters:
-        from components.benchmarks.irt import read_parameters
+        from quantgate.components.benchmarks.irt import read_parameters
 
         with tempfile.TemporaryDirectory() as scratch:
             parameters = read_parameters(local_file(plan.irt_parameters, Path(scratch)))
@@ -58,7 +58,7 @@ def check_questions(plan: EvaluationPlan, *, tiny_stage: bool = True) -> Evaluat
         if not are_kept(wanted_splits(suite), kept_rows(plan)):
             check_hub(suite)
     elif data != EMBEDDED:
-        from components.benchmarks.mirror import read_manifest
+        from quantgate.components.benchmarks.mirror import read_manifest
 
         read_manifest(data)
     return plan.model_copy(update={"data": data})
@@ -68,8 +68,8 @@ def check_irt_parameters(
     file: str, parameters: "Mapping[str, Parameters]", suite: suites.Suite, *, tiny_stage: bool
 ) -> None:
     """Raise PrerequisiteError when the IRT parameters of `file` are for other items, or no task can use them."""
-    from components.benchmarks.anchors import check_parameters
-    from components.benchmarks.irt import ANCHORS
+    from quantgate.components.benchmarks.anchors import check_parameters
+    from quantgate.components.benchmarks.irt import ANCHORS
 
     screened = [task.task for task in suite.tasks if task.anchors and tiny_stage]
     for name in screened:
@@ -84,8 +84,8 @@ def check_irt_parameters(
 
 def check_hub(suite: suites.Suite) -> None:
     """Raise PrerequisiteError when the hub is unreachable, or refuses this user the suite's first rows."""
-    from components.benchmarks.ifeval import PUNKT
-    from components.benchmarks.row_sources import hub_info
+    from quantgate.components.benchmarks.ifeval import PUNKT
+    from quantgate.components.benchmarks.row_sources import hub_info
 
     first = next((split for split in wanted_splits(suite) if split != PUNKT), None)
     if first:
@@ -124,7 +124,7 @@ def check_generated(plan: EvaluationPlan, tasks: "Sequence[Prepared]") -> None:
 
 def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     """The plan with the baseline, its limits and the source of its rows; raises PrerequisiteError if it is invalid."""
-    from components.models.sources import check_source
+    from quantgate.components.models.sources import check_source
 
     variants = all_variants(plan)
     plan = with_suite(plan.model_copy(update={"variants": variants}))
@@ -162,8 +162,8 @@ def check_power(plan: EvaluationPlan, attempt: Attempt | None = None) -> None:
     `attempt` is the first if it is None.
     """
     if plan.check_power:
-        from components.evidence.prospects import check_copy_passes
-        from components.resolve.planned_evidence import prospect_of
+        from quantgate.components.evidence.prospects import check_copy_passes
+        from quantgate.components.resolve.planned_evidence import prospect_of
 
         if prospect := prospect_of(plan, attempt=attempt or Attempt(number=1)):
             check_copy_passes(prospect)
@@ -173,7 +173,7 @@ def check_places(store: str, tracking_uri: str) -> None:
     """Raise PrerequisiteError when the store cannot be opened or MLflow does not answer."""
     open_store(store).get_text("recipes/none.json")  # raises for an S3 that refuses or does not answer
     if tracking_uri:
-        from components.tracking.connect import check_no_password, connected
+        from quantgate.components.tracking.connect import check_no_password, connected
 
         check_no_password(tracking_uri)
         with connected(tracking_uri, "answer"):

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Mapping
 
-from components.benchmarks import selection
-from components.benchmarks.calibration_rows import HUB_PREFIX
-from components.benchmarks.suite_file import included_paths
-from components.errors import PrerequisiteError
-from components.kubernetes.labels import RUN_NAME
-from components.run.calibration import PASSAGES
-from components.run.plan import EvaluationPlan
+from quantgate.components.benchmarks import selection
+from quantgate.components.benchmarks.calibration_rows import HUB_PREFIX
+from quantgate.components.benchmarks.suite_file import included_paths
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.labels import RUN_NAME
+from quantgate.components.run.calibration import PASSAGES
+from quantgate.components.run.plan import EvaluationPlan
 
 
 def check_in_pod(model: str, plan: EvaluationPlan, environment: Mapping[str, str] = os.environ) -> None:

@@ -4,7 +4,7 @@ from typing import Any, Dict, List  # noqa: UP035 - kfp reads typing's names
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -23,9 +23,9 @@ def resolve(
     plan: dsl.Output[dsl.Artifact],
 ) -> List[str]:
     """Check the parameters, store the model and the rows for the run, and name the variants to run."""
-    from components.resolve import cluster_places, run_settings
-    from components.resolve import step as resolve_step
-    from components.run import progress
+    from quantgate.components.resolve import cluster_places, run_settings
+    from quantgate.components.resolve import step as resolve_step
+    from quantgate.components.run import progress
 
     parameters = {"variants": variants, "suite": suite, "use_case": use_case, "policy": policy, "limit": limit}
     with progress.before_plan("resolve"):

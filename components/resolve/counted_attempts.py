@@ -1,10 +1,10 @@
 """How often variants of the base model were judged before: which attempt the run will be."""
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Model
-from components.run.attempts import Attempt, AttemptRecord, expected_attempt
-from components.run.evidence_digests import policy_digest
-from components.run.plan import EvaluationPlan
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.attempts import Attempt, AttemptRecord, expected_attempt
+from quantgate.components.run.evidence_digests import policy_digest
+from quantgate.components.run.plan import EvaluationPlan
 
 
 def count_tracked(model: Model, plan: EvaluationPlan) -> tuple[Attempt, str]:
@@ -12,7 +12,7 @@ def count_tracked(model: Model, plan: EvaluationPlan) -> tuple[Attempt, str]:
 
     Raises PrerequisiteError for a record in the store that is damaged.
     """
-    from components.tracking.earlier_attempts import add_to_record, tracked_judgements
+    from quantgate.components.tracking.earlier_attempts import add_to_record, tracked_judgements
 
     record, note = AttemptRecord(plan.store, model.digest, plan.decided_limits.name), ""
     record.read()  # raises for a damaged record before MLflow is asked

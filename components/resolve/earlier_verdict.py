@@ -1,9 +1,9 @@
 """Reuse the earlier verdict of a base model by the same plan."""
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Model
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
 
 
 def with_earlier_verdict(model: Model, plan: EvaluationPlan, tracking_uri: str) -> EvaluationPlan:
@@ -11,7 +11,7 @@ def with_earlier_verdict(model: Model, plan: EvaluationPlan, tracking_uri: str) 
 
     If there is no such run, or MLflow does not answer, the plan is unchanged and the model is judged again.
     """
-    from components.tracking.earlier import find_decision
+    from quantgate.components.tracking.earlier import find_decision
 
     try:
         earlier = find_decision(model, plan, tracking_uri)

@@ -4,13 +4,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from components.benchmarks.custom import ITEMS_FILE, SET_FILE, read_set
-from components.benchmarks.own_tasks import own_tasks
-from components.benchmarks.selection import local_set
-from components.benchmarks.suite_file import SuiteFile, with_files
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.storage.location import local_file, open_store, split_uri
+from quantgate.components.benchmarks.custom import ITEMS_FILE, SET_FILE, read_set
+from quantgate.components.benchmarks.own_tasks import own_tasks
+from quantgate.components.benchmarks.selection import local_set
+from quantgate.components.benchmarks.suite_file import SuiteFile, with_files
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.location import local_file, open_store, split_uri
 
 
 def copy_inputs(plan: EvaluationPlan) -> EvaluationPlan:

@@ -1,15 +1,15 @@
 """What a run's questions can show, before anything is started."""
 
-from components.benchmarks.selection import suite_of
-from components.benchmarks.suites import GUESSED, SuiteTask
-from components.evidence.assumed_answers import SCORE, PlannedTask
-from components.evidence.forecast import forecast
-from components.evidence.prospects import Prospect
-from components.models.variants import BASELINE
-from components.policies.policy import chosen
-from components.run.artifacts import PERPLEXITIES
-from components.run.attempts import Attempt
-from components.run.plan import EvaluationPlan
+from quantgate.components.benchmarks.selection import suite_of
+from quantgate.components.benchmarks.suites import GUESSED, SuiteTask
+from quantgate.components.evidence.assumed_answers import SCORE, PlannedTask
+from quantgate.components.evidence.forecast import forecast
+from quantgate.components.evidence.prospects import Prospect
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.policies.policy import chosen
+from quantgate.components.run.artifacts import PERPLEXITIES
+from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.plan import EvaluationPlan
 
 FIRST = Attempt(number=1)
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks.suites import STAGES
-from components.errors import PrerequisiteError
-from components.models.window import served_window
-from components.run.plan import EvaluationPlan
-from components.run.progress import Step
-from components.storage.hashing import sha256_of
-from components.storage.location import open_store
+from quantgate.components.benchmarks.suites import STAGES
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.window import served_window
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.progress import Step
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import open_store
 
 if TYPE_CHECKING:
-    from components.benchmarks.harness import Prepared
-    from components.benchmarks.prompts import Item, Preparation
+    from quantgate.components.benchmarks.harness import Prepared
+    from quantgate.components.benchmarks.prompts import Item, Preparation
 
 FORM = 4
 """The form of the file of prompts; a file of another form is not read."""
@@ -31,7 +31,7 @@ def with_prompts(
     A file that an earlier run has prepared for the same questions and tokenizer is used again. Raises PrerequisiteError
     when the window is too small for a whole task, or for some items if the policy refuses that.
     """
-    from components.benchmarks.prompts import PromptFile, write
+    from quantgate.components.benchmarks.prompts import PromptFile, write
 
     preparation = replace(preparation, window=plan.max_model_len or preparation.window)
     items = {task.row.task: (task, {item for stage in STAGES for item in task.chosen(stage)}) for task in tasks}

@@ -8,14 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks.selection import HUB, are_kept, kept_rows, source_of, suite_of, wanted_splits
-from components.benchmarks.suite_file import with_items
-from components.run import progress
-from components.run.plan import EvaluationPlan
-from components.storage.cache import cache_dir
+from quantgate.components.benchmarks.selection import HUB, are_kept, kept_rows, source_of, suite_of, wanted_splits
+from quantgate.components.benchmarks.suite_file import with_items
+from quantgate.components.run import progress
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.storage.cache import cache_dir
 
 if TYPE_CHECKING:
-    from components.benchmarks.harness import Prepared
+    from quantgate.components.benchmarks.harness import Prepared
 
 
 def stored_rows(plan: EvaluationPlan, step: progress.Step, tokenizer: Path) -> EvaluationPlan:
@@ -23,13 +23,13 @@ def stored_rows(plan: EvaluationPlan, step: progress.Step, tokenizer: Path) -> E
 
     `tokenizer` is the folder of the model's tokenizer, for the tasks whose rows are made with it.
     """
-    from components.benchmarks import ruler
+    from quantgate.components.benchmarks import ruler
 
     suite = suite_of(plan)
     if plan.data == HUB:
-        from components.benchmarks import mirror
-        from components.benchmarks.ifeval import WithPunkt
-        from components.benchmarks.row_sources import Hub
+        from quantgate.components.benchmarks import mirror
+        from quantgate.components.benchmarks.ifeval import WithPunkt
+        from quantgate.components.benchmarks.row_sources import Hub
 
         splits, location = wanted_splits(suite), kept_rows(plan)
         if not are_kept(splits, location):
@@ -49,7 +49,7 @@ def prepared_tasks(
     plan: EvaluationPlan, step: progress.Step, tokenizer: Path
 ) -> "tuple[EvaluationPlan, list[Prepared]]":
     """The suite's tasks with their rows; and the plan with a source of all rows, and the questions' digest."""
-    from components.benchmarks.harness import prepare
+    from quantgate.components.benchmarks.harness import prepare
 
     plan = stored_rows(plan, step, tokenizer)
     suite, source = suite_of(plan), source_of(plan)
@@ -65,7 +65,7 @@ def prepared_tasks(
 
 def make_rows(plan: EvaluationPlan, tokenizer: str, step: progress.Step) -> str:
     """Make the rows that depend on the model's tokenizer, unless the store has them; returns their mirror."""
-    from components.benchmarks import ifeval, mirror, ruler, tasks
+    from quantgate.components.benchmarks import ifeval, mirror, ruler, tasks
 
     splits = ruler.splits_of(task.task for task in suite_of(plan).tasks)
     location = ruler.rows_of_tokenizer(plan.store, tokenizer)

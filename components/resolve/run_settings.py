@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.run.plan import SETTINGS, EvaluationPlan
-from components.run.results import run_location
-from components.tracking.connect import check_no_password
-from components.tracking.kubeflow_run import kubeflow_run
-from components.tracking.uris import own_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.plan import SETTINGS, EvaluationPlan
+from quantgate.components.run.results import run_location
+from quantgate.components.tracking.connect import check_no_password
+from quantgate.components.tracking.kubeflow_run import kubeflow_run
+from quantgate.components.tracking.uris import own_store
 
 PLACES = {"store": "QUANTGATE_STORE", "results": "QUANTGATE_RESULTS", "tracking_uri": "QUANTGATE_TRACKING_URI"}
 """The variable with the cluster's own value of a setting."""

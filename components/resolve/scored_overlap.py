@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from components.benchmarks.suites import STAGES
-from components.errors import PrerequisiteError
-from components.resolve.calibration_texts import CalibrationSample
+from quantgate.components.benchmarks.suites import STAGES
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve.calibration_texts import CalibrationSample
 
 if TYPE_CHECKING:
-    from components.benchmarks.harness import Leaf, Prepared
+    from quantgate.components.benchmarks.harness import Leaf, Prepared
 
 SHORTEST = 40
 """Characters of the shortest text that counts when it is only part of a sample: shorter ones recur by chance."""
@@ -70,7 +70,7 @@ def check_disjoint(samples: Sequence[CalibrationSample], tasks: "Iterable[Prepar
 
 def scored_texts(tasks: "Iterable[Prepared]") -> ScoredTexts:
     """The texts of the items in every stage of the tasks."""
-    from components.benchmarks.templates import fitting
+    from quantgate.components.benchmarks.templates import fitting
 
     scored = ScoredTexts()
     for task in tasks:

@@ -5,11 +5,11 @@ The parameters are names, locations and paths of files. The other modules of thi
 
 from pathlib import Path
 
-from components.models.digest import fetch_model
-from components.models.tokenizer_files import tokenizer_digest
-from components.models.variants import BASELINE
-from components.models.window import model_window, own_window
-from components.resolve import (
+from quantgate.components.models.digest import fetch_model
+from quantgate.components.models.tokenizer_files import tokenizer_digest
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.models.window import model_window, own_window
+from quantgate.components.resolve import (
     calibration_texts,
     checks,
     counted_attempts,
@@ -19,16 +19,16 @@ from components.resolve import (
     rows,
     scored_overlap,
 )
-from components.resolve.account_rights import check_rights
-from components.resolve.checks import check
-from components.run import progress
-from components.run.plan import EvaluationPlan
-from components.run.results import RunResults
-from components.storage.cache import cache_dir
-from components.storage.location import open_store
-from components.tracking.experiments import check_experiment
-from components.tracking.tags import experiment_name
-from components.tracking.uris import own_store
+from quantgate.components.resolve.account_rights import check_rights
+from quantgate.components.resolve.checks import check
+from quantgate.components.run import progress
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import RunResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import open_store
+from quantgate.components.tracking.experiments import check_experiment
+from quantgate.components.tracking.tags import experiment_name
+from quantgate.components.tracking.uris import own_store
 
 
 def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> list[str]:
@@ -37,9 +37,9 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
     `baseline` and `plan` are the files to write. If the base model already has a verdict and `skip_judged` is set, only
     the baseline is named: its steps return early, and the gate copies the earlier run's decision.
     """
-    from components.benchmarks.encoder import Encoder
-    from components.benchmarks.prompts import Preparation
-    from components.models import own_checkpoint, sources
+    from quantgate.components.benchmarks.encoder import Encoder
+    from quantgate.components.benchmarks.prompts import Preparation
+    from quantgate.components.models import own_checkpoint, sources
 
     with progress.step(requested.results, "resolve") as step:
         check_rights(requested)

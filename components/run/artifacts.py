@@ -10,15 +10,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from components.errors import PrerequisiteError
-from components.policies.policy import UseCase
-from components.run.attempts import Attempt
-from components.run.evidence_digests import Digests
-from components.run.load_results import LoadTest
-from components.run.plan import EvaluationPlan
-from components.run.prompt_settings import PromptSettings
-from components.run.server_identity import ServerIdentity
-from components.storage.artifact import Artifact
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.evidence_digests import Digests
+from quantgate.components.run.load_results import LoadTest
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.storage.artifact import Artifact
 
 
 def one_line(name: str) -> str:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
-from components.errors import PrerequisiteError
-from components.storage.artifact import Artifact
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.storage.location import open_store
 
 
 class Attempt(Artifact):

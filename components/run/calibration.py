@@ -1,6 +1,6 @@
 """The calibration data of the quantization: what a plan asks for, and what a run has chosen."""
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 PASSAGES = "boolq"
 """The embedded calibration texts: the passages of a benchmark that no suite scores."""

@@ -1,6 +1,6 @@
 """A quantized checkpoint that a run was given as a variant."""
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 
 class Checkpoint(Artifact):

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from components.policies.policy import UseCase
-from components.storage.artifact import Artifact
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.storage.artifact import Artifact
 
 NOT_DECIDING = (
     *("suite_kept", "custom", "custom_kept", "data", "prompts", "made_rows", "irt_parameters", "irt_parameters_kept"),

@@ -8,8 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from components.errors import PrerequisiteError
-from components.storage.artifact import Artifact
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.artifact import Artifact
 
 OFF, QUICK, FULL_TEST = "off", "quick", "full"
 MOST_AT_A_TIME = 1024

@@ -10,7 +10,7 @@ from typing import Annotated
 import psutil
 from pydantic import Field
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 CPUINFO = Path("/proc/cpuinfo")
 NODES = Path("/sys/devices/system/node")

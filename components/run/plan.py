@@ -2,12 +2,12 @@
 
 from pydantic import Field
 
-from components.errors import PrerequisiteError
-from components.policies.policy import UseCase
-from components.run.calibration import Calibration
-from components.run.checkpoint import Checkpoint
-from components.run.load_results import OFF
-from components.storage.artifact import Artifact
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import UseCase
+from quantgate.components.run.calibration import Calibration
+from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.load_results import OFF
+from quantgate.components.storage.artifact import Artifact
 
 FAILING = ("not_comparable", "failed", "inconclusive", "reject")
 """The verdicts that may fail a run on Kubeflow."""

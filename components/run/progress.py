@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from components.errors import PrerequisiteError
-from components.run.results import RunResults
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.results import RunResults
 
 EVERY_S = 0.5
 LOGGED_EVERY_S = 15.0

@@ -4,7 +4,7 @@ import json
 
 from pydantic import JsonValue
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 NEUTRAL: dict[str, JsonValue] = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
 """Sent with each request for a text whose task has no other values: a server takes what is missing from the model's

@@ -28,7 +28,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 SCHEMA = pyarrow.schema(
     {

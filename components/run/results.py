@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from components.errors import PrerequisiteError
-from components.storage.artifact import Artifact
-from components.storage.location import open_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.storage.location import open_store
 
 A = TypeVar("A", bound=Artifact)
 

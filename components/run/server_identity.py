@@ -1,6 +1,6 @@
 """A server's identity: everything that can change its answers."""
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 
 class ServerIdentity(Artifact):

@@ -19,9 +19,9 @@ from typing import IO
 
 import psutil
 
-from components.errors import PrerequisiteError
-from components.sandbox.containment import ENVIRONMENT, Containment, Limits, Program, command
-from components.sandbox.judging_process import ENDED, INVALID, PASSED, PATIENCE, RAISED, READY, UNSENT
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.containment import ENVIRONMENT, Containment, Limits, Program, command
+from quantgate.components.sandbox.judging_process import ENDED, INVALID, PASSED, PATIENCE, RAISED, READY, UNSENT
 
 POLL_S = 0.05
 START_S = 60.0

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.sandbox.landlock import DEVICES, SYSTEM
+import quantgate
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.landlock import DEVICES, SYSTEM
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("components/__init__.py", "components/sandbox")
+ROOT = Path(quantgate.__file__).resolve().parents[1]
+SCRIPTS = ("quantgate/__init__.py", "quantgate/components/__init__.py", "quantgate/components/sandbox")
 """What the sandbox contains of this project."""
-START = "import sys; sys.path.append(sys.argv.pop(1)); from components.sandbox.judging_process import main; main()"
+START = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from quantgate.components.sandbox.judging_process import main; main()"
+)
 NOBODY = "65534"
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 """A program whose result depends on the order of a set has the same outcome each time."""

@@ -20,18 +20,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from components.errors import PrerequisiteError, ServerGoneError
-from components.kubernetes import cluster_lease
-from components.kubernetes.cluster_client import CONFIG_MAP, JOB, JSON, LEASE, POD, ClusterClient, ObjectKind
-from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER, NO_SIDECAR, RUN
-from components.kubernetes.owner import own_pod, reference, run_name, workflow
-from components.sandbox.containment import Limits, Outcome, Program
-from components.sandbox.judging_process import PATIENCE
-from components.sandbox.pod_outcomes import PROGRAMS, PROGRAMS_FILE, ReportedOutcomes, outcomes_in
-from components.servers import objects
-from components.servers.cluster_settings import from_environment
-from components.servers.vllm_pod import Served, confined, unprivileged
-from components.servers.why_not_ready import LOG_LINES, why_not_ready, with_log
+from quantgate.components.errors import PrerequisiteError, ServerGoneError
+from quantgate.components.kubernetes import cluster_lease
+from quantgate.components.kubernetes.cluster_client import CONFIG_MAP, JOB, JSON, LEASE, POD, ClusterClient, ObjectKind
+from quantgate.components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER, NO_SIDECAR, RUN
+from quantgate.components.kubernetes.owner import own_pod, reference, run_name, workflow
+from quantgate.components.sandbox.containment import Limits, Outcome, Program
+from quantgate.components.sandbox.judging_process import PATIENCE
+from quantgate.components.sandbox.pod_outcomes import PROGRAMS, PROGRAMS_FILE, ReportedOutcomes, outcomes_in
+from quantgate.components.servers import objects
+from quantgate.components.servers.cluster_settings import from_environment
+from quantgate.components.servers.vllm_pod import Served, confined, unprivileged
+from quantgate.components.servers.why_not_ready import LOG_LINES, why_not_ready, with_log
 
 SANDBOX = "quantgate.dev/sandbox"
 """The label of the pods without any access, for the network policies; its value is the variant."""
@@ -262,7 +262,7 @@ def job(sandbox: Sandbox, seconds: int) -> JSON:
     }
     container = common | {
         "name": CONTAINER,
-        "command": ["python", "-m", "components.sandbox.pod", copy],
+        "command": ["python", "-m", "quantgate.components.sandbox.pod", copy],
         "volumeMounts": [tmp],
     }
     spec = {

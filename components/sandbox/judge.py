@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from components.sandbox.values import (
+from quantgate.components.sandbox.values import (
     ClosedError,
     Conversation,
     InvalidMessageError,

@@ -22,11 +22,11 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from components.sandbox.judge import RemoteProgram, judge
-from components.sandbox.landlock import confine_files
-from components.sandbox.refused_calls import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, control, refuse
-from components.sandbox.served_program import serve
-from components.sandbox.values import ClosedError, Conversation, InvalidMessageError, UnsentError
+from quantgate.components.sandbox.judge import RemoteProgram, judge
+from quantgate.components.sandbox.landlock import confine_files
+from quantgate.components.sandbox.refused_calls import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, control, refuse
+from quantgate.components.sandbox.served_program import serve
+from quantgate.components.sandbox.values import ClosedError, Conversation, InvalidMessageError, UnsentError
 
 READY = b"ready\n"
 PASSED, RAISED, INVALID, ENDED, UNSENT = "passed", "raised", "invalid", "ended", "unsent"

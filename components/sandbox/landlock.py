@@ -10,7 +10,7 @@ import stat
 import struct
 import sys
 
-from components.sandbox.refused_calls import PR_SET_NO_NEW_PRIVS, control
+from quantgate.components.sandbox.refused_calls import PR_SET_NO_NEW_PRIVS, control
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 VERSION_FLAG, BENEATH = 1, 1

@@ -1,6 +1,6 @@
 """Run programs in this pod, and print how each ended. The Job of `job.py` starts this module.
 
-    python -m components.sandbox.pod /tmp/wanted.json.gz
+    python -m quantgate.components.sandbox.pod /tmp/wanted.json.gz
 
 The pod contains nothing of value, see `Containment.POD`. The file has the programs and their tests, so it is deleted
 before a program runs. Each line is JSON: `program`, its number; `passed`; `reason`.
@@ -11,10 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.sandbox.containment import Containment, Limits, Outcome, Program
-from components.sandbox.programs import run_programs
-from components.sandbox.refused_calls import PR_SET_DUMPABLE, control
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.containment import Containment, Limits, Outcome, Program
+from quantgate.components.sandbox.programs import run_programs
+from quantgate.components.sandbox.refused_calls import PR_SET_DUMPABLE, control
 
 
 def main() -> int:

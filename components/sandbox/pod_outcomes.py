@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from components.errors import PrerequisiteError
-from components.sandbox.containment import Outcome
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.containment import Outcome
 
 PROGRAMS, PROGRAMS_FILE = "/programs", "wanted.json.gz"
 

@@ -6,9 +6,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.sandbox.contained_run import run_contained
-from components.sandbox.containment import Containment, Limits, NoBubblewrapError, Outcome, Program, chosen_containment
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.contained_run import run_contained
+from quantgate.components.sandbox.containment import (
+    Containment,
+    Limits,
+    NoBubblewrapError,
+    Outcome,
+    Program,
+    chosen_containment,
+)
 
 __all__ = ["Containment", "Limits", "Outcome", "Program", "check_sandbox", "run_programs"]
 
@@ -39,7 +46,7 @@ def run_programs(
     if not programs:
         return []
     if sandbox is Containment.JOB:
-        from components.sandbox.job import run_in_job
+        from quantgate.components.sandbox.job import run_in_job
 
         return run_in_job(programs, on_done, limits, purpose)
     check_sandbox(sandbox, limits)

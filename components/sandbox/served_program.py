@@ -5,7 +5,7 @@ import types
 from itertools import islice
 from typing import Any
 
-from components.sandbox.values import ClosedError, Conversation, decode, encode
+from quantgate.components.sandbox.values import ClosedError, Conversation, decode, encode
 
 MOST_ITEMS = 1_000_000
 """Of an iterator that a test reads to its end."""

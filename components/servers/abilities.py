@@ -8,11 +8,11 @@ from typing import Any
 
 import aiohttp
 
-from components.errors import PrerequisiteError
-from components.servers.access import key_hint
-from components.servers.client import Client, RefusedError, ServerFailedError, fresh_salt, with_retries
-from components.servers.scoring_requests import Ask, Kind, Scored
-from components.servers.scoring_ways import WAYS, BadAnswerError, is_marked
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.servers.access import key_hint
+from quantgate.components.servers.client import Client, RefusedError, ServerFailedError, fresh_salt, with_retries
+from quantgate.components.servers.scoring_requests import Ask, Kind, Scored
+from quantgate.components.servers.scoring_ways import WAYS, BadAnswerError, is_marked
 
 CONTEXT_TOKENS = 132
 CONTINUATION_TOKENS = 6

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from components.run.artifacts import Server
-from components.servers.start_key import start_key
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers.start_key import start_key
 
 KEY_VARIABLE = "VLLM_API_KEY"
 """From this variable vLLM reads the key that it demands."""

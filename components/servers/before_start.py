@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.models.variants import FP8_CACHE, Variant, known_variant
-from components.models.window import model_config
-from components.run import machine
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import FP8_CACHE, Variant, known_variant
+from quantgate.components.models.window import model_config
+from quantgate.components.run import machine
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 SPARE_BYTES = 50_000_000

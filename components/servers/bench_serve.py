@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from components.errors import PrerequisiteError
-from components.processes.guarded import exit_status, start_guard
-from components.run.artifacts import Server
-from components.run.load_results import LoadLevel, LoadSettings, LoadTest
-from components.run.results import RunResults
-from components.servers import local_vllm
-from components.servers.access import key_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes.guarded import exit_status, start_guard
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.load_results import LoadLevel, LoadSettings, LoadTest
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import local_vllm
+from quantgate.components.servers.access import key_of
 
 PROGRAM = """
 import json, sys

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import aiohttp
 import tenacity
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Server
-from components.servers import access
-from components.servers.scoring_requests import Ask, Scored
-from components.servers.scoring_ways import BadAnswerError, Way, batches, calls, score
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access
+from quantgate.components.servers.scoring_requests import Ask, Scored
+from quantgate.components.servers.scoring_ways import BadAnswerError, Way, batches, calls, score
 
 CONCURRENT_CALLS = 64
 """On an H100, 200 generated answers took 16 s with 64 calls at a time and 32 s with 16, see docs/results.md."""

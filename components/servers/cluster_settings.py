@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.servers.access import sets_key
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.servers.access import sets_key
 
 LOCAL, KSERVE, DEPLOYMENT = "local", "kserve", "deployment"
 KINDS = (LOCAL, KSERVE, DEPLOYMENT)

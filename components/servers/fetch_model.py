@@ -1,6 +1,6 @@
 """Fetch a model from the store; an init container of a plain Deployment runs this before vLLM starts.
 
-    python -m components.servers.fetch_model s3://BUCKET/PREFIX FOLDER DIGEST
+    python -m quantgate.components.servers.fetch_model s3://BUCKET/PREFIX FOLDER DIGEST
 
 The bytes are compared with the model's digest. They go to the folder `fetched` beside FOLDER, and
 FOLDER is a link to them.
@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.models.digest import fetch_model
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.digest import fetch_model
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.errors import PrerequisiteError, ServerGoneError
-from components.kubernetes import cluster_lease, owner
-from components.kubernetes.cluster_client import (
+from quantgate.components.errors import PrerequisiteError, ServerGoneError
+from quantgate.components.kubernetes import cluster_lease, owner
+from quantgate.components.kubernetes.cluster_client import (
     DEPLOYMENT,
     INFERENCE_SERVICE,
     JSON,
@@ -26,19 +26,19 @@ from components.kubernetes.cluster_client import (
     ClusterClient,
     ObjectKind,
 )
-from components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
-from components.kubernetes.owner import run_name, workflow
-from components.run.artifacts import Server, ServerPod, Weights
-from components.run.server_identity import ServerIdentity
-from components.servers import objects, vllm_pod
-from components.servers.access import sets_key
-from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
-from components.servers.probes import answers_strangers, lists_our_model, why_not_listed
-from components.servers.reported import described
-from components.servers.start_key import servers_secret, start_key
-from components.servers.vllm_options import cpu_variables
-from components.servers.vllm_pod import Runtime, Served
-from components.servers.why_not_ready import Reason, created, evicted, why_not_ready
+from quantgate.components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
+from quantgate.components.kubernetes.owner import run_name, workflow
+from quantgate.components.run.artifacts import Server, ServerPod, Weights
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.servers import objects, vllm_pod
+from quantgate.components.servers.access import sets_key
+from quantgate.components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
+from quantgate.components.servers.probes import answers_strangers, lists_our_model, why_not_listed
+from quantgate.components.servers.reported import described
+from quantgate.components.servers.start_key import servers_secret, start_key
+from quantgate.components.servers.vllm_options import cpu_variables
+from quantgate.components.servers.vllm_pod import Runtime, Served
+from quantgate.components.servers.why_not_ready import Reason, created, evicted, why_not_ready
 
 WATCHED_S = 5
 POLL_S = 1.0

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Server, Weights
-from components.run.results import RunResults
-from components.run.server_identity import ServerIdentity
-from components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings, from_environment
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Server, Weights
+from quantgate.components.run.results import RunResults
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings, from_environment
 
 
 def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Server:
@@ -23,11 +23,11 @@ def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Ser
     """
     settings = from_environment()
     if settings.kind == LOCAL:
-        from components.servers import local_vllm
+        from quantgate.components.servers import local_vllm
 
         folder, options = local_folder(results), weights.server_options
         return local_vllm.deploy(weights.variant, model_path, folder, weights.digest, options, window)
-    from components.servers import kserve
+    from quantgate.components.servers import kserve
 
     if settings.kind == KSERVE:
         return _deploy_checked(weights, model_path, results, settings, window)
@@ -39,9 +39,9 @@ def _deploy_checked(weights: Weights, model_path: Path, results: str, settings: 
 
     The stored bytes are read before the start. If an object was written until the server answers, it is stopped.
     """
-    from components.models.digest import check_stored, stored_state
-    from components.servers import kserve
-    from components.storage.cache import cache_dir
+    from quantgate.components.models.digest import check_stored, stored_state
+    from quantgate.components.servers import kserve
+    from quantgate.components.storage.cache import cache_dir
 
     before = stored_state(weights.uri)
     check_stored(weights.uri, weights.digest, cache_dir())
@@ -65,10 +65,10 @@ def identity_here(weights: Weights, model_path: Path, window: int) -> ServerIden
     """The identity of the server that `deploy` would start."""
     settings = from_environment()
     if settings.kind == LOCAL:
-        from components.servers import local_vllm
+        from quantgate.components.servers import local_vllm
 
         return local_vllm.identity_here(model_path, weights.digest, window, weights.server_options)
-    from components.servers import kserve
+    from quantgate.components.servers import kserve
 
     return kserve.identity_here(weights, settings, window)
 
@@ -80,7 +80,7 @@ def kept_alive(server: Server, results: str) -> Iterator[None]:
     if settings.kind == LOCAL:  # the lease is a file that the run keeps locked, see guard.py
         yield
         return
-    from components.servers import kserve
+    from quantgate.components.servers import kserve
 
     with kserve.kept_alive(server, results, settings):
         yield
@@ -96,7 +96,7 @@ def server_again(server: Server, results: str, cause: str = "") -> Server:
         if cause:
             raise PrerequisiteError(cause)
         return server
-    from components.servers import replaced_pod
+    from quantgate.components.servers import replaced_pod
 
     return replaced_pod.server_again(server, results, settings, cause)
 
@@ -105,11 +105,11 @@ def undeploy(variant: str, results: str) -> None:
     """Stop the variant's server; do nothing when there is none."""
     settings = from_environment()
     if settings.kind != LOCAL:  # this also removes a server whose start was killed before it was recorded
-        from components.servers import kserve
+        from quantgate.components.servers import kserve
 
         kserve.undeploy(variant, results, settings)
     elif (server := RunResults(results).server(variant).read(Server)) is not None:
-        from components.servers import local_vllm
+        from quantgate.components.servers import local_vllm
 
         local_vllm.undeploy(server)
 

@@ -18,20 +18,20 @@ from pathlib import Path
 
 import psutil
 
-from components.environments import serving_environment
-from components.errors import PrerequisiteError
-from components.models.window import model_window, served_window
-from components.processes.guarded import exit_status, start_guard
-from components.run import machine
-from components.run.artifacts import Server
-from components.run.results import RunResults
-from components.run.server_identity import ServerIdentity
-from components.servers import access
-from components.servers.before_start import obstacle
-from components.servers.first_cause import advice, described, first_cause, name_of
-from components.servers.probes import lists_our_model, status_with
-from components.servers.vllm_options import CPU_OPTIONS, FLOAT32, KV_CACHE, NEUTRAL, cpu_layout, cpu_variables
-from components.storage.cache import cache_dir
+from quantgate.components.environments import serving_environment
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.window import model_window, served_window
+from quantgate.components.processes.guarded import exit_status, start_guard
+from quantgate.components.run import machine
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.results import RunResults
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.servers import access
+from quantgate.components.servers.before_start import obstacle
+from quantgate.components.servers.first_cause import advice, described, first_cause, name_of
+from quantgate.components.servers.probes import lists_our_model, status_with
+from quantgate.components.servers.vllm_options import CPU_OPTIONS, FLOAT32, KV_CACHE, NEUTRAL, cpu_layout, cpu_variables
+from quantgate.components.storage.cache import cache_dir
 
 READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 20.0
@@ -192,7 +192,7 @@ def find_guard(server: Server) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(server.pid)
-        is_ours = "components.processes.guard" in process.cmdline() and server.log in process.cmdline()
+        is_ours = "quantgate.components.processes.guard" in process.cmdline() and server.log in process.cmdline()
         return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return None

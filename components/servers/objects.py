@@ -13,15 +13,15 @@ import hashlib
 import json
 import re
 
-from components.kubernetes import cluster_client
-from components.kubernetes.cluster_client import JSON, ObjectKind
-from components.kubernetes.labels import INSTANCE, NO_SIDECAR, RUN
-from components.run.server_identity import ServerIdentity
-from components.servers import vllm_pod
-from components.servers.access import KEY_VARIABLE
-from components.servers.cluster_settings import KSERVE, ServingSettings
-from components.servers.vllm_options import CPU_OPTIONS, NEUTRAL, VLLM_CPU_IMAGE, VLLM_IMAGE
-from components.servers.vllm_pod import KSERVE_CONTAINER, PORT, Runtime, Served
+from quantgate.components.kubernetes import cluster_client
+from quantgate.components.kubernetes.cluster_client import JSON, ObjectKind
+from quantgate.components.kubernetes.labels import INSTANCE, NO_SIDECAR, RUN
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.servers import vllm_pod
+from quantgate.components.servers.access import KEY_VARIABLE
+from quantgate.components.servers.cluster_settings import KSERVE, ServingSettings
+from quantgate.components.servers.vllm_options import CPU_OPTIONS, NEUTRAL, VLLM_CPU_IMAGE, VLLM_IMAGE
+from quantgate.components.servers.vllm_pod import KSERVE_CONTAINER, PORT, Runtime, Served
 
 SPEC = "quantgate.dev/spec"
 KSERVE_LABEL = "serving.kserve.io/inferenceservice"

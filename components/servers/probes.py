@@ -4,8 +4,8 @@ import secrets
 
 import httpx
 
-from components.run.artifacts import Server
-from components.servers import access
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers import access
 
 
 def lists_our_model(server: Server) -> bool:

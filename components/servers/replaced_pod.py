@@ -8,19 +8,19 @@ A server that ends by itself, in the same pod, is not replaced: that is the vari
 import json
 import time
 
-from components.errors import PrerequisiteError
-from components.kubernetes.cluster_client import JSON, POD
-from components.kubernetes.owner import run_name
-from components.models.digest import stored_state
-from components.run.artifacts import Server, ServerPod, Weights
-from components.run.results import RunResults
-from components.servers import kserve
-from components.servers.cluster_settings import ServingSettings
-from components.servers.kserve import Start
-from components.servers.probes import answers_strangers, lists_our_model, refused_key
-from components.servers.reported import described
-from components.servers.vllm_pod import Served
-from components.servers.why_not_ready import evicted, of_container
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.cluster_client import JSON, POD
+from quantgate.components.kubernetes.owner import run_name
+from quantgate.components.models.digest import stored_state
+from quantgate.components.run.artifacts import Server, ServerPod, Weights
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import ServingSettings
+from quantgate.components.servers.kserve import Start
+from quantgate.components.servers.probes import answers_strangers, lists_our_model, refused_key
+from quantgate.components.servers.reported import described
+from quantgate.components.servers.vllm_pod import Served
+from quantgate.components.servers.why_not_ready import evicted, of_container
 
 
 def server_again(server: Server, results: str, settings: ServingSettings, cause: str = "") -> Server:

@@ -2,9 +2,9 @@
 
 import httpx
 
-from components.run.artifacts import Server
-from components.servers.access import headers, key_of
-from components.servers.vllm_options import FLOAT32
+from quantgate.components.run.artifacts import Server
+from quantgate.components.servers.access import headers, key_of
+from quantgate.components.servers.vllm_options import FLOAT32
 
 
 def described(server: Server) -> Server:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-from components.servers.scoring_requests import Ask, Kind, Scored, Tokens, shared
+from quantgate.components.servers.scoring_requests import Ask, Kind, Scored, Tokens, shared
 
 PROMPTS_PER_CALL = 8
 TOKENS_PER_BATCH = 512

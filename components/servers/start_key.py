@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 SERVERS_SECRET = "QUANTGATE_SERVERS_SECRET"
 """The variable with the secret from which the keys are computed: a key of the Secret `quantgate-servers`."""

@@ -5,8 +5,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from components.models.window import model_config
-from components.run.machine import numa_nodes, usable_cores
+from quantgate.components.models.window import model_config
+from quantgate.components.run.machine import numa_nodes, usable_cores
 
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 """With this variable the user binds vLLM's threads to cores."""

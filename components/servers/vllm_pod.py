@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 
-from components.kubernetes.cluster_client import JSON
-from components.kubernetes.labels import MANAGED_BY, MANAGER, RUN, VARIANT
-from components.servers.access import KEY_VARIABLE
-from components.servers.cluster_settings import ServingSettings
+from quantgate.components.kubernetes.cluster_client import JSON
+from quantgate.components.kubernetes.labels import MANAGED_BY, MANAGER, RUN, VARIANT
+from quantgate.components.servers.access import KEY_VARIABLE
+from quantgate.components.servers.cluster_settings import ServingSettings
 
 PORT = 8080
 MODELS, FETCHED = "/mnt/models", "/mnt/models/model"
@@ -120,7 +120,7 @@ def fetcher(served: Served, settings: ServingSettings) -> JSON:
     return {
         "name": FETCHER,
         "image": settings.weights_image,
-        "command": ["python", "-m", "components.servers.fetch_model", served.uri, FETCHED, served.digest],
+        "command": ["python", "-m", "quantgate.components.servers.fetch_model", served.uri, FETCHED, served.digest],
         "envFrom": [
             {"configMapRef": {"name": settings.storage, "optional": True}},  # AWS's own S3 needs no endpoint
             {"secretRef": {"name": settings.storage}},

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.kubernetes.cluster_client import EVENT, JSON, POD, ClusterClient
-from components.servers.first_cause import MEMORY, advice, described, first_cause
-from components.servers.local_vllm import LAST_LINES
-from components.servers.vllm_pod import FETCHER, KSERVE_FETCHER
+from quantgate.components.kubernetes.cluster_client import EVENT, JSON, POD, ClusterClient
+from quantgate.components.servers.first_cause import MEMORY, advice, described, first_cause
+from quantgate.components.servers.local_vllm import LAST_LINES
+from quantgate.components.servers.vllm_pod import FETCHER, KSERVE_FETCHER
 
 LOG_LINES = 200
 CAUSE_LINES = 5000

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 if TYPE_CHECKING:
-    from components.storage.s3 import S3Store
+    from quantgate.components.storage.s3 import S3Store
 
 SETTLES_S = 3.0
 """Longer than a claim takes to be written, and than the second to which S3's times are exact."""
@@ -30,7 +30,7 @@ def held(location: str, name: str) -> Iterator[None]:
     """
     if not location.startswith("s3://"):
         raise PrerequisiteError(f"{location} is not in S3, where other machines read it. Give s3://BUCKET/PREFIX.")
-    from components.storage.s3 import S3Store
+    from quantgate.components.storage.s3 import S3Store
 
     store, claim = S3Store(location), uuid.uuid4().hex
     while True:

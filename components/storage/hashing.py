@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 RECORDS = "hashed"
 """The cache's folder of records."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.storage.store import Check, FolderStore, Store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.store import Check, FolderStore, Store
 
 
 def open_store(location: str) -> Store:
@@ -35,7 +35,7 @@ def fetch(uri: str, cache: Path, *, weights: bool = True, check: Check | None = 
 
 def _s3_store(location: str) -> Store:
     try:
-        from components.storage.s3 import S3Store
+        from quantgate.components.storage.s3 import S3Store
     except ModuleNotFoundError as error:
         if error.name not in ("boto3", "botocore", "s3transfer"):
             raise

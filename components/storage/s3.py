@@ -26,10 +26,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.storage.hashing import sha256s
-from components.storage.s3_advice import advice_on
-from components.storage.store import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.hashing import sha256s
+from quantgate.components.storage.s3_advice import advice_on
+from quantgate.components.storage.store import (
     BLOCK_BYTES,
     MARKER,
     Check,

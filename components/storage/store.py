@@ -18,9 +18,9 @@ from typing import Protocol
 
 from pydantic import ValidationError, field_validator
 
-from components.errors import PrerequisiteError
-from components.storage.artifact import Artifact, write_text
-from components.storage.hashing import recorded_sha256s, sha256s, state_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.storage.artifact import Artifact, write_text
+from quantgate.components.storage.hashing import recorded_sha256s, sha256s, state_of
 
 MARKER = "COMPLETE.json"
 BLOCK_BYTES = 1 << 20

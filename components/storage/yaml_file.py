@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from components.errors import PrerequisiteError
+from quantgate.components.errors import PrerequisiteError
 
 Read = TypeVar("Read", bound=BaseModel)
 Where = tuple[int | str, ...]

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.run.shell import IMAGE, uncached
+from quantgate.components.run.shell import IMAGE, uncached
 
 
 @uncached
@@ -16,8 +16,8 @@ def track(
     tracked: dsl.Output[dsl.Artifact],
 ):
     """Record the run in MLflow."""
-    from components.run.plan import EvaluationPlan
-    from components.track import step as track_step
+    from quantgate.components.run.plan import EvaluationPlan
+    from quantgate.components.track import step as track_step
 
     tracked.metadata["display_name"], planned = "MLflow run", EvaluationPlan.read(plan.path)
     tracked.metadata["mlflow"] = track_step.track(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from components.run.results import RunResults
+from quantgate.components.run.results import RunResults
 
 
 def read_flip_tables(results: RunResults, variants: Iterable[str]) -> dict[str, dict[str, list[Any]]]:

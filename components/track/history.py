@@ -4,12 +4,12 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from components.errors import PrerequisiteError
-from components.models.variants import VARIANTS
-from components.tracking.connect import connected
-from components.tracking.links import compare_page, full_address, run_page
-from components.tracking.tags import EXPERIMENTS
-from components.tracking.uris import SQLITE, sqlite_file
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.links import compare_page, full_address, run_page
+from quantgate.components.tracking.tags import EXPERIMENTS
+from quantgate.components.tracking.uris import SQLITE, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evidence.spending import describe_attempt
-from components.models.variants import known_variant
-from components.policies.policy import Average, text_of
-from components.run.artifacts import Decision, Scores, Verdict, Weights
-from components.run.load_results import LoadTest, speed_ratios
-from components.storage.artifact import Artifact
-from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.tags import (
+from quantgate.components.evidence.spending import describe_attempt
+from quantgate.components.models.variants import known_variant
+from quantgate.components.policies.policy import Average, text_of
+from quantgate.components.run.artifacts import Decision, Scores, Verdict, Weights
+from quantgate.components.run.load_results import LoadTest, speed_ratios
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.tracking.facts import RunFacts, RunFiles
+from quantgate.components.tracking.tags import (
     DECISION,
     EVIDENCE,
     FLIPS,

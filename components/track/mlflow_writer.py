@@ -9,17 +9,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Decision
-from components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
-from components.tracking.connect import connected
-from components.tracking.experiments import rights_on
-from components.tracking.facts import RunFacts, RunFiles, user_here
-from components.tracking.kubeflow_run import PARENT, kubeflow_run
-from components.tracking.signature import signature
-from components.tracking.tags import EVIDENCE, RUN_ID_TAG, SIGNATURE, USER_TAG, VARIANT_TAG, experiment_name
-from components.tracking.tracked_run import TrackedRun, run_location
-from components.tracking.uris import artifact_location, without_password
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.experiments import rights_on
+from quantgate.components.tracking.facts import RunFacts, RunFiles, user_here
+from quantgate.components.tracking.kubeflow_run import PARENT, kubeflow_run
+from quantgate.components.tracking.signature import signature
+from quantgate.components.tracking.tags import EVIDENCE, RUN_ID_TAG, SIGNATURE, USER_TAG, VARIANT_TAG, experiment_name
+from quantgate.components.tracking.tracked_run import TrackedRun, run_location
+from quantgate.components.tracking.uris import artifact_location, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Experiment, Run

@@ -6,14 +6,14 @@ from contextlib import contextmanager, suppress
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.run.artifacts import Decision
-from components.run.results import RunResults
-from components.track.flip_tables import read_flip_tables
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.tracked_run import TrackedRun
-from components.tracking.uris import without_password
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import RunResults
+from quantgate.components.track.flip_tables import read_flip_tables
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFacts, RunFiles
+from quantgate.components.tracking.tracked_run import TrackedRun
+from quantgate.components.tracking.uris import without_password
 
 
 def spooled_run(decision: Decision, tracking_uri: str, reason: str) -> TrackedRun:

@@ -4,13 +4,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.run import progress
-from components.run.artifacts import Decision
-from components.run.results import ResultFile, RunResults
-from components.track import flip_tables
-from components.tracking.tags import ascii_name
-from components.tracking.uris import own_store
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run import progress
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import ResultFile, RunResults
+from quantgate.components.track import flip_tables
+from quantgate.components.tracking.tags import ascii_name
+from quantgate.components.tracking.uris import own_store
 
 
 def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str, markdown: str, tracked: str) -> str:
@@ -19,11 +19,11 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
     The run does not fail if MLflow does not record it: the results keep everything that `quantgate track` needs to send
     it later, and the step's note says so.
     """
-    from components.track.mlflow_writer import track as track_run
-    from components.track.spool import spooled_run
-    from components.tracking.earlier import verdict_key
-    from components.tracking.facts import RunFiles, facts_here
-    from components.tracking.tracked_run import TrackedRun
+    from quantgate.components.track.mlflow_writer import track as track_run
+    from quantgate.components.track.spool import spooled_run
+    from quantgate.components.tracking.earlier import verdict_key
+    from quantgate.components.tracking.facts import RunFiles, facts_here
+    from quantgate.components.tracking.tracked_run import TrackedRun
 
     with progress.step(results, "track") as step, tempfile.TemporaryDirectory() as scratch:
         decided, run_results = Decision.read(decision), RunResults(results)

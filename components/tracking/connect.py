@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.tracking.kubeflow_run import others_login
-from components.tracking.uris import SQLITE, is_database, is_server, sqlite_file, without_password
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.tracking.kubeflow_run import others_login
+from quantgate.components.tracking.uris import SQLITE, is_database, is_server, sqlite_file, without_password
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

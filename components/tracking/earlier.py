@@ -10,26 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
-from components.run.artifacts import Decision, Model, Scores, Weights
-from components.run.load_results import OFF
-from components.run.plan import EvaluationPlan
-from components.run.results import AGAIN, FULL, VariantResults
-from components.run.server_identity import ServerIdentity
-from components.storage.hashing import sha256_of
-from components.tracking.connect import connected
-from components.tracking.experiments import rights_on
-from components.tracking.signature import has_account, is_signed
-from components.tracking.tags import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run.artifacts import Decision, Model, Scores, Weights
+from quantgate.components.run.load_results import OFF
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import AGAIN, FULL, VariantResults
+from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.experiments import rights_on
+from quantgate.components.tracking.signature import has_account, is_signed
+from quantgate.components.tracking.tags import (
     EXPERIMENTS,
     JUDGED_BY,
     RUN_ID_TAG,
     VARIANT_TAG,
     experiment_name,
 )
-from components.tracking.tracked_run import TrackedRun, describe_run, run_location
-from components.tracking.verification import checked_decision, checked_run, children_of, fetch_records
+from quantgate.components.tracking.tracked_run import TrackedRun, describe_run, run_location
+from quantgate.components.tracking.verification import checked_decision, checked_run, children_of, fetch_records
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -185,7 +185,7 @@ def trusted_runs(
 def records_match(scores: Scores, folder: Path) -> bool:
     """Whether the records in the folder are complete and belong to the scores."""
     # imports numpy and pyarrow, which takes a second; the track step does not need them
-    from components.evidence.saved_answers import read_ours
+    from quantgate.components.evidence.saved_answers import read_ours
 
     VariantResults(str(folder)).scores(FULL).write(scores)
     try:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.run.artifacts import Decision
-from components.run.attempts import Attempt, AttemptRecord, Judgement, attempt_of, evidence_digest
-from components.tracking.connect import connected
-from components.tracking.earlier import trusted_runs
-from components.tracking.experiments import rights_on
-from components.tracking.verification import checked_decision
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.attempts import Attempt, AttemptRecord, Judgement, attempt_of, evidence_digest
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.earlier import trusted_runs
+from quantgate.components.tracking.experiments import rights_on
+from quantgate.components.tracking.verification import checked_decision
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

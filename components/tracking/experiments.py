@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.tracking.connect import ACCESS_DENIED, connected
-from components.tracking.tags import SOURCE_TAG
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.tracking.connect import ACCESS_DENIED, connected
+from quantgate.components.tracking.tags import SOURCE_TAG
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from components.storage.artifact import Artifact
+from quantgate.components.storage.artifact import Artifact
 
 PACKAGES = (
     "quantgate",
@@ -74,13 +74,13 @@ def facts_here(run_id: str, name: str) -> RunFacts:
             packages[package] = version(package)
         except PackageNotFoundError:
             continue
-    commit = git_commit(Path(__file__).parents[2])
+    commit = git_commit(Path(__file__).resolve().parents[2])
     return RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
 
 
 def machine_here() -> dict[str, str]:
     """This machine's CPU and GPUs, and the container image that QUANTGATE_IMAGE names."""
-    from components.run.machine import gpus_here
+    from quantgate.components.run.machine import gpus_here
 
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from components.tracking.uris import PORT, is_server, without_password
+from quantgate.components.tracking.uris import PORT, is_server, without_password
 
 HERE = f"http://127.0.0.1:{PORT}/"
 """The address at which the command of `open_command` serves a store that is a file."""

@@ -2,10 +2,10 @@
 
 import re
 
-from components.errors import PrerequisiteError
-from components.models.published import NotPublishedError, Published, published
-from components.tracking.connect import connected
-from components.tracking.tags import VARIANT_TAG
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.published import NotPublishedError, Published, published
+from quantgate.components.tracking.connect import connected
+from quantgate.components.tracking.tags import VARIANT_TAG
 
 SCHEME = "models:/"
 NAME = re.compile(r"[^/@':]+")

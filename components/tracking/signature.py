@@ -12,9 +12,9 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING
 
-from components.tracking.connect import TOKEN, host_of
-from components.tracking.tags import EVIDENCE, SIGNATURE
-from components.tracking.uris import is_server
+from quantgate.components.tracking.connect import TOKEN, host_of
+from quantgate.components.tracking.tags import EVIDENCE, SIGNATURE
+from quantgate.components.tracking.uris import is_server
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

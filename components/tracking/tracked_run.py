@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from components.storage.artifact import Artifact
-from components.tracking.links import compare_page, run_page
-from components.tracking.tags import USER_TAG
-from components.tracking.uris import is_server, without_password
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.tracking.links import compare_page, run_page
+from quantgate.components.tracking.tags import USER_TAG
+from quantgate.components.tracking.uris import is_server, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run

@@ -5,8 +5,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from components.errors import PrerequisiteError
-from components.run.results import RunResults
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.results import RunResults
 
 SQLITE = "sqlite:///"
 PORT = 5000

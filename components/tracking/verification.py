@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.policies.policy import use_case_named, use_case_names
-from components.run.artifacts import Decision
-from components.run.evidence_digests import Digests, digests_of
-from components.storage.hashing import sha256_of
-from components.storage.location import open_store
-from components.tracking.kubeflow_run import PARENT
-from components.tracking.tags import DECISION, EVIDENCE, VARIANT_TAG
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import use_case_named, use_case_names
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.evidence_digests import Digests, digests_of
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.storage.location import open_store
+from quantgate.components.tracking.kubeflow_run import PARENT
+from quantgate.components.tracking.tags import DECISION, EVIDENCE, VARIANT_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

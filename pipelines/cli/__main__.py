@@ -1,5 +1,5 @@
-"""`python -m pipelines.cli` is `quantgate`."""
+"""`python -m quantgate.pipelines.cli` is `quantgate`."""
 
-from pipelines.cli.app import main
+from quantgate.pipelines.cli.app import main
 
 main()

@@ -14,9 +14,9 @@ from urllib.request import getproxies_environment
 
 import typer
 
-from components.errors import PrerequisiteError
-from components.processes.scratch import use_own_folder
-from pipelines.cli import (
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes.scratch import use_own_folder
+from quantgate.pipelines.cli import (
     benchmark_commands,
     cluster_commands,
     doctor_command,
@@ -29,8 +29,8 @@ from pipelines.cli import (
     schema_command,
     setup_command,
 )
-from pipelines.exits import USER_ERROR
-from pipelines.terminal_output import print_text
+from quantgate.pipelines.exits import USER_ERROR
+from quantgate.pipelines.terminal_output import print_text
 
 FIRST_COMMANDS = ("setup", "run", "gate", "promote", "submit")
 """In the order in which people need them."""

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from components.benchmarks import selection
-from components.benchmarks.suite_file import read_suite
-from components.benchmarks.suites import SUITES, suite_named
-from components.errors import PrerequisiteError
-from components.policies.policy import use_case_named, use_case_names
-from components.run.calibration import CHAT
-from components.storage.cache import cache_dir
-from pipelines import options
-from pipelines.cli.progress_bar import bar
-from pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.components.benchmarks import selection
+from quantgate.components.benchmarks.suite_file import read_suite
+from quantgate.components.benchmarks.suites import SUITES, suite_named
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import use_case_named, use_case_names
+from quantgate.components.run.calibration import CHAT
+from quantgate.components.storage.cache import cache_dir
+from quantgate.pipelines import options
+from quantgate.pipelines.cli.progress_bar import bar
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
 
 if TYPE_CHECKING:
-    from components.benchmarks.splits import Source
+    from quantgate.components.benchmarks.splits import Source
 
 
 def suites() -> None:
@@ -54,12 +54,12 @@ def mirror(
     ] = False,
 ) -> None:
     """Copy a suite's rows, and a model, to a mirror for runs without the hub: quantgate run --data LOCATION."""
-    from components.benchmarks import mirror as mirrors
-    from components.benchmarks.calibration_rows import hub_split
-    from components.benchmarks.harness import splits_wanted
-    from components.benchmarks.ifeval import WithPunkt
-    from components.benchmarks.suite_check import completed
-    from components.models.sources import check_source
+    from quantgate.components.benchmarks import mirror as mirrors
+    from quantgate.components.benchmarks.calibration_rows import hub_split
+    from quantgate.components.benchmarks.harness import splits_wanted
+    from quantgate.components.benchmarks.ifeval import WithPunkt
+    from quantgate.components.benchmarks.suite_check import completed
+    from quantgate.components.models.sources import check_source
 
     mirror_location, console = options.absolute_location(location), VisibleConsole(highlight=False)
     tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
@@ -98,8 +98,8 @@ def mirror(
 
 def origin_of_rows(name: str) -> "Source":
     """The source of a mirror's rows: the hub, the embedded rows, or a folder."""
-    from components.benchmarks.embedded import Embedded
-    from components.benchmarks.row_sources import Folder, Hub
+    from quantgate.components.benchmarks.embedded import Embedded
+    from quantgate.components.benchmarks.row_sources import Folder, Hub
 
     if name == selection.EMBEDDED:
         return Embedded()
@@ -108,8 +108,8 @@ def origin_of_rows(name: str) -> "Source":
 
 def model_copied(source: str, location: str) -> str:
     """Copy a model to the location, under its digest; returns the source that names the copy."""
-    from components.models import sources
-    from components.storage.location import open_store
+    from quantgate.components.models import sources
+    from quantgate.components.storage.location import open_store
 
     return sources.resolve(source, open_store(location), cache_dir()).uri
 
@@ -120,8 +120,8 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print it for a script.")] = False,
 ) -> None:
     """Show two summaries side by side. For a verdict, which pairs the answers item by item, use `quantgate gate`."""
-    from components.report.summary import compare as comparison_table
-    from components.report.summary import compared_json, read_summary
+    from quantgate.components.report.summary import compare as comparison_table
+    from quantgate.components.report.summary import compared_json, read_summary
 
     first, second = read_summary(one), read_summary(other)
     if as_json:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.errors import PrerequisiteError
-from pipelines.cli.run_options import checked_arguments, cluster_options, place, takes
-from pipelines.terminal_output import print_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.pipelines.cli.run_options import checked_arguments, cluster_options, place, takes
+from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
 
 PipelinePath = Annotated[Path, typer.Option("--pipeline", help="File that `quantgate compile` wrote.")]
@@ -37,7 +37,7 @@ def submit(
     inconclusive, 1 reject or A/B test, 4 not comparable, failed, or a run without a verdict; 2 means an error that you
     can fix. Ctrl-C does not stop the run.
     """
-    from pipelines.kubeflow.submit import submit_run
+    from quantgate.pipelines.kubeflow.submit import submit_run
 
     submit_run(place, checked_arguments(values), pipeline, service_account, detach=detach, poll_s=poll_s)
 
@@ -50,7 +50,7 @@ def follow(
     poll_s: Poll = 5.0,
 ) -> None:
     """Follow a run on Kubeflow Pipelines; its verdict sets the exit status, as with submit."""
-    from pipelines.kubeflow.follow import follow_run
+    from quantgate.pipelines.kubeflow.follow import follow_run
 
     follow_run(place, run, stop=stop, poll_s=poll_s)
 
@@ -78,7 +78,7 @@ def schedule(
 
     Each start is a run, whether the model has changed or not: `quantgate look` starts one for a new model only.
     """
-    from pipelines.kubeflow.schedule import list_schedules, remove_schedule, schedule_runs
+    from quantgate.pipelines.kubeflow.schedule import list_schedules, remove_schedule, schedule_runs
 
     if now and not delete:
         raise PrerequisiteError("--now belongs to --delete: add --delete, or leave --now out.")
@@ -120,8 +120,8 @@ def compile_pipeline(
     """Write the pipeline as YAML for Kubeflow Pipelines."""
     if out.suffix not in (".yaml", ".yml"):
         raise PrerequisiteError(f"kfp writes YAML: give a file that ends in .yaml, not {out}.")
-    from pipelines.cluster import Cluster
-    from pipelines.kubeflow.compile import labels, write_pipeline
+    from quantgate.pipelines.cluster import Cluster
+    from quantgate.pipelines.kubeflow.compile import labels, write_pipeline
 
     cluster = Cluster(
         image=image,

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.errors import PrerequisiteError
-from pipelines.cli.run_options import place, takes
-from pipelines.exits import UNFIT
-from pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.pipelines.cli.run_options import place, takes
+from quantgate.pipelines.exits import UNFIT
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
 ADVICE = {
     "batch": "batch, which carries the questions of a context in one request.",
@@ -50,8 +50,8 @@ def doctor(
     if endpoint:
         show_ways(endpoint, model)
         return
-    from pipelines.doctor.cluster_doctor import PlannedRun, examine
-    from pipelines.doctor.finding import FAULT
+    from quantgate.pipelines.doctor.cluster_doctor import PlannedRun, examine
+    from quantgate.pipelines.doctor.finding import FAULT
 
     faults = 0
     for finding in examine(PlannedRun(place, pipeline, service_account, tracking_uri)):
@@ -64,8 +64,8 @@ def doctor(
 
 def show_ways(endpoint: str, model: str) -> None:
     """Print which ways of scoring the server offers, which is used, and why."""
-    from components.servers.abilities import WHAT, abilities
-    from components.servers.client import Client
+    from quantgate.components.servers.abilities import WHAT, abilities
+    from quantgate.components.servers.client import Client
 
     client = Client(endpoint, model)
     server = abilities(client)

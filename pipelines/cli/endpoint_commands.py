@@ -9,23 +9,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components.errors import PrerequisiteError
-from components.resolve import checks
-from components.run.artifacts import Scores
-from components.run.results import FULL, VariantResults
-from components.storage.cache import cache_dir
-from pipelines import options
-from pipelines.cli.progress_bar import bar
-from pipelines.cli.run_options import takes
-from pipelines.served_model import MODEL, endpoint_server, prepared_plan, score_server
-from pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.resolve import checks
+from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.results import FULL, VariantResults
+from quantgate.components.storage.cache import cache_dir
+from quantgate.pipelines import options
+from quantgate.pipelines.cli.progress_bar import bar
+from quantgate.pipelines.cli.run_options import takes
+from quantgate.pipelines.served_model import MODEL, endpoint_server, prepared_plan, score_server
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
 
 
 def lm_eval_command(context: typer.Context) -> None:
     """Run lm-evaluation-harness with quantgate's model `vllm-endpoint`; its options follow."""
     from lm_eval.__main__ import cli_evaluate
 
-    from components.evaluate import endpoint  # registers the model
+    from quantgate.components.evaluate import endpoint  # registers the model
 
     print_text(
         f"quantgate: --model {endpoint.NAME} is available; its --model_args: {endpoint.ARGUMENTS}", to_stderr=True
@@ -59,8 +59,8 @@ def evaluate(
     ),
 ) -> None:
     """Test a model that is already served; write scores, per-item records and a summary."""
-    from components.report.summary import file_name, summary_of
-    from components.run.machine import gpus_here
+    from quantgate.components.report.summary import file_name, summary_of
+    from quantgate.components.run.machine import gpus_here
 
     folder, console = out.absolute(), VisibleConsole(highlight=False)
     results = VariantResults(str(folder))

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from components.errors import PrerequisiteError
-from components.policies.policy import read_use_case, use_case_named, use_case_names
-from pipelines.cli.run_options import takes
-from pipelines.exits import exit_of
-from pipelines.terminal_output import VisibleConsole, print_text
-from pipelines.verdict_files import VerdictFiles, verdict_files
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import read_use_case, use_case_named, use_case_names
+from quantgate.pipelines.cli.run_options import takes
+from quantgate.pipelines.exits import exit_of
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.pipelines.verdict_files import VerdictFiles, verdict_files
 
 
 @takes(files=verdict_files)
@@ -51,13 +51,13 @@ def gate(
 
     Saved results have no record of attempts. Whoever judges again until a variant passes says which attempt it is.
     """
-    from components.evidence.forecast import forecast
-    from components.evidence.prospects import check_copy_passes
-    from components.gate.saved import decide_read, read_saved
-    from components.gate.saved_prospect import prospect_of_saved
-    from components.report.matrix import verdicts_json
-    from components.report.terminal import terminal_evidence, terminal_matrix
-    from components.run.attempts import Attempt
+    from quantgate.components.evidence.forecast import forecast
+    from quantgate.components.evidence.prospects import check_copy_passes
+    from quantgate.components.gate.saved import decide_read, read_saved
+    from quantgate.components.gate.saved_prospect import prospect_of_saved
+    from quantgate.components.report.matrix import verdicts_json
+    from quantgate.components.report.terminal import terminal_evidence, terminal_matrix
+    from quantgate.components.run.attempts import Attempt
 
     console = VisibleConsole(highlight=False)
     with files.prepared():

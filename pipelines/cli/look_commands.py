@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines import options
-from pipelines.cli.cluster_commands import ACCOUNT, Account, PipelinePath
-from pipelines.cli.run_options import CLUSTERS_OWN, ON_A_CLUSTER, checked_arguments, place, takes
-from pipelines.terminal_output import print_text
+from quantgate.pipelines import options
+from quantgate.pipelines.cli.cluster_commands import ACCOUNT, Account, PipelinePath
+from quantgate.pipelines.cli.run_options import CLUSTERS_OWN, ON_A_CLUSTER, checked_arguments, place, takes
+from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
-    from pipelines.kubeflow.look import Watch
+    from quantgate.pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.look import Watch
 
 Name = Annotated[str, typer.Argument(help="Name under which the looks remember what they started.", show_default=False)]
 SOURCES = (
@@ -47,7 +47,7 @@ def look(
     other files in an S3 folder, a new folder below PREFIX/*, a new version in MLflow. One line says what was seen and
     done. The looks remember that in RESULTS/looks/NAME.json.
     """
-    from pipelines.kubeflow.look import look as look_once
+    from quantgate.pipelines.kubeflow.look import look as look_once
 
     print_text(look_once(watch(place, values, name, pipeline, service_account, settled_s)))
 
@@ -67,7 +67,7 @@ def listen(
     The webhook's secret is in QUANTGATE_WEBHOOK_SECRET. A delivery without its signature, or of another time than the
     last 5 minutes, is refused. The first look is at the start.
     """
-    from pipelines.kubeflow.listen import listen as listen_for_versions
+    from quantgate.pipelines.kubeflow.listen import listen as listen_for_versions
 
     listen_for_versions(watch(place, values, name, pipeline, service_account), bind, port)
 
@@ -76,7 +76,7 @@ def watch(
     place: "Place", values: dict[str, Any], name: str, pipeline: Path, service_account: str, settled_s: float = 0.0
 ) -> "Watch":
     """What to look at, and the run that a new model starts."""
-    from pipelines.kubeflow.look import Watch
+    from quantgate.pipelines.kubeflow.look import Watch
 
     return Watch(
         name=name,

@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
-from components.errors import PrerequisiteError
-from components.policies.policy import read_use_case, use_case_named, use_case_names
-from components.promote.inference_service import check_reachable, write_patch
-from components.promote.promotion import Promotion
-from components.promote.promotion import promote as promote_model
-from components.promote.promotion import rollback as roll_back
-from components.promote.registry import Registered, register
-from components.run.artifacts import Decision
-from components.run.results import RunResults
-from components.track.spool import local_results, send
-from components.tracking.facts import RunFacts
-from components.tracking.uris import shown_uri
-from pipelines import options
-from pipelines.terminal_output import VisibleConsole
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import read_use_case, use_case_named, use_case_names
+from quantgate.components.promote.inference_service import check_reachable, write_patch
+from quantgate.components.promote.promotion import Promotion
+from quantgate.components.promote.promotion import promote as promote_model
+from quantgate.components.promote.promotion import rollback as roll_back
+from quantgate.components.promote.registry import Registered, register
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.results import RunResults
+from quantgate.components.track.spool import local_results, send
+from quantgate.components.tracking.facts import RunFacts
+from quantgate.components.tracking.uris import shown_uri
+from quantgate.pipelines import options
+from quantgate.pipelines.terminal_output import VisibleConsole
 
 Model = Annotated[str, typer.Argument(help="The registered model, as the run printed its name.", show_default=False)]
 TrackingUri = Annotated[str, typer.Option(help="MLflow's tracking server, or sqlite:///FOLDER/mlflow.db.")]

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from components.benchmarks.selection import suite_of
-from components.errors import PrerequisiteError
-from components.policies.policy import check_use_case, chosen
-from components.resolve.checks import with_suite
-from pipelines import options
-from pipelines.cli.run_options import takes
-from pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.components.benchmarks.selection import suite_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import check_use_case, chosen
+from quantgate.components.resolve.checks import with_suite
+from quantgate.pipelines import options
+from quantgate.pipelines.cli.run_options import takes
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
 
 OPTIONS = (
     *("variants", "suite", "use_case", "policy", "custom", "trust_tasks", "limit"),
@@ -37,10 +37,10 @@ def power(
     Nothing is started. The gate's own tests judge simulated answers. The exit status is 0, or 2 if not even a copy of
     the baseline can pass.
     """
-    from components.evidence.assumed_answers import LOSSLESS, TYPICAL
-    from components.evidence.prospects import check_copy_passes, outlook, ships_by_answers
-    from components.report.prospect_table import prospect_json, prospect_tables
-    from components.resolve.planned_evidence import prospect_of
+    from quantgate.components.evidence.assumed_answers import LOSSLESS, TYPICAL
+    from quantgate.components.evidence.prospects import check_copy_passes, outlook, ships_by_answers
+    from quantgate.components.report.prospect_table import prospect_json, prospect_tables
+    from quantgate.components.resolve.planned_evidence import prospect_of
 
     plan = with_suite(options.plan_of(values | {"store": "", "results": ""}))
     check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in suite_of(plan).tasks])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from components.run.progress import Step
+from quantgate.components.run.progress import Step
 
 
 class Bar(Step):

@@ -7,17 +7,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from components.resolve import checks
-from components.run.artifacts import Decision
-from components.run.progress import FAILED, Event
-from components.run.results import RunResults
-from components.servers.before_start import check_kernels
-from pipelines import local, options, watch
-from pipelines.cli import mlflow_commands, setup_command
-from pipelines.cli.run_options import takes
-from pipelines.exits import INTERRUPTED, RUN_FAILED, exit_of
-from pipelines.terminal_output import VisibleConsole, print_text
-from pipelines.verdict_files import VerdictFiles, verdict_files
+from quantgate.components.resolve import checks
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.progress import FAILED, Event
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers.before_start import check_kernels
+from quantgate.pipelines import local, options, watch
+from quantgate.pipelines.cli import mlflow_commands, setup_command
+from quantgate.pipelines.cli.run_options import takes
+from quantgate.pipelines.exits import INTERRUPTED, RUN_FAILED, exit_of
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.pipelines.verdict_files import VerdictFiles, verdict_files
 
 FULL_BELOW_BYTES = 1_000_000
 STORE_IN_OUT = {"help": f"{options.OPTIONS['store'].help.rstrip('.')} [OUT/store]."}
@@ -55,7 +55,7 @@ def run_pipeline(values: dict[str, Any], files: VerdictFiles, folder: Path, quie
 
     If the run fails, it writes the reason to the files, prints it and exits.
     """
-    from components.resolve.planned_evidence import forecast_of
+    from quantgate.components.resolve.planned_evidence import forecast_of
 
     results = RunResults(str(folder))
     locations = {
@@ -111,10 +111,10 @@ def failure_reason(failures: list[str], folder: Path) -> str:
 
 def print_outcome(folder: Path, tracking_uri: str, to_do: list[str], console: Console) -> None:
     """Print the decision matrix, the report, MLflow, the variant that may be promoted, and last what is left to do."""
-    from components.report.terminal import terminal_matrix
-    from components.tracking.links import full_address
-    from components.tracking.tracked_run import TrackedRun
-    from components.tracking.uris import open_command, own_store
+    from quantgate.components.report.terminal import terminal_matrix
+    from quantgate.components.tracking.links import full_address
+    from quantgate.components.tracking.tracked_run import TrackedRun
+    from quantgate.components.tracking.uris import open_command, own_store
 
     console.print()
     results = RunResults(str(folder))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.models.recipe_file import all_variants
-from pipelines import options
-from pipelines.kubeflow.run_parameters import check
-from pipelines.terminal_output import print_text
+from quantgate.components.models.recipe_file import all_variants
+from quantgate.pipelines import options
+from quantgate.pipelines.kubeflow.run_parameters import check
+from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
 
 def takes(**parts: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -63,7 +63,7 @@ def place(
     ca: Annotated[str, typer.Option(help="File with the certificate authority of Kubeflow's server.")] = "",
 ) -> "Place":
     """Where Kubeflow Pipelines is."""
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
     return Place(host, namespace, token, in_cluster, port_forward, kubeflow_namespace, ca)
 
@@ -83,7 +83,7 @@ def checked_arguments(values: dict[str, Any]) -> dict[str, Any]:
     plan = plan.model_copy(update={"variants": all_variants(plan)})
     check(values["model"], plan)
     if find_spec("scipy"):  # a client without the gate's packages sees it on the cluster
-        from components.resolve.planned_evidence import forecast_of
+        from quantgate.components.resolve.planned_evidence import forecast_of
 
         if forecast := forecast_of(plan):
             print_text(forecast, to_stderr=True)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.schemas import SCHEMAS, schema_text
-from pipelines.terminal_output import print_text
+from quantgate.pipelines.schemas import SCHEMAS, schema_text
+from quantgate.pipelines.terminal_output import print_text
 
 
 def schema(

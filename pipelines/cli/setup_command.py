@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from components.environments import serving_environment
-from components.errors import PrerequisiteError
-from components.servers.local_vllm import Engine, find_engine
-from pipelines.exits import INTERRUPTED
-from pipelines.terminal_output import print_text
+from quantgate.components.environments import serving_environment
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.servers.local_vllm import Engine, find_engine
+from quantgate.pipelines.exits import INTERRUPTED
+from quantgate.pipelines.terminal_output import print_text
 
 
 def setup(

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from http import HTTPStatus
 
-from components.kubernetes.cluster_client import JSON, SECRET, ObjectKind
-from components.servers import objects
-from components.servers.vllm_pod import Runtime, Served
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.components.kubernetes.cluster_client import JSON, SECRET, ObjectKind
+from quantgate.components.servers import objects
+from quantgate.components.servers.vllm_pod import Runtime, Served
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
 WINDOW = 1024
 NO_REHEARSAL = "does not support dry run"

@@ -5,10 +5,10 @@ from decimal import Decimal
 
 from kubernetes.utils.quantity import parse_quantity
 
-from components.kubernetes.cluster_client import INFERENCE_SERVICE, JSON
-from components.servers.objects import GPU
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
-from pipelines.doctor.pipeline_needs import PodNeeds
+from quantgate.components.kubernetes.cluster_client import INFERENCE_SERVICE, JSON
+from quantgate.components.servers.objects import GPU
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.pipelines.doctor.pipeline_needs import PodNeeds
 
 
 def pods(examined: Examined) -> tuple[PodNeeds, ...]:

@@ -6,25 +6,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import PrerequisiteError
-from components.kubernetes.cluster_client import ClusterClient
-from components.kubernetes.questions import ClusterQuestions
-from components.servers.cluster_settings import OWN_IMAGE, OWN_NAMESPACE, PREFIX, ServingSettings, from_environment
-from components.servers.kserve import find_runtime
-from pipelines.cluster import SERVING
-from pipelines.doctor import installed
-from pipelines.doctor.admission import rehearsed
-from pipelines.doctor.capacity import gpus, quotas
-from pipelines.doctor.finding import FAULT, NOTE, PATIENCE_S, Examined, Finding
-from pipelines.doctor.mlflow_answer import mlflow_answer
-from pipelines.doctor.mounted import mounted
-from pipelines.doctor.object_stores import object_stores
-from pipelines.doctor.pipeline_needs import PipelineNeeds, pipeline_needs
-from pipelines.doctor.registry_images import images
-from pipelines.doctor.run_account import account_rights
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.kubernetes.cluster_client import ClusterClient
+from quantgate.components.kubernetes.questions import ClusterQuestions
+from quantgate.components.servers.cluster_settings import (
+    OWN_IMAGE,
+    OWN_NAMESPACE,
+    PREFIX,
+    ServingSettings,
+    from_environment,
+)
+from quantgate.components.servers.kserve import find_runtime
+from quantgate.pipelines.cluster import SERVING
+from quantgate.pipelines.doctor import installed
+from quantgate.pipelines.doctor.admission import rehearsed
+from quantgate.pipelines.doctor.capacity import gpus, quotas
+from quantgate.pipelines.doctor.finding import FAULT, NOTE, PATIENCE_S, Examined, Finding
+from quantgate.pipelines.doctor.mlflow_answer import mlflow_answer
+from quantgate.pipelines.doctor.mounted import mounted
+from quantgate.pipelines.doctor.object_stores import object_stores
+from quantgate.pipelines.doctor.pipeline_needs import PipelineNeeds, pipeline_needs
+from quantgate.pipelines.doctor.registry_images import images
+from quantgate.pipelines.doctor.run_account import account_rights
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
 
 @dataclass(frozen=True)

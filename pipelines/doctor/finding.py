@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from components.kubernetes.questions import ClusterQuestions
-from components.servers.cluster_settings import KSERVE, ServingSettings
-from pipelines.doctor.pipeline_needs import PipelineNeeds
+from quantgate.components.kubernetes.questions import ClusterQuestions
+from quantgate.components.servers.cluster_settings import KSERVE, ServingSettings
+from quantgate.pipelines.doctor.pipeline_needs import PipelineNeeds
 
 GOOD, FAULT, NOTE = "✔", "✘", "!"
 """A run can rely on it; it would stop a run; it could not be checked, or costs a run something and does not stop it."""

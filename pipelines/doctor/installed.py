@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from components.kubernetes.cluster_client import INFERENCE_SERVICE
-from components.kubernetes.questions import ClusterQuestions
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.components.kubernetes.cluster_client import INFERENCE_SERVICE
+from quantgate.components.kubernetes.questions import ClusterQuestions
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
 TRIED = {"Kubernetes": "1.35.4", "Pipelines": "2.17.0", "Argo": "4.0.8", "KServe": "main, autumn 2026"}
 """The versions on which whole runs were tried; docs/cluster.md has them too."""
@@ -25,7 +25,7 @@ def kubernetes_version(examined: Examined) -> Iterator[Finding]:
 
 def pipelines_version(place: "Place") -> Iterator[Finding]:
     """Whether Kubeflow Pipelines answers, and its version."""
-    from pipelines.kubeflow.connection import ANSWER_S, connected
+    from quantgate.pipelines.kubeflow.connection import ANSWER_S, connected
 
     with connected(place) as kubeflow, kubeflow.request("report its version"):
         # kfp's client leaves out the version when it parses the answer

@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from components.errors import PrerequisiteError
-from components.tracking.connect import TOKEN, check_no_password, connected
-from components.tracking.uris import is_server
-from pipelines.cluster import MLFLOW_PLACE
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
-from pipelines.doctor.object_stores import cluster_service
-from pipelines.kubeflow.port_forward import forwarded
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.tracking.connect import TOKEN, check_no_password, connected
+from quantgate.components.tracking.uris import is_server
+from quantgate.pipelines.cluster import MLFLOW_PLACE
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.pipelines.doctor.object_stores import cluster_service
+from quantgate.pipelines.kubeflow.port_forward import forwarded
 
 NAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 URI = "QUANTGATE_TRACKING_URI"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
 REMEDIES = {
     "secrets": "Create it from manifests/secrets, before the rest of the manifests.",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import yaml
 
-from components.kubernetes.cluster_client import JSON
-from pipelines.cluster import S3_PLACE
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.components.kubernetes.cluster_client import JSON
+from quantgate.pipelines.cluster import S3_PLACE
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
 LAUNCHER_SETTINGS, ARTIFACTS_SECRET = "kfp-launcher", "mlpipeline-minio-artifact"
 """The ConfigMap with the artifacts' place, and the Secret with its key unless the ConfigMap names another one."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from components.errors import PrerequisiteError
-from components.servers.cluster_settings import KSERVE, PREFIX
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.servers.cluster_settings import KSERVE, PREFIX
 
 JSON = dict[str, Any]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, Examined, Finding
 
 DOCKER_HUB = "docker.io"
 ACCEPTED = ", ".join(

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from components.kubernetes.cluster_client import JSON, ClusterClient
-from components.kubernetes.rights import AT_ONCE, PROGRAMS, serving_rights
-from pipelines.doctor.finding import FAULT, GOOD, NOTE, PATIENCE_S, Examined, Finding
-from pipelines.doctor.object_stores import LAUNCHER_SETTINGS, artifacts
+from quantgate.components.kubernetes.cluster_client import JSON, ClusterClient
+from quantgate.components.kubernetes.rights import AT_ONCE, PROGRAMS, serving_rights
+from quantgate.pipelines.doctor.finding import FAULT, GOOD, NOTE, PATIENCE_S, Examined, Finding
+from quantgate.pipelines.doctor.object_stores import LAUNCHER_SETTINGS, artifacts
 
 AUTHORIZATION = "authorization.k8s.io"
 ARGO = "argoproj.io"

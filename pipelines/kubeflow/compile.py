@@ -9,9 +9,9 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.errors import PrerequisiteError
-from components.policies.policy import use_case_names
-from pipelines.cluster import Cluster, fitted
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.policy import use_case_names
+from quantgate.pipelines.cluster import Cluster, fitted
 
 LITERALS = {"use_case": use_case_names}
 """Parameters with a fixed list of values, which Kubeflow's form shows as a drop-down list."""

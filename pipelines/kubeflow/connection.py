@@ -20,8 +20,8 @@ import urllib3
 from kfp_server_api import ApiException
 from kfp_server_api import models as api
 
-from components.errors import PrerequisiteError
-from pipelines.kubeflow.port_forward import forwarded
+from quantgate.components.errors import PrerequisiteError
+from quantgate.pipelines.kubeflow.port_forward import forwarded
 
 ANSWER_S = 30
 EXPERIMENT = "quantgate"

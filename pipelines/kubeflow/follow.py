@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
-from components.run.results import RunResults, run_location
-from pipelines import watch
-from pipelines.exits import EXITS, INTERRUPTED, exit_of
-from pipelines.kubeflow.outcome import read_verdicts
-from pipelines.kubeflow.run_parameters import results_of
-from pipelines.terminal_output import VisibleConsole, print_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import BASELINE
+from quantgate.components.run.results import RunResults, run_location
+from quantgate.pipelines import watch
+from quantgate.pipelines.exits import EXITS, INTERRUPTED, exit_of
+from quantgate.pipelines.kubeflow.outcome import read_verdicts
+from quantgate.pipelines.kubeflow.run_parameters import results_of
+from quantgate.pipelines.terminal_output import VisibleConsole, print_text
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Kubeflow, Place
-    from pipelines.kubeflow.run_events import RunEvents
+    from quantgate.pipelines.kubeflow.connection import Kubeflow, Place
+    from quantgate.pipelines.kubeflow.run_events import RunEvents
 
 
 def follow_run(place: "Place", run_id: str, *, stop: bool, poll_s: float) -> None:
     """Follow the run to its end, or stop it; exits with the status of its verdict."""
-    from pipelines.kubeflow import runs
-    from pipelines.kubeflow.connection import connected
+    from quantgate.pipelines.kubeflow import runs
+    from quantgate.pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
         run = runs.get_run(kubeflow, run_id)  # a missing run fails here, before any message that the run continues
@@ -42,8 +42,8 @@ def follow_run(place: "Place", run_id: str, *, stop: bool, poll_s: float) -> Non
 
 def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: float) -> None:
     """Follow the run with these parameters and exit with the status of its verdict."""
-    from pipelines.kubeflow import runs
-    from pipelines.kubeflow.run_events import RunEvents
+    from quantgate.pipelines.kubeflow import runs
+    from quantgate.pipelines.kubeflow.run_events import RunEvents
 
     with advice_on_interruption(f"{run_id} {kubeflow.place.options}"):
         # The table shows the same list, in which the run's events correct a name.

@@ -17,10 +17,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from components.errors import PrerequisiteError
-from components.tracking.model_versions import registered_name
-from pipelines.kubeflow.look import Watch, look
-from pipelines.terminal_output import print_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.tracking.model_versions import registered_name
+from quantgate.pipelines.kubeflow.look import Watch, look
+from quantgate.pipelines.terminal_output import print_text
 
 SECRET = "QUANTGATE_WEBHOOK_SECRET"
 SHORTEST_SECRET = 16

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from components.errors import PrerequisiteError
-from components.models.published import NotPublishedError, Published, published_at
-from components.resolve.run_settings import PLACES
-from components.run.results import ResultFile, claims_of_looks, looks_of
-from components.storage.artifact import Artifact
-from components.storage.bucket_lease import held
-from components.tracking.model_versions import SCHEME, newest_version
-from pipelines.kubeflow.run_parameters import checked, results_of
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.published import NotPublishedError, Published, published_at
+from quantgate.components.resolve.run_settings import PLACES
+from quantgate.components.run.results import ResultFile, claims_of_looks, looks_of
+from quantgate.components.storage.artifact import Artifact
+from quantgate.components.storage.bucket_lease import held
+from quantgate.components.tracking.model_versions import SCHEME, newest_version
+from quantgate.pipelines.kubeflow.run_parameters import checked, results_of
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Kubeflow, Place
-    from pipelines.kubeflow.runs import Version
+    from quantgate.pipelines.kubeflow.connection import Kubeflow, Place
+    from quantgate.pipelines.kubeflow.runs import Version
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,62}", re.ASCII)
 SHOWN_DIGITS = 12
@@ -80,8 +80,8 @@ def look(watch: Watch) -> str:
 
 def start_if_new(watch: Watch, model: Published) -> str:
     """Start a run on the model if this name has started none for it; returns what was seen and done."""
-    from pipelines.kubeflow.connection import connected
-    from pipelines.kubeflow.runs import read_pipeline, upload
+    from quantgate.pipelines.kubeflow.connection import connected
+    from quantgate.pipelines.kubeflow.runs import read_pipeline, upload
 
     parameters = watch.parameters(model.source)
     file = checked(read_pipeline(watch.pipeline), parameters)
@@ -133,7 +133,7 @@ def start_once(
     kubeflow: "Kubeflow", watch: Watch, model: Published, version: "Version", parameters: dict[str, Any]
 ) -> tuple[str, bool]:
     """The id of the model's run, and whether it was started now."""
-    from pipelines.kubeflow.runs import run_named, start
+    from quantgate.pipelines.kubeflow.runs import run_named, start
 
     name = f"{watch.name} {model.fingerprint[:SHOWN_DIGITS]}"
     if run := run_named(kubeflow, name):

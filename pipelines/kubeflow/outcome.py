@@ -3,8 +3,8 @@
 import json
 from collections.abc import Callable, Iterator
 
-from components.errors import PrerequisiteError
-from components.run.results import RunResults
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.results import RunResults
 
 Verdicts = tuple[tuple[str, str, str], ...]
 """The variants, each with its verdict and sentence."""
@@ -49,7 +49,7 @@ def in_mlflow(run_id: str, tracking_uri: str) -> Verdicts:
     """The verdicts in the decision that the run recorded."""
     if not tracking_uri:
         raise PrerequisiteError("the run has no tracking URI, and MLFLOW_TRACKING_URI is not set.")
-    from components.tracking.earlier import find_verdicts
+    from quantgate.components.tracking.earlier import find_verdicts
 
     verdicts = find_verdicts(run_id, tracking_uri)
     if not verdicts:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from components.errors import PrerequisiteError
-from components.processes import lease
-from components.processes.guarded import exit_status, start_guard
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.processes import lease
+from quantgate.components.processes.guarded import exit_status, start_guard
 
 FORWARDS = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 READY_S, POLL_S, AGAIN_S, STOPPED_WITHIN_S = 30.0, 0.1, 1.0, 20.0

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from kfp_server_api import models as api
 
-from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event, events_in
-from pipelines.kubeflow.connection import Kubeflow
-from pipelines.kubeflow.workflow import RunTask, get_log, get_workflow
+from quantgate.components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event, events_in
+from quantgate.pipelines.kubeflow.connection import Kubeflow
+from quantgate.pipelines.kubeflow.workflow import RunTask, get_log, get_workflow
 
 ENDED = (DONE, FAILED, SKIPPED)
 

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from components.benchmarks import selection
-from components.errors import PrerequisiteError
-from components.models.sources import check_source
-from components.policies.policy import check_use_case, chosen
-from components.resolve.checks import check_power, check_speed
-from components.resolve.cluster_places import check_locations
-from components.resolve.run_settings import DEFAULT_PLACES, PLACES
-from components.run.plan import EvaluationPlan
-from components.tracking.connect import check_host, check_no_password
+from quantgate.components.benchmarks import selection
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.sources import check_source
+from quantgate.components.policies.policy import check_use_case, chosen
+from quantgate.components.resolve.checks import check_power, check_speed
+from quantgate.components.resolve.cluster_places import check_locations
+from quantgate.components.resolve.run_settings import DEFAULT_PLACES, PLACES
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.tracking.connect import check_host, check_no_password
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.runs import PipelineFile
+    from quantgate.pipelines.kubeflow.runs import PipelineFile
 
 
 def check(model: str, plan: EvaluationPlan) -> None:

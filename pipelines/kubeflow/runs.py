@@ -13,9 +13,9 @@ import yaml
 from kfp_server_api import ApiException
 from kfp_server_api import models as api
 
-from components.errors import PrerequisiteError
-from pipelines.cluster import STEPS
-from pipelines.kubeflow.connection import ANSWER_S, EXPERIMENT, Kubeflow, NotReachedError
+from quantgate.components.errors import PrerequisiteError
+from quantgate.pipelines.cluster import STEPS
+from quantgate.pipelines.kubeflow.connection import ANSWER_S, EXPERIMENT, Kubeflow, NotReachedError
 
 PATIENCE_S = 900.0
 """How long to follow a run without an answer, e.g. while an API server restarts or a laptop sleeps."""

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import PrerequisiteError
-from pipelines.kubeflow.run_parameters import checked
-from pipelines.terminal_output import print_text
+from quantgate.components.errors import PrerequisiteError
+from quantgate.pipelines.kubeflow.run_parameters import checked
+from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
     from kfp_server_api import models as api
 
-    from pipelines.kubeflow.connection import Kubeflow, Place
+    from quantgate.pipelines.kubeflow.connection import Kubeflow, Place
 
 FIELDS = 5
 DISABLED = "DISABLED"
@@ -18,7 +18,7 @@ DISABLED = "DISABLED"
 
 def list_schedules(place: "Place") -> None:
     """Print one line per schedule."""
-    from pipelines.kubeflow.connection import connected
+    from quantgate.pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
         show(recurring(kubeflow))
@@ -26,7 +26,7 @@ def list_schedules(place: "Place") -> None:
 
 def remove_schedule(place: "Place", name: str, *, now: bool) -> None:
     """Remove the schedule of that name; `now`: even if that ends a run that it has started."""
-    from pipelines.kubeflow.connection import connected
+    from quantgate.pipelines.kubeflow.connection import connected
 
     with connected(place) as kubeflow:
         remove(kubeflow, name, now=now)
@@ -41,8 +41,8 @@ def schedule_runs(
     service_account: str,
 ) -> None:
     """Create the schedule of that name; an equal one stays, another one is replaced."""
-    from pipelines.kubeflow.connection import connected
-    from pipelines.kubeflow.runs import experiment_id, read_pipeline, upload
+    from quantgate.pipelines.kubeflow.connection import connected
+    from quantgate.pipelines.kubeflow.runs import experiment_id, read_pipeline, upload
 
     when = six_fields(cron)
     file = checked(read_pipeline(pipeline), parameters)
@@ -91,7 +91,7 @@ def create_or_replace(kubeflow: "Kubeflow", schedule: "api.V2beta1RecurringRun")
     An equal schedule stays: replacing it would end a run that it has started. The new one is created first: if a call
     fails in between, there is still one.
     """
-    from pipelines.kubeflow.connection import ANSWER_S
+    from quantgate.pipelines.kubeflow.connection import ANSWER_S
 
     others = [other for other in recurring(kubeflow) if other.display_name == schedule.display_name]
     equal = next((other for other in others if is_equal(other, schedule)), None)
@@ -171,7 +171,7 @@ def remove(kubeflow: "Kubeflow", name: str, *, now: bool) -> None:
 
 def running_of(kubeflow: "Kubeflow", schedule: Any) -> list[str]:
     """The ids of the runs that the schedule has started and that are under way."""
-    from pipelines.kubeflow.runs import runs_under_way
+    from quantgate.pipelines.kubeflow.runs import runs_under_way
 
     started = runs_under_way(kubeflow, schedule.experiment_id)
     return [str(run.run_id) for run in started if run.recurring_run_id == schedule.recurring_run_id]
@@ -179,7 +179,7 @@ def running_of(kubeflow: "Kubeflow", schedule: Any) -> list[str]:
 
 def set_enabled(kubeflow: "Kubeflow", schedule: Any, *, enabled: bool) -> None:
     """Enable or disable one schedule."""
-    from pipelines.kubeflow.connection import ANSWER_S
+    from quantgate.pipelines.kubeflow.connection import ANSWER_S
 
     service = kubeflow.client.recurring_runs
     change = (
@@ -193,7 +193,7 @@ def set_enabled(kubeflow: "Kubeflow", schedule: Any, *, enabled: bool) -> None:
 
 def discard(kubeflow: "Kubeflow", schedule: Any, propagation_policy: str) -> None:
     """Remove one schedule; BACKGROUND ends its runs too, ORPHAN (since Kubeflow Pipelines 2.17) leaves them."""
-    from pipelines.kubeflow.connection import ANSWER_S
+    from quantgate.pipelines.kubeflow.connection import ANSWER_S
 
     with kubeflow.request(f"remove the schedule {schedule.display_name} ({schedule.recurring_run_id})"):
         kubeflow.client.recurring_runs.recurring_run_service_delete_recurring_run(
@@ -203,8 +203,8 @@ def discard(kubeflow: "Kubeflow", schedule: Any, propagation_policy: str) -> Non
 
 def recurring(kubeflow: "Kubeflow") -> list[Any]:
     """All schedules of the experiment EXPERIMENT."""
-    from pipelines.kubeflow.connection import ANSWER_S
-    from pipelines.kubeflow.runs import experiment_id
+    from quantgate.pipelines.kubeflow.connection import ANSWER_S
+    from quantgate.pipelines.kubeflow.runs import experiment_id
 
     schedules: list[Any] = []
     experiment, page = experiment_id(kubeflow), ""

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.benchmarks.suite_file import short_suite
-from components.tracking.tags import ascii_name
-from pipelines.kubeflow.follow import print_line, wait
-from pipelines.kubeflow.run_parameters import checked
+from quantgate.components.benchmarks.suite_file import short_suite
+from quantgate.components.tracking.tags import ascii_name
+from quantgate.pipelines.kubeflow.follow import print_line, wait
+from quantgate.pipelines.kubeflow.run_parameters import checked
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.connection import Place
+    from quantgate.pipelines.kubeflow.connection import Place
 
 
 def run_name(parameters: dict[str, object]) -> str:
@@ -30,8 +30,8 @@ def submit_run(
     poll_s: float,
 ) -> None:
     """Upload the pipeline if its content is new, start the run, and follow it unless `detach` is set."""
-    from pipelines.kubeflow.connection import connected
-    from pipelines.kubeflow.runs import read_pipeline, start, upload
+    from quantgate.pipelines.kubeflow.connection import connected
+    from quantgate.pipelines.kubeflow.runs import read_pipeline, start, upload
 
     file = checked(read_pipeline(pipeline), parameters)
     with connected(place) as kubeflow:

@@ -19,9 +19,9 @@ from typing import Any
 
 from kfp_server_api import ApiException
 
-from components.run.progress import DONE, FAILED, MARK, RUNNING, SKIPPED
-from pipelines.cluster import STEPS
-from pipelines.kubeflow.connection import ANSWER_S, Kubeflow
+from quantgate.components.run.progress import DONE, FAILED, MARK, RUNNING, SKIPPED
+from quantgate.pipelines.cluster import STEPS
+from quantgate.pipelines.kubeflow.connection import ANSWER_S, Kubeflow
 
 SEGMENT = re.compile(r"(?P<task>[\w-]+)(\((?P<number>\d+)(:[^)]*)?\))?")
 LOG_ARTIFACT = "main-logs"

@@ -15,7 +15,7 @@ def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
     command = [
         sys.executable,
         "-m",
-        "pipelines.cli",
+        "quantgate.pipelines.cli",
         "run",
         "--out",
         str(out),

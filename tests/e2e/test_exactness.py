@@ -12,19 +12,19 @@ import httpx
 import pytest
 
 from benchmarks.gpu import shapes
-from components.benchmarks import harness
-from components.benchmarks.embedded import Embedded
-from components.benchmarks.suites import SuiteTask
-from components.evaluate.endpoint import Endpoint
-from components.processes import lease
-from components.run.artifacts import Server
-from components.run.load_results import LoadSettings
-from components.run.records import Record
-from components.run.results import RunResults
-from components.servers import access, local_vllm
-from components.servers.bench_serve import load_test
-from components.servers.local_vllm import serving_python
-from components.servers.scoring_requests import Kind
+from quantgate.components.benchmarks import harness
+from quantgate.components.benchmarks.embedded import Embedded
+from quantgate.components.benchmarks.suites import SuiteTask
+from quantgate.components.evaluate.endpoint import Endpoint
+from quantgate.components.processes import lease
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.load_results import LoadSettings
+from quantgate.components.run.records import Record
+from quantgate.components.run.results import RunResults
+from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers.bench_serve import load_test
+from quantgate.components.servers.local_vllm import serving_python
+from quantgate.components.servers.scoring_requests import Kind
 from tests.support.prompted import ask_items
 
 pytestmark = [

@@ -19,15 +19,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.full_size import make_model
-from components.benchmarks import harness, mirror
-from components.benchmarks.row_sources import Folder
-from components.benchmarks.suites import SUITES
-from components.evaluate.ledger import Ledger
-from components.run import progress, records
-from components.run.artifacts import Scores
-from components.run.plan import EvaluationPlan
-from components.run.results import FULL, TINY, RunResults
-from components.servers.local_vllm import serving_python
+from quantgate.components.benchmarks import harness, mirror
+from quantgate.components.benchmarks.row_sources import Folder
+from quantgate.components.benchmarks.suites import SUITES
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.run import progress, records
+from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.results import FULL, TINY, RunResults
+from quantgate.components.servers.local_vllm import serving_python
 from tests.e2e.started import processes_of, start
 from tests.support.benchmark_data import lay_out, lines_of, shared_data
 

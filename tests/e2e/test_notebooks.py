@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from nbformat import NotebookNode
 
-from components.run.artifacts import Decision
-from components.servers.local_vllm import serving_python
-from components.tracking.tracked_run import TrackedRun
+from quantgate.components.run.artifacts import Decision
+from quantgate.components.servers.local_vllm import serving_python
+from quantgate.components.tracking.tracked_run import TrackedRun
 from tests.e2e.started import processes_of
 from tests.support.executed import printed, table
 

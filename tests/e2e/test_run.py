@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from nbformat import NotebookNode
 
-from components.benchmarks.embedded import embedded
-from components.run import records
-from components.run.artifacts import Scores, Weights
-from components.servers.local_vllm import serving_python
+from quantgate.components.benchmarks.embedded import embedded
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.servers.local_vllm import serving_python
 from tests.e2e.started import processes_of
 
 pytestmark = [

@@ -22,25 +22,25 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from components.benchmarks import harness, mirror
-from components.benchmarks.ifeval import WithPunkt
-from components.benchmarks.prompts import ItemPrompts
-from components.benchmarks.row_sources import Folder, Mirror
-from components.benchmarks.selection import Questions
-from components.benchmarks.suites import GSM8K, SUITES, Suite
-from components.evaluate.evaluation import Earlier, Evaluation
-from components.evaluate.ledger import Ledger
-from components.evidence.saved_answers import read_ours
-from components.models.sources import resolve
-from components.processes import lease
-from components.run import records
-from components.run.artifacts import Scores, Server
-from components.run.progress import Step
-from components.servers import access, local_vllm
-from components.servers.client import Text, client_of
-from components.servers.local_vllm import serving_python
-from components.storage.cache import cache_dir
-from components.storage.location import fetch, open_store
+from quantgate.components.benchmarks import harness, mirror
+from quantgate.components.benchmarks.ifeval import WithPunkt
+from quantgate.components.benchmarks.prompts import ItemPrompts
+from quantgate.components.benchmarks.row_sources import Folder, Mirror
+from quantgate.components.benchmarks.selection import Questions
+from quantgate.components.benchmarks.suites import GSM8K, SUITES, Suite
+from quantgate.components.evaluate.evaluation import Earlier, Evaluation
+from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.evidence.saved_answers import read_ours
+from quantgate.components.models.sources import resolve
+from quantgate.components.processes import lease
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, Server
+from quantgate.components.run.progress import Step
+from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers.client import Text, client_of
+from quantgate.components.servers.local_vllm import serving_python
+from quantgate.components.storage.cache import cache_dir
+from quantgate.components.storage.location import fetch, open_store
 from tests.support.benchmark_data import laid_out
 from tests.support.contained import require_sandbox
 from tests.support.prompted import ask_items, questions_on
@@ -118,7 +118,16 @@ def quantgate(server: Server, rows: Path, out: Path, *options: str) -> "tuple[su
     guard = out.with_suffix(".guard")
     guard.mkdir()
     (guard / "sitecustomize.py").write_text(GUARD)
-    command = [sys.executable, "-m", "pipelines.cli", "eval", "--endpoint", server.url, "--model", server.served_name]
+    command = [
+        sys.executable,
+        "-m",
+        "quantgate.pipelines.cli",
+        "eval",
+        "--endpoint",
+        server.url,
+        "--model",
+        server.served_name,
+    ]
     command += ["--tokenizer", server.model_path, "--data", str(rows), "--out", str(out), *options]
     tried = out.with_suffix(".connections")
     settings = {"PYTHONPATH": str(guard), "CONNECTIONS": str(tried), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

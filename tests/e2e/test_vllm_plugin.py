@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.servers import local_vllm
+from quantgate.components.servers import local_vllm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # importing vLLM takes a minute on a busy machine
 PLUGIN = Path(local_vllm.__file__).with_name("vllm_plugin")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from components.benchmarks.anchors import anchored_benchmarks
-from components.benchmarks.irt import Parameters
-from components.run.records import Record
+from quantgate.components.benchmarks.anchors import anchored_benchmarks
+from quantgate.components.benchmarks.irt import Parameters
+from quantgate.components.run.records import Record
 
 
 def record(item: int, score: float, cluster: str = "") -> Record:

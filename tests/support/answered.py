@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from components.evidence.answers import Answers, answers
-from components.evidence.candidate import Candidate, candidate
-from components.run import records
-from components.run.artifacts import Scores, TaskScore, Weights
+from quantgate.components.evidence.answers import Answers, answers
+from quantgate.components.evidence.candidate import Candidate, candidate
+from quantgate.components.run import records
+from quantgate.components.run.artifacts import Scores, TaskScore, Weights
 
 Numbers = NDArray[np.float64]
 

@@ -4,9 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from components.benchmarks.calibration_rows import passages
-from components.run.calibration import Calibration
-from components.run.results import RunResults
+from quantgate.components.benchmarks.calibration_rows import passages
+from quantgate.components.run.calibration import Calibration
+from quantgate.components.run.results import RunResults
 
 
 def embedded_calibration(results: Path, samples: int, tokens: int) -> Calibration:

@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 
-from pipelines.cli.app import answer, app
+from quantgate.pipelines.cli.app import answer, app
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.errors import PrerequisiteError
-from components.sandbox.programs import check_sandbox
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.sandbox.programs import check_sandbox
 
 
 @pytest.fixture

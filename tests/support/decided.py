@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from components.policies.policy import use_case_named
-from components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
-from components.run.evidence_digests import digests_of
-from components.storage.hashing import sha256_of
-from components.tracking.facts import RunFacts, RunFiles
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from quantgate.components.run.evidence_digests import digests_of
+from quantgate.components.storage.hashing import sha256_of
+from quantgate.components.tracking.facts import RunFacts, RunFiles
 
 FACTS = RunFacts(
     run_id="run-1",

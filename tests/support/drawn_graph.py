@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.cluster import TASKS
+from quantgate.pipelines.cluster import TASKS
 from tests.support.drawn_pipeline import artifact_titles
 
 ROOT = Path(__file__).parents[2]

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from components.gate import step as gate_step
-from components.policies.policy import chosen
-from components.run.artifacts import Decision, Model
-from components.run.plan import EvaluationPlan
-from components.tracking.tags import experiment_name
+from quantgate.components.gate import step as gate_step
+from quantgate.components.policies.policy import chosen
+from quantgate.components.run.artifacts import Decision, Model
+from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.tracking.tags import experiment_name
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=100)

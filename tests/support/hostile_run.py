@@ -16,9 +16,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.sandbox.contained_run import run_contained
-from components.sandbox.containment import Containment, Limits, Program, find_bubblewrap
-from components.sandbox.refused_calls import ALLOW, AT_NUMBER, EQUALS, LOAD, PR_SET_DUMPABLE, RETURN, UNKNOWN, control
+from quantgate.components.sandbox.contained_run import run_contained
+from quantgate.components.sandbox.containment import Containment, Limits, Program, find_bubblewrap
+from quantgate.components.sandbox.refused_calls import (
+    ALLOW,
+    AT_NUMBER,
+    EQUALS,
+    LOAD,
+    PR_SET_DUMPABLE,
+    RETURN,
+    UNKNOWN,
+    control,
+)
 
 ROOT = Path(__file__).parents[2]
 LANDLOCK_CREATE_RULESET = 444

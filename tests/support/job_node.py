@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from components.sandbox import job
+from quantgate.components.sandbox import job
 from tests.support.kubernetes_state import JSON, Cluster
 
 WITHOUT_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []

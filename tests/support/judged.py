@@ -1,8 +1,8 @@
 """Weights and scores for the gate's tests, and a decision on them."""
 
-from components.gate.decision import decide
-from components.policies.policy import use_case_named
-from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
+from quantgate.components.gate.decision import decide
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=6_400_000_000)
 SIZES = {"bf16": 6_400_000_000, "int8": 3_200_000_000, "int4-g128": 1_800_000_000, "int4-g64": 2_000_000_000}

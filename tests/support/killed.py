@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from components.servers.start_key import SERVERS_SECRET
+from quantgate.components.servers.start_key import SERVERS_SECRET
 from tests.support.kubernetes_server import LOST, LOST_AFTER
 from tests.support.kubernetes_state import Cluster, Request
 

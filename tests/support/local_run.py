@@ -21,7 +21,7 @@ def quantgate(out: Path, tiny_model: Path, *options: str, **settings: str) -> "s
 
 
 def command(out: Path, tiny_model: Path, *options: str) -> list[str]:
-    run = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--model", f"file:{tiny_model}"]
+    run = [sys.executable, "-m", "quantgate.pipelines.cli", "run", "--out", str(out), "--model", f"file:{tiny_model}"]
     return [*run, *options]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import datasets
 
-from components.benchmarks import ifeval
-from components.benchmarks.splits import Rows, Split
+from quantgate.components.benchmarks import ifeval
+from quantgate.components.benchmarks.splits import Rows, Split
 
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 SOLVED = "We add. The result is $\\boxed{%d}$."

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components.tracking.uris import local_tracking_uri
+from quantgate.components.tracking.uris import local_tracking_uri
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ import datetime
 from functools import cache
 from pathlib import Path
 
-from components.policies.policy import use_case_named
-from components.run.artifacts import Decision, LimitEvidence, Verdict
-from components.track.mlflow_writer import track
-from components.tracking.facts import RunFacts, RunFiles
-from components.tracking.uris import local_tracking_uri
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
+from quantgate.components.track.mlflow_writer import track
+from quantgate.components.tracking.facts import RunFacts, RunFiles
+from quantgate.components.tracking.uris import local_tracking_uri
 from tests.support.decided import FACTS, make_decision
 
 WEEKS = 26

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from components.run.artifacts import Server, Weights
-from components.servers import kserve
-from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.run.artifacts import Server, Weights
+from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from tests.support.kubernetes_server import running
 from tests.support.kubernetes_state import JSON, Cluster
 

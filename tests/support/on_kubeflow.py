@@ -12,13 +12,13 @@ import typer
 from kfp import compiler
 from typer.testing import CliRunner
 
-from components.errors import PrerequisiteError
-from components.run.progress import DONE, MARK, RUNNING, Event
-from pipelines.cli import cluster_commands, look_commands
-from pipelines.cluster import Cluster
-from pipelines.exits import USER_ERROR
-from pipelines.kubeflow.compile import write_pipeline
-from pipelines.ship import ship
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.progress import DONE, MARK, RUNNING, Event
+from quantgate.pipelines.cli import cluster_commands, look_commands
+from quantgate.pipelines.cluster import Cluster
+from quantgate.pipelines.exits import USER_ERROR
+from quantgate.pipelines.kubeflow.compile import write_pipeline
+from quantgate.pipelines.ship import ship
 from tests.support.kfp_server import JSON, State, kubeflow_pipelines
 
 QUICK = ("--poll", "0.01")
@@ -58,7 +58,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]
         for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setattr("components.storage.bucket_lease.SETTLES_S", 0.0)  # one look at a time
+        monkeypatch.setattr("quantgate.components.storage.bucket_lease.SETTLES_S", 0.0)  # one look at a time
         decides(state, "ship")
         yield state
 

@@ -4,19 +4,19 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.benchmarks.embedded import Embedded
-from components.benchmarks.encoder import Encoder
-from components.benchmarks.harness import Prepared, prepare
-from components.benchmarks.prompts import Item, Preparation, PromptFile, write
-from components.benchmarks.selection import Questions
-from components.benchmarks.splits import Source
-from components.benchmarks.suites import STAGES, Suite
-from components.evaluate.evaluation import Evaluation
-from components.evaluate.tested_model import TestedModel
-from components.run.artifacts import Server
-from components.run.progress import Step
-from components.run.records import Record
-from components.servers.client import client_of
+from quantgate.components.benchmarks.embedded import Embedded
+from quantgate.components.benchmarks.encoder import Encoder
+from quantgate.components.benchmarks.harness import Prepared, prepare
+from quantgate.components.benchmarks.prompts import Item, Preparation, PromptFile, write
+from quantgate.components.benchmarks.selection import Questions
+from quantgate.components.benchmarks.splits import Source
+from quantgate.components.benchmarks.suites import STAGES, Suite
+from quantgate.components.evaluate.evaluation import Evaluation
+from quantgate.components.evaluate.tested_model import TestedModel
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.progress import Step
+from quantgate.components.run.records import Record
+from quantgate.components.servers.client import client_of
 
 
 def questions_on(suite: Suite, source: Source, tokenizer: Path, file: Path, window: int = 2048) -> Questions:

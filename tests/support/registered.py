@@ -4,11 +4,11 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from components.models.digest import digest_of
-from components.promote.registry import Registered, register
-from components.run.artifacts import Decision, Weights
-from components.storage.location import open_store
-from components.track.mlflow_writer import track
+from quantgate.components.models.digest import digest_of
+from quantgate.components.promote.registry import Registered, register
+from quantgate.components.run.artifacts import Decision, Weights
+from quantgate.components.storage.location import open_store
+from quantgate.components.track.mlflow_writer import track
 from tests.support.decided import FACTS, digested, make_decision, report_files
 
 

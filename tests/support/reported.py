@@ -2,9 +2,9 @@
 
 from html.parser import HTMLParser
 
-from components.gate.decision import decide
-from components.policies.policy import use_case_named
-from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
+from quantgate.components.gate.decision import decide
+from quantgate.components.policies.policy import use_case_named
+from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 
 DIGEST = "4f9a" * 16
 MODEL = Model(

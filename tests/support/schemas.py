@@ -15,8 +15,8 @@ from typing import Any
 
 import jsonschema
 
-from components.models.wheels import wheel
-from components.storage.cache import cache_dir
+from quantgate.components.models.wheels import wheel
+from quantgate.components.storage.cache import cache_dir
 
 VERSIONS = ("1.31", "1.35", "1.37")
 """Of Kubernetes: the oldest that the manifests are meant for, the one that was tried, and the newest with schemas."""
