@@ -13,7 +13,15 @@ QUICK_SIDE_BY_SIDE := -n 2 --dist loadscope
 # Passed on to environments.py: `make demo ACCELERATOR=cpu` leaves a GPU alone.
 export ACCELERATOR
 
-.PHONY: help demo test check lint format docs environments project-environment python lock clean
+DOCKER ?= docker
+REGISTRY ?= registry.example.com/quantgate
+VLLM_CPU := docker.io/vllm/vllm-openai-cpu:v0.32.0
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+tag_of = $(shell awk '$$2 ~ "/$(1)$$" {found = 1} found && $$1 == "newTag:" {print $$2; exit}' manifests/images/kustomization.yaml)
+image = $(REGISTRY)/$(1):$(or $(2),$(call tag_of,$(1)))
+build = $(DOCKER) build -f manifests/images/$(1).Containerfile$(3) -t $(2) .$(if $(PUSH), && $(DOCKER) push $(2))
+
+.PHONY: help demo test check lint format docs images environments project-environment python lock clean
 .DEFAULT_GOAL := help
 
 help: ## Print this list
@@ -40,6 +48,16 @@ format: project-environment ## Format the sources and fix what ruff can fix
 
 docs: project-environment ## Update the program's output in README and docs/
 	.venv/bin/python -m tests.printed
+
+images: ## Build the images (REGISTRY=… DOCKER=podman PUSH=1 CPU=1)
+	$(call build,quantgate,$(call image,quantgate))
+	$(call build,quantize,$(call image,quantgate-quantize,$(VERSION)))
+	$(call build,mlflow,$(call image,quantgate-mlflow))
+ifdef CPU
+	$(call build,vllm,$(call image,quantgate-vllm-cpu), --build-arg VLLM=$(VLLM_CPU))
+else
+	$(call build,vllm,$(call image,quantgate-vllm))
+endif
 
 environments: python ## Build the environments without running anything
 	@"$(PYTHON)" environments.py project serving

@@ -94,7 +94,7 @@ SECRETS = {secret.name: secret for secret in (S3_KEYS, HUB, MLFLOW, SERVERS)}
 
 @dataclass(frozen=True)
 class StepNeeds:
-    """What one step gets from the cluster; the fields are the keys of the tasks in the step's metadata.yaml."""
+    """What one step gets from the cluster; the fields are the keys of the tasks in the step's tasks.yaml."""
 
     title: str
     """The task's display name in the graph. kfp's backend finds outputs by the task's own name since 2.14 (#11938)."""
@@ -118,9 +118,9 @@ class StepNeeds:
     """Whether it runs a model's programs, in a Job (components/sandbox/job.py)."""
 
 
-def step_needs(metadata: Path) -> dict[str, StepNeeds]:
-    """The needs of a step's tasks, by the task's name, from the step's metadata.yaml."""
-    tasks = yaml.safe_load(metadata.read_text(encoding="utf-8"))["tasks"]
+def step_needs(file: Path) -> dict[str, StepNeeds]:
+    """The needs of a step's tasks, by the task's name, from the step's tasks.yaml."""
+    tasks = yaml.safe_load(file.read_text(encoding="utf-8"))["tasks"]
     return {
         name: StepNeeds(**{**needs, "secrets": tuple(SECRETS[key] for key in needs.get("secrets", [S3_KEYS.name]))})
         for name, needs in tasks.items()
@@ -134,8 +134,8 @@ TASKS = (
 """In the order of the pipeline, in which a run reports them."""
 NEEDS = {
     name: needs
-    for metadata in Path(components.__path__[0]).glob("*/metadata.yaml")
-    for name, needs in step_needs(metadata).items()
+    for file in Path(components.__path__[0]).glob("*/tasks.yaml")
+    for name, needs in step_needs(file).items()
 }
 STEPS = {name: NEEDS[name] for name in TASKS}
 

@@ -149,7 +149,7 @@ def test_vllms_image_is_pinned_and_does_not_run_as_root() -> None:
     version = pins_in(serving_lock("cuda"))["vllm"]
     bases = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, flags=re.MULTILINE))
     assert bases["VLLM"] == f"docker.io/vllm/vllm-openai:v{version}" == vllm_options.VLLM_IMAGE
-    assert f"--build-arg VLLM={vllm_options.VLLM_CPU_IMAGE} " in text
+    assert f"VLLM_CPU := {vllm_options.VLLM_CPU_IMAGE}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == ["${PYTHON}", "${VLLM}"]
     assert text.rstrip().endswith("USER 10001:0")
 
@@ -202,15 +202,17 @@ def test_the_lock_of_mlflows_image_pins_every_package() -> None:
 
 
 def test_the_manifests_use_the_images_that_are_built_here() -> None:
-    for file in CONTAINERFILES:
-        text = file.read_text(encoding="utf-8")
-        commands = re.findall(r"^#   docker build (.+)$", text, flags=re.MULTILINE)
-        assert len(commands) == (2 if file.stem == "vllm" else 1)
-        for command in commands:
-            assert f"-f {file.relative_to(ROOT)} " in command
-            (tag,) = re.findall(r"-t (\S+)", command)
-            look = (MANIFESTS / "recurring" / "look.yaml").read_text(encoding="utf-8")
+    versions = (IMAGES / "kustomization.yaml").read_text(encoding="utf-8")
+    look = (MANIFESTS / "recurring" / "look.yaml").read_text(encoding="utf-8")
+    for options, server in (([], "quantgate-vllm"), (["CPU=1"], "quantgate-vllm-cpu")):
+        dry_run = ["make", "--dry-run", "images", "DOCKER=podman", "PUSH=1", *options]
+        lines = subprocess.run(dry_run, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+        form = re.compile(r"podman build -f (\S+)(?: --build-arg VLLM=\S+-cpu:\S+)? -t (\S+) \. && podman push (\S+)")
+        matches = [form.fullmatch(line) for line in lines]
+        built = {match[1]: match[2] for match in matches if match and match[2] == match[3]}
+        assert built.keys() == {str(file.relative_to(ROOT)) for file in CONTAINERFILES}
+        assert built["manifests/images/vllm.Containerfile"].startswith(f"registry.example.com/quantgate/{server}:")
+        for tag in built.values():
             name, _, version = tag.rpartition(":")
-            versions = (IMAGES / "kustomization.yaml").read_text(encoding="utf-8")
             named = rf"newName: {re.escape(name)}\n    newTag: {re.escape(version)}\n"
             assert tag in look or re.search(named, versions), tag

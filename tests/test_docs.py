@@ -116,7 +116,7 @@ def test_the_page_of_the_cluster_leads_from_an_empty_cluster_to_a_verdict_in_num
     block = SHELL_BLOCK.findall(section)[0]
     parts = re.split(r"^# (\d+)\. ", block, flags=re.MULTILINE)
     assert (parts[0], parts[1::2]) == ("", [str(number) for number in range(1, len(parts) // 2 + 1)])
-    order = ("build ", "quantgate compile ", "quantgate doctor --cluster ", "quantgate submit ")
+    order = ("make images ", "quantgate compile ", "quantgate doctor --cluster ", "quantgate submit ")
     places = [block.index(command) for command in order]
     assert places == sorted(places)
     assert block.index(f"apply -k manifests/{APPLIED[way]}") < places[1]

@@ -166,7 +166,7 @@ def test_every_step_has_the_same_shape() -> None:
     lacking = [
         f"components/{step}/{file}"
         for step in STEPS
-        for file in ("__init__.py", "component.py", "step.py", "metadata.yaml")
+        for file in ("__init__.py", "component.py", "step.py", "metadata.yaml", "tasks.yaml")
         if not (ROOT / "components" / step / file).is_file()
     ]
     assert lacking == []

@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Annotated
 from urllib.request import getproxies_environment
 
 import typer
@@ -43,8 +45,20 @@ app = typer.Typer(
 )
 
 
+def print_version(wanted: bool) -> None:
+    """Print the installed version and end."""
+    if wanted:
+        print_text(f"quantgate {version('quantgate')}")
+        raise typer.Exit
+
+
 @app.callback()
-def first_commands(context: typer.Context) -> None:
+def first_commands(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Without a command: list the first ones; as with a command that is missing, exit status 2."""
     if context.invoked_subcommand is None:
         print_text(overview(context), to_stderr=True)
