@@ -6,9 +6,12 @@ DATA is a folder with the benchmarks' rows, as tests/support/benchmark_data.py d
 random weights, the demo model's tokenizer and a window of 8,192 tokens, so that a server needs almost no time for a
 prompt: what is left is the client's work. The baseline and int8 answer all 28,659 questions, or --items of each task.
 
-Each second the processes' CPU time and memory (RSS) are read, and the server is asked whether it works on a request.
-The tables have, for each step: its wall time, its CPU time (all work of the client that is not waiting for the server),
-its peak memory, the time until its first answer, and the share of samples in which the server was busy.
+Four times a second the processes' CPU time and memory (RSS) are read, and the server is asked whether its engine works
+on a request. The tables have, for each step: its wall time, its CPU time (all work of the client that is not waiting
+for the server), its peak memory, the time until its first answer, and two shares of the samples between first and last
+answer. `engine busy`: the engine had a request. `server busy`: it had one, or the server's processes computed for at
+least half of the time since the sample before. Reading requests and writing responses is the server's work too, and a
+toy's engine is faster than its API process.
 """
 
 import argparse
@@ -40,7 +43,8 @@ from tests.support.benchmark_data import lay_out
 from tests.support.tiny_model import small_llama
 
 SAMPLE_S = 0.25
-BUSY = re.compile(r"^vllm:num_requests_running(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+BUSY_CORES = 0.5
+RUNNING_REQUESTS = re.compile(r"^vllm:num_requests_running(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 STEP = re.compile(r"--function_to_execute['\", ]+(\w+)")
 PORT = re.compile(r"--port (\d+)")
 
@@ -53,8 +57,10 @@ class Samples:
     """By step and process."""
     rss: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """The peak by step, in bytes; `server` is vLLM."""
-    busy: list[tuple[float, bool]] = field(default_factory=list)
-    """Time, and whether the server worked on a request."""
+    server: list[tuple[float, bool, bool]] = field(default_factory=list)
+    """Time, whether the engine had a request, and whether the server worked."""
+    server_cpu: tuple[int, float, float] = (0, 0.0, 0.0)
+    """At the last sample: the server's process, the time, and the CPU seconds of it and its children."""
 
 
 def main() -> None:
@@ -138,25 +144,32 @@ def read_process(member: psutil.Process, command: str, samples: Samples, client:
         samples.cpu_s[step[1], member.pid] = times.user + times.system
         samples.rss[step[1]] = max(samples.rss[step[1]], memory)
     elif port and "vllm.entrypoints" in command and "quantgate.components.processes.guard" not in command:
-        total = sum(process.memory_info().rss for process in [member, *member.children(recursive=True)])
-        samples.rss["server"] = max(samples.rss["server"], total)
+        family = [member, *member.children(recursive=True)]
+        samples.rss["server"] = max(samples.rss["server"], sum(process.memory_info().rss for process in family))
+        before, now = samples.server_cpu, time.time()
+        cpu_s = sum(sum(process.cpu_times()[:2]) for process in family)
+        samples.server_cpu = (member.pid, now, cpu_s)
+        computed = before[0] == member.pid and cpu_s - before[2] >= BUSY_CORES * (now - before[1])
         try:
             answer = client.get(f"http://127.0.0.1:{port[1]}/metrics").text
         except httpx.HTTPError:
             return
-        samples.busy.append((time.time(), sum(map(float, BUSY.findall(answer))) > 0))
+        running = sum(map(float, RUNNING_REQUESTS.findall(answer))) > 0
+        samples.server.append((now, running, running or computed))
 
 
 def step_table(run: Path, samples: Samples) -> Table:
     """A row for each step."""
-    table = Table("step", "variant", "wall s", "CPU s", "peak MB", "first answer s", "server busy", box=None)
+    table = Table(
+        "step", "variant", "wall s", "CPU s", "peak MB", "first answer s", "engine busy", "server busy", box=None
+    )
     processes: dict[str, list[float]] = defaultdict(list)
     for (step, _pid), cpu_s in samples.cpu_s.items():
         processes[step].append(cpu_s)
     for (variant, step), events in by_step(run).items():
         began, ended = events[0].time, events[-1].time
         answers = [event.time for event in events if event.state == RUNNING and event.done]
-        busy = [busy for at, busy in samples.busy if answers and answers[0] <= at <= answers[-1]]
+        busy = [shares for at, *shares in samples.server if answers and answers[0] <= at <= answers[-1]]
         function = {"tiny": "evaluate_tiny", "full": "evaluate_full"}.get(step, step)
         used = processes[function].pop(0) if processes[function] else None
         table.add_row(
@@ -166,9 +179,9 @@ def step_table(run: Path, samples: Samples) -> Table:
             "" if used is None else f"{used:.1f}",
             f"{samples.rss[function] / 1e6:,.0f}" if function in samples.rss else "",
             f"{answers[0] - began:.1f}" if answers and step in ("tiny", "full") else "",
-            f"{100 * sum(busy) / len(busy):.0f} %" if busy and step in ("tiny", "full") else "",
+            *(f"{100 * sum(share) / len(busy):.0f} %" for share in zip(*busy, strict=True) if step in ("tiny", "full")),
         )
-    table.add_row("server", "", "", "", f"{samples.rss['server'] / 1e6:,.0f}", "", "")
+    table.add_row("server", "", "", "", f"{samples.rss['server'] / 1e6:,.0f}")
     return table
 
 
