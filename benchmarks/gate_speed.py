@@ -21,8 +21,8 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 
+from components.evidence.decision import decide
 from components.evidence.saved_answers import read_records
-from components.gate.decision import decide
 from components.models.variants import BASELINE, VARIANTS
 from components.policies.policy import use_case_named
 from components.run.artifacts import Model, Scores, TaskScore, Weights

@@ -8,7 +8,7 @@ import pytest
 from components.benchmarks.suites import suite_named
 from components.evidence import flips
 from components.evidence.candidate import Candidate
-from components.gate.decision import decide_candidates
+from components.evidence.decision import decide_candidates
 from components.policies.policy import use_case_named
 from components.run.artifacts import Model
 from tests.support.answered import answers_of, candidate_of

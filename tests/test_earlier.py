@@ -12,9 +12,9 @@ from mlflow.tracking import MlflowClient
 from components.deploy import earlier_scores
 from components.deploy import step as deploy_step
 from components.evaluate import step as evaluate_step
+from components.evidence.decision import decide
 from components.execute import step as execute_step
 from components.gate import step as gate_step
-from components.gate.decision import decide
 from components.policies.policy import chosen, use_case_named
 from components.quantize import step as quantize_step
 from components.report import step as report_step

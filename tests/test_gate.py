@@ -5,7 +5,7 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.evidence.candidate import candidate
-from components.gate.point import judge
+from components.evidence.point import judge
 from components.policies.policy import UseCase, use_case_named
 from components.run.artifacts import Decision, Verdict
 from tests.support.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of

@@ -8,7 +8,7 @@ import pytest
 
 from components.evidence.answers import fault
 from components.evidence.candidate import candidate
-from components.gate.decision import decide_candidates
+from components.evidence.decision import decide_candidates
 from components.policies.policy import use_case_named
 from components.run.artifacts import Model
 from components.run.prompt_settings import PromptSettings

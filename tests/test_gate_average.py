@@ -7,8 +7,8 @@ import pytest
 from scipy.special import gammaln
 
 from components.evidence import margin
+from components.evidence.decision import decide_candidates
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
-from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase
 from components.report.matrix import matrix
 from components.run.artifacts import Decision, Model

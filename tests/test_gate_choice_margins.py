@@ -13,11 +13,11 @@ from components.evidence import margin
 from components.evidence.answers import Answers
 from components.evidence.case import case
 from components.evidence.choice_margins import FEW_PAIRS, Smoothed, margins, scores_of, smoothed, unusable
+from components.evidence.decision import decide_candidates
 from components.evidence.drops import DropTest, Task
 from components.evidence.flips import Mean, mean_of
 from components.evidence.margin import RELATIVE
 from components.evidence.saved_answers import by_task
-from components.gate.decision import decide_candidates
 from components.policies.policy import Average, UseCase
 from components.report.story import certainty
 from components.run.artifacts import Decision, Model

@@ -8,9 +8,9 @@ import pytest
 from components.evidence import margin
 from components.evidence.case import case
 from components.evidence.clusters import Clusters, Sums, clustered_mean
+from components.evidence.decision import decide_candidates
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
-from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase
 from components.run.artifacts import Model, Verdict
 from tests.support.answered import Numbers, answers_of, candidate_of

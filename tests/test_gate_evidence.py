@@ -9,9 +9,9 @@ import pytest
 
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
+from components.evidence.decision import decide_candidates
 from components.evidence.judging import holm_adjusted, holm_divisors
 from components.evidence.margin import RELATIVE, p_within, pairs
-from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase, use_case_named
 from components.report.pages import write_report
 from components.run.artifacts import Decision, Model, Verdict

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from components.evidence.answers import Answers, fault
+from components.evidence.decision import decide_candidates
 from components.evidence.lengths import cut_test, growth_test
 from components.evidence.margin import RELATIVE, drop, p_within, pairs, upper
-from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase
 from components.run.artifacts import Model, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of

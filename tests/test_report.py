@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from components.errors import PrerequisiteError
-from components.gate.decision import decide_candidates
+from components.evidence.decision import decide_candidates
 from components.policies.policy import UseCase, use_case_named
 from components.report import step as report_step
 from components.report.matrix import MARKS, headline, matrix, verdicts_json

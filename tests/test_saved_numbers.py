@@ -11,8 +11,8 @@ import pytest
 
 from components.errors import PrerequisiteError
 from components.evidence.answers import fault
+from components.evidence.decision import decide_candidates
 from components.evidence.saved_answers import read_records
-from components.gate.decision import decide_candidates
 from components.policies.policy import UseCase
 from components.run import records
 from components.run.artifacts import Model

@@ -9,12 +9,12 @@ from components.benchmarks.anchors import anchored_benchmarks
 from components.evaluate.estimates import estimates, with_screen
 from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate
+from components.evidence.decision import decide_candidates
 from components.evidence.drops import DropTest, Task
 from components.evidence.judging import compare
 from components.evidence.looks import SCREEN_ALLOWANCE, error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, p_beyond, pairs
 from components.evidence.stopping import Stopping
-from components.gate.decision import decide_candidates
 from components.gate.results_files import read_screens
 from components.policies.policy import UseCase, use_case_named
 from components.report.pages import write_report

@@ -150,8 +150,18 @@ def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() 
 def test_a_variant_that_the_gpu_is_too_old_for_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "compute_capability", lambda: (7, 0))
     check_kernels(["bf16"], on_cpu=False)
-    with pytest.raises(PrerequisiteError, match=r"^int8: vLLM has a kernel for it from compute capability 7\.5 on"):
-        check_kernels(["bf16", "int8"], on_cpu=False)
+    with pytest.raises(PrerequisiteError, match=r"^int4-g64: vLLM has a kernel for it from compute capability 7\.5 on"):
+        check_kernels(["bf16", "int4-g64"], on_cpu=False)
+
+
+def test_int8_is_refused_on_blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, refused in (((9, 0), False), ((10, 0), True)):
+        monkeypatch.setattr(machine, "compute_capability", lambda found=capability: found)
+        message = (
+            r"^int8: vLLM has a kernel for it from compute capability 7\.5 to before 10\.0, and this GPU has 10\.0"
+        )
+        with pytest.raises(PrerequisiteError, match=message) if refused else nullcontext():
+            check_kernels(["bf16", "int8", "int4-g64"], on_cpu=False)
 
 
 def test_a_variant_for_some_gpus_alone_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from components.errors import PrerequisiteError
 from components.evidence import choice_margins
 from components.evidence.answers import Answers, answers
 from components.evidence.candidate import Candidate, candidate
+from components.evidence.decision import decide_candidates
 from components.evidence.saved_answers import read_ours
-from components.gate.decision import decide_candidates
 from components.gate.harness_groups import group_fault, grouped
 from components.policies.policy import UseCase, check_use_case
 from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights

@@ -14,10 +14,10 @@ from components.run.results import RunResults
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
     """Decide on every variant; return the metrics for the run's page by name."""
+    from components.evidence.decision import decide
     from components.evidence.speed_limits import with_speed
     from components.evidence.spending import describe_attempt
     from components.gate.counted import counted, judgement_of
-    from components.gate.decision import decide
     from components.gate.flipped_items import examples
 
     planned = EvaluationPlan.read(plan)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import PrerequisiteError
-from components.models import sources
+from components.models import rungs, sources
 from components.models.digest import digest_of, model_files, weights_size
 from components.models.tokenizer_files import copy_beside_weights, tokenizer_files
 from components.models.window import model_config
@@ -69,6 +69,7 @@ def stored(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint
             size_bytes=weights_size(copy),
             scheme=scheme_of(config),
             method=method,
+            stored_bits=rungs.bits_of(config),
         )
 
 

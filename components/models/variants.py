@@ -59,6 +59,13 @@ class Variant:
         return self.scheme not in ("W8A8", "W4A8") and (self.number == "int" or self.bits < 8)
 
     @property
+    def stored_bits(self) -> float:
+        """Of a weight on the disk, with its share of a scale: what orders variants by size, whatever the model is."""
+        scale, zero_point = 8 if self.number == "float" else 16, 0 if self.symmetric else self.bits
+        bits = self.bits if self.packed else 8
+        return bits + ((scale + zero_point) / self.group_size if self.group_size else 0.0) if self.quantized else 16.0
+
+    @property
     def one_size(self) -> bool:
         """Whether its format has no other group size, so that a smaller one cannot be used where a width needs it."""
         return self.number == "float" or self.scheme == "W4AFP8"
@@ -82,12 +89,14 @@ class Variant:
 
 BASELINE = "bf16"
 AUTO_ROUND = "AutoRound"
+BLACKWELL = (10, 0)
+"""The compute capability from which vLLM multiplies no INT8: its documentation of W8A8, and vllm-project/vllm#54311."""
 
 VARIANTS = {
     row.name: row
     for row in (
         Variant(BASELINE, scheme="BF16", algorithm="", quantized=False),
-        Variant("int8", scheme="W8A8", bits=8, default=True),
+        Variant("int8", scheme="W8A8", bits=8, default=True, on_gpus_before=BLACKWELL),
         Variant("int4-g128", scheme="W4A16", bits=4, group_size=128, default=True),
         Variant("int4-g64", scheme="W4A16", bits=4, group_size=64, default=True),
         Variant("int4-g32", scheme="W4A16", bits=4, group_size=32),
@@ -102,7 +111,7 @@ VARIANTS = {
         Variant("int4-a8-channel-mse", "W4A8", 4, observer="mse", algorithm="RTN", on_gpus_since=None),
         Variant("int4-a8-g32", "W4A8", 4, 32, algorithm="RTN", on_gpus_since=None),
         Variant("int4-afp8-g128", "W4AFP8", 4, 128, on_cpus=False, on_gpus_since=(9, 0), on_gpus_before=(9, 1)),
-        Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant"),
+        Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant", on_gpus_before=BLACKWELL),
         Variant("int8-w8a16", scheme="W8A16", bits=8, on_cpus=False),
         Variant("fp8-dynamic", "FP8_DYNAMIC", 8, number="float", algorithm="RTN", on_cpus=False),
         Variant("fp8-block", "FP8_BLOCK", 8, number="float", algorithm="RTN", on_cpus=False, block_size=128),

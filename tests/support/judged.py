@@ -1,6 +1,6 @@
 """Weights and scores for the gate's tests, and a decision on them."""
 
-from components.gate.decision import decide
+from components.evidence.decision import decide
 from components.policies.policy import use_case_named
 from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from components.gate.decision import decide
+from components.evidence.decision import decide
 from components.policies.policy import use_case_named
 from components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 
