@@ -210,11 +210,11 @@ def test_without_names_a_run_makes_the_three_and_a_search_tries_those_of_the_acc
 @pytest.mark.parametrize(
     ("capability", "by_itself", "default"),
     [
-        (None, ("int4-g128", "int4-g64", "int8"), DEFAULT),
-        ((7, 5), ("int4-g128", "int4-g64", "int8"), DEFAULT),
-        ((8, 6), ("int4-g128", "int4-g64", "int8"), DEFAULT),
-        ((8, 9), ("int4-g128", "int4-g64", "fp8-dynamic"), DEFAULT),
-        ((9, 0), ("int4-g128", "int4-g64", "fp8-dynamic"), DEFAULT),
+        (None, ("int4-g128", "int4-g64", "int4-g128-mixed", "int8"), DEFAULT),
+        ((7, 5), ("int4-g128", "int4-g64", "int4-g128-mixed", "int8"), DEFAULT),
+        ((8, 6), ("int4-g128", "int4-g64", "int4-g128-mixed", "int8"), DEFAULT),
+        ((8, 9), ("int4-g128", "int4-g64", "int4-g128-mixed", "fp8-dynamic"), DEFAULT),
+        ((9, 0), ("int4-g128", "int4-g64", "int4-g128-mixed", "fp8-dynamic"), DEFAULT),
         ((10, 0), ("nvfp4", "fp8-dynamic"), ["nvfp4", "fp8-dynamic"]),
         ((12, 0), ("nvfp4", "fp8-dynamic"), ["nvfp4", "fp8-dynamic"]),
     ],
@@ -230,10 +230,10 @@ def test_the_gpu_chooses_the_variants_of_auto_and_the_default_only_where_it_cann
 
 def test_a_cpu_serves_its_own_ladder_and_names_beside_auto_stay() -> None:
     cpu = Accelerator(on_cpu=True)
-    assert ladder(cpu) == ("int4-g128", "int4-g64", "int8")
+    assert ladder(cpu) == ("int4-g128", "int4-g64", "int4-g128-mixed", "int8")
     assert all(cpu.serves(variant_named(name)) for name in ladder(cpu))
     assert not cpu.serves(VARIANTS["nvfp4"])
-    assert expanded(("int4-awq-g64", AUTO, "int8"), cpu) == ("int4-awq-g64", "int4-g128", "int4-g64", "int8")
+    assert expanded(("int4-awq-g64", AUTO, "int8"), cpu) == ("int4-awq-g64", *ladder(cpu))
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,13 @@ def test_a_name_says_bits_group_size_and_method(row: Variant) -> None:
     assert ("autoround" in parts) is (row.algorithm == "AutoRound")
 
 
+def test_a_mixed_row_has_the_row_without_eight_bits_and_keeps_its_seed() -> None:
+    mixed = variant_named("int4-g128-mixed.seed2")
+    assert mixed.even == variant_named("int4-g128.seed2")
+    assert mixed.stored_bits == pytest.approx(4.125 * 0.8 + 8 * 0.2)
+    assert ("mixed" in mixed.name, mixed.even.sensitive_share) == (True, 0.0)
+
+
 def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() -> None:
     check_kernels(["bf16", "int8", "int8-w8a16"], on_cpu=False)
     check_kernels(["bf16", "int8"], on_cpu=True)

@@ -46,10 +46,10 @@ class Ladder:
     variants: tuple[str, ...]
 
 
-INTEGERS = ("int4-g128", "int4-g64", "int8")
+INTEGERS = ("int4-g128", "int4-g64", "int4-g128-mixed", "int8")
 LADDERS = (
     Ladder((10, 0), "Blackwell", ("nvfp4", "fp8-dynamic")),
-    Ladder((8, 9), "Ada, Hopper", ("int4-g128", "int4-g64", "fp8-dynamic")),
+    Ladder((8, 9), "Ada, Hopper", ("int4-g128", "int4-g64", "int4-g128-mixed", "fp8-dynamic")),
     Ladder((0, 0), "Turing, Ampere, or not known", INTEGERS),
 )
 """The newest first: the formats that it multiplies itself, and the smallest that it serves."""

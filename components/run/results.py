@@ -27,7 +27,7 @@ A = TypeVar("A", bound=Artifact)
 
 TINY, FULL, AGAIN = "tiny", "full", "again"
 """The stages whose records are stored; `again` is the baseline's second pass."""
-PLOTS = ("size.svg", "drops.svg", "limits.svg", "speed.svg")
+PLOTS = ("size.svg", "drops.svg", "limits.svg", "speed.svg", "front.svg")
 
 
 def run_location(results: str, run_id: str) -> str:
