@@ -21,8 +21,8 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 
+from quantgate.components.evidence.decision import decide
 from quantgate.components.evidence.saved_answers import read_records
-from quantgate.components.gate.decision import decide
 from quantgate.components.models.variants import BASELINE, VARIANTS
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.run.artifacts import Model, Scores, TaskScore, Weights

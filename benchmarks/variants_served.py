@@ -8,6 +8,7 @@ those of transformers on the same checkpoint in float32. The table is printed ro
 """
 
 import argparse
+import json
 import subprocess
 import tempfile
 import time
@@ -22,7 +23,7 @@ from quantgate.components.models.digest import weights_size
 from quantgate.components.models.variants import VARIANTS, Variant
 from quantgate.components.processes import lease
 from quantgate.components.quantize.check import check_compressed, worst
-from quantgate.components.quantize.quantization import compress_command, layouts_in
+from quantgate.components.quantize.quantization import compress_command, errors_beside, layouts_in
 from quantgate.components.run.calibration import Calibration
 from quantgate.components.servers import local_vllm
 
@@ -66,6 +67,10 @@ def written(variant: Variant, model: Path, folder: Path) -> list[str]:
         out.symlink_to(model)
         return ["unchanged", "–", f"{weights_size(model) / 1e6:.0f}", "–"]
     texts = write_passages(folder / "calibration.jsonl", CALIBRATION.samples)
+    if variant.sensitive_share:
+        written(variant.even, model, folder / "even")
+        even = check_compressed(folder / "even" / "model", model, layouts_in(folder / "even" / "facts.json"))
+        errors_beside(facts).write_text(json.dumps(even), encoding="utf-8")
     command = compress_command(variant, model, texts, CALIBRATION, out, facts)
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -19,6 +19,7 @@ MEANINGS = {
 }
 
 
-def exit_of(verdicts: Iterable[str]) -> int:
-    """The exit status of the variants' worst verdict; without variants the status of `failed`."""
-    return max((EXITS[verdict] for verdict in verdicts), key=WORST_LAST.index, default=EXITS["failed"])
+def exit_of(verdicts: Iterable[str], *, search: bool = False) -> int:
+    """The exit status of the variants' worst verdict, of a search of the best; without variants that of `failed`."""
+    worst = min if search else max
+    return worst((EXITS[row] for row in verdicts if row != "skipped"), key=WORST_LAST.index, default=EXITS["failed"])

@@ -20,6 +20,7 @@ from quantgate.components.benchmarks.suite_file import read_suite
 from quantgate.components.benchmarks.suites import SUITES
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.recipe_file import with_texts
+from quantgate.components.models.rungs import AUTO
 from quantgate.components.models.variants import BASELINE, DEFAULT, VARIANTS
 from quantgate.components.policies.policy import read_use_case, use_case_names
 from quantgate.components.resolve.run_settings import PLACES
@@ -29,12 +30,13 @@ from quantgate.components.run.plan import FAILING, SETTINGS, EvaluationPlan
 CHOICES = {
     "variants": ", ".join(VARIANTS),
     "baseline": BASELINE,
+    "default": ",".join(DEFAULT),
     "suites": ", ".join(SUITES),
     "use_cases": ", ".join(use_case_names()),
     "failing": ", ".join(FAILING),
 }
 ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
-    "variants": (str, ",".join(DEFAULT)),
+    "variants": (str | None, None),
     "custom": (list[str] | None, None),
     "policy": (Path | None, None),
     "variant": (list[str] | None, None),
@@ -123,7 +125,10 @@ def collect_options(names: Sequence[str], **changed: Mapping[str, object]) -> Ca
 def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     """The evaluation plan from the options' values; raises PrerequisiteError for no variant, or an invalid file."""
     plan_values = {name: values[name] for name in PLAN_OPTIONS if name in values}
-    variants = [name.strip() for name in str(values["variants"]).split(",") if name.strip()]
+    named = values["variants"]
+    if named is None:
+        named = AUTO if values.get("search") else ",".join(DEFAULT)
+    variants = [name.strip() for name in named.split(",") if name.strip()]
     if not variants:
         raise PrerequisiteError(f"--variants names no variant. Choose from: {', '.join(VARIANTS)}.")
     policy = policy_text(values["policy"]) if values.get("policy") else ""

@@ -26,8 +26,8 @@ import typer
 from typer.testing import CliRunner
 
 from quantgate.components.evidence.candidate import Candidate
-from quantgate.components.gate.decision import decide_candidates
-from quantgate.components.models.variants import VARIANTS
+from quantgate.components.evidence.decision import decide_candidates
+from quantgate.components.models.variants import BLACKWELL, VARIANTS
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.report.pages import write_report
 from quantgate.components.run.artifacts import Model
@@ -107,7 +107,8 @@ def variants_table() -> str:
         observer = " with a squared-error observer" if variant.observer == "mse" else ""
         maker = variant.method + observer or "nothing: it is the baseline"
         gpu = "GPU" if variant.on_gpus_since else ""
-        gpu += " (Hopper)" if variant.on_gpus_before else ""
+        before = {None: "", (9, 1): " (Hopper)", BLACKWELL: " (before Blackwell)"}
+        gpu += before[variant.on_gpus_before]
         where = ", ".join(filter(None, (gpu, "CPU" if variant.on_cpus else "")))
         lines.append(f"| `{variant.name}` | {variant.scheme} | {shared} | {maker} | {where} |")
     return "\n".join(lines) + "\n"

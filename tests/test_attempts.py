@@ -11,12 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.evaluate import early_stop
+from quantgate.components.evidence.search import expected_in
 from quantgate.components.evidence.spending import attempt_share, describe_attempt, error_of, run_share
 from quantgate.components.gate.counted import counted
 from quantgate.components.report.story import certainty
 from quantgate.components.report.terminal import terminal_matrix
-from quantgate.components.run.artifacts import Decision, Weights
+from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.attempts import (
     Attempt,
     AttemptRecord,
@@ -192,12 +192,12 @@ def test_runs_at_the_same_time_get_different_numbers_and_are_decided_with_them(t
 
 
 def test_early_stopping_uses_the_share_that_the_gate_will(tmp_path: Path) -> None:
-    plan, weights = plan_of(tmp_path, "first"), Weights(variant="int8", baseline_digest="d0", digest="d8")
-    assert early_stop.expected(weights, plan) == Attempt(number=1)
+    plan, weights = plan_of(tmp_path, "first"), {"int8": "d8"}
+    assert expected_in(plan, "d0", weights) == Attempt(number=1)
     gated(plan)
-    assert early_stop.expected(weights, plan) == Attempt(number=1), "a repeated run"
-    assert early_stop.expected(weights, plan.model_copy(update={"asked": "more"})) == Attempt(number=1, run=2)
-    assert early_stop.expected(weights.model_copy(update={"digest": "d9"}), plan) == Attempt(number=2)
+    assert expected_in(plan, "d0", weights) == Attempt(number=1), "a repeated run"
+    assert expected_in(plan.model_copy(update={"asked": "more"}), "d0", weights) == Attempt(number=1, run=2)
+    assert expected_in(plan, "d0", {"int8": "d9"}) == Attempt(number=2)
 
 
 def test_report_and_terminal_say_which_attempt_it_is_and_what_it_is_decided_at(tmp_path: Path) -> None:

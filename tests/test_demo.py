@@ -8,7 +8,7 @@ import pytest
 from quantgate.components.benchmarks.suites import suite_named
 from quantgate.components.evidence import flips
 from quantgate.components.evidence.candidate import Candidate
-from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.run.artifacts import Model
 from tests.support.answered import answers_of, candidate_of

@@ -12,9 +12,9 @@ from mlflow.tracking import MlflowClient
 from quantgate.components.deploy import earlier_scores
 from quantgate.components.deploy import step as deploy_step
 from quantgate.components.evaluate import step as evaluate_step
+from quantgate.components.evidence.decision import decide
 from quantgate.components.execute import step as execute_step
 from quantgate.components.gate import step as gate_step
-from quantgate.components.gate.decision import decide
 from quantgate.components.policies.policy import chosen, use_case_named
 from quantgate.components.quantize import step as quantize_step
 from quantgate.components.report import step as report_step

@@ -8,7 +8,7 @@ import pytest
 
 from quantgate.components.evidence.answers import fault
 from quantgate.components.evidence.candidate import candidate
-from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.run.artifacts import Model
 from quantgate.components.run.prompt_settings import PromptSettings

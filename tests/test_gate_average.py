@@ -7,8 +7,8 @@ import pytest
 from scipy.special import gammaln
 
 from quantgate.components.evidence import margin
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.report.matrix import matrix
 from quantgate.components.run.artifacts import Decision, Model

@@ -13,11 +13,11 @@ from quantgate.components.evidence import margin
 from quantgate.components.evidence.answers import Answers
 from quantgate.components.evidence.case import case
 from quantgate.components.evidence.choice_margins import FEW_PAIRS, Smoothed, margins, scores_of, smoothed, unusable
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.drops import DropTest, Task
 from quantgate.components.evidence.flips import Mean, mean_of
 from quantgate.components.evidence.margin import RELATIVE
 from quantgate.components.evidence.saved_answers import by_task
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.policies.policy import Average, UseCase
 from quantgate.components.report.story import certainty
 from quantgate.components.run.artifacts import Decision, Model

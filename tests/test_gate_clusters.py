@@ -8,9 +8,9 @@ import pytest
 from quantgate.components.evidence import margin
 from quantgate.components.evidence.case import case
 from quantgate.components.evidence.clusters import Clusters, Sums, clustered_mean
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from quantgate.components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run.artifacts import Model, Verdict
 from tests.support.answered import Numbers, answers_of, candidate_of

@@ -9,9 +9,9 @@ import pytest
 
 from quantgate.components.evidence.answers import Answers
 from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.judging import holm_adjusted, holm_divisors
 from quantgate.components.evidence.margin import RELATIVE, p_within, pairs
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.policies.policy import UseCase, use_case_named
 from quantgate.components.report.pages import write_report
 from quantgate.components.run.artifacts import Decision, Model, Verdict

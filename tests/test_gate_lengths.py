@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from quantgate.components.evidence.answers import Answers, fault
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.lengths import cut_test, growth_test
 from quantgate.components.evidence.margin import RELATIVE, drop, p_within, pairs, upper
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run.artifacts import Model, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of

@@ -66,6 +66,28 @@ def test_a_variant_is_made_once_and_then_reused(baseline: Model, tmp_path: Path)
     assert again == weights.model_copy(update={"reused": True})
 
 
+@pytest.mark.slow
+def test_a_mixed_variant_is_built_from_the_errors_of_the_row_without_eight_bits(
+    baseline: Model, tmp_path: Path
+) -> None:
+    weights = make("int4-g128-mixed", baseline, tmp_path)
+    assert weights.failure == ""
+    assert weights.layout.startswith("8 bits on ")
+    even = make("int4-g128", baseline, tmp_path)
+    assert even.reused, "it was made for its errors, and is a variant of its own"
+    assert even.size_bytes < weights.size_bytes < make("int8", baseline, tmp_path).size_bytes
+    (errors,) = (tmp_path / "store" / "recipes").glob(f"{recipe_of('int4-g128', baseline, tmp_path)}.errors.json")
+    errors.unlink()
+    (tmp_path / "store" / "recipes" / f"{recipe_of('int4-g128-mixed', baseline, tmp_path)}.json").unlink()
+    lost = make("int4-g128-mixed", baseline, tmp_path)
+    assert lost.failure == f"{errors} is missing. Delete the JSON file beside it, and run it again."
+
+
+def recipe_of(name: str, baseline: Model, folder: Path) -> str:
+    calibration = embedded_calibration(folder / "run", CALIBRATION.samples, CALIBRATION.tokens)
+    return recipe_key(variant_named(name), baseline, calibration)
+
+
 GREEDY_WITH_TEMPERATURE = '{"do_sample": false, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [0, 7]}'
 
 

@@ -91,6 +91,7 @@ def test_the_error_is_that_of_the_restored_weights(made: dict[str, Path]) -> Non
     assert check_compressed(made["int8"], made["bf16"], BY_CHANNEL)[FIRST] == pytest.approx(expected, rel=1e-5)
 
 
+SENSITIVE = [name for name in NAMES if "layers.1.self_attn" in name]
 SEEDED = "int4-g64.seed1"
 WIDE = ("fp8-block", "int4-afp8-g128")
 """The rows with one group size, which the widths of the tiny model do not fit."""
@@ -106,6 +107,7 @@ for name in names:
     Path(out, name).mkdir()
     model = wide if name in WIDE else model
     options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "8", "--tokens", "16"]
+    options += ["--errors", f"{out}/errors.json"] if "mixed" in name else []
     sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
     compress.main()
 """
@@ -127,6 +129,8 @@ def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def all_rows(made: dict[str, Path], wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of each row, written by one process, and the facts beside it."""
     out = tmp_path_factory.mktemp("rows")
+    errors = {name: 0.2 if name in SENSITIVE else 0.1 for name in NAMES}
+    (out / "errors.json").write_text(json.dumps(errors), encoding="utf-8")
     names = [SEEDED, *sorted((row.name for row in VARIANTS.values() if row.quantized), key=WIDE.__contains__)]
     embedded_calibration(out, 16, 16)  # from which a seed draws 8
     texts = RunResults(str(out)).calibration_texts.path
@@ -137,7 +141,10 @@ def all_rows(made: dict[str, Path], wide_model: Path, tmp_path_factory: pytest.T
     return out
 
 
-@pytest.mark.parametrize("row", [row for row in VARIANTS.values() if row.quantized], ids=lambda row: str(row.name))
+EVEN = [row for row in VARIANTS.values() if row.quantized and not row.sensitive_share]
+
+
+@pytest.mark.parametrize("row", EVEN, ids=lambda row: str(row.name))
 def test_every_row_is_written_as_it_says(made: dict[str, Path], wide_model: Path, all_rows: Path, row: Variant) -> None:
     layers = layouts_in(all_rows / f"{row.name}.json")
     model, width = (wide_model, 128) if row.name in WIDE else (made["bf16"], 64)
@@ -156,6 +163,24 @@ def test_every_row_is_written_as_it_says(made: dict[str, Path], wide_model: Path
         return
     low, high = {(8, "int"): (0.001, 0.02), (8, "float"): (0.015, 0.04)}.get((row.bits, row.number), (0.05, 0.25))
     assert all(low < error < high for error in errors.values()), errors
+
+
+def test_the_layers_that_change_most_have_eight_bits_in_a_mixed_row(made: dict[str, Path], all_rows: Path) -> None:
+    """A fifth of the weights: one decoder layer's attention, which has the largest of the given errors."""
+    layers = layouts_in(all_rows / "int4-g128-mixed.json")
+    sizes = {name: 128 if "down" in name else 64 for name in NAMES}
+    four = {name: Layout(4, size) for name, size in sizes.items()}
+    assert layers == four | {name: BY_CHANNEL[name] for name in SENSITIVE}
+    errors = check_compressed(all_rows / "int4-g128-mixed", made["bf16"], layers)
+    assert {name for name, error in errors.items() if error < 0.02} == set(SENSITIVE)
+    config = json.loads((all_rows / "int4-g128-mixed" / "config.json").read_text())["quantization_config"]
+    formats = {name: group["format"] for name, group in config["config_groups"].items()}
+    assert (config["format"], sorted(formats.values())) == (
+        "mixed-precision",
+        ["int-quantized", "pack-quantized", "pack-quantized"],
+    )
+    layout = "8 bits on 4 of 14 layers, which change most in int4-g128; on the rest g128 on 2 of 10 layers, g64 on 8: "
+    assert json.loads((all_rows / "int4-g128-mixed.json").read_text())["layout"].startswith(layout)
 
 
 @pytest.mark.parametrize("name", ["int8", "int4-g64"])

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.gate.decision import decide_candidates
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.policies.policy import UseCase, use_case_named
 from quantgate.components.report import step as report_step
 from quantgate.components.report.matrix import MARKS, headline, matrix, verdicts_json

@@ -11,8 +11,8 @@ import pytest
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.answers import fault
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.saved_answers import read_records
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run import records
 from quantgate.components.run.artifacts import Model

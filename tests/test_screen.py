@@ -9,12 +9,12 @@ from quantgate.components.benchmarks.anchors import anchored_benchmarks
 from quantgate.components.evaluate.estimates import estimates, with_screen
 from quantgate.components.evidence.answers import Answers
 from quantgate.components.evidence.candidate import Candidate
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.drops import DropTest, Task
 from quantgate.components.evidence.judging import compare
 from quantgate.components.evidence.looks import SCREEN_ALLOWANCE, error_share
 from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, p_beyond, pairs
 from quantgate.components.evidence.stopping import Stopping
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.gate.results_files import read_screens
 from quantgate.components.policies.policy import UseCase, use_case_named
 from quantgate.components.report.pages import write_report

@@ -140,6 +140,13 @@ def test_a_name_says_bits_group_size_and_method(row: Variant) -> None:
     assert ("autoround" in parts) is (row.algorithm == "AutoRound")
 
 
+def test_a_mixed_row_has_the_row_without_eight_bits_and_keeps_its_seed() -> None:
+    mixed = variant_named("int4-g128-mixed.seed2")
+    assert mixed.even == variant_named("int4-g128.seed2")
+    assert mixed.stored_bits == pytest.approx(4.125 * 0.8 + 8 * 0.2)
+    assert ("mixed" in mixed.name, mixed.even.sensitive_share) == (True, 0.0)
+
+
 def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() -> None:
     check_kernels(["bf16", "int8", "int8-w8a16"], on_cpu=False)
     check_kernels(["bf16", "int8"], on_cpu=True)
@@ -150,8 +157,18 @@ def test_a_variant_without_a_kernel_for_cpus_is_refused_where_vllm_has_no_gpu() 
 def test_a_variant_that_the_gpu_is_too_old_for_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "compute_capability", lambda: (7, 0))
     check_kernels(["bf16"], on_cpu=False)
-    with pytest.raises(PrerequisiteError, match=r"^int8: vLLM has a kernel for it from compute capability 7\.5 on"):
-        check_kernels(["bf16", "int8"], on_cpu=False)
+    with pytest.raises(PrerequisiteError, match=r"^int4-g64: vLLM has a kernel for it from compute capability 7\.5 on"):
+        check_kernels(["bf16", "int4-g64"], on_cpu=False)
+
+
+def test_int8_is_refused_on_blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, refused in (((9, 0), False), ((10, 0), True)):
+        monkeypatch.setattr(machine, "compute_capability", lambda found=capability: found)
+        message = (
+            r"^int8: vLLM has a kernel for it from compute capability 7\.5 to before 10\.0, and this GPU has 10\.0"
+        )
+        with pytest.raises(PrerequisiteError, match=message) if refused else nullcontext():
+            check_kernels(["bf16", "int8", "int4-g64"], on_cpu=False)
 
 
 def test_a_variant_for_some_gpus_alone_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

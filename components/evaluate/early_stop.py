@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 from quantgate.components.benchmarks import selection, suites
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.run.artifacts import Scores, Weights
-from quantgate.components.run.attempts import Attempt, AttemptRecord, expected_attempt
-from quantgate.components.run.evidence_digests import policy_digest
 from quantgate.components.run.plan import EvaluationPlan
-from quantgate.components.run.results import AGAIN, FULL, RunResults, VariantResults
+from quantgate.components.run.results import RunResults
 
 if TYPE_CHECKING:
     from quantgate.components.evaluate.evaluation import StopRule
-    from quantgate.components.evidence.candidate import Candidate
 
 
 def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
@@ -24,25 +21,20 @@ def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
     serves both at the same time.
     """
     from quantgate.components.evidence import saved_answers
+    from quantgate.components.evidence.search import expected_in
     from quantgate.components.evidence.stopping import Stopping
     from quantgate.components.run import records
 
     if not plan.stop_early or tiny.failure or tiny.variant == BASELINE:
         return None
     with tempfile.TemporaryDirectory() as scratch:
-        baseline = saved_candidate(BASELINE, plan.results, Path(scratch))
+        baseline = saved_answers.saved_candidate(BASELINE, plan.results, Path(scratch))
     weights = RunResults(plan.results).weights(tiny.variant).read(Weights)
     if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
         return None
-    rule = Stopping(plan.decided_limits, baseline, weights, len(plan.variants) - 1, expected(weights, plan))
+    attempt = expected_in(plan, baseline.weights.digest, {weights.variant: weights.digest})
+    rule = Stopping(plan.decided_limits, baseline, weights, len(plan.variants) - 1, attempt)
     return lambda scores, rows: rule.enough(scores, saved_answers.by_task(records.table(rows)))
-
-
-def expected(weights: Weights, plan: EvaluationPlan) -> Attempt:
-    """The attempt that the gate will probably count: the other variants' weights may not exist yet."""
-    known = AttemptRecord(plan.store, weights.baseline_digest, plan.decided_limits.name).read()
-    policy = policy_digest(plan.decided_limits)
-    return expected_attempt(known, policy, plan.asked, {weights.variant: weights.digest})
 
 
 def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, may_stop: "StopRule") -> Scores | None:
@@ -57,19 +49,3 @@ def stopped_after_tiny(tiny: Scores, plan: EvaluationPlan, may_stop: "StopRule")
         exists = RunResults(plan.results).records(tiny.variant, suites.TINY).get(file)
         stops = exists and first_look.looks > 1 and may_stop(first_look, records.read(file))
         return first_look if stops else None
-
-
-def saved_candidate(variant: str, results: str, scratch: Path) -> "Candidate | None":
-    """A variant with its answers, read from the results; None before its full stage has ended."""
-    from quantgate.components.evidence import saved_answers
-
-    saved, local = RunResults(results).variant(variant), VariantResults(str(scratch))
-    needed = (
-        (saved.weights, local.weights),
-        (saved.scores(FULL), local.scores(FULL)),
-        (saved.records(FULL), local.records(FULL)),
-    )
-    if not all(file.get(copy.path) for file, copy in needed):
-        return None
-    saved.records(AGAIN).get(local.records(AGAIN).path)  # only a run with a noise floor has this file
-    return saved_answers.read_ours(scratch)

@@ -2,6 +2,10 @@
 
 candidate, answers    the scores and answers of one variant, and whether two variants are comparable
 saved_answers         the same, read from a run's results
+decision              the decision matrix: which variants can be judged at all
+point                 verdicts without per-item answers: measured drops, without confidence bounds
+pareto                which variants of a search are on the Pareto front of size, speed and drop
+search                whether a variant that a search has judged makes the larger ones needless
 reference             whether the baseline has the scores without which no variant can be judged
 judging               the verdicts on variants whose answers are paired with the baseline's: the rule is `_judge`
   margin, flips       the statistics

@@ -6,8 +6,9 @@
 
 A variant that passes its limits gets the best band whose end the average drop is within, with confidence. The
 promise: with the policy's confidence, no variant of the run gets a better verdict than it deserves. So the variants
-share the error probability by Holm's method, where a variant that ships leaves its share to the others. The bands of a
-variant are tested in a fixed order and need no correction. The confidence of a rejection holds for one variant alone.
+share the error probability by Holm's method, where a variant that ships leaves its share to the others. A variant that
+a search leaves untried keeps its share, see `search`. The bands of a variant are tested in a fixed order and need no
+correction. The confidence of a rejection holds for one variant alone.
 
 What the promise rests on:
 
@@ -66,18 +67,22 @@ def settled(evidence: Case, variants: int, *, only_reject: bool = False) -> bool
 
 
 def judge_all(
-    use_case: UseCase, baseline: Candidate, variants: Sequence[Candidate], attempt: Attempt | None = None
+    use_case: UseCase,
+    baseline: Candidate,
+    variants: Sequence[Candidate],
+    attempt: Attempt | None = None,
+    untried: int = 0,
 ) -> list[Verdict]:
     """The verdicts on variants that may be compared with the baseline, in their order.
 
-    `attempt` is None if attempts are not counted.
+    `attempt` is None if attempts are not counted. `untried` variants share the error too: each has the p-value 1.
     """
     baseline = with_clusters(use_case, baseline)
     cases = [case(use_case, baseline, variant, attempt) for variant in variants]
-    divisors = holm_divisors([evidence.p_ship for evidence in cases], use_case.alpha)
+    divisors = holm_divisors([*(evidence.p_ship for evidence in cases), *[1.0] * untried], use_case.alpha)
     return [
         _judge(evidence, baseline, use_case.alpha * evidence.share / divisor)
-        for evidence, divisor in zip(cases, divisors, strict=True)
+        for evidence, divisor in zip(cases, divisors[: len(cases)], strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ NEXT_STEPS = {
     "ab_test": "A/B test the variant against the baseline on live traffic before it replaces the baseline.",
     "inconclusive": "Evaluate more questions, or A/B test the variant; until then keep serving the current model.",
     "not_comparable": "Evaluate the variant and the baseline in one run; until then keep serving the current model.",
+    "skipped": "Nothing to do: a smaller variant may replace the baseline.",
     "failed": "Fix the reported cause and run again; until then keep serving the current model.",
 }
 """The next step by verdict; `next_step` chooses that of a rejected variant."""

@@ -13,7 +13,7 @@ from quantgate.components.evidence.answers import Answers, answers
 from quantgate.components.evidence.candidate import Candidate, candidate
 from quantgate.components.run.artifacts import Scores, Weights
 from quantgate.components.run.records import typed
-from quantgate.components.run.results import AGAIN, FULL, TINY, VariantResults
+from quantgate.components.run.results import AGAIN, FULL, TINY, RunResults, VariantResults
 
 RECORDS = {
     "task": pyarrow.string(),
@@ -60,6 +60,18 @@ def read_ours(folder: Path) -> Candidate:
         answers=read_records(records),
         again=read_records(again) if scores.again and again.exists() else {},
     )
+
+
+def saved_candidate(variant: str, results: str, scratch: Path) -> Candidate | None:
+    """A variant of a run, with its answers copied to the folder `scratch`; None before its last stage has ended."""
+    saved, local = RunResults(results).variant(variant), VariantResults(str(scratch))
+    if not saved.weights.get(local.weights.path) or not saved.scores(FULL).get(local.scores(FULL).path):
+        return None
+    scores = Scores.read(local.scores(FULL).path)
+    if not scores.failure and not saved.records(scores.stage).get(local.records(scores.stage).path):
+        return None
+    saved.records(AGAIN).get(local.records(AGAIN).path)  # only a run with a noise floor has this file
+    return read_ours(scratch)
 
 
 def read_records(file: Path) -> dict[str, Answers]:

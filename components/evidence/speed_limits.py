@@ -24,16 +24,15 @@ def with_speed(decision: Decision, load_tests: Sequence[LoadTest]) -> Decision:
     in_order = tuple(by_variant[name] for name in names if name in by_variant)
     verdicts, baseline = decision.verdicts, by_variant.get(names[0])
     if decision.limits.speed:
-        judged = (
-            _by_speed(verdict, decision.limits, baseline, by_variant.get(verdict.variant)) for verdict in verdicts
-        )
+        judged = (by_speed(verdict, decision.limits, baseline, by_variant.get(verdict.variant)) for verdict in verdicts)
         verdicts = tuple(judged)
     return decision.model_copy(update={"load_tests": in_order, "verdicts": verdicts})
 
 
-def _by_speed(verdict: Verdict, use_case: UseCase, baseline: LoadTest | None, variant: LoadTest | None) -> Verdict:
+def by_speed(verdict: Verdict, use_case: UseCase, baseline: LoadTest | None, variant: LoadTest | None) -> Verdict:
+    """The verdict by the policy's limits on speed, if it has any, and these load tests."""
     rejected = verdict.verdict == "reject"
-    if use_case.speed is None or verdict.verdict in ("reference", "failed", "not_comparable"):
+    if use_case.speed is None or verdict.verdict in ("reference", "skipped", "failed", "not_comparable"):
         return verdict
     if reason := unmeasured(verdict.variant, baseline, variant):
         sentence = f"Not comparable for {use_case.name}: its limits on speed need a load test, and {reason}."

@@ -24,8 +24,8 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence import choice_margins
 from quantgate.components.evidence.answers import Answers, answers
 from quantgate.components.evidence.candidate import Candidate, candidate
+from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.saved_answers import read_ours
-from quantgate.components.gate.decision import decide_candidates
 from quantgate.components.gate.harness_groups import group_fault, grouped
 from quantgate.components.policies.policy import UseCase, check_use_case
 from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights

@@ -14,10 +14,10 @@ from quantgate.components.run.results import RunResults
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:
     """Decide on every variant; return the metrics for the run's page by name."""
+    from quantgate.components.evidence.decision import decide
     from quantgate.components.evidence.speed_limits import with_speed
     from quantgate.components.evidence.spending import describe_attempt
     from quantgate.components.gate.counted import counted, judgement_of
-    from quantgate.components.gate.decision import decide
     from quantgate.components.gate.flipped_items import examples
 
     planned = EvaluationPlan.read(plan)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import sources
+from quantgate.components.models import rungs, sources
 from quantgate.components.models.digest import digest_of, model_files, weights_size
 from quantgate.components.models.tokenizer_files import copy_beside_weights, tokenizer_files
 from quantgate.components.models.window import model_config
@@ -69,6 +69,7 @@ def stored(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint
             size_bytes=weights_size(copy),
             scheme=scheme_of(config),
             method=method,
+            stored_bits=rungs.bits_of(config),
         )
 
 

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models import sources
-from quantgate.components.models.variants import VARIANTS, Variant, check_seeds, variant_named, with_baseline
+from quantgate.components.models.rungs import AUTO, by_size
+from quantgate.components.models.variants import BASELINE, VARIANTS, Variant, check_seeds, variant_named, with_baseline
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.storage.yaml_file import Where, composed, duplicates, fault, readable
 
@@ -59,20 +60,24 @@ def own_rows(recipes: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[st
                 f"A {kind}'s variant cannot be called {name!r}. Give at most {LONGEST_NAME} lower-case letters and"
                 " digits, with single hyphens between them. It begins with a letter, and not with run-."
             )
-        if name in VARIANTS or name in rows:
-            whose = "a variant of quantgate's own" if name in VARIANTS else "given twice"
+        if name in (*VARIANTS, *rows, AUTO):
+            whose = "given twice" if name in rows else "a variant of quantgate's own"
             raise PrerequisiteError(f"The name {name} is {whose}. Choose another for the {kind}.")
         rows[name] = Variant(name, scheme="", algorithm="", **{kind: content})  # type: ignore[arg-type]
     return rows
 
 
 def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
-    """The variants that the plan names, checked: the baseline first, then the others, those of one's own last."""
+    """The variants that the plan names, checked: the baseline first, then the others, those of one's own last.
+
+    Those of a search are from the smallest to the largest. `auto` stays where nobody has said what it stands for.
+    """
     own = own_rows(plan.variant_recipe, plan.variant)
     for row in own.values():
         if row.checkpoint:
             sources.check_source(row.checkpoint, quantized=True)
-    names = with_baseline((*plan.variants, *own), plan.seeds, own)
+    names = with_baseline((*(name for name in plan.variants if name != AUTO), *own), plan.seeds, own)
+    check_search(plan, names)
     for name, row in own.items():
         if not row.recipe:
             continue
@@ -80,7 +85,21 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
         seeded = any(variant_named(other, own).seed for other in names if other.partition(".")[0] == name)
         if seeded and modifiers and not any(modifier.requires_calibration_data for modifier in modifiers):
             check_seeds(name, calibrated=False)
-    return tuple(names)
+    in_order = by_size(names, own, plan.variant_kept) if plan.search else names
+    return (*in_order, *([AUTO] if AUTO in plan.variants else []))
+
+
+def check_search(plan: EvaluationPlan, names: Iterable[str]) -> None:
+    """Raise PrerequisiteError for a search through other seeds, or without variants."""
+    if plan.search and plan.seeds > 1:
+        raise PrerequisiteError(
+            "--search ends with the first variant that may be promoted, and --seeds asks for all seeds of each. Leave"
+            " one of the two out."
+        )
+    if plan.search and AUTO not in plan.variants and not set(names) - {BASELINE}:
+        raise PrerequisiteError(
+            f"--search has no variants to try: --variants names the baseline alone. Name some, or {AUTO}."
+        )
 
 
 def check_recipe(text: str, source: str) -> "list[Modifier]":

@@ -39,6 +39,8 @@ class Variant:
     """The least compute capability with a kernel for it, by vLLM's compressed-tensors schemes; None: no GPU has."""
     on_gpus_before: tuple[int, int] | None = None
     """The first compute capability that has no kernel for it any more."""
+    sensitive_share: float = 0.0
+    """At most this share of the weights has 8 bits (W8A8): the layers that change most in the row without that."""
     seed: int = 0
     """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
     recipe: str = ""
@@ -59,6 +61,13 @@ class Variant:
         return self.scheme not in ("W8A8", "W4A8") and (self.number == "int" or self.bits < 8)
 
     @property
+    def stored_bits(self) -> float:
+        """Of a weight on the disk, with its share of a scale: what orders variants by size, whatever the model is."""
+        scale, zero_point = 8 if self.number == "float" else 16, 0 if self.symmetric else self.bits
+        bits = (self.bits if self.packed else 8) + ((scale + zero_point) / self.group_size if self.group_size else 0.0)
+        return bits + (8 - bits) * self.sensitive_share if self.quantized else 16.0
+
+    @property
     def one_size(self) -> bool:
         """Whether its format has no other group size, so that a smaller one cannot be used where a width needs it."""
         return self.number == "float" or self.scheme == "W4AFP8"
@@ -67,6 +76,11 @@ class Variant:
     def of_integers(self) -> bool:
         """Whether all its weights are integers; a recipe of the user's own may have floats of 8 or 4 bits."""
         return self.number == "int" and not self.recipe
+
+    @property
+    def even(self) -> "Variant":
+        """The row in which no layer has more bits than another: its errors say which layers of this one get 8."""
+        return variant_named(self.name.replace(MIXED, ""))
 
     @property
     def stored(self) -> "Variant":
@@ -82,14 +96,18 @@ class Variant:
 
 BASELINE = "bf16"
 AUTO_ROUND = "AutoRound"
+MIXED, MIXED_SCHEME = "-mixed", "W4A16 + W8A8"
+BLACKWELL = (10, 0)
+"""The compute capability from which vLLM multiplies no INT8: its documentation of W8A8, and vllm-project/vllm#54311."""
 
 VARIANTS = {
     row.name: row
     for row in (
         Variant(BASELINE, scheme="BF16", algorithm="", quantized=False),
-        Variant("int8", scheme="W8A8", bits=8, default=True),
+        Variant("int8", scheme="W8A8", bits=8, default=True, on_gpus_before=BLACKWELL),
         Variant("int4-g128", scheme="W4A16", bits=4, group_size=128, default=True),
         Variant("int4-g64", scheme="W4A16", bits=4, group_size=64, default=True),
+        Variant("int4-g128-mixed", MIXED_SCHEME, 4, 128, on_gpus_before=BLACKWELL, sensitive_share=0.2),
         Variant("int4-g32", scheme="W4A16", bits=4, group_size=32),
         Variant("int4-channel", scheme="W4A16", bits=4),
         Variant("int4-g128-asym", scheme="W4A16_ASYM", bits=4, group_size=128, symmetric=False),
@@ -102,7 +120,7 @@ VARIANTS = {
         Variant("int4-a8-channel-mse", "W4A8", 4, observer="mse", algorithm="RTN", on_gpus_since=None),
         Variant("int4-a8-g32", "W4A8", 4, 32, algorithm="RTN", on_gpus_since=None),
         Variant("int4-afp8-g128", "W4AFP8", 4, 128, on_cpus=False, on_gpus_since=(9, 0), on_gpus_before=(9, 1)),
-        Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant"),
+        Variant("int8-smooth", scheme="W8A8", bits=8, transform="SmoothQuant", on_gpus_before=BLACKWELL),
         Variant("int8-w8a16", scheme="W8A16", bits=8, on_cpus=False),
         Variant("fp8-dynamic", "FP8_DYNAMIC", 8, number="float", algorithm="RTN", on_cpus=False),
         Variant("fp8-block", "FP8_BLOCK", 8, number="float", algorithm="RTN", on_cpus=False, block_size=128),

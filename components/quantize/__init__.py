@@ -2,6 +2,7 @@
 
 quantization                    a variant from the store, or made
 recipe                          what llm-compressor applies for a variant
+sensitive                       which layers of a mixed variant get 8 bits
 loading                         a model as llm-compressor can quantize it
 compress                        the program that runs llm-compressor
 memory_needed                   the memory that llm-compressor needs, before it starts

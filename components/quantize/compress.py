@@ -1,7 +1,8 @@
 """Compress one model with llm-compressor: a separate program, so that running out of memory ends only this process.
 
     python -m quantgate.components.quantize.compress --model FOLDER --variant NAME \\
-        --calibration TEXTS.jsonl --samples N --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE]
+        --calibration TEXTS.jsonl --samples N --tokens N --out FOLDER --facts FILE [--slow-16-bits] [--recipe FILE] \\
+        [--errors FILE]
 
 It writes the compressed checkpoint and then the facts: a JSON file with the layout's description, the number of bits
 and the group size of each layer, the algorithm, what transformed weights before, and all linear layers. On one
@@ -28,7 +29,8 @@ from quantgate.components.models.recipe_file import own_rows
 from quantgate.components.models.tokenizer_files import copy_beside_weights
 from quantgate.components.models.variants import Variant, variant_named
 from quantgate.components.quantize.loading import load, stored_names
-from quantgate.components.quantize.recipe import own_recipe, recipe_for
+from quantgate.components.quantize.recipe import Recipe, mixed_recipe, own_recipe, recipe_for
+from quantgate.components.quantize.sensitive import most_sensitive, together
 from quantgate.components.quantize.tensors import check_stored
 
 
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--variant", required=True)
     parser.add_argument("--recipe", type=Path, help="YAML file of a recipe of the user's own, which is the variant's")
+    parser.add_argument("--errors", type=Path, help="JSON with the error of each layer in the row without 8 bits")
     parser.add_argument("--calibration", type=Path, required=True, help="JSON lines with `text` and `templated`")
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True, help="length to which a sample is cut")
@@ -62,7 +65,7 @@ def main() -> None:
     linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     stored_as = stored_names(model, linears)
     check_stored(options.model, [stored_as[name] for name in widths])
-    recipe = own_recipe(variant) if variant.recipe else recipe_for(variant, widths)
+    recipe = chosen_recipe(variant, model, stored_as, options.errors)
     oneshot(
         model=model,
         tokenizer=tokenizer,
@@ -96,10 +99,29 @@ def variant_of(name: str, recipe: Path | None) -> Variant:
     return variant_named(name, own)
 
 
+def chosen_recipe(variant: Variant, model: PreTrainedModel, stored_as: dict[str, str], errors: Path | None) -> Recipe:
+    """The variant's recipe; a mixed one needs the file with the errors of the layers, by the names in `stored_as`."""
+    if variant.recipe:
+        return own_recipe(variant)
+    widths = linear_widths(model)
+    if errors is None:
+        return recipe_for(variant, widths)
+    by_layer = json.loads(errors.read_text(encoding="utf-8"))
+    known = {name: by_layer[stored_as[name]] for name in widths}
+    weights = {name: layer.weight.numel() for name, layer in linear_layers(model).items()}
+    chosen = most_sensitive(together(widths), known, weights, variant.sensitive_share)
+    return mixed_recipe(variant, widths, sorted(chosen, key=lambda group: group.layers))
+
+
 def linear_widths(model: PreTrainedModel) -> dict[str, int]:
     """Name and input width of each linear layer that is quantized."""
+    return {name: layer.in_features for name, layer in linear_layers(model).items()}
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
+    """The linear layers that are quantized, by name."""
     return {
-        name: module.in_features
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and part_of(name) is None
     }

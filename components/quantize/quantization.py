@@ -74,7 +74,8 @@ def quantize(
         calibration_tokens=calibration.used_tokens,
     )
     try:
-        compressed = compress(variant, baseline, store, RunResults(str(results)), step, calibration)
+        errors = even_errors(variant, baseline, store, results, step, calibration) if variant.sensitive_share else ""
+        compressed = compress(variant, baseline, store, RunResults(str(results)), step, calibration, errors)
     except PrerequisiteError as error:
         return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
@@ -124,10 +125,40 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def even_errors(
+    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration
+) -> str:
+    """The error of each layer in the row without 8 bits, as JSON; that row is made if no run has made it.
+
+    Raises PrerequisiteError if it cannot be made.
+    """
+    even = quantize(variant.even, baseline, store, results, step, calibration)
+    if even.failure:
+        raise PrerequisiteError(f"{even.variant}, whose layers show which ones get 8 bits, failed: {even.failure}")
+    name = errors_name(variant.even, baseline, calibration)
+    if (errors := store.get_text(name)) is None:
+        raise PrerequisiteError(f"{store.uri(name)} is missing. Delete the JSON file beside it, and run it again.")
+    return errors
+
+
+def errors_name(variant: Variant, baseline: Model, calibration: Calibration) -> str:
+    """The file in the store with the relative error of each of the variant's layers."""
+    return f"recipes/{recipe_key(variant, baseline, calibration)}.errors.json"
+
+
 def compress(
-    variant: Variant, baseline: Model, store: Store, results: RunResults, step: Step, calibration: Calibration
+    variant: Variant,
+    baseline: Model,
+    store: Store,
+    results: RunResults,
+    step: Step,
+    calibration: Calibration,
+    even_errors: str = "",
 ) -> dict[str, Any]:
-    """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights."""
+    """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights.
+
+    A mixed variant needs `even_errors`, the JSON with the errors of the layers in the row without 8 bits.
+    """
     from quantgate.components.models.digest import digest_of, fetch_model, model_files, weights_size
     from quantgate.components.quantize.check import check_compressed, worst
     from quantgate.components.quantize.memory_needed import check_memory
@@ -145,6 +176,8 @@ def compress(
         check_memory(model, variant, calibration, in_float32=slow_16_bits(variant))
         if variant.recipe:
             recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
+        if even_errors:
+            errors_beside(facts_file).write_text(even_errors, encoding="utf-8")
         run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         written = Written.read(out, facts["linears"], facts["algorithm"]) if variant.recipe else None
@@ -153,6 +186,7 @@ def compress(
         errors = check_compressed(out, model, layers, transform=facts["transform"], own=bool(written))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
+        store.put_text(json.dumps(errors), errors_name(variant, baseline, calibration))
         return {
             "digest": digest,
             "uri": uri,
@@ -186,6 +220,11 @@ def recipe_beside(facts: Path) -> Path:
     return facts.with_name("recipe.yaml")
 
 
+def errors_beside(facts: Path) -> Path:
+    """The file with the errors of the layers in the row without 8 bits."""
+    return facts.with_name("errors.json")
+
+
 def compress_command(
     variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path
 ) -> list[str]:
@@ -202,6 +241,7 @@ def compress_command(
     command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
+    command += ["--errors", str(errors_beside(facts))] if variant.sensitive_share else []
     return [*command, "--slow-16-bits"] if slow_16_bits(variant) else command
 
 

@@ -1,5 +1,6 @@
 """llm-compressor's recipe for a variant, and the layout that each layer gets by it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from quantgate.components.models.layers import Layout, describe_layout, groups_f
 from quantgate.components.models.parts import IGNORED
 from quantgate.components.models.recipe_file import method_of, modifiers_of, transforms
 from quantgate.components.models.variants import Variant
+from quantgate.components.quantize.sensitive import Together, names_in, together
 
 SMOOTHING = 0.8
 """The strength that llm-compressor's own examples use for W8A8."""
@@ -58,6 +60,26 @@ def recipe_for(variant: Variant, widths: dict[str, int]) -> Recipe:
     schemes = {f"g{group.group_size}": scheme_for(variant, group.targets, group.group_size) for group in groups}
     modifiers = [*_transforms(variant), _rounding(variant, schemes)]
     return Recipe(modifiers, layouts(groups, widths, variant), layout, variant.method, variant.transform)
+
+
+def mixed_recipe(variant: Variant, widths: dict[str, int], sensitive: Collection[Together]) -> Recipe:
+    """The recipe in which these layers get 8 bits, and the others those of the row without them."""
+    chosen, even = names_in(sensitive), variant.even
+    rest = {name: width for name, width in widths.items() if name not in chosen}
+    groups = groups_for(rest, even)
+    sizes = {kind: group.group_size for group in groups for kind in group.kinds}
+    eight = variants.VARIANTS["int8"]
+    schemes = {"sensitive": scheme_for(eight, [group.target for group in sensitive], None)}
+    for size in dict.fromkeys(sizes.values()):
+        others = (group for group in together(rest) if sizes[group.layers[0].rsplit(".", 1)[-1]] == size)
+        schemes[f"g{size}"] = scheme_for(even, [group.target for group in others], size)
+    byte = Layout(eight.bits, None, packed=eight.packed)
+    layout = (
+        f"8 bits on {len(chosen)} of {len(widths)} layers, which change most in {even.name}; on the rest"
+        f" {describe_layout(groups, rest, variant.group_size or 0)}"
+    )
+    layers = {**layouts(groups, rest, even), **dict.fromkeys(chosen, byte)}
+    return Recipe([_rounding(variant, schemes)], layers, layout, variant.method, "")
 
 
 def _scales(variant: Variant) -> str:

@@ -16,9 +16,11 @@ from quantgate.components.storage.location import open_store
 def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     """Make the variant's weights, and write them to the file `weights`.
 
-    Skipped if an earlier run judged the model, or if the variant cannot be judged because its baseline has no scores.
+    Skipped if an earlier run judged the model, if the variant cannot be judged because its baseline has no scores, or
+    if a search needs no further variant.
     """
     from quantgate.components.evidence.reference import without_reference
+    from quantgate.components.evidence.search import needless
     from quantgate.components.quantize.quantization import given_weights
     from quantgate.components.quantize.quantization import quantize as quantize_model
 
@@ -26,7 +28,9 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
         reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
-        result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
+        untried = "" if reason else needless(variant, evaluation_plan)
+        reason = reason or untried
+        result = Weights(variant=variant, baseline_digest=model.digest, failure=reason, skipped=bool(untried))
         if not reason:
             store = open_store(evaluation_plan.store)
             row = variant_named(variant, own_rows(evaluation_plan.variant_recipe, evaluation_plan.variant))

@@ -6,6 +6,7 @@ A test suite is a variant, with one test for its verdict and one for each limit 
     reject, A/B test, inconclusive; any other    fails: the variant may not replace the baseline, or nothing shows
     outcome of a limit                           that it may
     not comparable, failed; a run that failed    is an error: there was nothing to judge
+    skipped: a search did not try it             has no test
 
 No test is skipped: CI services count a skipped test as good enough.
 """
@@ -18,6 +19,7 @@ from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
 
 PASSING = ("ship", "monitor")
 WITHOUT_JUDGEMENT = ("not_comparable", "failed")
+UNTESTED = ("reference", "skipped")
 ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot contain, not even escaped."""
 
@@ -26,7 +28,7 @@ def junit(decision: Decision) -> str:
     """The file's text; the baseline has a suite only if it failed, because nothing judges it."""
     root = ElementTree.Element("testsuites", name="quantgate")
     for row in decision.verdicts:
-        if row.verdict == "reference":
+        if row.verdict in UNTESTED:
             continue
         suite = ElementTree.SubElement(root, "testsuite", name=legal(row.variant))
         _verdict_case(suite, row, decision)

@@ -74,6 +74,8 @@ def without_speed(decision: Decision) -> tuple[str, ...]:
     sentences = []
     for verdict in decision.verdicts if tests else ():
         test, failed = tests.get(verdict.variant), verdict.verdict == "failed"
+        if verdict.verdict == "skipped":
+            continue
         if test is None:
             reason = "it failed before." if failed else "its evaluation ended after the first few questions."
             sentences.append(f"{verdict.variant} was not load-tested: {reason}")

@@ -58,6 +58,7 @@ MARKS = {
             "No answer: no variant is comparable with {baseline}, so none may replace it for {use_case}.",
         ),
         Mark("failed", "failed", "!", "#CC79A7", "No: every variant failed, so nothing may replace {baseline}."),
+        Mark("skipped", "not tried", "–", "#D8D8D8", "Nothing to decide: no variant was tried."),
     )
 }
 """The reference first, then from the best verdict to the worst: the headline shows the best verdict of the variants."""

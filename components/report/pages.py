@@ -9,6 +9,7 @@ from markupsafe import Markup
 from quantgate.components.report import formats
 from quantgate.components.report.answer_lengths import answer_lengths
 from quantgate.components.report.forest import forest_plot
+from quantgate.components.report.front import FRONT_HEADINGS, FRONT_LEGEND, front_plot, front_texts
 from quantgate.components.report.load_plot import load_plot
 from quantgate.components.report.load_table import HEADINGS, LEGEND, load_rows, without_speed
 from quantgate.components.report.matrix import headline, matrix, tasks_of
@@ -54,6 +55,7 @@ def plots(decision: Decision) -> dict[str, str]:
                 drop_plot(rows, stated_limits(decision.limits)),
                 forest_plot(decision),
                 load_plot(decision),
+                front_plot(decision),
             ),
             strict=True,
         )
@@ -117,6 +119,10 @@ def _facts(decision: Decision) -> dict[str, object]:
         "load_legend": LEGEND,
         "without_speed": without_speed(decision),
         "load_plot": load_plot(decision),
+        "front": front_texts(decision),
+        "front_headings": FRONT_HEADINGS,
+        "front_legend": FRONT_LEGEND,
+        "front_plot": front_plot(decision),
         "size_plot": size_plot(rows),
         "forest_plot": forest_plot(decision),
         "drop_plot": drop_plot(rows, stated_limits(decision.limits)),

@@ -25,6 +25,7 @@ from quantgate.components.report.formats import (
     subject_text,
     unit_of,
 )
+from quantgate.components.report.front import FRONT_HEADINGS, front_texts
 from quantgate.components.report.load_table import HEADINGS, load_rows, without_speed
 from quantgate.components.report.matrix import Cell, Row, headline, matrix, tasks_of
 from quantgate.components.report.stated_limits import AVERAGE, bounds
@@ -61,6 +62,7 @@ def terminal_matrix(decision: Decision) -> RenderableType:
             )
         tables.append(last)
     tables += _speed(decision)
+    tables += _front(decision)
     notes = _notes_below(decision, rows)
     tables[-1].caption, tables[-1].caption_style, tables[-1].caption_justify = notes, "not italic", "left"
     return Group(*tables) if len(tables) > 1 else table
@@ -76,6 +78,19 @@ def _speed(decision: Decision) -> list[Table]:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(Text(row.variant), *row.texts)
+    return [table]
+
+
+def _front(decision: Decision) -> list[Table]:
+    """The table of a search, if there was one; why it went on is in the next steps and in the report."""
+    rows = front_texts(decision)
+    if not rows:
+        return []
+    table = _plain(Text("Search, the smallest first", style="bold"), "Variant")
+    for heading in FRONT_HEADINGS:
+        table.add_column(heading, justify="right")
+    for row, texts in rows:
+        table.add_row(Text(row.variant), *map(Text, texts))
     return [table]
 
 

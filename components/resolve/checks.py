@@ -10,6 +10,7 @@ from quantgate.components.benchmarks.selection import EMBEDDED, HUB, are_kept, k
 from quantgate.components.benchmarks.suite_file import split_suite
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.recipe_file import all_variants
+from quantgate.components.models.rungs import AUTO, expanded
 from quantgate.components.policies.policy import UseCase, check_use_case, chosen
 from quantgate.components.resolve.calibration_texts import check_calibration
 from quantgate.components.run.attempts import Attempt
@@ -126,8 +127,11 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     """The plan with the baseline, its limits and the source of its rows; raises PrerequisiteError if it is invalid."""
     from quantgate.components.models.sources import check_source
 
-    variants = all_variants(plan)
-    plan = with_suite(plan.model_copy(update={"variants": variants}))
+    if AUTO in plan.variants:
+        from quantgate.components.servers.accelerator import accelerator_there
+
+        plan = plan.model_copy(update={"variants": expanded(plan.variants, accelerator_there())})
+    plan = with_suite(plan.model_copy(update={"variants": all_variants(plan)}))
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)

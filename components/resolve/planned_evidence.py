@@ -5,6 +5,7 @@ from quantgate.components.benchmarks.suites import GUESSED, SuiteTask
 from quantgate.components.evidence.assumed_answers import SCORE, PlannedTask
 from quantgate.components.evidence.forecast import forecast
 from quantgate.components.evidence.prospects import Prospect
+from quantgate.components.models.rungs import AUTO, LADDERS
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.policies.policy import chosen
 from quantgate.components.run.artifacts import PERPLEXITIES
@@ -24,7 +25,8 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = F
     if not scored or not all(task.full for task in scored):
         return None
     tasks = tuple(_planned(task, score) for task in scored)
-    variants = sum(name != BASELINE for name in plan.variants)
+    longest = max(len(row.variants) for row in LADDERS)  # `auto` stands for so many at most
+    variants = sum(longest if name == AUTO else name != BASELINE for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
     return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt=attempt)
 

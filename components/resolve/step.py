@@ -6,6 +6,7 @@ The parameters are names, locations and paths of files. The other modules of thi
 from pathlib import Path
 
 from quantgate.components.models.digest import fetch_model
+from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.tokenizer_files import tokenizer_digest
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.models.window import model_window, own_window
@@ -53,6 +54,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
         checked = own_checkpoint.with_checkpoints(checked, folder, open_store(checked.store), cache_dir())
+        checked = checked.model_copy(update={"variants": all_variants(checked)})  # the sizes of all are known now
         encoder = Encoder.load(folder)
         checked, samples = calibration_texts.copy_calibration(checked, encoder.tokenizer, folder)
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)

@@ -8,7 +8,7 @@ A failed variant has the reason in `failure`: the later steps return early and t
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import UseCase
@@ -82,6 +82,9 @@ class Weights(Artifact):
     duration_s: float = 0.0
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""
+    # excluded if it is False: an earlier version has no such field
+    skipped: bool = Field(False, exclude_if=lambda skipped: not skipped)
+    """True when a search does not try the variant, for the reason in `failure`: that is no fault."""
     failure: str = ""
 
     @property
@@ -382,7 +385,7 @@ class Verdict(Artifact):
 
     variant: VariantName
     verdict: str
-    """reference, ship, monitor, ab_test, reject, inconclusive, not_comparable, failed."""
+    """reference, ship, monitor, ab_test, reject, inconclusive, not_comparable, failed; skipped: see Weights."""
     sentence: str
     """The reason, for a release manager."""
     next_step: str

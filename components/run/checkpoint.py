@@ -15,3 +15,5 @@ class Checkpoint(Artifact):
     """E.g. `W4A16`."""
     method: str
     """Its configuration's quant_method, e.g. `awq`."""
+    stored_bits: float = 0.0
+    """Of a quantized weight, see `Variant.stored_bits`."""

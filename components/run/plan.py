@@ -21,7 +21,8 @@ class EvaluationPlan(Artifact):
     """
 
     variants: tuple[str, ...] = Field(
-        description="Comma-separated variants, of {variants}. The baseline {baseline} is always included."
+        description="Comma-separated variants, of {variants}; or auto: those that the GPU or CPU serves well. The"
+        " baseline {baseline} is always included [{default}; with --search auto]."
     )
     """The baseline first."""
     variant: tuple[str, ...] = Field(
@@ -42,6 +43,11 @@ class EvaluationPlan(Artifact):
         le=10,
         description="Make each quantized variant so many times, with other calibration texts and seeds: as int8,"
         " int8.seed1, int8.seed2.",
+    )
+    search: bool = Field(
+        False,
+        description="Try the variants from the smallest up, and leave out those above the first that the policy lets"
+        " be promoted.",
     )
     suite: str = Field("demo", description="The benchmarks, one suite or several: {suites}, or a YAML file of tasks.")
     """Names, and the texts of files; components/benchmarks/suite_file.py joins them."""

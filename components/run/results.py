@@ -2,7 +2,8 @@
 
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, server.key (only while it runs), flips.json,
-                        tiny.json and full.json with their records, speed.json (with `--speed`)
+                        tiny.json and full.json with their records, speed.json (with `--speed`),
+                        verdict.json (with `--search`)
 given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters,
                         calibration texts
 judged/                 the decision of the earlier run that judged this model
@@ -26,7 +27,7 @@ A = TypeVar("A", bound=Artifact)
 
 TINY, FULL, AGAIN = "tiny", "full", "again"
 """The stages whose records are stored; `again` is the baseline's second pass."""
-PLOTS = ("size.svg", "drops.svg", "limits.svg", "speed.svg")
+PLOTS = ("size.svg", "drops.svg", "limits.svg", "speed.svg", "front.svg")
 
 
 def run_location(results: str, run_id: str) -> str:
@@ -129,6 +130,11 @@ class VariantResults:
     def load_test(self) -> ResultFile:
         """The LoadTest of the variant's server."""
         return self._file("speed.json")
+
+    @property
+    def verdict(self) -> ResultFile:
+        """The Verdict with which a search goes on or ends."""
+        return self._file("verdict.json")
 
     def scores(self, stage: str) -> ResultFile:
         """The Scores of the stage."""

@@ -6,6 +6,7 @@ kserve, objects, vllm_pod       a server on a cluster; `vllm_pod` and `objects.a
 vllm_options                    vLLM's images, and its options on a CPU, for all of these
 reported                        what a started server reports about itself
 cluster_settings                its settings, QUANTGATE_SERVING_*
+accelerator                     what it runs on, here or on the cluster's nodes
 before_start, first_cause       what is known to end a server; why one ended
 why_not_ready, replaced_pod     the same on a cluster; a pod that Kubernetes replaces
 bench_serve                     vLLM's load test

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantgate.components.evidence.pareto import FrontRow, front
 from quantgate.components.evidence.spending import describe_attempt
 from quantgate.components.models.variants import known_variant
 from quantgate.components.policies.policy import Average, text_of
@@ -121,6 +122,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
     scores_of = {scores.variant: scores for scores in decision.scores}
     screens = {scores.variant: scores for scores in decision.screens}
     loads = {test.variant: test for test in decision.load_tests}
+    fronts = {row.variant: row for row in front(decision)}
     tasks = list(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
     baseline_bytes = next((verdict.size_bytes for verdict in decision.verdicts if verdict.verdict == "reference"), 0)
     rows = []
@@ -140,7 +142,9 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
                 name=verdict.variant,
                 params=_params(decision, verdict, weights, scores),
                 metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
-                tags=_tags(verdict, weights, scores, run.run_id) | _speed_tags(loads.get(verdict.variant)),
+                tags=_tags(verdict, weights, scores, run.run_id)
+                | _speed_tags(loads.get(verdict.variant))
+                | _front_tags(fronts.get(verdict.variant)),
                 texts=_texts(verdict, weights, scores),
                 files=(*_records(scores), *files.variants.get(verdict.variant, ())),
                 tables={FLIPS: flips} if (flips := files.flips.get(verdict.variant)) else {},
@@ -234,6 +238,7 @@ def _plan_params(decision: Decision) -> dict[str, str]:
         "stop_early": str(plan.stop_early).lower(),
         "noise_floor": str(plan.noise_floor).lower(),
         "speed": plan.speed,
+        "search": str(plan.search).lower(),
     }
 
 
@@ -327,6 +332,13 @@ def _speed_metrics(test: LoadTest | None, baseline: LoadTest | None) -> dict[str
 def _speed_tags(test: LoadTest | None) -> dict[str, str]:
     """Why the load test failed; nothing without a load test."""
     return {"speed_failure": test.failure or _NOTHING} if test else {}
+
+
+def _front_tags(row: FrontRow | None) -> dict[str, str]:
+    """The place in a search: on the Pareto front, or which variant is better; nothing without a search."""
+    if row is None:
+        return {}
+    return {"pareto_front": (f"behind {row.better}" if row.better else "yes") if row.is_placed else _NOTHING}
 
 
 def _cost_metrics(

@@ -15,7 +15,7 @@ from quantgate.pipelines.terminal_output import VisibleConsole, print_text
 
 OPTIONS = (
     *("variants", "suite", "use_case", "policy", "custom", "trust_tasks", "limit"),
-    *("samples", "temperature", "stop_early"),
+    *("samples", "temperature", "stop_early", "search"),
 )
 """The options of a run that change what it can show."""
 

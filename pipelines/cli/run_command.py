@@ -7,10 +7,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from quantgate.components.models.rungs import by_default
 from quantgate.components.resolve import checks
+from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.progress import FAILED, Event
 from quantgate.components.run.results import RunResults
+from quantgate.components.servers.accelerator import accelerator_there
 from quantgate.components.servers.before_start import check_kernels
 from quantgate.pipelines import local, options, watch
 from quantgate.pipelines.cli import mlflow_commands, setup_command
@@ -47,7 +50,8 @@ def run(
         decision = run_pipeline(values, files, out.absolute(), quiet)
         files.write(decision)
     if exit_by_verdict:
-        raise typer.Exit(exit_of(row.verdict for row in decision.verdicts[1:]))
+        search = bool(decision.plan and decision.plan.search)
+        raise typer.Exit(exit_of((row.verdict for row in decision.verdicts[1:]), search=search))
 
 
 def run_pipeline(values: dict[str, Any], files: VerdictFiles, folder: Path, quiet: bool) -> Decision:
@@ -68,6 +72,8 @@ def run_pipeline(values: dict[str, Any], files: VerdictFiles, folder: Path, quie
         "fail_run_on": "",
     }
     model, tracking_uri = values["model"], values["tracking_uri"]
+    if values["variants"] is None and not values["search"] and machine.compute_capability():
+        values = values | {"variants": ",".join(by_default(accelerator_there()))}
     plan = checks.check(model, options.plan_of(values | locations))
     arguments = options.pipeline_arguments(model, plan, values["promote"])
     local.check_texts(arguments)

@@ -66,7 +66,8 @@ def wait(kubeflow: "Kubeflow", run_id: str, parameters: dict[str, Any], poll_s: 
     finally:
         for text in events.to_do:
             print_text(text)
-    raise typer.Exit(exit_of(verdict for _, verdict, _ in verdicts))
+    search = bool(parameters.get("settings", {}).get("search"))
+    raise typer.Exit(exit_of((verdict for _, verdict, _ in verdicts), search=search))
 
 
 def failure(events: "RunEvents", failed_steps: str) -> str:

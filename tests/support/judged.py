@@ -1,6 +1,6 @@
 """Weights and scores for the gate's tests, and a decision on them."""
 
-from quantgate.components.gate.decision import decide
+from quantgate.components.evidence.decision import decide
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from quantgate.components.gate.decision import decide
+from quantgate.components.evidence.decision import decide
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
 

@@ -7,14 +7,16 @@ from quantgate.components.evidence.answers import Answers
 from quantgate.components.evidence.candidate import Candidate, candidate, first_difference
 from quantgate.components.evidence.case import unmeasurable
 from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.evidence.point import judge
 from quantgate.components.evidence.reference import not_judged
-from quantgate.components.gate.point import judge
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run.artifacts import Decision, Model, Scores, Verdict, Weights
 from quantgate.components.run.attempts import Attempt
 
 ByTask = Mapping[str, Answers]
+SKIPPED = "skipped"
+"""The verdict on a variant that a search did not try."""
 
 
 def decide(
@@ -63,25 +65,37 @@ def decide_candidates(
     model: Model, suite: str, use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None = None
 ) -> Decision:
     """The decision matrix for these candidates; the first candidate is the baseline."""
-    baseline, *variants = candidates
-    verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}
-    judged = [variant for variant in variants if variant.name not in verdicts]
-    paired = [variant for variant in judged if variant.answers and baseline.answers]
-    for row in judging.judge_all(use_case, baseline, paired, attempt):
-        verdicts[row.variant] = row
-    for variant in judged:
-        if variant not in paired:
-            verdicts[variant.name] = judge(use_case, baseline, variant)
+    verdicts, paired = verdicts_of(use_case, candidates, attempt)
     return Decision(
         model=model,
         suite=suite,
         limits=use_case,
-        verdicts=(_reference(use_case, baseline), *(verdicts[variant.name] for variant in variants)),
+        verdicts=verdicts,
         weights=tuple(row.weights for row in candidates),
         scores=tuple(row.scores for row in candidates),
         comparisons=judging.compare(use_case, paired),
         attempt=attempt if paired else None,
     )
+
+
+def verdicts_of(
+    use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None
+) -> tuple[tuple[Verdict, ...], list[Candidate]]:
+    """The verdicts on these candidates, the first of which is the baseline; and those with paired answers.
+
+    A variant that a search did not try keeps its share of the error.
+    """
+    baseline, *variants = candidates
+    verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}
+    judged = [variant for variant in variants if variant.name not in verdicts]
+    paired = [variant for variant in judged if variant.answers and baseline.answers]
+    untried = sum(variant.weights.skipped for variant in variants)
+    for row in judging.judge_all(use_case, baseline, paired, attempt, untried):
+        verdicts[row.variant] = row
+    for variant in judged:
+        if variant not in paired:
+            verdicts[variant.name] = judge(use_case, baseline, variant)
+    return (_reference(use_case, baseline), *(verdicts[variant.name] for variant in variants)), paired
 
 
 def _reference(use_case: UseCase, baseline: Candidate) -> Verdict:
@@ -96,7 +110,7 @@ def _reference(use_case: UseCase, baseline: Candidate) -> Verdict:
 def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict | None:
     """The verdict on a variant that cannot be judged by its numbers; None if it can."""
     if variant.failure:
-        return _without_drops(variant, "failed", variant.failure)
+        return _without_drops(variant, SKIPPED if variant.weights.skipped else "failed", variant.failure)
     if baseline.failure:
         return _without_drops(variant, "failed", not_judged(baseline.failure))
     if difference := first_difference(baseline, variant):
