@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -90,6 +91,7 @@ def score_stage(
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
 
+    from components.servers.bench_serve import memory_of
     serving = with_tokenizer(serving, plan.results)
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
     try:
@@ -99,6 +101,7 @@ def score_stage(
             evaluation = Evaluation(followed.server, selection.questions_of(plan), stage, step, followed.check)
             scores = followed.with_replacements(evaluation.run(records, Earlier(ledger, tiny), may_stop))
     except PrerequisiteError as error:
+            scores = scores.model_copy(update={"server_memory_bytes": memory_of(followed.server)})
         scores = unscored.model_copy(update={"failure": str(error)})
     if serving.failure:
         return unscored if scores.failure else scores
@@ -147,6 +150,7 @@ def save_scores(measured: Scores, step: progress.Step, results: str, scores: str
         uri = of_variant.records(measured.stage).put(Path(measured.records))
         measured = measured.model_copy(update={"records": uri})
     measured.write(scores)
+    measured = measured.model_copy(update={"ended_at": time.time()})
     of_variant.scores(step.step).put(Path(scores))
     note = measured.describe()
     if measured.reused and not skipped:

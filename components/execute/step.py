@@ -1,6 +1,7 @@
 """The step execute: run the programs that a variant wrote, and score them."""
 
 import tempfile
+import time
 from pathlib import Path
 
 from components.benchmarks import selection
@@ -35,6 +36,7 @@ def execute(full: str, plan: str, scores: str) -> None:
                 break
             variant_results.records(name).put(file)
             answered = executed if name == answered.stage else answered
+        answered = answered.model_copy(update={"ended_at": time.time()})
         answered.write(scores)
         variant_results.scores(answered.stage).put(Path(scores))
         step.end(failure=answered.failure, note=answered.describe())

@@ -1,6 +1,7 @@
 """The step quantize: make a variant's weights."""
 
 import tempfile
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     from components.quantize.quantization import quantize as quantize_model
 
     model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
-    results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in
+    results, earlier_run, started_at = evaluation_plan.results, evaluation_plan.judged_in, time.time()
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
         reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
@@ -40,6 +41,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
                 else quantize_model(row, model, store, Path(folder), step, calibration)
             )
         result.write(weights)
+        result = result.model_copy(update={"started_at": started_at})
         RunResults(results).weights(variant).put(Path(weights))
         shared = result.source or (result.kv_cache_dtype and "shares the weights of its row")
         note = shared or ("reused from an earlier run" if result.reused else result.layout)

@@ -3,6 +3,7 @@
 The parameters are names, locations and paths of files. The other modules of this folder do the work, without kfp.
 """
 
+import time
 from pathlib import Path
 
 from components.models.digest import fetch_model
@@ -42,6 +43,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
     from components.models import own_checkpoint, sources
 
     with progress.step(requested.results, "resolve") as step:
+        requested = requested.model_copy(update={"started_at": time.time()})
         check_rights(requested)
         checked = check(model, requested)
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())

@@ -80,6 +80,12 @@ class Weights(Artifact):
     calibration_tokens: int = 0
     """The number of tokens of all samples, each cut."""
     duration_s: float = 0.0
+    peak_memory_bytes: int = 0
+    """Most resident memory of llm-compressor's process; 0 when unknown."""
+    peak_gpu_memory_bytes: int = 0
+    """Most memory that llm-compressor reserved on all GPUs together; 0 without a GPU."""
+    started_at: float = 0.0
+    """Unix time in seconds at which this run's step quantize began; 0 in artifacts of an earlier version."""
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""
     failure: str = ""
@@ -242,6 +248,10 @@ class Scores(Artifact):
     scored_in: str = ""
     """The MLflow run that the scores come from; empty when this run measured them."""
     duration_s: float = 0.0
+    ended_at: float = 0.0
+    """Unix time in seconds at which this run had the scores; 0 in artifacts of an earlier version."""
+    server_memory_bytes: int = 0
+    """Resident memory of the server's processes at the end of the stage; 0 on a GPU, on a cluster, or when unknown."""
     tokens_per_s: float = 0.0
     """Tokens of prompts and answers per second, from the server's counters; 0 without counters or without requests."""
     requests: int = 0

@@ -14,8 +14,11 @@ from components.evidence.spending import describe_attempt
 from components.models.variants import known_variant
 from components.policies.policy import Average, text_of
 from components.run.artifacts import Decision, Scores, Verdict, Weights
-from components.run.load_results import LoadTest, speed_ratios
+from components.run.load_results import LoadTest
 from components.storage.artifact import Artifact
+from components.track.cost_metrics import cost_metrics, speed_metrics, system_metrics
+from components.track.logged_models import ExternalModel, external_model
+from components.track.work_times import WorkTimes, variant_times
 from components.tracking.facts import RunFacts, RunFiles
 from components.tracking.tags import (
     DECISION,
@@ -63,6 +66,9 @@ class RunRow:
     datasets: tuple[DataSet, ...]
     status: str
     """MLflow's FINISHED or FAILED."""
+    times: WorkTimes
+    model: ExternalModel | None = None
+    """None on the pipeline run's own row, and for a variant without weights."""
 
     @property
     def variant(self) -> str:
@@ -112,6 +118,7 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
         tables={"decision_matrix.json": _matrix(decision)},
         datasets=tuple(dict.fromkeys(dataset for scores in decision.scores for dataset in _datasets(scores))),
         status="FINISHED",
+        times=WorkTimes(run.started_at, run.decided_at),
     )
 
 
@@ -129,16 +136,18 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
         # MLflow's pages keep this order: the metrics that decide come first.
         metrics = {
             **_mean_metrics(verdict, scores, decision.limits.average),
-            **_cost_metrics(verdict, weights, scores, baseline_bytes),
+            **cost_metrics(verdict, weights, scores, baseline_bytes),
             **_evidence_metrics(verdict),
             **_task_metrics(verdict, scores, tasks),
             **_screen_metrics(screens.get(verdict.variant)),
-            **_speed_metrics(loads.get(verdict.variant), loads.get(decision.verdicts[0].variant)),
+            **speed_metrics(loads.get(verdict.variant), loads.get(decision.verdicts[0].variant)),
+            **system_metrics(weights, scores),
         }
+        params = _params(decision, verdict, weights, scores)
         rows.append(
             RunRow(
                 name=verdict.variant,
-                params=_params(decision, verdict, weights, scores),
+                params=params,
                 metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
                 tags=_tags(verdict, weights, scores, run.run_id) | _speed_tags(loads.get(verdict.variant)),
                 texts=_texts(verdict, weights, scores),
@@ -146,6 +155,8 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
                 tables={FLIPS: flips} if (flips := files.flips.get(verdict.variant)) else {},
                 datasets=_datasets(scores) if scores else (),
                 status="FAILED" if verdict.verdict == "failed" else "FINISHED",
+                times=variant_times(weights, scores, loads.get(verdict.variant)),
+                model=external_model(weights, verdict, run.run_id, params),
             )
         )
     return rows
@@ -309,42 +320,9 @@ def _screen_metrics(screen: Scores | None) -> dict[str, float]:
     }
 
 
-def _speed_metrics(test: LoadTest | None, baseline: LoadTest | None) -> dict[str, float]:
-    """The load test, such as `speed/16/output_tokens_per_s` with 16 requests at a time, with the ratios."""
-    if test is None or test.failure:
-        return {}
-    metrics: dict[str, float] = {}
-    for level in test.levels:
-        numbers = level.model_dump(exclude={"concurrency"})
-        metrics |= {f"speed/{level.concurrency}/{name}": number for name, number in numbers.items()}
-    for ratio in speed_ratios(baseline, test):
-        metrics[f"speed/{ratio.concurrency}/speedup"] = ratio.speedup
-        metrics[f"speed/{ratio.concurrency}/first_token_ratio"] = ratio.first_token
-        metrics[f"speed/{ratio.concurrency}/between_tokens_ratio"] = ratio.between_tokens
-    return metrics | ({"speed/memory_bytes": test.memory_bytes} if test.memory_bytes else {})
-
-
 def _speed_tags(test: LoadTest | None) -> dict[str, str]:
     """Why the load test failed; nothing without a load test."""
     return {"speed_failure": test.failure or _NOTHING} if test else {}
-
-
-def _cost_metrics(
-    verdict: Verdict, weights: Weights | None, scores: Scores | None, baseline_bytes: int
-) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    if verdict.size_bytes:
-        metrics["size_bytes"] = verdict.size_bytes
-        if baseline_bytes:
-            metrics["size_ratio"] = verdict.size_bytes / baseline_bytes
-    if weights and not weights.failure:
-        metrics["quantize_s"] = weights.duration_s
-    if scores and not scores.failure and not scores.scored_in:
-        metrics["evaluate_s"] = scores.duration_s
-        metrics["server_replaced"] = scores.replaced
-        if scores.tokens_per_s:
-            metrics["tokens_per_s"] = scores.tokens_per_s
-    return metrics
 
 
 def _texts(verdict: Verdict, weights: Weights | None, scores: Scores | None) -> dict[str, str]:

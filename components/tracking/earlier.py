@@ -163,12 +163,13 @@ def trusted_runs(
 ) -> "Iterator[tuple[Experiment, Run]]":
     """The experiment of that name and each of its finished runs that the filter matches, the newest first.
 
+    The newest is the one that was judged last, which is when it ended: a long run may have begun before an older one.
     With an account, only the runs that this account signed: nothing of another run is downloaded.
     """
     experiment = client.get_experiment_by_name(name) if name else None
     if not experiment:
         return
-    finished, order = f"{matching} and attributes.status = 'FINISHED'", ["attributes.start_time DESC"]
+    finished, order = f"{matching} and attributes.status = 'FINISHED'", ["attributes.end_time DESC"]
     signed_only, token = has_account(tracking_uri), None
     while True:
         page = client.search_runs(

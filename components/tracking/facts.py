@@ -36,7 +36,9 @@ class RunFacts(Artifact):
     name: str
     """What MLflow shows in its list of runs."""
     started_at: float = 0.0
-    """Unix time in seconds; 0: the moment of recording."""
+    """Unix time in seconds at which the run began; 0: the moment of recording."""
+    judged_at: float = 0.0
+    """Unix time in seconds at which the run was recorded; 0 in facts of an earlier version."""
     commit: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, str] = Field(default_factory=dict)
@@ -45,6 +47,11 @@ class RunFacts(Artifact):
     """Further parameters of the run, e.g. the serving engine."""
     judged_by: str = ""
     """The hash by which a later run finds this run's verdict, see earlier.py; empty: a later run does not find it."""
+
+    @property
+    def decided_at(self) -> float:
+        """The time that orders verdicts; facts of an earlier version have it as `started_at`."""
+        return self.judged_at or self.started_at
 
 
 @dataclass(frozen=True)
