@@ -3,6 +3,7 @@
 candidate, answers    the scores and answers of one variant, and whether two variants are comparable
 saved_answers         the same, read from a run's results
 reference             whether the baseline has the scores without which no variant can be judged
+published_check       whether the baseline scores what others have published for it
 judging               the verdicts on variants whose answers are paired with the baseline's: the rule is `_judge`
   margin, flips       the statistics
   clusters, gamma_tail

@@ -7,6 +7,7 @@ from components.evidence.answers import Answers
 from components.evidence.candidate import Candidate, candidate, first_difference
 from components.evidence.case import unmeasurable
 from components.evidence.next_steps import next_step
+from components.evidence.published_check import APART, NEXT_STEP, comparisons, describe, not_as_published
 from components.evidence.reference import not_judged
 from components.gate.point import judge
 from components.models.variants import BASELINE
@@ -76,7 +77,8 @@ def decide_candidates(
         model=model,
         suite=suite,
         limits=use_case,
-        verdicts=(_reference(use_case, baseline), *(verdicts[variant.name] for variant in variants)),
+        published=comparisons(use_case, baseline.scores, model.source),
+        verdicts=(_reference(use_case, baseline, model.source), *(verdicts[variant.name] for variant in variants)),
         weights=tuple(row.weights for row in candidates),
         scores=tuple(row.scores for row in candidates),
         comparisons=judging.compare(use_case, paired),
@@ -84,17 +86,22 @@ def decide_candidates(
     )
 
 
-def _reference(use_case: UseCase, baseline: Candidate) -> Verdict:
+def _reference(use_case: UseCase, baseline: Candidate, source: str) -> Verdict:
     if baseline.failure:
         return _without_drops(baseline, "failed", baseline.failure)
     sentence = "The reference that every drop is relative to"
     if measured := baseline.averaged:
         sentence += f": {use_case.average.of(measured):.3f} on average over {', '.join(measured)}"
-    return _without_drops(baseline, "reference", f"{sentence}.")
+    apart = [describe(row) for row in comparisons(use_case, baseline.scores, source) if row.outcome == APART]
+    warning = f" Not as published: {'; '.join(apart)}." if apart else ""
+    return _without_drops(baseline, "reference", f"{sentence}.{warning}")
 
 
 def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict | None:
     """The verdict on a variant that cannot be judged by its numbers; None if it can."""
+    apart = not_as_published(use_case, baseline.scores)
+    if apart and variant.failure in ("", apart):
+        return _without_drops(variant, "not_comparable", apart, NEXT_STEP)
     if variant.failure:
         return _without_drops(variant, "failed", variant.failure)
     if baseline.failure:

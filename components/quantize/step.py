@@ -26,7 +26,8 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
     results, earlier_run, started_at = evaluation_plan.results, evaluation_plan.judged_in, time.time()
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
-        reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
+        reason = f"Judged before in {earlier_run}." if earlier_run else ""
+        reason = reason or without_reference(variant, results, evaluation_plan.limits)
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason)
         if not reason:
             store = open_store(evaluation_plan.store)
@@ -40,8 +41,8 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
                 if kept
                 else quantize_model(row, model, store, Path(folder), step, calibration)
             )
-        result.write(weights)
         result = result.model_copy(update={"started_at": started_at})
+        result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
         shared = result.source or (result.kv_cache_dtype and "shares the weights of its row")
         note = shared or ("reused from an earlier run" if result.reused else result.layout)

@@ -8,6 +8,7 @@ matrix, formats                 the decision matrix; numbers as text
 pages, terminal                 HTML and Markdown; the terminal
 story, screen, answer_lengths   the parts beside the matrix
 load_table, load_plot           the load tests
+published_table                 the baseline beside published scores
 plots, forest, figures, svg     the plots, for the page and for notebooks
 stated_limits                   the limits that the plots draw
 prospect_table                  what a run can show, as a table

@@ -27,6 +27,7 @@ from components.report.formats import (
 )
 from components.report.load_table import HEADINGS, load_rows, without_speed
 from components.report.matrix import Cell, Row, headline, matrix, tasks_of
+from components.report.published_table import published_notes
 from components.report.stated_limits import AVERAGE, bounds
 from components.run.artifacts import Decision
 
@@ -163,5 +164,5 @@ def _notes_below(decision: Decision, rows: tuple[Row, ...]) -> Text:
     notes = [f"{row.variant}: {row.next_step}" for row in rows if row.next_step]
     if decision.attempt:
         notes.append(f"{describe_attempt(decision.limits.confidence, decision.attempt)}.")
-    notes += without_speed(decision)
+    notes += [*without_speed(decision), *published_notes(decision)]
     return Text("\n".join([*notes, "Score ± standard error; a negative drop is better than the baseline."]))

@@ -426,6 +426,32 @@ class Comparison(Artifact):
     """Two-sided, with Holm's correction for all pairs of the run."""
 
 
+class PublishedComparison(Artifact):
+    """The baseline's score on one task beside a published one, both as shares."""
+
+    task: str
+    metric: str
+    shots: int
+    items: int
+    published: float
+    measured: float
+    lower: float
+    """95 % confidence interval of the score on all questions behind the published one."""
+    upper: float
+    tolerance: float
+    source: str
+    """Where it was published; may be empty."""
+    required: bool
+    """Whether the policy names the published score; otherwise a shipped row of a known model does."""
+    outcome: str
+    """agrees, apart, or unclear (over the tolerance, but the questions are too few to tell)."""
+
+    @property
+    def distance(self) -> float:
+        """Measured less published, in points of 1."""
+        return self.measured - self.published
+
+
 class Decision(Artifact):
     """The gate's result: the decision matrix and its evidence."""
 
@@ -448,6 +474,8 @@ class Decision(Artifact):
     """For each variant the lost questions whose probability changed most."""
     load_tests: tuple[LoadTest, ...] = ()
     """Of the servers that were load-tested, in the order of the verdicts; empty without the option `speed`."""
+    published: tuple[PublishedComparison, ...] = ()
+    """The baseline's scores beside published ones, where there are any for the same task."""
     comparisons: tuple[Comparison, ...] = ()
     """Each pair of the variants that were judged by evidence, once."""
     judged_in: str = ""

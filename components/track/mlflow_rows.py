@@ -100,6 +100,8 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
     }
     if run.commit:
         tags["mlflow.source.git.commit"] = run.commit
+    if decision.published:
+        tags["published_scores"] = ", ".join(f"{row.task}: {row.outcome}" for row in decision.published)
     if run.judged_by:
         tags[JUDGED_BY] = run.judged_by
     texts = {DECISION: _json(decision)}
@@ -142,6 +144,7 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
             **_screen_metrics(screens.get(verdict.variant)),
             **speed_metrics(loads.get(verdict.variant), loads.get(decision.verdicts[0].variant)),
             **system_metrics(weights, scores),
+            **(_published_metrics(decision) if verdict == decision.verdicts[0] else {}),
         }
         params = _params(decision, verdict, weights, scores)
         rows.append(
@@ -307,6 +310,14 @@ def _task_metrics(verdict: Verdict, scores: Scores | None, tasks: Iterable[str])
             if lengths := by_task[task].lengths:
                 metrics |= {f"{task}.answer_tokens_median": lengths.median, f"{task}.answer_tokens_p95": lengths.p95}
                 metrics[f"{task}.cut"] = by_task[task].cut
+    return metrics
+
+
+def _published_metrics(decision: Decision) -> dict[str, float]:
+    """The published scores of the baseline, as shares, and how far its own are from them."""
+    metrics: dict[str, float] = {}
+    for row in decision.published:
+        metrics |= {f"{row.task}.published": row.published, f"{row.task}.published_distance": row.distance}
     return metrics
 
 
