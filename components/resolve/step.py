@@ -27,7 +27,7 @@ from components.run.plan import EvaluationPlan
 from components.run.results import RunResults
 from components.storage.cache import cache_dir
 from components.storage.location import open_store
-from components.tracking.experiments import check_experiment
+from components.tracking.experiments import check_experiment, recording_experiment
 from components.tracking.tags import experiment_name
 from components.tracking.uris import own_store
 
@@ -47,8 +47,10 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         check_rights(requested)
         checked = check(model, requested)
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        experiment = experiment_name(base_model.source, checked.decided_limits.name)
+        own = experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:
+            experiment = recording_experiment(checked.tracking_uri, own)
+        if checked.tracking_uri and experiment == own:
             check_experiment(checked.tracking_uri, experiment, base_model.source)
         checked = checked.model_copy(update={"experiment": experiment})
         folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)

@@ -2,6 +2,9 @@
 
 MLflow never changes a parameter and never deletes a metric. So an MLflow run that is written again is updated if its
 numbers still hold, completed if some are missing, and replaced if it contradicts the new decision.
+
+The run that Kubeflow's plugin has made for the pipeline run is taken up as the parent, but never replaced, renamed or
+ended: the plugin does that. If it contradicts the decision, after a retry in Kubeflow, the parent is a run below it.
 """
 
 import json
@@ -17,9 +20,17 @@ from components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
 from components.tracking.connect import connected
 from components.tracking.experiments import rights_on
 from components.tracking.facts import RunFacts, RunFiles, user_here
-from components.tracking.kubeflow_run import PARENT, kubeflow_run
+from components.tracking.kubeflow_run import PARENT
 from components.tracking.signature import signature
-from components.tracking.tags import EVIDENCE, RUN_ID_TAG, SIGNATURE, USER_TAG, VARIANT_TAG, experiment_name
+from components.tracking.tags import (
+    EVIDENCE,
+    RECORDED,
+    RUN_ID_TAG,
+    SIGNATURE,
+    USER_TAG,
+    VARIANT_TAG,
+    experiment_name,
+)
 from components.tracking.tracked_run import TrackedRun, run_location
 from components.tracking.uris import artifact_location, without_password
 
@@ -42,10 +53,15 @@ def track(decision: Decision, run: RunFacts, files: RunFiles, tracking_uri: str)
     name = experiment_name(decision.model.source, decision.use_case)
     parent, children = run_row(decision, run, files), variant_rows(decision, run, files)
     with connected(tracking_uri, "record the run") as client, rights_on(name):
-        experiment = _experiment(client, name, tracking_uri)
-        earlier = _earlier(client, experiment.experiment_id, run.run_id)
-        writer = _Writer(client, experiment.experiment_id, earlier)
-        parent_id = writer.open(parent, _pipeline_run(client, tracking_uri)).run_id
+        plugins = run.kubeflow.pipeline_run(client, tracking_uri, run.run_id) if run.kubeflow else None
+        taken = plugins if plugins and not _disagrees(plugins, parent) else None
+        if plugins and not taken:
+            _release(client, plugins, parent)
+        of_plugin = client.get_experiment(plugins.info.experiment_id) if plugins else None
+        experiment = of_plugin or _experiment(client, name, tracking_uri)
+        earlier = _earlier(client, experiment.experiment_id, run.run_id) | ({"": taken} if taken else {})
+        writer = _Writer(client, experiment.experiment_id, earlier, taken.info.run_id if taken else "")
+        parent_id = writer.open(parent, plugins.info.run_id if plugins and not taken else "").run_id
         written = {}
         for row in reversed(children):  # without times MLflow lists the one that was written last on top: the baseline
             written[row.variant] = writer.open(row, parent_id)
@@ -75,11 +91,11 @@ class _Writer:
     experiment_id: str
     earlier: "dict[str, Run]"
     """By variant; the pipeline run's own under the empty name."""
+    taken: str
+    """MLflow's id of the run of Kubeflow's plugin that is the parent; empty for a parent of our own."""
 
     def open(self, row: RunRow, parent_id: str = "") -> _Written:
         """Write the row's model, parameters, metrics and tags."""
-        from mlflow.entities import Metric, Param, RunTag
-
         tags = {name: value[:_LONGEST_TAG] for name, value in row.tags.items()}
         if user := user_here():
             tags[USER_TAG] = user
@@ -88,6 +104,10 @@ class _Writer:
         if row.tables:
             tags["mlflow.loggedArtifacts"] = json.dumps([{"path": name, "type": "table"} for name in row.tables])
         run = self.earlier.get(row.variant)
+        if run and run.info.run_id == self.taken:
+            if RECORDED in run.data.tags:
+                self.client.delete_tag(self.taken, RECORDED)
+            return self._write(run, row, tags)
         if run and _contradicts(run, row):
             delete_models(self.client, self.experiment_id, run.info.run_id)
             self.client.delete_run(run.info.run_id)
@@ -98,6 +118,11 @@ class _Writer:
             run = self.client.create_run(
                 self.experiment_id, start_time=row.times.start_ms, tags=tags, run_name=row.name
             )
+        return self._write(run, row, tags)
+
+    def _write(self, run: "Run", row: RunRow, tags: dict[str, str]) -> _Written:
+        from mlflow.entities import Metric, Param, RunTag
+
         run_id, model_id = str(run.info.run_id), ""
         if row.model:
             model_id = log_model(self.client, self.experiment_id, run_id, row.model)
@@ -128,18 +153,15 @@ class _Writer:
             self.client.log_text(run_id, json.dumps(table, allow_nan=False), name)
         for path in row.files:
             self.client.log_artifact(run_id, str(path))
-        self.client.set_terminated(run_id, status=row.status, end_time=row.times.end_ms)
+        if run_id == self.taken:
+            self.client.set_tag(run_id, RECORDED, "true")
+        else:
+            self.client.set_terminated(run_id, status=row.status, end_time=row.times.end_ms)
 
 
 def _finite(cell: Any) -> Any:
     """The cell; None for NaN and infinities, which JSON does not have: MLflow's page could not read the table."""
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell
-
-
-def _pipeline_run(client: "MlflowClient", tracking_uri: str) -> str:
-    """The run that Kubeflow's plugin made for this pipeline run in the same MLflow; empty if there is none."""
-    plugin = kubeflow_run()
-    return plugin.pipeline_run(client, tracking_uri) if plugin else ""
 
 
 def _input(dataset: DataSet) -> "DatasetInput":
@@ -156,6 +178,19 @@ def _contradicts(run: "Run", row: RunRow) -> bool:
     params = any(not row.params.get(key, "").startswith(value) for key, value in run.data.params.items())
     metrics = any(row.metrics.get(key) != value for key, value in run.data.metrics.items())
     return params or metrics
+
+
+def _disagrees(plugins: "Run", row: RunRow) -> bool:
+    """Whether the plugin's run has a parameter of the row with another value; other parameters are not ours."""
+    return any(
+        name in row.params and not row.params[name].startswith(value) for name, value in plugins.data.params.items()
+    )
+
+
+def _release(client: "MlflowClient", plugins: "Run", row: RunRow) -> None:
+    """Remove our tags from the plugin's run, so that it no longer counts as the run of a decision."""
+    for name in {*row.tags, SIGNATURE, RECORDED} & plugins.data.tags.keys():
+        client.delete_tag(plugins.info.run_id, name)
 
 
 def _earlier(client: "MlflowClient", experiment_id: str, run_id: str) -> "dict[str, Run]":

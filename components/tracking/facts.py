@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from components.storage.artifact import Artifact
+from components.tracking.kubeflow_run import KubeflowRun, kubeflow_run
 
 PACKAGES = (
     "quantgate",
@@ -45,6 +46,8 @@ class RunFacts(Artifact):
     """The machine that recorded it: cpu, gpu, and the container image if known."""
     settings: dict[str, str] = Field(default_factory=dict)
     """Further parameters of the run, e.g. the serving engine."""
+    kubeflow: KubeflowRun | None = None
+    """What Kubeflow's MLflow plugin said of the step that recorded the run; None without the plugin."""
     judged_by: str = ""
     """The hash by which a later run finds this run's verdict, see earlier.py; empty: a later run does not find it."""
 
@@ -82,7 +85,8 @@ def facts_here(run_id: str, name: str) -> RunFacts:
         except PackageNotFoundError:
             continue
     commit = git_commit(Path(__file__).parents[2])
-    return RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
+    facts = RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
+    return facts.model_copy(update={"kubeflow": kubeflow_run()})
 
 
 def machine_here() -> dict[str, str]:
