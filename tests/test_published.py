@@ -141,7 +141,7 @@ def test_the_gate_reports_every_variant_as_not_comparable_with_what_to_do() -> N
     assert [row.verdict for row in decision.verdicts] == ["reference", "not_comparable", "not_comparable", "failed"]
     assert decision.verdicts[1].sentence == decision.verdicts[2].sentence == reason
     assert decision.verdicts[1].next_step.startswith("Compare chat template, BOS token, shots")
-    assert "Not as published: the baseline scores 50.0 % on mmlu" in decision.verdicts[0].sentence
+    assert "Not as published: the baseline scores 50.0 % on mmlu (95 % interval" in decision.verdicts[0].sentence
     assert [(row.required, row.outcome) for row in decision.published] == [(True, APART)]
 
 
@@ -190,7 +190,11 @@ def test_report_terminal_and_mlflow_show_the_comparison(tmp_path: Path) -> None:
     row = ["mmlu, 5-shot, acc", "68.3 %", "50.0 %", "46.9 % to 53.1 %", "−18.3 points", "5.0 points", "✗ too far away"]
     assert Page(html.read_text()).tables["published"][1] == [*row, "its card"]
     assert f"| {' | '.join(row)} | its card |" in markdown.read_text()
-    assert "The baseline scores 50.0 % on mmlu, 18.3 points below the published 68.3 % (its card)" in html.read_text()
+    assert "| Task | Published | Baseline |" in markdown.read_text()
+    sentence = (
+        "The baseline scores 50.0 % on mmlu (95 % interval 46.9 % to 53.1 %), 18.3 points below the published 68.3 %"
+    )
+    assert f"{sentence} (its card)" in html.read_text()
     console = Console(file=io.StringIO(), width=300)
     console.print(terminal_matrix(decision))
     assert isinstance(console.file, io.StringIO)

@@ -21,8 +21,8 @@ Z = 1.959963984540054
 """The two-sided 95 % quantile of the normal distribution."""
 AGREES, APART, UNCLEAR = "agrees", "apart", "unclear"
 NEXT_STEP = (
-    "Compare chat template, BOS token, shots, metric and filter with the published evaluation. Correct the run, or"
-    " `published` in the policy, and run again: the baseline's answers are kept in the ledger."
+    "Compare chat template, BOS token, shots, metric and filter with the published evaluation. Correct the run, or the"
+    " policy's published score, and run again: the baseline's answers are kept in the ledger."
 )
 
 
@@ -97,17 +97,16 @@ def not_as_published(use_case: UseCase | None, baseline: Scores) -> str:
 def describe(row: PublishedComparison) -> str:
     """How far the baseline is from the published score, in a sentence without its full stop."""
     where = f" ({row.source})" if row.source else ""
+    exact = row.lower == row.upper
+    sampled = "" if exact else f" (95 % interval {_percent(row.lower)} to {_percent(row.upper)})"
     text = (
-        f"the baseline scores {_percent(row.measured)} on {row.task}, {_points(abs(row.distance))}"
+        f"the baseline scores {_percent(row.measured)} on {row.task}{sampled}, {_points(abs(row.distance))}"
         f" {'below' if row.distance < 0 else 'above'} the published {_percent(row.published)}{where}"
     )
     if row.outcome == AGREES:
         return text
-    sampled = "" if row.lower == row.upper else f", with 95 % confidence {_percent(row.lower)} to {_percent(row.upper)}"
-    allowed = f"{_points(row.tolerance)} are allowed"
-    if row.outcome == UNCLEAR:
-        return f"{text}; {allowed}, and {row.items:,} questions are too few to tell{sampled}"
-    return f"{text}; {allowed}{sampled}"
+    few = f", and {row.items:,} questions are too few to tell" if row.outcome == UNCLEAR else ""
+    return f"{text}; {_points(row.tolerance)} are allowed{few}"
 
 
 def causes(row: PublishedComparison) -> str:
