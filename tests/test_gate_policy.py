@@ -76,7 +76,7 @@ LIMITS = "a limit is a share from 0 to less than 1, as 2 % or 0.02"
 KEYS = (
     "name, drop, confidence, promotes, suites, too_long, missing_tasks, bands, max_drop, max_average_drop, average,"
     " clusters, evidence, max_cluster_drop, max_divergence, max_perplexity_ratio, max_longer_answers, max_cut_answers,"
-    " speed."
+    " speed, published."
 )
 
 

@@ -1,6 +1,7 @@
 """The baseline's scores of an earlier run, from MLflow."""
 
 import tempfile
+import time
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
@@ -34,5 +35,6 @@ def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdenti
             stage: saved.records(stage).put(downloaded.records(stage).path)
             for stage in (FULL, *((AGAIN,) if plan.noise_floor else ()))
         }
-        saved.scores(FULL).write(earlier.model_copy(update={"records": uris[FULL], "again": uris.get(AGAIN, "")}))
+        copied = {"records": uris[FULL], "again": uris.get(AGAIN, ""), "ended_at": time.time()}
+        saved.scores(FULL).write(earlier.model_copy(update=copied))
     return Server(variant=BASELINE, engine=earlier.engine, identity=identity, scored_in=earlier.scored_in)

@@ -1,5 +1,7 @@
 """The load test of a variant's server after its full stage, where the plan asks for one."""
 
+import time
+
 from quantgate.components.run import progress
 from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.load_results import LoadTest, load_settings
@@ -24,5 +26,6 @@ def after_full_stage(serving: Server, full: Scores, plan: EvaluationPlan) -> Non
             test = LoadTest(variant=serving.variant, failure=f"Its server did not start: {serving.failure}")
         else:
             test = load_test(serving, settings, plan.results)
+        test = test.model_copy(update={"ended_at": time.time()})
         RunResults(plan.results).load_test(serving.variant).write(test)
         step.end(test.failure, note=test.describe())

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,9 +62,10 @@ class FollowedServer:
         return scores.model_copy(update=update)
 
 
-def with_reference(serving: Server, results: str) -> Server:
-    """The server, with a failure when its variant cannot be judged because the baseline has no scores."""
-    return serving.model_copy(update={"failure": serving.failure or without_reference(serving.variant, results)})
+def with_reference(serving: Server, plan: EvaluationPlan) -> Server:
+    """The server, with a failure when its variant cannot be judged for want of a baseline."""
+    reason = serving.failure or without_reference(serving.variant, plan.results, plan.limits)
+    return serving.model_copy(update={"failure": reason})
 
 
 def score_stage(
@@ -89,6 +91,7 @@ def score_stage(
     from quantgate.components.evaluate.evaluation import Earlier, Evaluation
     from quantgate.components.evaluate.ledger import ledger_file, shared
     from quantgate.components.servers import lifecycle, local_vllm
+    from quantgate.components.servers.bench_serve import memory_of
 
     serving = with_tokenizer(serving, plan.results)
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
@@ -98,6 +101,7 @@ def score_stage(
             followed.check()  # its pod may have been replaced since the last step
             evaluation = Evaluation(followed.server, selection.questions_of(plan), stage, step, followed.check)
             scores = followed.with_replacements(evaluation.run(records, Earlier(ledger, tiny), may_stop))
+            scores = scores.model_copy(update={"server_memory_bytes": memory_of(followed.server)})
     except PrerequisiteError as error:
         scores = unscored.model_copy(update={"failure": str(error)})
     if serving.failure:
@@ -146,6 +150,7 @@ def save_scores(measured: Scores, step: progress.Step, results: str, scores: str
     if measured.records and not skipped:
         uri = of_variant.records(measured.stage).put(Path(measured.records))
         measured = measured.model_copy(update={"records": uri})
+    measured = measured.model_copy(update={"ended_at": time.time()})
     measured.write(scores)
     of_variant.scores(step.step).put(Path(scores))
     note = measured.describe()

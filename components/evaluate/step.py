@@ -18,7 +18,7 @@ def evaluate_tiny(server: str, plan: str, scores: str, records: str) -> None:
         if serving.scored_in:
             stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
-        serving = stages.with_reference(serving, planned.results)
+        serving = stages.with_reference(serving, planned)
         tiny_scores = stages.score_stage(serving, planned, suites.TINY, step, Path(records))
         tiny_scores = estimates.with_screen(tiny_scores, planned, Path(records))
         skipped = bool(serving.failure and tiny_scores.failure)
@@ -36,7 +36,7 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
             stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
         final_scores = None
-        if failure := tiny_scores.failure or without_reference(serving.variant, planned.results):
+        if failure := tiny_scores.failure or without_reference(serving.variant, planned.results, planned.limits):
             without_score = {"stage": suites.FULL, "tasks": (), "records": "", "failure": failure}
             final_scores = tiny_scores.model_copy(update=without_score)
         may_stop = early_stop.stop_rule(tiny_scores, planned)

@@ -7,6 +7,7 @@ point                 verdicts without per-item answers: measured drops, without
 pareto                which variants of a search are on the Pareto front of size, speed and drop
 search                whether a variant that a search has judged makes the larger ones needless
 reference             whether the baseline has the scores without which no variant can be judged
+published_check       whether the baseline scores what others have published for it
 judging               the verdicts on variants whose answers are paired with the baseline's: the rule is `_judge`
   margin, flips       the statistics
   clusters, gamma_tail

@@ -8,6 +8,7 @@ from quantgate.components.evidence.candidate import Candidate, candidate, first_
 from quantgate.components.evidence.case import unmeasurable
 from quantgate.components.evidence.next_steps import next_step
 from quantgate.components.evidence.point import judge
+from quantgate.components.evidence.published_check import APART, NEXT_STEP, comparisons, describe, not_as_published
 from quantgate.components.evidence.reference import not_judged
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.policies.policy import UseCase
@@ -65,11 +66,12 @@ def decide_candidates(
     model: Model, suite: str, use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None = None
 ) -> Decision:
     """The decision matrix for these candidates; the first candidate is the baseline."""
-    verdicts, paired = verdicts_of(use_case, candidates, attempt)
+    verdicts, paired = verdicts_of(use_case, candidates, attempt, model.source)
     return Decision(
         model=model,
         suite=suite,
         limits=use_case,
+        published=comparisons(use_case, baseline.scores, model.source),
         verdicts=verdicts,
         weights=tuple(row.weights for row in candidates),
         scores=tuple(row.scores for row in candidates),
@@ -79,11 +81,11 @@ def decide_candidates(
 
 
 def verdicts_of(
-    use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None
+    use_case: UseCase, candidates: Sequence[Candidate], attempt: Attempt | None, source: str = ""
 ) -> tuple[tuple[Verdict, ...], list[Candidate]]:
     """The verdicts on these candidates, the first of which is the baseline; and those with paired answers.
 
-    A variant that a search did not try keeps its share of the error.
+    `source` is where the baseline comes from, which only the baseline's own verdict says. A variant that a search did not try keeps its share of the error.
     """
     baseline, *variants = candidates
     verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}
@@ -95,20 +97,25 @@ def verdicts_of(
     for variant in judged:
         if variant not in paired:
             verdicts[variant.name] = judge(use_case, baseline, variant)
-    return (_reference(use_case, baseline), *(verdicts[variant.name] for variant in variants)), paired
+    return (_reference(use_case, baseline, source), *(verdicts[variant.name] for variant in variants)), paired
 
 
-def _reference(use_case: UseCase, baseline: Candidate) -> Verdict:
+def _reference(use_case: UseCase, baseline: Candidate, source: str) -> Verdict:
     if baseline.failure:
         return _without_drops(baseline, "failed", baseline.failure)
     sentence = "The reference that every drop is relative to"
     if measured := baseline.averaged:
         sentence += f": {use_case.average.of(measured):.3f} on average over {', '.join(measured)}"
-    return _without_drops(baseline, "reference", f"{sentence}.")
+    apart = [describe(row) for row in comparisons(use_case, baseline.scores, source) if row.outcome == APART]
+    warning = f" Not as published: {'; '.join(apart)}." if apart else ""
+    return _without_drops(baseline, "reference", f"{sentence}.{warning}")
 
 
 def _unjudged(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict | None:
     """The verdict on a variant that cannot be judged by its numbers; None if it can."""
+    apart = not_as_published(use_case, baseline.scores)
+    if apart and variant.failure in ("", apart):
+        return _without_drops(variant, "not_comparable", apart, NEXT_STEP)
     if variant.failure:
         return _without_drops(variant, SKIPPED if variant.weights.skipped else "failed", variant.failure)
     if baseline.failure:

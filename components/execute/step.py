@@ -1,6 +1,7 @@
 """The step execute: run the programs that a variant wrote, and score them; in a search, judge the variant."""
 
 import tempfile
+import time
 from pathlib import Path
 
 from quantgate.components.benchmarks import selection
@@ -49,6 +50,7 @@ def with_programs(answered: Scores, planned: EvaluationPlan) -> Scores:
                 break
             variant_results.records(name).put(file)
             answered = executed if name == answered.stage else answered
+        answered = answered.model_copy(update={"ended_at": time.time()})
         variant_results.scores(FULL).write(answered)  # as evaluate-full does, whatever the last stage was
         step.end(failure=answered.failure, note=answered.describe())
     return answered

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.policies.published_scores import PublishedEntry
 from quantgate.components.storage.yaml_file import fault, parse
 
 USE_CASES = Path(__file__).parent / "use_cases"
@@ -234,6 +235,8 @@ class UseCase(BaseModel):
     # excluded if it is None: a policy without these limits has the digest that it always had
     speed: SpeedLimits | None = Field(None, exclude_if=lambda limits: limits is None)
     """Limits on a load test of the variant's server."""
+    published: dict[str, PublishedEntry] = Field({}, exclude_if=lambda scores: not scores)
+    """Per task, the baseline's published score in percent. A baseline that is too far away stops the run."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
@@ -275,6 +278,11 @@ class UseCase(BaseModel):
         """The tasks that the average weights and that these tasks lack; none if missing tasks are skipped."""
         scored = set(tasks) if self.missing_tasks == "refuse" else set(self.average.weights)
         return [task for task in self.average.weights if task not in scored]
+
+    def published_without_task(self, tasks: Iterable[str]) -> list[str]:
+        """The tasks with a published score that these tasks lack; none if missing tasks are skipped."""
+        scored = set(tasks) if self.missing_tasks == "refuse" else set(self.published)
+        return [task for task in self.published if task not in scored]
 
     def band_list(self) -> tuple[Band, ...]:
         """The bands in ascending order; the last band has no end."""
@@ -341,8 +349,13 @@ class UseCase(BaseModel):
         bands = ", ".join(f"{band.verdict_label} {band.range_description}" for band in self.band_list())
         scale = "drops are relative to the baseline's score" if self.relative else "drops are in points of 100"
         clusters = "; clusters are the whole population" if self.clusters == "fixed" else ""
+        published = ", ".join(
+            f"{task} {entry.score:g} % within {entry.tolerance:g} points" for task, entry in self.published.items()
+        )
+        published = f"; the baseline's published scores: {published}" if published else ""
         margins = "; margins of multiple-choice questions are evidence" if self.evidence == "margins" else ""
-        return f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject; {scale}{clusters}{margins}"
+        limits = f"average drop: {bands}; {self.name}: {self.describe_limits()}, else reject"
+        return f"{limits}; {scale}{clusters}{margins}{published}"
 
 
 def parse_use_case(text: str, source: str) -> UseCase:
@@ -405,6 +418,12 @@ def check_use_case(use_case: UseCase, tasks: Iterable[str]) -> None:
         raise PrerequisiteError(
             f"The average of {use_case.name} weights {', '.join(unknown)}, which this suite does not score. It scores"
             f" {', '.join(scored) or 'no task'}. Correct the name in average.weights, or choose another suite."
+        )
+    if unknown := use_case.published_without_task(scored):
+        raise PrerequisiteError(
+            f"The policy {use_case.name} has a published score of {', '.join(unknown)}, which this suite does not"
+            f" score. It scores {', '.join(scored) or 'no task'}. Correct the name in `published`, choose another"
+            " suite, or set missing_tasks: skip."
         )
     lacking = [task for task in use_case.required() if task not in scored]
     if lacking:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
 from quantgate.components.run.artifacts import Verdict, Weights
-from quantgate.components.tracking.kubeflow_run import PARENT
+from quantgate.components.tracking.kubeflow_run import PARENT, is_complete
 from quantgate.components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
 from quantgate.components.tracking.verification import CheckedRun, checked_run
 
@@ -110,7 +110,7 @@ def finished_run(client: "MlflowClient", version: "ModelVersion", run_id: str) -
         run = client.get_run(run_id)
     except MlflowException as error:
         raise PrerequisiteError(f"Version {version.version} of {version.name} has no run: {error.message}") from error
-    if run.info.lifecycle_stage != "active" or run.info.status != "FINISHED":
+    if run.info.lifecycle_stage != "active" or not is_complete(run):
         state = "deleted" if run.info.lifecycle_stage != "active" else run.info.status
         raise PrerequisiteError(
             f"Version {version.version} of {version.name} got its verdict in the run {run_id}, which is {state}. Only a"

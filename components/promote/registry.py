@@ -24,6 +24,9 @@ DIGEST, BASELINE, VARIANT, VERDICT, RUN, JUDGED_AT, CACHE = (
     f"quantgate.{name}"
     for name in ("digest", "baseline_digest", "variant", "verdict", "run_id", "judged_at", "kv_cache_dtype")
 )
+LOGGED_MODEL = "quantgate.logged_model"
+"""On a version: MLflow's id of the LoggedModel of the weights, in the run that judged them last."""
+MODEL_VERSIONS = "mlflow.modelVersions"
 RANKED = ("ship", "monitor", "ab_test", "inconclusive")
 """The verdicts of a candidate, the best first. A variant with another verdict cannot be a candidate."""
 
@@ -77,10 +80,12 @@ def register(decision: Decision, tracked: TrackedRun, tracking_uri: str, judged_
                 tags = {**tags_of(weights, verdicts[weights.variant], tracked), JUDGED_AT: str(judged_at)}
                 if not existing:
                     versions[weights.variant] = create_version(client, name, weights, tags, tracking_uri)
-                    continue
-                versions[weights.variant] = str(existing.version)
-                if judged_time(existing) <= judged_at:
-                    set_tags(client, existing, tags)
+                else:
+                    versions[weights.variant] = str(existing.version)
+                    if judged_time(existing) <= judged_at:
+                        set_tags(client, existing, tags)
+                if model_id := tags.get(LOGGED_MODEL):
+                    link_model(client, model_id, name, versions[weights.variant])
         ranked = (verdicts[variant] for variant in versions if verdicts[variant].verdict in RANKED)
         best = min(ranked, key=rank, default=None)
         if latest > judged_at:  # a later run has set the alias
@@ -169,6 +174,17 @@ def create_version(client: "MlflowClient", name: str, weights: Weights, tags: di
     return str(version.version)
 
 
+def link_model(client: "MlflowClient", model_id: str, name: str, version: str) -> None:
+    """Name the version in the LoggedModel's tag, from which MLflow's page of the LoggedModel links to it.
+
+    MLflow 3.17 writes the tag itself only for `create_model_version(model_id=...)`, keeps no model_id on the version,
+    and refuses that argument for a source in a run or on this machine.
+    """
+    linked = json.loads(client.get_logged_model(model_id).tags.get(MODEL_VERSIONS, "[]"))
+    if (place := {"name": name, "version": version}) not in linked:
+        client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps([*linked, place])})
+
+
 def as_source(weights: Weights) -> str:
     """The weights' location as a URI, which MLflow requires."""
     return weights.uri if "://" in weights.uri else Path(weights.uri).absolute().as_uri()
@@ -185,6 +201,7 @@ def tags_of(weights: Weights, verdict: Verdict, tracked: TrackedRun) -> dict[str
         "quantgate.sentence": verdict.sentence,
         "quantgate.weights": weights.uri,
         "quantgate.scheme": weights.scheme,
+        **({LOGGED_MODEL: model_id} if (model_id := tracked.models.get(weights.variant)) else {}),
         **({CACHE: weights.kv_cache_dtype} if weights.kv_cache_dtype else {}),
     }
 

@@ -31,7 +31,7 @@ def promote(decision: str, tracked: str, results: str, tracking_uri: str, promot
             return
         facts = RunResults(results).facts.read(RunFacts)
         try:
-            registered = register(decided, recorded, uri, judged_at=facts.started_at if facts else 0.0)
+            registered = register(decided, recorded, uri, judged_at=facts.decided_at if facts else 0.0)
         except PrerequisiteError as refusal:
             note = f"Not in the registry: {refusal}"
             step.end(note=note, to_do=f"{note}\nTo register it later: quantgate track {results}")

@@ -12,6 +12,7 @@ kind of machine the same inputs give the same bytes.
 import argparse
 import json
 import random
+import resource
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,16 @@ def main() -> None:
         "algorithm": f"{recipe.method} in float32" if in_float32 else recipe.method,
         "transform": recipe.transform,
         "linears": list(stored_as.values()),
+        **peak_memory(),
     }
     options.facts.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process had, resident and on all GPUs together."""
+    resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_gpus = sum(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())))
+    return {"peak_memory_bytes": resident_kib * 1024, "peak_gpu_memory_bytes": on_gpus}
 
 
 def variant_of(name: str, recipe: Path | None) -> Variant:

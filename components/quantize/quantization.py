@@ -195,6 +195,7 @@ def compress(
             **({"scheme": written.scheme} if written else {}),
             "algorithm": str(facts["algorithm"]),
             "largest_errors": worst(errors),
+            **{name: int(facts[name]) for name in ("peak_memory_bytes", "peak_gpu_memory_bytes")},
         }
 
 

@@ -1,6 +1,7 @@
 """The step quantize: make a variant's weights."""
 
 import tempfile
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -25,9 +26,10 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     from quantgate.components.quantize.quantization import quantize as quantize_model
 
     model, evaluation_plan = Model.read(baseline), EvaluationPlan.read(plan)
-    results, earlier_run = evaluation_plan.results, evaluation_plan.judged_in
+    results, earlier_run, started_at = evaluation_plan.results, evaluation_plan.judged_in, time.time()
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
-        reason = f"Judged before in {earlier_run}." if earlier_run else without_reference(variant, results)
+        reason = f"Judged before in {earlier_run}." if earlier_run else ""
+        reason = reason or without_reference(variant, results, evaluation_plan.limits)
         untried = "" if reason else needless(variant, evaluation_plan)
         reason = reason or untried
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason, skipped=bool(untried))
@@ -43,6 +45,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
                 if kept
                 else quantize_model(row, model, store, Path(folder), step, calibration)
             )
+        result = result.model_copy(update={"started_at": started_at})
         result.write(weights)
         RunResults(results).weights(variant).put(Path(weights))
         shared = result.source or (result.kv_cache_dtype and "shares the weights of its row")

@@ -9,6 +9,7 @@ pages, terminal                 HTML and Markdown; the terminal
 story, screen, answer_lengths   the parts beside the matrix
 load_table, load_plot           the load tests
 front                           a search: the Pareto front, and why it went on
+published_table                 the baseline beside published scores
 plots, forest, figures, svg     the plots, for the page and for notebooks
 stated_limits                   the limits that the plots draw
 prospect_table                  what a run can show, as a table

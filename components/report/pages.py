@@ -14,6 +14,7 @@ from quantgate.components.report.load_plot import load_plot
 from quantgate.components.report.load_table import HEADINGS, LEGEND, load_rows, without_speed
 from quantgate.components.report.matrix import headline, matrix, tasks_of
 from quantgate.components.report.plots import drop_plot, legend_marker, size_plot
+from quantgate.components.report.published_table import PUBLISHED_COLUMNS, published_notes, published_rows
 from quantgate.components.report.screen import screen
 from quantgate.components.report.stated_limits import bounds, stated_limits
 from quantgate.components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
@@ -112,6 +113,9 @@ def _facts(decision: Decision) -> dict[str, object]:
         "command": command(decision),
         "certainty": certainty(decision),
         "screen": screen(decision),
+        "published_columns": PUBLISHED_COLUMNS,
+        "published_rows": published_rows(decision),
+        "published_notes": published_notes(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "answer_lengths": answer_lengths(decision),
         "load_rows": load_rows(decision),

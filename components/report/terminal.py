@@ -28,6 +28,7 @@ from quantgate.components.report.formats import (
 from quantgate.components.report.front import FRONT_HEADINGS, front_texts
 from quantgate.components.report.load_table import HEADINGS, load_rows, without_speed
 from quantgate.components.report.matrix import Cell, Row, headline, matrix, tasks_of
+from quantgate.components.report.published_table import published_notes
 from quantgate.components.report.stated_limits import AVERAGE, bounds
 from quantgate.components.run.artifacts import Decision
 
@@ -178,5 +179,5 @@ def _notes_below(decision: Decision, rows: tuple[Row, ...]) -> Text:
     notes = [f"{row.variant}: {row.next_step}" for row in rows if row.next_step]
     if decision.attempt:
         notes.append(f"{describe_attempt(decision.limits.confidence, decision.attempt)}.")
-    notes += without_speed(decision)
+    notes += [*without_speed(decision), *published_notes(decision)]
     return Text("\n".join([*notes, "Score ± standard error; a negative drop is better than the baseline."]))

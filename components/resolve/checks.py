@@ -13,6 +13,7 @@ from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.rungs import AUTO, expanded
 from quantgate.components.policies.policy import UseCase, check_use_case, chosen
 from quantgate.components.resolve.calibration_texts import check_calibration
+from quantgate.components.run.artifacts import PERPLEXITIES
 from quantgate.components.run.attempts import Attempt
 from quantgate.components.run.load_results import FULL_TEST, QUICK, load_settings
 from quantgate.components.run.plan import EvaluationPlan
@@ -135,6 +136,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_use_case(limits, tasks)
+    check_published(limits, selection.suite_of(plan))
     check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
@@ -142,6 +144,16 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     plan = check_questions(plan.model_copy(update={"limits": limits}))
     check_calibration(plan)
     return plan
+
+
+def check_published(limits: UseCase, suite: suites.Suite) -> None:
+    """Raise PrerequisiteError for a published score in percent of a task whose score is a perplexity."""
+    wrong = [task.task for task in suite.tasks if task.task in limits.published and task.metric in PERPLEXITIES]
+    if wrong:
+        raise PrerequisiteError(
+            f"The policy {limits.name} has a published score of {', '.join(wrong)}, a perplexity. Only scores in"
+            " percent are compared: take it out of `published`."
+        )
 
 
 def check_speed(plan: EvaluationPlan, limits: UseCase, *, on_cluster: bool) -> None:

@@ -18,7 +18,7 @@ def count_tracked(model: Model, plan: EvaluationPlan) -> tuple[Attempt, str]:
     record.read()  # raises for a damaged record before MLflow is asked
     if plan.tracking_uri:
         try:
-            tracked = tracked_judgements(model.digest, plan.experiment, plan.tracking_uri)
+            tracked = tracked_judgements(model.digest, record.use_case, plan.experiment, plan.tracking_uri)
         except PrerequisiteError as error:
             tracked, note = [], f"attempts are counted from the store alone: {str(error).partition(chr(10))[0]}"
         add_to_record(record, tracked)

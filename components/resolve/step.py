@@ -3,6 +3,7 @@
 The parameters are names, locations and paths of files. The other modules of this folder do the work, without kfp.
 """
 
+import time
 from pathlib import Path
 
 from quantgate.components.models.digest import fetch_model
@@ -27,7 +28,7 @@ from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
 from quantgate.components.storage.cache import cache_dir
 from quantgate.components.storage.location import open_store
-from quantgate.components.tracking.experiments import check_experiment
+from quantgate.components.tracking.experiments import check_experiment, recording_experiment
 from quantgate.components.tracking.tags import experiment_name
 from quantgate.components.tracking.uris import own_store
 
@@ -43,11 +44,14 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
     from quantgate.components.models import own_checkpoint, sources
 
     with progress.step(requested.results, "resolve") as step:
+        requested = requested.model_copy(update={"started_at": time.time()})
         check_rights(requested)
         checked = check(model, requested)
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
-        experiment = experiment_name(base_model.source, checked.decided_limits.name)
+        own = experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:
+            experiment = recording_experiment(checked.tracking_uri, own)
+        if checked.tracking_uri and experiment == own:
             check_experiment(checked.tracking_uri, experiment, base_model.source)
         checked = checked.model_copy(update={"experiment": experiment})
         folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)

@@ -80,6 +80,12 @@ class Weights(Artifact):
     calibration_tokens: int = 0
     """The number of tokens of all samples, each cut."""
     duration_s: float = 0.0
+    peak_memory_bytes: int = 0
+    """Most resident memory of llm-compressor's process; 0 when unknown."""
+    peak_gpu_memory_bytes: int = 0
+    """Most memory that llm-compressor reserved on all GPUs together; 0 without a GPU."""
+    started_at: float = 0.0
+    """Unix time in seconds at which this run's step quantize began; 0 in artifacts of an earlier version."""
     reused: bool = False
     """True when an earlier run with the same inputs made these weights."""
     # excluded if it is False: an earlier version has no such field
@@ -245,6 +251,10 @@ class Scores(Artifact):
     scored_in: str = ""
     """The MLflow run that the scores come from; empty when this run measured them."""
     duration_s: float = 0.0
+    ended_at: float = 0.0
+    """Unix time in seconds at which this run had the scores; 0 in artifacts of an earlier version."""
+    server_memory_bytes: int = 0
+    """Resident memory of the server's processes at the end of the stage; 0 on a GPU, on a cluster, or when unknown."""
     tokens_per_s: float = 0.0
     """Tokens of prompts and answers per second, from the server's counters; 0 without counters or without requests."""
     requests: int = 0
@@ -419,6 +429,32 @@ class Comparison(Artifact):
     """Two-sided, with Holm's correction for all pairs of the run."""
 
 
+class PublishedComparison(Artifact):
+    """The baseline's score on one task beside a published one, both as shares."""
+
+    task: str
+    metric: str
+    shots: int
+    items: int
+    published: float
+    measured: float
+    lower: float
+    """95 % confidence interval of the score on all questions behind the published one."""
+    upper: float
+    tolerance: float
+    source: str
+    """Where it was published; may be empty."""
+    required: bool
+    """Whether the policy names the published score; otherwise a shipped row of a known model does."""
+    outcome: str
+    """agrees, apart, or unclear (over the tolerance, but the questions are too few to tell)."""
+
+    @property
+    def distance(self) -> float:
+        """Measured less published, in points of 1."""
+        return self.measured - self.published
+
+
 class Decision(Artifact):
     """The gate's result: the decision matrix and its evidence."""
 
@@ -441,6 +477,8 @@ class Decision(Artifact):
     """For each variant the lost questions whose probability changed most."""
     load_tests: tuple[LoadTest, ...] = ()
     """Of the servers that were load-tested, in the order of the verdicts; empty without the option `speed`."""
+    published: tuple[PublishedComparison, ...] = ()
+    """The baseline's scores beside published ones, where there are any for the same task."""
     comparisons: tuple[Comparison, ...] = ()
     """Each pair of the variants that were judged by evidence, once."""
     judged_in: str = ""

@@ -28,6 +28,7 @@ NOT_DECIDING = (
     ),
     "calibration",  # `calibration_set` identifies the texts
     "check_power",
+    "started_at",
 )
 """The fields of a plan that name a place, or what happens after the verdict. `asked` identifies the questions."""
 APART = ("limits", "plan", "digests", "judged_in")

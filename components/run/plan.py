@@ -143,6 +143,8 @@ class EvaluationPlan(Artifact):
     """sha256 of everything that determines the questions: tasks, their definitions and settings, and the rows."""
     experiment: str = ""
     """MLflow's experiment of the run, which `resolve` names: the only one from which earlier results are taken."""
+    started_at: float = 0.0
+    """Unix time in seconds at which the step `resolve` began; 0 in plans of an earlier version."""
     judged_in: str = ""
     """The MLflow run with the earlier verdict; empty when there is none, or `skip_judged` is off."""
 

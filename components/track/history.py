@@ -43,11 +43,11 @@ _RUNS, _VARIANTS = "tags.verdicts != ''", "tags.verdict != ''"
 def history(tracking_uri: str, where: str = "", experiments: str = f"{EXPERIMENTS}%") -> "DataFrame":
     """A row for each variant of each run, the oldest run first and the baseline first in each.
 
-    The columns are FIRST (times in UTC; drops and bounds as shares), MLflow's other metrics by their names
-    (`gsm8k.score`, `gsm8k.drop_upper`), and LAST; a number that was not measured is missing. `where` is a filter on
-    the variants in MLflow's search syntax, e.g. `metrics.average_drop_upper < 0.02 and params.variant = 'int8'`;
-    `experiments` is a pattern for the experiments' names, e.g. `quantgate/%/math-tutoring`. Variants of a deleted run
-    are left out.
+    The columns are FIRST (`time` is when the run was judged, in UTC; drops and bounds are shares), MLflow's other
+    metrics by their names (`gsm8k.score`, `gsm8k.drop_upper`), and LAST; a number that was not measured is missing.
+    `where` is a filter on the variants in MLflow's search syntax, e.g. `metrics.average_drop_upper < 0.02 and
+    params.variant = 'int8'`; `experiments` is a pattern for the experiments' names, e.g. `quantgate/%/math-tutoring`.
+    Variants of a deleted run are left out.
 
     Raises PrerequisiteError when MLflow cannot be reached or does not understand the search.
     """
@@ -131,7 +131,7 @@ def row_of(variant: "Run", run: "Run", tracking_uri: str) -> dict[str, object]:
 
     return {
         "run": run.info.run_name,
-        "time": Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+        "time": Timestamp(run.info.end_time or run.info.start_time, unit="ms", tz="UTC"),
         **{name: run.data.params.get(name, "") for name in ("model", "suite", "use_case")},
         "variant": variant.data.params.get("variant", ""),
         "verdict": variant.data.tags.get("verdict", ""),

@@ -15,8 +15,11 @@ from quantgate.components.evidence.spending import describe_attempt
 from quantgate.components.models.variants import known_variant
 from quantgate.components.policies.policy import Average, text_of
 from quantgate.components.run.artifacts import Decision, Scores, Verdict, Weights
-from quantgate.components.run.load_results import LoadTest, speed_ratios
+from quantgate.components.run.load_results import LoadTest
 from quantgate.components.storage.artifact import Artifact
+from quantgate.components.track.cost_metrics import cost_metrics, speed_metrics, system_metrics
+from quantgate.components.track.logged_models import ExternalModel, external_model
+from quantgate.components.track.work_times import WorkTimes, variant_times
 from quantgate.components.tracking.facts import RunFacts, RunFiles
 from quantgate.components.tracking.tags import (
     DECISION,
@@ -64,6 +67,9 @@ class RunRow:
     datasets: tuple[DataSet, ...]
     status: str
     """MLflow's FINISHED or FAILED."""
+    times: WorkTimes
+    model: ExternalModel | None = None
+    """None on the pipeline run's own row, and for a variant without weights."""
 
     @property
     def variant(self) -> str:
@@ -95,6 +101,8 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
     }
     if run.commit:
         tags["mlflow.source.git.commit"] = run.commit
+    if decision.published:
+        tags["published_scores"] = ", ".join(f"{row.task}: {row.outcome}" for row in decision.published)
     if run.judged_by:
         tags[JUDGED_BY] = run.judged_by
     texts = {DECISION: _json(decision)}
@@ -113,6 +121,7 @@ def run_row(decision: Decision, run: RunFacts, files: RunFiles) -> RunRow:
         tables={"decision_matrix.json": _matrix(decision)},
         datasets=tuple(dict.fromkeys(dataset for scores in decision.scores for dataset in _datasets(scores))),
         status="FINISHED",
+        times=WorkTimes(run.started_at, run.decided_at),
     )
 
 
@@ -131,16 +140,19 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
         # MLflow's pages keep this order: the metrics that decide come first.
         metrics = {
             **_mean_metrics(verdict, scores, decision.limits.average),
-            **_cost_metrics(verdict, weights, scores, baseline_bytes),
+            **cost_metrics(verdict, weights, scores, baseline_bytes),
             **_evidence_metrics(verdict),
             **_task_metrics(verdict, scores, tasks),
             **_screen_metrics(screens.get(verdict.variant)),
-            **_speed_metrics(loads.get(verdict.variant), loads.get(decision.verdicts[0].variant)),
+            **speed_metrics(loads.get(verdict.variant), loads.get(decision.verdicts[0].variant)),
+            **system_metrics(weights, scores),
+            **(_published_metrics(decision) if verdict == decision.verdicts[0] else {}),
         }
+        params = _params(decision, verdict, weights, scores)
         rows.append(
             RunRow(
                 name=verdict.variant,
-                params=_params(decision, verdict, weights, scores),
+                params=params,
                 metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
                 tags=_tags(verdict, weights, scores, run.run_id)
                 | _speed_tags(loads.get(verdict.variant))
@@ -150,6 +162,8 @@ def variant_rows(decision: Decision, run: RunFacts, files: RunFiles) -> list[Run
                 tables={FLIPS: flips} if (flips := files.flips.get(verdict.variant)) else {},
                 datasets=_datasets(scores) if scores else (),
                 status="FAILED" if verdict.verdict == "failed" else "FINISHED",
+                times=variant_times(weights, scores, loads.get(verdict.variant)),
+                model=external_model(weights, verdict, run.run_id, params),
             )
         )
     return rows
@@ -304,6 +318,14 @@ def _task_metrics(verdict: Verdict, scores: Scores | None, tasks: Iterable[str])
     return metrics
 
 
+def _published_metrics(decision: Decision) -> dict[str, float]:
+    """The published scores of the baseline, as shares, and how far its own are from them."""
+    metrics: dict[str, float] = {}
+    for row in decision.published:
+        metrics |= {f"{row.task}.published": row.published, f"{row.task}.published_distance": row.distance}
+    return metrics
+
+
 def _screen_metrics(screen: Scores | None) -> dict[str, float]:
     """tinyBenchmarks' estimates of the screen, such as `screen/mmlu/mean`."""
     return {
@@ -312,21 +334,6 @@ def _screen_metrics(screen: Scores | None) -> dict[str, float]:
         if task.chosen
         for name, value in task.estimates.items()
     }
-
-
-def _speed_metrics(test: LoadTest | None, baseline: LoadTest | None) -> dict[str, float]:
-    """The load test, such as `speed/16/output_tokens_per_s` with 16 requests at a time, with the ratios."""
-    if test is None or test.failure:
-        return {}
-    metrics: dict[str, float] = {}
-    for level in test.levels:
-        numbers = level.model_dump(exclude={"concurrency"})
-        metrics |= {f"speed/{level.concurrency}/{name}": number for name, number in numbers.items()}
-    for ratio in speed_ratios(baseline, test):
-        metrics[f"speed/{ratio.concurrency}/speedup"] = ratio.speedup
-        metrics[f"speed/{ratio.concurrency}/first_token_ratio"] = ratio.first_token
-        metrics[f"speed/{ratio.concurrency}/between_tokens_ratio"] = ratio.between_tokens
-    return metrics | ({"speed/memory_bytes": test.memory_bytes} if test.memory_bytes else {})
 
 
 def _speed_tags(test: LoadTest | None) -> dict[str, str]:
@@ -339,24 +346,6 @@ def _front_tags(row: FrontRow | None) -> dict[str, str]:
     if row is None:
         return {}
     return {"pareto_front": (f"behind {row.better}" if row.better else "yes") if row.is_placed else _NOTHING}
-
-
-def _cost_metrics(
-    verdict: Verdict, weights: Weights | None, scores: Scores | None, baseline_bytes: int
-) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    if verdict.size_bytes:
-        metrics["size_bytes"] = verdict.size_bytes
-        if baseline_bytes:
-            metrics["size_ratio"] = verdict.size_bytes / baseline_bytes
-    if weights and not weights.failure:
-        metrics["quantize_s"] = weights.duration_s
-    if scores and not scores.failure and not scores.scored_in:
-        metrics["evaluate_s"] = scores.duration_s
-        metrics["server_replaced"] = scores.replaced
-        if scores.tokens_per_s:
-            metrics["tokens_per_s"] = scores.tokens_per_s
-    return metrics
 
 
 def _texts(verdict: Verdict, weights: Weights | None, scores: Scores | None) -> dict[str, str]:

@@ -42,7 +42,9 @@ def track(decision: str, run_id: str, results: str, tracking_uri: str, html: str
         uri = tracking_uri or own_store(results)
         name = ascii_name(f"{decided.suite} {run_id[:8]}")
         key = verdict_key(decided.plan) if decided.plan else ""
-        changes = {"settings": {"engine": decided.engine or "none"}, "judged_by": key, "started_at": time.time()}
+        changes = {"settings": {"engine": decided.engine or "none"}, "judged_by": key, "judged_at": time.time()}
+        if decided.plan and decided.plan.started_at:
+            changes["started_at"] = decided.plan.started_at
         facts = facts_here(run_id, name).model_copy(update=changes)
         run_results.facts.write(facts)
         try:

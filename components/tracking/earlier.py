@@ -20,9 +20,9 @@ from quantgate.components.run.server_identity import ServerIdentity
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.tracking.connect import connected
 from quantgate.components.tracking.experiments import rights_on
+from quantgate.components.tracking.kubeflow_run import is_complete
 from quantgate.components.tracking.signature import has_account, is_signed
 from quantgate.components.tracking.tags import (
-    EXPERIMENTS,
     JUDGED_BY,
     RUN_ID_TAG,
     VARIANT_TAG,
@@ -61,7 +61,7 @@ def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tupl
     A run in which a variant failed does not count. `judged_in` of the decision says which run it is, and whose. Raises
     PrerequisiteError when MLflow cannot be reached.
     """
-    name, key = experiment_name(model.source, plan.decided_limits.name), verdict_key(plan)
+    name, key = plan.experiment or experiment_name(model.source, plan.decided_limits.name), verdict_key(plan)
     matching = f"params.model_digest = '{model.digest}' and tags.`{JUDGED_BY}` = '{key}'"
     with connected(tracking_uri, "list its runs") as client, rights_on(name):
         for experiment, run in trusted_runs(client, name, matching, tracking_uri):
@@ -91,7 +91,7 @@ def find_verdicts(run_id: str, tracking_uri: str) -> tuple[tuple[str, str, str],
     decision there is not the one that was recorded: tags prove nothing.
     """
     with connected(tracking_uri, "list its runs") as client:
-        searched = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", max_results=1000)
+        searched = client.search_experiments(max_results=1000)  # Kubeflow's plugin has experiments of its own
         ids = [experiment.experiment_id for experiment in searched]
         runs = client.search_runs(ids, f"tags.`{RUN_ID_TAG}` = '{run_id}'", max_results=1000) if ids else []
         claims = [run for run in runs if VARIANT_TAG not in run.data.tags]
@@ -161,21 +161,21 @@ def fetch_judged(client: "MlflowClient", run: "Run", decision: Decision, scores:
 def trusted_runs(
     client: "MlflowClient", name: str, matching: str, tracking_uri: str
 ) -> "Iterator[tuple[Experiment, Run]]":
-    """The experiment of that name and each of its finished runs that the filter matches, the newest first.
+    """The experiment of that name and each of its complete runs that the filter matches, the newest first.
 
+    The newest is the one that was judged last, which is when it ended: a long run may have begun before an older one.
     With an account, only the runs that this account signed: nothing of another run is downloaded.
     """
     experiment = client.get_experiment_by_name(name) if name else None
     if not experiment:
         return
-    finished, order = f"{matching} and attributes.status = 'FINISHED'", ["attributes.start_time DESC"]
-    signed_only, token = has_account(tracking_uri), None
+    order, signed_only, token = ["attributes.end_time DESC"], has_account(tracking_uri), None
     while True:
         page = client.search_runs(
-            [experiment.experiment_id], finished, max_results=PAGE, order_by=order, page_token=token
+            [experiment.experiment_id], matching, max_results=PAGE, order_by=order, page_token=token
         )
         for run in page:
-            if not signed_only or is_signed(run, tracking_uri):
+            if is_complete(run) and (not signed_only or is_signed(run, tracking_uri)):
                 yield experiment, run
         token = page.token
         if not token:

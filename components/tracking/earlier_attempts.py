@@ -24,8 +24,8 @@ class TrackedJudgement:
     where: str
 
 
-def tracked_judgements(model: str, experiment: str, tracking_uri: str) -> list[TrackedJudgement]:
-    """What the experiment's runs on the base model with this digest have judged, the oldest first.
+def tracked_judgements(model: str, use_case: str, experiment: str, tracking_uri: str) -> list[TrackedJudgement]:
+    """What the experiment's runs on the base model with this digest have judged for the use case, the oldest first.
 
     Only runs whose evidence has the digests that it was recorded with and, where MLflow has accounts, that this account
     signed. Raises PrerequisiteError when MLflow cannot be reached.
@@ -34,7 +34,9 @@ def tracked_judgements(model: str, experiment: str, tracking_uri: str) -> list[T
     with connected(tracking_uri, "list its runs") as client, rights_on(experiment):
         for _, run in trusted_runs(client, experiment, f"params.model_digest = '{model}'", tracking_uri):
             checked = checked_decision(client, run)
-            if checked and not checked.mismatches and (found := _judged(checked.decision, run)):
+            if not checked or checked.mismatches or checked.decision.use_case != use_case:
+                continue
+            if found := _judged(checked.decision, run):
                 judged.append(found)
     return judged[::-1]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.tracking.connect import ACCESS_DENIED, connected
+from quantgate.components.tracking.kubeflow_run import kubeflow_run
 from quantgate.components.tracking.tags import SOURCE_TAG
 
 if TYPE_CHECKING:
@@ -27,6 +28,22 @@ def rights_on(experiment: str) -> Iterator[None]:
             " experiment first owns it. Ask its owner or MLflow's administrator to give this account EDIT on the"
             " experiment, or to rename the experiment, and repeat the command."
         ) from refusal
+
+
+def recording_experiment(tracking_uri: str, own: str) -> str:
+    """The experiment in which the run will be recorded: that of Kubeflow's MLflow plugin, where it is on, else `own`.
+
+    `own` too when MLflow does not answer: a run goes on without it.
+    """
+    plugin = kubeflow_run()
+    if plugin is None:
+        return own
+    try:
+        with connected(tracking_uri, "answer") as client:
+            taken = plugin.pipeline_run(client, tracking_uri)
+            return str(client.get_experiment(taken.info.experiment_id).name) if taken else own
+    except PrerequisiteError:
+        return own
 
 
 def check_experiment(tracking_uri: str, experiment: str, source: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from quantgate.components.storage.artifact import Artifact
+from quantgate.components.tracking.kubeflow_run import KubeflowRun, kubeflow_run
 
 PACKAGES = (
     "quantgate",
@@ -36,15 +37,24 @@ class RunFacts(Artifact):
     name: str
     """What MLflow shows in its list of runs."""
     started_at: float = 0.0
-    """Unix time in seconds; 0: the moment of recording."""
+    """Unix time in seconds at which the run began; 0: the moment of recording."""
+    judged_at: float = 0.0
+    """Unix time in seconds at which the run was recorded; 0 in facts of an earlier version."""
     commit: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, str] = Field(default_factory=dict)
     """The machine that recorded it: cpu, gpu, and the container image if known."""
     settings: dict[str, str] = Field(default_factory=dict)
     """Further parameters of the run, e.g. the serving engine."""
+    kubeflow: KubeflowRun | None = None
+    """What Kubeflow's MLflow plugin said of the step that recorded the run; None without the plugin."""
     judged_by: str = ""
     """The hash by which a later run finds this run's verdict, see earlier.py; empty: a later run does not find it."""
+
+    @property
+    def decided_at(self) -> float:
+        """The time that orders verdicts; facts of an earlier version have it as `started_at`."""
+        return self.judged_at or self.started_at
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,8 @@ def facts_here(run_id: str, name: str) -> RunFacts:
         except PackageNotFoundError:
             continue
     commit = git_commit(Path(__file__).resolve().parents[2])
-    return RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
+    facts = RunFacts(run_id=run_id, name=name, commit=commit, packages=packages, machine=machine_here())
+    return facts.model_copy(update={"kubeflow": kubeflow_run()})
 
 
 def machine_here() -> dict[str, str]:

@@ -15,6 +15,8 @@ VERDICT_TAG, SENTENCE_TAG = "verdict", "sentence"
 
 EVIDENCE = "evidence_digest"
 """The parameter with one digest of all that the verdicts were reached by, see components/run/evidence_digests.py."""
+RECORDED = "quantgate.recorded"
+"""On the run of Kubeflow's plugin that a pipeline run is recorded in, once it is complete, see kubeflow_run.py."""
 SIGNATURE = "quantgate.signature"
 """On the pipeline run's own MLflow run, see signature.py."""
 JUDGED_BY = "quantgate.judged_by"

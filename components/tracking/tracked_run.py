@@ -22,6 +22,8 @@ class TrackedRun(Artifact):
     """MLflow's id of the parent run."""
     children: dict[str, str]
     """MLflow's run id of each variant, in the decision's order."""
+    models: dict[str, str] = {}
+    """MLflow's id of each variant's LoggedModel; empty for a variant without one."""
     page: str
     """The run's page: a URL of the tracking server, or the part after the address that `open_command` serves."""
     compare_page: str

@@ -37,9 +37,9 @@ def track(
     """Record a run in MLflow later; if MLflow has the run, update it."""
     with local_results(run) as results:
         tracked = send(results, tracking_uri)
-        started_at = RunFacts.read(results.facts.path).started_at
+        decided_at = RunFacts.read(results.facts.path).decided_at
         decision = Decision.read(results.decision.path)
-        registered = register(decision, tracked, tracking_uri or tracked.tracking_uri, started_at)
+        registered = register(decision, tracked, tracking_uri or tracked.tracking_uri, decided_at)
         registered.write(results.registered.path)
     console = VisibleConsole(highlight=False, soft_wrap=True)
     console.print(f"{tracked.tracking_uri}: {tracked.page}", markup=False)
