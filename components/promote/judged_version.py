@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from components.errors import PrerequisiteError
 from components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
 from components.run.artifacts import Verdict, Weights
+from components.run.evidence_check import CheckedRun
 from components.tracking.kubeflow_run import PARENT
 from components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
-from components.tracking.verification import CheckedRun, checked_run
+from components.tracking.verification import checked_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -6,16 +6,14 @@ MLflow never changes a parameter, but everybody who may write to an experiment c
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from components.errors import PrerequisiteError
-from components.policies.policy import use_case_named, use_case_names
 from components.run.artifacts import Decision
-from components.run.evidence_digests import Digests, digests_of
+from components.run.evidence_check import CheckedRun, differences, judged_records
 from components.storage.hashing import sha256_of
 from components.storage.location import open_store
 from components.tracking.kubeflow_run import PARENT
@@ -24,26 +22,6 @@ from components.tracking.tags import DECISION, EVIDENCE, VARIANT_TAG
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
-
-PARTS = {
-    "policy": "the policy is not the one that the variants were judged by",
-    "plan": "the evaluation plan is not the one that the variants were judged by",
-    "baseline": "the base model is not the one that the variants were judged against",
-    "weights": "the digests of the weights are not those of the weights that were judged",
-    "outcome": "the verdicts or the scores are not those that the gate wrote",
-}
-"""What to say of a part of the digests that differs."""
-
-
-@dataclass(frozen=True)
-class CheckedRun:
-    """A run's decision in MLflow, compared with its digests."""
-
-    decision: Decision
-    mismatches: tuple[str, ...]
-    """What differs and what to do, a sentence each; empty for evidence that holds."""
-    unread: tuple[str, ...] = ()
-    """The records that cannot be read from here, and so were not compared."""
 
 
 def checked_run(client: "MlflowClient", run: "Run") -> CheckedRun | None:
@@ -58,12 +36,12 @@ def checked_run(client: "MlflowClient", run: "Run") -> CheckedRun | None:
     wrong: list[str] = []
     unread: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for variant, name, sha256, location in _records(checked.decision, checked.decision.digests):
-            records = fetch_records(client, children.get(variant), location, Path(scratch))
+        for judged in judged_records(checked.decision, checked.decision.digests):
+            records = fetch_records(client, children.get(judged.variant), judged.location, Path(scratch))
             if not records:
-                unread.append(f"the records of {name}, {location}")
-            elif sha256_of(records) != sha256:
-                wrong.append(f"the records of {name} have other bytes than those that were judged: judge it again")
+                unread.append(judged.unread)
+            elif sha256_of(records) != judged.sha256:
+                wrong.append(judged.changed)
     return CheckedRun(checked.decision, (*checked.mismatches, *wrong), tuple(unread))
 
 
@@ -81,30 +59,9 @@ def checked_decision(client: "MlflowClient", run: "Run") -> CheckedRun | None:
 
 def _differing(run: "Run", decision: Decision, text: str) -> Iterator[str]:
     recorded = decision.digests
-    if not recorded:
-        yield "it was recorded without digests of what it was judged by, by an earlier version: judge it again"
-        return
-    if run.data.params.get(EVIDENCE) != recorded.combined:
+    if recorded and run.data.params.get(EVIDENCE) != recorded.combined:
         yield f"its digests are not those of the run's parameter {EVIDENCE}: judge it again"
-    computed = digests_of(text, recorded.records, recorded.again)
-    for part, sentence in PARTS.items():
-        if getattr(computed, part) != getattr(recorded, part):
-            yield f"{sentence}: judge it again"
-    limits = decision.limits
-    if limits.name in use_case_names() and limits != use_case_named(limits.name):
-        yield (
-            f"its policy has the name of the shipped use case {limits.name} and other limits"
-            f" ({limits.describe_limits()}): judge it again by the shipped one, or give the policy another name"
-        )
-
-
-def _records(decision: Decision, digests: Digests) -> Iterator[tuple[str, str, str, str]]:
-    """The variant, the name, the sha256 and the location of each file of records that was judged."""
-    for scores in decision.scores:
-        if scores.records:
-            yield scores.variant, scores.variant, digests.records.get(scores.variant, ""), scores.records
-        if scores.again:
-            yield scores.variant, f"{scores.variant}'s second pass", digests.again, scores.again
+    yield from differences(decision, text)
 
 
 def children_of(client: "MlflowClient", run: "Run") -> "dict[str, Run]":
