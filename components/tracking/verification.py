@@ -14,10 +14,13 @@ from pydantic import ValidationError
 from components.errors import PrerequisiteError
 from components.run.artifacts import Decision
 from components.run.evidence_check import CheckedRun, differences, judged_records
+from components.run.results import RunResults
 from components.storage.hashing import sha256_of
 from components.storage.location import open_store
+from components.tracking.connect import connected
 from components.tracking.kubeflow_run import PARENT
 from components.tracking.tags import DECISION, EVIDENCE, VARIANT_TAG
+from components.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -55,6 +58,26 @@ def checked_decision(client: "MlflowClient", run: "Run") -> CheckedRun | None:
         except (ValidationError, UnicodeDecodeError):
             return None
     return CheckedRun(decision, tuple(_differing(run, decision, text)))
+
+
+def recorded_mismatches(results: RunResults, decision: Decision, tracking_uri: str) -> tuple[str, ...]:
+    """How MLflow's record of a run differs from its own digests, or from the decision in the run's results.
+
+    Raises PrerequisiteError when MLflow does not have the run or cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tracked = results.tracked.read(TrackedRun)
+    if not tracked or not tracked.run_id:
+        raise PrerequisiteError(f"MLflow does not have the run in {results.location}. Send it: quantgate track RUN.")
+    with connected(tracking_uri, "compare its record of the run") as client:
+        try:
+            checked = checked_run(client, client.get_run(tracked.run_id))
+        except MlflowException as error:
+            raise PrerequisiteError(f"{tracking_uri} has no run {tracked.run_id}: {error.message}") from error
+    if not checked or checked.decision.digests != decision.digests:
+        return (f"MLflow's run {tracked.run_id} has another decision: judge it again",)
+    return checked.mismatches
 
 
 def _differing(run: "Run", decision: Decision, text: str) -> Iterator[str]:

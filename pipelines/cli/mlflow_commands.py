@@ -8,11 +8,12 @@ import typer
 
 from components.errors import PrerequisiteError
 from components.policies.policy import read_use_case, use_case_named, use_case_names
-from components.promote.inference_service import check_reachable, write_patch
+from components.promote.inference_service import write_patch
 from components.promote.promotion import Promotion
 from components.promote.promotion import promote as promote_model
 from components.promote.promotion import rollback as roll_back
 from components.promote.registry import Registered, register
+from components.rollout.storage_address import check_reachable
 from components.run.artifacts import Decision
 from components.run.results import RunResults
 from components.track.spool import local_results, send
