@@ -112,6 +112,8 @@ class StepNeeds:
     cached: bool = False
     serves: bool = False
     """Whether it starts, uses or stops the server of a variant, or checks that the run's account may do that."""
+    describes_serving: bool = False
+    """Whether it writes files that serve a variant as this cluster does, and starts nothing."""
     checks: bool = False
     """Whether it turns the run's parameters into the plan, with the places that the cluster sets."""
     runs_programs: bool = False
@@ -250,7 +252,7 @@ def give_secrets(task: dsl.PipelineTask, step: StepNeeds) -> None:
     config_maps = (
         (True, S3_PLACE),
         (step.checks, RUN_PLACES),
-        (step.serves, SERVING),
+        (step.serves or step.describes_serving, SERVING),
         (uses_mlflow, MLFLOW_PLACE),
         (step.runs_programs, SANDBOX),
     )

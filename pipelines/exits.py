@@ -11,10 +11,12 @@ RUN_FAILED = 1
 BY_VERDICT = "`gate`, `run --exit-by-verdict`, `submit`, `follow`"
 MEANINGS = {
     0: f"`run`: the run ended, whatever its verdicts are. {BY_VERDICT}: the worst is ship or monitor",
-    1: f"`run`: it failed. `doctor`: a run would stop. {BY_VERDICT}: the worst is reject or A/B test",
+    1: f"`run`: it failed. `doctor`: a run would stop. {BY_VERDICT}: the worst is reject or A/B test."
+    " `rollout`: nothing was written, because the verdict is reject",
     USER_ERROR: "A mistake that you can fix; one message says what happened and what to do",
-    3: f"{BY_VERDICT}: the worst is inconclusive",
-    4: f"{BY_VERDICT}: a variant is not comparable or failed, or the run on the cluster reached no verdict",
+    3: f"{BY_VERDICT}: the worst is inconclusive. `rollout`: nothing was written, for that reason",
+    4: f"{BY_VERDICT}: a variant is not comparable or failed, or the run on the cluster reached no verdict."
+    " `rollout`: nothing was written, for one of the first two reasons",
     INTERRUPTED: "The command was interrupted",
 }
 

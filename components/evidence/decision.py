@@ -71,7 +71,7 @@ def decide_candidates(
         model=model,
         suite=suite,
         limits=use_case,
-        published=comparisons(use_case, baseline.scores, model.source),
+        published=comparisons(use_case, candidates[0].scores, model.source),
         verdicts=verdicts,
         weights=tuple(row.weights for row in candidates),
         scores=tuple(row.scores for row in candidates),
@@ -85,7 +85,8 @@ def verdicts_of(
 ) -> tuple[tuple[Verdict, ...], list[Candidate]]:
     """The verdicts on these candidates, the first of which is the baseline; and those with paired answers.
 
-    `source` is where the baseline comes from, which only the baseline's own verdict says. A variant that a search did not try keeps its share of the error.
+    `source`, where the baseline comes from, changes only the baseline's own verdict. A variant that a search did not try
+    keeps its share of the error.
     """
     baseline, *variants = candidates
     verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}

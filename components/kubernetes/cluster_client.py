@@ -56,6 +56,7 @@ class ObjectKind:
 
 
 INFERENCE_SERVICE = ObjectKind("serving.kserve.io", "v1beta1", "inferenceservices", "inferenceservice")
+LLM_INFERENCE_SERVICE = ObjectKind("serving.kserve.io", "v1alpha2", "llminferenceservices", "llminferenceservice")
 SERVING_RUNTIME = ObjectKind("serving.kserve.io", "v1alpha1", "servingruntimes", "servingruntime")
 DEPLOYMENT = ObjectKind("apps", "v1", "deployments", "deployment")
 JOB = ObjectKind("batch", "v1", "jobs", "job")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
 from quantgate.components.run.artifacts import Verdict, Weights
+from quantgate.components.run.evidence_check import CheckedRun
 from quantgate.components.tracking.kubeflow_run import PARENT, is_complete
 from quantgate.components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
-from quantgate.components.tracking.verification import CheckedRun, checked_run
+from quantgate.components.tracking.verification import checked_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

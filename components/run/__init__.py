@@ -2,7 +2,8 @@
 
 plan                            every option of a run with its default and help, and what `resolve` adds
 artifacts, records              what the steps write for each other; one row for each answer
-evidence_digests                what a verdict was reached by, as digests
+evidence_digests, evidence_check
+                                what a verdict was reached by, as digests; whether a decision has these digests
 load_results                    the load test of a server, and how a run asks for it
 attempts                        how often a base model's variants were judged for a use case
 results                         the name and place of every file of a run

@@ -7,6 +7,7 @@ variants/VARIANT/       weights.json, server.json, server.key (only while it run
 given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters,
                         calibration texts
 judged/                 the decision of the earlier run that judged this model
+rollout/VARIANT/, card/VARIANT/                     what carries the verdict out, and the model card, of each variant
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
 run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
 
@@ -231,6 +232,14 @@ class RunResults:
         """The report, the verdicts and the plots; a run may lack some of the plots."""
         return self.report, self.report_markdown, self.verdicts, *(self.plot(name) for name in PLOTS)
 
+    def rollout(self, variant: str, name: str) -> ResultFile:
+        """One file of what carries the variant's verdict out; gitops_files.py names them."""
+        return self._file(f"rollout/{variant}/{name}")
+
+    def card(self, variant: str, name: str) -> ResultFile:
+        """One file of the variant's model card; model_card.py names them."""
+        return self._file(f"card/{variant}/{name}")
+
     def custom_set(self, name: str) -> str:
         """The folder or s3:// prefix with the copy of a custom task."""
         return f"{self.location}/given/custom/{name}"
@@ -328,7 +337,7 @@ class RunResults:
         for file in self._outcomes():
             file.path.unlink(missing_ok=True)
         self.progress.unlink(missing_ok=True)
-        for name in ("variants", "plots", "given", "judged", "logs", "steps"):
+        for name in ("variants", "plots", "rollout", "card", "given", "judged", "logs", "steps"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _outcomes(self) -> Iterator[ResultFile]:

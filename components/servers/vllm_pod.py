@@ -1,6 +1,7 @@
 """The pod in which vLLM serves a variant: what KServe's pod and a plain Deployment's have in common."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from quantgate.components.kubernetes.cluster_client import JSON
@@ -77,18 +78,34 @@ def vllm(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     """The part of vLLM's container that is the same with and without KServe."""
     # adds the endpoint that scores a continuation after a cached prefix; our plugin leaves out the cached tokens' rows
     options = ["--served-model-name", served.served_name, *served.options, "--enable-scale-out"]
-    # KServe merges these into the runtime's resources by name, so a GPU resource of the runtime must be set to 0
-    gpus = dict.fromkeys(runtime.gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
-    variables = {**ENVIRONMENT, **dict(served.variables), **dict(settings.env)}
     return {
         "args": [*options, "--disable-uvicorn-access-log"],
-        "env": [*({"name": name, "value": value} for name, value in variables.items()), key_reference(served)],
-        "resources": {
-            "requests": {"cpu": settings.cpu, "memory": settings.memory, **gpus},
-            "limits": {"memory": settings.memory, **gpus},
-        },
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+        "env": [*environment(settings, dict(served.variables)), key_reference(served)],
+        "resources": resources(settings, runtime.gpus),
+        "volumeMounts": shared_memory_mount(),
     }
+
+
+def environment(settings: ServingSettings, variables: Mapping[str, str]) -> list[JSON]:
+    """vLLM's environment variables: ours, the model's and those of the settings, each before the next."""
+    return [
+        {"name": name, "value": value} for name, value in {**ENVIRONMENT, **variables, **dict(settings.env)}.items()
+    ]
+
+
+def resources(settings: ServingSettings, runtime_gpus: Iterable[str] = ()) -> JSON:
+    """CPU, memory and GPUs; `runtime_gpus` are the GPU resources that the ServingRuntime asks for."""
+    # KServe merges these into the runtime's resources by name, so a GPU resource of the runtime must be set to 0
+    gpus = dict.fromkeys(runtime_gpus, "0") | ({settings.gpu_resource: str(settings.gpus)} if settings.gpus else {})
+    return {
+        "requests": {"cpu": settings.cpu, "memory": settings.memory, **gpus},
+        "limits": {"memory": settings.memory, **gpus},
+    }
+
+
+def shared_memory_mount() -> list[JSON]:
+    """Where vLLM's processes share memory."""
+    return [{"name": "shm", "mountPath": "/dev/shm"}]
 
 
 def key_reference(served: Served) -> JSON:

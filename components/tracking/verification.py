@@ -6,44 +6,25 @@ MLflow never changes a parameter, but everybody who may write to an experiment c
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.policies.policy import use_case_named, use_case_names
 from quantgate.components.run.artifacts import Decision
-from quantgate.components.run.evidence_digests import Digests, digests_of
+from quantgate.components.run.evidence_check import CheckedRun, differences, judged_records
+from quantgate.components.run.results import RunResults
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.storage.location import open_store
+from quantgate.components.tracking.connect import connected
 from quantgate.components.tracking.kubeflow_run import PARENT
 from quantgate.components.tracking.tags import DECISION, EVIDENCE, VARIANT_TAG
+from quantgate.components.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
-
-PARTS = {
-    "policy": "the policy is not the one that the variants were judged by",
-    "plan": "the evaluation plan is not the one that the variants were judged by",
-    "baseline": "the base model is not the one that the variants were judged against",
-    "weights": "the digests of the weights are not those of the weights that were judged",
-    "outcome": "the verdicts or the scores are not those that the gate wrote",
-}
-"""What to say of a part of the digests that differs."""
-
-
-@dataclass(frozen=True)
-class CheckedRun:
-    """A run's decision in MLflow, compared with its digests."""
-
-    decision: Decision
-    mismatches: tuple[str, ...]
-    """What differs and what to do, a sentence each; empty for evidence that holds."""
-    unread: tuple[str, ...] = ()
-    """The records that cannot be read from here, and so were not compared."""
 
 
 def checked_run(client: "MlflowClient", run: "Run") -> CheckedRun | None:
@@ -58,12 +39,12 @@ def checked_run(client: "MlflowClient", run: "Run") -> CheckedRun | None:
     wrong: list[str] = []
     unread: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for variant, name, sha256, location in _records(checked.decision, checked.decision.digests):
-            records = fetch_records(client, children.get(variant), location, Path(scratch))
+        for judged in judged_records(checked.decision, checked.decision.digests):
+            records = fetch_records(client, children.get(judged.variant), judged.location, Path(scratch))
             if not records:
-                unread.append(f"the records of {name}, {location}")
-            elif sha256_of(records) != sha256:
-                wrong.append(f"the records of {name} have other bytes than those that were judged: judge it again")
+                unread.append(judged.unread)
+            elif sha256_of(records) != judged.sha256:
+                wrong.append(judged.changed)
     return CheckedRun(checked.decision, (*checked.mismatches, *wrong), tuple(unread))
 
 
@@ -79,32 +60,31 @@ def checked_decision(client: "MlflowClient", run: "Run") -> CheckedRun | None:
     return CheckedRun(decision, tuple(_differing(run, decision, text)))
 
 
+def recorded_mismatches(results: RunResults, decision: Decision, tracking_uri: str) -> tuple[str, ...]:
+    """How MLflow's record of a run differs from its own digests, or from the decision in the run's results.
+
+    Raises PrerequisiteError when MLflow does not have the run or cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tracked = results.tracked.read(TrackedRun)
+    if not tracked or not tracked.run_id:
+        raise PrerequisiteError(f"MLflow does not have the run in {results.location}. Send it: quantgate track RUN.")
+    with connected(tracking_uri, "compare its record of the run") as client:
+        try:
+            checked = checked_run(client, client.get_run(tracked.run_id))
+        except MlflowException as error:
+            raise PrerequisiteError(f"{tracking_uri} has no run {tracked.run_id}: {error.message}") from error
+    if not checked or checked.decision.digests != decision.digests:
+        return (f"MLflow's run {tracked.run_id} has another decision: judge it again",)
+    return checked.mismatches
+
+
 def _differing(run: "Run", decision: Decision, text: str) -> Iterator[str]:
     recorded = decision.digests
-    if not recorded:
-        yield "it was recorded without digests of what it was judged by, by an earlier version: judge it again"
-        return
-    if run.data.params.get(EVIDENCE) != recorded.combined:
+    if recorded and run.data.params.get(EVIDENCE) != recorded.combined:
         yield f"its digests are not those of the run's parameter {EVIDENCE}: judge it again"
-    computed = digests_of(text, recorded.records, recorded.again)
-    for part, sentence in PARTS.items():
-        if getattr(computed, part) != getattr(recorded, part):
-            yield f"{sentence}: judge it again"
-    limits = decision.limits
-    if limits.name in use_case_names() and limits != use_case_named(limits.name):
-        yield (
-            f"its policy has the name of the shipped use case {limits.name} and other limits"
-            f" ({limits.describe_limits()}): judge it again by the shipped one, or give the policy another name"
-        )
-
-
-def _records(decision: Decision, digests: Digests) -> Iterator[tuple[str, str, str, str]]:
-    """The variant, the name, the sha256 and the location of each file of records that was judged."""
-    for scores in decision.scores:
-        if scores.records:
-            yield scores.variant, scores.variant, digests.records.get(scores.variant, ""), scores.records
-        if scores.again:
-            yield scores.variant, f"{scores.variant}'s second pass", digests.again, scores.again
+    yield from differences(decision, text)
 
 
 def children_of(client: "MlflowClient", run: "Run") -> "dict[str, Run]":

@@ -27,6 +27,7 @@ from quantgate.pipelines.cli import (
     look_commands,
     mlflow_commands,
     power_command,
+    rollout_command,
     run_command,
     schema_command,
     setup_command,
@@ -72,6 +73,9 @@ app.command("power", short_help="Show what a run can prove before it starts.")(p
 app.command("track")(mlflow_commands.track)
 app.command("promote", short_help="Make a variant champion, if its verdict allows it.")(mlflow_commands.promote)
 app.command("rollback")(mlflow_commands.rollback)
+app.command("rollout", short_help="Write what serves a variant on KServe, as its verdict allows.")(
+    rollout_command.rollout
+)
 app.command("eval")(endpoint_commands.evaluate)
 app.command("compare")(benchmark_commands.compare)
 app.command("suites")(benchmark_commands.suites)

@@ -8,11 +8,12 @@ import typer
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import read_use_case, use_case_named, use_case_names
-from quantgate.components.promote.inference_service import check_reachable, write_patch
+from quantgate.components.promote.inference_service import write_patch
 from quantgate.components.promote.promotion import Promotion
 from quantgate.components.promote.promotion import promote as promote_model
 from quantgate.components.promote.promotion import rollback as roll_back
 from quantgate.components.promote.registry import Registered, register
+from quantgate.components.rollout.storage_address import check_reachable
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
 from quantgate.components.track.spool import local_results, send

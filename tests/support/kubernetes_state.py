@@ -49,6 +49,8 @@ class Cluster:
     """`create leases`."""
     absent: set[str] = field(default_factory=set)
     """Plurals of the kinds that this cluster does not have."""
+    pruned: set[str] = field(default_factory=set)
+    """Fields of a `spec` that this cluster's CRDs lack: its API server drops them."""
     unreachable_webhooks: dict[str, int] = field(default_factory=dict)
     """By plural, how many more writes find its admission webhook unreachable: its controller is being restarted."""
     logs: dict[tuple[str, str, bool], str] = field(default_factory=dict)
@@ -156,6 +158,8 @@ class Cluster:
 
     def _keep(self, event: str, path: str, obj: JSON) -> None:
         self.version += 1
+        for name in self.pruned:
+            obj.get("spec", {}).pop(name, None)
         obj["metadata"]["resourceVersion"] = str(self.version)
         self.objects[path, obj["metadata"]["name"]] = obj
         self.history.append((self.version, event, path, copy.deepcopy(obj)))
