@@ -20,11 +20,12 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from components.errors import PrerequisiteError
 from components.flow_cases.flow_checks import KINDS_OF_CHECKS, STRICT, FlowCheck
 from components.storage.artifact import Artifact
-from components.storage.yaml_file import fault, parse
+from components.storage.yaml_file import describe_error, fault, parse
 
 MOST_REPEATS = 32
 SEED = 20261127
@@ -198,6 +199,8 @@ class FlowSet(Artifact):
     names: tuple[str, ...]
     """Of the files, in the order in which they were given."""
     flows: tuple[Flow, ...]
+    notes: tuple[str, ...] = ()
+    """What of the files is left out, for readers."""
 
     @property
     def asked(self) -> tuple[Flow, ...]:
@@ -231,6 +234,8 @@ class FlowFile(BaseModel):
     """How often each case is asked."""
     cases: Annotated[tuple[FlowCase, ...], Field(strict=False), BeforeValidator(not_empty)]
     """The conversations."""
+    notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Remarks for the report, as what another form of file has that is left out here."""
 
     def flows(self) -> tuple[Flow, ...]:
         """Its cases, each with what it takes from the file."""
@@ -262,7 +267,21 @@ class FlowFile(BaseModel):
 
 def read_flow_file(text: str, source: str) -> FlowFile:
     """The flow file in the YAML text; raises PrerequisiteError with file and line."""
-    file = parse(FlowFile, text, source)
+    return _checked(parse(FlowFile, text, source), text, source)
+
+
+def read_flow_json(text: str, source: str) -> FlowFile:
+    """The flow file in its JSON, as a plan has it; raises PrerequisiteError."""
+    try:
+        return _checked(FlowFile.model_validate_json(text), text, source)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = describe_error(FlowFile, first["loc"], first)
+        raise PrerequisiteError(f"{source}: {message}. Correct the file that it was read from.") from error
+
+
+def _checked(file: FlowFile, text: str, source: str) -> FlowFile:
+    """The file; raises PrerequisiteError for an id that is given twice, or a tool that a case does not have."""
     ids = [case.id for case in file.cases]
     for number, case in enumerate(file.cases):
         if case.id in ids[:number]:
