@@ -232,6 +232,8 @@ class FlowFile(BaseModel):
     """How the answers are generated."""
     repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
     """How often each case is asked."""
+    every_answer: Checks = ()
+    """The checks of every answer to every case."""
     cases: Annotated[tuple[FlowCase, ...], Field(strict=False), BeforeValidator(not_empty)]
     """The conversations."""
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -248,7 +250,12 @@ class FlowFile(BaseModel):
                 update={
                     "checks": ()
                     if turn.assistant is not None
-                    else (*turn.checks, *case.every_answer, *(case.checks if number == last else ()))
+                    else (
+                        *turn.checks,
+                        *case.every_answer,
+                        *self.every_answer,
+                        *(case.checks if number == last else ()),
+                    )
                 }
             )
             for number, turn in enumerate(case.turns)

@@ -19,7 +19,7 @@ MOST_CHARACTERS = 90_000
 
 def pack_names() -> list[str]:
     """The names of the shipped packs."""
-    return sorted(file.stem for file in PACKS.glob("*.yaml"))
+    return sorted(folder.name for folder in PACKS.iterdir() if folder.is_dir())
 
 
 def read_flows(given: Iterable[str]) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def flow_files(entries: Sequence[str]) -> list[FlowFile]:
         if entry.startswith("{"):
             files.append(read_flow_json(entry, "A flow file of this run"))
         elif entry in pack_names():
-            files.append(read_file(PACKS / f"{entry}.yaml"))
+            files += [read_file(file) for file in sorted((PACKS / entry).glob("*.yaml"))]
         else:
             raise PrerequisiteError(f"Unknown flows {entry!r}. The packs are {', '.join(pack_names())}.")
     return files
