@@ -21,6 +21,7 @@ from pipelines.cli import (
     cluster_commands,
     doctor_command,
     endpoint_commands,
+    flows_command,
     gate_command,
     look_commands,
     mlflow_commands,
@@ -59,6 +60,7 @@ app.command("track")(mlflow_commands.track)
 app.command("promote", short_help="Make a variant champion, if its verdict allows it.")(mlflow_commands.promote)
 app.command("rollback")(mlflow_commands.rollback)
 app.command("eval")(endpoint_commands.evaluate)
+app.command("flows", short_help="Test a served model in your application.")(flows_command.flows)
 app.command("compare")(benchmark_commands.compare)
 app.command("suites")(benchmark_commands.suites)
 app.command("mirror")(benchmark_commands.mirror)
