@@ -34,14 +34,14 @@ def jobs(client: Client, flows: Sequence[Flow], on_exchange: OnExchange) -> Iter
     """A job for each conversation."""
 
     async def converse(flow: Flow, repeat: int, session: aiohttp.ClientSession) -> None:
-        on_exchange(await Conversation(client, session, flow, repeat).held())
+        on_exchange(await FlowConversation(client, session, flow, repeat).held())
 
     for flow in flows:
         for repeat in range(flow.repeats):
             yield partial(converse, flow, repeat)
 
 
-class Conversation:
+class FlowConversation:
     """One flow, asked once."""
 
     def __init__(self, client: Client, session: aiohttp.ClientSession, flow: Flow, repeat: int) -> None:
