@@ -130,7 +130,7 @@ def step_needs(file: Path) -> dict[str, StepNeeds]:
 
 
 TASKS = (
-    *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"),
+    *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "flows", "execute", "undeploy"),
     *("gate", "report", "track", "promote", "conclude"),
 )
 """In the order of the pipeline, in which a run reports them."""

@@ -13,11 +13,13 @@ from pydantic.json_schema import GenerateJsonSchema
 from quantgate.components.benchmarks.custom import KINDS, Settings
 from quantgate.components.benchmarks.suite_file import SuiteFile
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.flow_cases.flow_file import FlowFile
 from quantgate.components.policies.policy import UseCase
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "policy": UseCase,
     "suite": SuiteFile,
+    "flow": FlowFile,
     "custom-task": Settings,
     **{f"{answer}-item": item for answer, item in KINDS.items()},
 }

@@ -12,6 +12,7 @@ from quantgate.components.conclude.component import conclude
 from quantgate.components.deploy.component import deploy, undeploy
 from quantgate.components.evaluate.component import evaluate_full, evaluate_tiny
 from quantgate.components.execute.component import execute
+from quantgate.components.flows.component import flows
 from quantgate.components.gate.component import gate
 from quantgate.components.models.variants import DEFAULT
 from quantgate.components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
@@ -61,8 +62,9 @@ def ship(
         server = deployed.outputs["server"]
         tiny = evaluate_tiny(server=server, plan=plan)
         full = evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
-        undeploy(variant=variant, plan=plan).after(full).ignore_upstream_failure()
-        executed = execute(full=full.outputs["scores"], plan=plan)
+        flowed = flows(server=server, full=full.outputs["scores"], plan=plan)
+        undeploy(variant=variant, plan=plan).after(flowed).ignore_upstream_failure()
+        executed = execute(full=flowed.outputs["scores"], plan=plan)
 
     decided = gate(
         baseline=baseline,

@@ -9,13 +9,13 @@ import pytest
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate.evaluation import Earlier, Evaluation
 from quantgate.components.evaluate.ledger import shared
-from quantgate.components.evaluate.stages import FollowedServer
 from quantgate.components.models.digest import digest_of
 from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.progress import Step
 from quantgate.components.run.results import RunResults
 from quantgate.components.servers import kserve, lifecycle
 from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.servers.followed_server import FollowedServer
 from quantgate.components.storage.location import open_store
 from tests.support.kubernetes_state import Cluster
 from tests.support.on_cluster import WEIGHTS, cluster

@@ -85,8 +85,8 @@ def verdicts_of(
 ) -> tuple[tuple[Verdict, ...], list[Candidate]]:
     """The verdicts on these candidates, the first of which is the baseline; and those with paired answers.
 
-    `source`, where the baseline comes from, changes only the baseline's own verdict. A variant that a search did not try
-    keeps its share of the error.
+    `source`, where the baseline comes from, changes only the baseline's own verdict. A variant that a search did not
+    try keeps its share of the error.
     """
     baseline, *variants = candidates
     verdicts = {variant.name: verdict for variant in variants if (verdict := _unjudged(use_case, baseline, variant))}

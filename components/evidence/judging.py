@@ -43,6 +43,7 @@ from quantgate.components.run.artifacts import (
     MarginEvidence,
     TaskEvidence,
     Verdict,
+    is_flow_task,
 )
 from quantgate.components.run.attempts import Attempt
 
@@ -141,7 +142,7 @@ def _common(variant: Mapping[str, Answers], other: Mapping[str, Answers]) -> dic
     return {
         name: answers.only(other[name].table["id"])
         for name, answers in variant.items()
-        if name in other and answers.units is None
+        if name in other and answers.units is None and not is_flow_task(name)
     }
 
 
@@ -184,8 +185,8 @@ def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
         limits=rows,
         tasks=tuple(_task_evidence(evidence, baseline, task, alpha) for task in evidence.tasks.values()),
         perplexity_ratios=_perplexity_ratios(evidence.variant.answers, baseline.answers),
-        items=sum(answers.items for answers in evidence.variant.answers.values()),
-        planned_items=scores.planned_items or sum(task.items for task in scores.tasks),
+        items=sum(answers.items for name, answers in evidence.variant.answers.items() if not is_flow_task(name)),
+        planned_items=scores.planned_items or sum(task.items for task in scores.tasks if not is_flow_task(task.task)),
     )
 
 

@@ -12,7 +12,7 @@ from quantgate.components.benchmarks.suites import Suite
 from quantgate.components.benchmarks.task_score import score_of
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.run import records
-from quantgate.components.run.artifacts import Scores, TaskScore
+from quantgate.components.run.artifacts import Scores, TaskScore, is_flow_task
 from quantgate.components.run.progress import Step
 from quantgate.components.sandbox.containment import Outcome, Program
 from quantgate.components.sandbox.programs import run_programs
@@ -55,3 +55,4 @@ def scores_in_order(
             yield score_of(task, rows, tasks.task_version(task.task), settings)
         elif task.task in score_by_task:
             yield score_by_task[task.task]
+    yield from (score for score in answered.tasks if is_flow_task(score.task))

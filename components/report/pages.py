@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from quantgate.components.report import formats
 from quantgate.components.report.answer_lengths import answer_lengths
+from quantgate.components.report.flow_table import broken_flows, flow_notes, flow_rows, other_examples
 from quantgate.components.report.forest import forest_plot
 from quantgate.components.report.front import FRONT_HEADINGS, FRONT_LEGEND, front_plot, front_texts
 from quantgate.components.report.load_plot import load_plot
@@ -19,7 +20,7 @@ from quantgate.components.report.screen import screen
 from quantgate.components.report.stated_limits import bounds, stated_limits
 from quantgate.components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
 from quantgate.components.report.svg import standing_alone
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.artifacts import Decision, is_flow_task
 from quantgate.components.run.results import PLOTS, RunResults
 from quantgate.components.storage.artifact import write_text
 
@@ -118,6 +119,10 @@ def _facts(decision: Decision) -> dict[str, object]:
         "published_notes": published_notes(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "answer_lengths": answer_lengths(decision),
+        "flow_rows": flow_rows(decision),
+        "flow_notes": flow_notes(decision),
+        "broken_flows": broken_flows(decision),
+        "examples": other_examples(decision),
         "load_rows": load_rows(decision),
         "load_headings": HEADINGS,
         "load_legend": LEGEND,
@@ -151,6 +156,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "score": formats.score_text,
         "stderr": formats.stderr_text,
         "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,), unit),
+        "benchmarks": lambda tasks: [task for task in tasks if not is_flow_task(task.task)],
         "tokens": lambda number: f"{number:,.0f}",
         "subject": formats.subject_text,
         "rate": formats.rate_text,

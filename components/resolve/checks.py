@@ -9,6 +9,7 @@ from quantgate.components.benchmarks import selection, suites
 from quantgate.components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
 from quantgate.components.benchmarks.suite_file import split_suite
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.flow_cases.planned_flows import check_flows, planned_flow_tasks
 from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.rungs import AUTO, expanded
 from quantgate.components.policies.policy import UseCase, check_use_case, chosen
@@ -135,7 +136,8 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     plan = with_suite(plan.model_copy(update={"variants": all_variants(plan)}))
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
-    check_use_case(limits, tasks)
+    check_flows(plan)
+    check_use_case(limits, [*tasks, *planned_flow_tasks(plan)])
     check_published(limits, selection.suite_of(plan))
     check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)

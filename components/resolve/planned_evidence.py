@@ -5,6 +5,7 @@ from quantgate.components.benchmarks.suites import GUESSED, SuiteTask
 from quantgate.components.evidence.assumed_answers import SCORE, PlannedTask
 from quantgate.components.evidence.forecast import forecast
 from quantgate.components.evidence.prospects import Prospect
+from quantgate.components.flow_cases.planned_flows import planned_flow_tasks
 from quantgate.components.models.rungs import AUTO, LADDERS
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.policies.policy import chosen
@@ -24,7 +25,13 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = F
     scored = [task for task in suite.tasks if task.metric not in PERPLEXITIES]
     if not scored or not all(task.full for task in scored):
         return None
-    tasks = tuple(_planned(task, score) for task in scored)
+    flows = planned_flow_tasks(plan).items()
+    limited = plan.limits or chosen(plan.use_case, plan.policy)
+    of_flows = [PlannedTask(task, items, 0.0, score, 1, False, (), True) for task, items in flows]
+    tasks = (
+        *(_planned(task, score) for task in scored),
+        *(task for task in of_flows if task.name in limited.max_drop),
+    )
     longest = max(len(row.variants) for row in LADDERS)  # `auto` stands for so many at most
     variants = sum(longest if name == AUTO else name != BASELINE for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1

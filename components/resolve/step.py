@@ -13,6 +13,7 @@ from quantgate.components.models.variants import BASELINE
 from quantgate.components.models.window import model_window, own_window
 from quantgate.components.resolve import (
     calibration_texts,
+    checked_flows,
     checks,
     counted_attempts,
     earlier_verdict,
@@ -61,6 +62,8 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         checked = checked.model_copy(update={"variants": all_variants(checked)})  # the sizes of all are known now
         encoder = Encoder.load(folder)
         checked, samples = calibration_texts.copy_calibration(checked, encoder.tokenizer, folder)
+        checked = checked_flows.with_flows(checked, encoder.tokenizer, model_window(folder))
+        checked_flows.check_limits(checked)
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
         attempt, uncounted = counted_attempts.count_tracked(base_model, resolved)

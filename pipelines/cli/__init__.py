@@ -7,6 +7,7 @@ mlflow_commands                 `track`, `promote`, `rollback`
 rollout_command                 `rollout`
 endpoint_commands, benchmark_commands
                                 `eval`, `lm-eval`; `suites`, `mirror`, `compare`
+flows_command                   `flows`
 cluster_commands, look_commands
                                 `compile`, `submit`, `follow`, `schedule`; `look`, `listen`
 doctor_command, setup_command   `doctor`, `setup`

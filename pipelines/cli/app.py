@@ -23,6 +23,7 @@ from quantgate.pipelines.cli import (
     cluster_commands,
     doctor_command,
     endpoint_commands,
+    flows_command,
     gate_command,
     look_commands,
     mlflow_commands,
@@ -77,6 +78,7 @@ app.command("rollout", short_help="Write what serves a variant on KServe, as its
     rollout_command.rollout
 )
 app.command("eval")(endpoint_commands.evaluate)
+app.command("flows", short_help="Test a served model in your application.")(flows_command.flows)
 app.command("compare")(benchmark_commands.compare)
 app.command("suites")(benchmark_commands.suites)
 app.command("mirror")(benchmark_commands.mirror)
