@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from quantgate.components.gate.decision import decide
 
 from quantgate.components.evidence import saved_answers
+from quantgate.components.evidence.decision import decide
 from quantgate.components.evidence.no_loss import NoLossTest
 from quantgate.components.gate.flipped_items import BROKEN_FLOWS, examples, flips
 from quantgate.components.policies.policy import UseCase

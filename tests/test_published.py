@@ -4,11 +4,11 @@ import io
 from pathlib import Path
 
 import pytest
-from quantgate.components.gate.decision import decide
 from rich.console import Console
 
 from quantgate.components.benchmarks.suites import SUITES
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.evidence.decision import decide
 from quantgate.components.evidence.published_check import (
     AGREES,
     APART,

@@ -1,6 +1,7 @@
 """The step flows: ask a served variant what the application asks, and add the scores of its checks."""
 
 import tempfile
+import time
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
@@ -9,7 +10,7 @@ from quantgate.components.flow_cases.flow_file import FlowSet
 from quantgate.components.run import progress
 from quantgate.components.run.artifacts import FLOWS, Scores, Server
 from quantgate.components.run.plan import EvaluationPlan
-from quantgate.components.run.results import RunResults
+from quantgate.components.run.results import FULL, RunResults
 
 
 def flows(server: str, full: str, plan: str, scores: str) -> None:
@@ -33,8 +34,9 @@ def flows(server: str, full: str, plan: str, scores: str) -> None:
         except PrerequisiteError as error:
             failure = f"Its flows were not answered: {error} The server's log: {serving.log}"
             measured, note = measured.model_copy(update={"tasks": (), "failure": failure}), ""
+        measured = measured.model_copy(update={"ended_at": time.time()})
         measured.write(scores)
-        RunResults(planned.results).scores(measured.variant, measured.stage).put(Path(scores))
+        RunResults(planned.results).scores(measured.variant, FULL).put(Path(scores))  # as evaluate-full does
         left_out = len(planned.flows_left_out)
         note += f"; {left_out} of {len(flow_set.flows)} flows are left out" if left_out else ""
         step.end(failure=measured.failure, note=note)
