@@ -41,6 +41,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "policy": (Path | None, None),
     "variant": (list[str] | None, None),
     "variant_recipe": (list[str] | None, None),
+    "calibration_also": (list[str] | None, None),
 }
 """Type and default of the options whose form on the command line differs from the plan's."""
 WITH_BOTH_FLAGS = ("chat_template",)
@@ -137,6 +138,7 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
     read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
     read |= {"variant_recipe": recipes, "variant": checkpoints}
+    read |= {"calibration_also": tuple(values.get("calibration_also") or ())}
     return EvaluationPlan(**plan_values | read)
 
 

@@ -69,7 +69,16 @@ def test_report_terminal_and_mlflow_show_the_front(tmp_path: Path) -> None:
     decision = searched()
     html, markdown = write_report(decision, tmp_path)
     head, *rows = Page(html.read_text()).tables["front"]
-    assert head == ["Variant", "Size", "Speed", "Average drop", "At least", "At most", "Front", "Why the search went on"]
+    assert head == [
+        "Variant",
+        "Size",
+        "Speed",
+        "Average drop",
+        "At least",
+        "At most",
+        "Front",
+        "Why the search went on",
+    ]
     assert rows[1][:4] == ["int8", "163 MB", "1.50×", "1.0 %"]
     assert rows[2][4:7] == ["7.0 %", "11.0 %", "yes"]
     assert rows[3] == ["int4-g64", "—", "—", "—", "—", "—", "—", "Not tried: int8 ships."]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier
 
 NAME = re.compile(r"(?!run-)[a-z][a-z0-9]*(-[a-z0-9]+)*")
+CALIBRATION = re.compile(r"\.calib(\d)")
 LONGEST_NAME = 20
 """With a seed and what else a name says, the names of Kubernetes' objects have room for it."""
 EXAMPLES = {"recipe": "recipe.yaml", "checkpoint": "hf:org/name"}
@@ -76,7 +77,9 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
     for row in own.values():
         if row.checkpoint:
             sources.check_source(row.checkpoint, quantized=True)
-    names = with_baseline((*(name for name in plan.variants if name != AUTO), *own), plan.seeds, own)
+    check_calibrations(plan)
+    named = [name for name in plan.variants if name != AUTO]
+    names = with_baseline([*named, *own], plan.seeds, own, 1 + len(plan.calibration_also))
     check_search(plan, names)
     for name, row in own.items():
         if not row.recipe:
@@ -89,11 +92,26 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
     return (*in_order, *([AUTO] if AUTO in plan.variants else []))
 
 
-def check_search(plan: EvaluationPlan, names: Iterable[str]) -> None:
-    """Raise PrerequisiteError for a search through other seeds, or without variants."""
-    if plan.search and plan.seeds > 1:
+def check_calibrations(plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError for calibration texts that are named twice, or that a variant's name lacks."""
+    sources = (plan.calibration, *plan.calibration_also)
+    if twice := next((source for source in sources if sources.count(source) > 1), None):
+        raise PrerequisiteError(f"The calibration texts {twice} are named twice. Name each set once.")
+    most = len(plan.calibration_also)
+    numbers = ((name, int(match[1])) for name in plan.variants if (match := CALIBRATION.search(name)))
+    for name in (name for name, number in numbers if number > most):
         raise PrerequisiteError(
-            "--search ends with the first variant that may be promoted, and --seeds asks for all seeds of each. Leave"
+            f"{name} needs further calibration texts, and --calibration-also names {most or 'none'}. Each occurrence of"
+            " it adds a set: .calib1, .calib2 and so on."
+        )
+
+
+def check_search(plan: EvaluationPlan, names: Iterable[str]) -> None:
+    """Raise PrerequisiteError for a search through other seeds or calibration texts, or without variants."""
+    several = {"--seeds": plan.seeds > 1, "--calibration-also": bool(plan.calibration_also)}
+    for option in (option for option, given in several.items() if plan.search and given):
+        raise PrerequisiteError(
+            f"--search ends with the first variant that may be promoted, and {option} asks for several of each. Leave"
             " one of the two out."
         )
     if plan.search and AUTO not in plan.variants and not set(names) - {BASELINE}:

@@ -200,7 +200,7 @@ def compress(
 
 def checked_texts(results: RunResults, calibration: Calibration) -> Path:
     """The file with the calibration texts; raises PrerequisiteError when it is gone, or not the one that was chosen."""
-    file = results.calibration_texts.path
+    file = results.calibration_file(calibration.number).path
     if not file.is_file() or sha256_of(file) != calibration.sha256:
         what = "has other bytes than when the run began" if file.is_file() else "is gone"
         raise PrerequisiteError(

@@ -219,6 +219,8 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
     """The command-line options for the plan's settings that differ from the defaults."""
     for custom_task in plan.custom:
         yield from ("--custom", custom_task)
+    for texts in plan.calibration_also:
+        yield from ("--calibration-also", texts)
     if plan.trust_tasks:
         yield "--trust-tasks"
     if plan.limit:
@@ -238,6 +240,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         (plan.noise_floor, "--noise-floor"),
         (not plan.ledger, "--no-ledger"),
         (not plan.check_power, "--no-check-power"),
+        (plan.search, "--search"),
     ):
         if is_set:
             yield option

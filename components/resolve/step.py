@@ -82,4 +82,5 @@ def outcome(plan: EvaluationPlan) -> str:
         return f"judged before in {plan.judged_in}"
     left_out = ", ".join(f"{count:,} of {task}" for task, count in plan.too_long.items())
     window = f"window {plan.window:,} tokens" + (f", too long and left out: {left_out}" if left_out else "")
-    return f"{window}; calibrated with {plan.calibration_set.describe()}" if plan.calibration_set else window
+    sets = [plan.calibration_set, *plan.calibration_sets_also] if plan.calibration_set else []
+    return "; ".join([window, *(f"calibrated with {chosen.describe()}" for chosen in sets)])

@@ -26,7 +26,7 @@ NOT_DECIDING = (
         "judged_in",
         "fail_run_on",
     ),
-    "calibration",  # `calibration_set` identifies the texts
+    *("calibration", "calibration_also"),  # `calibration_set` and `calibration_sets_also` identify the texts
     "check_power",
 )
 """The fields of a plan that name a place, or what happens after the verdict. `asked` identifies the questions."""

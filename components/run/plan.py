@@ -123,6 +123,12 @@ class EvaluationPlan(Artifact):
         description="Calibration texts: boolq (embedded), a JSONL file, or hf:OWNER/NAME:SPLIT [UltraChat, where the"
         " rows' source has it, else boolq].",
     )
+    calibration_also: tuple[str, ...] = Field(
+        (),
+        max_length=9,
+        description="Further calibration texts, with which each calibrated variant is made too, as int8.calib1; may be"
+        " repeated.",
+    )
     calibration_samples: int = Field(
         0, ge=0, description="Number of calibration texts [0: 32 of boolq, 512 of others]."
     )
@@ -131,6 +137,8 @@ class EvaluationPlan(Artifact):
     )
     calibration_set: Calibration | None = None
     """The texts that `resolve` has chosen; None when no variant is quantized."""
+    calibration_sets_also: tuple[Calibration, ...] = ()
+    """Those of `calibration_also`."""
     ledger: bool = Field(True, description="Reuse a model's answers from an earlier run or stage.")
     skip_judged: bool = Field(False, description="End early if MLflow has a verdict on this model by the same plan.")
     fail_run_on: str = Field(
@@ -162,6 +170,10 @@ class EvaluationPlan(Artifact):
         if self.limits is None:
             raise ValueError("The policy of this plan is not parsed: the step `resolve` does that.")
         return self.limits
+
+    def calibration_of(self, number: int) -> Calibration | None:
+        """The chosen texts of that number: 0 are those of `calibration`, 1 the first of `calibration_also`."""
+        return self.calibration_sets_also[number - 1] if number else self.calibration_set
 
     @property
     def chosen_calibration(self) -> Calibration:

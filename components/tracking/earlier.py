@@ -49,6 +49,10 @@ def verdict_key(plan: EvaluationPlan) -> str:
     texts = plan.calibration_set.identity if plan.calibration_set else ()
     if plan.variant_recipe:  # not part of the key of a run without one, which earlier versions wrote too
         parts["variant_recipe"] = plan.variant_recipe
+    if plan.calibration_sets_also:
+        parts["calibration_sets_also"] = [chosen.identity for chosen in plan.calibration_sets_also]
+    if plan.search:
+        parts["search"] = True
     if plan.variant_kept:
         parts["variant"] = {name: checkpoint.digest for name, checkpoint in plan.variant_kept.items()}
     content = json.dumps([parts, texts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
