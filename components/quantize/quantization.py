@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from components.errors import PrerequisiteError
 from components.models.layers import Layout
 from components.models.parts import IGNORED
 from components.models.variants import Variant
+from components.quantize.log_progress import progress_in
 from components.run import machine
 from components.run.artifacts import Model, Weights
 from components.run.calibration import Calibration
@@ -30,7 +30,6 @@ from components.storage.store import Store
 
 LAST_LINES = 8
 POLL_S = 0.5
-ROUND = re.compile(rb"\((\d+)/(\d+)\): Calibrating")
 
 
 def quantize(
@@ -253,8 +252,9 @@ def run(command: list[str], log: Path, step: Step) -> None:
             env=os.environ | {"HF_HUB_OFFLINE": "1"},  # model and calibration data are local
         )
     while process.poll() is None:
-        if rounds := ROUND.findall(log.read_bytes()):
-            step.advance(int(rounds[-1][0]), int(rounds[-1][1]), "layers")
+        said = progress_in(log.read_bytes())
+        if said.note:
+            step.advance(said.layer, said.layers, said.note)
         time.sleep(POLL_S)
     if process.returncode == 0:
         return
