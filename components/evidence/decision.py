@@ -9,7 +9,7 @@ from components.evidence.case import unmeasurable
 from components.evidence.next_steps import next_step
 from components.evidence.point import judge
 from components.evidence.reference import not_judged
-from components.models.variants import BASELINE
+from components.models.variants import BASELINES
 from components.policies.policy import UseCase
 from components.run.artifacts import Decision, Model, Scores, Verdict, Weights
 from components.run.attempts import Attempt
@@ -42,8 +42,8 @@ def decide(
     """
     names = [row.variant for row in weights]
     scores_by_variant = {row.variant: row for row in scores}
-    if BASELINE not in names or len(set(names)) < len(names):
-        raise ValueError(f"The gate needs the weights of {BASELINE} and of each variant once, it got: {names}")
+    if sum(name in BASELINES for name in names) != 1 or len(set(names)) < len(names):
+        raise ValueError(f"The gate needs the weights of one baseline and of each variant once, it got: {names}")
     if len(scores_by_variant) < len(scores) or not scores_by_variant.keys() <= set(names):
         got = [row.variant for row in scores]
         raise ValueError(f"The gate needs one Scores a variant of {names}, it got: {got}")
@@ -54,9 +54,9 @@ def decide(
             scores_by_variant.get(row.variant),
             suite,
             answers_by_variant.get(row.variant),
-            again if row.variant == BASELINE else None,
+            again if row.variant in BASELINES else None,
         )
-        for row in sorted(weights, key=lambda row: row.variant != BASELINE)
+        for row in sorted(weights, key=lambda row: row.variant not in BASELINES)
     ]
     return decide_candidates(model, suite, use_case, candidates, attempt)
 

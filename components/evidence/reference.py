@@ -1,7 +1,8 @@
 """The reference of a run is its baseline: without the baseline's scores no variant can be judged."""
 
-from components.models.variants import BASELINE
+from components.models.variants import BASELINE, BASELINES
 from components.run.artifacts import Scores
+from components.run.plan import EvaluationPlan
 from components.run.results import FULL, RunResults
 
 
@@ -15,8 +16,9 @@ def without_reference(variant: str, results: str) -> str:
 
     Empty for the baseline itself, and while the baseline may still get scores: from its server, the ledger or MLflow.
     """
-    if variant == BASELINE:
+    if variant in BASELINES:
         return ""
-    saved = RunResults(results).variant(BASELINE)
+    plan = RunResults(results).plan.read(EvaluationPlan)
+    saved = RunResults(results).variant(plan.baseline if plan else BASELINE)
     scores = saved.scores(FULL).read(Scores)  # a failure of an earlier step is in it, unless the ledger had the answers
     return not_judged(scores.failure) if scores and scores.failure else ""

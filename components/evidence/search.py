@@ -22,7 +22,6 @@ from components.evidence.candidate import Candidate
 from components.evidence.decision import verdicts_of
 from components.evidence.saved_answers import saved_candidate
 from components.evidence.speed_limits import by_speed
-from components.models.variants import BASELINE
 from components.run.artifacts import Scores, Verdict, Weights
 from components.run.attempts import Attempt, AttemptRecord, expected_attempt
 from components.run.evidence_digests import policy_digest
@@ -33,7 +32,7 @@ from components.run.results import RunResults
 
 def needless(variant: str, plan: EvaluationPlan) -> str:
     """Why the variant is not tried: a smaller one of the search may be promoted; empty if it must be tried."""
-    if not plan.search or variant == BASELINE:
+    if not plan.search or variant == plan.baseline:
         return ""
     for smaller in plan.variants[1 : plan.variants.index(variant)]:
         verdict = RunResults(plan.results).variant(smaller).verdict.read(Verdict)

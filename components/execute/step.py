@@ -5,7 +5,6 @@ from pathlib import Path
 
 from components.benchmarks import selection
 from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
 from components.run import progress
 from components.run.artifacts import Scores
 from components.run.plan import EvaluationPlan
@@ -21,7 +20,7 @@ def execute(full: str, plan: str, scores: str) -> None:
     if not answered.failure and not answered.scored_in and selection.suite_of(planned).programs:
         answered = with_programs(answered, planned)
     answered.write(scores)
-    if planned.search and answered.variant != BASELINE and not answered.failure:
+    if planned.search and answered.variant != planned.baseline and not answered.failure:
         from components.evidence import search
 
         with progress.step(planned.results, "search", answered.variant) as step:

@@ -4,7 +4,7 @@ A plan has a recipe as `NAME=` and the text of the file, a checkpoint as `NAME=`
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,17 @@ from pydantic import ValidationError
 from components.errors import PrerequisiteError
 from components.models import sources
 from components.models.rungs import AUTO, by_size
-from components.models.variants import BASELINE, VARIANTS, Variant, check_seeds, variant_named, with_baseline
+from components.models.variants import (
+    BASELINE,
+    BASELINES,
+    FP8_CACHE,
+    NATIVE,
+    VARIANTS,
+    Variant,
+    check_seeds,
+    variant_named,
+    with_baseline,
+)
 from components.run.plan import EvaluationPlan
 from components.storage.yaml_file import Where, composed, duplicates, fault, readable
 
@@ -61,7 +71,7 @@ def own_rows(recipes: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[st
                 f"A {kind}'s variant cannot be called {name!r}. Give at most {LONGEST_NAME} lower-case letters and"
                 " digits, with single hyphens between them. It begins with a letter, and not with run-."
             )
-        if name in (*VARIANTS, *rows, AUTO):
+        if name in (*VARIANTS, *BASELINES, *rows, AUTO):
             whose = "given twice" if name in rows else "a variant of quantgate's own"
             raise PrerequisiteError(f"The name {name} is {whose}. Choose another for the {kind}.")
         rows[name] = Variant(name, scheme="", algorithm="", **{kind: content})  # type: ignore[arg-type]
@@ -79,7 +89,8 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
             sources.check_source(row.checkpoint, quantized=True)
     check_calibrations(plan)
     named = [name for name in plan.variants if name != AUTO]
-    names = with_baseline([*named, *own], plan.seeds, own, 1 + len(plan.calibration_also))
+    names = with_baseline([*named, *own], plan.seeds, own, 1 + len(plan.calibration_also), baseline_of(plan))
+    check_native(plan, [variant_named(name, own) for name in names])
     check_search(plan, names)
     for name, row in own.items():
         if not row.recipe:
@@ -90,6 +101,33 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
             check_seeds(name, calibrated=False)
     in_order = by_size(names, own, plan.variant_kept) if plan.search else names
     return (*in_order, *([AUTO] if AUTO in plan.variants else []))
+
+
+def baseline_of(plan: EvaluationPlan) -> str:
+    """The baseline's name by the model's own weights; while they are not known, the one that is named."""
+    if plan.native:
+        return NATIVE[plan.native].name
+    named = (name for name in plan.variants if name in BASELINES and plan.native is None)
+    return next(named, BASELINE)
+
+
+def check_native(plan: EvaluationPlan, rows: Iterable[Variant]) -> None:
+    """Raise PrerequisiteError for rows that cannot be made of the model, and for another model's baseline."""
+    rows, baseline = list(rows), baseline_of(plan)
+    made = [row.name for row in rows if row.quantized and not row.checkpoint]
+    if baseline != BASELINE and made:
+        raise PrerequisiteError(
+            f"The model's own weights are {variant_named(baseline).scheme} already, and llm-compressor quantizes"
+            f" weights of 16 bits alone: {', '.join(made)} cannot be made of it. Compare it with checkpoints that are"
+            f" quantized already (--variants {baseline} --variant NAME=SOURCE) or with {baseline}{FP8_CACHE}, or run the model in"
+            " 16 bits, if there is one."
+        )
+    others = [row.name for row in rows if row.stored.name in BASELINES and row.stored.name != baseline]
+    if others:
+        raise PrerequisiteError(
+            f"{others[0]} is the baseline of a model whose own weights have that format, and this one's are not. Leave"
+            " it out."
+        )
 
 
 def check_calibrations(plan: EvaluationPlan) -> None:
@@ -106,7 +144,7 @@ def check_calibrations(plan: EvaluationPlan) -> None:
         )
 
 
-def check_search(plan: EvaluationPlan, names: Iterable[str]) -> None:
+def check_search(plan: EvaluationPlan, names: Sequence[str]) -> None:
     """Raise PrerequisiteError for a search through other seeds or calibration texts, or without variants."""
     several = {"--seeds": plan.seeds > 1, "--calibration-also": bool(plan.calibration_also)}
     for option in (option for option, given in several.items() if plan.search and given):
@@ -114,7 +152,7 @@ def check_search(plan: EvaluationPlan, names: Iterable[str]) -> None:
             f"--search ends with the first variant that may be promoted, and {option} asks for several of each. Leave"
             " one of the two out."
         )
-    if plan.search and AUTO not in plan.variants and not set(names) - {BASELINE}:
+    if plan.search and AUTO not in plan.variants and len(names) < 2:
         raise PrerequisiteError(
             f"--search has no variants to try: --variants names the baseline alone. Name some, or {AUTO}."
         )

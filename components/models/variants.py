@@ -133,6 +133,13 @@ VARIANTS = {
     )
 }
 
+NATIVE = {
+    "fp8": Variant("fp8-native", scheme="FP8", bits=8, number="float", algorithm="", quantized=False),
+    "mxfp4": Variant("mxfp4-native", "MXFP4", 4, 32, number="float", algorithm="", quantized=False),
+}
+"""The baselines of models whose own weights are quantized, by the quant_method of their configuration."""
+BASELINES = (BASELINE, *(row.name for row in NATIVE.values()))
+
 DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 """The variants that a run makes unless it names others."""
 
@@ -148,8 +155,9 @@ def variant_named(name: str, own: Mapping[str, Variant] | None = None) -> Varian
     with keys and values in FP8. `own` are the rows of the user's own recipes.
     """
     rows = {**VARIANTS, **(own or {})}
-    if (parts := NAMED.fullmatch(name)) and parts["row"] in rows:
-        row = rows[parts["row"]]
+    known = rows | {native.name: native for native in NATIVE.values()}
+    if (parts := NAMED.fullmatch(name)) and parts["row"] in known:
+        row = known[parts["row"]]
         row = with_seed(row, int(parts["seed"])) if parts["seed"] else row
         row = with_calibration(row, int(parts["calib"])) if parts["calib"] else row
         return replace(row, name=name, kv_cache_dtype="fp8") if parts["cache"] else row
@@ -187,14 +195,20 @@ def check_seeds(name: str, *, calibrated: bool) -> None:
 
 
 def with_baseline(
-    names: Iterable[str], seeds: int = 1, own: Mapping[str, Variant] | None = None, calibrations: int = 1
+    names: Iterable[str],
+    seeds: int = 1,
+    own: Mapping[str, Variant] | None = None,
+    calibrations: int = 1,
+    baseline: str = BASELINE,
 ) -> list[str]:
     """The checked variant names, without duplicates: the baseline first, then the others in their order.
 
     Each quantized row is followed by the same row with the other seeds, if there are more than one, and each of these
-    by itself with the other calibration texts, if there are several sets and its weights depend on them.
+    by itself with the other calibration texts, if there are several sets and its weights depend on them. Whatever the
+    `baseline` is, `bf16` means it.
     """
-    rows = [variant_named(name, own) for name in dict.fromkeys([BASELINE, *names])]
+    called = {BASELINE: baseline, f"{BASELINE}{FP8_CACHE}": f"{baseline}{FP8_CACHE}"}
+    rows = [variant_named(called.get(name, name), own) for name in dict.fromkeys([BASELINE, *names])]
     seeded = [seed for row in rows for seed in (_seeds(row, seeds) if seeds > 1 else [row])]
     several = [other for row in seeded for other in (_calibrations(row, calibrations) if calibrations > 1 else [row])]
     return list(dict.fromkeys(row.name for row in several))

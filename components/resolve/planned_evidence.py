@@ -6,7 +6,7 @@ from components.evidence.assumed_answers import SCORE, PlannedTask
 from components.evidence.forecast import forecast
 from components.evidence.prospects import Prospect
 from components.models.rungs import AUTO, LADDERS
-from components.models.variants import BASELINE
+from components.models.variants import BASELINES
 from components.policies.policy import chosen
 from components.run.artifacts import PERPLEXITIES
 from components.run.attempts import Attempt
@@ -26,7 +26,7 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = F
         return None
     tasks = tuple(_planned(task, score) for task in scored)
     longest = max(len(row.variants) for row in LADDERS)  # `auto` stands for so many at most
-    variants = sum(longest if name == AUTO else name != BASELINE for name in plan.variants)
+    variants = sum(longest if name == AUTO else name not in BASELINES for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
     return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt=attempt)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from components.models.digest import fetch_model
 from components.models.recipe_file import all_variants
 from components.models.tokenizer_files import tokenizer_digest
-from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
 from components.resolve import (
     calibration_texts,
@@ -49,12 +48,12 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:
             check_experiment(checked.tracking_uri, experiment, base_model.source)
-        checked = checked.model_copy(update={"experiment": experiment})
+        checked = checked.model_copy(update={"experiment": experiment, "native": base_model.native})
         folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
         checked = own_checkpoint.with_checkpoints(checked, folder, open_store(checked.store), cache_dir())
-        checked = checked.model_copy(update={"variants": all_variants(checked)})  # the sizes of all are known now
+        checked = checked.model_copy(update={"variants": all_variants(checked)})  # name and sizes are known now
         encoder = Encoder.load(folder)
         checked, samples = calibration_texts.copy_calibration(checked, encoder.tokenizer, folder)
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
@@ -73,7 +72,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         RunResults(requested.results).plan.put(Path(plan))
         parts = f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB", outcome(resolved), uncounted
         step.end(note="; ".join(filter(None, parts)))
-    return [BASELINE] if resolved.judged_in else list(resolved.variants)
+    return [resolved.baseline] if resolved.judged_in else list(resolved.variants)
 
 
 def outcome(plan: EvaluationPlan) -> str:

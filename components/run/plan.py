@@ -25,6 +25,8 @@ class EvaluationPlan(Artifact):
         " baseline {baseline} is always included [{default}; with --search auto]."
     )
     """The baseline first."""
+    native: str | None = None
+    """The quant_method of the model's own weights, as `fp8`; empty for 16 bits, None while it is not known."""
     variant: tuple[str, ...] = Field(
         (),
         description="A checkpoint that is quantized already, as a variant: NAME=file:PATH, NAME=hf:ORG/NAME or"
@@ -153,6 +155,11 @@ class EvaluationPlan(Artifact):
     """MLflow's experiment of the run, which `resolve` names: the only one from which earlier results are taken."""
     judged_in: str = ""
     """The MLflow run with the earlier verdict; empty when there is none, or `skip_judged` is off."""
+
+    @property
+    def baseline(self) -> str:
+        """The baseline's name, when the plan is checked."""
+        return self.variants[0]
 
     @property
     def failing_verdicts(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
-from components.models.variants import BASELINE
+from components.models.variants import BASELINES
 from components.run.artifacts import Decision, Model, Scores, Weights
 from components.run.load_results import OFF
 from components.run.plan import EvaluationPlan
@@ -105,7 +105,7 @@ def find_verdicts(run_id: str, tracking_uri: str) -> tuple[tuple[str, str, str],
         if checked and checked.mismatches:
             raise PrerequisiteError(f"its decision is not to be relied on: {checked.mismatches[0]}.")
     verdicts = checked.decision.verdicts if checked else ()
-    return tuple((row.variant, row.verdict, row.sentence) for row in verdicts if row.variant != BASELINE)
+    return tuple((row.variant, row.verdict, row.sentence) for row in verdicts if row.variant not in BASELINES)
 
 
 def find_baseline_scores(
