@@ -113,8 +113,8 @@ QUANTIZED = [
     ("config.json", {"quantization": {"group_size": 64, "bits": 4}}, "has a `quantization` (bits 4)"),
     (
         "config.json",
-        {"text_config": {"quantization_config": {"quant_method": "fbgemm_fp8"}}},
-        "(quant_method 'fbgemm_fp8')",
+        {"text_config": {"quantization_config": {"quant_method": "hqq"}}},
+        "(quant_method 'hqq')",
     ),
     ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, "it has hf_quant_config.json"),
     ("quantize_config.json", {"bits": 4}, "it has quantize_config.json"),
