@@ -119,8 +119,8 @@ def check_native(plan: EvaluationPlan, rows: Iterable[Variant]) -> None:
         raise PrerequisiteError(
             f"The model's own weights are {variant_named(baseline).scheme} already, and llm-compressor quantizes"
             f" weights of 16 bits alone: {', '.join(made)} cannot be made of it. Compare it with checkpoints that are"
-            f" quantized already (--variants {baseline} --variant NAME=SOURCE) or with {baseline}{FP8_CACHE}, or run the"
-            " model in 16 bits, if there is one."
+            f" quantized already (--variants {baseline} --variant NAME=SOURCE) or with {baseline}{FP8_CACHE}, or"
+            " run the model in 16 bits, if there is one."
         )
     others = [row.name for row in rows if row.stored.name in BASELINES and row.stored.name != baseline]
     if others:
