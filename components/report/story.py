@@ -76,7 +76,8 @@ def stories(decision: Decision) -> tuple[Story, ...]:
     result = []
     for row in matrix(decision):
         weight, score = weights.get(row.variant), scores.get(row.variant)
-        reasons = dict.fromkeys(artifact.failure for artifact in (weight, score) if artifact and artifact.failure)
+        tried = [artifact for artifact in (weight, score) if artifact and not (weight and weight.skipped)]
+        reasons = dict.fromkeys(artifact.failure for artifact in tried if artifact.failure)
         failure = "\n\n".join(reasons) or (row.sentence if row.mark.verdict == "failed" else "")
         result.append(Story(row, _build_facts(weight) if weight else (), weight.digest if weight else "", failure))
     return tuple(result)
