@@ -44,6 +44,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "variant": (list[str] | None, None),
     "variant_recipe": (list[str] | None, None),
     "flows": (list[str] | None, None),
+    "calibration_also": (list[str] | None, None),
 }
 """Type and default of the options whose form on the command line differs from the plan's."""
 WITH_BOTH_FLAGS = ("chat_template",)
@@ -140,6 +141,7 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
     read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
     read |= {"variant_recipe": recipes, "variant": checkpoints, "flows": read_flows(values.get("flows") or ())}
+    read |= {"calibration_also": tuple(values.get("calibration_also") or ())}
     return EvaluationPlan(**plan_values | read)
 
 

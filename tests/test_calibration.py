@@ -10,8 +10,14 @@ import pytest
 from quantgate.components.benchmarks.calibration_rows import hub_split, rows_of_file
 from quantgate.components.benchmarks.splits import Split
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.quantize.quantization import checked_texts
 from quantgate.components.report.story import calibration_words, options
-from quantgate.components.resolve.calibration_texts import check_calibration, copy_calibration, source_of_texts
+from quantgate.components.resolve.calibration_texts import (
+    TextSource,
+    check_calibration,
+    copy_calibration,
+    source_of_texts,
+)
 from quantgate.components.resolve.checks import check
 from quantgate.components.resolve.cluster_places import check_locations
 from quantgate.components.run.artifacts import Weights
@@ -36,6 +42,10 @@ def jsonl(folder: Path, *rows: Any) -> str:
 def plan_of(folder: Path, calibration: str = "", **changes: Any) -> EvaluationPlan:
     places = {"store": str(folder / "store"), "results": str(folder / "run"), "data": "embedded"}
     return EvaluationPlan(**({"variants": ("bf16", "int8"), "calibration": calibration} | places | changes))
+
+
+def texts_of(plan: EvaluationPlan) -> TextSource:
+    return source_of_texts(plan, plan.calibration)
 
 
 def test_a_row_is_a_text_a_prompt_with_its_completion_or_a_chat(tmp_path: Path) -> None:
@@ -117,12 +127,14 @@ def test_the_location_of_calibration_texts(tmp_path: Path, monkeypatch: pytest.M
     assert tuple(map(calibration_location, kept)) == kept
     for location in kept:
         check_locations(CHAT, plan_of(tmp_path, location, store="", results="", data="hub"))
+    with pytest.raises(PrerequisiteError, match=r"--calibration-also is /mine.jsonl, and the cluster cannot read"):
+        check_locations(CHAT, plan_of(tmp_path, store="", results="", data="hub", calibration_also=("/mine.jsonl",)))
     with pytest.raises(PrerequisiteError, match=r"--calibration is /mine.jsonl, and the cluster cannot read"):
         check_locations(CHAT, plan_of(tmp_path, "/mine.jsonl", store="", results="", data="hub"))
 
 
 def test_the_same_samples_are_drawn_each_time_and_stay_in_their_order(tmp_path: Path) -> None:
-    source = source_of_texts(plan_of(tmp_path, jsonl(tmp_path, *({"text": f"text {n}"} for n in range(100)))))
+    source = texts_of(plan_of(tmp_path, jsonl(tmp_path, *({"text": f"text {n}"} for n in range(100)))))
     assert source.drawn(100) == source.drawn(1000) == list(source.rows)
     drawn = source.drawn(10)
     assert drawn == source.drawn(10)
@@ -130,11 +142,11 @@ def test_the_same_samples_are_drawn_each_time_and_stay_in_their_order(tmp_path: 
 
 
 def test_without_a_hub_the_first_embedded_passages_are_used_and_the_reason_is_said(tmp_path: Path) -> None:
-    source = source_of_texts(plan_of(tmp_path))
+    source = texts_of(plan_of(tmp_path))
     assert (source.name, source.size) == ("boolq passages", (32, 256))
     assert source.note == "not HuggingFaceH4/ultrachat_200k: no hub is used"
     assert source.drawn(2)[1].where == "boolq, passage 2"
-    assert source_of_texts(plan_of(tmp_path, "boolq")).note == ""
+    assert texts_of(plan_of(tmp_path, "boolq")).note == ""
 
 
 def test_a_mirror_that_has_the_general_chats_gives_them_by_default(tmp_path: Path) -> None:
@@ -146,7 +158,7 @@ def test_a_mirror_that_has_the_general_chats_gives_them_by_default(tmp_path: Pat
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     assert quantgate("mirror", "perplexity", mirrored, "--from", str(origin)).returncode == 0
     plan = plan_of(tmp_path, data=mirrored)
-    assert source_of_texts(plan).note == "not HuggingFaceH4/ultrachat_200k: the mirror lacks it"
+    assert texts_of(plan).note == "not HuggingFaceH4/ultrachat_200k: the mirror lacks it"
     copy = ("mirror", "perplexity", mirrored, "--from", str(origin), "--calibration")
     assert (
         "ultrachat_200k/default/test.parquet. Name another"
@@ -155,7 +167,7 @@ def test_a_mirror_that_has_the_general_chats_gives_them_by_default(tmp_path: Pat
     assert quantgate(*copy, CHAT).returncode == 0
     check_calibration(plan_of(tmp_path, CHAT, data=mirrored))
     for named in ("", CHAT):
-        source = source_of_texts(plan_of(tmp_path, named, data=mirrored))
+        source = texts_of(plan_of(tmp_path, named, data=mirrored))
         assert (source.name, source.size) == (f"{CHAT.removeprefix('hf:')} from {chats}", (512, 2048))
         assert [row.messages for row in source.rows] == [chat["messages"] for chat in CHATS]
 
@@ -168,6 +180,9 @@ def test_report_and_command_name_the_texts(tmp_path: Path) -> None:
     given = options(plan_of(tmp_path, "/texts/mine.jsonl", calibration_samples=2))
     assert list(given) == ["--calibration", "/texts/mine.jsonl", "--calibration-samples", "2"]
     assert list(options(plan_of(tmp_path))) == []
+    several = plan_of(tmp_path, "boolq", calibration_also=("a.jsonl", "b.jsonl"), search=True)
+    also = ["--calibration-also", "a.jsonl", "--calibration-also", "b.jsonl"]
+    assert list(options(several)) == [*also, "--calibration", "boolq", "--search"]
 
 
 @pytest.mark.slow
@@ -224,6 +239,29 @@ def test_other_seeds_draw_from_further_texts_and_leave_the_first_as_they_are(tmp
     assert kept[1][:5] == kept[0]
     assert len(set(kept[1])) == 15
     assert notes == ["", "other seeds draw theirs from 15"]
+
+
+@pytest.mark.slow
+def test_further_texts_are_sets_of_their_own(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    file = jsonl(tmp_path, *({"text": f"text {number}"} for number in range(4)))
+    plan = plan_of(tmp_path, file, calibration_also=("boolq",), calibration_samples=3)
+    plan, samples = copy_calibration(plan, tokenizer, tiny_model)
+    sets = [plan.calibration_of(number) for number in (0, 1)]
+    assert [chosen and (chosen.number, chosen.name) for chosen in sets] == [(0, "mine.jsonl"), (1, "boolq passages")]
+    assert len(samples) == 6, "all are compared with what is scored"
+    for chosen in sets:
+        assert chosen is not None
+        lines = checked_texts(RunResults(plan.results), chosen).read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 3
+    (tmp_path / "copy.jsonl").write_bytes(Path(file).read_bytes())
+    same = plan.model_copy(update={"calibration_also": (str(tmp_path / "copy.jsonl"),)})
+    with pytest.raises(
+        PrerequisiteError, match=r"^The calibration texts mine\.jsonl and copy\.jsonl are the same, and so"
+    ):
+        copy_calibration(same, tokenizer, tiny_model)
 
 
 @pytest.mark.slow

@@ -111,7 +111,11 @@ QUANTIZED = [
     ("config.json", {"quantization_config": {"load_in_4bit": True}}, "has a `quantization_config`."),
     ("config.json", {"compression_config": {"format": "pack-quantized"}}, "has a `compression_config`"),
     ("config.json", {"quantization": {"group_size": 64, "bits": 4}}, "has a `quantization` (bits 4)"),
-    ("config.json", {"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "(quant_method 'fp8')"),
+    (
+        "config.json",
+        {"text_config": {"quantization_config": {"quant_method": "hqq"}}},
+        "(quant_method 'hqq')",
+    ),
     ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, "it has hf_quant_config.json"),
     ("quantize_config.json", {"bits": 4}, "it has quantize_config.json"),
 ]

@@ -8,6 +8,7 @@ from rich.console import Console
 from quantgate.components.evidence.pareto import FrontRow, front
 from quantgate.components.report.load_table import without_speed
 from quantgate.components.report.pages import plots, write_report
+from quantgate.components.report.story import stories
 from quantgate.components.report.terminal import terminal_matrix
 from quantgate.components.run.artifacts import Decision, LimitEvidence
 from quantgate.components.run.plan import EvaluationPlan
@@ -26,6 +27,8 @@ def searched() -> Decision:
     plan = EvaluationPlan(variants=("bf16", "int8", "int4-g128", "int4-g64"), search=True, store="s", results="r")
     decision = with_verdict(make_decision(), 1, verdict="ship")
     decision = with_verdict(decision, 2, limits=[average.model_dump()])
+    skipped = decision.weights[3].model_copy(update={"skipped": True, "failure": "Not tried: int8 ships."})
+    decision = decision.model_copy(update={"weights": (*decision.weights[:3], skipped)})
     decision = with_verdict(decision, 3, verdict="skipped", sentence="Not tried: int8 ships.", size_bytes=0)
     tests = (load_test_of("bf16", BASELINE), load_test_of("int8", {1: 2 * BASELINE[1], 4: 1.5 * BASELINE[4]}))
     return decision.model_copy(update={"plan": plan, "load_tests": tests})
@@ -90,5 +93,7 @@ def test_report_terminal_and_mlflow_show_the_front(tmp_path: Path) -> None:
     assert "Search, the smallest first" in output.getvalue()
     for_mlflow = variant_rows(decision, decided.FACTS, RunFiles())
     assert [row.tags["pareto_front"] for row in for_mlflow] == ["yes", "yes", "yes", "none"]
+    assert [row.tags["failure"] for row in for_mlflow] == ["none"] * 4, "that it was not tried is no failure"
+    assert [story.failure for story in stories(decision)] == [""] * 4
     assert run_row(decision, decided.FACTS, RunFiles()).params["search"] == "true"
     assert "pareto_front" not in variant_rows(make_decision(), decided.FACTS, RunFiles())[0].tags

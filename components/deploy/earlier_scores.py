@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.run.artifacts import Server, Weights
 from quantgate.components.run.load_results import OFF
 from quantgate.components.run.plan import EvaluationPlan
@@ -19,7 +18,7 @@ def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdenti
     None when MLflow has no scores for the same questions, from a server with the same settings. None too when the
     server must be there for a load test.
     """
-    if weights.variant != BASELINE or not plan.ledger or not plan.tracking_uri or plan.speed != OFF:
+    if weights.variant != plan.baseline or not plan.ledger or not plan.tracking_uri or plan.speed != OFF:
         return None
     from quantgate.components.tracking.earlier import find_baseline_scores
 
@@ -30,11 +29,11 @@ def scored_before(weights: Weights, plan: EvaluationPlan, identity: ServerIdenti
             return None
         if not earlier:
             return None
-        saved, downloaded = RunResults(plan.results).variant(BASELINE), VariantResults(scratch)
+        saved, downloaded = RunResults(plan.results).variant(plan.baseline), VariantResults(scratch)
         uris = {
             stage: saved.records(stage).put(downloaded.records(stage).path)
             for stage in (FULL, *((AGAIN,) if plan.noise_floor else ()))
         }
         copied = {"records": uris[FULL], "again": uris.get(AGAIN, ""), "ended_at": time.time()}
         saved.scores(FULL).write(earlier.model_copy(update=copied))
-    return Server(variant=BASELINE, engine=earlier.engine, identity=identity, scored_in=earlier.scored_in)
+    return Server(variant=plan.baseline, engine=earlier.engine, identity=identity, scored_in=earlier.scored_in)

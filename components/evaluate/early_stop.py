@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantgate.components.benchmarks import selection, suites
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.run.artifacts import Scores, Weights
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
@@ -25,10 +24,10 @@ def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
     from quantgate.components.evidence.stopping import Stopping
     from quantgate.components.run import records
 
-    if not plan.stop_early or tiny.failure or tiny.variant == BASELINE:
+    if not plan.stop_early or tiny.failure or tiny.variant == plan.baseline:
         return None
     with tempfile.TemporaryDirectory() as scratch:
-        baseline = saved_answers.saved_candidate(BASELINE, plan.results, Path(scratch))
+        baseline = saved_answers.saved_candidate(plan.baseline, plan.results, Path(scratch))
     weights = RunResults(plan.results).weights(tiny.variant).read(Weights)
     if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
         return None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from quantgate.components.benchmarks import selection, suites
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.reference import without_reference
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.run import progress
 from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.plan import EvaluationPlan
@@ -53,7 +52,7 @@ def score_stage(
     suite = selection.suite_of(plan).name
     unscored = Scores(variant=serving.variant, suite=suite, stage=stage, failure=serving.failure)
     book = serving.identity.describe() if serving.identity and plan.ledger else ""
-    if serving.failure and not (book and serving.variant == BASELINE):
+    if serving.failure and not (book and serving.variant == plan.baseline):
         return unscored
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
     from quantgate.components.evaluate.evaluation import Earlier, Evaluation
@@ -99,7 +98,7 @@ def with_second_pass(baseline: Scores, serving: Server, plan: EvaluationPlan, st
         again = score_stage(serving, plan.model_copy(update={"ledger": False}), suites.FULL, step, file)
         if again.failure:
             return again
-        return baseline.model_copy(update={"again": RunResults(plan.results).records(BASELINE, AGAIN).put(file)})
+        return baseline.model_copy(update={"again": RunResults(plan.results).records(plan.baseline, AGAIN).put(file)})
 
 
 def save_scores(measured: Scores, step: progress.Step, results: str, scores: str, *, skipped: bool = False) -> None:

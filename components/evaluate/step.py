@@ -5,7 +5,6 @@ from pathlib import Path
 from quantgate.components.benchmarks import suites
 from quantgate.components.evaluate import early_stop, estimates, load_test, stages
 from quantgate.components.evidence.reference import without_reference
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.run import progress
 from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.plan import EvaluationPlan
@@ -50,7 +49,7 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
             serving, planned, suites.FULL, step, Path(records), tiny=answered, may_stop=may_stop
         )
         full_scores = estimates.with_estimates(full_scores, planned, Path(records))
-        if planned.noise_floor and serving.variant == BASELINE and not full_scores.failure:
+        if planned.noise_floor and serving.variant == planned.baseline and not full_scores.failure:
             full_scores = stages.with_second_pass(full_scores, serving, planned, step)
         stages.save_scores(full_scores, step, planned.results, scores)
     load_test.after_full_stage(serving, full_scores, planned)

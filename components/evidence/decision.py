@@ -10,7 +10,7 @@ from quantgate.components.evidence.next_steps import next_step
 from quantgate.components.evidence.point import judge
 from quantgate.components.evidence.published_check import APART, NEXT_STEP, comparisons, describe, not_as_published
 from quantgate.components.evidence.reference import not_judged
-from quantgate.components.models.variants import BASELINE
+from quantgate.components.models.variants import BASELINES
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run.artifacts import Decision, Model, Scores, Verdict, Weights
 from quantgate.components.run.attempts import Attempt
@@ -43,8 +43,8 @@ def decide(
     """
     names = [row.variant for row in weights]
     scores_by_variant = {row.variant: row for row in scores}
-    if BASELINE not in names or len(set(names)) < len(names):
-        raise ValueError(f"The gate needs the weights of {BASELINE} and of each variant once, it got: {names}")
+    if sum(name in BASELINES for name in names) != 1 or len(set(names)) < len(names):
+        raise ValueError(f"The gate needs the weights of one baseline and of each variant once, it got: {names}")
     if len(scores_by_variant) < len(scores) or not scores_by_variant.keys() <= set(names):
         got = [row.variant for row in scores]
         raise ValueError(f"The gate needs one Scores a variant of {names}, it got: {got}")
@@ -55,9 +55,9 @@ def decide(
             scores_by_variant.get(row.variant),
             suite,
             answers_by_variant.get(row.variant),
-            again if row.variant == BASELINE else None,
+            again if row.variant in BASELINES else None,
         )
-        for row in sorted(weights, key=lambda row: row.variant != BASELINE)
+        for row in sorted(weights, key=lambda row: row.variant not in BASELINES)
     ]
     return decide_candidates(model, suite, use_case, candidates, attempt)
 

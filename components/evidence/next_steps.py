@@ -36,4 +36,4 @@ def _step_after_rejection(variant: str) -> str:
 
 def _but_groups(row: Variant) -> Variant:
     """What two variants have in common that differ in the size of their groups alone."""
-    return replace(row, name="", group_size=None, default=False, seed=0)
+    return replace(row, name="", group_size=None, default=False, seed=0, calibration=0)

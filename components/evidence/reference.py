@@ -4,9 +4,10 @@ Nor can it be if the baseline does not score what others have published for it, 
 """
 
 from quantgate.components.evidence.published_check import not_as_published
-from quantgate.components.models.variants import BASELINE
+from quantgate.components.models.variants import BASELINE, BASELINES
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import FULL, RunResults
 
 
@@ -20,9 +21,10 @@ def without_reference(variant: str, results: str, use_case: UseCase | None = Non
 
     Empty for the baseline itself, and while the baseline may still get scores: from its server, the ledger or MLflow.
     """
-    if variant == BASELINE:
+    if variant in BASELINES:
         return ""
-    saved = RunResults(results).variant(BASELINE)
+    plan = RunResults(results).plan.read(EvaluationPlan)
+    saved = RunResults(results).variant(plan.baseline if plan else BASELINE)
     scores = saved.scores(FULL).read(Scores)  # a failure of an earlier step is in it, unless the ledger had the answers
     if scores is None:
         return ""

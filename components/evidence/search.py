@@ -22,7 +22,6 @@ from quantgate.components.evidence.candidate import Candidate
 from quantgate.components.evidence.decision import verdicts_of
 from quantgate.components.evidence.saved_answers import saved_candidate
 from quantgate.components.evidence.speed_limits import by_speed
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.run.artifacts import Scores, Verdict, Weights
 from quantgate.components.run.attempts import Attempt, AttemptRecord, expected_attempt
 from quantgate.components.run.evidence_digests import policy_digest
@@ -33,7 +32,7 @@ from quantgate.components.run.results import RunResults
 
 def needless(variant: str, plan: EvaluationPlan) -> str:
     """Why the variant is not tried: a smaller one of the search may be promoted; empty if it must be tried."""
-    if not plan.search or variant == BASELINE:
+    if not plan.search or variant == plan.baseline:
         return ""
     for smaller in plan.variants[1 : plan.variants.index(variant)]:
         verdict = RunResults(plan.results).variant(smaller).verdict.read(Verdict)

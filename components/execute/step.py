@@ -6,7 +6,6 @@ from pathlib import Path
 
 from quantgate.components.benchmarks import selection
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.run import progress
 from quantgate.components.run.artifacts import Scores
 from quantgate.components.run.plan import EvaluationPlan
@@ -22,7 +21,7 @@ def execute(full: str, plan: str, scores: str) -> None:
     if not answered.failure and not answered.scored_in and selection.suite_of(planned).programs:
         answered = with_programs(answered, planned)
     answered.write(scores)
-    if planned.search and answered.variant != BASELINE and not answered.failure:
+    if planned.search and answered.variant != planned.baseline and not answered.failure:
         from quantgate.components.evidence import search
 
         with progress.step(planned.results, "search", answered.variant) as step:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models.variants import BASELINE
+from quantgate.components.models.variants import BASELINES
 from quantgate.components.run.artifacts import Scores
 from quantgate.components.run.load_results import LoadTest
 from quantgate.components.run.results import AGAIN, TINY, RunResults
@@ -35,9 +35,9 @@ def write_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[F
             exists = scores.records and run.records(scores.variant, scores.stage).get(file)
             return records.read(file) if exists else []
 
-        baseline = next((read(scores) for scores in all_scores if scores.variant == BASELINE), [])
+        baseline = next((read(scores) for scores in all_scores if scores.variant in BASELINES), [])
         for scores in all_scores:
-            if scores.variant != BASELINE and scores.records:
+            if scores.variant not in BASELINES and scores.records:
                 flips[scores.variant] = flipped_items.flips(baseline, read(scores))
                 table = json.dumps(flipped_items.columns(flips[scores.variant]), ensure_ascii=False)
                 run.flips(scores.variant).put_text(table + "\n")

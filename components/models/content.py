@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.variants import NATIVE
 from quantgate.components.storage.store import MARKER
 
 Read = Callable[[str], str]
@@ -108,8 +109,21 @@ def check_no_remote_code(names: Collection[str], read: Read) -> None:
             )
 
 
+def native_format(read: Read) -> str:
+    """The quant_method of a model whose own weights are FP8 or MXFP4; empty for 16 bits, and for another method."""
+    config = json_object("config.json", read)
+    for part in (config, config.get("text_config")):
+        settings = part.get("quantization_config") if isinstance(part, dict) else None
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        if method in NATIVE:
+            return str(method)
+    return ""
+
+
 def check_unquantized(names: Collection[str], read: Read) -> None:
-    """Raise PrerequisiteError for a model that is already quantized."""
+    """Raise PrerequisiteError for a model that is already quantized, unless that is how it was trained."""
+    if native_format(read):
+        return
     config = json_object("config.json", read)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in QUANTIZED_KEYS:

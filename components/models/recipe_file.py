@@ -4,7 +4,7 @@ A plan has a recipe as `NAME=` and the text of the file, a checkpoint as `NAME=`
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,17 @@ from pydantic import ValidationError
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models import sources
 from quantgate.components.models.rungs import AUTO, by_size
-from quantgate.components.models.variants import BASELINE, VARIANTS, Variant, check_seeds, variant_named, with_baseline
+from quantgate.components.models.variants import (
+    BASELINE,
+    BASELINES,
+    FP8_CACHE,
+    NATIVE,
+    VARIANTS,
+    Variant,
+    check_seeds,
+    variant_named,
+    with_baseline,
+)
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.storage.yaml_file import Where, composed, duplicates, fault, readable
 
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier
 
 NAME = re.compile(r"(?!run-)[a-z][a-z0-9]*(-[a-z0-9]+)*")
+CALIBRATION = re.compile(r"\.calib(\d)")
 LONGEST_NAME = 20
 """With a seed and what else a name says, the names of Kubernetes' objects have room for it."""
 EXAMPLES = {"recipe": "recipe.yaml", "checkpoint": "hf:org/name"}
@@ -60,7 +71,7 @@ def own_rows(recipes: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[st
                 f"A {kind}'s variant cannot be called {name!r}. Give at most {LONGEST_NAME} lower-case letters and"
                 " digits, with single hyphens between them. It begins with a letter, and not with run-."
             )
-        if name in (*VARIANTS, *rows, AUTO):
+        if name in (*VARIANTS, *BASELINES, *rows, AUTO):
             whose = "given twice" if name in rows else "a variant of quantgate's own"
             raise PrerequisiteError(f"The name {name} is {whose}. Choose another for the {kind}.")
         rows[name] = Variant(name, scheme="", algorithm="", **{kind: content})  # type: ignore[arg-type]
@@ -76,7 +87,10 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
     for row in own.values():
         if row.checkpoint:
             sources.check_source(row.checkpoint, quantized=True)
-    names = with_baseline((*(name for name in plan.variants if name != AUTO), *own), plan.seeds, own)
+    check_calibrations(plan)
+    named = [name for name in plan.variants if name != AUTO]
+    names = with_baseline([*named, *own], plan.seeds, own, 1 + len(plan.calibration_also), baseline_of(plan))
+    check_native(plan, [variant_named(name, own) for name in names])
     check_search(plan, names)
     for name, row in own.items():
         if not row.recipe:
@@ -89,14 +103,56 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
     return (*in_order, *([AUTO] if AUTO in plan.variants else []))
 
 
-def check_search(plan: EvaluationPlan, names: Iterable[str]) -> None:
-    """Raise PrerequisiteError for a search through other seeds, or without variants."""
-    if plan.search and plan.seeds > 1:
+def baseline_of(plan: EvaluationPlan) -> str:
+    """The baseline's name by the model's own weights; while they are not known, the one that is named."""
+    if plan.native:
+        return NATIVE[plan.native].name
+    named = (name for name in plan.variants if name in BASELINES and plan.native is None)
+    return next(named, BASELINE)
+
+
+def check_native(plan: EvaluationPlan, rows: Iterable[Variant]) -> None:
+    """Raise PrerequisiteError for rows that cannot be made of the model, and for another model's baseline."""
+    rows, baseline = list(rows), baseline_of(plan)
+    made = [row.name for row in rows if row.quantized and not row.checkpoint]
+    if baseline != BASELINE and made:
         raise PrerequisiteError(
-            "--search ends with the first variant that may be promoted, and --seeds asks for all seeds of each. Leave"
+            f"The model's own weights are {variant_named(baseline).scheme} already, and llm-compressor quantizes"
+            f" weights of 16 bits alone: {', '.join(made)} cannot be made of it. Compare it with checkpoints that are"
+            f" quantized already (--variants {baseline} --variant NAME=SOURCE) or with {baseline}{FP8_CACHE}, or"
+            " run the model in 16 bits, if there is one."
+        )
+    others = [row.name for row in rows if row.stored.name in BASELINES and row.stored.name != baseline]
+    if others:
+        raise PrerequisiteError(
+            f"{others[0]} is the baseline of a model whose own weights have that format, and this one's are not. Leave"
+            " it out."
+        )
+
+
+def check_calibrations(plan: EvaluationPlan) -> None:
+    """Raise PrerequisiteError for calibration texts that are named twice, or that a variant's name lacks."""
+    sources = (plan.calibration, *plan.calibration_also)
+    if twice := next((source for source in sources if sources.count(source) > 1), None):
+        raise PrerequisiteError(f"The calibration texts {twice} are named twice. Name each set once.")
+    most = len(plan.calibration_also)
+    numbers = ((name, int(match[1])) for name in plan.variants if (match := CALIBRATION.search(name)))
+    for name in (name for name, number in numbers if number > most):
+        raise PrerequisiteError(
+            f"{name} needs further calibration texts, and --calibration-also names {most or 'none'}. Each occurrence of"
+            " it adds a set: .calib1, .calib2 and so on."
+        )
+
+
+def check_search(plan: EvaluationPlan, names: Sequence[str]) -> None:
+    """Raise PrerequisiteError for a search through other seeds or calibration texts, or without variants."""
+    several = {"--seeds": plan.seeds > 1, "--calibration-also": bool(plan.calibration_also)}
+    for option in (option for option, given in several.items() if plan.search and given):
+        raise PrerequisiteError(
+            f"--search ends with the first variant that may be promoted, and {option} asks for several of each. Leave"
             " one of the two out."
         )
-    if plan.search and AUTO not in plan.variants and not set(names) - {BASELINE}:
+    if plan.search and AUTO not in plan.variants and len(names) < 2:
         raise PrerequisiteError(
             f"--search has no variants to try: --variants names the baseline alone. Name some, or {AUTO}."
         )

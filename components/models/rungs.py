@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from quantgate.components.models.variants import BASELINE, DEFAULT, VARIANTS, Variant, variant_named
+from quantgate.components.models.variants import BASELINES, DEFAULT, VARIANTS, Variant, variant_named
 from quantgate.components.run.checkpoint import Checkpoint
 
 AUTO = "auto"
@@ -82,11 +82,11 @@ def by_size(names: Iterable[str], own: Mapping[str, Variant], kept: Mapping[str,
     def size(name: str) -> tuple[bool, float]:
         row = variant_named(name, own)
         if row.recipe:
-            return name != BASELINE, bits_of_recipe(row.recipe)
+            return name not in BASELINES, bits_of_recipe(row.recipe)
         if row.checkpoint:
             checkpoint = kept.get(row.stored.name)
-            return name != BASELINE, checkpoint.stored_bits if checkpoint else UNKNOWN_BITS
-        return name != BASELINE, row.stored_bits
+            return name not in BASELINES, checkpoint.stored_bits if checkpoint else UNKNOWN_BITS
+        return name not in BASELINES, row.stored_bits
 
     return sorted(names, key=size)
 

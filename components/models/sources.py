@@ -16,6 +16,7 @@ from quantgate.components.models.content import (
     check_not_adapter,
     check_unquantized,
     chosen_files,
+    native_format,
     reader,
 )
 from quantgate.components.models.digest import digest_of, model_files, weights_size
@@ -128,6 +129,12 @@ def check_source(source: str, *, quantized: bool = False) -> None:
         raise PrerequisiteError(f"Give the version of {rest}, so that the run can be repeated: pypi:{rest}==VERSION")
 
 
+def native_here(source: str) -> str | None:
+    """`native_format` of a model in a folder of this machine; None for other sources, which are read later."""
+    scheme, rest = _parsed(source)
+    return native_format(reader(files_of(_existing_folder(rest)))) if scheme.name == "file" else None
+
+
 def resolve(source: str, store: Store, cache: Path) -> Model:
     """The model that `source` names, checked and stored under `models/<digest>`.
 
@@ -136,7 +143,8 @@ def resolve(source: str, store: Store, cache: Path) -> Model:
     folder, note = found(source, cache)
     digest = digest_of(folder)
     uri = store.put_folder(folder, f"models/{digest}", digest, only=model_files(folder))
-    return Model(source=source, digest=digest, uri=uri, size_bytes=weights_size(folder), note=note)
+    native = native_format(reader(files_of(folder)))
+    return Model(source=source, digest=digest, uri=uri, size_bytes=weights_size(folder), note=note, native=native)
 
 
 def found(source: str, cache: Path, *, quantized: bool = False) -> tuple[Path, str]:

@@ -43,6 +43,8 @@ class Variant:
     """At most this share of the weights has 8 bits (W8A8): the layers that change most in the row without that."""
     seed: int = 0
     """Of the recipe, and of the order in which the calibration texts are drawn; 0 is the order of their file."""
+    calibration: int = 0
+    """The place of its calibration texts among the run's sets; 0 are those of `--calibration`."""
     recipe: str = ""
     """The text of a recipe of the user's own; empty for a row of the table."""
     checkpoint: str = ""
@@ -131,24 +133,33 @@ VARIANTS = {
     )
 }
 
+NATIVE = {
+    "fp8": Variant("fp8-native", scheme="FP8", bits=8, number="float", algorithm="", quantized=False),
+    "mxfp4": Variant("mxfp4-native", "MXFP4", 4, 32, number="float", algorithm="", quantized=False),
+}
+"""The baselines of models whose own weights are quantized, by the quant_method of their configuration."""
+BASELINES = (BASELINE, *(row.name for row in NATIVE.values()))
+
 DEFAULT = [name for name, row in VARIANTS.items() if row.default]
 """The variants that a run makes unless it names others."""
 
 
 FP8_CACHE = ".kv-fp8"
-NAMED = re.compile(r"(?P<row>[^.]+)(\.seed(?P<seed>[1-9]))?(?P<cache>\.kv-fp8)?")
+NAMED = re.compile(r"(?P<row>[^.]+)(\.seed(?P<seed>[1-9]))?(\.calib(?P<calib>[1-9]))?(?P<cache>\.kv-fp8)?")
 
 
 def variant_named(name: str, own: Mapping[str, Variant] | None = None) -> Variant:
     """The row of that name; raises PrerequisiteError for other names.
 
-    `ROW.seedN` is a row with another seed, and either with `.kv-fp8` is served with keys and values in FP8. `own` are
-    the rows of the user's own recipes.
+    `ROW.seedN` is a row with another seed, `.calibN` means other calibration texts, and any with `.kv-fp8` is served
+    with keys and values in FP8. `own` are the rows of the user's own recipes.
     """
     rows = {**VARIANTS, **(own or {})}
-    if (parts := NAMED.fullmatch(name)) and parts["row"] in rows:
-        row = rows[parts["row"]]
+    known = rows | {native.name: native for native in NATIVE.values()}
+    if (parts := NAMED.fullmatch(name)) and parts["row"] in known:
+        row = known[parts["row"]]
         row = with_seed(row, int(parts["seed"])) if parts["seed"] else row
+        row = with_calibration(row, int(parts["calib"])) if parts["calib"] else row
         return replace(row, name=name, kv_cache_dtype="fp8") if parts["cache"] else row
     raise PrerequisiteError(f"Unknown variant {name!r}. Choose from: {', '.join(rows)}.")
 
@@ -167,6 +178,13 @@ def with_seed(row: Variant, seed: int) -> Variant:
     return replace(row, name=f"{row.name}.seed{seed}", seed=seed, default=False) if seed else row
 
 
+def with_calibration(row: Variant, number: int) -> Variant:
+    """The row with the calibration texts of that number; raises PrerequisiteError if its weights depend on none."""
+    if not row.calibrated:
+        raise PrerequisiteError(f"{row.name} has no .calib{number}: its weights depend on no calibration texts.")
+    return replace(row, name=f"{row.name}.calib{number}", calibration=number, default=False) if number else row
+
+
 def check_seeds(name: str, *, calibrated: bool) -> None:
     """Raise PrerequisiteError for a variant whose weights depend on no data."""
     if not calibrated:
@@ -176,15 +194,31 @@ def check_seeds(name: str, *, calibrated: bool) -> None:
         )
 
 
-def with_baseline(names: Iterable[str], seeds: int = 1, own: Mapping[str, Variant] | None = None) -> list[str]:
+def with_baseline(
+    names: Iterable[str],
+    seeds: int = 1,
+    own: Mapping[str, Variant] | None = None,
+    calibrations: int = 1,
+    baseline: str = BASELINE,
+) -> list[str]:
     """The checked variant names, without duplicates: the baseline first, then the others in their order.
 
-    Each quantized row is followed by the same row with the other seeds, if there are more than one.
+    Each quantized row is followed by the same row with the other seeds, if there are more than one, and each of these
+    by itself with the other calibration texts, if there are several sets and its weights depend on them. Whatever the
+    `baseline` is, `bf16` means it.
     """
-    rows = [variant_named(name, own) for name in dict.fromkeys([BASELINE, *names])]
-    several = [[with_seed(row, seed) for seed in range(seeds)] if _has_seeds(row, seeds) else [row] for row in rows]
-    return list(dict.fromkeys(row.name for group in several for row in group))
+    called = {BASELINE: baseline, f"{BASELINE}{FP8_CACHE}": f"{baseline}{FP8_CACHE}"}
+    rows = [variant_named(called.get(name, name), own) for name in dict.fromkeys([BASELINE, *names])]
+    seeded = [seed for row in rows for seed in (_seeds(row, seeds) if seeds > 1 else [row])]
+    several = [other for row in seeded for other in (_calibrations(row, calibrations) if calibrations > 1 else [row])]
+    return list(dict.fromkeys(row.name for row in several))
 
 
-def _has_seeds(row: Variant, seeds: int) -> bool:
-    return row.quantized and not row.seed and not row.kv_cache_dtype and not row.checkpoint and seeds > 1
+def _seeds(row: Variant, seeds: int) -> list[Variant]:
+    alone = not row.quantized or row.seed or row.calibration or row.kv_cache_dtype or row.checkpoint
+    return [row] if alone else [with_seed(row, seed) for seed in range(seeds)]
+
+
+def _calibrations(row: Variant, calibrations: int) -> list[Variant]:
+    alone = not row.calibrated or row.calibration or row.kv_cache_dtype
+    return [row] if alone else [with_calibration(row, number) for number in range(calibrations)]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.layers import Layout
 from quantgate.components.models.parts import IGNORED
 from quantgate.components.models.variants import Variant
+from quantgate.components.quantize.log_progress import progress_in
 from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Model, Weights
 from quantgate.components.run.calibration import Calibration
@@ -30,7 +30,6 @@ from quantgate.components.storage.store import Store
 
 LAST_LINES = 8
 POLL_S = 0.5
-ROUND = re.compile(rb"\((\d+)/(\d+)\): Calibrating")
 
 
 def quantize(
@@ -201,7 +200,7 @@ def compress(
 
 def checked_texts(results: RunResults, calibration: Calibration) -> Path:
     """The file with the calibration texts; raises PrerequisiteError when it is gone, or not the one that was chosen."""
-    file = results.calibration_texts.path
+    file = results.calibration_file(calibration.number).path
     if not file.is_file() or sha256_of(file) != calibration.sha256:
         what = "has other bytes than when the run began" if file.is_file() else "is gone"
         raise PrerequisiteError(
@@ -262,8 +261,9 @@ def run(command: list[str], log: Path, step: Step) -> None:
             env=os.environ | {"HF_HUB_OFFLINE": "1"},  # model and calibration data are local
         )
     while process.poll() is None:
-        if rounds := ROUND.findall(log.read_bytes()):
-            step.advance(int(rounds[-1][0]), int(rounds[-1][1]), "layers")
+        said = progress_in(log.read_bytes())
+        if said.note:
+            step.advance(said.layer, said.layers, said.note)
         time.sleep(POLL_S)
     if process.returncode == 0:
         return

@@ -36,9 +36,10 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
         if not reason:
             store = open_store(evaluation_plan.store)
             row = variant_named(variant, own_rows(evaluation_plan.variant_recipe, evaluation_plan.variant))
-            texts, calibration = RunResults(results).calibration_texts, evaluation_plan.calibration_set
+            calibration = evaluation_plan.calibration_of(row.calibration)
             if calibration and "://" in results:
-                texts.get(RunResults(folder).calibration_texts.path)
+                texts = RunResults(results).calibration_file(calibration.number)
+                texts.get(RunResults(folder).calibration_file(calibration.number).path)
             kept = evaluation_plan.variant_kept.get(row.stored.name)
             result = (
                 given_weights(kept, row, model)

@@ -77,7 +77,8 @@ def stories(decision: Decision) -> tuple[Story, ...]:
     result = []
     for row in matrix(decision):
         weight, score = weights.get(row.variant), scores.get(row.variant)
-        reasons = dict.fromkeys(artifact.failure for artifact in (weight, score) if artifact and artifact.failure)
+        tried = [artifact for artifact in (weight, score) if artifact and not (weight and weight.skipped)]
+        reasons = dict.fromkeys(artifact.failure for artifact in tried if artifact.failure)
         failure = "\n\n".join(reasons) or (row.sentence if row.mark.verdict == "failed" else "")
         result.append(Story(row, _build_facts(weight) if weight else (), weight.digest if weight else "", failure))
     return tuple(result)
@@ -225,6 +226,8 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--flows", f"{json.loads(entry)['name']}.yaml" if entry.startswith("{") else entry)
     if plan.tool_call_parser:
         yield from ("--tool-call-parser", plan.tool_call_parser)
+    for texts in plan.calibration_also:
+        yield from ("--calibration-also", texts)
     if plan.trust_tasks:
         yield "--trust-tasks"
     if plan.limit:
@@ -244,6 +247,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         (plan.noise_floor, "--noise-floor"),
         (not plan.ledger, "--no-ledger"),
         (not plan.check_power, "--no-check-power"),
+        (plan.search, "--search"),
     ):
         if is_set:
             yield option

@@ -1,6 +1,7 @@
 """Choose the calibration texts, and copy them into the run's results: no later step reads their source."""
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -101,12 +102,13 @@ def check_calibration(plan: EvaluationPlan) -> None:
         raise PrerequisiteError(
             f"--calibration-tokens is {plan.calibration_tokens}. Give at least {FEWEST_TOKENS}, or 0 for the default."
         )
-    if plan.calibration.startswith(HUB_PREFIX):
-        split = hub_split(plan.calibration)
-        if not in_mirror(plan, split):
-            check_hub_has(plan.calibration, split)
-    elif plan.calibration not in ("", PASSAGES):
-        file_source(plan.calibration)
+    for named in (plan.calibration, *plan.calibration_also):
+        if named.startswith(HUB_PREFIX):
+            split = hub_split(named)
+            if not in_mirror(plan, split):
+                check_hub_has(named, split)
+        elif named not in ("", PASSAGES):
+            file_source(named)
 
 
 def copy_calibration(
@@ -118,13 +120,31 @@ def copy_calibration(
     """
     if not is_needed(plan):
         return plan, []
-    source = source_of_texts(plan)
+    window, chosen, samples = model_window(folder), list[Calibration](), list[CalibrationSample]()
+    for number, named in enumerate((plan.calibration, *plan.calibration_also)):
+        calibration, texts = copied(plan, source_of_texts(plan, named), number, tokenizer, window)
+        chosen.append(calibration)
+        samples += texts
+    for one, other in itertools.combinations(chosen, 2):
+        if one.identity == other.identity:
+            raise PrerequisiteError(
+                f"The calibration texts {one.name} and {other.name} are the same, and so would be the variants. Leave"
+                " one of the two out."
+            )
+    sets = {"calibration_set": chosen[0], "calibration_sets_also": tuple(chosen[1:])}
+    return plan.model_copy(update=sets), samples
+
+
+def copied(
+    plan: EvaluationPlan, source: TextSource, number: int, tokenizer: Any, window: int
+) -> tuple[Calibration, list[CalibrationSample]]:
+    """The set of that number, whose texts are now in the run's results; and these texts, cut to the model's window."""
     count, length = plan.calibration_samples or source.size[0], plan.calibration_tokens or source.size[1]
-    tokens = min(length, model_window(folder))
+    tokens = min(length, window)
     rows = source.drawn(count, further=count * highest_seed(plan))  # from which the other seeds draw
     samples = [sample_of(row, tokenizer, tokens) for row in rows]
     content = "".join(json.dumps({"text": sample.text, "templated": sample.templated}) + "\n" for sample in samples)
-    RunResults(plan.results).calibration_texts.put_text(content)
+    RunResults(plan.results).calibration_file(number).put_text(content)
     notes = {
         source.note: True,
         f"fewer than the {count} asked for": len(samples) < count,
@@ -141,19 +161,20 @@ def copy_calibration(
         used_tokens=sum(sample.tokens for sample in samples[:count]),
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         note="; ".join(note for note, holds in notes.items() if holds and note),
+        number=number,
     )
-    return plan.model_copy(update={"calibration_set": chosen}), samples
+    return chosen, samples
 
 
-def source_of_texts(plan: EvaluationPlan) -> TextSource:
-    """The rows that the plan names, or the default's."""
-    if plan.calibration == PASSAGES:
+def source_of_texts(plan: EvaluationPlan, named: str) -> TextSource:
+    """The rows of that name, from where the plan has its rows; without a name the default's."""
+    if named == PASSAGES:
         return embedded_source()
-    if not plan.calibration:
+    if not named:
         return default_source(plan)
-    if plan.calibration.startswith(HUB_PREFIX):
-        return hub_source(plan, hub_split(plan.calibration))
-    return file_source(plan.calibration)
+    if named.startswith(HUB_PREFIX):
+        return hub_source(plan, hub_split(named))
+    return file_source(named)
 
 
 def default_source(plan: EvaluationPlan) -> TextSource:

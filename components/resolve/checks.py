@@ -127,12 +127,14 @@ def check_generated(plan: EvaluationPlan, tasks: "Sequence[Prepared]") -> None:
 
 def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     """The plan with the baseline, its limits and the source of its rows; raises PrerequisiteError if it is invalid."""
-    from quantgate.components.models.sources import check_source
+    from quantgate.components.models.sources import check_source, native_here
 
     if AUTO in plan.variants:
         from quantgate.components.servers.accelerator import accelerator_there
 
         plan = plan.model_copy(update={"variants": expanded(plan.variants, accelerator_there())})
+    check_source(model)
+    plan = plan.model_copy(update={"native": native_here(model)})
     plan = with_suite(plan.model_copy(update={"variants": all_variants(plan)}))
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
@@ -142,7 +144,6 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
-    check_source(model)
     plan = check_questions(plan.model_copy(update={"limits": limits}))
     check_calibration(plan)
     return plan

@@ -26,9 +26,9 @@ def check_locations(model: str, plan: EvaluationPlan) -> None:
     places = [("--store", plan.store), ("--results", plan.results)]
     custom = [location for location in plan.custom if location not in selection.shipped_sets()]
     rows = plan.data if plan.data not in (selection.HUB, selection.EMBEDDED) else ""
-    texts = "" if plan.calibration == PASSAGES or plan.calibration.startswith(HUB_PREFIX) else plan.calibration
+    sets = [("--calibration", plan.calibration), *(("--calibration-also", named) for named in plan.calibration_also)]
     places += [
-        ("--calibration", texts),
+        *((option, named) for option, named in sets if named != PASSAGES and not named.startswith(HUB_PREFIX)),
         ("--data", rows),
         ("--irt-parameters", plan.irt_parameters),
         *(("--custom", path) for path in custom),

@@ -7,7 +7,7 @@ from quantgate.components.evidence.forecast import forecast
 from quantgate.components.evidence.prospects import Prospect
 from quantgate.components.flow_cases.planned_flows import planned_flow_tasks
 from quantgate.components.models.rungs import AUTO, LADDERS
-from quantgate.components.models.variants import BASELINE
+from quantgate.components.models.variants import BASELINES
 from quantgate.components.policies.policy import chosen
 from quantgate.components.run.artifacts import PERPLEXITIES
 from quantgate.components.run.attempts import Attempt
@@ -33,7 +33,7 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = F
         *(task for task in of_flows if task.name in limited.max_drop),
     )
     longest = max(len(row.variants) for row in LADDERS)  # `auto` stands for so many at most
-    variants = sum(longest if name == AUTO else name != BASELINE for name in plan.variants)
+    variants = sum(longest if name == AUTO else name not in BASELINES for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
     return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt=attempt)
 

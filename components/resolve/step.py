@@ -9,7 +9,6 @@ from pathlib import Path
 from quantgate.components.models.digest import fetch_model
 from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.tokenizer_files import tokenizer_digest
-from quantgate.components.models.variants import BASELINE
 from quantgate.components.models.window import model_window, own_window
 from quantgate.components.resolve import (
     calibration_texts,
@@ -54,12 +53,12 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
             experiment = recording_experiment(checked.tracking_uri, own)
         if checked.tracking_uri and experiment == own:
             check_experiment(checked.tracking_uri, experiment, base_model.source)
-        checked = checked.model_copy(update={"experiment": experiment})
+        checked = checked.model_copy(update={"experiment": experiment, "native": base_model.native})
         folder = fetch_model(base_model.uri, base_model.digest, cache_dir(), weights=False)
         prepared_prompts.check_window(checked, own_window(folder))
         checked = checks.with_template(checked, str(folder))
         checked = own_checkpoint.with_checkpoints(checked, folder, open_store(checked.store), cache_dir())
-        checked = checked.model_copy(update={"variants": all_variants(checked)})  # the sizes of all are known now
+        checked = checked.model_copy(update={"variants": all_variants(checked)})  # name and sizes are known now
         encoder = Encoder.load(folder)
         checked, samples = calibration_texts.copy_calibration(checked, encoder.tokenizer, folder)
         checked = checked_flows.with_flows(checked, encoder.tokenizer, model_window(folder))
@@ -80,7 +79,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         RunResults(requested.results).plan.put(Path(plan))
         parts = f"{base_model.digest[:12]}, {base_model.size_bytes / 1e6:.0f} MB", outcome(resolved), uncounted
         step.end(note="; ".join(filter(None, parts)))
-    return [BASELINE] if resolved.judged_in else list(resolved.variants)
+    return [resolved.baseline] if resolved.judged_in else list(resolved.variants)
 
 
 def outcome(plan: EvaluationPlan) -> str:
@@ -89,4 +88,5 @@ def outcome(plan: EvaluationPlan) -> str:
         return f"judged before in {plan.judged_in}"
     left_out = ", ".join(f"{count:,} of {task}" for task, count in plan.too_long.items())
     window = f"window {plan.window:,} tokens" + (f", too long and left out: {left_out}" if left_out else "")
-    return f"{window}; calibrated with {plan.calibration_set.describe()}" if plan.calibration_set else window
+    sets = [plan.calibration_set, *plan.calibration_sets_also] if plan.calibration_set else []
+    return "; ".join([window, *(f"calibrated with {chosen.describe()}" for chosen in sets)])

@@ -56,6 +56,9 @@ class Model(Artifact):
     """Size of the weight files."""
     note: str = ""
     """The model's origin, where a reader of the results must know it."""
+    # excluded if it is empty: an earlier version has no such field
+    native: str = Field("", exclude_if=lambda native: not native)
+    """`fp8` or `mxfp4`, if its own weights are; empty for 16 bits."""
 
 
 class Weights(Artifact):

@@ -12,7 +12,7 @@ FEWEST_TOKENS = 16
 
 
 class Calibration(Artifact):
-    """The calibration texts that a run has chosen; they lie in its results, see `RunResults.calibration_texts`."""
+    """The calibration texts that a run has chosen; they lie in its results, see `RunResults.calibration_file`."""
 
     name: str = f"{PASSAGES} passages"
     """What they are, for readers, e.g. `HuggingFaceH4/ultrachat_200k:train_sft at commit 8049631c`."""
@@ -26,6 +26,8 @@ class Calibration(Artifact):
     """Of the file with the texts."""
     note: str = ""
     """What a reader should know about the choice; empty for nothing."""
+    number: int = 0
+    """Its place among the run's sets."""
 
     def describe(self) -> str:
         """E.g. `32 samples of up to 256 tokens of boolq passages`, and the note."""

@@ -26,7 +26,7 @@ NOT_DECIDING = (
         "judged_in",
         "fail_run_on",
     ),
-    "calibration",  # `calibration_set` identifies the texts
+    *("calibration", "calibration_also"),  # `calibration_set` and `calibration_sets_also` identify the texts
     "check_power",
     "started_at",
 )

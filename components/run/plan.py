@@ -25,6 +25,8 @@ class EvaluationPlan(Artifact):
         " baseline {baseline} is always included [{default}; with --search auto]."
     )
     """The baseline first."""
+    native: str | None = None
+    """The quant_method of the model's own weights, as `fp8`; empty for 16 bits, None while it is not known."""
     variant: tuple[str, ...] = Field(
         (),
         description="A checkpoint that is quantized already, as a variant: NAME=file:PATH, NAME=hf:ORG/NAME or"
@@ -146,6 +148,12 @@ class EvaluationPlan(Artifact):
         description="Calibration texts: boolq (embedded), a JSONL file, or hf:OWNER/NAME:SPLIT [UltraChat, where the"
         " rows' source has it, else boolq].",
     )
+    calibration_also: tuple[str, ...] = Field(
+        (),
+        max_length=9,
+        description="Further calibration texts, with which each calibrated variant is made too, as int8.calib1; may be"
+        " repeated.",
+    )
     calibration_samples: int = Field(
         0, ge=0, description="Number of calibration texts [0: 32 of boolq, 512 of others]."
     )
@@ -154,6 +162,8 @@ class EvaluationPlan(Artifact):
     )
     calibration_set: Calibration | None = None
     """The texts that `resolve` has chosen; None when no variant is quantized."""
+    calibration_sets_also: tuple[Calibration, ...] = ()
+    """Those of `calibration_also`."""
     ledger: bool = Field(True, description="Reuse a model's answers from an earlier run or stage.")
     skip_judged: bool = Field(False, description="End early if MLflow has a verdict on this model by the same plan.")
     fail_run_on: str = Field(
@@ -172,6 +182,11 @@ class EvaluationPlan(Artifact):
     """The MLflow run with the earlier verdict; empty when there is none, or `skip_judged` is off."""
 
     @property
+    def baseline(self) -> str:
+        """The baseline's name, when the plan is checked."""
+        return self.variants[0]
+
+    @property
     def failing_verdicts(self) -> tuple[str, ...]:
         """The verdicts that fail the run; raises PrerequisiteError with the list for an unknown one."""
         verdicts = tuple(verdict.strip() for verdict in self.fail_run_on.split(",") if verdict.strip())
@@ -187,6 +202,10 @@ class EvaluationPlan(Artifact):
         if self.limits is None:
             raise ValueError("The policy of this plan is not parsed: the step `resolve` does that.")
         return self.limits
+
+    def calibration_of(self, number: int) -> Calibration | None:
+        """The chosen texts of that number: 0 are those of `calibration`, 1 the first of `calibration_also`."""
+        return self.calibration_sets_also[number - 1] if number else self.calibration_set
 
     @property
     def chosen_calibration(self) -> Calibration:

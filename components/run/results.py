@@ -260,7 +260,11 @@ class RunResults:
     @property
     def calibration_texts(self) -> ResultFile:
         """The calibration texts, a JSON object a line: `text`, and whether it is `templated`, with special tokens."""
-        return self.given("calibration.jsonl")
+        return self.calibration_file(0)
+
+    def calibration_file(self, number: int) -> ResultFile:
+        """The calibration texts of that number among the run's sets."""
+        return self.given(f"calibration-{number}.jsonl" if number else "calibration.jsonl")
 
     @property
     def flows(self) -> ResultFile:

@@ -197,7 +197,8 @@ def _params(decision: Decision, verdict: Verdict, weights: Weights | None, score
 
 
 def _tags(verdict: Verdict, weights: Weights | None, scores: Scores | None, run_id: str) -> dict[str, str]:
-    failures = [artifact.failure for artifact in (weights, scores) if artifact and artifact.failure]
+    tried = [artifact for artifact in (weights, scores) if artifact and not (weights and weights.skipped)]
+    failures = [artifact.failure for artifact in tried if artifact.failure]
     return {
         RUN_ID_TAG: run_id,
         VARIANT_TAG: verdict.variant,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models.variants import BASELINE
+from quantgate.components.models.variants import BASELINES
 from quantgate.components.run.artifacts import Decision, Model, Scores, Weights
 from quantgate.components.run.load_results import OFF
 from quantgate.components.run.plan import EvaluationPlan
@@ -49,6 +49,10 @@ def verdict_key(plan: EvaluationPlan) -> str:
     texts = plan.calibration_set.identity if plan.calibration_set else ()
     if plan.variant_recipe:  # not part of the key of a run without one, which earlier versions wrote too
         parts["variant_recipe"] = plan.variant_recipe
+    if plan.calibration_sets_also:
+        parts["calibration_sets_also"] = [chosen.identity for chosen in plan.calibration_sets_also]
+    if plan.search:
+        parts["search"] = True
     if plan.variant_kept:
         parts["variant"] = {name: checkpoint.digest for name, checkpoint in plan.variant_kept.items()}
     content = json.dumps([parts, texts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
@@ -101,7 +105,7 @@ def find_verdicts(run_id: str, tracking_uri: str) -> tuple[tuple[str, str, str],
         if checked and checked.mismatches:
             raise PrerequisiteError(f"its decision is not to be relied on: {checked.mismatches[0]}.")
     verdicts = checked.decision.verdicts if checked else ()
-    return tuple((row.variant, row.verdict, row.sentence) for row in verdicts if row.variant != BASELINE)
+    return tuple((row.variant, row.verdict, row.sentence) for row in verdicts if row.variant not in BASELINES)
 
 
 def find_baseline_scores(

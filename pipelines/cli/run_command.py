@@ -65,6 +65,7 @@ def run_pipeline(values: dict[str, Any], files: VerdictFiles, folder: Path, quie
     locations = {
         "custom": options.custom_task_locations(values["custom"]),
         "calibration": options.calibration_location(values["calibration"]),
+        "calibration_also": [options.calibration_location(named) for named in values["calibration_also"] or ()],
         "data": options.rows_location(values["data"]),
         "irt_parameters": options.absolute_location(values["irt_parameters"]),
         "store": values["store"] or str(results.store),
