@@ -18,6 +18,7 @@ from components.errors import PrerequisiteError
 from components.processes.scratch import use_own_folder
 from pipelines.cli import (
     benchmark_commands,
+    card_command,
     cluster_commands,
     doctor_command,
     endpoint_commands,
@@ -62,6 +63,7 @@ app.command("rollback")(mlflow_commands.rollback)
 app.command("rollout", short_help="Write what serves a variant on KServe, as its verdict allows.")(
     rollout_command.rollout
 )
+app.command("card", short_help="Write a variant's model card.")(card_command.card)
 app.command("eval")(endpoint_commands.evaluate)
 app.command("compare")(benchmark_commands.compare)
 app.command("suites")(benchmark_commands.suites)
