@@ -44,7 +44,7 @@ def test_the_card_says_what_is_kept_with_bounds_protocol_and_digests(tmp_path: P
         decision.model_copy(update={"model": decision.model.model_copy(update={"source": "hf:org/model@main"})})
     )
     card = ModelCard(card_files(decision, "int8", AT)["README.md"])
-    metadata = card.data.to_dict()
+    metadata = yaml.safe_load(str(card.data))
     assert (metadata["base_model"], metadata["base_model_relation"]) == ("org/model", "quantized")
     assert "W4A16" in metadata["tags"]
     assert markdown_cells(card.text, "hellaswag")[1:6] == ["0.400", "0.390", "97.5 %", "2.5 %", "—"]
