@@ -6,5 +6,6 @@ local, cluster                  one machine; what only a cluster needs
 served_model                    test a model that is already served
 watch, terminal_output          the progress and all other text on the terminal
 exits, verdict_files            the exit statuses; the verdicts as files for CI
+judged_results                  the checked decision of a run, for the commands that act on it
 schemas                         the JSON Schemas of the files that a user writes
 """

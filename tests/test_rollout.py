@@ -26,11 +26,14 @@ from quantgate.components.rollout.rollout_plan import (
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import FULL, RunResults
 from quantgate.components.servers.cluster_settings import ServingSettings
+from quantgate.components.track.spool import spooled_run
+from quantgate.components.tracking.uris import local_tracking_uri
 from tests.support.command import Done, quantgate
-from tests.support.decided import digested, make_decision
+from tests.support.decided import FACTS, digested, make_decision
 from tests.support.kubernetes_server import running
 from tests.support.kubernetes_state import Cluster
 from tests.support.kustomized import kustomized
+from tests.support.model_registry import ModelRegistry, registry_running
 from tests.support.registered import placed, stored
 
 SETTINGS = ServingSettings()
@@ -296,6 +299,31 @@ def test_only_the_weights_that_were_judged_become_an_image(tmp_path: Path) -> No
     assert subprocess.run(check, cwd=weights[1].uri, check=False).returncode == 0, "as the build checks them"
     (Path(weights[1].uri) / "model.safetensors").write_bytes(b"other")
     assert quantgate("rollout", run, "int8", *addresses).returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "verdicts",
+    "somebody edits a verdict in a run's folder and computes all digests anew",
+    "`rollout --tracking-uri` compares them with MLflow's record, and refuses",
+)
+def test_a_recorded_run_is_registered_and_compared_with_mlflows_record(tmp_path: Path) -> None:
+    decision, uri = decided(tmp_path), local_tracking_uri(tmp_path / "mlflow")
+    results = in_results(decision, tmp_path)
+    FACTS.write(results.facts.path)
+    spooled_run(decision, uri, "MLflow was down.").write(results.tracked.path)
+    registry = ModelRegistry()
+    with registry_running(registry) as url:
+        done = quantgate("track", str(tmp_path), "--tracking-uri", uri, "--register-in", url)
+    assert done.returncode == 0, done.stderr
+    assert [one["name"] for one in registry.of_kind("model_versions")][:2] == ["bf16-0a0a0a0a0a0a", "int8-1a1a1a1a1a1a"]
+    assert "int8-1a1a1a1a1a1a" in done.stdout
+    assert rolled(tmp_path, "int8", "--tracking-uri", uri).returncode == 0
+    in_results(decided(tmp_path, int4_g64="ship"), tmp_path)
+    assert rolled(tmp_path, "int4-g64").returncode == 0, "the digests agree"
+    forged = rolled(tmp_path, "int4-g64", "--tracking-uri", uri)
+    assert forged.returncode == 2
+    assert "has another decision: judge it again" in forged.stderr
 
 
 @pytest.fixture

@@ -14,5 +14,6 @@ registry                        register the variants of a run as versions
 promotion                       move the aliases: promote, rollback
 alias_move                      both aliases together, also after a kill
 judged_version                  the verdict on a version, and why it may not serve
+kubeflow_registry               the same variants in a Kubeflow Model Registry
 inference_service               a patch for KServe that names the weights
 """

@@ -15,5 +15,6 @@ plots, forest, figures, svg     the plots, for the page and for notebooks
 stated_limits                   the limits that the plots draw
 prospect_table                  what a run can show, as a table
 junit                           the verdicts as JUnit XML, for CI
+model_card, hub_results         a variant's card; its scores as Hugging Face's hub reads them
 summary                         an evaluated model as a JSON file
 """

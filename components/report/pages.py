@@ -35,15 +35,15 @@ def write_report(
     """
     results = RunResults(str(folder))
     html, markdown = results.report.path, results.report_markdown.path
-    facts = _facts(decision) | {"run": run, "mlflow_hint": mlflow_hint, "engine": engine}
-    write_text(html, _environment(decision, autoescape=True).get_template("report.html.j2").render(facts))
-    write_text(markdown, _environment(decision, autoescape=False).get_template("report.md.j2").render(facts))
+    facts = report_facts(decision) | {"run": run, "mlflow_hint": mlflow_hint, "engine": engine}
+    write_text(html, environment(decision, autoescape=True).get_template("report.html.j2").render(facts))
+    write_text(markdown, environment(decision, autoescape=False).get_template("report.md.j2").render(facts))
     return html, markdown
 
 
 def pull_request(decision: Decision) -> str:
     """The decision matrix with each variant's reason, as Markdown that is short enough for a pull request."""
-    return _environment(decision, autoescape=False).get_template("pull_request.md.j2").render(_facts(decision))
+    return environment(decision, autoescape=False).get_template("pull_request.md.j2").render(report_facts(decision))
 
 
 def plots(decision: Decision) -> dict[str, str]:
@@ -62,7 +62,7 @@ def plots(decision: Decision) -> dict[str, str]:
             strict=True,
         )
     )
-    style = _environment(decision, autoescape=False).get_template("plot.css.j2").render()
+    style = environment(decision, autoescape=False).get_template("plot.css.j2").render()
     return {name: standing_alone(drawing, style) for name, drawing in drawings.items() if drawing}
 
 
@@ -98,7 +98,8 @@ def as_prose(sentence: str) -> str:
     return re.sub(r"(?<=\d) %", "\u00a0%", sentence)
 
 
-def _facts(decision: Decision) -> dict[str, object]:
+def report_facts(decision: Decision) -> dict[str, object]:
+    """What the templates show of a decision, by the names that they use."""
     rows = matrix(decision)
     return {
         "decision": decision,
@@ -138,7 +139,8 @@ def _facts(decision: Decision) -> dict[str, object]:
     }
 
 
-def _environment(decision: Decision, *, autoescape: bool) -> Environment:
+def environment(decision: Decision, *, autoescape: bool) -> Environment:
+    """The templates of this folder, with the filters for numbers and texts."""
     environment = Environment(
         loader=PackageLoader("components", "report"),
         autoescape=autoescape,
@@ -153,6 +155,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "percent": lambda drop, subject: formats.percent_text(drop, edges[subject], unit),
         "drop": lambda drop: formats.percent_text(drop, unit=unit),
         "share": formats.percent_text,
+        "recovery": formats.percent_text,
         "score": formats.score_text,
         "stderr": formats.stderr_text,
         "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,), unit),

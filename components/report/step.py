@@ -1,6 +1,7 @@
 """The step report: write the decision matrix for people and for scripts."""
 
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 from quantgate.components.run import progress
@@ -11,6 +12,7 @@ from quantgate.components.run.results import RunResults
 def report(decision: str, results: str, html: str, markdown: str) -> None:
     """Write the decision matrix for people and for scripts."""
     from quantgate.components.report.matrix import verdicts_json
+    from quantgate.components.report.model_card import card_files
     from quantgate.components.report.pages import plots, write_report
     from quantgate.components.rollout.gitops_files import written_plan
     from quantgate.components.servers.cluster_settings import from_environment
@@ -27,6 +29,9 @@ def report(decision: str, results: str, html: str, markdown: str) -> None:
         for row in answer.verdicts[1:]:
             for name, content in written_plan(answer, row.variant, settings).items():
                 files.rollout(row.variant, name).put_text(content)
+            if row.scores and row.verdict != "failed":
+                for name, content in card_files(answer, row.variant, datetime.now(UTC)).items():
+                    files.card(row.variant, name).put_text(content)
         for name, drawing in plots(answer).items():
             files.plot(name).put_text(drawing)
         Path(html).write_bytes(page.read_bytes())

@@ -26,10 +26,11 @@ def containerfile(release: Release) -> str:
         f"# The weights of {release.variant}. Put their files into {MODEL}/ beside this file, then:",
         f"# podman build --tag {image} . && podman push {image}",
         f"FROM {BASE}",
-        f'LABEL quantgate.variant="{release.variant}" quantgate.digest="{release.digest}"',
+        f'LABEL quantgate.release="{release.id}" quantgate.digest="{release.digest}"',
         f"COPY --chmod=0755 {MODEL}/ /models/",
         f"COPY {SUMS} /{SUMS}",
-        f"RUN cd /models && sha256sum -c /{SUMS}",
+        "WORKDIR /models",
+        f"RUN sha256sum -c /{SUMS}",
     )
     return "\n".join(lines) + "\n"
 

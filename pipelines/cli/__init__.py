@@ -4,7 +4,7 @@ app                             all commands
 run_command, run_options        `run`; the options that it shares
 gate_command, power_command     `gate`; `power`
 mlflow_commands                 `track`, `promote`, `rollback`
-rollout_command                 `rollout`
+rollout_command, card_command   `rollout`; `card`
 endpoint_commands, benchmark_commands
                                 `eval`, `lm-eval`; `suites`, `mirror`, `compare`
 flows_command                   `flows`

@@ -20,6 +20,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.processes.scratch import use_own_folder
 from quantgate.pipelines.cli import (
     benchmark_commands,
+    card_command,
     cluster_commands,
     doctor_command,
     endpoint_commands,
@@ -77,6 +78,7 @@ app.command("rollback")(mlflow_commands.rollback)
 app.command("rollout", short_help="Write what serves a variant on KServe, as its verdict allows.")(
     rollout_command.rollout
 )
+app.command("card", short_help="Write a variant's model card.")(card_command.card)
 app.command("eval")(endpoint_commands.evaluate)
 app.command("flows", short_help="Test a served model in your application.")(flows_command.flows)
 app.command("compare")(benchmark_commands.compare)

@@ -20,6 +20,7 @@ from quantgate.components.track.spool import local_results, send
 from quantgate.components.tracking.facts import RunFacts
 from quantgate.components.tracking.uris import shown_uri
 from quantgate.pipelines import options
+from quantgate.pipelines.judged_results import checked_decision
 from quantgate.pipelines.terminal_output import VisibleConsole
 
 Model = Annotated[str, typer.Argument(help="The registered model, as the run printed its name.", show_default=False)]
@@ -34,8 +35,14 @@ def track(
         typer.Argument(help="The run's results: a folder, e.g. runs/demo, or s3://BUCKET/PREFIX.", show_default=False),
     ],
     tracking_uri: Annotated[str, typer.Option(help="MLflow's tracking server [the run's own].")] = "",
+    register_in: Annotated[
+        str, typer.Option(help="Address of a Kubeflow Model Registry, which gets the variants too.")
+    ] = "",
 ) -> None:
     """Record a run in MLflow later; if MLflow has the run, update it."""
+    from quantgate.components.promote.kubeflow_registry import register_in as register_in_kubeflow
+
+    checked = checked_decision(RunResults(run)) if register_in else None
     with local_results(run) as results:
         tracked = send(results, tracking_uri)
         decided_at = RunFacts.read(results.facts.path).decided_at
@@ -45,6 +52,9 @@ def track(
     console = VisibleConsole(highlight=False, soft_wrap=True)
     console.print(f"{tracked.tracking_uri}: {tracked.page}", markup=False)
     console.print(f"{registered.model}: candidate {registered.candidate or 'none'}", markup=False)
+    if checked:
+        versions = register_in_kubeflow(register_in, checked, run)
+        console.print(f"{register_in}: {registered.model}, {', '.join(versions)}", markup=False)
 
 
 def promote(

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from quantgate.components.errors import PrerequisiteError
-from quantgate.components.promote.registry import RANKED, rank
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
-from quantgate.components.storage.artifact import write_text
 from quantgate.pipelines.cli.run_options import takes
 from quantgate.pipelines.exits import EXITS
+from quantgate.pipelines.judged_results import best_variant, checked_decision, write_files
 from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
@@ -98,35 +96,6 @@ def rollout(
         print_text("---\n".join(files.values()) if rollback else files[README])
 
 
-def checked_decision(results: RunResults, tracking_uri: str) -> Decision:
-    """The decision in the results; raises PrerequisiteError unless it is the one that the gate wrote.
-
-    Records that cannot be read from here are named on stderr: they are not compared.
-    """
-    from quantgate.components.run.evidence_check import checked_results
-
-    checked = checked_results(results)
-    mismatches, unread = list(checked.mismatches), checked.unread
-    if tracking_uri:
-        from quantgate.components.tracking.verification import recorded_mismatches
-
-        mismatches += recorded_mismatches(results, checked.decision, tracking_uri)
-    if mismatches:
-        raise PrerequisiteError(f"The decision in {results.location} is not to be relied on: {'; '.join(mismatches)}.")
-    for records in unread:
-        print_text(f"Not compared, because they cannot be read from here: {records}", to_stderr=True)
-    return checked.decision
-
-
-def best_variant(decision: Decision) -> str:
-    """The variant that the registry would make the candidate; raises PrerequisiteError if none can be."""
-    ranked = [row for row in decision.verdicts if row.verdict in RANKED]
-    if not ranked:
-        verdicts = ", ".join(f"{row.variant}: {row.verdict}" for row in decision.verdicts[1:]) or "it has no variants"
-        raise PrerequisiteError(f"No variant of the run can be rolled out ({verdicts}). Name one to see why.")
-    return min(ranked, key=rank).variant
-
-
 def check_judged(decision: Decision, variant: str) -> None:
     """Raise PrerequisiteError unless the variant's stored bytes are those that were judged."""
     from quantgate.components.models.digest import check_stored
@@ -135,18 +104,6 @@ def check_judged(decision: Decision, variant: str) -> None:
 
     weights = weights_of(decision, variant)
     check_stored(weights.uri, weights.digest, cache_dir())
-
-
-def write_files(folder: Path, files: dict[str, str]) -> None:
-    """Write the files and list them; raises PrerequisiteError for a folder that cannot be written."""
-    for name, text in files.items():
-        try:
-            write_text(folder / name, text)
-        except OSError as error:
-            raise PrerequisiteError(
-                f"Cannot write {folder / name}: {error.strerror}. Choose another folder with --out."
-            ) from error
-        print_text(f"Wrote {folder / name}")
 
 
 def apply_step(ready: "Rollout", kind: Kind, step: int, namespace: str) -> None:
