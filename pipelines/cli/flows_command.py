@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 BROKEN_SHOWN = 10
+ROWS_OF_BFCL = "Source of the rows of bfcl:N: a mirror from `quantgate mirror --bfcl` [the hub]."
 
 
-@takes(values=options.collect_options(["flows"], flows={"default": ...}))
+@takes(values=options.collect_options(["flows", "data"], flows={"default": ...}, data={"help": ROWS_OF_BFCL}))
 def flows(
     values: dict[str, Any],
     endpoint: Annotated[
@@ -51,7 +52,7 @@ def flows(
     from components.servers.client import Client
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
-    asked = flow_set(read_flows(values["flows"]))
+    asked = flow_set(read_flows(values["flows"], options.rows_location(values["data"])))
     check_judge(asked.flows)
     check_baseline(baseline)
     prepare(out.absolute(), results)
