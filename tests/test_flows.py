@@ -229,7 +229,7 @@ def test_a_server_without_a_parser_of_tool_calls_is_asked_the_other_flows(tmp_pa
         tmp_path, lambda body: 400 if "tools" in body else good(body), "--out", str(tmp_path / "out")
     )
     assert result.exit_code == 0, result.output
-    assert "1 flows are left out, the server refuses requests with tools: HTTP 400" in result.output
+    assert "1 flow is left out, because the server refuses requests with tools: HTTP 400" in result.output
     assert "--enable-auto-tool-choice and --tool-call-parser: ours/call" in result.output
     assert ["flows", "1.000", "2"] in [line.split() for line in result.output.splitlines()]
 

@@ -93,9 +93,11 @@ def prepare(folder: Path, results: VariantResults) -> None:
 
 def print_left_out(asked: "FlowSet", console: Console) -> None:
     """Print what was not asked, and why."""
+    from components.report.flow_table import left_out_text
+
     for reason in dict.fromkeys(flow.refused for flow in asked.flows if flow.refused):
         ids = [flow.id for flow in asked.flows if flow.refused == reason]
-        console.print(f"{len(ids)} flows are left out, {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
+        console.print(f"{left_out_text(len(ids))}, because {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
     for note in asked.notes:
         console.print(f"Left out of {note}", soft_wrap=True, markup=False)
 
