@@ -16,6 +16,7 @@ from pipelines.cli.run_options import takes
 from pipelines.terminal_output import VisibleConsole
 
 if TYPE_CHECKING:
+    from components.flow_cases.exchanges import FlowExchange
     from components.flow_cases.flow_file import FlowSet
     from components.run.records import Record
 
@@ -43,12 +44,9 @@ def flows(
 
     Each check passes or fails; nothing is judged by a policy. With --baseline: what this model lost, case by case.
     """
-    from components.flow_cases.exchanges import write_exchanges
     from components.flow_cases.flow_sources import flow_set, read_flows
     from components.flow_cases.planned_flows import check_judge
-    from components.flows.asked_alone import MODEL, asked_alone
-    from components.flows.checked import records_of, task_scores
-    from components.run import records
+    from components.flows.asked_alone import asked_alone
     from components.servers.client import Client
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
@@ -59,11 +57,7 @@ def flows(
     client = Client(endpoint, model)
     with bar(console, FLOWS) as step:
         asked, exchanges = asked_alone(client, asked, step)
-    rows = records_of(MODEL, asked, exchanges)
-    scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
-    write_exchanges(exchanges, results.transcripts.path)
-    records.write(rows, results.records(FULL).path)
-    scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
+    scores, rows = saved(results, asked, exchanges)
     print_left_out(asked, console)
     if baseline:
         print_losses(baseline, out, rows, console)
@@ -71,6 +65,22 @@ def flows(
         print_passed(scores, console)
     console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
     console.print(f"Answers  {results.transcripts.path}", soft_wrap=True)
+
+
+def saved(results: VariantResults, asked: "FlowSet", exchanges: "list[FlowExchange]") -> "tuple[Scores, list[Record]]":
+    """The scores and the records of the answers, after writing both and the transcript."""
+    from components.flow_cases.exchanges import write_exchanges
+    from components.flows.asked_alone import MODEL
+    from components.flows.checked import records_of, task_scores
+    from components.run import records
+
+    rows = records_of(MODEL, asked, exchanges)
+    scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
+    write_exchanges(exchanges, results.transcripts.path)
+    records.write(rows, results.records(FULL).path)
+    scores = scores.model_copy(update={"records": results.records(FULL).name})
+    scores.write(results.scores(FULL).path)
+    return scores, rows
 
 
 def check_baseline(baseline: Path | None) -> None:
