@@ -140,8 +140,12 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     recipes = with_texts(values.get("variant_recipe") or ())
     checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
     read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
-    read |= {"variant_recipe": recipes, "variant": checkpoints, "flows": read_flows(values.get("flows") or ())}
-    read |= {"calibration_also": tuple(values.get("calibration_also") or ())}
+    read |= {
+        "variant_recipe": recipes,
+        "variant": checkpoints,
+        "flows": read_flows(values.get("flows") or (), str(values.get("data") or "")),
+        "calibration_also": tuple(values.get("calibration_also") or ()),
+    }
     return EvaluationPlan(**plan_values | read)
 
 

@@ -16,14 +16,16 @@ from quantgate.pipelines.cli.run_options import takes
 from quantgate.pipelines.terminal_output import VisibleConsole
 
 if TYPE_CHECKING:
+    from quantgate.components.flow_cases.exchanges import FlowExchange
     from quantgate.components.flow_cases.flow_file import FlowSet
     from quantgate.components.run.records import Record
 
 ALPHA = 0.05
 BROKEN_SHOWN = 10
+ROWS_OF_BFCL = "Source of the rows of bfcl:N: a mirror from `quantgate mirror --bfcl` [the hub]."
 
 
-@takes(values=options.collect_options(["flows"], flows={"default": ...}))
+@takes(values=options.collect_options(["flows", "data"], flows={"default": ...}, data={"help": ROWS_OF_BFCL}))
 def flows(
     values: dict[str, Any],
     endpoint: Annotated[
@@ -42,27 +44,20 @@ def flows(
 
     Each check passes or fails; nothing is judged by a policy. With --baseline: what this model lost, case by case.
     """
-    from quantgate.components.flow_cases.exchanges import write_exchanges
     from quantgate.components.flow_cases.flow_sources import flow_set, read_flows
     from quantgate.components.flow_cases.planned_flows import check_judge
-    from quantgate.components.flows.asked_alone import MODEL, asked_alone
-    from quantgate.components.flows.checked import records_of, task_scores
-    from quantgate.components.run import records
+    from quantgate.components.flows.asked_alone import asked_alone
     from quantgate.components.servers.client import Client
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
-    asked = flow_set(read_flows(values["flows"]))
+    asked = flow_set(read_flows(values["flows"], options.rows_location(values["data"])))
     check_judge(asked.flows)
     check_baseline(baseline)
     prepare(out.absolute(), results)
     client = Client(endpoint, model)
     with bar(console, FLOWS) as step:
         asked, exchanges = asked_alone(client, asked, step)
-    rows = records_of(MODEL, asked, exchanges)
-    scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
-    write_exchanges(exchanges, results.transcripts.path)
-    records.write(rows, results.records(FULL).path)
-    scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
+    scores, rows = saved(results, asked, exchanges)
     print_left_out(asked, console)
     if baseline:
         print_losses(baseline, out, rows, console)
@@ -70,6 +65,22 @@ def flows(
         print_passed(scores, console)
     console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
     console.print(f"Answers  {results.transcripts.path}", soft_wrap=True)
+
+
+def saved(results: VariantResults, asked: "FlowSet", exchanges: "list[FlowExchange]") -> "tuple[Scores, list[Record]]":
+    """The scores and the records of the answers, after writing both and the transcript."""
+    from quantgate.components.flow_cases.exchanges import write_exchanges
+    from quantgate.components.flows.asked_alone import MODEL
+    from quantgate.components.flows.checked import records_of, task_scores
+    from quantgate.components.run import records
+
+    rows = records_of(MODEL, asked, exchanges)
+    scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
+    write_exchanges(exchanges, results.transcripts.path)
+    records.write(rows, results.records(FULL).path)
+    scores = scores.model_copy(update={"records": results.records(FULL).name})
+    scores.write(results.scores(FULL).path)
+    return scores, rows
 
 
 def check_baseline(baseline: Path | None) -> None:
@@ -92,9 +103,11 @@ def prepare(folder: Path, results: VariantResults) -> None:
 
 def print_left_out(asked: "FlowSet", console: Console) -> None:
     """Print what was not asked, and why."""
+    from quantgate.components.report.flow_table import left_out_text
+
     for reason in dict.fromkeys(flow.refused for flow in asked.flows if flow.refused):
         ids = [flow.id for flow in asked.flows if flow.refused == reason]
-        console.print(f"{len(ids)} flows are left out, {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
+        console.print(f"{left_out_text(len(ids))}, because {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
     for note in asked.notes:
         console.print(f"Left out of {note}", soft_wrap=True, markup=False)
 
