@@ -7,12 +7,10 @@ from typing import Any
 from components.errors import PrerequisiteError
 from components.evaluate import ledger
 from components.evaluate.ledger import Ledger
+from components.run.prompt_settings import NEUTRAL_ON_VLLM
 from components.servers.abilities import UNKNOWN, Abilities, abilities
 from components.servers.client import Client, Job, ServerFailedError, Text
 from components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
-
-NEUTRAL_ON_VLLM = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
-"""Neutral values of vLLM's own fields; a server that is not vLLM may refuse a field that it does not know."""
 
 
 class OtherPromptError(PrerequisiteError):

@@ -13,4 +13,5 @@ stated_limits                   the limits that the plots draw
 prospect_table                  what a run can show, as a table
 junit                           the verdicts as JUnit XML, for CI
 summary                         an evaluated model as a JSON file
+judged_pages, judged_plot       replies that a judge or people compared or graded
 """

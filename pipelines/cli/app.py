@@ -22,6 +22,7 @@ from pipelines.cli import (
     doctor_command,
     endpoint_commands,
     gate_command,
+    judge_commands,
     look_commands,
     mlflow_commands,
     power_command,
@@ -60,6 +61,9 @@ app.command("promote", short_help="Make a variant champion, if its verdict allow
 app.command("rollback")(mlflow_commands.rollback)
 app.command("eval")(endpoint_commands.evaluate)
 app.command("compare")(benchmark_commands.compare)
+app.command("judge", short_help="Let a judge grade the replies of two models.")(judge_commands.judge)
+app.command("arena", short_help="Let a judge compare the replies of two models, pair by pair.")(judge_commands.arena)
+app.command("vibe", short_help="Let people compare the replies of two models, blind.")(judge_commands.vibe)
 app.command("suites")(benchmark_commands.suites)
 app.command("mirror")(benchmark_commands.mirror)
 app.command("schema")(schema_command.schema)

@@ -10,6 +10,7 @@ from components.benchmarks import selection
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES, suite_named
 from components.errors import PrerequisiteError
+from components.judging.chat_questions import MT_BENCH, MT_BENCH_SPLIT
 from components.policies.policy import use_case_named, use_case_names
 from components.run.calibration import CHAT
 from components.storage.cache import cache_dir
@@ -41,7 +42,10 @@ def suites() -> None:
 
 def mirror(
     suite: Annotated[
-        str, typer.Argument(help=f"One suite or several, of {', '.join(SUITES)}, or a suite file.", show_default=False)
+        str,
+        typer.Argument(
+            help=f"One suite or several, of {', '.join(SUITES)}, or a suite file; or {MT_BENCH}.", show_default=False
+        ),
     ],
     location: Annotated[str, typer.Argument(help="A folder, or s3://BUCKET/PREFIX.", show_default=False)],
     origin: Annotated[
@@ -62,8 +66,11 @@ def mirror(
     from components.models.sources import check_source
 
     mirror_location, console = options.absolute_location(location), VisibleConsole(highlight=False)
-    tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
-    splits = [split for task in tasks for split in splits_wanted(task)]
+    if suite == MT_BENCH:
+        splits = [MT_BENCH_SPLIT]
+    else:
+        tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
+        splits = [split for task in tasks for split in splits_wanted(task)]
     splits += [hub_split(calibration)] if calibration else []
     if check:
         faults = mirrors.check(mirror_location)

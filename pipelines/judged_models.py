@@ -1,0 +1,160 @@
+"""Judge the replies of a baseline and its variants: the models, the questions, the replies, then a judge or people."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.benchmarks import selection
+from components.errors import PrerequisiteError
+from components.judging.chat_questions import (
+    MT_BENCH,
+    ChatQuestion,
+    chosen,
+    mt_bench,
+    read_questions,
+    with_references,
+)
+from components.judging.contestants import Contestant, contestants
+from components.judging.grading import Failure, graded
+from components.judging.judge_endpoint import Judge, JudgeOptions
+from components.judging.judged_results import JudgedResult, arena_result, grades_result, votes_result
+from components.judging.kept_lines import KeptLines
+from components.judging.pairwise import compared
+from components.judging.replies import MT_BENCH_TEMPERATURES, ChatReplies, ReplySettings, replies_of, write_replies
+from components.judging.vibe_page import VibeKey, vibe_page
+from components.judging.votes import counted, read_key, read_votes
+from components.run.progress import Step
+from components.storage.artifact import write_text
+from components.storage.cache import cache_dir
+
+if TYPE_CHECKING:
+    from components.benchmarks.splits import Source
+
+REPLIES, JUDGEMENTS = "replies.jsonl", "judgements.jsonl"
+PAGE, KEY = "page/vibe.html", "key.json"
+SEED_BITS = 31
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The models and the questions, and how the models are asked."""
+
+    baseline: str
+    variants: tuple[str, ...]
+    models: tuple[str, ...]
+    """The served names, the baseline's first; empty for each server's first."""
+    questions: str
+    """`mt-bench`, or a JSONL file."""
+    data: str
+    """Where MT-Bench's rows come from."""
+    references: Path | None
+    out: Path
+    limit: int
+    max_tokens: int
+    seed: int
+    concurrency: int
+
+    def contestants(self) -> tuple[Contestant, ...]:
+        """The models, the baseline first; each answers already."""
+        return contestants(self.baseline, self.variants, self.models, self.concurrency)
+
+    def chosen_questions(self) -> tuple[ChatQuestion, ...]:
+        """The questions, at most `limit`, with the reference answers of `references`."""
+        if self.questions == MT_BENCH:
+            questions = mt_bench(source_of_rows(self.data))
+        else:
+            questions = read_questions(Path(self.questions))
+        questions = with_references(questions, self.references) if self.references else questions
+        return chosen(questions, self.limit)
+
+    @property
+    def settings(self) -> ReplySettings:
+        """How the models are asked: MT-Bench has its own temperatures."""
+        temperatures = MT_BENCH_TEMPERATURES if self.questions == MT_BENCH else None
+        return ReplySettings(self.max_tokens, self.seed, temperatures)
+
+
+def source_of_rows(data: str) -> "Source":
+    """The hub, or a mirror."""
+    from components.benchmarks.row_sources import Hub, Mirror
+
+    return Hub(cache_dir()) if data == selection.HUB else Mirror(data, cache_dir())
+
+
+Replies = Mapping[str, Mapping[str, ChatReplies]]
+
+
+def replies_to(
+    questions: Sequence[ChatQuestion], models: Sequence[Contestant], panel: Panel, step: Step
+) -> dict[str, dict[str, ChatReplies]]:
+    """The replies of each model by question; kept in the output folder, where they are written a file a model too."""
+    kept = KeptLines(panel.out / REPLIES)
+    replies = {}
+    for model in models:
+        replies[model.name] = replies_of(model, questions, panel.settings, kept, step.advance)
+        if model.client:
+            write_replies(panel.out / "models" / f"{model.name}.jsonl", model, replies[model.name])
+    return replies
+
+
+def judge_panel(panel: Panel, options: JudgeOptions, kind: str, step: Step) -> JudgedResult:
+    """The judge's grades (`grades`) or comparisons (`arena`) of the panel's replies.
+
+    The judge is checked before any model is asked.
+    """
+    questions = panel.chosen_questions()
+    models = panel.contestants()
+    kept = KeptLines(panel.out / JUDGEMENTS)
+    judge = Judge(options, [(model.name, model.served) for model in models], kept)
+    replies = replies_to(questions, models, panel, step)
+    baseline, source = models[0].name, panel.questions
+    if kind == "grades":
+        result = grades_result(judge, baseline, source, questions, graded(judge, questions, replies, step.advance))
+    else:
+        result = arena_result(judge, baseline, source, questions, compared(judge, questions, replies, step.advance))
+    return result.model_copy(update={"cut": cut_of(replies)})
+
+
+def cut_of(replies: Replies) -> dict[str, int]:
+    """How many replies of each model the limit of tokens cut."""
+    return {name: sum(one.cut for one in by_question.values()) for name, by_question in replies.items()}
+
+
+def made_page(panel: Panel, seed: int | None, step: Step) -> tuple[Path, VibeKey, tuple[Failure, ...]]:
+    """Write the page for blind votes and its key into the output folder; returns the page's file.
+
+    Without a seed a page that is made again keeps the sides of the last one, so that its votes still fit.
+    """
+    questions, models = panel.chosen_questions(), panel.contestants()
+    replies = replies_to(questions, models, panel, step)
+    key_file = panel.out / KEY
+    if seed is None:
+        seed = read_key(key_file).seed if key_file.exists() else secrets.randbits(SEED_BITS)
+    page, key, failures = vibe_page(questions, replies, seed)
+    write_text(panel.out / PAGE, page)
+    key.write(key_file)
+    key_file.chmod(0o600)
+    return panel.out / PAGE, key, failures
+
+
+def judged_by_people(files: Sequence[Path], key_file: Path) -> JudgedResult:
+    """The arena of people's votes, read with the page's key."""
+    key = read_key(key_file)
+    votes = [(str(file), read_votes(file, key)) for file in files]
+    source = f"page {key.page[:16]}"
+    return votes_result(key.baseline, key.variant, source, counted(votes, key))
+
+
+def result_json(result: JudgedResult) -> str:
+    """The result for a script."""
+    return json.dumps(result.model_dump(mode="json"), indent=2)
+
+
+def require_questions(prompts: Path | None) -> str:
+    """The file of prompts; raises PrerequisiteError without one."""
+    if prompts is None:
+        raise PrerequisiteError("Name a file of prompts, or read votes back: quantgate vibe --votes FILE")
+    return str(prompts)
