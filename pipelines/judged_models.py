@@ -3,12 +3,10 @@
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.benchmarks import selection
-from components.errors import PrerequisiteError
 from components.judging.chat_questions import (
     MT_BENCH,
     ChatQuestion,
@@ -19,8 +17,9 @@ from components.judging.chat_questions import (
 )
 from components.judging.contestants import Contestant, contestants
 from components.judging.grading import Failure, graded
-from components.judging.judge_endpoint import Judge, JudgeOptions
+from components.judging.judge_endpoint import Judge
 from components.judging.judged_results import JudgedResult, arena_result, grades_result, votes_result
+from components.judging.judging_options import KEY, PAGE, JudgeOptions, Panel
 from components.judging.kept_lines import KeptLines
 from components.judging.pairwise import compared
 from components.judging.replies import MT_BENCH_TEMPERATURES, ChatReplies, ReplySettings, replies_of, write_replies
@@ -34,47 +33,28 @@ if TYPE_CHECKING:
     from components.benchmarks.splits import Source
 
 REPLIES, JUDGEMENTS = "replies.jsonl", "judgements.jsonl"
-PAGE, KEY = "page/vibe.html", "key.json"
 SEED_BITS = 31
 
 
-@dataclass(frozen=True)
-class Panel:
-    """The models and the questions, and how the models are asked."""
+def models_of(panel: Panel) -> tuple[Contestant, ...]:
+    """The models, the baseline first; each answers already."""
+    return contestants(panel.baseline, panel.variants, panel.models, panel.concurrency)
 
-    baseline: str
-    variants: tuple[str, ...]
-    models: tuple[str, ...]
-    """The served names, the baseline's first; empty for each server's first."""
-    questions: str
-    """`mt-bench`, or a JSONL file."""
-    data: str
-    """Where MT-Bench's rows come from."""
-    references: Path | None
-    out: Path
-    limit: int
-    max_tokens: int
-    seed: int
-    concurrency: int
 
-    def contestants(self) -> tuple[Contestant, ...]:
-        """The models, the baseline first; each answers already."""
-        return contestants(self.baseline, self.variants, self.models, self.concurrency)
+def questions_of(panel: Panel) -> tuple[ChatQuestion, ...]:
+    """The questions, at most `limit`, with the reference answers of `references`."""
+    if panel.questions == MT_BENCH:
+        questions = mt_bench(source_of_rows(panel.data))
+    else:
+        questions = read_questions(Path(panel.questions))
+    questions = with_references(questions, panel.references) if panel.references else questions
+    return chosen(questions, panel.limit)
 
-    def chosen_questions(self) -> tuple[ChatQuestion, ...]:
-        """The questions, at most `limit`, with the reference answers of `references`."""
-        if self.questions == MT_BENCH:
-            questions = mt_bench(source_of_rows(self.data))
-        else:
-            questions = read_questions(Path(self.questions))
-        questions = with_references(questions, self.references) if self.references else questions
-        return chosen(questions, self.limit)
 
-    @property
-    def settings(self) -> ReplySettings:
-        """How the models are asked: MT-Bench has its own temperatures."""
-        temperatures = MT_BENCH_TEMPERATURES if self.questions == MT_BENCH else None
-        return ReplySettings(self.max_tokens, self.seed, temperatures)
+def settings_of(panel: Panel) -> ReplySettings:
+    """How the models are asked: MT-Bench has its own temperatures."""
+    temperatures = MT_BENCH_TEMPERATURES if panel.questions == MT_BENCH else None
+    return ReplySettings(panel.max_tokens, panel.seed, temperatures)
 
 
 def source_of_rows(data: str) -> "Source":
@@ -94,7 +74,7 @@ def replies_to(
     kept = KeptLines(panel.out / REPLIES)
     replies = {}
     for model in models:
-        replies[model.name] = replies_of(model, questions, panel.settings, kept, step.advance)
+        replies[model.name] = replies_of(model, questions, settings_of(panel), kept, step.advance)
         if model.client:
             write_replies(panel.out / "models" / f"{model.name}.jsonl", model, replies[model.name])
     return replies
@@ -105,8 +85,8 @@ def judge_panel(panel: Panel, options: JudgeOptions, kind: str, step: Step) -> J
 
     The judge is checked before any model is asked.
     """
-    questions = panel.chosen_questions()
-    models = panel.contestants()
+    questions = questions_of(panel)
+    models = models_of(panel)
     kept = KeptLines(panel.out / JUDGEMENTS)
     judge = Judge(options, [(model.name, model.served) for model in models], kept)
     replies = replies_to(questions, models, panel, step)
@@ -128,7 +108,7 @@ def made_page(panel: Panel, seed: int | None, step: Step) -> tuple[Path, VibeKey
 
     Without a seed a page that is made again keeps the sides of the last one, so that its votes still fit.
     """
-    questions, models = panel.chosen_questions(), panel.contestants()
+    questions, models = questions_of(panel), models_of(panel)
     replies = replies_to(questions, models, panel, step)
     key_file = panel.out / KEY
     if seed is None:
@@ -151,10 +131,3 @@ def judged_by_people(files: Sequence[Path], key_file: Path) -> JudgedResult:
 def result_json(result: JudgedResult) -> str:
     """The result for a script."""
     return json.dumps(result.model_dump(mode="json"), indent=2)
-
-
-def require_questions(prompts: Path | None) -> str:
-    """The file of prompts; raises PrerequisiteError without one."""
-    if prompts is None:
-        raise PrerequisiteError("Name a file of prompts, or read votes back: quantgate vibe --votes FILE")
-    return str(prompts)

@@ -244,8 +244,8 @@ def test_the_judges_key_comes_from_the_named_variable_and_goes_to_the_judge_alon
 ) -> None:
     one, other = saved(tmp_path / "one.jsonl", 3, "one"), saved(tmp_path / "two.jsonl", 3, "two")
     with judge_server(prefers_longer, key="secret") as server:
-        arguments = ("arena", "--baseline", str(one), "--variant", str(other), "--questions", str(questions))
-        arguments += ("--judge", server.url, "--judge-model", "the-judge", "--out", str(tmp_path / "out"))
+        models = ("arena", "--baseline", str(one), "--variant", str(other), "--questions", str(questions))
+        arguments = (*models, "--judge", server.url, "--judge-model", "the-judge", "--out", str(tmp_path / "out"))
         without = quantgate(*arguments, OPENAI_API_KEY="secret")
         assert (without.returncode, "--judge-key VARIABLE" in without.stderr) == (2, True)
         unset = quantgate(*arguments, "--judge-key", "JUDGE_KEY")
@@ -317,7 +317,11 @@ def test_a_row_that_is_no_question_is_refused_with_its_line(tmp_path: Path, row:
 
 def test_each_form_of_a_question_is_read(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    rows = [{"prompt": "Hi", "category": "c"}, {"messages": messages}, {"prompt": ["a", "b"], "prompt_id": 7}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Hi", "category": "c"},
+        {"messages": messages},
+        {"prompt": ["a", "b"], "prompt_id": 7},
+    ]
     one, two, three = read_questions(write_lines(tmp_path / "q.jsonl", rows))
     assert (one.turns, one.category, two.system, two.turns) == (("Hi",), "c", "Be brief.", ("Hi",))
     assert (three.id, three.turns) == ("7", ("a", "b"))

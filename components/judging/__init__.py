@@ -1,6 +1,7 @@
 """A judge compares or grades replies of two models: an OpenAI-compatible model that the user names.
 
 chat_questions                  questions of one or more turns: MT-Bench's rows, a file of prompts
+judging_options                 the options of the commands
 contestants                     the models whose replies are judged, and where the replies come from
 replies, kept_lines             ask a model each question; keep replies and judgements in files that a rerun reads
 judge_endpoint, judge_identity  the judge: its requests, and the check that it is none of the judged models

@@ -15,6 +15,7 @@ import aiohttp
 from components.errors import PrerequisiteError
 from components.judging.judge_identity import ServedModel, check_judge, served_model
 from components.judging.judge_prompts import AGAIN, JudgeTask, UnreadableJudgementError
+from components.judging.judging_options import JudgeOptions
 from components.judging.kept_lines import KeptLines, key_of
 from components.servers.access import REFUSED
 from components.servers.client import CHAT, Client, RefusedError, ServerFailedError
@@ -22,23 +23,7 @@ from components.servers.client import CHAT, Client, RefusedError, ServerFailedEr
 ATTEMPTS = 3
 """How often the judge is asked for one verdict, when its answers cannot be read."""
 MAX_TOKENS = 2048
-TIMEOUT_S = 120.0
-CONCURRENCY = 8
 BAD_REQUEST = 400
-
-
-@dataclass(frozen=True)
-class JudgeOptions:
-    """Which judge, and how it is asked."""
-
-    url: str
-    model: str
-    key_variable: str = ""
-    """The environment variable with its API key; empty for none."""
-    concurrency: int = CONCURRENCY
-    timeout_s: float = TIMEOUT_S
-    digest: str = ""
-    """The digest of its weights, where the user knows it."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,6 @@ from components.judging.grading import Failure, failed_replies
 from components.judging.replies import ChatReplies
 from components.storage.artifact import Artifact
 
-ENOUGH, MOST = 50, 100
-"""Fewer prompts show only large differences, and people do not read more."""
-
 
 class KeyEntry(Artifact):
     """One question of the page."""

@@ -1,25 +1,34 @@
 """The commands for replies that a judge or people judge: `quantgate judge`, `arena`, `vibe`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from components.errors import PrerequisiteError
 from components.judging.chat_questions import MT_BENCH
-from components.judging.judge_endpoint import CONCURRENCY, TIMEOUT_S, JudgeOptions
-from components.judging.judged_results import JudgedResult
-from components.judging.vibe_page import ENOUGH, MOST
+from components.judging.judging_options import (
+    ENOUGH,
+    JUDGE_CONCURRENCY,
+    JUDGE_TIMEOUT_S,
+    KEY,
+    MAX_TOKENS,
+    MODEL_CONCURRENCY,
+    MOST,
+    JudgeOptions,
+    Panel,
+)
 from pipelines import options
 from pipelines.cli.progress_bar import bar
 from pipelines.cli.run_options import takes
-from pipelines.judged_models import KEY, Panel, judge_panel, judged_by_people, made_page, require_questions, result_json
 from pipelines.terminal_output import VisibleConsole, print_text
+
+if TYPE_CHECKING:
+    from components.judging.judged_results import JudgedResult
 
 WHERE = "a server's URL, a JSONL file of replies, or the folder of a run's variant while it is served"
 BASELINE_OPTION = typer.Option(help=f"The baseline, [NAME=]WHERE: {WHERE}.", show_default=False)
 MODEL_OPTION = typer.Option(help="Served names, the baseline's first, then each variant's [each server's first].")
-MAX_TOKENS = 1024
 
 
 def judge_options(
@@ -29,8 +38,8 @@ def judge_options(
     judge_digest: Annotated[
         str, typer.Option(help="Digest of its weights, if you know it: compared with the models'.")
     ] = "",
-    judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests to the judge at a time.")] = CONCURRENCY,
-    judge_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.")] = TIMEOUT_S,
+    judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests to the judge at a time.")] = JUDGE_CONCURRENCY,
+    judge_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.")] = JUDGE_TIMEOUT_S,
 ) -> JudgeOptions:
     """Which judge, and how it is asked."""
     return JudgeOptions(judge, judge_model, judge_key, judge_concurrency, judge_timeout, judge_digest)
@@ -51,7 +60,7 @@ def panel_of(
     ),
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = MAX_TOKENS,
     seed: Annotated[int, typer.Option(help="Of the models' sampling.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests to each model at a time.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to each model at a time.")] = MODEL_CONCURRENCY,
 ) -> Panel:
     """The models and the questions."""
     return Panel(
@@ -76,6 +85,8 @@ def judge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a script.")] = False,
 ) -> None:
     """Let a judge grade replies from 1 to 10, MT-Bench's by default, and compare the grades question by question."""
+    from pipelines.judged_models import judge_panel
+
     console = VisibleConsole(highlight=False)
     with bar(console, "judge", lines_to_stderr=True) as step:
         result = judge_panel(panel, asked, "grades", step)
@@ -89,6 +100,8 @@ def arena(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a script.")] = False,
 ) -> None:
     """Let a judge compare each variant's replies with the baseline's, in both orders: win rate and strength."""
+    from pipelines.judged_models import judge_panel
+
     console = VisibleConsole(highlight=False)
     with bar(console, "arena", lines_to_stderr=True) as step:
         result = judge_panel(panel, asked, "arena", step)
@@ -115,19 +128,30 @@ def vibe(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most prompts on the page.")] = MOST,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = MAX_TOKENS,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests to each model at a time.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to each model at a time.")] = MODEL_CONCURRENCY,
     as_json: Annotated[bool, typer.Option("--json", help="Print the votes' result for a script.")] = False,
 ) -> None:
     """Make a page on which people compare the replies of two models blind, or read their votes back with --votes."""
+    from pipelines.judged_models import judged_by_people, made_page
+
     console, folder = VisibleConsole(highlight=False), out.absolute()
     if votes:
         print_result(judged_by_people(votes, key or folder / KEY), folder, as_json=as_json)
         return
-    if not baseline or not variant:
-        raise PrerequisiteError("Name both models: quantgate vibe PROMPTS.jsonl --baseline URL --variant URL")
-    questions = require_questions(prompts)
+    if prompts is None or not baseline or not variant:
+        raise PrerequisiteError(
+            "Name a file of prompts and both models: quantgate vibe PROMPTS.jsonl --baseline URL --variant URL. Or "
+            "read votes back: quantgate vibe --votes FILE"
+        )
     panel = Panel(
-        *(baseline, (variant,), tuple(model or ()), questions, "", None, folder, limit, max_tokens, 0, concurrency)
+        baseline=baseline,
+        variants=(variant,),
+        models=tuple(model or ()),
+        questions=str(prompts),
+        out=folder,
+        limit=limit,
+        max_tokens=max_tokens,
+        concurrency=concurrency,
     )
     with bar(console, "vibe", lines_to_stderr=True) as step:
         page, made, failures = made_page(panel, seed, step)
@@ -143,9 +167,10 @@ def vibe(
     console.print(f"Votes  quantgate vibe --out {folder} --votes FILE", soft_wrap=True)
 
 
-def print_result(result: JudgedResult, folder: Path, *, as_json: bool) -> None:
+def print_result(result: "JudgedResult", folder: Path, *, as_json: bool) -> None:
     """Write the result's files, and print it."""
     from components.report.judged_pages import judged_table, notes, title, write_judged
+    from pipelines.judged_models import result_json
 
     data, html, _ = write_judged(result, folder)
     if as_json:
