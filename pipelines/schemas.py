@@ -13,11 +13,13 @@ from pydantic.json_schema import GenerateJsonSchema
 from components.benchmarks.custom import KINDS, Settings
 from components.benchmarks.suite_file import SuiteFile
 from components.errors import PrerequisiteError
+from components.flow_cases.flow_file import FlowFile
 from components.policies.policy import UseCase
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "policy": UseCase,
     "suite": SuiteFile,
+    "flow": FlowFile,
     "custom-task": Settings,
     **{f"{answer}-item": item for answer, item in KINDS.items()},
 }
