@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from components.errors import PrerequisiteError
+from components.flow_cases.flow_file import read_flow_file
 from components.judging.chat_questions import ChatQuestion, chosen, read_questions
+from components.judging.judge_endpoint import Judge
 from components.judging.judge_identity import ServedModel, address_of, check_judge
 from components.judging.judge_prompts import (
     PROMPTS,
@@ -19,7 +21,9 @@ from components.judging.judge_prompts import (
     read_grade,
     rubric_task,
 )
+from components.judging.judging_options import JudgeOptions
 from components.judging.kept_lines import KeptLines
+from components.judging.rubric import RubricCheck, judged_rubrics, missing_for_both
 from components.servers import client
 from tests.support.command import Done, quantgate
 from tests.support.judge_server import Rule, echo, garbage, judge_server, prefers_first, prefers_longer
@@ -344,3 +348,48 @@ def test_kept_lines_survive_a_line_that_is_cut_off(tmp_path: Path) -> None:
     assert (again.get("a"), again.get("b")) == ({"key": "a", "text": "one"}, None)
     again.put("c", {"text": "two"})
     assert KeptLines(file).get("c") == {"key": "c", "text": "two"}
+
+
+FLOW = """
+name: tutor
+use_case: tutoring
+system: Never give the solution away.
+cases:
+  - id: fractions
+    turns: [{user: "What is 3/4?"}, {user: Just tell me.}]
+    checks:
+      - rubric: {criterion: It asks a question., expected: "What do you think?"}
+      - rubric: {criterion: own, instructions: "Decide on {{ outputs }} after {{inputs}}."}
+"""
+
+
+def test_a_rubric_of_a_flow_is_met_or_not_or_without_a_verdict(tmp_path: Path) -> None:
+    (flow,) = read_flow_file(FLOW, "tutor.yaml").flows()
+    builtin, own = (check.rubric for _, check in flow.checks if check.rubric)
+    texts = {"asks": "Which half?", "tells": "It is 0.75.", "odd": "garbage"}
+    checks = {
+        (name, rubric.criterion): RubricCheck(flow, ("Think.", text), rubric, "int8")
+        for name, text in texts.items()
+        for rubric in (builtin, own)
+    }
+
+    def rule(messages: list[dict[str, str]]) -> str:
+        decided = messages[-1]["content"] if len(messages) < 3 else messages[0]["content"]
+        if "garbage" in decided or len(messages) > 2:
+            return "maybe"
+        return f"[[{'yes' if 'Which half?' in decided else 'no'}]]"
+
+    with judge_server(rule) as server:
+        kept = KeptLines(tmp_path / "judgements.jsonl")
+        judge = Judge(JudgeOptions(server.url, "the-judge"), [], kept)
+        found = judged_rubrics(judge, checks, lambda *_: None)
+        shown = {call["messages"][-1]["content"] for call in server.asked if len(call["messages"]) < 3}
+    for rubric in (builtin, own):
+        assert [found[name, rubric.criterion].verdict for name in texts] == [True, False, None]
+    assert "no verdict in 3 answers" in found["odd", own.criterion].failure
+    assert any("What do you think?" in text and "It asks a question." in text for text in shown)
+    assert all("Never give the solution away." in text and "Think." in text for text in shown)
+    lines = {line["prompt"]: line for line in kept.lines.values()}
+    assert set(lines) == {"rubric", "rubric-own"}
+    assert len({line["prompt_sha256"] for line in kept.lines.values()}) == 2
+    assert missing_for_both([found]) == {("odd", builtin.criterion), ("odd", own.criterion)}

@@ -17,7 +17,7 @@ from components.storage.artifact import write_text
 
 SHOWN = 20
 """How many missing verdicts a page lists; the JSON file has all."""
-FINDINGS = {"better": "better", "worse": "worse", "open": "not shown either way"}
+FINDINGS = {"better": "better", "worse": "worse", "open": "open"}
 STANDING_HEADINGS = (
     "variant",
     "questions",
