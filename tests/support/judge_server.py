@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 Rule = Callable[[list[dict[str, str]]], "str | int"]
@@ -134,3 +135,9 @@ def echo(words: int) -> Rule:
         return " ".join([f"turn{turn}"] * words)
 
     return answer
+
+
+def write_lines(file: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write the rows as JSONL; returns the file."""
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
