@@ -126,6 +126,7 @@ def test_a_judge_that_is_asked_again_sees_its_own_answer_and_what_is_missing(tmp
     assert (result["grades"][0]["baseline"], result["missing"]) == (7.0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "servers", "A judge takes too long or fails", "The question is missing for both models; a rerun asks again."
 )
@@ -150,6 +151,7 @@ def test_a_judge_that_times_out_is_no_score(tmp_path: Path, questions: Path, mon
     assert result["standings"][0]["win_rate"] is None
 
 
+@pytest.mark.slow
 def test_a_judge_that_refuses_a_field_by_name_is_asked_without_it(tmp_path: Path, questions: Path) -> None:
     one, other = saved(tmp_path / "one.jsonl", 3, "one"), saved(tmp_path / "two.jsonl", 4, "two")
     with judge_server(prefers_longer) as server:
@@ -165,6 +167,7 @@ def test_a_judge_that_refuses_a_field_by_name_is_asked_without_it(tmp_path: Path
         assert set(server.asked[-1]) == {"model", "messages", "max_completion_tokens"}
 
 
+@pytest.mark.slow
 def test_served_models_are_asked_turn_by_turn_and_a_rerun_asks_neither_them_nor_the_judge(
     tmp_path: Path, questions: Path
 ) -> None:
@@ -224,6 +227,7 @@ def test_an_address_is_the_same_in_each_spelling() -> None:
     assert address_of("http://127.0.0.1:8000/v1") != address_of("http://127.0.0.1:8001/v1")
 
 
+@pytest.mark.slow
 def test_the_judges_key_comes_from_the_named_variable_and_goes_to_the_judge_alone(
     tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ attempt the failure is recorded with its reason, and a rerun asks again. So is a
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -22,8 +22,9 @@ from components.servers.client import CHAT, Client, RefusedError, ServerFailedEr
 
 ATTEMPTS = 3
 """How often the judge is asked for one verdict, when its answers cannot be read."""
-MAX_TOKENS = 2048
 BAD_REQUEST = 400
+QUOTED = 1000
+"""So many last characters of an unreadable answer are shown to the judge again: its window may be small."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,12 @@ class Judge:
             else "Name the environment variable with its API key: --judge-key VARIABLE."
         )
         found = served_model(self.client, f"The judge demands a key. {advice}")
-        self.served = ServedModel(
-            found.model, found.address, found.weights, options.digest or found.digest, found.is_vllm
-        )
+        self.served = replace(found, digest=options.digest or found.digest)
         check_judge(self.served, judged)
         self.advice = advice
         self.kept = kept
-        self.fields: dict[str, Any] = {"temperature": 0, "max_tokens": MAX_TOKENS}
+        most = min(options.max_tokens, found.window // 2 or options.max_tokens)
+        self.fields: dict[str, Any] = {"temperature": 0, "max_tokens": most}
 
     def ask_all(
         self,
@@ -120,7 +120,7 @@ class Judge:
         """The judge's answer, after its earlier ones that could not be read."""
         messages = list(task.messages)
         for text in unreadable:
-            messages.append({"role": "assistant", "content": text})
+            messages.append({"role": "assistant", "content": text[-QUOTED:]})
             messages.append({"role": "user", "content": AGAIN.format(form=task.prompt.form)})
         path, read = CHAT
 

@@ -38,6 +38,8 @@ class ServedModel:
     digest: str = ""
     """The digest of its weights; empty where it is unknown."""
     is_vllm: bool = False
+    window: int = 0
+    """Most tokens of a prompt and its answer together; 0 where the server does not report it."""
 
     @property
     def identity(self) -> str:
@@ -72,6 +74,7 @@ def served_model(client: Client, advice: str) -> ServedModel:
         weights=weights,
         digest=digest_of_folder(weights),
         is_vllm=entry.get("owned_by") == VLLM,
+        window=int(entry.get("max_model_len") or 0),
     )
 
 

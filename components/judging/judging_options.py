@@ -5,6 +5,7 @@ from pathlib import Path
 
 JUDGE_CONCURRENCY = 8
 JUDGE_TIMEOUT_S = 120.0
+JUDGE_MAX_TOKENS = 2048
 MODEL_CONCURRENCY = 16
 MAX_TOKENS = 1024
 ENOUGH, MOST = 50, 100
@@ -25,6 +26,8 @@ class JudgeOptions:
     timeout_s: float = JUDGE_TIMEOUT_S
     digest: str = ""
     """The digest of its weights, where the user knows it."""
+    max_tokens: int = JUDGE_MAX_TOKENS
+    """Most tokens of an answer; at most half of the judge's window, where its server reports one."""
 
 
 @dataclass(frozen=True)

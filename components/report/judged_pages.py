@@ -1,5 +1,6 @@
 """Judged replies as a self-contained HTML page, as Markdown, and as tables in a terminal."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ def write_judged(result: JudgedResult, folder: Path) -> tuple[Path, Path, Path]:
     return data, html, markdown
 
 
+@functools.cache
 def _environment(*, autoescape: bool) -> Environment:
     return Environment(
         loader=PackageLoader("components", "report"),

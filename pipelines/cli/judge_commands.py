@@ -10,6 +10,7 @@ from components.judging.chat_questions import MT_BENCH
 from components.judging.judging_options import (
     ENOUGH,
     JUDGE_CONCURRENCY,
+    JUDGE_MAX_TOKENS,
     JUDGE_TIMEOUT_S,
     KEY,
     MAX_TOKENS,
@@ -40,9 +41,10 @@ def judge_options(
     ] = "",
     judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests to the judge at a time.")] = JUDGE_CONCURRENCY,
     judge_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.")] = JUDGE_TIMEOUT_S,
+    judge_max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of its answer.")] = JUDGE_MAX_TOKENS,
 ) -> JudgeOptions:
     """Which judge, and how it is asked."""
-    return JudgeOptions(judge, judge_model, judge_key, judge_concurrency, judge_timeout, judge_digest)
+    return JudgeOptions(judge, judge_model, judge_key, judge_concurrency, judge_timeout, judge_digest, judge_max_tokens)
 
 
 def panel_of(
