@@ -128,7 +128,7 @@ def step_needs(metadata: Path) -> dict[str, StepNeeds]:
 
 
 TASKS = (
-    *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"),
+    *("resolve", "quantize", "deploy", "evaluate-tiny", "evaluate-full", "flows", "execute", "undeploy"),
     *("gate", "report", "track", "promote", "conclude"),
 )
 """In the order of the pipeline, in which a run reports them."""

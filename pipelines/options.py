@@ -19,6 +19,7 @@ from components.benchmarks.calibration_rows import HUB_PREFIX
 from components.benchmarks.suite_file import read_suite
 from components.benchmarks.suites import SUITES
 from components.errors import PrerequisiteError
+from components.flow_cases.flow_sources import pack_names, read_flows
 from components.models.recipe_file import with_texts
 from components.models.variants import BASELINE, DEFAULT, VARIANTS
 from components.policies.policy import read_use_case, use_case_names
@@ -32,6 +33,7 @@ CHOICES = {
     "suites": ", ".join(SUITES),
     "use_cases": ", ".join(use_case_names()),
     "failing": ", ".join(FAILING),
+    "packs": ", ".join(pack_names()),
 }
 ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "variants": (str, ",".join(DEFAULT)),
@@ -39,6 +41,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[Any, object]] = {
     "policy": (Path | None, None),
     "variant": (list[str] | None, None),
     "variant_recipe": (list[str] | None, None),
+    "flows": (list[str] | None, None),
 }
 """Type and default of the options whose form on the command line differs from the plan's."""
 WITH_BOTH_FLAGS = ("chat_template",)
@@ -131,7 +134,7 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     recipes = with_texts(values.get("variant_recipe") or ())
     checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
     read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
-    read |= {"variant_recipe": recipes, "variant": checkpoints}
+    read |= {"variant_recipe": recipes, "variant": checkpoints, "flows": read_flows(values.get("flows") or ())}
     return EvaluationPlan(**plan_values | read)
 
 

@@ -12,6 +12,7 @@ from components.conclude.component import conclude
 from components.deploy.component import deploy, undeploy
 from components.evaluate.component import evaluate_full, evaluate_tiny
 from components.execute.component import execute
+from components.flows.component import flows
 from components.gate.component import gate
 from components.models.variants import DEFAULT
 from components.promote.component import promote as promote_best  # `promote` is a parameter of the pipeline
@@ -61,8 +62,9 @@ def ship(
         server = deployed.outputs["server"]
         tiny = evaluate_tiny(server=server, plan=plan)
         full = evaluate_full(server=server, tiny=tiny.outputs["scores"], plan=plan)
-        undeploy(variant=variant, plan=plan).after(full).ignore_upstream_failure()
-        executed = execute(full=full.outputs["scores"], plan=plan)
+        flowed = flows(server=server, full=full.outputs["scores"], plan=plan)
+        undeploy(variant=variant, plan=plan).after(flowed).ignore_upstream_failure()
+        executed = execute(full=flowed.outputs["scores"], plan=plan)
 
     decided = gate(
         baseline=baseline,

@@ -9,13 +9,13 @@ import pytest
 from components.errors import PrerequisiteError
 from components.evaluate.evaluation import Earlier, Evaluation
 from components.evaluate.ledger import shared
-from components.evaluate.stages import FollowedServer
 from components.models.digest import digest_of
 from components.run.artifacts import Scores, Server
 from components.run.progress import Step
 from components.run.results import RunResults
 from components.servers import kserve, lifecycle
 from components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from components.servers.followed_server import FollowedServer
 from components.storage.location import open_store
 from tests.support.kubernetes_state import Cluster
 from tests.support.on_cluster import WEIGHTS, cluster

@@ -69,7 +69,8 @@ def test_a_schema_is_valid_and_describes_every_key(name: str) -> None:
     schema = json.loads(schema_text(name))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["additionalProperties"] is False
-    for model in (schema, *schema.get("$defs", {}).values()):
+    models = [model for model in schema.get("$defs", {}).values() if model]  # any JSON value has no keys to describe
+    for model in (schema, *models):
         assert all("description" in key or "$ref" in key for key in model["properties"].values())
         assert "description" in model
 
@@ -139,6 +140,6 @@ def test_an_unknown_schema_is_refused_with_the_names(capsys: pytest.CaptureFixtu
         answer(["schema", "policies"])
     assert exit_.value.code == 2
     assert capsys.readouterr().err == (
-        "quantgate: Unknown schema 'policies'. Choose from: policy, suite, custom-task, choice-item, exact-item,"
+        "quantgate: Unknown schema 'policies'. Choose from: policy, suite, flow, custom-task, choice-item, exact-item,"
         " regex-item.\n"
     )

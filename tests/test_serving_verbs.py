@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from components.deploy import step as deploy_step
-from components.evaluate import stages
 from components.evaluate import step as evaluate_step
 from components.models import sources
 from components.run.artifacts import Scores, Server, Weights
 from components.run.plan import EvaluationPlan
 from components.servers import lifecycle
+from components.servers.followed_server import with_tokenizer
 from components.storage.cache import cache_dir
 from components.storage.location import fetch, open_store
 from tests.support.kubernetes_state import JSON, Cluster
@@ -68,7 +68,7 @@ def test_the_tokenizer_is_fetched_if_the_serving_step_ran_on_another_machine(
 ) -> None:
     server = Server.read(deployed / "server.json")
     shutil.rmtree(server.model_path)
-    again = stages.with_tokenizer(server, plan.results)
+    again = with_tokenizer(server, plan.results)
     assert (Path(again.model_path) / "tokenizer_config.json").is_file()
 
 
@@ -77,7 +77,7 @@ def test_no_step_fetches_the_weights_if_a_cluster_serves(
 ) -> None:
     server = Server.read(deployed / "server.json")
     shutil.rmtree(server.model_path)
-    again = stages.with_tokenizer(server, plan.results)
+    again = with_tokenizer(server, plan.results)
     assert again.model_path == server.model_path  # as `deploy` had fetched it
     fetched = {file.name for file in Path(again.model_path).iterdir()}
     assert fetched >= {"config.json", "tokenizer.json", "tokenizer_config.json"}

@@ -20,7 +20,7 @@ from tests.support.on_kubeflow import compiled
 
 LOOP_TASK = "for-loop-1"
 """kfp's own name of the loop."""
-TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
+TASKS_OF_A_VARIANT = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "flows", "execute", "undeploy"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_variant_goes_through_the_same_steps_one_variant_at_a_time(spec: d
 def test_a_server_is_always_stopped(spec: dict[str, Any]) -> None:
     undeploy = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["undeploy"]
     assert undeploy["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    assert undeploy["dependentTasks"] == ["evaluate-full"]
+    assert undeploy["dependentTasks"] == ["flows"]
 
 
 def test_the_page_of_the_cluster_counts_the_pods_and_has_a_reason_for_each_border(spec: dict[str, Any]) -> None:

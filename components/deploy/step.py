@@ -28,6 +28,7 @@ def deploy(weights: str, plan: str, server: str) -> None:
         started = Server(variant=quantized.variant, failure=reason)
         if not reason:
             try:
+                quantized = quantized.model_copy(update={"tool_call_parser": planned.tool_parser})
                 reads_weights = lifecycle.reads_weights()
                 folder = fetch_model(quantized.uri, quantized.digest, cache_dir(), weights=reads_weights)
                 identity = lifecycle.identity_here(quantized, folder, planned.window)

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from components.benchmarks import selection, suites
 from components.errors import PrerequisiteError
 from components.evidence.reference import without_reference
-from components.models.digest import fetch_model
 from components.models.variants import BASELINE
 from components.run import progress
-from components.run.artifacts import Scores, Server, Weights
+from components.run.artifacts import Scores, Server
 from components.run.plan import EvaluationPlan
 from components.run.results import AGAIN, FULL, TINY, RunResults
-from components.storage.cache import cache_dir
 from components.storage.location import open_store
 
 if TYPE_CHECKING:
@@ -29,36 +27,6 @@ def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scor
     if not RunResults(results).scores(serving.variant, FULL).get(Path(scores)):
         raise PrerequisiteError(f"The scores of {serving.variant} are missing from {results}: run it again.")
     step.end(skipped=True, note=f"{Scores.read(scores).describe()}; scored before in {serving.scored_in}")
-
-
-class FollowedServer:
-    """A variant's server, followed through the replacements of its pod."""
-
-    def __init__(self, serving: Server, results: str) -> None:
-        """Begins with the replacements of an earlier step, which only the results have."""
-        self.file = RunResults(results).server(serving.variant)
-        known = self.file.read(Server)
-        self.server = known if known and known.replaced > serving.replaced else serving
-        self.server = self.server.model_copy(update={"model_path": serving.model_path})
-        self.results, self.before = results, self.server.replaced
-
-    def check(self, cause: str = "") -> None:
-        """Wait until the same server answers, else raise PrerequisiteError; `cause` is why a call failed."""
-        from components.servers import lifecycle
-
-        server = lifecycle.server_again(self.server, self.results, cause)
-        if server.replaced > self.server.replaced:
-            self.file.write(server)
-        self.server = server
-
-    def with_replacements(self, scores: Scores) -> Scores:
-        """The scores with the number of replacements, the last ones included; a failure if another server answered."""
-        if not scores.failure:
-            self.check()
-        update: dict[str, object] = {"replaced": self.server.replaced}
-        if self.server.replaced > self.before:
-            update["tokens_per_s"] = 0.0  # a new server counts from zero
-        return scores.model_copy(update=update)
 
 
 def with_reference(serving: Server, results: str) -> Server:
@@ -89,6 +57,7 @@ def score_stage(
     from components.evaluate.evaluation import Earlier, Evaluation
     from components.evaluate.ledger import ledger_file, shared
     from components.servers import lifecycle, local_vllm
+    from components.servers.followed_server import FollowedServer, with_tokenizer
 
     serving = with_tokenizer(serving, plan.results)
     opened = shared(ledger_file(), book, open_store(plan.store)) if book else nullcontext()
@@ -113,17 +82,6 @@ def tiny_records(variant: str, results: str) -> "list[Record]":
     with tempfile.TemporaryDirectory() as scratch:
         what_to_do = "run it again"
         return records.read(RunResults(results).records(variant, TINY).fetched(Path(scratch), what_to_do))
-
-
-def with_tokenizer(serving: Server, results: str) -> Server:
-    """The server with its tokenizer on this machine; the deploy step may have run on another machine."""
-    if serving.model_path and Path(serving.model_path).exists():
-        return serving
-    weights = RunResults(results).weights(serving.variant).read(Weights)
-    if weights is None:
-        return serving
-    folder = fetch_model(weights.uri, weights.digest, cache_dir(), weights=False)
-    return serving.model_copy(update={"model_path": str(folder)})
 
 
 def with_second_pass(baseline: Scores, serving: Server, plan: EvaluationPlan, step: progress.Step) -> Scores:

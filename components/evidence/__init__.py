@@ -12,7 +12,7 @@ judging               the verdicts on variants whose answers are paired with the
                       limits on longer and cut answers, and on the worst cluster
   speed_limits        limits on a load test
   noise               the difference of two passes of the baseline
-  drops, limits, case
+  drops, limits, case, no_loss
                       the policy's limits as statistical tests on one variant's answers
   further_items       how many further items decide a limit
   power, prospects, assumed_answers, forecast

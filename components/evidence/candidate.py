@@ -6,11 +6,11 @@ Scores measured in different ways are not compared: the message names the first 
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from components.evidence import answers as items
 from components.evidence.answers import Answers
-from components.run.artifacts import RowsOrigin, Scores, TaskScore, Weights
+from components.run.artifacts import RowsOrigin, Scores, TaskScore, Weights, is_flow_task
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Candidate:
     @property
     def averaged(self) -> dict[str, float]:
         """Each task's score, for the tasks that enter the average."""
-        return {task_score.task: task_score.score for task_score in self.scores.tasks if task_score.is_share}
+        return {task_score.task: task_score.score for task_score in self.scores.tasks if task_score.is_averaged}
 
     @property
     def chosen(self) -> frozenset[str]:
@@ -59,6 +59,16 @@ def candidate(
     if reason:
         return Candidate(weights, scores.model_copy(update={"tasks": (), "failure": reason}))
     return Candidate(weights, scores, answers or {}, again or {})
+
+
+def without_flows(row: Candidate) -> Candidate:
+    """The candidate without the tasks of flows."""
+    tasks = tuple(score for score in row.scores.tasks if not is_flow_task(score.task))
+    answers, again = (
+        {name: answered for name, answered in by_task.items() if not is_flow_task(name)}
+        for by_task in (row.answers, row.again)
+    )
+    return replace(row, scores=row.scores.model_copy(update={"tasks": tasks}), answers=answers, again=again)
 
 
 def first_difference(baseline: Candidate, variant: Candidate) -> str:

@@ -13,9 +13,11 @@ from components.evidence.drops import DropTest, Task
 from components.evidence.limits import ClippedTest, Limit, MeanTest
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from components.evidence.no_loss import NoLossTest, assumed_no_loss, no_loss_test
 from components.evidence.spending import attempt_share, run_share
 from components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
 from components.policies.policy import MOST_NATS, Band, UseCase
+from components.run.artifacts import is_flow_task
 from components.run.attempts import Attempt
 
 
@@ -105,8 +107,8 @@ def case(use_case: UseCase, baseline: Candidate, variant: Candidate, attempt: At
         )
         for name, task in paired.items()
     }
-    limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers))
-    average = DropTest(tuple(tasks.values()), RELATIVE if use_case.relative else ABSOLUTE)
+    limits = tuple(limits_of(use_case, tasks, baseline.answers, variant.answers, baseline.again))
+    average = DropTest(averaged(tasks), RELATIVE if use_case.relative else ABSOLUTE)
     return Case(use_case, variant, tasks, limits, average, chance, attempt)
 
 
@@ -173,8 +175,17 @@ def _two_passes(baseline: Answers, again: Answers | None) -> tuple[Pairs | None,
     return margin.pairs(first.scores, second.scores, first.clusters), flipped
 
 
+def averaged(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
+    """The tasks that the average includes: flows have limits of their own."""
+    return tuple(task for name, task in tasks.items() if not is_flow_task(name))
+
+
 def limits_of(
-    use_case: UseCase, tasks: Mapping[str, Task], baseline: Mapping[str, Answers], variant: Mapping[str, Answers]
+    use_case: UseCase,
+    tasks: Mapping[str, Task],
+    baseline: Mapping[str, Answers],
+    variant: Mapping[str, Answers],
+    again: Mapping[str, Answers],
 ) -> Iterator[Limit]:
     """The use case's limits whose tasks were answered; those on tasks that the run lacks are left out.
 
@@ -182,10 +193,14 @@ def limits_of(
     """
     scale = RELATIVE if use_case.relative else ABSOLUTE
     for name, limit in use_case.max_drop.items():
-        if name in tasks:
+        if name in tasks and limit == 0 and is_flow_task(name):
+            yield Limit(
+                name, "loss", limit, _no_loss(tasks[name], baseline.get(name), variant.get(name), again.get(name))
+            )
+        elif name in tasks:
             yield Limit(name, "drop", limit, DropTest((tasks[name],), scale))
-    if use_case.max_average_drop is not None and tasks:
-        yield Limit("average", "drop", use_case.max_average_drop, DropTest(tuple(tasks.values()), scale))
+    if use_case.max_average_drop is not None and averaged(tasks):
+        yield Limit("average", "drop", use_case.max_average_drop, DropTest(averaged(tasks), scale))
     for name, limit in use_case.max_cluster_drop.items():
         if name in tasks and not tasks[name].chosen:
             informative = tasks[name].informative
@@ -212,8 +227,11 @@ def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Ma
     def worst_cluster(before: Answers, after: Answers) -> WorstClusterTest | None:
         return worst_cluster_test(before, after, RELATIVE if use_case.relative else ABSOLUTE)
 
-    if variant and all(answers.units is not None for answers in variant.values()):
+    benchmarks = [answers for name, answers in variant.items() if not is_flow_task(name)]
+    if benchmarks and all(answers.units is not None for answers in benchmarks):
         return "all its tasks measure perplexity, so there is no score to compute a drop from"
+    if variant and not benchmarks:
+        return "all its tasks are flows, so there is no average to compute a drop from"
     for name in (*use_case.max_drop, *use_case.max_cluster_drop):
         if name in variant and variant[name].units is not None:
             return f"{name} measures perplexity and has no drop: limit it with max_perplexity_ratio"
@@ -231,6 +249,11 @@ def unmeasurable(use_case: UseCase, baseline: Mapping[str, Answers], variant: Ma
             if name in variant and measure(*_paired(baseline[name], variant[name])) is None:
                 return f"its limit on {name} needs {needed}, which the task does not have"
     return ""
+
+
+def _no_loss(task: Task, baseline: Answers | None, variant: Answers | None, again: Answers | None) -> NoLossTest:
+    """The test of a limit of 0; without answers on what is assumed of them."""
+    return no_loss_test(baseline, variant, again) if baseline and variant else assumed_no_loss(task.pairs)
 
 
 def _paired(baseline: Answers, variant: Answers) -> tuple[Answers, Answers]:

@@ -35,7 +35,15 @@ from components.evidence.limits import Limit
 from components.evidence.margin import ABSOLUTE
 from components.evidence.next_steps import next_step
 from components.policies.policy import UseCase
-from components.run.artifacts import Comparison, DropBounds, LimitEvidence, MarginEvidence, TaskEvidence, Verdict
+from components.run.artifacts import (
+    Comparison,
+    DropBounds,
+    LimitEvidence,
+    MarginEvidence,
+    TaskEvidence,
+    Verdict,
+    is_flow_task,
+)
 from components.run.attempts import Attempt
 
 LARGEST_LOGARITHM = 700.0
@@ -129,7 +137,7 @@ def _common(variant: Mapping[str, Answers], other: Mapping[str, Answers]) -> dic
     return {
         name: answers.only(other[name].table["id"])
         for name, answers in variant.items()
-        if name in other and answers.units is None
+        if name in other and answers.units is None and not is_flow_task(name)
     }
 
 
@@ -172,8 +180,8 @@ def _judge(evidence: Case, baseline: Candidate, alpha: float) -> Verdict:
         limits=rows,
         tasks=tuple(_task_evidence(evidence, baseline, task, alpha) for task in evidence.tasks.values()),
         perplexity_ratios=_perplexity_ratios(evidence.variant.answers, baseline.answers),
-        items=sum(answers.items for answers in evidence.variant.answers.values()),
-        planned_items=scores.planned_items or sum(task.items for task in scores.tasks),
+        items=sum(answers.items for name, answers in evidence.variant.answers.items() if not is_flow_task(name)),
+        planned_items=scores.planned_items or sum(task.items for task in scores.tasks if not is_flow_task(task.task)),
     )
 
 

@@ -114,6 +114,6 @@ class Limit:
     what: str
     """The task's name, or `average`."""
     kind: str
-    """`drop`, `cluster`, `divergence`, `perplexity`, `length` or `cut`."""
+    """`drop`, `cluster`, `divergence`, `perplexity`, `length`, `cut` or `loss`."""
     limit: float
     test: LimitTest

@@ -21,12 +21,13 @@ from components.errors import PrerequisiteError
 from components.evidence import assumed_answers, margin
 from components.evidence.assumed_answers import AFTER, BEFORE, COPY, LOSSLESS, TYPICAL, Assumed, PlannedTask
 from components.evidence.candidate import Candidate
-from components.evidence.case import Case, limits_of
+from components.evidence.case import Case, averaged, limits_of
 from components.evidence.drops import DropTest, Task
 from components.evidence.further_items import LimitTest, further, with_power
 from components.evidence.limits import ClippedTest, Limit
 from components.evidence.looks import error_share
 from components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
+from components.evidence.no_loss import NoLossTest
 from components.evidence.spending import describe_attempt, error_of
 from components.evidence.worst_cluster import PairedCluster, WorstClusterTest
 from components.policies.policy import MOST_NATS, UseCase
@@ -222,11 +223,11 @@ def _case(prospect: Prospect, assumed: Assumed, source: np.random.Generator | No
         weighted = replace(pairs, weight=use_case.average.weight(row.name))
         tasks[row.name] = Task(row.name, weighted, row.score, row.score, _informative(row, use_case.alpha))
         limits += _other_limits(use_case, row, assumed, clusters)
-    average = DropTest(tuple(tasks.values()), scale)
+    average = DropTest(averaged(tasks), scale)
     drops = use_case.model_copy(update={"max_cluster_drop": {}})
     scores = Scores(variant="planned", suite="planned", stage="full", look=prospect.looks, looks=prospect.looks)
     variant = Candidate(Weights(variant="planned", baseline_digest=""), scores)
-    every_limit = (*limits_of(drops, tasks, {}, {}), *limits)
+    every_limit = (*limits_of(drops, tasks, {}, {}, {}), *limits)
     return Case(use_case, variant, tasks, every_limit, average, {}, prospect.attempt)
 
 
@@ -277,7 +278,7 @@ def _times(test: LimitTest, factor: float) -> LimitTest:
     if isinstance(test, DropTest):
         more = (replace(task, pairs=task.pairs.times(factor), informative=True) for task in test.tasks)
         return DropTest(tuple(more), test.scale)
-    if isinstance(test, WorstClusterTest):
+    if isinstance(test, WorstClusterTest | NoLossTest):
         return test.times(factor)
     if isinstance(test, ClippedTest):
         return replace(test, shares=test.shares.times(factor))
@@ -292,4 +293,6 @@ def _items(test: LimitTest) -> float:
         return sum(cluster.pairs.items for cluster in test.clusters)
     if isinstance(test, ClippedTest):
         return test.shares.items
+    if isinstance(test, NoLossTest):
+        return test.items
     raise TypeError(f"no answers are assumed for a {type(test).__name__}")

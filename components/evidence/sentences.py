@@ -12,8 +12,10 @@ from components.evidence.change import Change, about, confidence_text, percent
 from components.evidence.drops import DropTest
 from components.evidence.limits import Limit
 from components.evidence.looks import SCREEN_ALLOWANCE
+from components.evidence.no_loss import NoLossTest
 from components.evidence.worst_cluster import WorstClusterTest
 from components.policies.policy import Band, side
+from components.run.artifacts import is_flow_task
 
 
 def passed(case: Case, band: Band, alpha: float) -> str:
@@ -92,7 +94,7 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
     near_chance = ", ".join(
         f"{name} ({task.before:.3f}, chance {case.chance[name]:.3f})"
         for name, task in case.tasks.items()
-        if not task.informative
+        if not task.informative and (not is_flow_task(name) or name in case.use_case.tasks)
     )
     if near_chance:
         caveats.append(f"the baseline is not significantly above chance on {near_chance}, so no pass can rest on that")
@@ -104,7 +106,7 @@ def reservations(case: Case, *, settled: bool) -> list[str]:
     missing = [name for name in case.use_case.tasks if name not in case.variant.answers]
     if missing:
         caveats.append(f"there are no answers for {', '.join(missing)}; the policy skips missing tasks")
-    answered = sum(answers.items for answers in case.variant.answers.values())
+    answered = sum(answers.items for name, answers in case.variant.answers.items() if not is_flow_task(name))
     if case.variant.chosen:
         planned = f" of {scores.planned_items:,}" if scores.planned_items else ""
         caveats.append(
@@ -133,6 +135,11 @@ def _describe_undecided(limit: Limit, case: Case, alpha: float) -> str:
             f"{_change(limit, case)} on the chosen questions, {_confidence(case.rejecting)} {_at_least(limit, case)},"
             f" which does not show that it is over the limit of {_limit(limit, case)}"
         )
+    if isinstance(test, NoLossTest):
+        if not test.informative:
+            return f"the baseline passes no case of {limit.what}, so that none can be lost"
+        if not test.decidable(limit.limit):
+            return f"two passes of the baseline differ on {test.unstable:,.0f} cases of {limit.what}"
     if not test.informative and _is_drop(limit):
         subject = "any task" if limit.what == "average" else limit.what
         return (
@@ -163,6 +170,8 @@ def _change(limit: Limit, case: Case) -> str:
         before, after = (float(scores @ pairs.counts) / pairs.items for scores in (pairs.before, pairs.after))
         subject = f"the worst cluster of {limit.what} ({test.worst.name})"
         return Change(subject, before, after, case.use_case.relative).describe(limit.limit)
+    if isinstance(test, NoLossTest):
+        return f"{limit.what} lost {test.lost:,.0f} of the {test.cases:,.0f} cases that the baseline passes"
     measured = test.estimate or 0.0  # only a drop may have no estimate
     if limit.kind == "divergence":
         return f"the KL divergence on {limit.what} is {measured:.3g} nats"
@@ -178,6 +187,8 @@ def _at_most(limit: Limit, case: Case, alpha: float) -> str:
     bound = limit.test.upper(alpha)
     if bound is None:
         return "without an upper bound"
+    if limit.kind == "loss":
+        return f"which shows that it loses at most {_amount(bound, limit, case)} of such cases"
     if not _is_drop(limit):
         most = "at least" if limit.kind == "length" and side(bound, 0) < 0 else "at most"  # at least 3 % shorter
         return f"{most} {_amount(bound, limit, case)}"
@@ -189,6 +200,8 @@ def _at_most(limit: Limit, case: Case, alpha: float) -> str:
 def _at_least(limit: Limit, case: Case) -> str:
     """`a drop of at least 2.4 %`, the lower bound."""
     bound = limit.test.lower(case.rejecting)
+    if limit.kind == "loss":
+        return f"that is at least {_amount(bound or 0.0, limit, case)} of such cases"
     if bound is None:
         return "without a lower bound"
     return f"{'a drop of ' if _is_drop(limit) else ''}at least {_amount(bound, limit, case)}"
@@ -205,7 +218,7 @@ def _amount(value: float, limit: Limit, case: Case) -> str:
         return f"{_as_ratio(value)} the baseline's"
     if limit.kind == "length":
         return _longer(value, limit)
-    if limit.kind == "cut":
+    if limit.kind in ("cut", "loss"):
         return percent(value, limit.limit)
     edges = (limit.limit, *(case.use_case.edges if limit.what == "average" else ()))
     return percent(value, *edges, unit="%" if case.use_case.relative else "points")
@@ -216,6 +229,8 @@ def _limit(limit: Limit, case: Case) -> str:
         return f"{limit.limit:g} nats"
     if limit.kind == "perplexity":
         return f"{_as_ratio(limit.limit)} the baseline's"
+    if limit.kind == "loss":
+        return "0: it may lose none"
     if limit.kind in ("length", "cut"):
         return f"{100 * limit.limit:g} %"
     return case.use_case.describe_limit(limit.limit)

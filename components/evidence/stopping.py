@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.evidence.answers import Answers
-from components.evidence.candidate import Candidate, candidate, first_difference
+from components.evidence.candidate import Candidate, candidate, first_difference, without_flows
 from components.evidence.case import case, unmeasurable
 from components.evidence.judging import settled
 from components.policies.policy import UseCase
@@ -30,10 +30,12 @@ class Stopping:
 
         False for answers that cannot be compared with the baseline's: the gate reports the reason.
         """
+        # flows come after the full stage: what the answers so far decide does not need them
+        baseline = without_flows(self.baseline)
         variant = candidate(self.weights, scores, scores.suite, answers)
-        if variant.failure or self.baseline.failure or first_difference(self.baseline, variant):
+        if variant.failure or baseline.failure or first_difference(baseline, variant):
             return False
-        if unmeasurable(self.use_case, self.baseline.answers, variant.answers):
+        if unmeasurable(self.use_case, baseline.answers, variant.answers):
             return False
-        evidence = case(self.use_case, self.baseline, variant, self.attempt)
+        evidence = case(self.use_case, baseline, variant, self.attempt)
         return settled(evidence, self.variants, only_reject=scores.look == 1)

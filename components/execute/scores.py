@@ -12,7 +12,7 @@ from components.benchmarks.suites import Suite
 from components.benchmarks.task_score import score_of
 from components.errors import PrerequisiteError
 from components.run import records
-from components.run.artifacts import Scores, TaskScore
+from components.run.artifacts import Scores, TaskScore, is_flow_task
 from components.run.progress import Step
 from components.sandbox.containment import Outcome, Program
 from components.sandbox.programs import run_programs
@@ -55,3 +55,4 @@ def scores_in_order(
             yield score_of(task, rows, tasks.task_version(task.task), settings)
         elif task.task in score_by_task:
             yield score_by_task[task.task]
+    yield from (score for score in answered.tasks if is_flow_task(score.task))

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
-from components.run.artifacts import Flip
+from components.run.artifacts import FLOWS, Flip, is_flow_task
 from components.run.records import Record
 
+BROKEN_FLOWS = 10
+"""How many lost cases of flows it shows."""
 EXAMPLES = 3
 """How many flips of each variant the report shows; MLflow gets the whole list."""
 
@@ -57,6 +60,7 @@ def flip(before: Record, after: Record) -> Flip:
         before=before.answer,
         after=after.answer,
         moved=share_of_right(after) - share_of_right(before),
+        reason=after.outcome if is_flow_task(after.task) else "",
     )
 
 
@@ -76,5 +80,10 @@ def columns(flips: Iterable[Flip]) -> dict[str, list[object]]:
 
 
 def examples(flips: Sequence[Flip]) -> tuple[Flip, ...]:
-    """The lost items with the largest change: right before, wrong now."""
-    return tuple(flip for flip in flips if flip.lost)[:EXAMPLES]
+    """The lost items with the largest change: right before, wrong now; then the lost cases of flows."""
+    lost = [flip for flip in flips if flip.lost]
+    of_flows = (flip for flip in lost if flip.task == FLOWS)
+    return (
+        *[flip for flip in lost if not is_flow_task(flip.task)][:EXAMPLES],
+        *islice(of_flows, BROKEN_FLOWS),
+    )

@@ -7,6 +7,7 @@ Numbers stay exact until `formats` prints them: only `formats` rounds.
 matrix, formats                 the decision matrix; numbers as text
 pages, terminal                 HTML and Markdown; the terminal
 story, screen, answer_lengths   the parts beside the matrix
+flow_table                      the flows: before and after, and what broke
 load_table, load_plot           the load tests
 plots, forest, figures, svg     the plots, for the page and for notebooks
 stated_limits                   the limits that the plots draw

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.run.artifacts import AnswerLengths, Decision
+from components.run.artifacts import FLOWS, AnswerLengths, Decision, is_flow_task
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def answer_lengths(decision: Decision) -> tuple[LengthRow, ...]:
     rows = []
     for scores in decision.scores:
         for task in scores.tasks:
-            if task.lengths is None:
+            if task.lengths is None or (is_flow_task(task.task) and task.task != FLOWS):
                 continue
             compared = evidence.get((scores.variant, task.task))
             rows.append(

@@ -20,6 +20,7 @@ KINDS = {
     "cluster": "worst cluster",
     "length": "longer answers",
     "cut": "cut answers",
+    "loss": "lost cases",
     "speedup": "output tokens/s, at least",
     "first_token": "time to first token",
 }
@@ -109,7 +110,7 @@ def amount_text(value: float | None, kind: str, bounds: tuple[float, ...] = (), 
         return MISSING
     if kind in ("drop", "cluster"):
         return percent_text(value, bounds, unit)
-    if kind in ("length", "cut"):
+    if kind in ("length", "cut", "loss"):
         return percent_text(value, bounds)
     return f"{value:.3g} nats".replace("-", MINUS) if kind == "divergence" else f"{value:.4g}×"
 

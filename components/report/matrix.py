@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from components.errors import PrerequisiteError
 from components.policies.policy import Average
 from components.report.load_table import LoadRow, busiest, load_rows
-from components.run.artifacts import Decision, Scores, Verdict
+from components.run.artifacts import FLOWS, Decision, Scores, Verdict, is_flow_task
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ def matrix(decision: Decision) -> tuple[Row, ...]:
 
 
 def tasks_of(decision: Decision) -> tuple[str, ...]:
-    """The tasks on which any variant has a score: the columns of the matrix."""
-    return tuple(dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores))
+    """The tasks on which any variant has a score, with all flows as one: the columns of the matrix."""
+    scored = dict.fromkeys(task for verdict in decision.verdicts for task in verdict.scores)
+    return tuple(task for task in scored if task == FLOWS or not is_flow_task(task))
 
 
 def verdicts_json(decision: Decision) -> str:
@@ -185,7 +186,7 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
         else Cell(task, verdict.scores[task], errors.get(task), verdict.drops.get(task))
         for task in tasks
     )
-    averaged = [cell for cell in cells if cell.task not in perplexities]
+    averaged = [cell for cell in cells if cell.task not in perplexities and not is_flow_task(cell.task)]
     values = {cell.task: cell.score for cell in averaged if cell.score is not None}
     known_errors = {cell.task: cell.stderr for cell in averaged if cell.stderr is not None}
     complete = bool(averaged) and len(values) == len(averaged)
@@ -207,7 +208,7 @@ def _row(verdict: Verdict, tasks: tuple[str, ...], scores: Scores | None, baseli
 
 def _stage(scores: Scores) -> str:
     """The stage's name; with the number of questions if the variant stopped early."""
-    answered = sum(task_score.items for task_score in scores.tasks)
+    answered = sum(task_score.items for task_score in scores.tasks if not is_flow_task(task_score.task))
     return (
         f"{scores.stage}, {answered:,} of {scores.planned_items:,} questions"
         if scores.look < scores.looks

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from components.report import formats
 from components.report.answer_lengths import answer_lengths
+from components.report.flow_table import broken_flows, flow_notes, flow_rows, other_examples
 from components.report.forest import forest_plot
 from components.report.load_plot import load_plot
 from components.report.load_table import HEADINGS, LEGEND, load_rows, without_speed
@@ -17,7 +18,7 @@ from components.report.screen import screen
 from components.report.stated_limits import bounds, stated_limits
 from components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
 from components.report.svg import standing_alone
-from components.run.artifacts import Decision
+from components.run.artifacts import Decision, is_flow_task
 from components.run.results import PLOTS, RunResults
 from components.storage.artifact import write_text
 
@@ -112,6 +113,10 @@ def _facts(decision: Decision) -> dict[str, object]:
         "screen": screen(decision),
         "judged": [verdict for verdict in decision.verdicts if verdict.form == "evidence"],
         "answer_lengths": answer_lengths(decision),
+        "flow_rows": flow_rows(decision),
+        "flow_notes": flow_notes(decision),
+        "broken_flows": broken_flows(decision),
+        "examples": other_examples(decision),
         "load_rows": load_rows(decision),
         "load_headings": HEADINGS,
         "load_legend": LEGEND,
@@ -141,6 +146,7 @@ def _environment(decision: Decision, *, autoescape: bool) -> Environment:
         "score": formats.score_text,
         "stderr": formats.stderr_text,
         "amount": lambda value, limit: formats.amount_text(value, limit.kind, (limit.limit,), unit),
+        "benchmarks": lambda tasks: [task for task in tasks if not is_flow_task(task.task)],
         "tokens": lambda number: f"{number:,.0f}",
         "subject": formats.subject_text,
         "rate": formats.rate_text,

@@ -1,5 +1,6 @@
 """The report apart from the matrix: the evidence, how each variant was built, and how to reproduce the run."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from components.policies.policy import ANSWERS_ERROR
 from components.report.formats import duration_text, percent_text
 from components.report.matrix import Row, matrix
 from components.report.screen import stopped_variants
-from components.run.artifacts import Decision, TaskEvidence, TaskScore, Weights
+from components.run.artifacts import FLOWS, Decision, TaskEvidence, TaskScore, Weights, is_flow_task
 from components.run.plan import EvaluationPlan
 from components.run.prompt_settings import PromptSettings
 
@@ -53,7 +54,7 @@ def measured(decision: Decision) -> tuple[Measured, ...]:
     """Each task, once for each combination of settings: variants with different settings are listed separately."""
     by_settings: dict[tuple[object, ...], list[tuple[str, TaskScore]]] = {}
     for scores in decision.scores:
-        for task_score in scores.tasks:
+        for task_score in (task for task in scores.tasks if not is_flow_task(task.task)):
             settings = (
                 scores.stage,
                 task_score.task,
@@ -193,7 +194,8 @@ def sources(decision: Decision) -> tuple[str, ...]:
 def prompt_settings(decision: Decision) -> tuple[tuple[str, str], ...]:
     """Each task that has other settings than lm-eval's defaults, and these settings."""
     pairs = ((task_score.task, task_score.settings) for scores in decision.scores for task_score in scores.tasks)
-    texts = ((task, settings.describe()) for task, settings in pairs if settings != PromptSettings())
+    shown = (pair for pair in pairs if pair[0] == FLOWS or not is_flow_task(pair[0]))
+    texts = ((task, settings.describe()) for task, settings in shown if settings != PromptSettings())
     return tuple(dict.fromkeys(texts))
 
 
@@ -219,6 +221,10 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
     """The command-line options for the plan's settings that differ from the defaults."""
     for custom_task in plan.custom:
         yield from ("--custom", custom_task)
+    for entry in plan.flows:
+        yield from ("--flows", f"{json.loads(entry)['name']}.yaml" if entry.startswith("{") else entry)
+    if plan.tool_call_parser:
+        yield from ("--tool-call-parser", plan.tool_call_parser)
     if plan.trust_tasks:
         yield "--trust-tasks"
     if plan.limit:

@@ -9,6 +9,7 @@ from components.benchmarks import selection, suites
 from components.benchmarks.selection import EMBEDDED, HUB, are_kept, kept_rows, suite_of, wanted_splits
 from components.benchmarks.suite_file import split_suite
 from components.errors import PrerequisiteError
+from components.flow_cases.planned_flows import check_flows, planned_flow_tasks
 from components.models.recipe_file import all_variants
 from components.policies.policy import UseCase, check_use_case, chosen
 from components.resolve.calibration_texts import check_calibration
@@ -130,7 +131,8 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     plan = with_suite(plan.model_copy(update={"variants": variants}))
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
-    check_use_case(limits, tasks)
+    check_flows(plan)
+    check_use_case(limits, [*tasks, *planned_flow_tasks(plan)])
     check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict

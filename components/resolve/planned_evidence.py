@@ -5,6 +5,7 @@ from components.benchmarks.suites import GUESSED, SuiteTask
 from components.evidence.assumed_answers import SCORE, PlannedTask
 from components.evidence.forecast import forecast
 from components.evidence.prospects import Prospect
+from components.flow_cases.planned_flows import planned_flow_tasks
 from components.models.variants import BASELINE
 from components.policies.policy import chosen
 from components.run.artifacts import PERPLEXITIES
@@ -23,7 +24,13 @@ def prospect_of(plan: EvaluationPlan, score: float = SCORE, attempt: Attempt = F
     scored = [task for task in suite.tasks if task.metric not in PERPLEXITIES]
     if not scored or not all(task.full for task in scored):
         return None
-    tasks = tuple(_planned(task, score) for task in scored)
+    flows = planned_flow_tasks(plan).items()
+    limited = plan.limits or chosen(plan.use_case, plan.policy)
+    of_flows = [PlannedTask(task, items, 0.0, score, 1, False, (), True) for task, items in flows]
+    tasks = (
+        *(_planned(task, score) for task in scored),
+        *(task for task in of_flows if task.name in limited.max_drop),
+    )
     variants = sum(name != BASELINE for name in plan.variants)
     looks = len(suite.looks) if plan.stop_early else 1
     return Prospect(chosen(plan.use_case, plan.policy), tasks, variants, looks, attempt=attempt)

@@ -50,7 +50,7 @@ def with_prompts(
         update={
             "prompts": f"{plan.store}/{name}",
             "prompts_sha256": sha256,
-            "window": plan.max_model_len or served_window(max(fitting), preparation.window),
+            "window": plan.max_model_len or served_window(max(*fitting, plan.flows_tokens), preparation.window),
             "too_long": {task: count for task, count in too_long.items() if count},
         }
     )

@@ -60,7 +60,8 @@ def prepared_tasks(
     items = {task.row.task: (task.row.tiny, task.row.full) for task in tasks}
     plan = plan.model_copy(update={"suite_kept": with_items(plan.suite_kept, items)})
     tasks = [replace(task, row=row) for task, row in zip(tasks, suite_of(plan).tasks, strict=True)]
-    return plan.model_copy(update={"asked": digest_of(f"{suite.name} {plan.irt_parameters}", plan, tasks)}), tasks
+    name = " ".join([suite.name, plan.irt_parameters, *filter(None, [plan.flows_sha256])])
+    return plan.model_copy(update={"asked": digest_of(name, plan, tasks)}), tasks
 
 
 def make_rows(plan: EvaluationPlan, tokenizer: str, step: progress.Step) -> str:

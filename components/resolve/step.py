@@ -11,6 +11,7 @@ from components.models.variants import BASELINE
 from components.models.window import model_window, own_window
 from components.resolve import (
     calibration_texts,
+    checked_flows,
     checks,
     counted_attempts,
     earlier_verdict,
@@ -55,6 +56,8 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         checked = own_checkpoint.with_checkpoints(checked, folder, open_store(checked.store), cache_dir())
         encoder = Encoder.load(folder)
         checked, samples = calibration_texts.copy_calibration(checked, encoder.tokenizer, folder)
+        checked = checked_flows.with_flows(checked, encoder.tokenizer, model_window(folder))
+        checked_flows.check_limits(checked)
         resolved, tasks = rows.prepared_tasks(input_copies.copy_inputs(checked), step, folder)
         checks.check_generated(resolved, tasks)
         attempt, uncounted = counted_attempts.count_tracked(base_model, resolved)

@@ -30,6 +30,15 @@ def one_line(name: str) -> str:
     return name
 
 
+FLOWS = "flows"
+"""The task whose items are the flows' cases; `flows:KIND` and `flows:USE_CASE` are parts of it."""
+
+
+def is_flow_task(task: str) -> bool:
+    """Whether the task's items come from flows: such a task has limits of its own, and no average includes it."""
+    return task == FLOWS or task.startswith(f"{FLOWS}:")
+
+
 VariantName = Annotated[str, AfterValidator(one_line)]
 """A name that is read from a file, or from a folder's path: reports, MLflow and a patch for KServe contain it."""
 
@@ -75,6 +84,8 @@ class Weights(Artifact):
     """Of the text of the user's own recipe; empty for a row of the table."""
     kv_cache_dtype: str = ""
     """vLLM's --kv-cache-dtype, where it is served with another than the model's."""
+    tool_call_parser: str = ""
+    """vLLM's --tool-call-parser, where a run's flows have tools."""
     calibration_sha256: str = ""
     """Of the file with the calibration texts."""
     calibration_tokens: int = 0
@@ -87,7 +98,9 @@ class Weights(Artifact):
     @property
     def server_options(self) -> tuple[str, ...]:
         """vLLM's options that belong to the variant, on whatever machine it is served."""
-        return ("--kv-cache-dtype", self.kv_cache_dtype) if self.kv_cache_dtype else ()
+        cache = ("--kv-cache-dtype", self.kv_cache_dtype) if self.kv_cache_dtype else ()
+        parser = ("--enable-auto-tool-choice", "--tool-call-parser", self.tool_call_parser)
+        return (*cache, *(parser if self.tool_call_parser else ()))
 
 
 class ServerPod(Artifact):
@@ -188,8 +201,13 @@ class TaskScore(Artifact):
 
     @property
     def is_share(self) -> bool:
-        """Whether the score is a share from 0 to 1, which averages include; a perplexity is not."""
+        """Whether the score is a share from 0 to 1; a perplexity is not."""
         return self.metric not in PERPLEXITIES
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether averages include the score: a share, of a benchmark."""
+        return self.is_share and not is_flow_task(self.task)
 
 
 class RowsOrigin(Artifact):
@@ -280,7 +298,8 @@ class LimitEvidence(Artifact):
     what: str
     """The limited quantity: a task's name, or `average`."""
     kind: str
-    """drop, divergence, perplexity, length (how much longer the answers are), cut (the share of cut answers).
+    """drop, divergence, perplexity, length (how much longer the answers are), cut (the share of cut answers),
+    loss (a limit of 0 on flows: the share of the cases that the baseline passes and the variant loses).
 
     Also speedup and first_token: output tokens/s and time to the first token, relative to the baseline's.
     """
@@ -375,6 +394,8 @@ class Flip(Artifact):
     """The variant's answer."""
     moved: float
     """Change of the right choice's share of the probability."""
+    reason: str = ""
+    """Why the answer fails a flow's check; empty elsewhere."""
 
 
 class Verdict(Artifact):

@@ -91,6 +91,29 @@ class EvaluationPlan(Artifact):
     )
     irt_parameters_kept: str = ""
     """The run's own copy of the IRT parameters."""
+    flows: tuple[str, ...] = Field(
+        (),
+        description="What the application asks, with checks of the answers: {packs} (shipped), a YAML file or a folder;"
+        " may be repeated.",
+    )
+    """Names of packs, and the JSON of files; components/flow_cases/flow_sources.py reads them."""
+    tool_call_parser: str = Field(
+        "",
+        description="vLLM's parser of tool calls, for flows with tools; none leaves these flows out [by the chat"
+        " template].",
+    )
+    flows_kept: str = ""
+    """The run's own copy of all flows."""
+    flows_sha256: str = ""
+    """Of their content; empty without flows."""
+    flows_left_out: dict[str, str] = {}
+    """Why a flow cannot be asked of this model, by the flow's id."""
+    flows_notes: tuple[str, ...] = ()
+    """What the flow files have that is left out, for readers."""
+    flows_tokens: int = 0
+    """The most tokens that a flow needs, with its answers."""
+    tool_parser: str = ""
+    """The parser of tool calls that `resolve` has chosen; empty when no flow needs one."""
     use_case: str = Field("general-chat", description="Use case whose limits decide: {use_cases}.")
     policy: str = Field("", description="YAML file of a custom policy, in place of the use case's.")
     """The text of the file."""

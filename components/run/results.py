@@ -2,9 +2,10 @@
 
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, server.key (only while it runs), flips.json,
-                        tiny.json and full.json with their records, speed.json (with `--speed`)
+                        tiny.json and full.json with their records, speed.json (with `--speed`),
+                        flows.jsonl (with `--flows`)
 given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters,
-                        calibration texts
+                        calibration texts, flows
 judged/                 the decision of the earlier run that judged this model
 facts.json, tracked.json, registered.json, promotion.json                        what was sent to MLflow
 run.json, arguments.json, progress.jsonl, lease, logs/, steps/, store/, mlflow/  only for a run on this machine
@@ -130,6 +131,11 @@ class VariantResults:
         """The LoadTest of the variant's server."""
         return self._file("speed.json")
 
+    @property
+    def transcripts(self) -> ResultFile:
+        """Every request and answer of the flows, with the checks: a FlowExchange as JSON a line."""
+        return self._file("flows.jsonl")
+
     def scores(self, stage: str) -> ResultFile:
         """The Scores of the stage."""
         return self._file(f"{stage}.json")
@@ -241,6 +247,11 @@ class RunResults:
     def calibration_texts(self) -> ResultFile:
         """The calibration texts, a JSON object a line: `text`, and whether it is `templated`, with special tokens."""
         return self.given("calibration.jsonl")
+
+    @property
+    def flows(self) -> ResultFile:
+        """The FlowSet of the run."""
+        return self.given("flows.json")
 
     @property
     def earlier_decision(self) -> ResultFile:

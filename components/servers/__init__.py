@@ -10,6 +10,7 @@ before_start, first_cause       what is known to end a server; why one ended
 why_not_ready, replaced_pod     the same on a cluster; a pod that Kubernetes replaces
 bench_serve                     vLLM's load test
 fetch_model                     the weights in its pod
+followed_server                 a server over several steps
 access, probes, start_key       its API key, and whether it is ours; the key on a cluster
 client                          the requests
 scoring_requests, scoring_ways, abilities

@@ -196,8 +196,8 @@ def _tags(verdict: Verdict, weights: Weights | None, scores: Scores | None, run_
 
 
 def _mean_metrics(verdict: Verdict, scores: Scores | None, average: Average) -> dict[str, float]:
-    perplexities = {task.task for task in scores.tasks if not task.is_share} if scores else set()
-    shares = {task: score for task, score in verdict.scores.items() if task not in perplexities}
+    left_out = {task.task for task in scores.tasks if not task.is_averaged} if scores else set()
+    shares = {task: score for task, score in verdict.scores.items() if task not in left_out}
     if not shares:
         return {}
     metrics = {"mean_score": average.of(shares)}

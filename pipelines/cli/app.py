@@ -21,6 +21,7 @@ from pipelines.cli import (
     cluster_commands,
     doctor_command,
     endpoint_commands,
+    flows_command,
     gate_command,
     judge_commands,
     look_commands,
@@ -60,6 +61,7 @@ app.command("track")(mlflow_commands.track)
 app.command("promote", short_help="Make a variant champion, if its verdict allows it.")(mlflow_commands.promote)
 app.command("rollback")(mlflow_commands.rollback)
 app.command("eval")(endpoint_commands.evaluate)
+app.command("flows", short_help="Test a served model in your application.")(flows_command.flows)
 app.command("compare")(benchmark_commands.compare)
 app.command("judge", short_help="Let a judge grade the replies of two models.")(judge_commands.judge)
 app.command("arena", short_help="Let a judge compare the replies of two models, pair by pair.")(judge_commands.arena)

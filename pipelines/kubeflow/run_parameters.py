@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.benchmarks import selection
 from components.errors import PrerequisiteError
+from components.flow_cases.planned_flows import check_flows, planned_flow_tasks
 from components.models.sources import check_source
 from components.policies.policy import check_use_case, chosen
 from components.resolve.checks import check_power, check_speed
@@ -28,7 +29,8 @@ def check(model: str, plan: EvaluationPlan) -> None:
     check_source(model)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     limits = chosen(plan.use_case, plan.policy)
-    check_use_case(limits, [task.task for task in selection.suite_of(plan).tasks])
+    check_flows(plan)
+    check_use_case(limits, [*(task.task for task in selection.suite_of(plan).tasks), *planned_flow_tasks(plan)])
     check_speed(plan, limits, on_cluster=True)
     if find_spec("scipy"):  # resolve checks it too, for a client without the gate's packages
         check_power(plan)

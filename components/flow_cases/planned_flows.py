@@ -1,0 +1,33 @@
+"""The flows of a plan, before anything is started: their checks, and the tasks that a policy may limit."""
+
+from collections.abc import Sequence
+
+from components.errors import PrerequisiteError
+from components.flow_cases.flow_file import Flow, FlowSet
+from components.flow_cases.flow_sources import flow_set, need_judge
+from components.flow_cases.flow_tasks import flow_tasks
+from components.run.plan import EvaluationPlan
+
+
+def check_flows(plan: EvaluationPlan) -> FlowSet:
+    """All flows of the plan; raises PrerequisiteError for a faulty file, or a rubric without a judge."""
+    flows = flow_set(plan.flows)
+    check_judge(flows.flows)
+    if plan.tool_call_parser and not plan.flows:
+        raise PrerequisiteError("--tool-call-parser is for flows with tools: add --flows, or leave it out.")
+    return flows
+
+
+def check_judge(flows: Sequence[Flow]) -> None:
+    """Raise PrerequisiteError when a flow has a rubric: no judge can be named yet."""
+    if judged := need_judge(flows):
+        raise PrerequisiteError(
+            f"{len(judged)} flows have a rubric, which a judge decides ({', '.join(judged[:3])}), and no judge is"
+            " named. Take the rubrics out, or use other checks."
+        )
+
+
+def planned_flow_tasks(plan: EvaluationPlan) -> dict[str, int]:
+    """The tasks of the plan's flows, each with its number of items; those that are left out do not count."""
+    flows = flow_set(plan.flows).flows if plan.flows else ()
+    return flow_tasks([flow for flow in flows if flow.id not in plan.flows_left_out])

@@ -1,0 +1,137 @@
+"""The command `quantgate flows`: what the application asks, of a model that is already served."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components.errors import PrerequisiteError
+from components.run.artifacts import FLOWS, Scores
+from components.run.results import FULL, VariantResults
+from pipelines import options
+from pipelines.cli.progress_bar import bar
+from pipelines.cli.run_options import takes
+from pipelines.terminal_output import VisibleConsole
+
+if TYPE_CHECKING:
+    from components.flow_cases.flow_file import FlowSet
+    from components.run.records import Record
+
+ALPHA = 0.05
+BROKEN_SHOWN = 10
+
+
+@takes(values=options.collect_options(["flows"], flows={"default": ...}))
+def flows(
+    values: dict[str, Any],
+    endpoint: Annotated[
+        str,
+        typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1; its key: $OPENAI_API_KEY."),
+    ],
+    model: Annotated[str, typer.Option(help="The served model's name [the server's first].")] = "",
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier result of this command, to compare with.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for scores, records and every request and answer.")] = Path(
+        "runs/flows"
+    ),
+) -> None:
+    """Ask a served model what your application asks, and check its answers.
+
+    Each check passes or fails; nothing is judged by a policy. With --baseline: what this model lost, case by case.
+    """
+    from components.flow_cases.exchanges import write_exchanges
+    from components.flow_cases.flow_sources import flow_set, read_flows
+    from components.flow_cases.planned_flows import check_judge
+    from components.flows.asked_alone import MODEL, asked_alone
+    from components.flows.checked import records_of, task_scores
+    from components.run import records
+    from components.servers.client import Client
+
+    console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
+    asked = flow_set(read_flows(values["flows"]))
+    check_judge(asked.flows)
+    check_baseline(baseline)
+    prepare(out.absolute(), results)
+    client = Client(endpoint, model)
+    with bar(console, FLOWS) as step:
+        asked, exchanges = asked_alone(client, asked, step)
+    rows = records_of(MODEL, asked, exchanges)
+    scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
+    write_exchanges(exchanges, results.transcripts.path)
+    records.write(rows, results.records(FULL).path)
+    scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
+    print_left_out(asked, console)
+    if baseline:
+        print_losses(baseline, out, rows, console)
+    else:
+        print_passed(scores, console)
+    console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
+    console.print(f"Answers  {results.transcripts.path}", soft_wrap=True)
+
+
+def check_baseline(baseline: Path | None) -> None:
+    """Raise PrerequisiteError unless the folder has records."""
+    if baseline and not VariantResults(str(baseline)).records(FULL).path.exists():
+        raise PrerequisiteError(f"{baseline} has no result of `quantgate flows`. Give the folder of its --out.")
+
+
+def prepare(folder: Path, results: VariantResults) -> None:
+    """Make the folder without an earlier result; raises PrerequisiteError when it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (results.scores(FULL), results.records(FULL), results.transcripts):
+            file.path.unlink(missing_ok=True)
+        results.transcripts.path.touch()
+    except OSError as error:
+        message = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
+        raise PrerequisiteError(message) from None
+
+
+def print_left_out(asked: "FlowSet", console: Console) -> None:
+    """Print what was not asked, and why."""
+    for reason in dict.fromkeys(flow.refused for flow in asked.flows if flow.refused):
+        ids = [flow.id for flow in asked.flows if flow.refused == reason]
+        console.print(f"{len(ids)} flows are left out, {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
+    for note in asked.notes:
+        console.print(f"Left out of {note}", soft_wrap=True, markup=False)
+
+
+def print_passed(scores: Scores, console: Console) -> None:
+    """Print the share of each task's items that passed."""
+    table = Table(box=None)
+    table.add_column("task", no_wrap=True)
+    for name in ("passed", "of"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for task in scores.tasks:
+        table.add_row(task.task, f"{task.score:.3f}", f"{task.items:,}")
+    console.print(table)
+
+
+def print_losses(baseline: Path, out: Path, rows: "list[Record]", console: Console) -> None:
+    """Print each task before and after, and the cases that broke."""
+    from components.evidence.saved_answers import read_records
+    from components.flow_cases.losses import losses
+    from components.gate.flipped_items import flips
+    from components.run import records
+
+    earlier, later = (VariantResults(str(folder)).records(FULL).path for folder in (baseline, out))
+    table = Table(box=None)
+    table.add_column("task", no_wrap=True)
+    for name in ("of", "before", "after", "lost", "gained", "loses at most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in losses(read_records(earlier), read_records(later), ALPHA):
+        bound = "–" if row.at_most is None else f"{100 * row.at_most:.1f} %"
+        numbers = (f"{row.items:,}", f"{row.before:.3f}", f"{row.after:.3f}", f"{row.lost:,}", f"{row.gained:,}")
+        table.add_row(row.task, *numbers, bound)
+    console.print(table)
+    console.print(f"Loses at most: of such cases that the baseline passes, with {100 * (1 - ALPHA):.0f} % confidence.")
+    broken = [flip for flip in flips(records.read(earlier), rows) if flip.lost and flip.task == FLOWS]
+    for flip in broken[:BROKEN_SHOWN]:
+        console.print(f"\n{flip.question}\n  {flip.reason}", markup=False, soft_wrap=True)
+        for name, answer in (("before", flip.before), ("after ", flip.after)):
+            console.print(f"  {name}: {' '.join(answer.split())[:300]}", markup=False, soft_wrap=True)
+    if len(broken) > BROKEN_SHOWN:
+        console.print(f"\nand {len(broken) - BROKEN_SHOWN} more, see the records in {later}")
