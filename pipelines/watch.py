@@ -14,8 +14,8 @@ from rich.text import Text
 from components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
-EXECUTE = "execute"
-"""A step that only suites with programs have."""
+SOMETIMES = ("flows", "execute")
+"""Steps that only runs with flows, or with programs, have."""
 PER_RUN = ("resolve", "gate", "report", "track", "promote", "conclude")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}
@@ -48,7 +48,7 @@ class Board:
         """A table of variants by steps, and below it the steps of the whole run."""
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         table.add_column("variant", style="bold", no_wrap=True)
-        steps = [*PER_VARIANT, *([EXECUTE] if any(step == EXECUTE for _, step in self.cells) else [])]
+        steps = [*PER_VARIANT, *(name for name in SOMETIMES if any(step == name for _, step in self.cells))]
         for name in steps:
             table.add_column(name, no_wrap=True, min_width=9)
         for variant in self.variants:

@@ -20,7 +20,7 @@ from pipelines.kubeflow.compile import checked
 from tests.support.on_kubeflow import compiled, on_a_short_stack
 
 DIGEST = f"@sha256:{'0' * 64}"
-IN_THE_LOOP = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "execute", "undeploy"}
+IN_THE_LOOP = {"quantize", "deploy", "evaluate-tiny", "evaluate-full", "flows", "execute", "undeploy"}
 PRODUCTION = Cluster(
     image=f"registry.example/quantgate{DIGEST}",
     quantize_image=f"registry.example/quantgate-quantize{DIGEST}",
@@ -150,6 +150,7 @@ def test_a_step_references_only_the_secrets_that_it_needs(production: Compiled) 
         "deploy",
         "evaluate-tiny",
         "evaluate-full",
+        "flows",
     }
     assert production.references("resolve", "secretAsEnv") == {
         "quantgate-s3": False,
@@ -206,7 +207,7 @@ def test_the_cache_is_mounted_where_models_and_rows_are_fetched(production: Comp
 
 def test_steps_that_create_objects_get_their_settings_and_the_run(production: Compiled) -> None:
     serving = {step for step in STEPS if production.environment(step).get("QUANTGATE_SERVING") == "kserve"}
-    assert serving == {"resolve", "deploy", "evaluate-tiny", "evaluate-full", "undeploy"}
+    assert serving == {"resolve", "deploy", "evaluate-tiny", "evaluate-full", "flows", "undeploy"}
     for step in STEPS:
         fields = {
             variable["name"]: variable["fieldPath"] for variable in production.pod(step).get("fieldPathAsEnv", [])

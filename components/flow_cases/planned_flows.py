@@ -23,7 +23,7 @@ def check_judge(flows: Sequence[Flow]) -> None:
     if judged := need_judge(flows):
         raise PrerequisiteError(
             f"{len(judged)} flows have a rubric, which a judge decides ({', '.join(judged[:3])}), and no judge is"
-            " named. Take the rubrics out, or use other checks."
+            " named. Take the rubrics out, or use other checks. `quantgate flows` takes a judge: --judge URL."
         )
 
 

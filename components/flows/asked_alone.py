@@ -9,7 +9,8 @@ from components.flow_cases.chat_messages import tools_of
 from components.flow_cases.exchanges import FlowExchange
 from components.flow_cases.flow_file import Flow, FlowSet
 from components.flows.asking import PATH, ask
-from components.flows.checked import checked
+from components.flows.rubrics import checked_all
+from components.judging.judge_endpoint import Judge
 from components.run.progress import Step
 from components.servers.abilities import model_card
 from components.servers.client import FAILURES, Client, RefusedError, ServerFailedError
@@ -18,10 +19,12 @@ MODEL = "model"
 """The variant's name in the results."""
 
 
-def asked_alone(client: Client, flows: FlowSet, step: Step) -> tuple[FlowSet, list[FlowExchange]]:
+def asked_alone(
+    client: Client, flows: FlowSet, step: Step, judge: Judge | None = None
+) -> tuple[FlowSet, list[FlowExchange]]:
     """The flows with the reasons why some cannot be asked of this server, and the checked answers to the others.
 
-    Raises PrerequisiteError when the server answers no chats, or fails.
+    `judge` decides the rubrics; without one no flow may have a rubric. Raises PrerequisiteError when the server answers no chats, or fails.
     """
     asyncio.run(_check_chats(client))
     with_tools = next((flow for flow in flows.flows if flow.tools), None)
@@ -36,17 +39,18 @@ def asked_alone(client: Client, flows: FlowSet, step: Step) -> tuple[FlowSet, li
     if not known.asked:
         raise PrerequisiteError(f"None of the {len(flows.flows)} flows can be asked of {client.root}: {reason}.")
     by_id = {flow.id: flow for flow in known.asked}
-    total, exchanges = sum(flow.repeats for flow in known.asked), []
+    total = sum(flow.repeats for flow in known.asked)
+    exchanges: list[FlowExchange] = []
 
     def on_exchange(exchange: FlowExchange) -> None:
-        exchanges.append(checked(by_id[exchange.flow], exchange))
+        exchanges.append(exchange)
         step.advance(len(exchanges), total, exchange.flow)
 
     try:
         ask(client, known.asked, on_exchange)
     except ServerFailedError as error:
         raise PrerequisiteError(f"{client.root} stopped answering: {error}") from error
-    return known, exchanges
+    return known, checked_all(by_id, exchanges, client.model, judge, step.advance)
 
 
 async def _check_chats(client: Client) -> None:

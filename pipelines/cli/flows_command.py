@@ -8,24 +8,30 @@ from rich.console import Console
 from rich.table import Table
 
 from components.errors import PrerequisiteError
+from components.judging.judging_options import JudgeOptions
 from components.run.artifacts import FLOWS, Scores
 from components.run.results import FULL, VariantResults
 from pipelines import options
+from pipelines.cli.judge_commands import flow_judge
 from pipelines.cli.progress_bar import bar
 from pipelines.cli.run_options import takes
 from pipelines.terminal_output import VisibleConsole
 
 if TYPE_CHECKING:
+    from components.flow_cases.exchanges import FlowExchange
     from components.flow_cases.flow_file import FlowSet
+    from components.judging.judge_endpoint import Judge
     from components.run.records import Record
+    from components.servers.client import Client
 
 ALPHA = 0.05
 BROKEN_SHOWN = 10
 
 
-@takes(values=options.collect_options(["flows"], flows={"default": ...}))
+@takes(values=options.collect_options(["flows"], flows={"default": ...}), judge=flow_judge)
 def flows(
     values: dict[str, Any],
+    judge: JudgeOptions | None,
     endpoint: Annotated[
         str,
         typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1; its key: $OPENAI_API_KEY."),
@@ -42,32 +48,36 @@ def flows(
 
     Each check passes or fails; nothing is judged by a policy. With --baseline: what this model lost, case by case.
     """
-    from components.flow_cases.exchanges import write_exchanges
+    from components.flow_cases.exchanges import read_exchanges, write_exchanges
     from components.flow_cases.flow_sources import flow_set, read_flows
-    from components.flow_cases.planned_flows import check_judge
     from components.flows.asked_alone import MODEL, asked_alone
-    from components.flows.checked import records_of, task_scores
+    from components.flows.checked import records_of, task_scores, unscored_of
     from components.run import records
     from components.servers.client import Client
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
     asked = flow_set(read_flows(values["flows"]))
-    check_judge(asked.flows)
     check_baseline(baseline)
     prepare(out.absolute(), results)
     client = Client(endpoint, model)
+    decides = judge_of_rubrics(judge, asked, client, baseline, out.absolute())
     with bar(console, FLOWS) as step:
-        asked, exchanges = asked_alone(client, asked, step)
+        asked, exchanges = asked_alone(client, asked, step, decides)
     rows = records_of(MODEL, asked, exchanges)
     scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
     write_exchanges(exchanges, results.transcripts.path)
     records.write(rows, results.records(FULL).path)
     scores.model_copy(update={"records": results.records(FULL).name}).write(results.scores(FULL).path)
     print_left_out(asked, console)
+    unscored = unscored_of(asked, exchanges)
     if baseline:
-        print_losses(baseline, out, rows, console)
+        earlier = unscored_of(asked, read_exchanges(VariantResults(str(baseline)).transcripts.path))
+        both = {task: sorted(unscored.get(task, set()) | earlier.get(task, set())) for task in {*unscored, *earlier}}
+        print_losses(baseline, out, rows, console, both)
     else:
         print_passed(scores, console)
+        both = {task: sorted(ids) for task, ids in unscored.items()}
+    print_unscored(both, exchanges, console)
     console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
     console.print(f"Answers  {results.transcripts.path}", soft_wrap=True)
 
@@ -110,7 +120,44 @@ def print_passed(scores: Scores, console: Console) -> None:
     console.print(table)
 
 
-def print_losses(baseline: Path, out: Path, rows: "list[Record]", console: Console) -> None:
+def judge_of_rubrics(
+    judge: JudgeOptions | None, asked: "FlowSet", client: "Client", baseline: Path | None, out: Path
+) -> "Judge | None":
+    """The judge, after the check that it is neither the model nor the baseline; None if no flow has a rubric."""
+    from components.flow_cases.exchanges import read_exchanges
+    from components.flow_cases.flow_sources import need_judge
+    from components.flow_cases.planned_flows import check_judge
+    from components.judging.contestants import KEY_ADVICE
+    from components.judging.judge_endpoint import Judge
+    from components.judging.judge_identity import ServedModel, served_model
+    from components.judging.kept_lines import KeptLines
+
+    if judge is None:
+        check_judge(asked.flows)
+        return None
+    if not need_judge(asked.flows):
+        raise PrerequisiteError("No flow has a rubric, so the judge has nothing to decide. Leave --judge out.")
+    judged = [("the model", served_model(client, KEY_ADVICE))]
+    if baseline:
+        sent = [request.sent for one in read_exchanges(VariantResults(str(baseline)).transcripts.path) for request in one.requests]
+        judged += [("the baseline", ServedModel(name)) for name in sorted({str(body["model"]) for body in sent})]
+    return Judge(judge, judged, KeptLines(out / "judgements.jsonl"))
+
+
+def print_unscored(unscored: dict[str, list[str]], exchanges: "list[FlowExchange]", console: Console) -> None:
+    """Print how many items have no score, and the first reason."""
+    if not any(unscored.values()):
+        return
+    counts = ", ".join(f"{len(ids)} of {task}" for task, ids in sorted(unscored.items()) if ids)
+    console.print(f"Without a verdict of the judge, and counted for no model: {counts}", soft_wrap=True, markup=False)
+    reasons = [check.reason for one in exchanges for check in one.checks if check.passed is None]
+    if reasons:
+        console.print(f"  {reasons[0]}", soft_wrap=True, markup=False)
+
+
+def print_losses(
+    baseline: Path, out: Path, rows: "list[Record]", console: Console, unscored: dict[str, list[str]]
+) -> None:
     """Print each task before and after, and the cases that broke."""
     from components.evidence.saved_answers import read_records
     from components.flow_cases.losses import losses
@@ -122,7 +169,7 @@ def print_losses(baseline: Path, out: Path, rows: "list[Record]", console: Conso
     table.add_column("task", no_wrap=True)
     for name in ("of", "before", "after", "lost", "gained", "loses at most"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in losses(read_records(earlier), read_records(later), ALPHA):
+    for row in losses(read_records(earlier), read_records(later), ALPHA, unscored):
         bound = "–" if row.at_most is None else f"{100 * row.at_most:.1f} %"
         numbers = (f"{row.items:,}", f"{row.before:.3f}", f"{row.after:.3f}", f"{row.lost:,}", f"{row.gained:,}")
         table.add_row(row.task, *numbers, bound)
