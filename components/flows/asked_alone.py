@@ -24,7 +24,8 @@ def asked_alone(
 ) -> tuple[FlowSet, list[FlowExchange]]:
     """The flows with the reasons why some cannot be asked of this server, and the checked answers to the others.
 
-    `judge` decides the rubrics; without one no flow may have a rubric. Raises PrerequisiteError when the server answers no chats, or fails.
+    `judge` decides the rubrics; without one no flow may have a rubric. Raises PrerequisiteError when the server answers
+    no chats, or fails.
     """
     asyncio.run(_check_chats(client))
     with_tools = next((flow for flow in flows.flows if flow.tools), None)

@@ -50,6 +50,8 @@ def place_of(exchange: FlowExchange, turn: int, check: FlowCheck) -> Place:
 def said(flow: Flow, exchange: FlowExchange, turn: int) -> tuple[str, ...]:
     """The answers up to this turn, those that are given in the flow included; tool calls are shown as text."""
     return tuple(
-        exchange.answers[number].describe() if flow.turns[number].assistant is None else flow.turns[number].assistant or ""
+        exchange.answers[number].describe()
+        if flow.turns[number].assistant is None
+        else flow.turns[number].assistant or ""
         for number in range(turn + 1)
     )

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from components.flow_cases.exchanges import FlowExchange
     from components.flow_cases.flow_file import FlowSet
     from components.judging.judge_endpoint import Judge
+    from components.judging.kept_lines import KeptLines
     from components.run.records import Record
     from components.servers.client import Client
 
 ALPHA = 0.05
+JUDGEMENTS = "judgements.jsonl"
 BROKEN_SHOWN = 10
 
 
@@ -139,9 +141,30 @@ def judge_of_rubrics(
         raise PrerequisiteError("No flow has a rubric, so the judge has nothing to decide. Leave --judge out.")
     judged = [("the model", served_model(client, KEY_ADVICE))]
     if baseline:
-        sent = [request.sent for one in read_exchanges(VariantResults(str(baseline)).transcripts.path) for request in one.requests]
+        sent = [
+            request.sent
+            for one in read_exchanges(VariantResults(str(baseline)).transcripts.path)
+            for request in one.requests
+        ]
         judged += [("the baseline", ServedModel(name)) for name in sorted({str(body["model"]) for body in sent})]
-    return Judge(judge, judged, KeptLines(out / "judgements.jsonl"))
+    named = Judge(judge, judged, KeptLines(out / JUDGEMENTS))
+    if baseline:
+        check_same_judge(named, KeptLines(baseline / JUDGEMENTS))
+    return named
+
+
+def check_same_judge(judge: "Judge", earlier: "KeptLines") -> None:
+    """Raise PrerequisiteError when another judge, or another version of its prompt, decided the baseline's rubrics."""
+    from components.judging.judge_prompts import PROMPTS
+
+    for line in earlier.lines.values():
+        if (line["judge"], line["judge_digest"]) != (judge.served.model, judge.served.digest):
+            other = f"{line['judge']} decided the baseline's rubrics, and {judge.served.model} would decide these"
+        elif line["prompt"] in PROMPTS and line["prompt_sha256"] != PROMPTS[line["prompt"]].sha256:
+            other = f"the baseline's rubrics were decided with version {line['prompt_version']} of the prompt"
+        else:
+            continue
+        raise PrerequisiteError(f"The two results are not comparable: {other}. Ask the baseline again with this judge.")
 
 
 def print_unscored(unscored: dict[str, list[str]], exchanges: "list[FlowExchange]", console: Console) -> None:

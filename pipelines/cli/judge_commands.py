@@ -48,7 +48,9 @@ def judge_options(
 
 
 def flow_judge(
-    judge: Annotated[str, typer.Option(help="Base URL of a judge's OpenAI-compatible API, for flows with rubrics.")] = "",
+    judge: Annotated[
+        str, typer.Option(help="Base URL of a judge's OpenAI-compatible API, for flows with rubrics.")
+    ] = "",
     judge_model: Annotated[str, typer.Option(help="The judge's served name.")] = "",
     judge_key: Annotated[str, typer.Option(help="Name of the environment variable with its API key.")] = "",
     judge_digest: Annotated[
