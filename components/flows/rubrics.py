@@ -1,13 +1,22 @@
 """The rubrics of flows, decided by a judge after all answers are there."""
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from components.flow_cases.exchanges import FlowExchange
 from components.flow_cases.flow_checks import FlowCheck
 from components.flow_cases.flow_file import Flow
 from components.flows.checked import checked
 from components.judging.judge_endpoint import Judge
+from components.judging.judge_identity import ServedModel, address_of
+from components.judging.judging_options import named_judge
+from components.judging.kept_lines import KeptLines
 from components.judging.rubric import RubricCheck, judged_rubrics
+from components.run.artifacts import Server
+from components.run.plan import EvaluationPlan
+from components.run.results import RunResults
 
 Place = tuple[str, int, int, str]
 """Flow, repeat, turn and the check in one line."""
@@ -40,6 +49,29 @@ def checked_all(
         return bool(verdict.verdict), "" if verdict.verdict else "the judge says that it does not meet the rubric"
 
     return [checked(flows[exchange.flow], exchange, decide if judge else None) for exchange in exchanges]
+
+
+@contextmanager
+def judge_of_run(serving: Server, plan: EvaluationPlan) -> Iterator[Judge | None]:
+    """The judge of the plan, after the check that it is not this variant; None without one.
+
+    Its judgements are stored with the variant's results, and a step that is tried again reads them.
+    """
+    options = named_judge(plan.judge, plan.judge_model, plan.judge_key)
+    if options is None:
+        yield None
+        return
+    stored = RunResults(plan.results).variant(serving.variant).judgements
+    digest = serving.identity.weights if serving.identity else ""
+    served = ServedModel(serving.served_name, address_of(serving.url), serving.model_path, digest)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "kept"
+        stored.get(file)
+        try:
+            yield Judge(options, [(serving.variant, served)], KeptLines(file))
+        finally:
+            if file.exists():
+                stored.put(file)
 
 
 def place_of(exchange: FlowExchange, turn: int, check: FlowCheck) -> Place:

@@ -3,6 +3,7 @@
 decision        the decision matrix: which variants can be judged at all
 counted         the decision with its attempt's number, which is recorded
 point           verdicts without per-item answers: measured drops, without confidence bounds
+unscored_items  items of flows without a judge's verdict, which count for no variant
 flipped_items   the questions whose answer changed from the baseline to the variant
 saved           read results from disk: a run's or lm-eval's
 saved_prospect  what saved answers can show, before they are judged

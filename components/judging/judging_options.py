@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.errors import PrerequisiteError
+
 JUDGE_CONCURRENCY = 8
 JUDGE_TIMEOUT_S = 120.0
 JUDGE_MAX_TOKENS = 2048
@@ -28,6 +30,13 @@ class JudgeOptions:
     """The digest of its weights, where the user knows it."""
     max_tokens: int = JUDGE_MAX_TOKENS
     """Most tokens of an answer; at most half of the judge's window, where its server reports one."""
+
+
+def named_judge(url: str, model: str, key_variable: str) -> JudgeOptions | None:
+    """The judge of rubrics; None where none is named. Raises PrerequisiteError for an incomplete one."""
+    if bool(url) != bool(model) or (key_variable and not url):
+        raise PrerequisiteError("A judge needs both its URL and its served name: --judge URL --judge-model NAME.")
+    return JudgeOptions(url, model, key_variable) if url else None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from components.flow_cases.planned_flows import check_flows, planned_flow_tasks
 from components.models.recipe_file import all_variants
 from components.policies.policy import UseCase, check_use_case, chosen
 from components.resolve.calibration_texts import check_calibration
+from components.resolve.checked_flows import check_judge_here
 from components.run.attempts import Attempt
 from components.run.load_results import FULL_TEST, QUICK, load_settings
 from components.run.plan import EvaluationPlan
@@ -132,6 +133,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_flows(plan)
+    check_judge_here(plan, on_cluster=from_environment().kind != LOCAL)
     check_use_case(limits, [*tasks, *planned_flow_tasks(plan)])
     check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)

@@ -46,6 +46,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         check_rights(requested)
         checked = check(model, requested)
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
+        checked_flows.check_judge_answers(checked, base_model)
         experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:
             check_experiment(checked.tracking_uri, experiment, base_model.source)

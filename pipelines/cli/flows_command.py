@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from components.errors import PrerequisiteError
-from components.judging.judging_options import JudgeOptions
+from components.judging.judging_options import JudgeOptions, named_judge
 from components.run.artifacts import FLOWS, Scores
 from components.run.results import FULL, VariantResults
 from pipelines import options
-from pipelines.cli.judge_commands import flow_judge
 from pipelines.cli.progress_bar import bar
 from pipelines.cli.run_options import takes
 from pipelines.terminal_output import VisibleConsole
@@ -30,10 +29,9 @@ JUDGEMENTS = "judgements.jsonl"
 BROKEN_SHOWN = 10
 
 
-@takes(values=options.collect_options(["flows"], flows={"default": ...}), judge=flow_judge)
+@takes(values=options.collect_options(["flows", "judge", "judge_model", "judge_key"], flows={"default": ...}))
 def flows(
     values: dict[str, Any],
-    judge: JudgeOptions | None,
     endpoint: Annotated[
         str,
         typer.Option(help="Base of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1; its key: $OPENAI_API_KEY."),
@@ -62,6 +60,7 @@ def flows(
     check_baseline(baseline)
     prepare(out.absolute(), results)
     client = Client(endpoint, model)
+    judge = named_judge(values["judge"], values["judge_model"], values["judge_key"])
     decides = judge_of_rubrics(judge, asked, client, baseline, out.absolute())
     with bar(console, FLOWS) as step:
         asked, exchanges = asked_alone(client, asked, step, decides)
@@ -127,18 +126,15 @@ def judge_of_rubrics(
 ) -> "Judge | None":
     """The judge, after the check that it is neither the model nor the baseline; None if no flow has a rubric."""
     from components.flow_cases.exchanges import read_exchanges
-    from components.flow_cases.flow_sources import need_judge
     from components.flow_cases.planned_flows import check_judge
     from components.judging.contestants import KEY_ADVICE
     from components.judging.judge_endpoint import Judge
     from components.judging.judge_identity import ServedModel, served_model
     from components.judging.kept_lines import KeptLines
 
+    check_judge(asked.flows, judge.url if judge else "")
     if judge is None:
-        check_judge(asked.flows)
         return None
-    if not need_judge(asked.flows):
-        raise PrerequisiteError("No flow has a rubric, so the judge has nothing to decide. Leave --judge out.")
     judged = [("the model", served_model(client, KEY_ADVICE))]
     if baseline:
         sent = [

@@ -47,24 +47,6 @@ def judge_options(
     return JudgeOptions(judge, judge_model, judge_key, judge_concurrency, judge_timeout, judge_digest, judge_max_tokens)
 
 
-def flow_judge(
-    judge: Annotated[
-        str, typer.Option(help="Base URL of a judge's OpenAI-compatible API, for flows with rubrics.")
-    ] = "",
-    judge_model: Annotated[str, typer.Option(help="The judge's served name.")] = "",
-    judge_key: Annotated[str, typer.Option(help="Name of the environment variable with its API key.")] = "",
-    judge_digest: Annotated[
-        str, typer.Option(help="Digest of its weights, if you know it: compared with the model's.")
-    ] = "",
-    judge_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.")] = JUDGE_TIMEOUT_S,
-) -> JudgeOptions | None:
-    """The judge of rubrics; None where none is named."""
-    if bool(judge) != bool(judge_model):
-        raise PrerequisiteError("A judge needs both its URL and its served name: --judge URL --judge-model NAME.")
-    options_given = JudgeOptions(judge, judge_model, judge_key, timeout_s=judge_timeout, digest=judge_digest)
-    return options_given if judge else None
-
-
 def panel_of(
     baseline: Annotated[str, BASELINE_OPTION],
     variant: Annotated[list[str], typer.Option(help="A variant, the same; may be repeated.", show_default=False)],
