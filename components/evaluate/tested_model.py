@@ -7,12 +7,10 @@ from typing import Any
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate import ledger
 from quantgate.components.evaluate.ledger import Ledger
+from quantgate.components.run.prompt_settings import NEUTRAL_ON_VLLM
 from quantgate.components.servers.abilities import UNKNOWN, Abilities, abilities
 from quantgate.components.servers.client import Client, Job, ServerFailedError, Text
 from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
-
-NEUTRAL_ON_VLLM = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
-"""Neutral values of vLLM's own fields; a server that is not vLLM may refuse a field that it does not know."""
 
 
 class OtherPromptError(PrerequisiteError):

@@ -69,9 +69,13 @@ class FlowExchange(Artifact):
 
     @property
     def passed(self) -> bool | None:
-        """Whether all checks passed; None when one of them has no score and no other failed."""
+        """Whether all checks passed; None when one of them has no score.
+
+        Also where another check failed: if only the failures among such cases counted, a judge without a verdict would
+        speak against the model.
+        """
         outcomes = [check.passed for check in self.checks]
-        return False if False in outcomes else None if None in outcomes else True
+        return None if None in outcomes else all(outcomes)
 
 
 def write_exchanges(exchanges: Iterable[FlowExchange], file: Path) -> None:

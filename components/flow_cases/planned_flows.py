@@ -12,18 +12,21 @@ from quantgate.components.run.plan import EvaluationPlan
 def check_flows(plan: EvaluationPlan) -> FlowSet:
     """All flows of the plan; raises PrerequisiteError for a faulty file, or a rubric without a judge."""
     flows = flow_set(plan.flows)
-    check_judge(flows.flows)
+    check_judge(flows.flows, plan.judge)
     if plan.tool_call_parser and not plan.flows:
         raise PrerequisiteError("--tool-call-parser is for flows with tools: add --flows, or leave it out.")
     return flows
 
 
-def check_judge(flows: Sequence[Flow]) -> None:
-    """Raise PrerequisiteError when a flow has a rubric: no judge can be named yet."""
-    if judged := need_judge(flows):
+def check_judge(flows: Sequence[Flow], judge: str) -> None:
+    """Raise PrerequisiteError when a flow has a rubric and there is no judge, or a judge and no rubric."""
+    judged = need_judge(flows)
+    if judge and not judged:
+        raise PrerequisiteError("No flow has a rubric, so the judge has nothing to decide. Leave --judge out.")
+    if judged and not judge:
         raise PrerequisiteError(
             f"{len(judged)} flows have a rubric, which a judge decides ({', '.join(judged[:3])}), and no judge is"
-            " named. Take the rubrics out, or use other checks."
+            " named. Name one: --judge URL --judge-model NAME. Or take the rubrics out."
         )
 
 

@@ -9,7 +9,8 @@ from quantgate.components.flow_cases.chat_messages import tools_of
 from quantgate.components.flow_cases.exchanges import FlowExchange
 from quantgate.components.flow_cases.flow_file import Flow, FlowSet
 from quantgate.components.flows.asking import PATH, ask
-from quantgate.components.flows.checked import checked
+from quantgate.components.flows.rubrics import checked_all
+from quantgate.components.judging.judge_endpoint import Judge
 from quantgate.components.run.progress import Step
 from quantgate.components.servers.abilities import model_card
 from quantgate.components.servers.client import FAILURES, Client, RefusedError, ServerFailedError
@@ -18,10 +19,13 @@ MODEL = "model"
 """The variant's name in the results."""
 
 
-def asked_alone(client: Client, flows: FlowSet, step: Step) -> tuple[FlowSet, list[FlowExchange]]:
+def asked_alone(
+    client: Client, flows: FlowSet, step: Step, judge: Judge | None = None
+) -> tuple[FlowSet, list[FlowExchange]]:
     """The flows with the reasons why some cannot be asked of this server, and the checked answers to the others.
 
-    Raises PrerequisiteError when the server answers no chats, or fails.
+    `judge` decides the rubrics; without one no flow may have a rubric. Raises PrerequisiteError when the server answers
+    no chats, or fails.
     """
     asyncio.run(_check_chats(client))
     with_tools = next((flow for flow in flows.flows if flow.tools), None)
@@ -36,17 +40,18 @@ def asked_alone(client: Client, flows: FlowSet, step: Step) -> tuple[FlowSet, li
     if not known.asked:
         raise PrerequisiteError(f"None of the {len(flows.flows)} flows can be asked of {client.root}: {reason}.")
     by_id = {flow.id: flow for flow in known.asked}
-    total, exchanges = sum(flow.repeats for flow in known.asked), []
+    total = sum(flow.repeats for flow in known.asked)
+    exchanges: list[FlowExchange] = []
 
     def on_exchange(exchange: FlowExchange) -> None:
-        exchanges.append(checked(by_id[exchange.flow], exchange))
+        exchanges.append(exchange)
         step.advance(len(exchanges), total, exchange.flow)
 
     try:
         ask(client, known.asked, on_exchange)
     except ServerFailedError as error:
         raise PrerequisiteError(f"{client.root} stopped answering: {error}") from error
-    return known, exchanges
+    return known, checked_all(by_id, exchanges, client.model, judge, step.advance)
 
 
 async def _check_chats(client: Client) -> None:

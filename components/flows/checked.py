@@ -112,13 +112,34 @@ def _records(variant: str, case: CheckedFlow) -> Iterator[Record]:
             yield case.record(variant, kind_task(check.kind), [bool(outcome) for outcome in outcomes], number)
 
 
+def unscored_of(flows: FlowSet, exchanges: Sequence[FlowExchange]) -> dict[str, set[str]]:
+    """The items without a score, by task: the ids under which `components/evidence/answers.py` knows them."""
+    ids: dict[str, set[str]] = {}
+    every_score = [
+        exchange.model_copy(update={"checks": tuple(_decided(check) for check in exchange.checks)})
+        for exchange in exchanges
+    ]
+    scored = {(row.task, row.cluster, row.item_id) for row in records_of("", flows, exchanges)}
+    for row in records_of("", flows, every_score):
+        if (row.task, row.cluster, row.item_id) not in scored:
+            item = f"{row.cluster} item {row.item_id}" if row.cluster else str(row.item_id)
+            ids.setdefault(row.task, set()).add(item)
+    return ids
+
+
+def _decided(check: CheckOutcome) -> CheckOutcome:
+    return check.model_copy(update={"passed": bool(check.passed)})
+
+
 def task_scores(flows: FlowSet, records: Sequence[Record]) -> tuple[TaskScore, ...]:
     """The score of each task: the mean over its items."""
     by_task: dict[str, list[Record]] = {}
     for record in records:
         by_task.setdefault(record.task, []).append(record)
     settings = settings_of(flows)
-    return tuple(_score(task, by_task[task], flows.digest[:12], settings) for task in flow_tasks(flows.asked))
+    return tuple(
+        _score(task, by_task[task], flows.digest[:12], settings) for task in flow_tasks(flows.asked) if task in by_task
+    )
 
 
 def _score(task: str, records: Sequence[Record], version: str, settings: PromptSettings) -> TaskScore:

@@ -45,7 +45,7 @@ def flows(server: str, full: str, plan: str, scores: str) -> None:
 def asked(serving: Server, plan: EvaluationPlan, flow_set: FlowSet, step: progress.Step) -> list[FlowExchange]:
     """The variant's checked answers to all flows; raises PrerequisiteError when its server fails."""
     from quantgate.components.flows.asking import ask
-    from quantgate.components.flows.checked import checked
+    from quantgate.components.flows.rubrics import checked_all, judge_of_run
     from quantgate.components.servers import lifecycle, local_vllm
     from quantgate.components.servers.client import ServerFailedError, client_of
     from quantgate.components.servers.followed_server import FollowedServer
@@ -55,18 +55,19 @@ def asked(serving: Server, plan: EvaluationPlan, flow_set: FlowSet, step: progre
     exchanges: list[FlowExchange] = []
 
     def on_exchange(exchange: FlowExchange) -> None:
-        exchanges.append(checked(by_id[exchange.flow], exchange))
+        exchanges.append(exchange)
         step.advance(len(exchanges), total, exchange.flow)
 
-    try:
-        with lifecycle.kept_alive(serving, plan.results):
-            followed = FollowedServer(serving, plan.results)
-            followed.check()
-            ask(client_of(followed.server, followed.check), flow_set.asked, on_exchange)
-            followed.check()
-    except ServerFailedError as error:
-        raise PrerequisiteError(" ".join(filter(None, [local_vllm.why_it_ended(serving), str(error)]))) from error
-    return exchanges
+    with judge_of_run(serving, plan) as judge:
+        try:
+            with lifecycle.kept_alive(serving, plan.results):
+                followed = FollowedServer(serving, plan.results)
+                followed.check()
+                ask(client_of(followed.server, followed.check), flow_set.asked, on_exchange)
+                followed.check()
+        except ServerFailedError as error:
+            raise PrerequisiteError(" ".join(filter(None, [local_vllm.why_it_ended(serving), str(error)]))) from error
+        return checked_all(by_id, exchanges, serving.variant, judge, step.advance)
 
 
 def with_scores(measured: Scores, plan: EvaluationPlan, flow_set: FlowSet, exchanges: list[FlowExchange]) -> Scores:

@@ -1,5 +1,6 @@
 """The step gate: decide on every variant."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from quantgate.components.benchmarks import selection
@@ -19,6 +20,7 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
     from quantgate.components.evidence.spending import describe_attempt
     from quantgate.components.gate.counted import counted, judgement_of
     from quantgate.components.gate.flipped_items import examples
+    from quantgate.components.gate.unscored_items import without_unscored
 
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:
@@ -28,6 +30,10 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
             return numbers(Decision.read(decision))
         last_scores = [Scores.read(file) for file in scores]
         records = results_files.read_answers(last_scores, planned.results)
+        last_scores, answers, unscored = without_unscored(last_scores, records.answers)
+        records = replace(records, answers=answers)
+        if unscored:
+            planned = planned.model_copy(update={"flows_notes": (*planned.flows_notes, unscored)})
         limits, all_weights = planned.decided_limits, [Weights.read(file) for file in weights]
         suite = selection.suite_of(planned).name
         model = Model.read(baseline)

@@ -17,4 +17,5 @@ prospect_table                  what a run can show, as a table
 junit                           the verdicts as JUnit XML, for CI
 model_card, hub_results         a variant's card; its scores as Hugging Face's hub reads them
 summary                         an evaluated model as a JSON file
+judged_pages, judged_plot       replies that a judge or people compared or graded
 """

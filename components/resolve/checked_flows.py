@@ -1,6 +1,8 @@
 """The flows of a run: which can be asked of this model, the parser of tool calls, and the run's own copy."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantgate.components.errors import PrerequisiteError
@@ -8,7 +10,8 @@ from quantgate.components.flow_cases.chat_messages import messages_of, tools_of
 from quantgate.components.flow_cases.flow_file import Flow
 from quantgate.components.flow_cases.planned_flows import check_flows, planned_flow_tasks
 from quantgate.components.flow_cases.tool_parsers import NONE, chosen_parser
-from quantgate.components.run.artifacts import is_flow_task
+from quantgate.components.judging.judging_options import named_judge
+from quantgate.components.run.artifacts import Model, is_flow_task
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
 
@@ -34,6 +37,29 @@ def check_limits(plan: EvaluationPlan) -> None:
             f"The policy {limits.name} limits {', '.join(lacking)}, and none of these flows can be asked of this model:"
             f" {reason}. Choose a policy without this limit, or another model."
         )
+
+
+def check_judge_here(plan: EvaluationPlan, *, on_cluster: bool) -> None:
+    """Raise PrerequisiteError for an incomplete judge, or one on a cluster, whose network does not reach it."""
+    if named_judge(plan.judge, plan.judge_model, plan.judge_key) and on_cluster:
+        raise PrerequisiteError(
+            "A run on a cluster cannot ask a judge: its network policies let no step reach one, and no step has the "
+            "judge's key. Leave --judge out, and decide the rubrics with `quantgate flows --judge`."
+        )
+
+
+def check_judge_answers(plan: EvaluationPlan, base_model: Model) -> None:
+    """Raise PrerequisiteError when the plan's judge does not answer, refuses its key, or is the base model."""
+    options = named_judge(plan.judge, plan.judge_model, plan.judge_key)
+    if options is None:
+        return
+    from quantgate.components.judging.judge_endpoint import Judge
+    from quantgate.components.judging.judge_identity import ServedModel
+    from quantgate.components.judging.kept_lines import KeptLines
+
+    with tempfile.TemporaryDirectory() as scratch:
+        base = ServedModel(base_model.source.partition(":")[2], digest=base_model.digest)
+        Judge(options, [("the base model", base)], KeptLines(Path(scratch) / "none"))
 
 
 def with_flows(plan: EvaluationPlan, tokenizer: "PreTrainedTokenizerBase", window: int) -> EvaluationPlan:

@@ -14,6 +14,7 @@ from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.rungs import AUTO, expanded
 from quantgate.components.policies.policy import UseCase, check_use_case, chosen
 from quantgate.components.resolve.calibration_texts import check_calibration
+from quantgate.components.resolve.checked_flows import check_judge_here
 from quantgate.components.run.artifacts import PERPLEXITIES
 from quantgate.components.run.attempts import Attempt
 from quantgate.components.run.load_results import FULL_TEST, QUICK, load_settings
@@ -139,6 +140,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     tasks = [task.task for task in selection.suite_of(plan).tasks]
     limits = chosen(plan.use_case, plan.policy)
     check_flows(plan)
+    check_judge_here(plan, on_cluster=from_environment().kind != LOCAL)
     check_use_case(limits, [*tasks, *planned_flow_tasks(plan)])
     check_published(limits, selection.suite_of(plan))
     check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)

@@ -48,6 +48,7 @@ def resolve(model: str, requested: EvaluationPlan, baseline: str, plan: str) -> 
         check_rights(requested)
         checked = check(model, requested)
         base_model = sources.resolve(model, open_store(requested.store), cache_dir())
+        checked_flows.check_judge_answers(checked, base_model)
         own = experiment = experiment_name(base_model.source, checked.decided_limits.name)
         if checked.tracking_uri:
             experiment = recording_experiment(checked.tracking_uri, own)

@@ -110,6 +110,11 @@ class EvaluationPlan(Artifact):
         description="vLLM's parser of tool calls, for flows with tools; none leaves these flows out [by the chat"
         " template].",
     )
+    judge: str = Field(
+        "", description="Base URL of a judge's OpenAI-compatible API, for flows with rubrics; on this machine only."
+    )
+    judge_model: str = Field("", description="The judge's served name.")
+    judge_key: str = Field("", description="Name of the environment variable with the judge's API key.")
     flows_kept: str = ""
     """The run's own copy of all flows."""
     flows_sha256: str = ""

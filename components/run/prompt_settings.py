@@ -9,6 +9,8 @@ from quantgate.components.storage.artifact import Artifact
 NEUTRAL: dict[str, JsonValue] = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
 """Sent with each request for a text whose task has no other values: a server takes what is missing from the model's
 generation_config."""
+NEUTRAL_ON_VLLM = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
+"""Neutral values of vLLM's own fields; a server that is not vLLM may refuse a field that it does not know."""
 
 
 class PromptSettings(Artifact):

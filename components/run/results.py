@@ -3,7 +3,8 @@
 plan.json, decision.json, verdicts.json, report.html, report.md, plots/*.svg     the plan and the outcome
 variants/VARIANT/       weights.json, server.json, server.key (only while it runs), flips.json,
                         tiny.json and full.json with their records, speed.json (with `--speed`),
-                        flows.jsonl (with `--flows`), verdict.json (with `--search`)
+                        flows.jsonl (with `--flows`), judgements.jsonl (with `--judge`),
+                        verdict.json (with `--search`)
 given/                  copies of the inputs of `resolve`: custom tasks, a suite file's own tasks, IRT parameters,
                         calibration texts, flows
 judged/                 the decision of the earlier run that judged this model
@@ -141,6 +142,11 @@ class VariantResults:
     def transcripts(self) -> ResultFile:
         """Every request and answer of the flows, with the checks: a FlowExchange as JSON a line."""
         return self._file("flows.jsonl")
+
+    @property
+    def judgements(self) -> ResultFile:
+        """The judge's answers about the flows' rubrics, a JSON object a line."""
+        return self._file("judgements.jsonl")
 
     def scores(self, stage: str) -> ResultFile:
         """The Scores of the stage."""

@@ -7,6 +7,7 @@ mlflow_commands                 `track`, `promote`, `rollback`
 rollout_command, card_command   `rollout`; `card`
 endpoint_commands, benchmark_commands
                                 `eval`, `lm-eval`; `suites`, `mirror`, `compare`
+judge_commands                  `judge`, `arena`, `vibe`
 flows_command                   `flows`
 cluster_commands, look_commands
                                 `compile`, `submit`, `follow`, `schedule`; `look`, `listen`

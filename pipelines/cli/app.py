@@ -26,6 +26,7 @@ from quantgate.pipelines.cli import (
     endpoint_commands,
     flows_command,
     gate_command,
+    judge_commands,
     look_commands,
     mlflow_commands,
     power_command,
@@ -82,6 +83,9 @@ app.command("card", short_help="Write a variant's model card.")(card_command.car
 app.command("eval")(endpoint_commands.evaluate)
 app.command("flows", short_help="Test a served model in your application.")(flows_command.flows)
 app.command("compare")(benchmark_commands.compare)
+app.command("judge", short_help="Let a judge grade the replies of two models.")(judge_commands.judge)
+app.command("arena", short_help="Let a judge compare the replies of two models, pair by pair.")(judge_commands.arena)
+app.command("vibe", short_help="Let people compare the replies of two models, blind.")(judge_commands.vibe)
 app.command("suites")(benchmark_commands.suites)
 app.command("mirror")(benchmark_commands.mirror)
 app.command("schema")(schema_command.schema)

@@ -10,6 +10,7 @@ from quantgate.components.benchmarks import selection
 from quantgate.components.benchmarks.suite_file import read_suite
 from quantgate.components.benchmarks.suites import SUITES, suite_named
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.judging.chat_questions import MT_BENCH, MT_BENCH_SPLIT
 from quantgate.components.policies.policy import use_case_named, use_case_names
 from quantgate.components.run.calibration import CHAT
 from quantgate.components.storage.cache import cache_dir
@@ -41,7 +42,10 @@ def suites() -> None:
 
 def mirror(
     suite: Annotated[
-        str, typer.Argument(help=f"One suite or several, of {', '.join(SUITES)}, or a suite file.", show_default=False)
+        str,
+        typer.Argument(
+            help=f"One suite or several, of {', '.join(SUITES)}, or a suite file; or {MT_BENCH}.", show_default=False
+        ),
     ],
     location: Annotated[str, typer.Argument(help="A folder, or s3://BUCKET/PREFIX.", show_default=False)],
     origin: Annotated[
@@ -66,8 +70,11 @@ def mirror(
     from quantgate.components.models.sources import check_source
 
     mirror_location, console = options.absolute_location(location), VisibleConsole(highlight=False)
-    tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
-    splits = [split for task in tasks for split in splits_wanted(task)]
+    if suite == MT_BENCH:
+        splits = [MT_BENCH_SPLIT]
+    else:
+        tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
+        splits = [split for task in tasks for split in splits_wanted(task)]
     splits += [BFCL_ROWS] if bfcl else []
     splits += [hub_split(calibration)] if calibration else []
     if check:

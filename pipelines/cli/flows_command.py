@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.judging.judging_options import JudgeOptions, named_judge
 from quantgate.components.run.artifacts import FLOWS, Scores
 from quantgate.components.run.results import FULL, VariantResults
 from quantgate.pipelines import options
@@ -18,14 +19,21 @@ from quantgate.pipelines.terminal_output import VisibleConsole
 if TYPE_CHECKING:
     from quantgate.components.flow_cases.exchanges import FlowExchange
     from quantgate.components.flow_cases.flow_file import FlowSet
+    from quantgate.components.judging.judge_endpoint import Judge
+    from quantgate.components.judging.kept_lines import KeptLines
     from quantgate.components.run.records import Record
+    from quantgate.components.servers.client import Client
 
 ALPHA = 0.05
+JUDGEMENTS = "judgements.jsonl"
 BROKEN_SHOWN = 10
 ROWS_OF_BFCL = "Source of the rows of bfcl:N: a mirror from `quantgate mirror --bfcl` [the hub]."
 
 
-@takes(values=options.collect_options(["flows", "data"], flows={"default": ...}, data={"help": ROWS_OF_BFCL}))
+FLOW_OPTIONS = ["flows", "data", "judge", "judge_model", "judge_key"]
+
+
+@takes(values=options.collect_options(FLOW_OPTIONS, flows={"default": ...}, data={"help": ROWS_OF_BFCL}))
 def flows(
     values: dict[str, Any],
     endpoint: Annotated[
@@ -44,25 +52,32 @@ def flows(
 
     Each check passes or fails; nothing is judged by a policy. With --baseline: what this model lost, case by case.
     """
+    from quantgate.components.flow_cases.exchanges import read_exchanges
     from quantgate.components.flow_cases.flow_sources import flow_set, read_flows
-    from quantgate.components.flow_cases.planned_flows import check_judge
     from quantgate.components.flows.asked_alone import asked_alone
+    from quantgate.components.flows.checked import unscored_of
     from quantgate.components.servers.client import Client
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
     asked = flow_set(read_flows(values["flows"], options.rows_location(values["data"])))
-    check_judge(asked.flows)
     check_baseline(baseline)
     prepare(out.absolute(), results)
     client = Client(endpoint, model)
+    judge = named_judge(values["judge"], values["judge_model"], values["judge_key"])
+    decides = judge_of_rubrics(judge, asked, client, baseline, out.absolute())
     with bar(console, FLOWS) as step:
-        asked, exchanges = asked_alone(client, asked, step)
+        asked, exchanges = asked_alone(client, asked, step, decides)
     scores, rows = saved(results, asked, exchanges)
     print_left_out(asked, console)
+    unscored = unscored_of(asked, exchanges)
     if baseline:
-        print_losses(baseline, out, rows, console)
+        earlier = unscored_of(asked, read_exchanges(VariantResults(str(baseline)).transcripts.path))
+        both = {task: sorted(unscored.get(task, set()) | earlier.get(task, set())) for task in {*unscored, *earlier}}
+        print_losses(baseline, out, rows, console, both)
     else:
         print_passed(scores, console)
+        both = {task: sorted(ids) for task, ids in unscored.items()}
+    print_unscored(both, exchanges, console)
     console.print(f"Results  {results.scores(FULL).path}", soft_wrap=True)
     console.print(f"Answers  {results.transcripts.path}", soft_wrap=True)
 
@@ -123,7 +138,62 @@ def print_passed(scores: Scores, console: Console) -> None:
     console.print(table)
 
 
-def print_losses(baseline: Path, out: Path, rows: "list[Record]", console: Console) -> None:
+def judge_of_rubrics(
+    judge: JudgeOptions | None, asked: "FlowSet", client: "Client", baseline: Path | None, out: Path
+) -> "Judge | None":
+    """The judge, after the check that it is neither the model nor the baseline; None if no flow has a rubric."""
+    from quantgate.components.flow_cases.exchanges import read_exchanges
+    from quantgate.components.flow_cases.planned_flows import check_judge
+    from quantgate.components.judging.contestants import KEY_ADVICE
+    from quantgate.components.judging.judge_endpoint import Judge
+    from quantgate.components.judging.judge_identity import ServedModel, served_model
+    from quantgate.components.judging.kept_lines import KeptLines
+
+    check_judge(asked.flows, judge.url if judge else "")
+    if judge is None:
+        return None
+    judged = [("the model", served_model(client, KEY_ADVICE))]
+    if baseline:
+        sent = [
+            request.sent
+            for one in read_exchanges(VariantResults(str(baseline)).transcripts.path)
+            for request in one.requests
+        ]
+        judged += [("the baseline", ServedModel(name)) for name in sorted({str(body["model"]) for body in sent})]
+    named = Judge(judge, judged, KeptLines(out / JUDGEMENTS))
+    if baseline:
+        check_same_judge(named, KeptLines(baseline / JUDGEMENTS))
+    return named
+
+
+def check_same_judge(judge: "Judge", earlier: "KeptLines") -> None:
+    """Raise PrerequisiteError when another judge, or another version of its prompt, decided the baseline's rubrics."""
+    from quantgate.components.judging.judge_prompts import PROMPTS
+
+    for line in earlier.lines.values():
+        if (line["judge"], line["judge_digest"]) != (judge.served.model, judge.served.digest):
+            other = f"{line['judge']} decided the baseline's rubrics, and {judge.served.model} would decide these"
+        elif line["prompt"] in PROMPTS and line["prompt_sha256"] != PROMPTS[line["prompt"]].sha256:
+            other = f"the baseline's rubrics were decided with version {line['prompt_version']} of the prompt"
+        else:
+            continue
+        raise PrerequisiteError(f"The two results are not comparable: {other}. Ask the baseline again with this judge.")
+
+
+def print_unscored(unscored: dict[str, list[str]], exchanges: "list[FlowExchange]", console: Console) -> None:
+    """Print how many items have no score, and the first reason."""
+    if not any(unscored.values()):
+        return
+    counts = ", ".join(f"{len(ids)} of {task}" for task, ids in sorted(unscored.items()) if ids)
+    console.print(f"Without a verdict of the judge, and counted for no model: {counts}", soft_wrap=True, markup=False)
+    reasons = [check.reason for one in exchanges for check in one.checks if check.passed is None]
+    if reasons:
+        console.print(f"  {reasons[0]}", soft_wrap=True, markup=False)
+
+
+def print_losses(
+    baseline: Path, out: Path, rows: "list[Record]", console: Console, unscored: dict[str, list[str]]
+) -> None:
     """Print each task before and after, and the cases that broke."""
     from quantgate.components.evidence.saved_answers import read_records
     from quantgate.components.flow_cases.losses import losses
@@ -135,7 +205,7 @@ def print_losses(baseline: Path, out: Path, rows: "list[Record]", console: Conso
     table.add_column("task", no_wrap=True)
     for name in ("of", "before", "after", "lost", "gained", "loses at most"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in losses(read_records(earlier), read_records(later), ALPHA):
+    for row in losses(read_records(earlier), read_records(later), ALPHA, unscored):
         bound = "–" if row.at_most is None else f"{100 * row.at_most:.1f} %"
         numbers = (f"{row.items:,}", f"{row.before:.3f}", f"{row.after:.3f}", f"{row.lost:,}", f"{row.gained:,}")
         table.add_row(row.task, *numbers, bound)

@@ -42,7 +42,9 @@ from quantgate.components.servers.local_vllm import serving_python
 from quantgate.components.storage.cache import cache_dir
 from quantgate.components.storage.location import fetch, open_store
 from tests.support.benchmark_data import laid_out
+from tests.support.command import quantgate as command
 from tests.support.contained import require_sandbox
+from tests.support.judge_server import judge_server, prefers_longer, write_lines
 from tests.support.prompted import ask_items, questions_on
 from tests.support.tiny_model import small_llama
 
@@ -178,6 +180,42 @@ def test_chats_are_read_as_the_run_prepared_them_and_sampled_once_by_seed(
     assert [first[item.position, 0] for item in block] == [text.text for text in texts], "a seed gives one text"
     assert set(first) == {(item.position, sample) for item in block for sample in (0, 1)}
     assert all(first[item.position, 0] != first[item.position, 1] for item in block), "each sample has its own seed"
+
+
+def test_a_real_server_is_judged_and_one_that_cannot_judge_gives_no_score(server: Server, tmp_path: Path) -> None:
+    """The random weights answer chats; as a judge they write nonsense, which is missing for both models."""
+    server.write(tmp_path / "server.json")
+    prompts = [{"id": n, "category": "writing", "turns": [f"Write {n} words.", "Now more."]} for n in range(1, 4)]
+    questions = write_lines(tmp_path / "questions.jsonl", prompts)
+    other = [{"question_id": n, "model_id": "other", "choices": [{"turns": ["word", "word"]}]} for n in range(1, 4)]
+    saved = write_lines(tmp_path / "other.jsonl", other)
+    asked = ("--questions", str(questions), "--out", str(tmp_path / "out"), "--max-tokens", "16", "--json")
+    with judge_server(prefers_longer) as judge:
+        models = ("--baseline", f"bf16={tmp_path}", "--variant", f"other={saved}")
+        done = command("arena", *models, *asked, "--judge", judge.url, "--judge-model", "the-judge")
+    (row,) = json.loads(done.stdout)["standings"]
+    assert (row["losses"], row["missing"], row["win_rate"]) == (3, 0, 0.0)
+    replies = tmp_path / "out" / "models" / "bf16.jsonl"
+    assert [len(json.loads(line)["choices"][0]["turns"]) for line in replies.read_text().splitlines()] == [2, 2, 2]
+
+    refused = command(
+        *("arena", "--baseline", str(replies), "--variant", str(saved), *asked),
+        *("--judge", server.url, "--judge-model", server.served_name, "--judge-key", "THE_KEY"),
+        THE_KEY=access.key_of(server),
+    )
+    assert (refused.returncode, "prefers its own answers" in refused.stderr) == (2, True)
+    third = write_lines(tmp_path / "third.jsonl", [row | {"model_id": "third"} for row in other])
+    nonsense = command(
+        *("judge", "--baseline", str(third), "--variant", str(saved), *asked, "--judge-max-tokens", "16"),
+        *("--judge", server.url, "--judge-model", server.served_name, "--judge-key", "THE_KEY"),
+        THE_KEY=access.key_of(server),
+    )
+    result = json.loads(nonsense.stdout)
+    assert (result["grades"][0]["questions"], result["grades"][0]["missing"]) == (0, 3)
+    assert {one["reason"].partition(" in ")[0] for one in result["missing"]} == {
+        "turn 1: no verdict",
+        "turn 2: no verdict",
+    }
 
 
 def chat_texts(server: Server, block: list[ItemPrompts]) -> list[Text]:
