@@ -150,6 +150,12 @@ def test_an_ab_test_has_the_size_that_its_power_needs(tmp_path: Path) -> None:
     assert uneven is not None
     assert uneven.split is not None
     assert uneven.split > 2 * test.split
+    perfect = decision.verdicts[0].model_copy(update={"scores": {"piqa": 1.0}})
+    certain = live_test(
+        decision.model_copy(update={"verdicts": (perfect,)}), verdict.model_copy(update={"average_drop": 0.0}), 50
+    )
+    assert certain is not None
+    assert certain.split == 100
     lost = verdict.model_copy(update={"average_drop": 0.05})
     hopeless = live_test(decision, lost, 50)
     assert hopeless is not None
@@ -204,6 +210,13 @@ def test_a_run_whose_weights_are_on_one_machine_leaves_the_reason(tmp_path: Path
     files = written_plan(decision.model_copy(update={"weights": local}), "int8", SETTINGS)
     assert list(files) == ["README.md", "rollout.json"]
     assert "KServe cannot load /store/int8: the weights are on one machine" in files["README.md"]
+
+
+def test_a_run_whose_baseline_failed_leaves_the_reason(tmp_path: Path) -> None:
+    files = written_plan(placed(make_decision(tmp_path, failed="bf16")), "int4-g64", SETTINGS)
+    assert "The verdict on int4-g64 is reject" in files["README.md"]
+    files = written_plan(placed(make_decision(tmp_path, failed="bf16")), "int8", SETTINGS)
+    assert "has no weights of bf16" in files["README.md"]
 
 
 @pytest.mark.parametrize("service", ["Tutor", "1tutor", "tutor-", "t" * (LONGEST_SERVICE + 1)])

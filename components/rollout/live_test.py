@@ -74,6 +74,8 @@ def _requests(gap: float, variance: float, alpha: float) -> int | None:
     """The requests after which a gap of that size is shown; `variance` is that of one request's estimate."""
     if gap <= 0:
         return None
+    if variance <= 0:  # every answer is right, or every one is wrong
+        return FEWEST
 
     def decides(multiple: float) -> bool:
         return float(ndtr(-gap / math.sqrt(variance / (FEWEST * multiple)))) <= with_power(alpha)

@@ -92,7 +92,7 @@ class RolloutPlan(Artifact):
 def plan_rollout(decision: Decision, variant: str, destination: Destination) -> RolloutPlan:
     """The rollout of the variant; raises PrerequisiteError for a variant that the decision does not have."""
     verdict, replaces = verdict_on(decision, variant), destination.replaces or decision.verdicts[0].variant
-    weights_of(decision, replaces)
+    verdict_on(decision, replaces)
     if variant == replaces:
         raise PrerequisiteError(f"{variant} cannot replace itself. Give another variant, or --replaces.")
     allowed = "monitor" if destination.forced else verdict.verdict
