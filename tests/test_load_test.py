@@ -6,6 +6,7 @@ tests/e2e/test_exactness.py.
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,7 +147,12 @@ def test_the_step_tests_a_server_only_if_asked_and_not_after_a_failed_evaluation
 
     assert saved("off", "") is None
     assert saved("quick", "lm-eval failed") is None
-    assert saved("quick", "") == LoadTest(variant="bf16", failure="Its server did not start: It died.")
+    failed = saved("quick", "")
+    assert failed
+    assert time.time() - 60 < failed.ended_at <= time.time()
+    assert failed.model_copy(update={"ended_at": 0.0}) == LoadTest(
+        variant="bf16", failure="Its server did not start: It died."
+    )
 
 
 def test_the_gate_refuses_a_damaged_load_test_and_names_the_file(tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def test_a_variants_run_has_its_numbers_parameters_and_verdict(local: str, tmp_p
         "piqa.drop": pytest.approx(0.02 / 0.6),
         "piqa.stderr": 0.01,
         "piqa.items": 100,
+        "system/quantize_wall_s": 34.5,
+        "system/evaluate_wall_s": 180,
     }
     assert run.data.params["scheme"] == "W4A16"
     assert run.data.params["group_size"] == "128"

@@ -42,7 +42,7 @@ def system_metrics(weights: Weights | None, scores: Scores | None) -> dict[str, 
             "system/evaluate_wall_s": scores.duration_s,
             "system/server_memory_bytes": scores.server_memory_bytes,
         }
-    return {name: value for name, value in metrics.items() if value}
+    return {name: value for name, value in metrics.items() if value or name.endswith("_wall_s")}
 
 
 def speed_metrics(test: LoadTest | None, baseline: LoadTest | None) -> dict[str, float]:

@@ -176,7 +176,9 @@ def _contradicts(run: "Run", row: RunRow) -> bool:
     """Whether the run contains a parameter or a metric that differs from the row's."""
     # MLflow cuts a long parameter, so only its beginning can be compared.
     params = any(not row.params.get(key, "").startswith(value) for key, value in run.data.params.items())
-    metrics = any(row.metrics.get(key) != value for key, value in run.data.metrics.items())
+    # A resumed run has no system metrics of the work that it reuses.
+    measured = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
+    metrics = any(row.metrics.get(key) != value for key, value in measured.items())
     return params or metrics
 
 

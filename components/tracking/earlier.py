@@ -28,7 +28,7 @@ from quantgate.components.tracking.tags import (
     VARIANT_TAG,
     experiment_name,
 )
-from quantgate.components.tracking.tracked_run import TrackedRun, describe_run, run_location
+from quantgate.components.tracking.tracked_run import TrackedRun, describe_run, logged_model_of, run_location
 from quantgate.components.tracking.verification import checked_decision, checked_run, children_of, fetch_records
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def find_decision(model: Model, plan: EvaluationPlan, tracking_uri: str) -> tupl
             if children.keys() >= set(variants):
                 in_order = {variant: children[variant].info.run_id for variant in variants}
                 location = run_location(tracking_uri, experiment, run.info.run_id, in_order)
+                models = {variant: logged_model_of(children[variant]) for variant in variants}
+                location = location.model_copy(update={"models": models})
                 used = describe_run(run, location, is_signed(run, tracking_uri))
                 return checked.decision.model_copy(update={"judged_in": used}), location
     return None

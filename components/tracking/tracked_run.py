@@ -51,6 +51,12 @@ def run_location(tracking_uri: str, experiment: "Experiment", run_id: str, child
     )
 
 
+def logged_model_of(run: "Run") -> str:
+    """MLflow's id of the LoggedModel of a variant's run; empty if it has none."""
+    models = run.outputs.model_outputs if run.outputs else []
+    return str(models[0].model_id) if models else ""
+
+
 def describe_run(run: "Run", location: TrackedRun, signed: bool) -> str:
     """The run's name, the account that recorded it, and its link, in one line.
 
