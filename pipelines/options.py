@@ -134,7 +134,11 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
     recipes = with_texts(values.get("variant_recipe") or ())
     checkpoints = tuple(given_checkpoint(entry) for entry in values.get("variant") or ())
     read = {"variants": tuple(variants), "suite": suite, "custom": custom, "policy": policy}
-    read |= {"variant_recipe": recipes, "variant": checkpoints, "flows": read_flows(values.get("flows") or ())}
+    read |= {
+        "variant_recipe": recipes,
+        "variant": checkpoints,
+        "flows": read_flows(values.get("flows") or (), str(values.get("data") or "")),
+    }
     return EvaluationPlan(**plan_values | read)
 
 

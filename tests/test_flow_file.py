@@ -65,6 +65,20 @@ def test_checks_of_a_case_are_for_its_last_answer_and_of_every_answer_for_each_t
     assert Flow.model_validate_json(hint.model_dump_json()) == hint
 
 
+def test_cases_with_a_schema_may_be_asked_with_guided_answers_too() -> None:
+    text = FILE.replace("- rubric: It asks a question.", "- json_schema: {type: object}")
+    assert [flow.guided for flow in read(text).flows()] == [False, False]
+    both = read(text + "guided: both\n").flows()
+    assert [(flow.id, flow.use_case, flow.guided) for flow in both] == [
+        ("tutor/hint", "tutoring", False),
+        ("tutor/hint.guided", "tutoring-guided", True),
+        ("tutor/find", "lookup", False),
+    ]
+    assert both[0].prompt_digest != both[1].prompt_digest
+    only = read(text.replace("  - id: hint", "  - id: hint\n    guided: yes")).flows()
+    assert [(flow.id, flow.guided) for flow in only] == [("tutor/hint", True), ("tutor/find", False)]
+
+
 def test_digests_tell_apart_what_the_model_is_asked_and_what_is_checked() -> None:
     first, checked, asked = (
         read(text).flows()[0]

@@ -84,6 +84,15 @@ def test_a_conversation_goes_on_with_the_models_own_answers_greedily_and_with_se
     assert all(exchange.passed for exchange in exchanges)
 
 
+def test_a_guided_flow_sends_the_schema_of_each_answer() -> None:
+    case = "{id: a, turns: [{user: One}, {user: Two}], checks: [json_schema: {type: object}]}"
+    text = f"name: g\nguided: both\ncases: [{case}]\n"
+    _, requests = asked(FlowSet(names=(), flows=read_flow_file(text, "g").flows()), lambda _: "{}")
+    formats = [body.get("response_format") for body in requests]
+    schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+    assert sorted(formats, key=str) == [None, None, None, schema]
+
+
 def test_a_tools_result_is_sent_back_and_the_answer_to_it_is_checked() -> None:
     exchanges, requests = asked(ours(), good)
     call = next(exchange for exchange in exchanges if exchange.flow == "ours/call")
@@ -220,7 +229,7 @@ def test_a_server_without_a_parser_of_tool_calls_is_asked_the_other_flows(tmp_pa
         tmp_path, lambda body: 400 if "tools" in body else good(body), "--out", str(tmp_path / "out")
     )
     assert result.exit_code == 0, result.output
-    assert "1 flows are left out, the server refuses requests with tools: HTTP 400" in result.output
+    assert "1 flow is left out, because the server refuses requests with tools: HTTP 400" in result.output
     assert "--enable-auto-tool-choice and --tool-call-parser: ours/call" in result.output
     assert ["flows", "1.000", "2"] in [line.split() for line in result.output.splitlines()]
 

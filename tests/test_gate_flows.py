@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from components.evidence import saved_answers
+from components.evidence.candidate import candidate
 from components.evidence.no_loss import NoLossTest
+from components.evidence.stopping import Stopping
 from components.gate.decision import decide
 from components.gate.flipped_items import BROKEN_FLOWS, examples, flips
 from components.policies.policy import UseCase
@@ -124,6 +126,22 @@ def test_no_average_and_no_count_of_questions_includes_flows() -> None:
     assert row.mean_score == 0.75
     assert [cell.task for cell in row.cells] == ["gsm8k", "flows"]
     assert [pair.difference for pair in decision.comparisons] == []
+
+
+def test_early_stopping_does_not_wait_for_flows_which_come_after_the_full_stage() -> None:
+    use_case = UseCase.model_validate({"name": "ours", "max_drop": {"gsm8k": "5 %", "flows": "5 %"}})
+    before = rows_of("bf16")
+    baseline = candidate(
+        Weights(variant="bf16", baseline_digest="0" * 64),
+        scores_of("bf16", before),
+        "s",
+        saved_answers.by_task(records.table(before)),
+    )
+    rule = Stopping(use_case, baseline, Weights(variant="int8", baseline_digest="0" * 64), 1)
+    for score, stops in ((0.0, True), (1.0, False)):
+        rows = [record("int8", "gsm8k", item, score * float(item % 4 > 0)) for item in range(ITEMS)]
+        scores = scores_of("int8", rows).model_copy(update={"look": 2, "looks": 4, "planned_items": ITEMS})
+        assert rule.enough(scores, saved_answers.by_task(records.table(rows))) == stops
 
 
 def test_checks_of_one_case_count_as_one_lost_case() -> None:

@@ -40,7 +40,7 @@ def test_the_pages_show_what_broke_with_prompt_answers_check_and_reason(tmp_path
         section = page.partition("Does it still work in the application?")[2].partition("Variant by variant")[0]
         for text in (
             "all cases",
-            "1 flows are left out, because the model's chat template does not show tools: ours/call.",
+            "1 flow is left out, because the model's chat template does not show tools: ours/call.",
             "Left out of ours: the scorer x is left out.",
             "at most 19",
             "answer of bf16",

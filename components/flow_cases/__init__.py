@@ -3,6 +3,7 @@
 flow_file       the YAML file of a user's own flows
 flow_checks     the checks of an answer, as the file has them
 answer_checks   the fault of an answer by each kind of check
+bfcl_rows       rows of the Berkeley Function-Calling Leaderboard as flows
 canopy_file     the Canopy course's test files, read as flow files
 exchanges       what a model was asked and answered, and what each check found
 chat_messages   messages and tools as /v1/chat/completions takes them

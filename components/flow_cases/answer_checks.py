@@ -170,6 +170,11 @@ def call_fault(expected: ExpectedCall, made: MadeCall) -> str:
         arguments = made.parsed()
     except NotJsonError as error:
         return f"{made.name}: {error}"
+    if expected.loose_texts:
+        arguments = loose(arguments)
+        expected = expected.model_copy(
+            update={"arguments": loose(expected.arguments), "one_of": loose(expected.one_of), "loose_texts": False}
+        )
     for name, value in expected.arguments.items():
         if not same(arguments.get(name), value):
             return f"{made.name}: {name} is {_shown(arguments.get(name))}, not {_shown(value)}"
@@ -179,6 +184,15 @@ def call_fault(expected: ExpectedCall, made: MadeCall) -> str:
     known = {*expected.arguments, *expected.one_of}
     others = [name for name in arguments if name not in known and not expected.any_arguments]
     return f"{made.name}: it was called with {', '.join(others)} too" if others else ""
+
+
+def loose(value: Any) -> Any:
+    """The value with its texts, but not its keys, in lower case without spaces and punctuation."""
+    if isinstance(value, dict):
+        return {key: loose(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [loose(part) for part in value]
+    return regex.sub(r"[^\w]|_", "", value).casefold() if isinstance(value, str) else value
 
 
 def _tools_called(names: Sequence[str], answer: GivenAnswer) -> str:

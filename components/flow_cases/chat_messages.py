@@ -33,3 +33,11 @@ def sampling_of(flow: Flow, repeat: int) -> dict[str, Any]:
         "seed": sampling.seed + repeat,
     }
     return fields | ({"stop": list(sampling.stop)} if sampling.stop else {})
+
+
+def guided_by(flow: Flow, turn: int) -> dict[str, Any]:
+    """The field with which the server makes the answer to a turn fit the turn's JSON Schema; empty without one."""
+    schemas = [check.json_schema for check in flow.turns[turn].checks if check.json_schema]
+    if not (flow.guided and schemas):
+        return {}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schemas[0]}}}

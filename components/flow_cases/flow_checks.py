@@ -85,6 +85,8 @@ class ExpectedCall(BaseModel):
     """The arguments with their exact values."""
     one_of: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = {}
     """Arguments of which several values are right; null in the list means that it may be left out."""
+    loose_texts: bool = False
+    """Whether texts in arguments are compared without case, spaces and punctuation."""
     any_arguments: bool = False
     """Whether the call may have any arguments beside these."""
 

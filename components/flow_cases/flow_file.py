@@ -114,6 +114,15 @@ class FlowTurn(BaseModel):
         return self
 
 
+Guided = Literal["no", "yes", "both"]
+
+
+def as_guided(value: Any) -> Any:
+    """YAML reads `no` and `yes` as truth values."""
+    return ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+GuidedAnswers = Annotated[Guided, BeforeValidator(as_guided, json_schema_input_type=Guided | bool)]
 Turns = Annotated[tuple[FlowTurn, ...], Field(strict=False), BeforeValidator(not_empty)]
 Tools = Annotated[tuple[FlowTool, ...], Field(strict=False)]
 
@@ -143,6 +152,8 @@ class FlowCase(BaseModel):
     """The checks of the last answer."""
     every_answer: Checks = ()
     """The checks of every answer."""
+    guided: GuidedAnswers | None = None
+    """Whether the server makes the answers fit the case's JSON Schema; both asks the case twice, to compare."""
 
     @model_validator(mode="after")
     def _checks_something(self) -> Self:
@@ -166,6 +177,8 @@ class Flow(Artifact):
     tools: tuple[FlowTool, ...] = ()
     sampling: FlowSampling = FlowSampling()
     repeats: int = 1
+    guided: bool = False
+    """Whether the server makes each answer fit its JSON Schema (vLLM's guided decoding)."""
     refused: str = ""
     """Why it cannot be asked here; empty when it can."""
 
@@ -189,7 +202,7 @@ class Flow(Artifact):
     def prompt_digest(self) -> str:
         """sha256 of what the model is asked: messages, tools and sampling. Its own answers are not part of it."""
         turns = [turn.model_dump(mode="json", exclude={"checks"}) for turn in self.turns]
-        asked = self.model_dump(mode="json", include={"system", "tools", "sampling"}) | {"turns": turns}
+        asked = self.model_dump(mode="json", include={"system", "tools", "sampling", "guided"}) | {"turns": turns}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -234,6 +247,8 @@ class FlowFile(BaseModel):
     """How often each case is asked."""
     every_answer: Checks = ()
     """The checks of every answer to every case."""
+    guided: GuidedAnswers = "no"
+    """Whether the server makes the answers of cases with a JSON Schema fit it; both asks them twice, to compare."""
     cases: Annotated[tuple[FlowCase, ...], Field(strict=False), BeforeValidator(not_empty)]
     """The conversations."""
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -241,7 +256,16 @@ class FlowFile(BaseModel):
 
     def flows(self) -> tuple[Flow, ...]:
         """Its cases, each with what it takes from the file."""
-        return tuple(self._flow(case) for case in self.cases)
+        flows: list[Flow] = []
+        for case in self.cases:
+            flow, guided = self._flow(case), case.guided or self.guided
+            guidable = any(check.json_schema for _, check in flow.checks)
+            if guided != "yes" or not guidable:
+                flows.append(flow)
+            if guided != "no" and guidable:
+                own = {"guided": True} if guided == "yes" else {"guided": True, **_compared(flow)}
+                flows.append(flow.model_copy(update=own))
+        return tuple(flows)
 
     def _flow(self, case: FlowCase) -> Flow:
         last = len(case.turns) - 1
@@ -270,6 +294,11 @@ class FlowFile(BaseModel):
             sampling=case.sampling or self.sampling,
             repeats=case.repeats or self.repeats,
         )
+
+
+def _compared(flow: Flow) -> dict[str, str]:
+    """The id and the use case of the guided one of two flows."""
+    return {"id": f"{flow.id}.guided", "use_case": f"{flow.use_case}-guided"}
 
 
 def read_flow_file(text: str, source: str) -> FlowFile:

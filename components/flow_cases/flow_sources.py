@@ -5,11 +5,17 @@ In a plan each entry is a pack's name or the JSON of a flow file: so a user's fi
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import PrerequisiteError
+from components.flow_cases.bfcl_rows import ENTRY, bfcl_file
 from components.flow_cases.canopy_file import is_canopy, read_canopy_file
 from components.flow_cases.flow_checks import RUBRIC
 from components.flow_cases.flow_file import Flow, FlowFile, FlowSet, read_flow_file, read_flow_json
+from components.storage.cache import cache_dir
+
+if TYPE_CHECKING:
+    from components.benchmarks.splits import Source
 
 PACKS = Path(__file__).with_name("packs")
 SUFFIXES = (".yaml", ".yml")
@@ -22,12 +28,19 @@ def pack_names() -> list[str]:
     return sorted(folder.name for folder in PACKS.iterdir() if folder.is_dir())
 
 
-def read_flows(given: Iterable[str]) -> tuple[str, ...]:
-    """A plan's flows from the command line's: names of packs, files and folders; raises PrerequisiteError."""
+def read_flows(given: Iterable[str], data: str = "") -> tuple[str, ...]:
+    """A plan's flows from the command line's: names of packs, files, folders, `bfcl:N`; raises PrerequisiteError.
+
+    `data` is the source of the rows of `bfcl`, as for a benchmark: a mirror, a folder, or the hub if it is empty.
+    """
     entries: list[str] = []
     for entry in given:
         if entry in pack_names() or entry.startswith("{"):
             entries.append(entry)
+            continue
+        if rows := ENTRY.fullmatch(entry):
+            file = bfcl_file(int(rows.group(1)), _rows_source(data))
+            entries.append(file.model_dump_json(exclude_defaults=True))
             continue
         files = _files(Path(entry).expanduser())
         entries += [read_file(file).model_dump_json(exclude_defaults=True) for file in files]
@@ -37,6 +50,12 @@ def read_flows(given: Iterable[str]) -> tuple[str, ...]:
         )
     flow_set(entries)  # raises for a name that is given twice
     return tuple(entries)
+
+
+def _rows_source(data: str) -> "Source":
+    from components.benchmarks.row_sources import Hub, Mirror
+
+    return Mirror(data, cache_dir()) if data not in ("", "hub", "embedded") else Hub(cache_dir())
 
 
 def _files(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from components.benchmarks.thinking import THINK, split
-from components.flow_cases.chat_messages import opening, sampling_of, tools_of
+from components.flow_cases.chat_messages import guided_by, opening, sampling_of, tools_of
 from components.flow_cases.exchanges import FlowExchange, Request, TurnAnswer
 from components.flow_cases.flow_file import Flow, FlowTurn
 from components.servers.client import Client, Job, chat_text_of
@@ -59,15 +59,15 @@ class FlowConversation:
             if turn.assistant is not None:
                 self.messages.append({"role": "assistant", "content": turn.assistant})
             else:
-                answers[number] = await self.answer(turn)
+                answers[number] = await self.answer(turn, guided_by(self.flow, number))
         return FlowExchange(flow=self.flow.id, repeat=self.repeat, requests=tuple(self.requests), answers=answers)
 
-    async def answer(self, turn: FlowTurn) -> TurnAnswer:
+    async def answer(self, turn: FlowTurn, guided: dict[str, Any]) -> TurnAnswer:
         """The answer to a turn. A tool that has a result is answered with it, and the model is asked again."""
         calls: list[tuple[str, str]] = []
         tokens: int | None = 0
         for rounds in range(1, MOST_ROUNDS + 1):
-            body = await self.request()
+            body = await self.request(guided)
             text = chat_text_of(body)
             message = body["choices"][0]["message"]
             made = [call_of(call) for call in message.get("tool_calls") or ()]
@@ -87,11 +87,13 @@ class FlowConversation:
             prompt_characters=self.prompt_characters,
         )
 
-    async def request(self) -> dict[str, Any]:
-        """The server's answer to the messages so far."""
+    async def request(self, guided: dict[str, Any]) -> dict[str, Any]:
+        """The server's answer to the messages so far; `guided` are further fields of the request."""
         tools = tools_of(self.flow)
         sent: dict[str, Any] = {"model": self.client.model, "messages": list(self.messages)}
-        sent |= sampling_of(self.flow, self.repeat) | ({"tools": tools, "tool_choice": "auto"} if tools else {})
+        sent |= (
+            guided | sampling_of(self.flow, self.repeat) | ({"tools": tools, "tool_choice": "auto"} if tools else {})
+        )
 
         async def once() -> dict[str, Any]:
             body = await self.client.post(self.session, PATH, sent)

@@ -68,12 +68,17 @@ def flow_notes(decision: Decision) -> tuple[str, ...]:
     if plan is None or not plan.flows_kept:
         return ()
     left_out = [
-        f"{len(ids)} flows are left out, because {reason}: {', '.join(ids)}."
+        f"{left_out_text(len(ids))}, because {reason}: {', '.join(ids)}."
         for reason in dict.fromkeys(plan.flows_left_out.values())
         if (ids := [name for name, of_flow in plan.flows_left_out.items() if of_flow == reason])
     ]
     limited = any(is_flow_task(task) and limit == 0 for task, limit in decision.limits.max_drop.items())
     return (*left_out, *(f"Left out of {note}." for note in plan.flows_notes), *([NO_LOSS] if limited else []))
+
+
+def left_out_text(count: int) -> str:
+    """`1 flow is left out`, `12 flows are left out`."""
+    return "1 flow is left out" if count == 1 else f"{count} flows are left out"
 
 
 def broken_flows(decision: Decision) -> tuple[Flip, ...]:

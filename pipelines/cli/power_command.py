@@ -7,6 +7,7 @@ import typer
 
 from components.benchmarks.selection import suite_of
 from components.errors import PrerequisiteError
+from components.flow_cases.planned_flows import planned_flow_tasks
 from components.policies.policy import check_use_case, chosen
 from components.resolve.checks import with_suite
 from pipelines import options
@@ -14,7 +15,7 @@ from pipelines.cli.run_options import takes
 from pipelines.terminal_output import VisibleConsole, print_text
 
 OPTIONS = (
-    *("variants", "suite", "use_case", "policy", "custom", "trust_tasks", "limit"),
+    *("variants", "suite", "use_case", "policy", "custom", "trust_tasks", "limit", "flows"),
     *("samples", "temperature", "stop_early"),
 )
 """The options of a run that change what it can show."""
@@ -43,7 +44,8 @@ def power(
     from components.resolve.planned_evidence import prospect_of
 
     plan = with_suite(options.plan_of(values | {"store": "", "results": ""}))
-    check_use_case(chosen(plan.use_case, plan.policy), [task.task for task in suite_of(plan).tasks])
+    tasks = [*(task.task for task in suite_of(plan).tasks), *planned_flow_tasks(plan)]
+    check_use_case(chosen(plan.use_case, plan.policy), tasks)
     prospect = prospect_of(plan, score)
     if prospect is None:
         raise PrerequisiteError(

@@ -16,13 +16,18 @@ from components.benchmarks import harness
 from components.benchmarks.embedded import Embedded
 from components.benchmarks.suites import SuiteTask
 from components.evaluate.endpoint import Endpoint
+from components.flow_cases.exchanges import FlowExchange
+from components.flow_cases.flow_file import FlowSet, read_flow_file
+from components.flows.asking import ask
+from components.flows.checked import checked, records_of, task_scores
 from components.processes import lease
-from components.run.artifacts import Server
+from components.run.artifacts import Server, Weights
 from components.run.load_results import LoadSettings
 from components.run.records import Record
 from components.run.results import RunResults
 from components.servers import access, local_vllm
 from components.servers.bench_serve import load_test
+from components.servers.client import client_of
 from components.servers.local_vllm import serving_python
 from components.servers.scoring_requests import Kind
 from tests.support.prompted import ask_items
@@ -43,13 +48,16 @@ TASKS = [  # few-shot and zero-shot, choices in the context (WinoGrande), long o
 CLOSE = 1e-3
 
 
+TOOLS = Weights(variant="bf16", baseline_digest="", tool_call_parser="hermes").server_options
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """vLLM in float32 on the first layers of the embedded model."""
     folder = tmp_path_factory.mktemp("exactness")
     model = shapes.demo(folder, cut=True)
     with lease.hold(folder / "lease"):
-        started = local_vllm.deploy("bf16", model, folder, options=("--dtype", "float32"))
+        started = local_vllm.deploy("bf16", model, folder, options=("--dtype", "float32", *TOOLS))
         assert started.failure == ""
         yield started
         local_vllm.undeploy(started)
@@ -132,3 +140,37 @@ def test_every_way_gives_the_same_loglikelihood_of_a_text_in_windows(server: Ser
     ]
     assert by_suffix == pytest.approx(by_echo, abs=CLOSE)
     assert by_batch == pytest.approx(by_echo, abs=CLOSE)
+
+
+FLOWS = """name: real
+guided: both
+sampling: {max_tokens: 60}
+cases:
+  - id: json
+    repeats: 2
+    turns: [{user: Write JSON with the key level.}]
+    checks:
+      - json_schema:
+          {type: object, required: [level], properties: {level: {enum: [easy, hard]}}, additionalProperties: false}
+  - id: tools
+    tools: [{function: {name: look_up, parameters: {type: object, properties: {code: {type: string}}}}}]
+    turns: [{user: Hello}, {user: Who are you}]
+    checks: [length: {max_words: 200}]
+"""
+
+
+def test_flows_are_answered_with_tools_greedily_and_guided_answers_fit_their_schema(server: Server) -> None:
+    """The demo's first layers write nonsense, and the server's guided decoding still makes it the schema's JSON."""
+    flows = FlowSet(names=("real",), flows=read_flow_file(FLOWS, "real.yaml").flows())
+    exchanges: list[FlowExchange] = []
+    ask(client_of(server), flows.asked, exchanges.append)
+    by_id = {flow.id: flow for flow in flows.flows}
+    exchanges = [checked(by_id[exchange.flow], exchange) for exchange in exchanges]
+    records = records_of("bf16", flows, exchanges)
+    scores = {score.task: (score.score, score.items) for score in task_scores(flows, records)}
+    assert scores["flows:application-guided"] == (1.0, 1)
+    assert scores["flows:json_schema"] == (0.5, 2)
+    assert len(exchanges) == 5
+    assert all(request.answer["choices"] for exchange in exchanges for request in exchange.requests)
+    first, second = (exchange for exchange in exchanges if exchange.flow == "real/json.guided")
+    assert first.answers == second.answers
