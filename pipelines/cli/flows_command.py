@@ -28,8 +28,6 @@ ALPHA = 0.05
 JUDGEMENTS = "judgements.jsonl"
 BROKEN_SHOWN = 10
 ROWS_OF_BFCL = "Source of the rows of bfcl:N: a mirror from `quantgate mirror --bfcl` [the hub]."
-
-
 FLOW_OPTIONS = ["flows", "data", "judge", "judge_model", "judge_key"]
 
 
