@@ -47,7 +47,7 @@ def register() -> None:
     mark_rows_not_computed()
     leave_out_rows_not_computed()
     if current_platform.is_cpu():
-        unpack_int4_without_avx512()
+        unpack_int4_without_kernel()
         choose_float32_without_bf16()
     if "vllm.entrypoints.launchers.app" in sys.modules:  # the process that answers HTTP, in vLLM 0.32
         answer_settings()
@@ -89,15 +89,16 @@ def leave_out_rows_not_computed() -> None:
     LogprobsProcessor._update_prompt_logprobs = respond_with_computed
 
 
-def unpack_int4_without_avx512() -> None:
-    """Have PyTorch multiply INT4 weights where vLLM's kernel for them is missing."""
+def unpack_int4_without_kernel() -> None:
+    """Have PyTorch multiply INT4 weights where vLLM's kernel is missing: without AVX-512, and in float32."""
     from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel as kernel  # noqa: N813
     from vllm.model_executor.layers.quantization.utils.quant_utils import unpack_quantized_values_into_int32
 
     prepare, multiply = kernel.process_weights_after_loading, kernel.apply_weights
 
     def prepare_or_unpack(self: Any, layer: torch.nn.Module) -> None:
-        if hasattr(torch.ops._C, "cpu_gemm_wna16") or self.config.zero_points:
+        has_kernel = hasattr(torch.ops._C, "cpu_gemm_wna16") and self.config.act_type != torch.float32
+        if has_kernel or self.config.zero_points:
             prepare(self, layer)
             return
         packed, scales = getattr(layer, self.w_q_name), getattr(layer, self.w_s_name)
