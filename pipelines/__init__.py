@@ -7,6 +7,6 @@ served_model                    test a model that is already served
 judged_models                   let a judge or people judge the replies of served models
 watch, terminal_output          the progress and all other text on the terminal
 exits, verdict_files            the exit statuses; the verdicts as files for CI
-judged_results                  the checked decision of a run, for the commands that act on it
+decided_run                     the checked decision of a run, for the commands that act on it
 schemas                         the JSON Schemas of the files that a user writes
 """

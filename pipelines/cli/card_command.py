@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quantgate.components.run.results import RunResults
-from quantgate.pipelines.judged_results import best_variant, checked_decision, write_files
+from quantgate.pipelines.decided_run import best_variant, checked_decision, write_files
 from quantgate.pipelines.terminal_output import print_text
 
 

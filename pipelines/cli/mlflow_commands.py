@@ -20,7 +20,7 @@ from quantgate.components.track.spool import local_results, send
 from quantgate.components.tracking.facts import RunFacts
 from quantgate.components.tracking.uris import shown_uri
 from quantgate.pipelines import options
-from quantgate.pipelines.judged_results import checked_decision
+from quantgate.pipelines.decided_run import checked_decision
 from quantgate.pipelines.terminal_output import VisibleConsole
 
 Model = Annotated[str, typer.Argument(help="The registered model, as the run printed its name.", show_default=False)]

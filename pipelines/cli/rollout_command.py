@@ -8,8 +8,8 @@ import typer
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
 from quantgate.pipelines.cli.run_options import takes
+from quantgate.pipelines.decided_run import best_variant, checked_decision, write_files
 from quantgate.pipelines.exits import EXITS
-from quantgate.pipelines.judged_results import best_variant, checked_decision, write_files
 from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
