@@ -72,7 +72,7 @@ SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*(pytest\.mark\.e2e,\s*)?pytest\.m
 
 
 TOGETHER = re.compile(
-    r"tests/test_(local|local_recorded|notebooks|execute_hostile|quantize_check|own_recipes|track_history)\.py|tests/e2e/test_\w+\.py|\[(mlflow_server|mlflow_on_postgres)\b"
+    r"tests/test_(local|local_recorded|notebooks|execute_hostile|quantize_check|own_recipes|track_history|structure)\.py|tests/e2e/test_\w+\.py|\[(mlflow_server|mlflow_on_postgres)\b"
 )
 """Matches the ids of tests that share a slow fixture and so run in one worker."""
 READS_THE_DEMO = re.compile(r"tests/e2e/test_(run|notebooks)\.py")

@@ -33,10 +33,16 @@ USES_KFP = (
 
 
 @cache
+def tree(module: str) -> ast.Module:
+    """The module's syntax tree."""
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+@cache
 def imports(module: str) -> tuple[tuple[int, str], ...]:
     """The line and the module of each import, including those inside functions."""
     pairs = []
-    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             pairs += [(node.lineno, name.name) for name in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -135,8 +141,8 @@ def test_no_two_modules_have_the_same_name() -> None:
 
 def test_no_two_public_classes_have_the_same_name() -> None:
     where: dict[str, list[str]] = {}
-    for module, file in FILES.items():
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for module in FILES:
+        for node in tree(module).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where.setdefault(node.name, []).append(module)
     assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
@@ -144,9 +150,9 @@ def test_no_two_public_classes_have_the_same_name() -> None:
 
 def literals(module: str) -> Iterator[tuple[int, str]]:
     """The line and the text of each string except docstrings, including the plain parts of f-strings."""
-    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
-    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = [*ast.walk(tree(module))]
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
             yield node.lineno, node.value
 
@@ -178,7 +184,7 @@ def test_a_component_has_the_form_that_kfp_reads() -> None:
     for step in STEPS:
         module = f"{COMPONENTS}{step}.component"
         assert {imported for _, imported in imports(module)} & {"__future__"} == set(), module
-        for node in ast.parse(FILES[module].read_text(encoding="utf-8")).body:
+        for node in tree(module).body:
             allowed = (ast.FunctionDef, ast.Import, ast.ImportFrom)
             is_docstring = isinstance(node, ast.Expr)
             assert is_docstring or isinstance(node, allowed), f"{module}:{node.lineno} is outside of a shell"
