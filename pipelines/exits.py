@@ -2,7 +2,16 @@
 
 from collections.abc import Iterable
 
-EXITS = {"ship": 0, "monitor": 0, "inconclusive": 3, "reject": 1, "ab_test": 1, "not_comparable": 4, "failed": 4}
+EXITS = {
+    "ship": 0,
+    "monitor": 0,
+    "inconclusive": 3,
+    "reject": 1,
+    "ab_test": 1,
+    "not_comparable": 4,
+    "failed": 4,
+    "skipped": 4,
+}
 WORST_LAST = (0, 3, 1, 4)
 USER_ERROR, INTERRUPTED = 2, 130
 UNFIT = 1
@@ -16,7 +25,7 @@ MEANINGS = {
     USER_ERROR: "A mistake that you can fix; one message says what happened and what to do",
     3: f"{BY_VERDICT}: the worst is inconclusive. `rollout`: nothing was written, for that reason",
     4: f"{BY_VERDICT}: a variant is not comparable or failed, or the run on the cluster reached no verdict."
-    " `rollout`: nothing was written, for one of the first two reasons",
+    " `rollout`: nothing was written, for one of the first two reasons, or because a search did not try the variant",
     INTERRUPTED: "The command was interrupted",
 }
 

@@ -14,8 +14,8 @@ from rich.text import Text
 from quantgate.components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
-SOMETIMES = ("flows", "execute")
-"""Steps that only runs with flows, or with programs, have."""
+SOMETIMES = ("flows", "execute", "search")
+"""Steps that only runs with flows, with programs, or of a search have."""
 PER_RUN = ("resolve", "gate", "report", "track", "promote", "conclude")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}

@@ -18,7 +18,9 @@ from tests.support.reported import make_decision
 __all__ = ["kubeflow", "pipeline"]
 
 
-def concluded(folder: Path, verdict: str, fail_run_on: str | None = None, judged_in: str = "") -> None:
+def concluded(
+    folder: Path, verdict: str, fail_run_on: str | None = None, judged_in: str = "", *, search: bool = False
+) -> None:
     """Run the step on a decision in which one variant has this verdict and the others may ship."""
     decision = make_decision()
     rows = [row.model_copy(update={"verdict": "ship"}) for row in decision.verdicts[1:]]
@@ -26,7 +28,7 @@ def concluded(folder: Path, verdict: str, fail_run_on: str | None = None, judged
     update = {"verdicts": (decision.verdicts[0], *rows), "judged_in": judged_in}
     decision.model_copy(update=update).write(folder / "decision.json")
     assert Decision.read(folder / "decision.json").verdicts[1].verdict == verdict
-    plan = EvaluationPlan(variants=("bf16", "int8"), store="s", results=str(folder / "results"))
+    plan = EvaluationPlan(variants=("bf16", "int8"), store="s", results=str(folder / "results"), search=search)
     if fail_run_on is not None:
         plan = plan.model_copy(update={"fail_run_on": fail_run_on})
     plan.write(folder / "plan.json")
@@ -49,6 +51,10 @@ def test_a_verdict_that_the_plan_names_fails_the_run_with_its_reason(
 )
 def test_another_verdict_does_not_fail_the_run(tmp_path: Path, verdict: str, fail_run_on: str | None) -> None:
     concluded(tmp_path, verdict, fail_run_on)
+
+
+def test_a_search_that_found_a_variant_is_not_failed_by_those_before_it(tmp_path: Path) -> None:
+    concluded(tmp_path, "failed", search=True)
 
 
 def test_an_earlier_runs_verdict_does_not_fail_a_run_again(tmp_path: Path) -> None:

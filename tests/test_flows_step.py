@@ -64,6 +64,19 @@ def test_without_flows_or_with_an_earlier_runs_scores_nothing_is_asked(tmp_path:
     assert run(tmp_path, never, failure="no memory").failure == "no memory"
 
 
+def test_a_baseline_with_answers_of_the_ledger_alone_fails_as_its_flows_were_not_asked(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"metric": "m", "stderr": 0.0, "shots": 0, "chance": 0.0, "version": "1"}
+    task = TaskScore(task="gsm8k", score=1.0, items=3, **settings)
+    plan = EvaluationPlan(variants=("bf16",), store="s", results=str(tmp_path), flows_kept="given")
+    plan.write(tmp_path / "plan")
+    Scores(variant="bf16", suite="s", stage=FULL, tasks=(task,)).write(tmp_path / "scores")
+    Server(variant="bf16", failure="no memory").write(tmp_path / "server")
+    flows(*(str(tmp_path / name) for name in ("server", "scores", "plan", "flowed")))
+    scores = Scores.read(tmp_path / "flowed")
+    assert (scores.tasks, scores.failure) == ((), "Its flows were not asked: no memory")
+    assert RunResults(str(tmp_path)).scores("bf16", FULL).read(Scores) == scores, "so no variant is quantized"
+
+
 def test_a_server_that_fails_is_the_variants_failure_and_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,8 +128,14 @@ def test_no_average_and_no_count_of_questions_includes_flows() -> None:
     assert [pair.difference for pair in decision.comparisons] == []
 
 
-def test_early_stopping_does_not_wait_for_flows_which_come_after_the_full_stage() -> None:
-    use_case = UseCase.model_validate({"name": "ours", "max_drop": {"gsm8k": "5 %", "flows": "5 %"}})
+@pytest.mark.parametrize(("limit", "passing_stops"), [("0 %", True), ("5 %", False)])
+def test_a_variant_whose_flows_share_the_error_stops_early_only_for_a_rejection(
+    limit: str, passing_stops: bool
+) -> None:
+    """An early look would test the flows with that look's share of the error; a limit of 0 needs none."""
+    bands = {"ship": "90 %", "monitor": "92 %", "ab_test": "95 %"}
+    limits = {"name": "ours", "max_drop": {"gsm8k": "90 %", "flows": limit}, "bands": bands}
+    use_case = UseCase.model_validate(limits)
     before = rows_of("bf16")
     baseline = candidate(
         Weights(variant="bf16", baseline_digest="0" * 64),
@@ -138,7 +144,7 @@ def test_early_stopping_does_not_wait_for_flows_which_come_after_the_full_stage(
         saved_answers.by_task(records.table(before)),
     )
     rule = Stopping(use_case, baseline, Weights(variant="int8", baseline_digest="0" * 64), 1)
-    for score, stops in ((0.0, True), (1.0, False)):
+    for score, stops in ((0.0, True), (1.0, passing_stops)):
         rows = [record("int8", "gsm8k", item, score * float(item % 4 > 0)) for item in range(ITEMS)]
         scores = scores_of("int8", rows).model_copy(update={"look": 2, "looks": 4, "planned_items": ITEMS})
         assert rule.enough(scores, saved_answers.by_task(records.table(rows))) == stops

@@ -14,6 +14,7 @@ from scipy.special import ndtri
 from quantgate.components.kubernetes.cluster_client import INFERENCE_SERVICE, LLM_INFERENCE_SERVICE
 from quantgate.components.report import step as report_step
 from quantgate.components.rollout.gitops_files import Rollout, prepared, written_plan
+from quantgate.components.rollout.kserve_services import Release
 from quantgate.components.rollout.live_metrics import METRICS, prometheus_rule
 from quantgate.components.rollout.live_test import live_test
 from quantgate.components.rollout.rollout_plan import (
@@ -23,7 +24,8 @@ from quantgate.components.rollout.rollout_plan import (
     plan_rollout,
     requests_without_error,
 )
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.artifacts import Decision, Verdict
+from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import FULL, RunResults
 from quantgate.components.servers.cluster_settings import ServingSettings
 from quantgate.components.track.spool import spooled_run
@@ -54,6 +56,10 @@ def in_results(decision: Decision, folder: Path) -> RunResults:
     results = RunResults(str(folder))
     results.decision.put_text(decision.model_dump_json(indent=2))
     return results
+
+
+def with_flow(verdict: Verdict) -> Verdict:
+    return verdict.model_copy(update={"scores": {**verdict.scores, "flows": 0.01}})
 
 
 def ready(decision: Decision, variant: str, **changes: Any) -> Rollout:
@@ -134,6 +140,20 @@ def test_the_options_of_variant_and_hardware_reach_both_kinds_of_objects(tmp_pat
     assert container["env"] == [{"name": "VLLM_ADDITIONAL_ARGS", "value": " ".join(wanted)}]
 
 
+def test_a_variant_is_served_with_the_parser_of_tool_calls_that_it_was_judged_with(tmp_path: Path) -> None:
+    decision = decided(tmp_path)
+    plan = EvaluationPlan(variants=("bf16", "int8"), store="s", results="r", tool_parser="hermes")
+    predictor = service_of(ready(decision.model_copy(update={"plan": plan}), "int8"), 1)["predictor"]
+    assert predictor["model"]["args"][-2:] == ["--tool-call-parser", "hermes"]
+    assert "--tool-call-parser" not in service_of(ready(decision, "int8"), 1)["predictor"]["model"].get("args", [])
+
+
+def test_releases_that_share_weights_have_names_of_their_own() -> None:
+    releases = [Release("mxfp4-native", "a" * 64, "u", options, ()) for options in ((), ("--kv-cache-dtype", "fp8"))]
+    assert len({release.id for release in releases}) == 2
+    assert {len(release.id) for release in releases} == {21}
+
+
 def test_an_ab_test_has_the_size_that_its_power_needs(tmp_path: Path) -> None:
     decision = decided(tmp_path)
     verdict = decision.verdicts[3]
@@ -146,6 +166,16 @@ def test_an_ab_test_has_the_size_that_its_power_needs(tmp_path: Path) -> None:
     expected = quantiles**2 * 2 * (before * (1 - before) + after * (1 - after)) / gap**2
     assert math.isclose(test.split, expected, rel_tol=0.005)
     assert test.mirrored is None, "without per-item answers nothing says how often the two differ"
+    flowed = decision.model_copy(
+        update={
+            "verdicts": (with_flow(decision.verdicts[0]), *decision.verdicts[1:]),
+            "scores": tuple(
+                row.model_copy(update={"tasks": (*row.tasks, row.tasks[0].model_copy(update={"task": "flows"}))})
+                for row in decision.scores
+            ),
+        }
+    )
+    assert live_test(flowed, verdict, 50) == test, "flows are no part of the average"
     uneven = live_test(decision, verdict, 10)
     assert uneven is not None
     assert uneven.split is not None
@@ -240,7 +270,8 @@ def test_without_a_variant_the_best_one_is_rolled_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "status"), [("reject", 1), ("inconclusive", 3), ("not_comparable", 4), ("failed", 4)]
+    ("verdict", "status"),
+    [("reject", 1), ("inconclusive", 3), ("not_comparable", 4), ("failed", 4), ("skipped", 4)],
 )
 def test_a_verdict_that_allows_nothing_writes_nothing(tmp_path: Path, verdict: str, status: int) -> None:
     in_results(decided(tmp_path, int8=verdict), tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.search import needless
+from quantgate.components.evidence.spending import attempt_share, run_share
 from quantgate.components.execute import step as execute_step
 from quantgate.components.gate import step as gate_step
 from quantgate.components.models.recipe_file import all_variants, own_rows
@@ -27,7 +28,9 @@ from quantgate.components.quantize import step as quantize_step
 from quantgate.components.report.junit import junit
 from quantgate.components.report.matrix import headline
 from quantgate.components.run.artifacts import Decision, Model, Verdict, Weights
+from quantgate.components.run.attempts import Attempt, AttemptRecord, Judgement
 from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.evidence_digests import policy_digest
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
 from quantgate.components.servers import accelerator
@@ -106,7 +109,7 @@ def test_a_search_leaves_out_what_is_larger_than_the_first_variant_that_ships(tm
     assert decision.verdicts[2] == shipped, "the gate's verdict is the one with which the search ended"
     assert decision.verdicts[3].sentence == weights.failure
     assert headline(decision).startswith("Yes: int4-g64 may replace bf16")
-    assert 'name="int8"' not in junit(decision), "a variant that was not tried is no test"
+    assert re.findall('<testsuite name="([^"]+)"', junit(decision)) == ["int4-g64"], "the others were expected not to"
     assert exit_of([row.verdict for row in decision.verdicts[1:]], search=True) == 0
     assert exit_of([row.verdict for row in decision.verdicts[1:]]) == 1
 
@@ -123,6 +126,22 @@ def test_a_variant_that_is_not_tried_keeps_its_share_of_the_error(tmp_path: Path
     error = 0.05 * 0.6079 * 0.75  # of the first run of the first attempt
     assert [verdict for verdict, _ in verdicts] == ["ship", "monitor"]
     assert [confidence for _, confidence in verdicts] == pytest.approx([1 - error / 2, 1 - error / 3], abs=1e-5)
+
+
+def test_a_search_judges_by_the_attempt_that_the_gate_counts(tmp_path: Path) -> None:
+    """After a run of all variants a search that leaves some out has other weights: it is the next attempt."""
+    plan = planned(tmp_path, variants=LADDER[:3], asked="a" * 64)
+    answered(plan, "bf16")
+    weights = {"bf16": "d0", "int4-g128": "digest of int4-g128", "int4-g64": "digest of int4-g64"}
+    judged = Judgement(policy=policy_digest(POLICY), asked=plan.asked, weights=weights, evidence="b" * 64)
+    AttemptRecord(plan.store, "d0", POLICY.name).add(judged, Attempt(number=1), "run 1", ())
+    verdict = answered(plan, "int4-g128", *LOST_NOTHING)
+    assert verdict is not None
+    confidences = [
+        1 - 0.05 * attempt_share(attempt) * run_share(attempt) / 2 for attempt in (Attempt(number=1), Attempt(number=2))
+    ]
+    assert verdict.confidence == pytest.approx(confidences[1], abs=1e-5)
+    assert confidences[1] > confidences[0] + 0.001
 
 
 @pytest.mark.slow

@@ -6,15 +6,16 @@ import pytest
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate
 from quantgate.components.evidence.saved_answers import read_records
+from quantgate.components.evidence.unscored_items import with_scored_items, without_unscored
 from quantgate.components.flow_cases.exchanges import FlowExchange, TurnAnswer
 from quantgate.components.flow_cases.flow_file import FlowSet, read_flow_file
 from quantgate.components.flows.checked import records_of, task_scores
 from quantgate.components.flows.rubrics import checked_all, judge_of_run
-from quantgate.components.gate.unscored_items import without_unscored
 from quantgate.components.resolve.checked_flows import check_judge_answers, check_judge_here
 from quantgate.components.run import records
-from quantgate.components.run.artifacts import Model, Scores, Server
+from quantgate.components.run.artifacts import Model, Scores, Server, Weights
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
 from quantgate.components.run.server_identity import ServerIdentity
@@ -85,6 +86,17 @@ def test_with_all_verdicts_nothing_changes_and_without_any_the_task_is_left_out_
     assert [[task.task for task in row.tasks] for row in scores] == [["flows:contains"], ["flows:contains"]]
     assert [list(by_task) for by_task in answers.values()] == [["flows:contains"], ["flows:contains"]]
     assert "3 of flows" in note
+
+
+def test_saved_results_are_judged_on_the_same_items_as_in_the_run(tmp_path: Path) -> None:
+    with judge_server(judge_rule) as judge:
+        pairs = [measured(tmp_path, "bf16", ("a", "a", "odd"), judge.url)]
+        pairs.append(measured(tmp_path, "int8", ("a", "b a", "a"), judge.url))
+    candidates = [Candidate(Weights(variant=row.variant, baseline_digest=""), row, answers) for row, answers in pairs]
+    kept = with_scored_items(candidates)
+    assert [row.answers["flows:rubric"].items for row in kept] == [2, 2]
+    assert [row.scores.by_task()["flows:rubric"] for row in kept] == [1.0, 0.5]
+    assert with_scored_items(kept) == kept
 
 
 @pytest.mark.fault("verdicts", "A run's judge is the base model", "Refused before anything is quantized.")

@@ -31,7 +31,8 @@ def stop_rule(tiny: Scores, plan: EvaluationPlan) -> "StopRule | None":
     weights = RunResults(plan.results).weights(tiny.variant).read(Weights)
     if baseline is None or weights is None or baseline.weights.digest != weights.baseline_digest:
         return None
-    attempt = expected_in(plan, baseline.weights.digest, {weights.variant: weights.digest})
+    untried = dict.fromkeys(plan.variants[plan.variants.index(tiny.variant) + 1 :], "") if plan.search else {}
+    attempt = expected_in(plan, baseline.weights.digest, {weights.variant: weights.digest} | untried)
     rule = Stopping(plan.decided_limits, baseline, weights, len(plan.variants) - 1, attempt)
     return lambda scores, rows: rule.enough(scores, saved_answers.by_task(records.table(rows)))
 

@@ -2,6 +2,7 @@
 
 candidate, answers    the scores and answers of one variant, and whether two variants are comparable
 saved_answers         the same, read from a run's results
+unscored_items        items of flows without a judge's verdict, which count for no variant
 decision              the decision matrix: which variants can be judged at all
 point                 verdicts without per-item answers: measured drops, without confidence bounds
 pareto                which variants of a search are on the Pareto front of size, speed and drop

@@ -22,6 +22,7 @@ from quantgate.components.evidence.candidate import Candidate
 from quantgate.components.evidence.decision import verdicts_of
 from quantgate.components.evidence.saved_answers import saved_candidate
 from quantgate.components.evidence.speed_limits import by_speed
+from quantgate.components.evidence.unscored_items import with_scored_items
 from quantgate.components.run.artifacts import Scores, Verdict, Weights
 from quantgate.components.run.attempts import Attempt, AttemptRecord, expected_attempt
 from quantgate.components.run.evidence_digests import policy_digest
@@ -48,7 +49,9 @@ def judge(variant: str, plan: EvaluationPlan) -> Verdict:
         candidates = [
             saved_candidate(name, plan.results, Path(scratch) / name) or _untried(name) for name in plan.variants
         ]
-    digests = {row.name: row.weights.digest for row in candidates if row.weights.digest}
+    candidates = with_scored_items(candidates)
+    # as the gate looks it up: a variant that is not made has no digest
+    digests = {row.name: row.weights.digest for row in candidates}
     attempt = expected_in(plan, candidates[0].weights.digest, digests)
     verdicts, _ = verdicts_of(plan.decided_limits, candidates, attempt)
     by_answers = next(verdict for verdict in verdicts if verdict.variant == variant)

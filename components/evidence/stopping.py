@@ -8,7 +8,7 @@ from quantgate.components.evidence.candidate import Candidate, candidate, first_
 from quantgate.components.evidence.case import case, unmeasurable
 from quantgate.components.evidence.judging import settled
 from quantgate.components.policies.policy import UseCase
-from quantgate.components.run.artifacts import Scores, Weights
+from quantgate.components.run.artifacts import Scores, Weights, is_flow_task
 from quantgate.components.run.attempts import Attempt
 
 
@@ -38,4 +38,15 @@ class Stopping:
         if unmeasurable(self.use_case, baseline.answers, variant.answers):
             return False
         evidence = case(self.use_case, baseline, variant, self.attempt)
-        return settled(evidence, self.variants, only_reject=scores.look == 1)
+        return settled(evidence, self.variants, only_reject=scores.look == 1 or self.flows_come)
+
+    @property
+    def flows_come(self) -> bool:
+        """Whether limits on flows will be tested later, which an early look would give only its share of the error.
+
+        Then a variant stops only for a rejection. A limit of 0 needs no error: one lost case decides it.
+        """
+        policy = self.use_case
+        limits = (policy.max_drop, policy.max_cluster_drop, policy.max_longer_answers, policy.max_cut_answers)
+        limited = any(is_flow_task(name) and limit for by_task in limits for name, limit in by_task.items())
+        return limited and any(map(is_flow_task, self.baseline.answers))

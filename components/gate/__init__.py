@@ -1,7 +1,6 @@
 """The step `gate`: may a variant replace the model that serves today?
 
 counted         the decision with its attempt's number, which is recorded
-unscored_items  items of flows without a judge's verdict, which count for no variant
 flipped_items   the questions whose answer changed from the baseline to the variant
 saved           read results from disk: a run's or lm-eval's
 saved_prospect  what saved answers can show, before they are judged

@@ -26,6 +26,7 @@ from quantgate.components.evidence.answers import Answers, answers
 from quantgate.components.evidence.candidate import Candidate, candidate
 from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.saved_answers import read_ours
+from quantgate.components.evidence.unscored_items import with_scored_items
 from quantgate.components.gate.harness_groups import group_fault, grouped
 from quantgate.components.policies.policy import UseCase, check_use_case
 from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
@@ -80,6 +81,7 @@ def decide_read(
     use_case: UseCase, folders: Sequence[Path], candidates: Sequence[Candidate], attempt: Attempt | None = None
 ) -> Decision:
     """The decision on the results that were read from these folders."""
+    candidates = with_scored_items(candidates)
     baseline, folder = candidates[0], str(folders[0])
     model = Model(source=folder, digest=baseline.weights.digest, uri=folder, size_bytes=0)
     return decide_candidates(model, baseline.scores.suite, use_case, candidates, attempt)

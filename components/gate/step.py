@@ -18,9 +18,9 @@ def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decisi
     from quantgate.components.evidence.decision import decide
     from quantgate.components.evidence.speed_limits import with_speed
     from quantgate.components.evidence.spending import describe_attempt
+    from quantgate.components.evidence.unscored_items import without_unscored
     from quantgate.components.gate.counted import counted, judgement_of
     from quantgate.components.gate.flipped_items import examples
-    from quantgate.components.gate.unscored_items import without_unscored
 
     planned = EvaluationPlan.read(plan)
     with progress.step(planned.results, "gate") as step:

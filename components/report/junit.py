@@ -25,10 +25,15 @@ ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(decision: Decision) -> str:
-    """The file's text; the baseline has a suite only if it failed, because nothing judges it."""
+    """The file's text; the baseline has a suite only if it failed, because nothing judges it.
+
+    Of a search that found a variant only that one has a suite: rejected smaller ones are expected.
+    """
+    promoted = any(row.verdict in decision.limits.promotes for row in decision.verdicts)
+    found = promoted and decision.plan is not None and decision.plan.search
     root = ElementTree.Element("testsuites", name="quantgate")
     for row in decision.verdicts:
-        if row.verdict in UNTESTED:
+        if row.verdict in UNTESTED or (found and row.verdict not in decision.limits.promotes):
             continue
         suite = ElementTree.SubElement(root, "testsuite", name=legal(row.variant))
         _verdict_case(suite, row, decision)

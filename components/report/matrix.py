@@ -161,7 +161,13 @@ def _too_few(verdicts: Sequence[Verdict]) -> str:
         if not undecided or any(limit.further_items is None or limit.kind == "perplexity" for limit in undecided):
             return ""
         names = {limit.what for limit in undecided}
-        counts.add(sum(task.items for task in verdict.tasks if "average" in names or task.task in names))
+        counts.add(
+            sum(
+                task.items
+                for task in verdict.tasks
+                if task.task in names or ("average" in names and not is_flow_task(task.task))
+            )
+        )
     return f"{counts.pop():,}" if len(counts) == 1 else ""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from quantgate.components.evidence.looks import SCREEN_ALLOWANCE
-from quantgate.components.run.artifacts import Decision, Scores
+from quantgate.components.run.artifacts import Decision, Scores, is_flow_task
 
 ESTIMATES = {"mean": "Plain mean", "irt": "IRT", "p_irt": "p-IRT", "gp_irt": "gp-IRT"}
 """The columns of the screen: the estimate's name in the scores, and its label."""
@@ -61,10 +61,13 @@ def stopped_variants(decision: Decision) -> dict[str, Scores]:
     }
 
 
+def _asked(scores: Scores) -> int:
+    return sum(task.items for task in scores.tasks if not is_flow_task(task.task))
+
+
 def _notes(stopped: dict[str, Scores], names: list[str]) -> list[str]:
     notes = [
-        f"{variant} was stopped here, after {sum(task.items for task in scores.tasks):,} of"
-        f" {scores.planned_items:,} questions."
+        f"{variant} was stopped here, after {_asked(scores):,} of {scores.planned_items:,} questions."
         for variant, scores in stopped.items()
     ] or ["No variant was stopped here."]
     notes.append(

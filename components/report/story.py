@@ -226,6 +226,9 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--flows", f"{json.loads(entry)['name']}.yaml" if entry.startswith("{") else entry)
     if plan.tool_call_parser:
         yield from ("--tool-call-parser", plan.tool_call_parser)
+    for name in ("judge", "judge_model", "judge_key"):
+        if getattr(plan, name):
+            yield from (f"--{name.replace('_', '-')}", getattr(plan, name))
     for texts in plan.calibration_also:
         yield from ("--calibration-also", texts)
     if plan.trust_tasks:

@@ -60,7 +60,8 @@ def prepared_tasks(
     items = {task.row.task: (task.row.tiny, task.row.full) for task in tasks}
     plan = plan.model_copy(update={"suite_kept": with_items(plan.suite_kept, items)})
     tasks = [replace(task, row=row) for task, row in zip(tasks, suite_of(plan).tasks, strict=True)]
-    name = " ".join([suite.name, plan.irt_parameters, *filter(None, [plan.flows_sha256])])
+    judge = f"judge {plan.judge} {plan.judge_model}" if plan.judge else ""  # another judge decides otherwise
+    name = " ".join([suite.name, plan.irt_parameters, *filter(None, [plan.flows_sha256, judge, plan.tool_parser])])
     return plan.model_copy(update={"asked": digest_of(name, plan, tasks)}), tasks
 
 

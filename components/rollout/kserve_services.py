@@ -10,6 +10,7 @@ its pods, and so does the model that serves while the canary comes and goes. Fac
 of the service: KServe copies those of the service to the pods of both.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Iterable
@@ -49,8 +50,10 @@ class Release:
 
     @property
     def id(self) -> str:
-        """The variant and the beginning of its digest, as a DNS label: other weights have another one."""
-        digits = re.sub(r"[^a-z0-9]", "", self.digest.removeprefix("sha256:").lower())[:DIGITS]
+        """The variant and the beginning of a digest, as a DNS label: other weights or options have another one."""
+        served = " ".join([self.digest, *self.options])  # `.kv-fp8` shares its row's weights
+        digest = hashlib.sha256(served.encode()).hexdigest() if self.options else self.digest
+        digits = re.sub(r"[^a-z0-9]", "", digest.removeprefix("sha256:").lower())[:DIGITS]
         return f"{dns_label(self.variant, LONGEST_VARIANT)}-{digits}"
 
 
@@ -85,7 +88,9 @@ def release_of(decision: Decision, variant: str, uri: str = "", forced: str = ""
         "evidence": decision.digests.combined if decision.digests else "",
         "forced": forced,
     }
-    return Release(variant, weights.digest, uri or weights.uri, weights.server_options, tuple(facts.items()))
+    parser = decision.plan.tool_parser if decision.plan else ""
+    options = weights.model_copy(update={"tool_call_parser": parser}).server_options
+    return Release(variant, weights.digest, uri or weights.uri, options, tuple(facts.items()))
 
 
 def traffic_of(decision: Decision, plan: RolloutPlan, destination: Destination, settings: ServingSettings) -> Traffic:

@@ -15,7 +15,7 @@ import math
 from scipy.special import ndtr
 
 from quantgate.components.evidence.further_items import further, with_power
-from quantgate.components.run.artifacts import Decision, Verdict
+from quantgate.components.run.artifacts import Decision, Verdict, is_flow_task
 from quantgate.components.storage.artifact import Artifact
 
 FEWEST = 100
@@ -41,7 +41,7 @@ class LiveTest(Artifact):
 def live_test(decision: Decision, verdict: Verdict, percent: int) -> LiveTest | None:
     """The test for this variant with `percent` of the traffic; None without a measured average drop."""
     limits, baseline = decision.limits, decision.verdicts[0]
-    shares = {score.task for row in decision.scores for score in row.tasks if score.is_share}
+    shares = {score.task for row in decision.scores for score in row.tasks if score.is_averaged}
     measured = {task: score for task, score in baseline.scores.items() if task in shares}
     if verdict.average_drop is None or not measured:
         return None
@@ -65,8 +65,9 @@ def live_test(decision: Decision, verdict: Verdict, percent: int) -> LiveTest | 
 
 def _paired_variance(verdict: Verdict, lost: float) -> float | None:
     """The variance of the difference of two answers to one request, from the benchmark's flips; None without them."""
-    items = sum(task.items for task in verdict.tasks)
-    flips = sum(task.lost + task.gained for task in verdict.tasks)
+    tasks = [task for task in verdict.tasks if not is_flow_task(task.task)]
+    items = sum(task.items for task in tasks)
+    flips = sum(task.lost + task.gained for task in tasks)
     return flips / items - lost * lost if items and flips else None
 
 

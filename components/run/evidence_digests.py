@@ -29,6 +29,7 @@ NOT_DECIDING = (
     *("calibration", "calibration_also"),  # `calibration_set` and `calibration_sets_also` identify the texts
     "check_power",
     "started_at",
+    *("flows_kept", "judge_key"),
 )
 """The fields of a plan that name a place, or what happens after the verdict. `asked` identifies the questions."""
 APART = ("limits", "plan", "digests", "judged_in")

@@ -14,7 +14,7 @@ from quantgate.components.evidence.pareto import FrontRow, front
 from quantgate.components.evidence.spending import describe_attempt
 from quantgate.components.models.variants import known_variant
 from quantgate.components.policies.policy import Average, text_of
-from quantgate.components.run.artifacts import Decision, Scores, Verdict, Weights
+from quantgate.components.run.artifacts import Decision, Scores, Verdict, Weights, is_flow_task
 from quantgate.components.run.load_results import LoadTest
 from quantgate.components.storage.artifact import Artifact
 from quantgate.components.track.cost_metrics import cost_metrics, speed_metrics, system_metrics
@@ -288,9 +288,9 @@ def _evidence_metrics(verdict: Verdict) -> dict[str, float]:
         metrics |= {f"{task.task}.flips": task.flip_rate, f"{task.task}.kl": task.kl}
         metrics |= {f"{task.task}.lost": task.lost, f"{task.task}.gained": task.gained}
         metrics |= {f"{task.task}.longer": task.longer}
-    if verdict.tasks:
-        items = sum(task.items for task in verdict.tasks)
-        metrics["flips"] = sum(task.lost + task.gained for task in verdict.tasks) / items
+    if benchmarks := [task for task in verdict.tasks if not is_flow_task(task.task)]:
+        items = sum(task.items for task in benchmarks)
+        metrics["flips"] = sum(task.lost + task.gained for task in benchmarks) / items
         measured = [(task.kl, task.items) for task in verdict.tasks if task.kl is not None]
         metrics["kl"] = (
             sum(kl * count for kl, count in measured) / sum(count for _, count in measured) if measured else None

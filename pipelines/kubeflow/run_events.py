@@ -77,12 +77,13 @@ class RunEvents:
             events.append(Event(task.began, task.step, variant, RUNNING))
         again = self._states.get(key) in ENDED  # another attempt
         events += [event for event in logged if event.state != RUNNING or event.total or again]
-        last = events[-1].state if events else self._states[key]
+        own = [event for event in events if event.step == task.step]  # a task may report a step within it
+        last = own[-1].state if own else self._states.get(key, RUNNING)
         if task.state in ENDED and (last not in ENDED or (task.state == FAILED and last != FAILED)):
             reason = task.message or "Kubeflow gives no reason." if task.state == FAILED else ""
             events.append(Event(task.ended or time.time(), task.step, variant, task.state, note=reason))
-        if events:
-            self._states[key] = events[-1].state
+        if own := [event for event in events if event.step == task.step]:
+            self._states[key] = own[-1].state
         return events
 
     def _log(self, task: RunTask, namespace: str) -> str:

@@ -10,9 +10,22 @@ import pyarrow
 import pyarrow.compute as pc
 
 from quantgate.components.evidence.answers import Answers
+from quantgate.components.evidence.candidate import Candidate
 from quantgate.components.run.artifacts import Scores, TaskScore, is_flow_task
 
 ByTask = dict[str, Answers]
+
+
+def with_scored_items(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates without the items that a judge gave no verdict on for one of them."""
+    answers = {row.name: dict(row.answers) for row in candidates if row.answers}
+    scores, kept, note = without_unscored([row.scores for row in candidates], answers)
+    if not note:
+        return list(candidates)
+    return [
+        replace(row, scores=rescored, answers=kept.get(row.name, {}))
+        for row, rescored in zip(candidates, scores, strict=True)
+    ]
 
 
 def without_unscored(
