@@ -1,5 +1,6 @@
 """What people install: one package with its data files and one version; the steps' entries for Kubeflow's catalogue."""
 
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,9 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 TAG = re.compile(
     r"quantgate(?:-quantize)?(?::|-)(\d+\.\d+\.\d+)\b|newName: \S+/quantgate\n\s+newTag: (\S+)|targetRevision: v(\d\S+)"
 )
-BARE = re.compile(r"^[\s\"]*(?:from|import) (?:components|pipelines)[. ]", re.MULTILINE)
+BARE = re.compile(
+    r"^[\s\"]*(?:from|import) (?:components|pipelines)[. ]|PackageLoader\(\"(?:components|pipelines)\"", re.MULTILINE
+)
 
 
 def test_nothing_imports_the_folders_by_their_bare_names() -> None:
@@ -109,6 +112,12 @@ def test_an_installed_wheel_needs_no_checkout(wheel: Path, tmp_path: Path) -> No
         return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True).stdout
 
     assert "openllm" in run("suites")
+    for name in ("base", "int8"):
+        reply = {"question_id": "1", "model_id": name, "choices": [{"index": 0, "turns": [f"I am {name}."]}]}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(reply))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Who are you?"}')
+    run("vibe", "prompts.jsonl", "--baseline", "base.jsonl", "--variant", "int8.jsonl", "--out", "vibe")
+    assert "I am int8." in next((tmp_path / "vibe").glob("*.html")).read_text(), "templates are in the wheel"
     assert "compiled.yaml" in run("compile", "-o", "compiled.yaml")
     compiled = (tmp_path / "compiled.yaml").read_text(encoding="utf-8")
     assert compiled == (ROOT / "manifests" / "pipeline.yaml").read_text(encoding="utf-8")

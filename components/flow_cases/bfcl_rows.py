@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "bfcl"
 ROWS = Split("llamastack/bfcl_v3", "", "train")
 CATEGORIES = ("simple", "multiple", "parallel", "irrelevance")
-ENTRY = re.compile(rf"{NAME}:(\d+)")
+ENTRY = re.compile(rf"{NAME}:([1-9]\d*)")
 TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
 """BFCL's names of types, which are Python's, and JSON Schema's; `any` is no restriction."""
 

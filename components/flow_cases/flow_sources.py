@@ -66,6 +66,10 @@ def _files(path: Path) -> list[Path]:
         raise PrerequisiteError(
             f"{path} is neither a pack nor a file or folder with flows. The packs are {', '.join(pack_names())}."
         )
+    try:
+        next(path.iterdir(), None)  # rglob passes over a folder that it cannot read
+    except OSError as error:
+        raise PrerequisiteError(f"{path} cannot be read: {error.strerror}.") from None
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     canopy = [file for file in files if is_canopy(file)]
     if not (canopy or files):

@@ -119,6 +119,8 @@ def as_turns(messages: Any, where: str) -> tuple[str, list[str]]:
 
     The models answer each turn themselves, so a saved answer of an assistant is refused.
     """
+    if not isinstance(messages, list) or not messages:
+        raise PrerequisiteError(f"{where}: messages is no list of messages. Correct the file.")
     roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
     system = messages[0].get("content") or "" if roles[0] == "system" else ""
     spoken = messages[1:] if roles[0] == "system" else messages

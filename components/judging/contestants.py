@@ -42,9 +42,13 @@ def contestant(given: str, model: str, fallback: str, concurrency: int) -> Conte
         client = Client(where, model, concurrency)
         return Contestant(name, served_model(client, KEY_ADVICE), client)
     place = Path(where.removeprefix("file:"))
-    if place.is_dir():
-        return _of_run(name, place, concurrency)
-    if not place.is_file():
+    try:
+        if place.is_dir():
+            return _of_run(name, place, concurrency)
+        is_file = place.is_file()
+    except OSError as error:
+        raise PrerequisiteError(f"{where} cannot be read: {error.strerror}.") from None
+    if not is_file:
         raise PrerequisiteError(
             f"{where} is neither a server's URL (http://…/v1), nor a file of replies, nor the folder of a run's "
             "variant (runs/NAME/variants/VARIANT)."
@@ -89,6 +93,8 @@ def _of_file(name: str, file: Path) -> Contestant:
         if question in saved:
             raise PrerequisiteError(f"{file}, line {line}: question {question} is there twice. Keep one reply.")
         saved[question] = tuple(turns)
+    if not rows:
+        raise PrerequisiteError(f"{file} has no replies.")
     models = {(str(row.get("model_id") or file.stem), str(row.get("digest") or "")) for _, row in rows}
     if len(models) != 1:
         raise PrerequisiteError(f"{file} has replies of {len(models)} models. Put each model's into a file of its own.")

@@ -88,7 +88,7 @@ def vibe_page(
 
 def _html(page: str, shown: Sequence[Mapping[str, object]]) -> str:
     environment = Environment(
-        loader=PackageLoader("components", "judging"),
+        loader=PackageLoader("quantgate.components", "judging"),
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,

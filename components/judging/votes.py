@@ -55,8 +55,8 @@ def read_votes(file: Path, key: VibeKey) -> Votes:
     except OSError as error:
         raise PrerequisiteError(f"There are no votes at {file}. Name the file that the page downloaded.") from error
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise PrerequisiteError(f"{file} has no valid votes: {where}: {error.errors()[0]['msg']}.") from error
+        reason = ": ".join([*filter(None, [".".join(map(str, error.errors()[0]["loc"]))]), error.errors()[0]["msg"]])
+        raise PrerequisiteError(f"{file} has no valid votes: {reason}.") from error
     if votes.page != key.page:
         raise PrerequisiteError(
             f"{file} has votes on the page {votes.page[:16]}, and the key is of the page {key.page[:16]}. Name the key "

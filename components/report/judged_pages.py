@@ -37,8 +37,12 @@ MANY_FLIPS = 0.3
 
 
 def write_judged(result: JudgedResult, folder: Path) -> tuple[Path, Path, Path]:
-    """Write KIND.json, KIND.html and KIND.md into the folder, and return their paths."""
-    data, html, markdown = (folder / f"{result.kind}.{suffix}" for suffix in ("json", "html", "md"))
+    """Write KIND.json, KIND.html and KIND.md into the folder, and return their paths; those of votes are vibe.*.
+
+    People call the files that the page downloads votes.
+    """
+    name = "vibe" if result.kind == "votes" else result.kind
+    data, html, markdown = (folder / f"{name}.{suffix}" for suffix in ("json", "html", "md"))
     facts = {"result": result, "title": title(result), "notes": notes(result), "headings": headings(result)}
     facts |= {"rows": rows(result), "plot": judged_plot(result), "listed": result.missing[:SHOWN]}
     write_text(html, _environment(autoescape=True).get_template("judged.html.j2").render(facts))
@@ -50,7 +54,7 @@ def write_judged(result: JudgedResult, folder: Path) -> tuple[Path, Path, Path]:
 @functools.cache
 def _environment(*, autoescape: bool) -> Environment:
     return Environment(
-        loader=PackageLoader("components", "report"),
+        loader=PackageLoader("quantgate.components", "report"),
         autoescape=autoescape,
         finalize=None if autoescape else in_markdown,
         undefined=StrictUndefined,
@@ -157,10 +161,20 @@ def notes(result: JudgedResult) -> list[str]:
 
 
 def judged_table(result: JudgedResult) -> Table:
-    """The table for a terminal."""
+    """The table for a terminal of 80 columns: bounds stand below their value, and counts share a column."""
     table = Table(box=None)
-    for name in headings(result):
-        table.add_column(name, justify="left" if name in ("variant", "questions", "finding") else "right", no_wrap=True)
+    for name in ("variant", "questions"):
+        table.add_column(name, overflow="fold")
+    numbers = ("wins/ties/losses", "win rate", "strength") if result.standings else ("n", "baseline", "variant", "drop")
+    for name in numbers[0 if result.standings else 1 :]:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("finding")
     for cells in rows(result):
-        table.add_row(*cells)
+        if result.standings:
+            variant, asked, wins, ties, losses, rate, bounds, strength, of_strength, finding = cells
+            values = (f"{wins}/{ties}/{losses}", f"{rate}\n{bounds}", f"{strength}\n{of_strength}")
+            table.add_row(variant, asked, *values, finding)
+        else:
+            variant, category, count, before, after, drop, bounds, finding = cells
+            table.add_row(variant, f"{category} ({count})", before, after, f"{drop}\n{bounds}", finding)
     return table

@@ -142,7 +142,7 @@ def report_facts(decision: Decision) -> dict[str, object]:
 def environment(decision: Decision, *, autoescape: bool) -> Environment:
     """The templates of this folder, with the filters for numbers and texts."""
     environment = Environment(
-        loader=PackageLoader("components", "report"),
+        loader=PackageLoader("quantgate.components", "report"),
         autoescape=autoescape,
         finalize=None if autoescape else in_markdown,
         undefined=StrictUndefined,

@@ -123,7 +123,7 @@ def modelcar_files(decision: Decision, traffic: Traffic) -> Iterator[tuple[str, 
 def readme(plan: RolloutPlan, limits: UseCase, traffic: Traffic | None) -> str:
     """The rollout for the person who carries it out, as Markdown."""
     environment = Environment(
-        loader=PackageLoader("components", "rollout"),
+        loader=PackageLoader("quantgate.components", "rollout"),
         autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,

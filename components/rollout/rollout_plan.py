@@ -94,7 +94,8 @@ def plan_rollout(decision: Decision, variant: str, destination: Destination) -> 
     verdict, replaces = verdict_on(decision, variant), destination.replaces or decision.verdicts[0].variant
     verdict_on(decision, replaces)
     if variant == replaces:
-        raise PrerequisiteError(f"{variant} cannot replace itself. Give another variant, or --replaces.")
+        others = ", ".join(row.variant for row in decision.verdicts if row.variant != replaces)
+        raise PrerequisiteError(f"{variant} is what is replaced. Name another variant: {others}; or name --replaces.")
     allowed = "monitor" if destination.forced else verdict.verdict
     test = live_test(decision, verdict, destination.share) if allowed == "ab_test" else None
     steps = _steps(allowed, destination.share, decision.limits.alpha, test)

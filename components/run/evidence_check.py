@@ -89,7 +89,10 @@ def checked_results(results: RunResults) -> CheckedRun:
 
     Raises PrerequisiteError without a decision.
     """
-    text = results.decision.text()
+    try:
+        text = results.decision.text()
+    except OSError as error:
+        raise PrerequisiteError(f"{results.decision} cannot be read: {error.strerror}.") from None
     try:
         decision = None if text is None else Decision.model_validate_json(text)
     except ValidationError as error:

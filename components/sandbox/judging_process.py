@@ -99,7 +99,7 @@ def be_confined(limits: dict[str, int]) -> None:
     os.dup2(empty, 0)
     os.close(empty)
     sys.path.pop()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "components"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "quantgate"]:
         del sys.modules[name]
     limit(**limits)
     refuse()

@@ -134,7 +134,8 @@ def fields_at(kind: type[BaseModel], where: Where) -> list[str]:
     fields = kind.model_fields
     for step in where[:-1]:
         annotation = fields[str(step)].annotation if str(step) in fields else None
-        for inner in (annotation, *get_args(annotation)):
+        arguments = get_args(annotation)
+        for inner in (annotation, *arguments, *(part for one in arguments for part in get_args(one))):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 fields = inner.model_fields
     return list(fields)

@@ -1,5 +1,6 @@
 """The command `quantgate flows`: what the application asks, of a model that is already served."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,12 +59,12 @@ def flows(
 
     console, results = VisibleConsole(highlight=False), VariantResults(str(out.absolute()))
     asked = flow_set(read_flows(values["flows"], options.rows_location(values["data"])))
-    check_baseline(baseline)
-    prepare(out.absolute(), results)
+    check_baseline(baseline, out)
+    prepare(out.absolute())
     client = Client(endpoint, model)
     judge = named_judge(values["judge"], values["judge_model"], values["judge_key"])
     decides = judge_of_rubrics(judge, asked, client, baseline, out.absolute())
-    with bar(console, FLOWS) as step:
+    with bar(console, FLOWS, lines_to_stderr=True) as step:
         asked, exchanges = asked_alone(client, asked, step, decides)
     scores, rows = saved(results, asked, exchanges)
     print_left_out(asked, console)
@@ -87,6 +88,8 @@ def saved(results: VariantResults, asked: "FlowSet", exchanges: "list[FlowExchan
     from quantgate.components.flows.checked import records_of, task_scores
     from quantgate.components.run import records
 
+    for file in (results.scores(FULL), results.records(FULL), results.transcripts):
+        file.path.unlink(missing_ok=True)
     rows = records_of(MODEL, asked, exchanges)
     scores = Scores(variant=MODEL, suite=FLOWS, stage=FULL, tasks=task_scores(asked, rows))
     write_exchanges(exchanges, results.transcripts.path)
@@ -96,19 +99,20 @@ def saved(results: VariantResults, asked: "FlowSet", exchanges: "list[FlowExchan
     return scores, rows
 
 
-def check_baseline(baseline: Path | None) -> None:
-    """Raise PrerequisiteError unless the folder has records."""
+def check_baseline(baseline: Path | None, out: Path) -> None:
+    """Raise PrerequisiteError unless the folder has records, which the new result does not replace."""
+    if baseline and baseline.resolve() == out.resolve():
+        raise PrerequisiteError(f"--baseline and --out are the same folder, {baseline}. Choose another --out.")
     if baseline and not VariantResults(str(baseline)).records(FULL).path.exists():
         raise PrerequisiteError(f"{baseline} has no result of `quantgate flows`. Give the folder of its --out.")
 
 
-def prepare(folder: Path, results: VariantResults) -> None:
-    """Make the folder without an earlier result; raises PrerequisiteError when it cannot be written."""
+def prepare(folder: Path) -> None:
+    """Make the folder; raises PrerequisiteError when it cannot be written. An earlier result stays for now."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (results.scores(FULL), results.records(FULL), results.transcripts):
-            file.path.unlink(missing_ok=True)
-        results.transcripts.path.touch()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         message = f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out."
         raise PrerequisiteError(message) from None

@@ -105,7 +105,7 @@ HARMS = {
     "reads through a link": "import os; os.symlink('@HOME@', 'home')\nattempt(lambda: open('home/secret').read())",
     "climbs": "import os\nattempt(lambda: open('../' * 30 + '@HOME@/secret').read())",
     "reads the passwords": "attempt(lambda: open('/etc/passwd').read()); attempt(lambda: open('/etc/shadow').read())",
-    "imports the tests": "attempt(__import__, 'tests'); attempt(__import__, 'components')",
+    "imports the tests": "attempt(__import__, 'tests'); attempt(__import__, 'quantgate')",
     "reads standard input": "import sys; attempt(lambda: 1 / len(sys.stdin.read()))",
     "opens a socket": "import socket; attempt(lambda: socket.create_connection(('127.0.0.1', 22), 1))",
     "opens an abstract socket": "import socket; attempt(lambda: socket.socket(socket.AF_UNIX).bind(chr(0) + 'name'))",
