@@ -115,7 +115,7 @@ def test_an_installed_wheel_needs_no_checkout(wheel: Path, tmp_path: Path) -> No
     for name in ("base", "int8"):
         reply = {"question_id": "1", "model_id": name, "choices": [{"index": 0, "turns": [f"I am {name}."]}]}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(reply))
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Who are you?"}')
+    (tmp_path / "prompts.jsonl").write_text('{"id": "1", "prompt": "Who are you?"}')
     run("vibe", "prompts.jsonl", "--baseline", "base.jsonl", "--variant", "int8.jsonl", "--out", "vibe")
     assert "I am int8." in next((tmp_path / "vibe").glob("*.html")).read_text(), "templates are in the wheel"
     assert "compiled.yaml" in run("compile", "-o", "compiled.yaml")
