@@ -117,7 +117,7 @@ def test_an_installed_wheel_needs_no_checkout(wheel: Path, tmp_path: Path) -> No
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(reply))
     (tmp_path / "prompts.jsonl").write_text('{"id": "1", "prompt": "Who are you?"}')
     run("vibe", "prompts.jsonl", "--baseline", "base.jsonl", "--variant", "int8.jsonl", "--out", "vibe")
-    assert "I am int8." in next((tmp_path / "vibe").glob("*.html")).read_text(), "templates are in the wheel"
+    assert "I am int8." in (tmp_path / "vibe" / "page" / "vibe.html").read_text(), "templates are in the wheel"
     assert "compiled.yaml" in run("compile", "-o", "compiled.yaml")
     compiled = (tmp_path / "compiled.yaml").read_text(encoding="utf-8")
     assert compiled == (ROOT / "manifests" / "pipeline.yaml").read_text(encoding="utf-8")

@@ -189,7 +189,7 @@ def test_the_command_makes_a_page_and_its_key_and_reads_votes_into_the_arena(tmp
     (row,) = json.loads(read.stdout)["standings"]
     assert (row["variant"], row["wins"], row["losses"], row["win_rate"]) == ("int8", 4, 0, 1.0)
     assert row["lower"] == pytest.approx(0.05**0.25, abs=1e-6)
-    assert "int8 is not shown to be better or worse than baseline" in (out / "vibe.md").read_text()
+    assert "int8 is not shown to be better or worse than baseline" in (out / "vibe-results.md").read_text()
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:

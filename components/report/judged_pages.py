@@ -37,11 +37,11 @@ MANY_FLIPS = 0.3
 
 
 def write_judged(result: JudgedResult, folder: Path) -> tuple[Path, Path, Path]:
-    """Write KIND.json, KIND.html and KIND.md into the folder, and return their paths; those of votes are vibe.*.
+    """Write KIND.json, KIND.html and KIND.md into the folder, and return their paths; of votes vibe-results.*.
 
     People call the files that the page downloads votes.
     """
-    name = "vibe" if result.kind == "votes" else result.kind
+    name = "vibe-results" if result.kind == "votes" else result.kind
     data, html, markdown = (folder / f"{name}.{suffix}" for suffix in ("json", "html", "md"))
     facts = {"result": result, "title": title(result), "notes": notes(result), "headings": headings(result)}
     facts |= {"rows": rows(result), "plot": judged_plot(result), "listed": result.missing[:SHOWN]}
