@@ -53,7 +53,6 @@ def external_model(
 
 def log_model(client: "MlflowClient", experiment_id: str, run_id: str, model: ExternalModel) -> str:
     """MLflow's id of the run's LoggedModel, created unless it is there; empty if the server has no LoggedModels."""
-    from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     try:
@@ -63,14 +62,30 @@ def log_model(client: "MlflowClient", experiment_id: str, run_id: str, model: Ex
         for other in doubled:  # the client creates a model twice when the first answer is lost
             client.delete_logged_model(other)
         client.finalize_logged_model(model_id, "READY")
-        outputs = client.get_run(run_id).outputs
-        if not any(output.model_id == model_id for output in (outputs.model_outputs if outputs else ())):
-            client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+        _make_output(client, run_id, model_id)
     except MlflowException as refusal:
         if refusal.error_code not in LACKING:
             raise
         return ""
     return model_id
+
+
+def _make_output(client: "MlflowClient", run_id: str, model_id: str) -> None:
+    """Name the LoggedModel as the run's output, once: MLflow refuses a second time."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    def is_output() -> bool:
+        outputs = client.get_run(run_id).outputs
+        return any(output.model_id == model_id for output in (outputs.model_outputs if outputs else ()))
+
+    if is_output():
+        return
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+    except MlflowException:
+        if not is_output():  # else the first answer was lost, and the client's second request was refused
+            raise
 
 
 def delete_models(client: "MlflowClient", experiment_id: str, run_id: str) -> None:
