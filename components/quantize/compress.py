@@ -56,7 +56,7 @@ def main() -> None:
     model = load(options.model)
     model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()
-    stored = model.dtype
+    stored, dtypes = model.dtype, {name: weight.dtype for name, weight in model.named_parameters()}
     in_float32 = options.slow_16_bits and not torch.cuda.is_available()
     if in_float32:
         model.float()
@@ -79,7 +79,9 @@ def main() -> None:
         shuffle_calibration_samples=False,  # GPTQ's sums depend on the order
         moe_calibrate_all_experts=True,
     )
-    if in_float32:  # to integers before the rest to 16 bits, which would round the weights off GPTQ's grid
+    # AutoRound too computes in float32 where a CPU lacks 16 bits, and leaves the decoder layers so
+    if in_float32 or any(weight.dtype != dtypes.get(name, weight.dtype) for name, weight in model.named_parameters()):
+        # to integers before the rest to 16 bits, which would round the weights off their grid
         ModelCompressor.from_pretrained_model(model).compress_model(model)
         torch.nn.Module.to(model, stored)
     model.save_pretrained(options.out, save_compressed=True)
