@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from quantgate.components.errors import PrerequisiteError
@@ -19,6 +18,7 @@ from quantgate.components.judging.chat_questions import ChatQuestion
 from quantgate.components.judging.grading import Failure, failed_replies
 from quantgate.components.judging.replies import ChatReplies
 from quantgate.components.storage.artifact import Artifact
+from quantgate.components.storage.page_templates import templates_of
 
 
 class KeyEntry(Artifact):
@@ -87,12 +87,7 @@ def vibe_page(
 
 
 def _html(page: str, shown: Sequence[Mapping[str, object]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("quantgate.components", "judging"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
+    environment = templates_of("judging", autoescape=True)
     script = Markup(environment.get_template("vibe.js.j2").render())  # noqa: S704 (our own file, with no value in it)
     script = Markup("\n") + script
     allowed = b64encode(sha256(str(script).encode()).digest()).decode()

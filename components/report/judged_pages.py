@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from rich.table import Table
 
 from quantgate.components.judging.arena import EVERYTHING, Standing
@@ -15,6 +15,7 @@ from quantgate.components.report.formats import MINUS, MISSING
 from quantgate.components.report.judged_plot import judged_plot
 from quantgate.components.report.pages import in_markdown
 from quantgate.components.storage.artifact import write_text
+from quantgate.components.storage.page_templates import templates_of
 
 SHOWN = 20
 """How many missing verdicts a page lists; the JSON file has all."""
@@ -53,15 +54,7 @@ def write_judged(result: JudgedResult, folder: Path) -> tuple[Path, Path, Path]:
 
 @functools.cache
 def _environment(*, autoescape: bool) -> Environment:
-    return Environment(
-        loader=PackageLoader("quantgate.components", "report"),
-        autoescape=autoescape,
-        finalize=None if autoescape else in_markdown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    return templates_of("report", autoescape=autoescape, finalize=None if autoescape else in_markdown)
 
 
 def title(result: JudgedResult) -> str:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from quantgate.components.report import formats
@@ -23,6 +23,7 @@ from quantgate.components.report.svg import standing_alone
 from quantgate.components.run.artifacts import Decision, is_flow_task
 from quantgate.components.run.results import PLOTS, RunResults
 from quantgate.components.storage.artifact import write_text
+from quantgate.components.storage.page_templates import templates_of
 
 
 def write_report(
@@ -141,15 +142,7 @@ def report_facts(decision: Decision) -> dict[str, object]:
 
 def environment(decision: Decision, *, autoescape: bool) -> Environment:
     """The templates of this folder, with the filters for numbers and texts."""
-    environment = Environment(
-        loader=PackageLoader("quantgate.components", "report"),
-        autoescape=autoescape,
-        finalize=None if autoescape else in_markdown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates_of("report", autoescape=autoescape, finalize=None if autoescape else in_markdown)
     edges, unit = bounds(decision.limits, tasks_of(decision)), formats.unit_of(decision.relative)
     environment.filters |= {
         "percent": lambda drop, subject: formats.percent_text(drop, edges[subject], unit),

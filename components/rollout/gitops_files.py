@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.change import percent
@@ -26,6 +25,7 @@ from quantgate.components.rollout.rollout_plan import ROLLBACK, Destination, Rol
 from quantgate.components.rollout.storage_address import OCI, check_reachable
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.servers.cluster_settings import ServingSettings
+from quantgate.components.storage.page_templates import templates_of
 
 README, PLAN, SERVICE = "README.md", "rollout.json", "service.yaml"
 FOLDERS: Mapping[ObjectKind, str] = {
@@ -122,14 +122,7 @@ def modelcar_files(decision: Decision, traffic: Traffic) -> Iterator[tuple[str, 
 
 def readme(plan: RolloutPlan, limits: UseCase, traffic: Traffic | None) -> str:
     """The rollout for the person who carries it out, as Markdown."""
-    environment = Environment(
-        loader=PackageLoader("quantgate.components", "rollout"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates_of("rollout", autoescape=False)
     variant, stable = selectors(traffic) if traffic else ("", "")
     test, unit = plan.live_test, "%" if limits.relative else "points"
     return environment.get_template("rollout.md.j2").render(

@@ -6,5 +6,6 @@ location                        the store or file at an address
 hashing                         the sha256 of files
 cache                           where downloads lie
 artifact, yaml_file             one value in one file, for programs and for people
+page_templates                  the Jinja templates of a folder of components
 s3_advice                       what to do about an error of S3's
 """
