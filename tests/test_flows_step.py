@@ -69,6 +69,7 @@ def test_a_baseline_with_answers_of_the_ledger_alone_fails_as_its_flows_were_not
     task = TaskScore(task="gsm8k", score=1.0, items=3, **settings)
     plan = EvaluationPlan(variants=("bf16",), store="s", results=str(tmp_path), flows_kept="given")
     plan.write(tmp_path / "plan")
+    RunResults(str(tmp_path)).flows.write(ours())
     Scores(variant="bf16", suite="s", stage=FULL, tasks=(task,)).write(tmp_path / "scores")
     Server(variant="bf16", failure="no memory").write(tmp_path / "server")
     flows(*(str(tmp_path / name) for name in ("server", "scores", "plan", "flowed")))

@@ -102,8 +102,8 @@ def test_the_gate_takes_a_native_baseline_for_the_reference(tmp_path: Path) -> N
         ("theirs", "ship"),
     ]
     results = RunResults(str(tmp_path))
-    results.plan.write(planned("fp8-native", "theirs", native="fp8"))
+    plan = planned("fp8-native", "theirs", native="fp8").model_copy(update={"results": str(tmp_path)})
     failed = Scores(variant="fp8-native", suite="demo", stage="full", failure="No memory.")
     results.scores("fp8-native", "full").write(failed)
-    assert without_reference("theirs", str(tmp_path)) == not_judged("No memory.")
-    assert without_reference("fp8-native", str(tmp_path)) == ""
+    assert without_reference("theirs", plan) == not_judged("No memory.")
+    assert without_reference("fp8-native", plan) == ""

@@ -126,11 +126,11 @@ def test_the_later_variants_are_not_quantized(tmp_path: Path) -> None:
     results, use_case = str(tmp_path / "results"), policy("{mmlu: 68.3}")
     RunResults(results).scores("bf16", "full").write(scored(0.5))
     reason = not_as_published(use_case, scored(0.5))
-    assert without_reference("bf16", results, use_case) == ""
-    assert without_reference("int8", results, use_case) == reason
-    assert without_reference("int8", results, policy("{mmlu: 52}")) == ""
     plan, model, weights = (str(tmp_path / f"{name}.json") for name in ("plan", "model", "weights"))
     given = EvaluationPlan(variants=("bf16", "int8"), store=str(tmp_path / "store"), results=results, limits=use_case)
+    assert without_reference("bf16", given) == ""
+    assert without_reference("int8", given) == reason
+    assert without_reference("int8", given.model_copy(update={"limits": policy("{mmlu: 52}")})) == ""
     given.write(plan)
     Model(source="file:none", digest="d0", uri="nowhere", size_bytes=1).write(model)
     quantize_step.quantize("int8", model, plan, weights)

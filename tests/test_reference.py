@@ -63,9 +63,13 @@ def test_a_variant_that_was_quantized_at_the_same_time_is_neither_served_nor_eva
     assert (full.stage, full.tasks, full.records, full.failure) == ("full", (), "", REASON)
 
 
-def test_the_baseline_itself_and_a_variant_whose_baseline_has_scores_go_on(results: str, tmp_path: Path) -> None:
-    assert without_reference("bf16", results) == ""
-    assert without_reference("int8", results) == REASON
-    assert without_reference("int8", str(tmp_path / "not finished yet")) == ""
+def test_the_baseline_itself_and_a_variant_whose_baseline_has_scores_go_on(
+    plan: str, results: str, tmp_path: Path
+) -> None:
+    planned = EvaluationPlan.read(plan)
+    unfinished = planned.model_copy(update={"results": str(tmp_path / "not finished yet")})
+    assert without_reference("bf16", planned) == ""
+    assert without_reference("int8", planned) == REASON
+    assert without_reference("int8", unfinished) == ""
     RunResults(results).scores("bf16", "full").write(Scores(variant="bf16", suite="demo", stage="full"))
-    assert without_reference("int8", results) == ""
+    assert without_reference("int8", planned) == ""

@@ -24,7 +24,7 @@ def deploy(weights: str, plan: str, server: str) -> None:
     quantized, planned = Weights.read(weights), EvaluationPlan.read(plan)
     results = planned.results
     with progress.step(results, "deploy", quantized.variant) as step:
-        reason = quantized.failure or without_reference(quantized.variant, results, planned.limits)
+        reason = quantized.failure or without_reference(quantized.variant, planned)
         identity = None
         started = Server(variant=quantized.variant, failure=reason)
         if not reason:

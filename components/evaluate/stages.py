@@ -31,7 +31,7 @@ def copy_earlier_scores(serving: Server, step: progress.Step, results: str, scor
 
 def with_reference(serving: Server, plan: EvaluationPlan) -> Server:
     """The server, with a failure when its variant cannot be judged for want of a baseline."""
-    reason = serving.failure or without_reference(serving.variant, plan.results, plan.limits)
+    reason = serving.failure or without_reference(serving.variant, plan)
     return serving.model_copy(update={"failure": reason})
 
 

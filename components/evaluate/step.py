@@ -35,7 +35,7 @@ def evaluate_full(server: str, tiny: str, plan: str, scores: str, records: str) 
             stages.copy_earlier_scores(serving, step, planned.results, scores)
             return
         final_scores = None
-        if failure := tiny_scores.failure or without_reference(serving.variant, planned.results, planned.limits):
+        if failure := tiny_scores.failure or without_reference(serving.variant, planned):
             without_score = {"stage": suites.FULL, "tasks": (), "records": "", "failure": failure}
             final_scores = tiny_scores.model_copy(update=without_score)
         may_stop = early_stop.stop_rule(tiny_scores, planned)

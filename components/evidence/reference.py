@@ -4,8 +4,7 @@ Nor can it be if the baseline does not score what others have published for it, 
 """
 
 from quantgate.components.evidence.published_check import not_as_published
-from quantgate.components.models.variants import BASELINE, BASELINES
-from quantgate.components.policies.policy import UseCase
+from quantgate.components.models.variants import BASELINES
 from quantgate.components.run.artifacts import Scores
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import FULL, RunResults
@@ -16,16 +15,15 @@ def not_judged(reason: str) -> str:
     return f"Not judged: the baseline has no scores. {reason}"
 
 
-def without_reference(variant: str, results: str, use_case: UseCase | None = None) -> str:
+def without_reference(variant: str, plan: EvaluationPlan) -> str:
     """Why this variant cannot be judged: the run's baseline has ended without scores, or too far from published ones.
 
     Empty for the baseline itself, and while the baseline may still get scores: from its server, the ledger or MLflow.
     """
     if variant in BASELINES:
         return ""
-    plan = RunResults(results).plan.read(EvaluationPlan)
-    saved = RunResults(results).variant(plan.baseline if plan else BASELINE)
+    saved = RunResults(plan.results).variant(plan.baseline)
     scores = saved.scores(FULL).read(Scores)  # a failure of an earlier step is in it, unless the ledger had the answers
     if scores is None:
         return ""
-    return not_judged(scores.failure) if scores.failure else not_as_published(use_case, scores)
+    return not_judged(scores.failure) if scores.failure else not_as_published(plan.limits, scores)

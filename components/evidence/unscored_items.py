@@ -7,7 +7,6 @@ from functools import reduce
 
 import numpy as np
 import pyarrow
-import pyarrow.compute as pc
 
 from quantgate.components.evidence.answers import Answers
 from quantgate.components.evidence.candidate import Candidate
@@ -49,18 +48,12 @@ def without_unscored(
         for name in flowed:
             answered = kept_answers[name].pop(task, None)
             if answered is not None and common:
-                kept_answers[name][task] = only(answered, common)
+                kept_answers[name][task] = answered.only(pyarrow.chunked_array([sorted(common)]))
     kept_scores = [
         _rescored(row, kept_answers[row.variant], missing) if row.variant in flowed else row for row in scores
     ]
     counts = ", ".join(f"{count} of {task}" for task, count in missing.items())
     return kept_scores, kept_answers, f"all variants, as the judge gave no verdict on each: {counts}" if counts else ""
-
-
-def only(answered: Answers, ids: set[str]) -> Answers:
-    """The answers to the items with these ids."""
-    column = answered.table["id"]
-    return replace(answered, table=answered.table.filter(pc.is_in(column, pyarrow.array(sorted(ids), column.type))))
 
 
 def _rescored(row: Scores, answers: ByTask, missing: Mapping[str, int]) -> Scores:

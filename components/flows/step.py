@@ -23,22 +23,21 @@ def flows(server: str, full: str, plan: str, scores: str) -> None:
     if not planned.flows_kept or measured.failure or measured.scored_in:
         measured.write(scores)
         return
-    if serving.failure:  # the baseline's answers to the benchmarks came from the ledger, which has none to flows
-        measured = measured.model_copy(update={"tasks": (), "failure": f"Its flows were not asked: {serving.failure}"})
-        measured.write(scores)
-        RunResults(planned.results).scores(measured.variant, FULL).put(Path(scores))
-        return
     with progress.step(planned.results, FLOWS, serving.variant) as step:
         flow_set = RunResults(planned.results).flows.read(FlowSet)
         if flow_set is None:
             raise PrerequisiteError(f"The flows of this run are missing from {planned.results}: run it again.")
-        try:
-            exchanges = asked(serving, planned, flow_set, step)
-            measured = with_scores(measured, planned, flow_set, exchanges)
-            note = ", ".join(f"{task.task} {task.score:.3f}" for task in measured.tasks if task.task == FLOWS)
-        except PrerequisiteError as error:
-            failure = f"Its flows were not answered: {error} The server's log: {serving.log}"
-            measured, note = measured.model_copy(update={"tasks": (), "failure": failure}), ""
+        failure, note = "", ""
+        if serving.failure:  # the baseline's answers to the benchmarks came from the ledger, which has none to flows
+            failure = f"Its flows were not asked: {serving.failure}"
+        else:
+            try:
+                measured = with_scores(measured, planned, flow_set, asked(serving, planned, flow_set, step))
+                note = ", ".join(f"{task.task} {task.score:.3f}" for task in measured.tasks if task.task == FLOWS)
+            except PrerequisiteError as error:
+                failure = f"Its flows were not answered: {error} The server's log: {serving.log}"
+        if failure:
+            measured = measured.model_copy(update={"tasks": (), "failure": failure})
         measured = measured.model_copy(update={"ended_at": time.time()})
         measured.write(scores)
         RunResults(planned.results).scores(measured.variant, FULL).put(Path(scores))  # as evaluate-full does

@@ -29,7 +29,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
     results, earlier_run, started_at = evaluation_plan.results, evaluation_plan.judged_in, time.time()
     with progress.step(results, "quantize", variant) as step, work_folder(results) as folder:
         reason = f"Judged before in {earlier_run}." if earlier_run else ""
-        reason = reason or without_reference(variant, results, evaluation_plan.limits)
+        reason = reason or without_reference(variant, evaluation_plan)
         untried = "" if reason else needless(variant, evaluation_plan)
         reason = reason or untried
         result = Weights(variant=variant, baseline_digest=model.digest, failure=reason, skipped=bool(untried))
