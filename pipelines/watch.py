@@ -14,8 +14,10 @@ from rich.text import Text
 from quantgate.components.run.progress import DONE, FAILED, RUNNING, SKIPPED, Event
 
 PER_VARIANT = ("quantize", "deploy", "tiny", "full", "undeploy")
-SOMETIMES = ("flows", "execute", "search")
-"""Steps that only runs with flows, with programs, or of a search have."""
+SOMETIMES = ("flows", "execute")
+"""Steps that only runs with flows, or with programs, have."""
+WITHIN_A_STEP = ("search",)
+"""What a step reports of its own: in a search, execute judges the variant."""
 PER_RUN = ("resolve", "gate", "report", "track", "promote", "conclude")
 STYLES = {DONE: "green", FAILED: "red", SKIPPED: "dim", RUNNING: "bold"}
 SIGNS = {DONE: "✓", FAILED: "✗", SKIPPED: "–"}
@@ -48,7 +50,10 @@ class Board:
         """A table of variants by steps, and below it the steps of the whole run."""
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         table.add_column("variant", style="bold", no_wrap=True)
-        steps = [*PER_VARIANT, *(name for name in SOMETIMES if any(step == name for _, step in self.cells))]
+        steps = [
+            *PER_VARIANT,
+            *(name for name in (*SOMETIMES, *WITHIN_A_STEP) if any(step == name for _, step in self.cells)),
+        ]
         for name in steps:
             table.add_column(name, no_wrap=True, min_width=9)
         for variant in self.variants:
