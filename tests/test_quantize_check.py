@@ -16,9 +16,9 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.layers import Layout
 from quantgate.components.models.sources import resolve
 from quantgate.components.models.tokenizer_files import copy_beside_weights
-from quantgate.components.models.variants import VARIANTS, Variant
+from quantgate.components.models.variants import VARIANTS, Variant, variant_named
 from quantgate.components.quantize.check import check_compressed, worst
-from quantgate.components.quantize.quantization import layouts_in, quantize
+from quantgate.components.quantize.quantization import layouts_in, quantize, slow_16_bits
 from quantgate.components.quantize.rotation import check_rotates
 from quantgate.components.run.progress import Step
 from quantgate.components.run.results import RunResults
@@ -100,7 +100,7 @@ import sys
 from pathlib import Path
 from llmcompressor.modifiers.autoround import base
 from quantgate.components.quantize import compress
-model, wide, rows, out, *names = sys.argv[1:]
+model, wide, rows, out, in_float32, *names = sys.argv[1:]
 auto_round = base.AutoRound
 base.AutoRound = lambda **settings: auto_round(**settings | {"iters": 4})  # 200 take a minute
 for name in names:
@@ -108,6 +108,7 @@ for name in names:
     model = wide if name in WIDE else model
     options = ["--model", model, "--variant", name, "--calibration", rows, "--samples", "8", "--tokens", "16"]
     options += ["--errors", f"{out}/errors.json"] if "mixed" in name else []
+    options += ["--slow-16-bits"] if name in in_float32.split(",") else []
     sys.argv = ["compress", *options, "--out", f"{out}/{name}", "--facts", f"{out}/{name}.json"]
     compress.main()
 """
@@ -135,8 +136,9 @@ def all_rows(made: dict[str, Path], wide_model: Path, tmp_path_factory: pytest.T
     embedded_calibration(out, 16, 16)  # from which a seed draws 8
     texts = RunResults(str(out)).calibration_texts.path
     program = f"WIDE = {WIDE}\n{ALL_ROWS}"
-    command = [sys.executable, "-c", program, str(made["bf16"]), str(wide_model), str(texts), str(out), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
+    in_float32 = ",".join(name for name in names if slow_16_bits(variant_named(name)))
+    command = [sys.executable, "-c", program, str(made["bf16"]), str(wide_model), str(texts), str(out), in_float32]
+    done = subprocess.run([*command, *names], capture_output=True, text=True, check=False, env=os.environ | OFFLINE)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -196,19 +195,3 @@ def test_the_first_run_installs_vllm_and_says_so(
 def test_make_needs_only_the_standard_library() -> None:
     command = [sys.executable, "-S", str(ROOT / "environments.py"), "--help"]
     assert subprocess.run(command, capture_output=True, check=False, env={}).returncode == 0
-
-
-@pytest.mark.slow  # it builds a wheel
-def test_the_wheel_contains_the_locks_of_vllms_environment(tmp_path: Path) -> None:
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    for name in files.split("\0"):
-        if name.startswith(("components/", "pipelines/")) or (name and "/" not in name):
-            copy = tmp_path / "source" / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "-w", str(tmp_path), str(tmp_path / "source")], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"components/environments/locks/serving-{name}.txt" for name in ("cpu", "cuda")} <= inside
-    assert "components/policies/use_cases/general-chat.yaml" in inside
