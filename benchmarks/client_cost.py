@@ -37,7 +37,7 @@ from quantgate.components.evaluate.ledger import Ledger
 from quantgate.components.run import records
 from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.progress import Step
-from quantgate.components.servers.local_vllm import free_port
+from quantgate.components.servers.local_server import free_port
 from quantgate.components.storage.cache import cache_dir
 from tests.support.prompted import questions_on
 

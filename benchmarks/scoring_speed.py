@@ -40,7 +40,7 @@ from quantgate.components.evaluate.endpoint import Endpoint
 from quantgate.components.models.sources import resolve
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server, local_vllm
 from quantgate.components.servers.scoring_requests import trie_size
 from quantgate.components.storage.cache import cache_dir
 from quantgate.components.storage.location import fetch, open_store
@@ -109,7 +109,7 @@ def served(model: Path | None) -> Iterator[Server]:
             try:
                 yield server
             finally:
-                local_vllm.undeploy(server)
+                local_server.undeploy(server)
 
 
 def compare(server: Server, data: Path, name: str, contenders: list[str], rounds: int) -> list[str]:

@@ -19,7 +19,7 @@ import psutil
 from quantgate.components.models.sources import resolve
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server, local_vllm
 from quantgate.components.storage.cache import cache_dir
 from quantgate.components.storage.location import fetch, open_store
 
@@ -30,7 +30,7 @@ SENTENCE = "The history of the town begins with a mill on the river, and it goes
 
 def processes(server: Server) -> list[psutil.Process]:
     """vLLM's processes."""
-    guard = local_vllm.find_guard(server)
+    guard = local_server.find_guard(server)
     return guard.children(recursive=True) if guard else []
 
 
@@ -61,7 +61,7 @@ def measured(folder: Path, scratch: Path, options: tuple[str, ...]) -> tuple[flo
     loglik = asyncio.run(total_loglik(server))
     took_s = time.monotonic() - started
     memory = sum(process.memory_info().rss for process in processes(server)) / 1e6
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     return server.startup_s, start_cpu_s, memory, took_s, loglik
 
 

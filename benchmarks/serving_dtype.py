@@ -19,7 +19,7 @@ from quantgate.components.models.sources import resolve
 from quantgate.components.processes import lease
 from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server, local_vllm
 from quantgate.components.storage.cache import cache_dir
 from quantgate.components.storage.location import fetch, open_store
 
@@ -56,7 +56,7 @@ def main(folders: list[Path]) -> None:
                 print(
                     f"| {folder.name[:12]} | {dtype} | {read_rate(server):.0f} | {server.startup_s:.0f} |", flush=True
                 )
-                local_vllm.undeploy(server)
+                local_server.undeploy(server)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from quantgate.components.processes import lease
 from quantgate.components.quantize.check import check_compressed, worst
 from quantgate.components.quantize.quantization import compress_command, errors_beside, layouts_in
 from quantgate.components.run.calibration import Calibration
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server, local_vllm
 
 CALIBRATION = Calibration(samples=8, tokens=128)
 QUESTIONS = 8
@@ -94,7 +94,7 @@ def served(variant: Variant, model: Path, folder: Path, pairs: list[tuple[str, l
         try:
             (_, _, outcome), logliks = ask(server, pairs)
         finally:
-            local_vllm.undeploy(server)
+            local_server.undeploy(server)
     if not logliks:
         return f"no: {outcome}"
     distance, same = distance_from_cpu(model, pairs, logliks)

@@ -26,7 +26,7 @@ from quantgate.components.processes import guarded, lease
 from quantgate.components.run import progress
 from quantgate.components.run.artifacts import Server
 from quantgate.components.run.results import RunResults
-from quantgate.components.servers import local_vllm as serving
+from quantgate.components.servers import local_server
 from quantgate.components.storage.artifact import Artifact, write_text
 
 POLL_S = 0.2
@@ -112,7 +112,7 @@ def stop_all(guard: psutil.Process, results: RunResults) -> None:
         guard.terminate()
         guard.wait(STOPPED_WITHIN_S)
     for file in results.local_servers():
-        serving.undeploy(Server.read(file))
+        local_server.undeploy(Server.read(file))
 
 
 def main(arguments_file: Path) -> None:

@@ -150,10 +150,10 @@ def plan_of(values: Mapping[str, Any]) -> EvaluationPlan:
 
 
 def given_checkpoint(entry: str) -> str:
-    """NAME=SOURCE with an absolute path, if the source is a folder of this machine."""
+    """NAME=SOURCE with an absolute path, if the source is a folder or a file of this machine."""
     name, equals, source = entry.partition("=")
-    is_folder = source.startswith("file:") or (source != "" and Path(source).expanduser().is_dir())
-    return f"{name}{equals}file:{Path(source.removeprefix('file:')).expanduser().absolute()}" if is_folder else entry
+    is_path = source.startswith("file:") or (source != "" and Path(source).expanduser().exists())
+    return f"{name}{equals}file:{Path(source.removeprefix('file:')).expanduser().absolute()}" if is_path else entry
 
 
 def policy_text(file: Path) -> str:

@@ -56,7 +56,7 @@ def endpoint_server(endpoint: str, model: str, tokenizer: str, digest: str) -> S
 
     client = Client(endpoint, model)
     server = abilities(client)
-    identity = ServerIdentity(weights=digest, package="vLLM", version=server.version, place=client.root)
+    identity = ServerIdentity(weights=digest, package=server.package, version=server.version, place=client.root)
     return Server(
         variant=MODEL,
         url=f"{client.root}/v1",

@@ -10,7 +10,7 @@ import yaml
 from quantgate.components.models.variants import VARIANTS
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Scores, Server
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server, local_vllm
 from tests.support.command import Done, quantgate
 from tests.support.fake_vllm import serving_python
 
@@ -126,7 +126,7 @@ def served(
         started = local_vllm.deploy("bf16", tiny_model, tmp_path)
         assert started.failure == ""
         yield started
-        local_vllm.undeploy(started)
+        local_server.undeploy(started)
 
 
 def evaluated(served: Server, out: Path, *options: str) -> Done:
@@ -168,7 +168,7 @@ def test_eval_leaves_out_what_does_not_fit_the_servers_window_and_says_so(
     with lease.hold(tmp_path / "lease"):
         server = local_vllm.deploy("bf16", tiny_model, tmp_path, window=475)
         done = evaluated(server, tmp_path / "one", "--suite", "quick", "--limit", "6")
-        local_vllm.undeploy(server)
+        local_server.undeploy(server)
     assert done.returncode == 0, done.stderr
     scores = Scores.read(tmp_path / "one" / "full.json")
     assert {task.task: task.items for task in scores.tasks} == {"arc_easy": 6, "hellaswag": 3, "piqa": 5}
@@ -182,7 +182,7 @@ def test_a_server_without_an_ability_that_a_task_needs_is_refused_with_the_reaso
 ) -> None:
     answer = evaluated(served, tmp_path / "out", "--suite", "quick")
     assert answer.returncode == 2
-    assert "offers none of the four ways to score prompts" in answer.stderr
+    assert "offers none of the ways to score prompts" in answer.stderr
     assert "logprobs are not supported" in answer.stderr
     assert not (tmp_path / "out" / "full.json").exists()
 

@@ -22,11 +22,11 @@ from quantgate.components.benchmarks.encoder import Encoder, generation_request
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from quantgate.components.evaluate.ledger import Ledger
-from quantgate.components.evaluate.tested_model import TestedModel, neutral_of
+from quantgate.components.evaluate.tested_model import TestedModel
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import access, client, local_vllm
-from quantgate.components.servers.abilities import abilities
+from quantgate.components.servers import access, client, local_server, local_vllm
+from quantgate.components.servers.abilities import Abilities, abilities
 from quantgate.components.servers.client import Client, ServerFailedError, Text
 from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question
 from quantgate.components.servers.scoring_ways import WAYS, BadAnswerError, score
@@ -75,7 +75,7 @@ def serve(folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
     yield start
     for server in started:
-        local_vllm.undeploy(server)
+        local_server.undeploy(server)
 
 
 def endpoint(server: Any, **settings: Any) -> Endpoint:
@@ -375,7 +375,7 @@ def test_an_answer_that_reached_the_token_limit_is_marked_as_cut(serve: Any, tmp
 def test_a_server_without_log_probabilities_still_generates(serve: Any) -> None:
     ours = endpoint(serve("text-only"))
     assert ours.generate_until([SimpleNamespace(args=("Say it", {"until": ["#"], "max_gen_toks": 9}))])
-    with pytest.raises(PrerequisiteError, match="offers none of the four ways to score prompts"):
+    with pytest.raises(PrerequisiteError, match="offers none of the ways to score prompts"):
         ours.loglikelihood(requests(PAIRS))
 
 
@@ -466,15 +466,21 @@ def test_two_evaluations_can_share_a_ledger(serve: Any, tmp_path: Path) -> None:
     "the model's generation_config has top_k, a repetition penalty or the like, and another server applies it",
     "each request carries neutral values; vLLM's own fields go only to vLLM",
 )
-@pytest.mark.parametrize("version", ["0.30.0", "unknown"])
-def test_neutral_values_are_sent_unless_the_task_has_its_own(version: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "version", "own"),
+    [
+        ("vLLM", "0.30.0", {"top_k": -1, "min_p": 0, "repetition_penalty": 1}),
+        ("vLLM", "unknown", {}),
+        ("llama.cpp", "b11549", {"top_k": 0, "min_p": 0, "repeat_penalty": 1}),
+    ],
+)
+def test_neutral_values_are_sent_unless_the_task_has_its_own(package: str, version: str, own: dict[str, int]) -> None:
     model = TestedModel.__new__(TestedModel)
     model.client = Client("http://127.0.0.1:9", "it")
-    model.neutral = neutral_of(version)
+    model.neutral = Abilities(version, 0, (), package).neutral
     sent = model.payload([5], generation_request({"top_p": 0.9, "repetition_penalty": 1.1}))
     assert (sent["top_p"], sent["repetition_penalty"]) == (0.9, 1.1)
     sent = model.payload([5], generation_request({}))
     standard = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
-    own = {"top_k": -1, "min_p": 0, "repetition_penalty": 1} if version == "0.30.0" else {}
     lm_evals = {"model", "prompt", "max_tokens", "temperature", "stop", "seed"}
     assert {name: value for name, value in sent.items() if name not in lm_evals} == standard | own

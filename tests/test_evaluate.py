@@ -27,7 +27,7 @@ from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.progress import Step
 from quantgate.components.run.prompt_settings import PromptSettings
 from quantgate.components.run.results import RunResults
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server, local_vllm
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.storage.location import open_store
 from tests.support.fake_vllm import serving_python
@@ -118,7 +118,7 @@ def test_the_full_stage_evaluates_the_items_after_tiny_and_scores_all(
     again, of_again = prompts("full", "mine")
     elsewhere, of_elsewhere = prompts("full", "yours")
     at_once, of_all = prompts("full", "")
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
 
     assert (of_tiny, of_rest, of_again, of_elsewhere, of_all) == (2 * 4, 2 * 6, 0, 0, 2 * 10)
     assert full.tasks == again.tasks == elsewhere.tasks
@@ -143,7 +143,7 @@ def test_a_record_contains_what_the_gate_needs(tiny_model: Path, folder: Path, m
 
     server = serve(tiny_model, folder, monkeypatch, "ok")
     Evaluation(server, questions(tiny_model, folder), "tiny", Step(None, "tiny", "int8")).run(folder / "tiny.parquet")
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     first = records.read(folder / "tiny.parquet")[0]
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model)
@@ -179,7 +179,7 @@ def test_the_full_stage_runs_in_blocks_until_the_verdict_is_clear(
     asked_here = questions(tiny_model, folder, suite, rows=24)
     stopped, all_of_it = run(3), run(9)
     at_once = Evaluation(server, asked_here, "full", step).run(folder / "once.parquet")
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert seen == [(2, 6, 6), (3, 12, 12), (2, 6, 6), (3, 12, 12)], (
         "the first look is the tiny stage's, the last the end"
     )
@@ -207,7 +207,7 @@ def test_chosen_items_are_asked_first_and_never_mixed_into_the_samples_of_the_lo
     tiny = Evaluation(server, asked_here, "tiny", step).run(folder / "tiny.parquet")
     answered = records.read(folder / "tiny.parquet")
     full = Evaluation(server, asked_here, "full", step).run(folder / "full.parquet", Earlier(tiny=answered), never)
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert [record.item_id for record in records.read(folder / "tiny.parquet")] == sorted(set(anchors))
     assert seen == [set(order[:6]), set(order[:12])]
     assert (tiny.tasks[0].items, full.tasks[0].items) == (3, 24)
@@ -225,7 +225,7 @@ def test_the_records_of_a_stopped_evaluation_are_those_of_its_score(
     Evaluation(server, asked_here, "tiny", step).run(folder / "tiny.parquet")
     answered = Earlier(tiny=records.read(folder / "tiny.parquet"))
     stopped = Evaluation(server, asked_here, "full", step).run(folder / "full.parquet", answered, lambda *_: True)
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     recorded = records.read(folder / "full.parquet")
     assert {record.item_id for record in recorded} == set(order[:6]), "no chosen item outside the random sample"
     assert stopped.tasks[0].score == sum(record.score or 0.0 for record in recorded) / 6
@@ -243,7 +243,7 @@ def test_a_task_has_no_score_in_a_stage_in_which_none_of_its_items_fits(
         Evaluation(server, prepared, stage, Step(None, stage, "int8")).run(folder / f"{stage}.parquet")
         for stage in ("tiny", "full")
     )
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert (tiny.failure, tiny.tasks, tiny.planned_items) == ("", (), 0)
     assert (full.failure, full.tasks[0].items, full.planned_items) == ("", 6, 6)
 
@@ -258,7 +258,7 @@ def test_a_failing_server_gives_a_reason_and_never_a_score(
     server = serve(tiny_model, folder, monkeypatch, mode)
     stage = Evaluation(server, questions(tiny_model, folder), "tiny", Step(None, "tiny", "int8"))
     scores = stage.run(folder / "tiny.parquet")
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert what in scores.failure
     assert server.log in scores.failure
     assert (scores.tasks, scores.records) == ((), "")
@@ -291,7 +291,7 @@ def test_without_a_server_the_ledger_gives_the_scores_only_if_it_has_every_answe
     tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(tiny_model, folder, monkeypatch, "ok")
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     running, gone = serve(tiny_model, folder, monkeypatch, "ok"), server.model_copy(update={"failure": "vLLM ended"})
 
     def scored(by: Server, stage: str) -> Scores:
@@ -300,7 +300,7 @@ def test_without_a_server_the_ledger_gives_the_scores_only_if_it_has_every_answe
             return evaluation.run(folder / f"{stage}.parquet", Earlier(ledger))
 
     measured = scored(running, "tiny")
-    local_vllm.undeploy(running)
+    local_server.undeploy(running)
     known, unknown = scored(gone, "tiny"), scored(gone, "full")
     assert (known.failure, known.tasks, known.identity) == ("", measured.tasks, server.identity)
     assert known.reused == known.requests == measured.requests
@@ -327,7 +327,7 @@ def test_a_baseline_that_could_not_be_served_is_scored_from_the_ledger(
             return stages.score_stage(by, plan, "full", step, folder / "full.parquet")
 
     measured = scored(served) if has_answers else None
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     scores = scored(served.model_copy(update={"failure": "vLLM ended"}))
     if measured:
         assert (measured.failure, scores.failure, scores.tasks) == ("", "", measured.tasks)

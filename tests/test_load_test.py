@@ -20,7 +20,7 @@ from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.load_results import ON_CPU, ON_GPU, LoadSettings, LoadTest, load_settings
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server, local_vllm
 from quantgate.components.servers.access import key_of
 from quantgate.components.servers.bench_serve import load_test, runs
 from tests.e2e.started import processes_of
@@ -38,7 +38,7 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         started = local_vllm.deploy("int8", tiny_model, folder)
         assert started.failure == ""
         yield started
-        local_vllm.undeploy(started)
+        local_server.undeploy(started)
 
 
 def folder_of(server: Server) -> str:

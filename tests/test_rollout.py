@@ -94,6 +94,17 @@ def test_each_verdict_has_its_steps(tmp_path: Path, variant: str, verdict: str, 
         assert list(written_plan(decision, variant, SETTINGS)) == ["README.md", "rollout.json"]
 
 
+def test_a_gguf_file_has_no_steps_whatever_its_verdict(tmp_path: Path) -> None:
+    """The services would run vLLM, and with another engine than the one that was judged."""
+    decision = decided(tmp_path, int8="ship")
+    weights = tuple(
+        row.model_copy(update={"algorithm": "gguf"}) if row.variant == "int8" else row for row in decision.weights
+    )
+    plan = plan_rollout(decision.model_copy(update={"weights": weights}), "int8", Destination())
+    assert plan.steps == ()
+    assert plan.refusal.startswith("It is a GGUF file, and the services that quantgate writes run vLLM.")
+
+
 def test_a_canary_grows_beside_a_predictor_that_no_step_changes(tmp_path: Path) -> None:
     rollout = ready(decided(tmp_path), "int4-g128")
     steps = [service_of(rollout, step) for step in (1, 2, 3)]

@@ -12,7 +12,7 @@ import pytest
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.processes import lease, scratch
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server
 
 LITTER = """
 import os, pathlib, subprocess, sys, tempfile, time, uuid
@@ -150,7 +150,7 @@ def test_what_pytorch_compiles_for_vllm_is_kept_in_the_cache(
     monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", set_to.format(temporary=tempfile.gettempdir()))
     expected = used.replace("kept", str(tmp_path / "torchinductor"))
-    assert local_vllm.environment({})["TORCHINDUCTOR_CACHE_DIR"] == expected
+    assert local_server.environment({})["TORCHINDUCTOR_CACHE_DIR"] == expected
 
 
 @pytest.mark.slow

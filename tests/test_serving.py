@@ -19,7 +19,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.processes import lease
 from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Server, ServerPod, Weights
-from quantgate.components.servers import access, lifecycle, local_vllm, probes, vllm_options
+from quantgate.components.servers import access, lifecycle, local_server, local_vllm, probes, vllm_options
 from quantgate.components.servers.abilities import abilities
 from quantgate.components.servers.client import Client, NotOursError, client_of
 from tests.support.cpu import cpu_with
@@ -76,7 +76,7 @@ def test_a_server_answers_until_it_is_undeployed(
     assert ("float32" in server.identity.options) is (flags == "avx2")
     assert server.url.startswith("http://127.0.0.1:")
     assert answers(server)
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert not answers(server)
 
 
@@ -86,7 +86,7 @@ def test_keys_and_values_in_fp8_are_an_option_of_the_server_and_of_its_identity(
     identities = []
     for weights in (plain, cached):
         server = lifecycle.deploy(weights, model, str(run), 1024)
-        local_vllm.undeploy(server)
+        local_server.undeploy(server)
         assert (server.failure, server.served_name) == ("", f"quantgate-{weights.variant}")
         assert ("--kv-cache-dtype fp8" in server.command) is (weights is cached)
         assert server.identity == lifecycle.identity_here(weights, model, 1024)
@@ -97,14 +97,14 @@ def test_keys_and_values_in_fp8_are_an_option_of_the_server_and_of_its_identity(
 
 def test_undeploying_twice_or_without_a_start_does_nothing(model: Path, run: Path) -> None:
     server = local_vllm.deploy("int8", model, run)
-    local_vllm.undeploy(server)
-    local_vllm.undeploy(server)
-    local_vllm.undeploy(Server(variant="int8", failure="it was never made"))
+    local_server.undeploy(server)
+    local_server.undeploy(server)
+    local_server.undeploy(Server(variant="int8", failure="it was never made"))
 
 
 def test_undeploying_does_not_touch_another_process_with_the_servers_id(model: Path, run: Path) -> None:
     me = psutil.Process()
-    local_vllm.undeploy(Server(variant="int8", pid=me.pid, log="elsewhere"))
+    local_server.undeploy(Server(variant="int8", pid=me.pid, log="elsewhere"))
     assert me.is_running()
 
 
@@ -133,7 +133,7 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(model: Path, run: Path, m
     monkeypatch.setenv("VLLM_FAKE", "deaf")
     server = local_vllm.deploy("int8", model, run, ready_within_s=2)
     assert "vLLM was not ready after 2 s" in server.failure
-    assert local_vllm.find_guard(server) is None
+    assert local_server.find_guard(server) is None
 
 
 def test_another_server_on_the_port_is_not_mistaken_for_the_variants(
@@ -176,12 +176,12 @@ class ImpostorsAnswer(BaseHTTPRequestHandler):
 def test_a_process_on_the_servers_port_is_not_asked(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = local_vllm.deploy("int8", model, run)
     client = client_of(server)
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     with Impostor(access.port_of(server)) as impostor:
         texts: dict[int, Any] = {}
         with pytest.raises(NotOursError, match="another process may answer at"):
             asyncio.run(client.run(client.generating_jobs([{"prompt": [1], "max_tokens": 1}], texts.__setitem__)))
-        monkeypatch.setattr(local_vllm, "free_port", lambda: impostor.server_port)
+        monkeypatch.setattr(local_server, "free_port", lambda: impostor.server_port)
         monkeypatch.setenv("VLLM_FAKE", "deaf")
         assert "not ready" in local_vllm.deploy("int8", model, run, ready_within_s=2).failure
         assert (impostor.keys, texts) == ([], {})
@@ -192,7 +192,7 @@ def test_a_process_on_the_servers_port_is_not_asked(model: Path, run: Path, monk
 def test_a_port_in_use_is_reported(model: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as taken:  # closes each connection at once
         Thread(target=taken.serve_forever, daemon=True).start()
-        monkeypatch.setattr(local_vllm, "free_port", lambda: taken.server_address[1])
+        monkeypatch.setattr(local_server, "free_port", lambda: taken.server_address[1])
         server = local_vllm.deploy("int8", model, run, ready_within_s=30)
         taken.shutdown()
     assert "Address already in use" in server.failure
@@ -200,13 +200,13 @@ def test_a_port_in_use_is_reported(model: Path, run: Path, monkeypatch: pytest.M
 
 def test_a_server_that_ended_is_reported_with_its_first_error(model: Path, run: Path) -> None:
     server = local_vllm.deploy("int8", model, run)
-    assert local_vllm.why_it_ended(server) == ""
-    local_vllm.undeploy(server)
-    assert local_vllm.why_it_ended(server) == "vLLM ended: its log does not say why."
+    assert local_server.why_it_ended(server) == ""
+    local_server.undeploy(server)
+    assert local_server.why_it_ended(server) == "vLLM ended: its log does not say why."
     with Path(server.log).open("a") as log:
         log.write("(APIServer pid=9) WARNING 11-26 19:08:58 A low limit can cause `OSError: Too many open files`.\n")
         log.write("(Worker pid=1) ERROR AttributeError: no attribute 'gemm'\nERROR EngineDeadError: see above\n")
-    assert local_vllm.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
+    assert local_server.why_it_ended(server) == "vLLM ended: AttributeError: no attribute 'gemm'."
 
 
 def test_a_server_ends_with_the_lease(model: Path, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_proxy_is_never_asked_for_a_server_on_this_machine(
     server = local_vllm.deploy("int8", model, run, ready_within_s=20)
     assert server.failure == ""
     assert abilities(client_of(server)).kinds
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
 
 
 @pytest.mark.fault("servers", "the caller's environment has credentials", "vLLM gets only the variables that it needs")
@@ -306,13 +306,13 @@ def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monk
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     server = local_vllm.deploy("int8", model, run)
-    guard = local_vllm.find_guard(server)
+    guard = local_server.find_guard(server)
     assert guard
     for process in (guard, *guard.children()):
         environment = process.environ()
         assert not secrets & environment.keys()
         assert environment["CUDA_VISIBLE_DEVICES"] == "1"
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
 
 
 @pytest.mark.fault(
@@ -320,14 +320,14 @@ def test_a_server_gets_no_credentials_of_its_caller(model: Path, run: Path, monk
 )
 def test_the_models_own_generation_settings_are_not_applied(model: Path, run: Path) -> None:
     server = local_vllm.deploy("int8", model, run)
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert "--generation-config vllm" in server.command
     assert server.identity
     assert "--generation-config vllm" in server.identity.describe()
 
 
 def test_a_server_that_does_not_answer_in_time_has_no_status_yet() -> None:
-    server = Server(variant="int8", url=f"http://127.0.0.1:{local_vllm.free_port()}/v1")
+    server = Server(variant="int8", url=f"http://127.0.0.1:{local_server.free_port()}/v1")
     assert probes.status_with(server, "") == 0
 
 
@@ -355,11 +355,11 @@ def test_a_server_answers_only_requests_with_its_own_key(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "the user's")
     server = local_vllm.deploy("int8", model, run)
-    key, guard = access.key_of(server), local_vllm.find_guard(server)
+    key, guard = access.key_of(server), local_server.find_guard(server)
     assert len(key) > 30
     another = local_vllm.deploy("int4-g64", model, run)
     assert access.key_of(another) not in ("", key)
-    local_vllm.undeploy(another)
+    local_server.undeploy(another)
     assert guard
     assert Path(server.key_file).stat().st_mode & 0o777 == 0o600
     assert key not in server.model_dump_json() + Path(server.log).read_text()
@@ -368,7 +368,7 @@ def test_a_server_answers_only_requests_with_its_own_key(
         assert httpx.get(f"{server.url}/models", headers=headers).status_code == 401
     client = client_of(server)
     assert abilities(client).kinds
-    local_vllm.undeploy(server)
+    local_server.undeploy(server)
     assert not Path(server.key_file).exists()
     with pytest.raises(NotOursError, match="The server of int8 has ended"):
         client.check_ours()
@@ -398,4 +398,4 @@ def test_the_users_key_opens_a_server_elsewhere(model: Path, run: Path, monkeypa
     assert access.key_hint(401) == access.key_hint(403) == "The server refuses the key in $OPENAI_API_KEY. Correct it"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert abilities(Client(started.url, "")).kinds
-    local_vllm.undeploy(started)
+    local_server.undeploy(started)

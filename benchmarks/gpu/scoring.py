@@ -24,7 +24,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.variants import BASELINE
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server, local_vllm
 from quantgate.components.servers.client import CONCURRENT_CALLS, ServerFailedError
 from quantgate.components.servers.local_vllm import serving_python
 
@@ -77,7 +77,7 @@ def clients(chosen: Setting, table: Table, name: str, folder: Path) -> None:
                 for client in CLIENTS:
                     client_row(chosen, table, name, server, task, client)
         finally:
-            local_vllm.undeploy(server)
+            local_server.undeploy(server)
 
 
 def client_row(chosen: Setting, table: Table, name: str, server: Server, task: str, client: str) -> None:

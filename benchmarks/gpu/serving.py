@@ -18,7 +18,7 @@ from quantgate.components.evaluate.endpoint import Endpoint
 from quantgate.components.models.variants import BASELINE, variant_named
 from quantgate.components.models.window import model_config
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server
 from quantgate.components.servers.client import ServerFailedError
 
 QUESTIONS, REHEARSED_QUESTIONS = 40, 4
@@ -178,7 +178,7 @@ def distance_from_cpu(
 
 def first_error(server: Server) -> str:
     """Why a server did not start, in one line."""
-    return (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:300]
+    return (local_server.why_it_ended(server) or server.failure.splitlines()[0])[:300]
 
 
 if __name__ == "__main__":

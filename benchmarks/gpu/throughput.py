@@ -20,7 +20,7 @@ from benchmarks.gpu.scoring import DUMMY, EIGHT
 from benchmarks.gpu.setting import NOT_RUN, Setting, Table, seconds
 from benchmarks.gpu.together import Wanted, share_of_memory, started
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server
 
 REQUESTS = (1, 8, 64)
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
@@ -61,7 +61,7 @@ def main() -> None:
         for variant, server in servers.items():
             model = shapes.DEMO if chosen.rehearse else EIGHT
             if server.failure:
-                reason = (local_vllm.why_it_ended(server) or server.failure.splitlines()[0])[:250]
+                reason = (local_server.why_it_ended(server) or server.failure.splitlines()[0])[:250]
                 table.add(model, variant, seconds(server.startup_s), "–", NOT_RUN, "–", reason)
                 continue
             for count in (1, 8) if chosen.rehearse else REQUESTS:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Server
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server, local_vllm
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def started(results: Path, wanted: list[Wanted]) -> Iterator[dict[str, Server]]:
             starting = {one.name: pool.submit(start, results, one) for one in wanted}
             servers = {name: future.result() for name, future in starting.items()}
         for server in servers.values():
-            stack.callback(local_vllm.undeploy, server)
+            stack.callback(local_server.undeploy, server)
         yield servers
 
 

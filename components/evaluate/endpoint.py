@@ -77,7 +77,8 @@ class Endpoint(LocalCompletionsAPI):  # type: ignore[misc]  # lm-eval is untyped
         self.encoder = Encoder(self.tokenizer)
         self.add_bos_token = self.encoder.adds_bos
         if isinstance(ledger, str):
-            identity = ServerIdentity(weights=model_digest, package="vLLM", version=self.tested.server.version)
+            server = self.tested.server
+            identity = ServerIdentity(weights=model_digest, package=server.package, version=server.version)
             ledger = Ledger(Path(ledger), identity.describe())
         self.tested.ledger = ledger
         self.truncated = 0

@@ -57,7 +57,7 @@ def score_stage(
     os.environ["HF_HUB_OFFLINE"] = "1"  # every file is on this machine; waiting for an unreachable hub takes minutes
     from quantgate.components.evaluate.evaluation import Earlier, Evaluation
     from quantgate.components.evaluate.ledger import ledger_file, shared
-    from quantgate.components.servers import lifecycle, local_vllm
+    from quantgate.components.servers import lifecycle, local_server
     from quantgate.components.servers.bench_serve import memory_of
     from quantgate.components.servers.followed_server import FollowedServer, with_tokenizer
 
@@ -74,7 +74,7 @@ def score_stage(
         scores = unscored.model_copy(update={"failure": str(error)})
     if serving.failure:
         return unscored if scores.failure else scores
-    cause = local_vllm.why_it_ended(serving) if scores.failure else ""
+    cause = local_server.why_it_ended(serving) if scores.failure else ""
     return scores.model_copy(update={"failure": f"{cause} {scores.failure}"}) if cause else scores
 
 

@@ -7,10 +7,14 @@ from typing import Any
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate import ledger
 from quantgate.components.evaluate.ledger import Ledger
-from quantgate.components.run.prompt_settings import NEUTRAL_ON_VLLM
-from quantgate.components.servers.abilities import UNKNOWN, Abilities, abilities
+from quantgate.components.run.server_identity import LLAMA_CPP
+from quantgate.components.servers.abilities import Abilities, abilities
 from quantgate.components.servers.client import Client, Job, ServerFailedError, Text
 from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
+
+OTHER_TEMPLATE = (
+    "The server has another chat template than the model: serve it without --chat-template, or evaluate with --chat no."
+)
 
 
 class OtherPromptError(PrerequisiteError):
@@ -20,8 +24,8 @@ class OtherPromptError(PrerequisiteError):
 class TestedModel:
     """The model behind `client`, with the ledger of its answers, if there is one.
 
-    `way` is one of `batch`, `suffix`, `read`, `echo`, and no other way is used then; by default the server's best one
-    is.
+    `way` is one of `batch`, `suffix`, `read`, `echo`, `forced`, and no other way is used then; by default the server's
+    best one is.
     """
 
     __test__ = False  # pytest would collect it
@@ -31,7 +35,7 @@ class TestedModel:
         self.ledger = ledger
         self.way = way
         self.server: Abilities = abilities(client)
-        self.neutral = neutral_of(self.server.version)
+        self.neutral = self.server.neutral
         self.requests = self.reused = 0
         """Distinct requests so far, and how many of them the ledger has answered."""
 
@@ -93,7 +97,7 @@ class TestedModel:
 
         def save(position: int, text: Text) -> None:
             number = unanswered[position]
-            check_prompt(requests[number][0], text)
+            check_prompt(requests[number][0], text, counts=self.server.package == LLAMA_CPP)
             if self.ledger:
                 self.ledger.put([(keys[number], ledger.pack_text(text))])
             on_text(number, text)
@@ -125,19 +129,23 @@ class LedgerModel(TestedModel):
             raise ServerFailedError("No server is left, and the ledger does not have all of the model's answers.")
 
 
-def neutral_of(version: str) -> dict[str, int]:
-    """The neutral values for a server of this version beyond those of every request."""
-    return NEUTRAL_ON_VLLM if version != UNKNOWN else {}
+def check_prompt(tokens: list[int], text: Text, *, counts: bool = False) -> None:
+    """Raise OtherPromptError when the server read other tokens than the run prepared; nothing if it does not say.
 
-
-def check_prompt(tokens: list[int], text: Text) -> None:
-    """Raise OtherPromptError when the server read other tokens than the run prepared; nothing if it does not say."""
-    if text.prompt is None or list(text.prompt) == tokens:
+    `counts` means that the server counts them rightly, and does not return them.
+    """
+    if text.prompt is None:
+        if counts and text.prompt_tokens not in (None, len(tokens)):
+            raise OtherPromptError(
+                f"The server read a chat as {text.prompt_tokens} tokens and the run prepared {len(tokens)}."
+                f" {OTHER_TEMPLATE}"
+            )
+        return
+    if list(text.prompt) == tokens:
         return
     pairs = enumerate(zip(text.prompt, tokens, strict=False))
     place = next((at for at, (theirs, ours) in pairs if theirs != ours), min(len(text.prompt), len(tokens)))
     raise OtherPromptError(
         f"The server read a chat as {len(text.prompt)} tokens and the run prepared {len(tokens)}; the first difference"
-        f" is at token {place}. The server has another chat template than the model: serve it without --chat-template,"
-        " or evaluate with --chat no."
+        f" is at token {place}. {OTHER_TEMPLATE}"
     )

@@ -50,7 +50,7 @@ def asked(serving: Server, plan: EvaluationPlan, flow_set: FlowSet, step: progre
     """The variant's checked answers to all flows; raises PrerequisiteError when its server fails."""
     from quantgate.components.flows.asking import ask
     from quantgate.components.flows.rubrics import checked_all, judge_of_run
-    from quantgate.components.servers import lifecycle, local_vllm
+    from quantgate.components.servers import lifecycle, local_server
     from quantgate.components.servers.client import ServerFailedError, client_of
     from quantgate.components.servers.followed_server import FollowedServer
 
@@ -70,7 +70,7 @@ def asked(serving: Server, plan: EvaluationPlan, flow_set: FlowSet, step: progre
                 ask(client_of(followed.server, followed.check), flow_set.asked, on_exchange)
                 followed.check()
         except ServerFailedError as error:
-            raise PrerequisiteError(" ".join(filter(None, [local_vllm.why_it_ended(serving), str(error)]))) from error
+            raise PrerequisiteError(" ".join(filter(None, [local_server.why_it_ended(serving), str(error)]))) from error
         return checked_all(by_id, exchanges, serving.variant, judge, step.advance)
 
 

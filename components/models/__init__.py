@@ -4,7 +4,8 @@ sources, hub, wheels            pypi:, file:, hf: and s3:
 published                       what a source publishes now, with a fingerprint of its content
 variants                        the variants, one row each
 rungs                           the variants that an accelerator serves well, and the order of a search
-recipe_file, own_checkpoint     variants by recipes and checkpoints of one's own
+recipe_file, own_checkpoint, gguf_file
+                                variants by recipes, checkpoints and GGUF files of one's own
 parts                           what every variant leaves as it is, and what experts are
 layers                          the group size of each layer
 window                          the rule for the window of a server; `resolve/prepared_prompts.py` applies it

@@ -15,6 +15,8 @@ Read = Callable[[str], str]
 """Returns the text of one of the model's files by its name: from a folder, S3 or the hub."""
 
 WEIGHTS = ".safetensors"
+GGUF = "model.gguf"
+"""The weights of a GGUF file that was given as a variant, as a run stores them."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """What transformers loads: the one file, or the files that the index names."""
 OTHER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -75,6 +77,8 @@ def chosen_weights(names: Collection[str], read: Read) -> list[str]:
         return named
     if SINGLE in names:
         return [SINGLE]
+    if GGUF in names:
+        return [GGUF]
     present = ", ".join(sorted(name for name in names if "/" not in name and name.endswith(WEIGHTS)))
     raise PrerequisiteError(
         f"The model has neither {SINGLE} nor {INDEX}, which say what its weights are{present and f', only {present}'}. "

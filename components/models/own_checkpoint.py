@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import rungs, sources
+from quantgate.components.models import gguf_file, rungs, sources
+from quantgate.components.models.content import GGUF
 from quantgate.components.models.digest import digest_of, model_files, weights_size
 from quantgate.components.models.tokenizer_files import copy_beside_weights, tokenizer_files
 from quantgate.components.models.window import model_config
@@ -45,6 +46,8 @@ def stored(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint
 
     Raises PrerequisiteError if it is not a quantized form of the baseline, with everything that differs.
     """
+    if gguf_file.is_gguf(source):
+        return stored_gguf(source, baseline, store, cache)
     folder, _ = sources.found(source, cache, quantized=True)
     config = quantization_of(folder, source)
     if different := [*shape_differences(folder, baseline), *tokenizer_differences(folder, baseline)]:
@@ -52,25 +55,33 @@ def stored(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint
             f"{source} is not a quantized form of the run's model: {'; '.join(different)}. Give a checkpoint that was"
             " made from this model, or run it with the model from which it was made."
         )
+    own = tokenizer_files(folder)
+    files = {name: path for name, path in model_files(folder).items() if name not in own}
+    kept = with_tokenizer(files, baseline, store, cache)
+    about = {"scheme": scheme_of(config), "method": str(config["quant_method"]), "stored_bits": rungs.bits_of(config)}
+    return Checkpoint(source=source, **kept | about)
+
+
+def stored_gguf(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint:
+    """The same of a GGUF file, which gets the baseline's configuration too."""
+    file = gguf_file.GgufFile(gguf_file.path_of(source))
+    gguf_file.check_of_model(file, baseline)
+    kept = with_tokenizer({GGUF: file.path, "config.json": baseline / "config.json"}, baseline, store, cache)
+    about = {"scheme": file.scheme, "method": gguf_file.METHOD, "stored_bits": file.stored_bits}
+    return Checkpoint(source=source, **kept | about)
+
+
+def with_tokenizer(files: Mapping[str, Path], baseline: Path, store: Store, cache: Path) -> dict[str, Any]:
+    """Store the files with the baseline's tokenizer; returns the digest, address and size of what is stored."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=cache) as scratch:
-        own, copy = tokenizer_files(folder), Path(scratch)
-        for name, path in model_files(folder).items():
-            if name not in own:
-                linked(path, copy / name)
+        copy = Path(scratch)
+        for name, path in files.items():
+            linked(path, copy / name)
         copy_beside_weights(baseline, copy)
         digest = digest_of(copy)
         uri = store.put_folder(copy, f"models/{digest}", digest, only=model_files(copy))
-        method = str(config["quant_method"])
-        return Checkpoint(
-            source=source,
-            digest=digest,
-            uri=uri,
-            size_bytes=weights_size(copy),
-            scheme=scheme_of(config),
-            method=method,
-            stored_bits=rungs.bits_of(config),
-        )
+        return {"digest": digest, "uri": uri, "size_bytes": weights_size(copy)}
 
 
 def quantization_of(folder: Path, source: str) -> Mapping[str, Any]:

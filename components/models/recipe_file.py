@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models import sources
+from quantgate.components.models.gguf_file import is_gguf, path_of
 from quantgate.components.models.rungs import AUTO, by_size
 from quantgate.components.models.variants import (
     BASELINE,
@@ -85,12 +86,17 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
     """
     own = own_rows(plan.variant_recipe, plan.variant)
     for row in own.values():
-        if row.checkpoint:
+        if is_gguf(row.checkpoint):
+            path_of(row.checkpoint)
+        elif row.checkpoint:
             sources.check_source(row.checkpoint, quantized=True)
     check_calibrations(plan)
     named = [name for name in plan.variants if name != AUTO]
     names = with_baseline([*named, *own], plan.seeds, own, 1 + len(plan.calibration_also), baseline_of(plan))
     check_native(plan, [variant_named(name, own) for name in names])
+    for row in (variant_named(name, own) for name in names):
+        if row.kv_cache_dtype and is_gguf(row.checkpoint):
+            raise PrerequisiteError(f"{row.name}: only vLLM keeps keys and values in FP8, not llama.cpp. Leave it out.")
     check_search(plan, names)
     for name, row in own.items():
         if not row.recipe:

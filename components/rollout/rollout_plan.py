@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import gguf_file
 from quantgate.components.rollout.live_test import LiveTest, live_test
 from quantgate.components.run.artifacts import Decision, Verdict, Weights
 from quantgate.components.storage.artifact import Artifact
@@ -24,6 +25,7 @@ ROLLBACK = "rollback"
 LONGEST_SERVICE = 31
 """Characters: KServe's names of a predictor, SERVICE-VARIANT-DIGEST-predictor, end at 63."""
 SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+NOT_ON_KSERVE = "It is a GGUF file, and the services that quantgate writes run vLLM. Give it to your llama.cpp servers."
 ERROR_SHARE = 0.01
 """A step has enough requests when none of them failing would show a share of errors under this one."""
 
@@ -98,7 +100,9 @@ def plan_rollout(decision: Decision, variant: str, destination: Destination) -> 
         raise PrerequisiteError(f"{variant} is what is replaced. Name another variant: {others}; or name --replaces.")
     allowed = "monitor" if destination.forced else verdict.verdict
     test = live_test(decision, verdict, destination.share) if allowed == "ab_test" else None
-    steps = _steps(allowed, destination.share, decision.limits.alpha, test)
+    is_gguf = any(row.variant == variant and row.algorithm == gguf_file.METHOD for row in decision.weights)
+    steps = () if is_gguf else _steps(allowed, destination.share, decision.limits.alpha, test)
+    refusal = NOT_ON_KSERVE if is_gguf else f"The verdict on {variant} is {verdict.verdict}: {verdict.sentence}"
     return RolloutPlan(
         variant=variant,
         verdict=verdict.verdict,
@@ -107,7 +111,7 @@ def plan_rollout(decision: Decision, variant: str, destination: Destination) -> 
         service=destination.service or default_service(decision),
         mode=destination.mode,
         steps=steps,
-        refusal="" if steps else f"The verdict on {variant} is {verdict.verdict}: {verdict.sentence}",
+        refusal="" if steps else refusal,
         forced=destination.forced,
         live_test=test,
     )

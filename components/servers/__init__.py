@@ -1,7 +1,10 @@
 """A vLLM server wherever it runs: start, address, identity, client, and why it failed.
 
 lifecycle                       start, keep alive and stop a server, on this machine or on a cluster
-local_vllm                      a process on this machine; `vllm_command` is vLLM's command line
+local_vllm, local_llama, local_server
+                                vLLM and llama.cpp on this machine, and what starts and stops their processes;
+                                `vllm_command` is vLLM's command line
+llama_server                    the program that serves a GGUF file with llama.cpp
 kserve, objects, vllm_pod       a server on a cluster; `vllm_pod` and `objects.answering` are vLLM's command line there
 vllm_options                    vLLM's images, and its options on a CPU, for all of these
 reported                        what a started server reports about itself

@@ -9,6 +9,8 @@ from typing import Any
 import aiohttp
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.prompt_settings import NEUTRAL_ON_LLAMA_CPP, NEUTRAL_ON_VLLM
+from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers.access import key_hint
 from quantgate.components.servers.client import Client, RefusedError, ServerFailedError, fresh_salt, with_retries
 from quantgate.components.servers.scoring_requests import Ask, Kind, Scored
@@ -30,6 +32,7 @@ WHAT = {
     Kind.SUFFIX: "scores a continuation in one request, its context from the prefix cache",
     Kind.READ: "scores named tokens after a prompt, the prompt from the prefix cache",
     Kind.ECHO: "scores whole prompts, nothing from the prefix cache",
+    Kind.FORCED: "scores one token after a prompt by generating it",
 }
 PLUGIN = (
     "quantgate's plugin: on a cluster the image of manifests/images/vllm.Containerfile, elsewhere "
@@ -40,7 +43,11 @@ HINTS = {
     Kind.SUFFIX: f"this needs vLLM with --enable-scale-out (0.30 on) and {PLUGIN}",
     Kind.READ: "this needs vLLM's logprob_token_ids",
     Kind.ECHO: "this needs `echo` with `logprobs` on /v1/completions",
+    Kind.FORCED: "this needs llama.cpp's `logit_bias` and `logprobs` on /v1/completions",
 }
+OWNED_BY_LLAMA_CPP = "llamacpp"
+"""What llama.cpp's server calls the owner of its model."""
+NOT_LLAMA_CPPS = "llama.cpp does not offer it"
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,19 @@ class Abilities:
     """A server's version, its window, and the results of trying each way."""
 
     version: str
+    """E.g. `0.32.0`; `unknown` where the server does not say it."""
     max_model_len: int
     """The limit of tokens for a prompt and its answer together; 0 when the server does not report it."""
     tried: tuple[Ability, ...]
+    package: str = "vLLM"
+    """The engine: vLLM, or another server that speaks its API; or llama.cpp."""
+
+    @property
+    def neutral(self) -> dict[str, int]:
+        """The neutral values for this server beyond those of every request."""
+        if self.package == LLAMA_CPP:
+            return NEUTRAL_ON_LLAMA_CPP
+        return NEUTRAL_ON_VLLM if self.version != UNKNOWN else {}
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -69,7 +86,7 @@ class Abilities:
         usable = frozenset(ability.kind for ability in self.tried if not ability.trouble)
         if not usable:
             reasons = "\n".join(f"  {ability.kind}: {ability.trouble}" for ability in self.tried)
-            raise PrerequisiteError(f"The server offers none of the four ways to score prompts:\n{reasons}")
+            raise PrerequisiteError(f"The server offers none of the ways to score prompts:\n{reasons}")
         return usable
 
     @property
@@ -89,6 +106,8 @@ async def try_all(client: Client) -> Abilities:
     """The coroutine of `abilities`."""
     async with client.session() as session:
         model = await model_card(client, session)
+        if model.get("owned_by") == OWNED_BY_LLAMA_CPP:
+            return await try_llama_cpp(client, session, model)
         tried, reference = [], None
         for kind in (Kind.ECHO, Kind.READ, Kind.SUFFIX, Kind.BATCH):
             logliks, ability = await try_way(client, session, kind, reference)
@@ -99,6 +118,18 @@ async def try_all(client: Client) -> Abilities:
         except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError):
             version = UNKNOWN
     return Abilities(version, int(model.get("max_model_len") or 0), tuple(tried[::-1]))
+
+
+async def try_llama_cpp(client: Client, session: aiohttp.ClientSession, model: dict[str, Any]) -> Abilities:
+    """The abilities of llama.cpp's server, which ignores what the other ways need."""
+    _, forced = await try_way(client, session, Kind.FORCED, None)
+    others = (Ability(kind, NOT_LLAMA_CPPS) for kind in (Kind.BATCH, Kind.SUFFIX, Kind.READ, Kind.ECHO))
+    try:
+        build = str((await client.get(session, "/props"))["build_info"])
+    except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError):
+        build = UNKNOWN
+    window = int((model.get("meta") or {}).get("n_ctx") or 0)
+    return Abilities(build, window, (forced, *others), LLAMA_CPP)
 
 
 async def model_card(client: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
@@ -128,7 +159,7 @@ def probes(kind: Kind) -> list[list[list[Ask]]]:
     calls = []
     for _ in range(2):
         whole = context + tuple(source.choices(TOKEN_IDS, k=CONTINUATION_TOKENS))
-        if kind is Kind.READ:
+        if kind in (Kind.READ, Kind.FORCED):
             calls.append([[Ask(kind, whole, at, (whole[at],))] for at in range(CONTEXT_TOKENS, len(whole))])
         elif kind is Kind.BATCH:
             read = Ask(Kind.READ, whole, CONTEXT_TOKENS, (whole[CONTEXT_TOKENS],), context=context)

@@ -17,7 +17,7 @@ from quantgate.components.processes.guarded import exit_status, start_guard
 from quantgate.components.run.artifacts import Server
 from quantgate.components.run.load_results import LoadLevel, LoadSettings, LoadTest
 from quantgate.components.run.results import RunResults
-from quantgate.components.servers import local_vllm
+from quantgate.components.servers import local_server, local_vllm
 from quantgate.components.servers.access import key_of
 
 PROGRAM = """
@@ -85,14 +85,14 @@ def load_test(server: Server, settings: LoadSettings, results: str, within_s: fl
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder)
         command = [str(local_vllm.serving_python()), "-c", PROGRAM, json.dumps(runs(server, settings, saved))]
-        variables = local_vllm.environment(SETTINGS) | {KEY_VARIABLE: key_of(server)}
+        variables = local_server.environment(SETTINGS) | {KEY_VARIABLE: key_of(server)}
         log.unlink(missing_ok=True)
         guard = start_guard(command, variables, lease=RunResults(results).lease, log=log)
         try:
             memory_bytes = watched(guard, server, within_s, log)
             levels = tuple(level_in(saved, number, settings) for number in settings.concurrencies)
         except PrerequisiteError as error:
-            cause = local_vllm.why_it_ended(server)
+            cause = local_server.why_it_ended(server)
             return LoadTest(variant=server.variant, failure=f"{cause} {error}".strip())
     return LoadTest(
         variant=server.variant,
@@ -157,7 +157,7 @@ def memory_of(server: Server) -> int:
 
     It is 0 on a GPU: vLLM reserves the same share of the GPU's memory for every variant, which compares nothing.
     """
-    guard = local_vllm.find_guard(server)
+    guard = local_server.find_guard(server)
     if guard is None or not (server.identity and server.identity.on_cpu):
         return 0
     total = 0

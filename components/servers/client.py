@@ -16,7 +16,15 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.run.artifacts import Server
 from quantgate.components.servers import access
 from quantgate.components.servers.scoring_requests import Ask, Scored
-from quantgate.components.servers.scoring_ways import BadAnswerError, Way, batches, calls, score
+from quantgate.components.servers.scoring_ways import (
+    WHOLE_VOCABULARY,
+    BadAnswerError,
+    PartOfCharacterError,
+    Way,
+    batches,
+    calls,
+    score,
+)
 
 CONCURRENT_CALLS = 64
 """On an H100, 200 generated answers took 16 s with 64 calls at a time and 32 s with 16, see docs/results.md."""
@@ -70,6 +78,8 @@ class Text:
     """Number of its tokens, as the server counted them; None when it does not say."""
     prompt: tuple[int, ...] | None = None
     """The token ids that the server read; None unless the request had `return_token_ids` and the server knows it."""
+    prompt_tokens: int | None = None
+    """How many they are, as the server counted them; None when it does not say."""
 
 
 FAILURES = RefusedError, aiohttp.ClientError, TimeoutError, BadAnswerError
@@ -143,8 +153,14 @@ class Client:
         """
         salts = chain([salt], (fresh_salt() for _ in count()))
 
+        async def by(used: Way) -> list[Scored]:
+            return score(used, asks, await self.post(session, used.path, used.payload(self.model, asks, next(salts))))
+
         async def once() -> list[Scored]:
-            return score(way, asks, await self.post(session, way.path, way.payload(self.model, asks, next(salts))))
+            try:
+                return await by(way)
+            except PartOfCharacterError:
+                return await by(WHOLE_VOCABULARY)
 
         return await self.answered(once)
 
@@ -320,6 +336,7 @@ def counts(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
         "tokens": len(generated) if generated is not None else usage.get("completion_tokens"),
         "thinking_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
         "prompt": tuple(prompt) if prompt is not None else None,
+        "prompt_tokens": usage.get("prompt_tokens"),
     }
 
 

@@ -1,6 +1,6 @@
 """Start and stop a variant's server: on this machine, or on a cluster when QUANTGATE_SERVING says so.
 
-The modules `local_vllm` and `kserve` do the work.
+The modules `local_vllm`, `local_llama` and `kserve` do the work.
 """
 
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import gguf_file
 from quantgate.components.run.artifacts import Server, Weights
 from quantgate.components.run.results import RunResults
 from quantgate.components.run.server_identity import ServerIdentity
@@ -23,9 +24,11 @@ def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Ser
     """
     settings = from_environment()
     if settings.kind == LOCAL:
-        from quantgate.components.servers import local_vllm
+        from quantgate.components.servers import local_llama, local_vllm
 
         folder, options = local_folder(results), weights.server_options
+        if local_llama.serves(model_path):
+            return local_llama.deploy(weights.variant, model_path, folder, weights.digest, window)
         return local_vllm.deploy(weights.variant, model_path, folder, weights.digest, options, window)
     from quantgate.components.servers import kserve
 
@@ -65,11 +68,18 @@ def identity_here(weights: Weights, model_path: Path, window: int) -> ServerIden
     """The identity of the server that `deploy` would start."""
     settings = from_environment()
     if settings.kind == LOCAL:
-        from quantgate.components.servers import local_vllm
+        from quantgate.components.servers import local_llama, local_vllm
 
+        if local_llama.serves(model_path):
+            return local_llama.identity_here(weights.digest, window)
         return local_vllm.identity_here(model_path, weights.digest, window, weights.server_options)
     from quantgate.components.servers import kserve
 
+    if weights.algorithm == gguf_file.METHOD:
+        raise PrerequisiteError(
+            "A GGUF file is served by llama.cpp on the machine of the run, and this run serves on a cluster. Leave it"
+            " out, or try it with `quantgate run`."
+        )
     return kserve.identity_here(weights, settings, window)
 
 
@@ -109,9 +119,9 @@ def undeploy(variant: str, results: str) -> None:
 
         kserve.undeploy(variant, results, settings)
     elif (server := RunResults(results).server(variant).read(Server)) is not None:
-        from quantgate.components.servers import local_vllm
+        from quantgate.components.servers import local_server
 
-        local_vllm.undeploy(server)
+        local_server.undeploy(server)
 
 
 def local_folder(results: str) -> Path:

@@ -10,6 +10,7 @@ several questions share is requested once. The request depends on the ways that 
              position goes before the suffixes of a long context: it puts the context into the cache without scoring it
     echo     the whole question is the prompt; all its tokens are scored, nothing is taken from the cache
     batch    reads and suffixes as above, those of several contexts in one HTTP call, each context sent once
+    forced   as a read, but with one token id, which the server is made to generate: llama.cpp's only way
 """
 
 import math
@@ -37,6 +38,7 @@ class Kind(StrEnum):
     SUFFIX = "suffix"
     ECHO = "echo"
     BATCH = "batch"
+    FORCED = "forced"
 
 
 BATCHED = frozenset({Kind.READ, Kind.SUFFIX})
@@ -68,7 +70,7 @@ class Ask:
     start: int
     """The first position that is scored. A read scores no other; the prompt of a read ends before it."""
     ids: tuple[int, ...] = ()
-    """The token ids, ascending, whose log-probabilities a read requests; empty for the other kinds."""
+    """The token ids, ascending, whose log-probabilities a read requests; one if it is forced; else empty."""
     wanted: list[tuple[int, int]] = field(default_factory=list)
     """(question, position) pairs for which this answer is used."""
     context: Tokens = ()
@@ -77,7 +79,7 @@ class Ask:
     @property
     def tokens(self) -> Tokens:
         """The prompt; sliced on each call, because the slices of all reads of a benchmark would fill the memory."""
-        return self.whole[: self.start] if self.kind is Kind.READ else self.whole
+        return self.whole[: self.start] if self.kind in (Kind.READ, Kind.FORCED) else self.whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ def plan(questions: Sequence[Question], kinds: frozenset[Kind]) -> list[Ask]:
 
 def asks_of(questions: Sequence[Question], members: list[int], kinds: frozenset[Kind]) -> list[Ask]:
     """The asks for the questions of one context, in whichever way is cheaper."""
+    if kinds == {Kind.FORCED}:
+        return forced_of(questions, members)
     wholes = suffixes_of(questions, members, kinds) if Kind.SUFFIX in kinds else wholes_of(questions, members)
     fewest = max(len(questions[member].tokens) - questions[member].start for member in members)
     if kinds >= BATCHED and fewest > len(wholes):
@@ -172,6 +176,16 @@ def reads_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
     for ask in reads:
         ask.ids = tuple(sorted({questions[member].tokens[position] for member, position in ask.wanted}))
     return reads
+
+
+def forced_of(questions: Sequence[Question], members: list[int]) -> list[Ask]:
+    """One ask for every distinct position of the questions and every token there."""
+    asks = []
+    for read in reads_of(questions, members):
+        for token in read.ids:
+            wanted = [(member, at) for member, at in read.wanted if questions[member].tokens[at] == token]
+            asks.append(Ask(Kind.FORCED, read.whole, read.start, (token,), wanted))
+    return asks
 
 
 def suffixes_of(questions: Sequence[Question], members: list[int], kinds: frozenset[Kind]) -> list[Ask]:

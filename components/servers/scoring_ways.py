@@ -1,4 +1,4 @@
-"""The four ways to get log-probabilities from a server: the request of each way, and how its response is read.
+"""The five ways to get log-probabilities from a server: the request of each way, and how its response is read.
 
 A way puts asks into one HTTP call and reads one `Scored` for each ask from the response. It raises BadAnswerError when
 a number is missing, not finite, or not reliable, so that no score is ever guessed. A salt divides the prefix cache: a
@@ -19,6 +19,12 @@ TOKENS_PER_BATCH = 512
 questions of MMLU. So a slow server has no more to do for a call than for one generated answer."""
 GREEDY = {"temperature": 0, "max_tokens": 1, "seed": 1234}
 
+FORCED_BIAS = 10_000.0
+"""Added to a token's logit before one is drawn: none other reaches it. The log-probabilities are those without."""
+
+WHOLE_CHARACTER = "a"
+MORE_THAN_ALL_TOKENS = 10_000_000
+
 NOT_COMPUTED = "-1"
 """The token id with which `components/servers/vllm_plugin` marks the rows of cached tokens."""
 
@@ -27,9 +33,13 @@ class BadAnswerError(ValueError):
     """The server's answer does not contain the log-probabilities that were requested."""
 
 
+class PartOfCharacterError(BadAnswerError):
+    """The token is a part of a character, of which llama.cpp gives no log-probability when it is forced."""
+
+
 @dataclass(frozen=True)
 class Way:
-    """One way of scoring in vLLM's API."""
+    """One way of scoring in the API of vLLM or llama.cpp."""
 
     path: str
     """Below the server's root."""
@@ -189,6 +199,42 @@ def batch_scored(asks: list[Ask], answer: Any) -> list[Scored]:
     return scores
 
 
+def forced_payload(model: str, asks: list[Ask], _salt: str) -> dict[str, Any]:
+    """One prompt after which the server must generate the token whose log-probability is asked for."""
+    (ask,) = asks
+    forced = {"logit_bias": [[ask.ids[0], FORCED_BIAS]], "logprobs": 1}
+    return GREEDY | forced | {"model": model, "prompt": list(ask.tokens)}
+
+
+def forced_scored(asks: list[Ask], answer: Any) -> list[Scored]:
+    """The generated token's log-probability, and that of the likeliest one; raises BadAnswerError for another token."""
+    (ask,), (choice,) = asks, answer["choices"]
+    if choice["logprobs"] is None:
+        raise PartOfCharacterError(f"The server gave no log-probability of token {ask.ids[0]}.")
+    (generated,) = choice["logprobs"]["content"]
+    if generated["id"] != ask.ids[0]:
+        raise BadAnswerError(f"The server generated token {generated['id']} and not {ask.ids[0]}, which it was to.")
+    best = finite(generated["top_logprobs"][0]["logprob"])
+    return [Scored({ask.start: ({ask.ids[0]: finite(generated["logprob"])}, best)})]
+
+
+def whole_vocabulary_payload(model: str, asks: list[Ask], salt: str) -> dict[str, Any]:
+    """The same for a part of a character: a whole one is forced, and all tokens' log-probabilities come along."""
+    all_tokens = {"logit_bias": [[WHOLE_CHARACTER, FORCED_BIAS]], "logprobs": MORE_THAN_ALL_TOKENS}
+    return forced_payload(model, asks, salt) | all_tokens
+
+
+def whole_vocabulary_scored(asks: list[Ask], answer: Any) -> list[Scored]:
+    """The asked token's log-probability among those of all tokens, which are in descending order."""
+    (ask,), (choice,) = asks, answer["choices"]
+    (generated,) = choice["logprobs"]["content"]
+    ranked = generated["top_logprobs"]
+    loglik = next((entry["logprob"] for entry in ranked if entry["id"] == ask.ids[0]), None)
+    if loglik is None:
+        raise BadAnswerError(f"The server says nothing of token {ask.ids[0]}.")
+    return [Scored({ask.start: ({ask.ids[0]: finite(loglik)}, finite(ranked[0]["logprob"]))})]
+
+
 def in_order(answer: Any, count: int) -> list[Any]:
     """The choices, sorted by index; raises BadAnswerError unless each prompt has one."""
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
@@ -205,11 +251,14 @@ def finite(value: Any) -> float:
     return number
 
 
+WHOLE_VOCABULARY = Way("/v1/completions", whole_vocabulary_payload, whole_vocabulary_scored)
+"""In place of Kind.FORCED for a part of a character: megabytes for one score, but few tokens are one."""
 WAYS = {
     Kind.READ: Way("/v1/completions", read_payload, read_scored, PROMPTS_PER_CALL),
     Kind.SUFFIX: Way("/inference/v1/generate", suffix_payload, suffix_scored),
     Kind.ECHO: Way("/v1/completions", echo_payload, echo_scored),
     Kind.BATCH: Way("/v1/quantgate/score", batch_payload, batch_scored),
+    Kind.FORCED: Way("/v1/completions", forced_payload, forced_scored),
 }
 
 

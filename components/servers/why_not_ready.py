@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from quantgate.components.kubernetes.cluster_client import EVENT, JSON, POD, ClusterClient
 from quantgate.components.servers.first_cause import MEMORY, advice, described, first_cause
-from quantgate.components.servers.local_vllm import LAST_LINES
+from quantgate.components.servers.local_server import LAST_LINES
 from quantgate.components.servers.vllm_pod import FETCHER, KSERVE_FETCHER
 
 LOG_LINES = 200

@@ -18,6 +18,7 @@ ADVICE = {
     "suffix": "suffix; read when all choices are one token.",
     "read": "read after long contexts; echo (if it works) after short ones.",
     "echo": "echo, which computes every prompt again: slow for many shots.",
+    "forced": "forced, a request for each token that is scored: slow for long continuations.",
 }
 
 
@@ -71,7 +72,7 @@ def show_ways(endpoint: str, model: str) -> None:
     server = abilities(client)
     console = VisibleConsole(soft_wrap=True, highlight=False)
     length = f"{server.max_model_len} tokens" if server.max_model_len else "unknown context length"
-    console.print(f"{client.root} serves {client.model} (vLLM {server.version}, {length})", markup=False)
+    console.print(f"{client.root} serves {client.model} ({server.package} {server.version}, {length})", markup=False)
     for way in server.tried:
         result = way.trouble or f"exact: within {way.difference:.4f} of the slowest way"
         console.print(f"  {'✘' if way.trouble else '✔'} {way.kind:7} {WHAT[way.kind]}: {result}", markup=False)

@@ -13,6 +13,7 @@ from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.progress import FAILED, Event
 from quantgate.components.run.results import RunResults
+from quantgate.components.servers import local_llama
 from quantgate.components.servers.accelerator import accelerator_there
 from quantgate.components.servers.before_start import check_kernels
 from quantgate.pipelines import local, options, watch
@@ -80,6 +81,7 @@ def run_pipeline(values: dict[str, Any], files: VerdictFiles, folder: Path, quie
     local.check_texts(arguments)
     checks.check_places(plan.store, tracking_uri)
     local.check_folder(folder)
+    local_llama.check_installed(plan.variant)
     check_kernels(plan.variants, setup_command.ready_engine().on_cpu)
     if forecast := forecast_of(plan):
         print_text(forecast, to_stderr=True)

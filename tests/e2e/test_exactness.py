@@ -25,7 +25,7 @@ from quantgate.components.run.artifacts import Server, Weights
 from quantgate.components.run.load_results import LoadSettings
 from quantgate.components.run.records import Record
 from quantgate.components.run.results import RunResults
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server, local_vllm
 from quantgate.components.servers.bench_serve import load_test
 from quantgate.components.servers.client import client_of
 from quantgate.components.servers.local_vllm import serving_python
@@ -60,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         started = local_vllm.deploy("bf16", model, folder, options=("--dtype", "float32", *TOOLS))
         assert started.failure == ""
         yield started
-        local_vllm.undeploy(started)
+        local_server.undeploy(started)
 
 
 def endpoint_on(server: Server, way: str = "", window: int = 0) -> Endpoint:

@@ -36,7 +36,7 @@ from quantgate.components.processes import lease
 from quantgate.components.run import records
 from quantgate.components.run.artifacts import Scores, Server
 from quantgate.components.run.progress import Step
-from quantgate.components.servers import access, local_vllm
+from quantgate.components.servers import access, local_server, local_vllm
 from quantgate.components.servers.client import Text, client_of
 from quantgate.components.servers.local_vllm import serving_python
 from quantgate.components.storage.cache import cache_dir
@@ -103,7 +103,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         started = local_vllm.deploy("bf16", model, folder, options=("--dtype", "float32"))
         assert started.failure == ""
         yield started
-        local_vllm.undeploy(started)
+        local_server.undeploy(started)
 
 
 @pytest.fixture(scope="module")

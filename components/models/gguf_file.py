@@ -1,0 +1,130 @@
+"""A GGUF file of the user's own as a variant: what it says of itself, compared with the run's model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.window import model_config
+
+SUFFIX = ".gguf"
+MAGIC = b"GGUF"
+METHOD = "gguf"
+"""Stands for such a file where others name their quant_method."""
+SHAPE = {
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "expert_count": "num_experts",
+}
+"""GGUF's names of what config.json calls otherwise (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+SPLIT = "split.count"
+BITS = {"F32": 32, "F16": 16, "BF16": 16}
+"""Tensors of these types are not quantized."""
+
+
+def is_gguf(source: str) -> bool:
+    """Whether a variant's source is a GGUF file."""
+    return source.endswith(SUFFIX)
+
+
+def path_of(source: str) -> Path:
+    """The file that the source names; raises PrerequisiteError if it is not a GGUF file of this machine."""
+    scheme, colon, rest = source.partition(":")
+    if colon and scheme != "file":
+        raise PrerequisiteError(f"{source}: a GGUF file is taken from this machine. Download it, and give file:PATH.")
+    path = Path(rest if colon else source).expanduser().absolute()
+    if not path.is_file():
+        raise PrerequisiteError(f"There is no file {path}. Give the path of a GGUF file.")
+    with path.open("rb") as opened:
+        if opened.read(len(MAGIC)) != MAGIC:
+            raise PrerequisiteError(f"{path} is not a GGUF file: it does not begin with GGUF. Download it again.")
+    return path
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """The metadata of one file; its tensors are not read."""
+
+    path: Path
+
+    @cached_property
+    def reader(self) -> Any:
+        """The `gguf` package's reader; raises PrerequisiteError if the file is damaged or one of several."""
+        from gguf import GGUFReader
+
+        try:
+            reader = GGUFReader(self.path)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            raise PrerequisiteError(f"{self.path} cannot be read ({error}). Download it again.") from error
+        count = reader.get_field(SPLIT)
+        if count is not None and int(count.contents()) > 1:
+            raise PrerequisiteError(
+                f"{self.path} is one of {count.contents()} parts of a model. Put them together first:"
+                " llama-gguf-split --merge FIRST-PART.gguf OUT.gguf"
+            )
+        return reader
+
+    def value(self, name: str) -> Any:
+        """A field's content; None if the file does not have it."""
+        field = self.reader.get_field(name)
+        return None if field is None else field.contents()
+
+    @property
+    def scheme(self) -> str:
+        """Its mix of formats by llama.cpp's name, e.g. `Q4_K_M`; the most frequent type if that is not named."""
+        from gguf import LlamaFileType
+
+        try:
+            return LlamaFileType(self.value("general.file_type")).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        except ValueError:
+            sizes: dict[str, int] = {}
+            for tensor in self.reader.tensors:
+                sizes[tensor.tensor_type.name] = sizes.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
+            return max(sizes, key=lambda name: sizes[name])
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits of a quantized weight, with its share of scales."""
+        quantized = [tensor for tensor in self.reader.tensors if tensor.tensor_type.name not in BITS]
+        weights = sum(int(tensor.n_elements) for tensor in quantized)
+        return sum(int(tensor.n_bytes) for tensor in quantized) * 8 / weights if weights else 16.0
+
+
+def check_of_model(file: GgufFile, baseline: Path) -> None:
+    """Raise PrerequisiteError with all that differs unless the file is a form of the model in the folder."""
+    if different := [*shape_differences(file, baseline), *vocabulary_differences(file, baseline)]:
+        raise PrerequisiteError(
+            f"{file.path} is not a form of the run's model: {'; '.join(different)}. Give a file that was made from this"
+            " model, or run it with the model from which it was made."
+        )
+
+
+def shape_differences(file: GgufFile, baseline: Path) -> Iterator[str]:
+    """Each setting of the shape that the two name differently."""
+    config, architecture = model_config(baseline), file.value("general.architecture")
+    for theirs, ours in SHAPE.items():
+        value = file.value(f"{architecture}.{theirs}")
+        if value is not None and ours in config and value != config[ours]:
+            yield f"{theirs} is {value}, and the model's {ours} {config[ours]}"
+
+
+def vocabulary_differences(file: GgufFile, baseline: Path) -> Iterator[str]:
+    """How the vocabularies differ; the file may have more tokens at the end, which fill up its table."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(baseline)
+    tokens = file.value("tokenizer.ggml.tokens") or []
+    expected = {at: token for token, at in tokenizer.get_vocab().items()}
+    different = [at for at, token in sorted(expected.items()) if at >= len(tokens) or tokens[at] != token]
+    if different:
+        at = different[0]
+        theirs = repr(tokens[at]) if at < len(tokens) else "missing"
+        yield f"{len(different)} tokens of the vocabulary differ, as token {at}: {theirs}, the model's {expected[at]!r}"
+    end = file.value("tokenizer.ggml.eos_token_id")
+    if end is not None and end != tokenizer.eos_token_id:
+        yield f"its end of text is token {end}, the model's {tokenizer.eos_token_id}"

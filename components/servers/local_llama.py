@@ -1,0 +1,108 @@
+"""Serve a GGUF variant with a llama.cpp process on this machine.
+
+llama.cpp comes in the package xllamacpp, which has no dependencies: it is in quantgate's own environment (the extra
+`gguf`). Its wheels from the package index compute on the CPU; its project has others for GPUs.
+"""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import gguf_file
+from quantgate.components.models.content import GGUF
+from quantgate.components.run import machine
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.results import RunResults
+from quantgate.components.run.server_identity import LLAMA_CPP, ServerIdentity
+from quantgate.components.servers.before_start import SPARE_BYTES
+from quantgate.components.servers.local_server import READY_WITHIN_S, Launch, start
+
+PACKAGE = "xllamacpp"
+KEY_VARIABLE = "LLAMA_API_KEY"
+PROGRAM = Path(__file__).with_name("llama_server.py")
+TEMPLATE = "chat_template.jinja"
+SLOTS = 1
+"""Requests that llama.cpp computes at a time. Two would each compute the context that the continuations of a question
+share, and an answer would depend on what was computed beside it."""
+
+
+def version() -> str:
+    """The installed package's version, which names llama.cpp's build; raises PrerequisiteError without the package."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise PrerequisiteError(
+            "A GGUF variant is served by llama.cpp, which is not installed. Install it: pip install 'quantgate[gguf]'"
+        ) from None
+
+
+def check_installed(checkpoints: Iterable[str]) -> None:
+    """Raise PrerequisiteError if one of these checkpoints, NAME=SOURCE, is a GGUF file and llama.cpp is missing."""
+    if any(gguf_file.is_gguf(entry) for entry in checkpoints):
+        version()
+
+
+def serves(model_path: Path) -> bool:
+    """Whether this folder of a variant has a GGUF file for weights."""
+    return (model_path / GGUF).exists()
+
+
+def identity_here(digest: str, window: int) -> ServerIdentity:
+    """The identity of the server that `deploy` would start for the weights with this digest."""
+    options = ("--window", str(window), "--slots", str(SLOTS))
+    return ServerIdentity(
+        weights=digest, package=LLAMA_CPP, version=f"({PACKAGE} {version()})", place=platform.machine(), options=options
+    )
+
+
+def deploy(
+    variant: str, model_path: Path, results: Path, digest: str, window: int, ready_within_s: float = READY_WITHIN_S
+) -> Server:
+    """Start llama.cpp on the folder's GGUF file and wait until it answers.
+
+    Chats are put into the chat template of the folder, which is the baseline's, and not into that of the file.
+    `window` is the most tokens of a prompt and its answer. The returned Server has a `failure` if it does not start.
+    """
+    identity = identity_here(digest, window)
+    if reason := obstacle(model_path, results):
+        return Server(variant=variant, failure=f"llama.cpp was not started: {reason}")
+    template = template_file(model_path, RunResults(str(results)).variant(variant).server_template.path)
+
+    def command(served_name: str, port: int) -> list[str]:
+        names = ["--model", str(model_path / GGUF), "--alias", served_name, "--port", str(port)]
+        templates = ["--chat-template", str(template)] if template else []
+        return [sys.executable, "-P", str(PROGRAM), *names, *identity.options, *templates]
+
+    return start(
+        variant, model_path, results, Launch("llama", identity, window, command, {}, KEY_VARIABLE), ready_within_s
+    )
+
+
+def obstacle(model_path: Path, results: Path) -> str:
+    """Why the server would end before it is ready; "" when no reason is known."""
+    for folder in (results, Path(tempfile.gettempdir())):
+        if folder.exists() and shutil.disk_usage(folder).free < SPARE_BYTES:
+            return f"the disk of {folder} is full. Make room."
+    needed, available = (model_path / GGUF).stat().st_size, machine.memory_bytes()
+    if needed <= available:
+        return ""
+    return f"its weights need {needed / 2**30:.1f} GiB, and this machine has {available / 2**30:.1f} GiB of memory."
+
+
+def template_file(model_path: Path, file: Path) -> Path | None:
+    """A file with the model's chat template; `file` is written if the tokenizer's settings contain it. None without."""
+    if (model_path / TEMPLATE).exists():
+        return model_path / TEMPLATE
+    settings = model_path / "tokenizer_config.json"
+    template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.exists() else None
+    if not isinstance(template, str):
+        return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(template, encoding="utf-8")
+    return file
