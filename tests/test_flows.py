@@ -15,6 +15,7 @@ from quantgate.components.flow_cases.tool_parsers import chosen_parser, parser_o
 from quantgate.components.flows.asking import ask
 from quantgate.components.flows.checked import checked, records_of, task_scores
 from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.prompt_settings import NEUTRAL_ON_LLAMA_CPP
 from quantgate.components.run.results import FULL, VariantResults
 from quantgate.components.servers import client
 from quantgate.components.servers.client import Client, ServerFailedError
@@ -110,6 +111,24 @@ def test_a_model_that_calls_tools_for_ever_is_asked_four_times() -> None:
     exchanges, requests = asked(flows, lambda _: tool_call("look_up", "{}"))
     assert len(requests) == 4
     assert "it called look_up({})" in exchanges[0].checks[0].reason or "code is null" in exchanges[0].checks[0].reason
+
+
+def test_a_broken_tool_call_that_llama_cpp_refuses_is_an_answer_that_fails_the_checks() -> None:
+    """vLLM returns it as text. The server would refuse it each time, and the variant would have no scores."""
+    flows = FlowSet(names=(), flows=(ours().flows[1],))
+    refusal = (500, "The model produced output that does not match the expected Hermes format")
+    exchanges, requests = asked(flows, lambda _: refusal)
+    assert len(requests) == 1
+    assert (exchanges[0].answers[0].text, exchanges[0].answers[0].calls) == ("", ())
+    assert not exchanges[0].passed
+
+
+def test_a_servers_neutral_values_are_sent_with_each_request() -> None:
+    with scripted(lambda _: "ok") as server:
+        client = Client(server.url, "tiny")
+        client.neutral = NEUTRAL_ON_LLAMA_CPP
+        ask(client, (ours().flows[2],), lambda _: None)
+    assert {(body["top_k"], body["repeat_penalty"]) for body in server.requests} == {(0, 1)}
 
 
 def test_each_case_and_each_check_is_an_item_and_repeats_are_its_share() -> None:

@@ -1,7 +1,9 @@
 """GGUF files as variants: read, compared with the model, and served by a real llama.cpp."""
 
 import importlib.metadata
+import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ import pytest
 from quantgate.components.benchmarks.suites import Suite, SuiteTask
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate.evaluation import Evaluation
-from quantgate.components.evaluate.tested_model import OtherPromptError, TestedModel, check_prompt
+from quantgate.components.evaluate.tested_model import TestedModel
 from quantgate.components.models import own_checkpoint
+from quantgate.components.models.gguf_file import GgufFile, check_of_model
 from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.sources import resolve
 from quantgate.components.models.variants import Variant
 from quantgate.components.processes import lease
 from quantgate.components.quantize.quantization import given_weights
+from quantgate.components.resolve.cluster_places import check_locations
 from quantgate.components.run import records
 from quantgate.components.run.artifacts import Server, Weights
 from quantgate.components.run.checkpoint import Checkpoint
@@ -26,7 +30,7 @@ from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.progress import Step
 from quantgate.components.servers import access, lifecycle, local_llama, local_server
 from quantgate.components.servers.abilities import abilities
-from quantgate.components.servers.client import Text, client_of
+from quantgate.components.servers.client import Client, client_of
 from quantgate.components.servers.scoring_requests import Ask, Kind, Question
 from quantgate.components.servers.scoring_ways import (
     WAYS,
@@ -145,14 +149,26 @@ def test_a_variant_is_evaluated_on_choices_and_on_generated_texts(
     sampled = {"max_tokens": 5, "temperature": 0.7, "seed": 3, "stop": []}
     requests = [(list(range(20, 40)), greedy), (list(range(20, 40)), sampled)]
     model.run(model.generating_jobs(requests, lambda number, text: texts.update({number: text})))
-    assert [(texts[number].tokens, texts[number].prompt_tokens) for number in (0, 1)] == [(5, 20)] * 2
+    assert [texts[number].tokens for number in (0, 1)] == [5, 5]
 
 
-def test_a_chat_that_the_server_reads_otherwise_is_refused() -> None:
-    check_prompt([1, 2], Text("", cut=False, prompt_tokens=2), counts=True)
-    check_prompt([1, 2], Text("", cut=False, prompt_tokens=3), counts=False)
-    with pytest.raises(OtherPromptError, match="read a chat as 3 tokens and the run prepared 2"):
-        check_prompt([1, 2], Text("", cut=False, prompt_tokens=3), counts=True)
+def test_a_chat_is_sent_as_the_token_ids_that_the_run_prepared(server: Server) -> None:
+    """Asked with messages, llama.cpp repeats the beginning of an answer, and splits off what it takes for thinking."""
+    model = TestedModel(client_of(server))
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": False, "temperature": 0}
+    sent = model.payload([5, 6], chat | {"continue_final_message": True})
+    assert sent == {"model": "quantgate-mine", "prompt": [[5, 6]], "top_k": 0, "min_p": 0, "repeat_penalty": 1} | {
+        "temperature": 0
+    }
+
+
+def test_its_client_waits_in_no_long_queue_and_overrules_the_files_sampling(server: Server) -> None:
+    client = client_of(server)
+    assert (client.concurrency, client.neutral) == (2, {"top_k": 0, "min_p": 0, "repeat_penalty": 1})
+    outside = Client(server.url, server.served_name)
+    outside.key = access.key_of(server)
+    abilities(outside)
+    assert (outside.concurrency, outside.neutral) == (2, client.neutral)
 
 
 def test_chats_have_the_models_template_and_not_the_files(tiny_model: Path, tmp_path: Path) -> None:
@@ -162,6 +178,11 @@ def test_chats_have_the_models_template_and_not_the_files(tiny_model: Path, tmp_
     written = local_llama.template_file(tmp_path, tmp_path / "run" / "template")
     assert written
     assert written.read_text() == "{{ messages }}"
+    several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chats"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    written = local_llama.template_file(tmp_path, tmp_path / "run" / "template")
+    assert written
+    assert written.read_text() == "chats"
     (tmp_path / "chat_template.jinja").write_text("{{ 1 }}")
     assert local_llama.template_file(tmp_path, tmp_path / "other") == tmp_path / "chat_template.jinja"
 
@@ -177,6 +198,20 @@ def test_a_server_that_cannot_read_its_file_is_reported_with_its_log(tiny_model:
     assert "before it was ready" in server.failure
     assert "llama_server.py" in server.failure
     assert not (tmp_path / "run" / "mine" / "server.key").exists()
+
+
+def test_added_tokens_are_compared_as_the_converter_writes_them(tiny_model: Path, tmp_path: Path) -> None:
+    """Gemma's added tokens of several spaces are ▁▁ for transformers, and two spaces in the file."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["▁▁"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    shutil.copy(tiny_model / "config.json", tmp_path / "model")
+    shutil.copy(tiny_model / "model.safetensors", tmp_path / "model")
+    names = tokenizer.convert_ids_to_tokens([*range(len(tokenizer))])
+    file = GgufFile(write_gguf(tmp_path / "model", tmp_path / "m.gguf", tokens=[*names[:-1], "  ", "[PAD258]"]))
+    check_of_model(file, tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -229,6 +264,9 @@ def test_a_cluster_says_that_it_does_not_serve_one(monkeypatch: pytest.MonkeyPat
     weights = Weights(variant="mine", baseline_digest="b", digest="d", algorithm="gguf")
     with pytest.raises(PrerequisiteError, match="A GGUF file is served by llama.cpp on the machine of the run"):
         lifecycle.identity_here(weights, tmp_path, 512)
+    placed = plan("s3://bucket/mine.gguf").model_copy(update={"store": "s3://b/p", "results": "s3://b/r"})
+    with pytest.raises(PrerequisiteError, match="a GGUF file is served by llama.cpp on the machine of a run"):
+        check_locations("hf:org/name", placed)
 
 
 def test_a_server_that_generates_another_token_gives_no_score() -> None:
@@ -244,5 +282,8 @@ def test_a_server_that_generates_another_token_gives_no_score() -> None:
     ranked = [{"id": 9, "logprob": -0.5}, {"id": 3, "logprob": -2.5}]
     answer = {"choices": [{"logprobs": {"content": [{"id": 9, "logprob": -0.5, "top_logprobs": ranked}]}}]}
     assert score(WHOLE_VOCABULARY, [ask], answer)[0].at(2, 3) == (-2.5, False)
+    ranked[1]["logprob"] = -3.4028234663852886e38
+    with pytest.raises(BadAnswerError, match=r"gave -3\.4\S+ as a log-probability"):
+        score(WHOLE_VOCABULARY, [ask], answer)
     with pytest.raises(BadAnswerError, match="says nothing of token 4"):
         score(WHOLE_VOCABULARY, [Ask(Kind.FORCED, (1, 2, 4), 2, (4,))], answer)

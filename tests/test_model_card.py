@@ -56,6 +56,22 @@ def test_the_card_says_what_is_kept_with_bounds_protocol_and_digests(tmp_path: P
     assert "lm-evaluation-harness" in card.text
 
 
+def test_the_card_of_a_gguf_file_names_its_own_engine(tmp_path: Path) -> None:
+    decision = digested(make_decision(tmp_path))
+    weights = tuple(
+        row.model_copy(update={"algorithm": "gguf"}) if row.variant == "int8" else row for row in decision.weights
+    )
+    scores = tuple(
+        row.model_copy(update={"engine": "llama.cpp b1" if row.variant == "int8" else "vllm 0.32.0"})
+        for row in decision.scores
+    )
+    card = ModelCard(
+        card_files(decision.model_copy(update={"weights": weights, "scores": scores}), "int8", AT)["README.md"]
+    )
+    assert {"llama.cpp", "gguf"} <= set(yaml.safe_load(str(card.data))["tags"])
+    assert "- Engine: llama.cpp b1\n" in card.text
+
+
 def test_the_recovery_compares_the_same_questions_of_a_variant_that_stopped_early() -> None:
     """int8 answered 2,000 of 10,000 questions, which are harder for both: its drop says how it compares on those."""
     decision = decision_by_evidence()

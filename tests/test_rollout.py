@@ -100,9 +100,11 @@ def test_a_gguf_file_has_no_steps_whatever_its_verdict(tmp_path: Path) -> None:
     weights = tuple(
         row.model_copy(update={"algorithm": "gguf"}) if row.variant == "int8" else row for row in decision.weights
     )
-    plan = plan_rollout(decision.model_copy(update={"weights": weights}), "int8", Destination())
-    assert plan.steps == ()
-    assert plan.refusal.startswith("It is a GGUF file, and the services that quantgate writes run vLLM.")
+    decision = decision.model_copy(update={"weights": weights})
+    for variant, destination in (("int8", Destination()), ("int4-g128", Destination(replaces="int8"))):
+        plan = plan_rollout(decision, variant, destination)
+        assert plan.steps == ()
+        assert plan.refusal.startswith("One of the two is a GGUF file, and quantgate writes services of vLLM.")
 
 
 def test_a_canary_grows_beside_a_predictor_that_no_step_changes(tmp_path: Path) -> None:

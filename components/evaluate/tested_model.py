@@ -12,9 +12,8 @@ from quantgate.components.servers.abilities import Abilities, abilities
 from quantgate.components.servers.client import Client, Job, ServerFailedError, Text
 from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question, Scored, Tally, plan
 
-OTHER_TEMPLATE = (
-    "The server has another chat template than the model: serve it without --chat-template, or evaluate with --chat no."
-)
+OF_CHATS = ("messages", "add_generation_prompt", "continue_final_message")
+"""The fields of a request that a prompt of token ids does not need."""
 
 
 class OtherPromptError(PrerequisiteError):
@@ -97,7 +96,7 @@ class TestedModel:
 
         def save(position: int, text: Text) -> None:
             number = unanswered[position]
-            check_prompt(requests[number][0], text, counts=self.server.package == LLAMA_CPP)
+            check_prompt(requests[number][0], text)
             if self.ledger:
                 self.ledger.put([(keys[number], ledger.pack_text(text))])
             on_text(number, text)
@@ -106,7 +105,9 @@ class TestedModel:
         yield from self.client.generating_jobs(payloads, save)
 
     def payload(self, tokens: list[int], fields: dict[str, Any]) -> dict[str, Any]:
-        """The body of one request."""
+        """The body of one request. llama.cpp gets a chat as token ids: it would repeat a begun answer."""
+        if self.server.package == LLAMA_CPP:
+            fields = {name: value for name, value in fields.items() if name not in OF_CHATS}
         prompt = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
         return {"model": self.client.model, **prompt, **self.neutral, **fields}
 
@@ -129,23 +130,14 @@ class LedgerModel(TestedModel):
             raise ServerFailedError("No server is left, and the ledger does not have all of the model's answers.")
 
 
-def check_prompt(tokens: list[int], text: Text, *, counts: bool = False) -> None:
-    """Raise OtherPromptError when the server read other tokens than the run prepared; nothing if it does not say.
-
-    `counts` means that the server counts them rightly, and does not return them.
-    """
-    if text.prompt is None:
-        if counts and text.prompt_tokens not in (None, len(tokens)):
-            raise OtherPromptError(
-                f"The server read a chat as {text.prompt_tokens} tokens and the run prepared {len(tokens)}."
-                f" {OTHER_TEMPLATE}"
-            )
-        return
-    if list(text.prompt) == tokens:
+def check_prompt(tokens: list[int], text: Text) -> None:
+    """Raise OtherPromptError when the server read other tokens than the run prepared; nothing if it does not say."""
+    if text.prompt is None or list(text.prompt) == tokens:
         return
     pairs = enumerate(zip(text.prompt, tokens, strict=False))
     place = next((at for at, (theirs, ours) in pairs if theirs != ours), min(len(text.prompt), len(tokens)))
     raise OtherPromptError(
         f"The server read a chat as {len(text.prompt)} tokens and the run prepared {len(tokens)}; the first difference"
-        f" is at token {place}. {OTHER_TEMPLATE}"
+        f" is at token {place}. The server has another chat template than the model: serve it without --chat-template,"
+        " or evaluate with --chat no."
     )

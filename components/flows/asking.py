@@ -11,12 +11,15 @@ from quantgate.components.benchmarks.thinking import THINK, split
 from quantgate.components.flow_cases.chat_messages import guided_by, opening, sampling_of, tools_of
 from quantgate.components.flow_cases.exchanges import FlowExchange, Request, TurnAnswer
 from quantgate.components.flow_cases.flow_file import Flow, FlowTurn
-from quantgate.components.servers.client import Client, Job, chat_text_of
+from quantgate.components.servers.client import Client, Job, RefusedError, chat_text_of
 from quantgate.components.servers.scoring_ways import BadAnswerError
 
 PATH = "/v1/chat/completions"
 MOST_ROUNDS = 4
 """Requests of one turn: the model may call tools in so many rounds before it must answer."""
+UNREADABLE = "The model produced output that does not match the expected"
+"""llama.cpp's error for an answer with a broken tool call, which vLLM returns as text."""
+NO_ANSWER = {"choices": [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]}
 NO_RESULT = '{"error": "This tool has no result here."}'
 
 OnExchange = Callable[[FlowExchange], None]
@@ -90,13 +93,18 @@ class FlowConversation:
     async def request(self, guided: dict[str, Any]) -> dict[str, Any]:
         """The server's answer to the messages so far; `guided` are further fields of the request."""
         tools = tools_of(self.flow)
-        sent: dict[str, Any] = {"model": self.client.model, "messages": list(self.messages)}
+        sent: dict[str, Any] = {"model": self.client.model, "messages": list(self.messages), **self.client.neutral}
         sent |= (
             guided | sampling_of(self.flow, self.repeat) | ({"tools": tools, "tool_choice": "auto"} if tools else {})
         )
 
         async def once() -> dict[str, Any]:
-            body = await self.client.post(self.session, PATH, sent)
+            try:
+                body = await self.client.post(self.session, PATH, sent)
+            except RefusedError as error:
+                if UNREADABLE not in str(error):
+                    raise
+                body = NO_ANSWER  # the model's, not the server's fault; asked again it would be the same
             chat_text_of(body)  # raises BadAnswerError, which is retried
             [call_of(call) for call in body["choices"][0]["message"].get("tool_calls") or ()]
             return dict(body)

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models.content import GGUF, WEIGHTS, chosen_files, reader
+from quantgate.components.models.content import chosen_files, reader
 from quantgate.components.storage.hashing import sha256s
 from quantgate.components.storage.location import fetch, split_uri
-from quantgate.components.storage.store import Marker, files_of
+from quantgate.components.storage.store import WEIGHT_FILES, Marker, files_of
 
 UNREAD = ("recipe.yaml",)
 """What an earlier version stored beside a variant, and no loader reads. Any other file that is more is another model:
@@ -63,4 +63,4 @@ def _require_digest(uri: str, digest: str, marker: Marker) -> None:
 
 def weights_size(folder: Path) -> int:
     """Total size of the model's own weight files, in bytes."""
-    return sum(path.stat().st_size for name, path in model_files(folder).items() if name.endswith((WEIGHTS, GGUF)))
+    return sum(path.stat().st_size for name, path in model_files(folder).items() if name.endswith(WEIGHT_FILES))

@@ -15,10 +15,8 @@ METHOD = "gguf"
 """Stands for such a file where others name their quant_method."""
 SHAPE = {
     "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
     "block_count": "num_hidden_layers",
     "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
     "expert_count": "num_experts",
 }
 """GGUF's names of what config.json calls otherwise (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
@@ -40,9 +38,13 @@ def path_of(source: str) -> Path:
     path = Path(rest if colon else source).expanduser().absolute()
     if not path.is_file():
         raise PrerequisiteError(f"There is no file {path}. Give the path of a GGUF file.")
-    with path.open("rb") as opened:
-        if opened.read(len(MAGIC)) != MAGIC:
-            raise PrerequisiteError(f"{path} is not a GGUF file: it does not begin with GGUF. Download it again.")
+    try:
+        with path.open("rb") as opened:
+            magic = opened.read(len(MAGIC))
+    except OSError as error:
+        raise PrerequisiteError(f"{path} cannot be read: {error.strerror}.") from None
+    if magic != MAGIC:
+        raise PrerequisiteError(f"{path} is not a GGUF file: it does not begin with GGUF. Download it again.")
     return path
 
 
@@ -60,7 +62,9 @@ class GgufFile:
         try:
             reader = GGUFReader(self.path)
         except (ValueError, KeyError, IndexError, OSError) as error:
-            raise PrerequisiteError(f"{self.path} cannot be read ({error}). Download it again.") from error
+            raise PrerequisiteError(
+                f"{self.path} cannot be read ({error}). Download it again, or update the package gguf."
+            ) from error
         count = reader.get_field(SPLIT)
         if count is not None and int(count.contents()) > 1:
             raise PrerequisiteError(
@@ -109,7 +113,9 @@ def shape_differences(file: GgufFile, baseline: Path) -> Iterator[str]:
     config, architecture = model_config(baseline), file.value("general.architecture")
     for theirs, ours in SHAPE.items():
         value = file.value(f"{architecture}.{theirs}")
-        if value is not None and ours in config and value != config[ours]:
+        if theirs == "block_count":  # the layers that predict further tokens are no layers in config.json
+            value = value and value - (file.value(f"{architecture}.nextn_predict_layers") or 0)
+        if isinstance(value, int) and ours in config and value != config[ours]:
             yield f"{theirs} is {value}, and the model's {ours} {config[ours]}"
 
 
@@ -120,7 +126,9 @@ def vocabulary_differences(file: GgufFile, baseline: Path) -> Iterator[str]:
     tokenizer = AutoTokenizer.from_pretrained(baseline)
     tokens = file.value("tokenizer.ggml.tokens") or []
     expected = {at: token for token, at in tokenizer.get_vocab().items()}
-    different = [at for at, token in sorted(expected.items()) if at >= len(tokens) or tokens[at] != token]
+    added = tokenizer.added_tokens_decoder  # llama.cpp's converter writes the spaces of these as such
+    names = {at: {token, token.replace("▁", " ")} if at in added else {token} for at, token in expected.items()}
+    different = [at for at in sorted(expected) if at >= len(tokens) or tokens[at] not in names[at]]
     if different:
         at = different[0]
         theirs = repr(tokens[at]) if at < len(tokens) else "missing"

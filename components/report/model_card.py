@@ -11,6 +11,7 @@ from datetime import datetime
 import yaml
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models import gguf_file
 from quantgate.components.report.hub_results import HubBenchmark, hub_results
 from quantgate.components.report.matrix import mark_of, matrix, tasks_of
 from quantgate.components.report.pages import environment, report_facts
@@ -84,6 +85,7 @@ def card(decision: Decision, variant: str, left_out: tuple[str, ...] = ()) -> st
         "own": [one for one in measured(decision) if variant in one.variants],
         "evidence": decision.digests.combined if decision.digests else "",
         "left_out": left_out,
+        "engine": next((row.engine for row in decision.scores if row.variant == verdict.variant and row.engine), ""),
     }
     text = environment(decision, autoescape=False).get_template("model_card.md.j2").render(facts)
     return f"---\n{metadata(decision, weights)}---\n\n{text}"
@@ -91,12 +93,13 @@ def card(decision: Decision, variant: str, left_out: tuple[str, ...] = ()) -> st
 
 def metadata(decision: Decision, weights: Weights) -> str:
     """The card's metadata as YAML; the base model only if it is a repository of the hub."""
-    source = decision.model.source
+    source, is_gguf = decision.model.source, weights.algorithm == gguf_file.METHOD
+    engines = ["llama.cpp", "gguf"] if is_gguf else ["vllm", "compressed-tensors"]
     base = {"base_model": source.removeprefix(HUB).partition("@")[0], "base_model_relation": "quantized"}
     fields = {
         **(base if source.startswith(HUB) else {}),
         "pipeline_tag": "text-generation",
-        "tags": ["quantgate", "vllm", "compressed-tensors", *([weights.scheme] if weights.scheme else [])],
+        "tags": ["quantgate", *engines, *([weights.scheme] if weights.scheme else [])],
     }
     return str(yaml.safe_dump(fields, sort_keys=False))
 

@@ -8,6 +8,7 @@ from quantgate.components.benchmarks.calibration_rows import HUB_PREFIX
 from quantgate.components.benchmarks.suite_file import included_paths
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.kubernetes.labels import RUN_NAME
+from quantgate.components.models.gguf_file import is_gguf
 from quantgate.components.run.calibration import PASSAGES
 from quantgate.components.run.plan import EvaluationPlan
 
@@ -33,6 +34,11 @@ def check_locations(model: str, plan: EvaluationPlan) -> None:
         ("--irt-parameters", plan.irt_parameters),
         *(("--custom", path) for path in custom),
     ]
+    if files := [entry for entry in plan.variant if is_gguf(entry)]:
+        raise PrerequisiteError(
+            f"--variant {files[0]}: a GGUF file is served by llama.cpp on the machine of a run, and this run serves on"
+            " a cluster. Leave it out, or try it with `quantgate run`."
+        )
     local = [entry for entry in plan.variant if not entry.partition("=")[2].startswith(("hf:", "pypi:"))]
     places += [("--variant", entry.partition("=")[2]) for entry in local]
     places += [("include_path", path) for path in included_paths(plan.suite)]

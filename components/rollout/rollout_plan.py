@@ -25,7 +25,9 @@ ROLLBACK = "rollback"
 LONGEST_SERVICE = 31
 """Characters: KServe's names of a predictor, SERVICE-VARIANT-DIGEST-predictor, end at 63."""
 SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-NOT_ON_KSERVE = "It is a GGUF file, and the services that quantgate writes run vLLM. Give it to your llama.cpp servers."
+NOT_ON_KSERVE = (
+    "One of the two is a GGUF file, and quantgate writes services of vLLM. Give it to your llama.cpp servers."
+)
 ERROR_SHARE = 0.01
 """A step has enough requests when none of them failing would show a share of errors under this one."""
 
@@ -100,7 +102,8 @@ def plan_rollout(decision: Decision, variant: str, destination: Destination) -> 
         raise PrerequisiteError(f"{variant} is what is replaced. Name another variant: {others}; or name --replaces.")
     allowed = "monitor" if destination.forced else verdict.verdict
     test = live_test(decision, verdict, destination.share) if allowed == "ab_test" else None
-    is_gguf = any(row.variant == variant and row.algorithm == gguf_file.METHOD for row in decision.weights)
+    in_rollout = (row for row in decision.weights if row.variant in (variant, replaces))
+    is_gguf = any(row.algorithm == gguf_file.METHOD for row in in_rollout)
     steps = () if is_gguf else _steps(allowed, destination.share, decision.limits.alpha, test)
     refusal = NOT_ON_KSERVE if is_gguf else f"The verdict on {variant} is {verdict.verdict}: {verdict.sentence}"
     return RolloutPlan(

@@ -142,6 +142,8 @@ class Server(Artifact):
     command: str = ""
     """The command that starts the server by hand."""
     startup_s: float = 0.0
+    slots: int = 0
+    """How many requests it computes at a time; 0 for an engine that decides by its memory, as vLLM does."""
     key_file: str = ""
     """The file with the API key of a server on this machine; only the run's account may read it."""
     key_secret: str = ""

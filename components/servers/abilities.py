@@ -125,9 +125,11 @@ async def try_llama_cpp(client: Client, session: aiohttp.ClientSession, model: d
     _, forced = await try_way(client, session, Kind.FORCED, None)
     others = (Ability(kind, NOT_LLAMA_CPPS) for kind in (Kind.BATCH, Kind.SUFFIX, Kind.READ, Kind.ECHO))
     try:
-        build = str((await client.get(session, "/props"))["build_info"])
-    except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError):
-        build = UNKNOWN
+        properties = await client.get(session, "/props")
+        build, slots = str(properties["build_info"]), int(properties["total_slots"])
+    except (aiohttp.ClientError, TimeoutError, RefusedError, BadAnswerError, KeyError, TypeError, ValueError):
+        build, slots = UNKNOWN, 1
+    client.concurrency = min(client.concurrency, slots + 1)  # more would wait in its queue, until their timeout
     window = int((model.get("meta") or {}).get("n_ctx") or 0)
     return Abilities(build, window, (forced, *others), LLAMA_CPP)
 
@@ -146,7 +148,10 @@ async def model_card(client: Client, session: aiohttp.ClientSession) -> dict[str
     client.model = client.model or next(iter(served), "")
     if client.model not in served:
         raise PrerequisiteError(f"{client.root} serves {', '.join(served) or 'no model'}, not {client.model!r}.")
-    return dict(served[client.model])
+    card = dict(served[client.model])
+    if card.get("owned_by") == OWNED_BY_LLAMA_CPP:
+        client.neutral = NEUTRAL_ON_LLAMA_CPP
+    return card
 
 
 def probes(kind: Kind) -> list[list[list[Ask]]]:

@@ -14,6 +14,8 @@ import tenacity
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.run.artifacts import Server
+from quantgate.components.run.prompt_settings import NEUTRAL_ON_LLAMA_CPP
+from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers import access
 from quantgate.components.servers.scoring_requests import Ask, Scored
 from quantgate.components.servers.scoring_ways import (
@@ -78,8 +80,6 @@ class Text:
     """Number of its tokens, as the server counted them; None when it does not say."""
     prompt: tuple[int, ...] | None = None
     """The token ids that the server read; None unless the request had `return_token_ids` and the server knows it."""
-    prompt_tokens: int | None = None
-    """How many they are, as the server counted them; None when it does not say."""
 
 
 FAILURES = RefusedError, aiohttp.ClientError, TimeoutError, BadAnswerError
@@ -108,6 +108,8 @@ class Client:
         self.timeout_s = timeout_s
         self.when_lost = when_lost
         self.key = access.user_key()
+        self.neutral: dict[str, int] = {}
+        """Further fields of each chat, with which the server applies no settings of its own or of the model."""
         self.check_ours: Callable[[], None] = lambda: None
         """Called before each request; raises NotOursError when the server is no longer the one we started."""
         self.waiting = threading.Lock()
@@ -261,11 +263,15 @@ class CheckedConnector(aiohttp.TCPConnector):
 
 
 def client_of(server: Server, when_lost: Callable[[str], None] | None = None) -> Client:
-    """The client for a server of this run: a CPU gets fewer calls at a time, so that none waits until its timeout."""
+    """The client for a server of this run: a CPU gets fewer calls at a time, so that none waits until its timeout.
+
+    A server with slots gets one call more than it has slots, which waits while the others are computed.
+    """
     on_cpu = server.identity is not None and server.identity.on_cpu
-    concurrency = CONCURRENT_CALLS_ON_CPU if on_cpu else CONCURRENT_CALLS
+    concurrency = server.slots + 1 if server.slots else CONCURRENT_CALLS_ON_CPU if on_cpu else CONCURRENT_CALLS
     client = Client(server.url, server.served_name, concurrency, when_lost=when_lost)
     client.key = access.key_of(server)
+    client.neutral = NEUTRAL_ON_LLAMA_CPP if server.engine_name == LLAMA_CPP else {}
     if server.pid:
         client.check_ours = OurProcess(server).check
     return client
@@ -336,7 +342,6 @@ def counts(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
         "tokens": len(generated) if generated is not None else usage.get("completion_tokens"),
         "thinking_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
         "prompt": tuple(prompt) if prompt is not None else None,
-        "prompt_tokens": usage.get("prompt_tokens"),
     }
 
 

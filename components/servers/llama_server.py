@@ -23,6 +23,8 @@ def parameters(options: argparse.Namespace) -> xllamacpp.CommonParams:
     params.n_parallel = options.slots
     params.n_ctx = options.window * options.slots
     params.ctx_shift = False
+    params.cache_ram_mib = 0  # llama.cpp would keep earlier prompts in up to 8 GiB
+    params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE  # as vLLM without a parser
     params.ui = False
     params.api_keys = [os.environ["LLAMA_API_KEY"]]
     if options.chat_template:

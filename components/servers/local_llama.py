@@ -57,8 +57,16 @@ def identity_here(digest: str, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start for the weights with this digest."""
     options = ("--window", str(window), "--slots", str(SLOTS))
     return ServerIdentity(
-        weights=digest, package=LLAMA_CPP, version=f"({PACKAGE} {version()})", place=platform.machine(), options=options
+        weights=digest, package=LLAMA_CPP, version=f"({PACKAGE} {version()})", place=place(), options=options
     )
+
+
+def place() -> str:
+    """The machine's architecture, and the GPUs that llama.cpp would use."""
+    import xllamacpp
+
+    gpus = [device["description"] for device in xllamacpp.get_device_info() if device["name"] != "CPU"]
+    return ", ".join([platform.machine(), *gpus])
 
 
 def deploy(
@@ -80,7 +88,11 @@ def deploy(
         return [sys.executable, "-P", str(PROGRAM), *names, *identity.options, *templates]
 
     return start(
-        variant, model_path, results, Launch("llama", identity, window, command, {}, KEY_VARIABLE), ready_within_s
+        variant,
+        model_path,
+        results,
+        Launch("llama", identity, window, command, {}, KEY_VARIABLE, SLOTS),
+        ready_within_s,
     )
 
 
@@ -101,6 +113,8 @@ def template_file(model_path: Path, file: Path) -> Path | None:
         return model_path / TEMPLATE
     settings = model_path / "tokenizer_config.json"
     template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.exists() else None
+    if isinstance(template, list):  # several by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
     if not isinstance(template, str):
         return None
     file.parent.mkdir(parents=True, exist_ok=True)

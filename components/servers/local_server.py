@@ -56,6 +56,8 @@ class Launch:
     """The environment variables that the engine needs."""
     key_variable: str
     """The variable from which the engine reads the API key that it demands."""
+    slots: int = 0
+    """See `Server.slots`."""
 
 
 def start(variant: str, model_path: Path, results: Path, launch: Launch, ready_within_s: float) -> Server:
@@ -76,6 +78,7 @@ def start(variant: str, model_path: Path, results: Path, launch: Launch, ready_w
             served_name=served_name,
             model_path=str(model_path),
             max_model_len=launch.window,
+            slots=launch.slots,
             log=str(log),
             key_file=str(key_file),
             command=shlex.join([*(f"{name}={value}" for name, value in launch.settings.items()), *command]),

@@ -23,6 +23,8 @@ from quantgate.components.storage.artifact import Artifact, write_text
 from quantgate.components.storage.hashing import recorded_sha256s, sha256s, state_of
 
 MARKER = "COMPLETE.json"
+WEIGHT_FILES = (".safetensors", ".gguf")
+"""How the names of a model's weight files end."""
 BLOCK_BYTES = 1 << 20
 ABANDONED_AFTER_S = 24 * 3600
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -51,7 +53,7 @@ class Marker(Artifact):
 
     def without_weights(self) -> "Marker":
         """The marker without the files of the weights."""
-        others = {name: file for name, file in self.files.items() if not name.endswith(".safetensors")}
+        others = {name: file for name, file in self.files.items() if not name.endswith(WEIGHT_FILES)}
         return self.model_copy(update={"files": others})
 
     @property

@@ -27,7 +27,7 @@ def write_gguf(model: Path, file: Path, weights: str = "Q8_0", **changed: Any) -
 
     config, tokenizer = model_config(model), AutoTokenizer.from_pretrained(model)
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens = tokenizer.convert_ids_to_tokens([*range(len(tokenizer))])
     facts = {"end": tokenizer.eos_token_id, "width": config["hidden_size"], "tokens": tokens} | changed
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if weights == 'F32' else 'MOSTLY'}_{weights}"])

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 Answer = Callable[[dict[str, Any]], Any]
-"""From a request's body to a message (a dict), a text, an HTTP status, or the whole body of the answer (a list)."""
+"""From a request's body to a message (a dict), a text, an HTTP status or one with its text (a tuple), or the whole body
+of the answer (a list)."""
 
 
 def tool_call(name: str, arguments: str) -> dict[str, Any]:
@@ -56,6 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         answer = self.server.answer(body)
         if isinstance(answer, int):
             self.reply(answer, {"error": "refused by the script"})
+        elif isinstance(answer, tuple):
+            self.reply(answer[0], {"error": answer[1]})
         elif isinstance(answer, list):
             self.reply(200, answer)
         else:
