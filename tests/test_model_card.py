@@ -11,6 +11,7 @@ from quantgate.components.benchmarks.suites import SUITES
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.report.hub_results import BENCHMARKS, hub_results, parsed_benchmark
 from quantgate.components.report.model_card import card_files, recoveries
+from quantgate.components.report.story import stories
 from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
 from tests.support.command import quantgate
@@ -65,9 +66,11 @@ def test_the_card_of_a_gguf_file_names_its_own_engine(tmp_path: Path) -> None:
         row.model_copy(update={"engine": "llama.cpp b1" if row.variant == "int8" else "vllm 0.32.0"})
         for row in decision.scores
     )
-    card = ModelCard(
-        card_files(decision.model_copy(update={"weights": weights, "scores": scores}), "int8", AT)["README.md"]
-    )
+    decision = decision.model_copy(update={"weights": weights, "scores": scores})
+    card = ModelCard(card_files(decision, "int8", AT)["README.md"])
+    assert sorted(decision.engine.split("; ")) == ["llama.cpp b1", "vllm 0.32.0"]
+    (own,) = [story for story in stories(decision) if story.row.variant == "int8"]
+    assert ("Served by", "llama.cpp") in own.build
     assert {"llama.cpp", "gguf"} <= set(yaml.safe_load(str(card.data))["tags"])
     assert "- Engine: llama.cpp b1\n" in card.text
 

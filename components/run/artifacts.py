@@ -536,5 +536,5 @@ class Decision(Artifact):
 
     @property
     def engine(self) -> str:
-        """The engine that answered, e.g. `vllm 0.32.0`; "" when no server answered."""
-        return next((scores.engine for scores in self.scores if scores.engine), "")
+        """The engine that answered, e.g. `vllm 0.32.0`, or each of several; "" when no server answered."""
+        return "; ".join(dict.fromkeys(scores.engine for scores in self.scores if scores.engine))
