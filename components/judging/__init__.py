@@ -9,6 +9,7 @@ judge_prompts                   the versioned prompts, and how an answer to one 
 grading, pairwise               grades from 1 to 10; pairs, asked in both orders
 rubric                          whether one answer meets a rubric, for the flows
 grade_scores, arena             the results with bounds: grades by category; win rates and Bradley-Terry strengths
+deepeval_model                  the judge, or a model that is tested, for DeepEval
 judged_results                  the outcome as one JSON file
 vibe_page, votes                a page on which people vote blind, and the votes read back
 """
