@@ -22,13 +22,13 @@ from quantgate.components.benchmarks.encoder import Encoder, generation_request
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate.endpoint import NAME, Endpoint, UnscorableError
 from quantgate.components.evaluate.ledger import Ledger
-from quantgate.components.evaluate.tested_model import TestedModel
+from quantgate.components.evaluate.tested_model import LedgerModel, TestedModel
 from quantgate.components.processes import lease
 from quantgate.components.run.artifacts import Server
 from quantgate.components.servers import access, client, local_server, local_vllm
 from quantgate.components.servers.abilities import Abilities, abilities
 from quantgate.components.servers.client import Client, ServerFailedError, Text
-from quantgate.components.servers.scoring_requests import Ask, Kind, Loglik, Question
+from quantgate.components.servers.scoring_requests import OF_VLLM, Ask, Kind, Loglik, Question
 from quantgate.components.servers.scoring_ways import WAYS, BadAnswerError, score
 from tests.support.fake_vllm import serving_python
 
@@ -122,7 +122,7 @@ def prompts_scored(server: Any) -> int:
         return int(json.loads(answer.read()))
 
 
-@pytest.mark.parametrize(("mode", "way"), [*(("ok", way) for way in ("", *Kind)), ("left-out", "suffix")])
+@pytest.mark.parametrize(("mode", "way"), [*(("ok", way) for way in ("", *OF_VLLM)), ("left-out", "suffix")])
 def test_every_way_gives_the_results_of_lm_evals_own_client(serve: Any, mode: str, way: str) -> None:
     server = serve(mode)
     ours = endpoint(server, way=way)
@@ -154,7 +154,7 @@ def test_rolling_windows_equal_lm_evals(serve: Any) -> None:
     server = serve("ok")
     texts = requests([("abc def " * 80,), ("short",)])
     expected = theirs(server).loglikelihood_rolling(texts, disable_tqdm=True)
-    for way in Kind:
+    for way in OF_VLLM:
         assert endpoint(server, way=way).loglikelihood_rolling(texts) == pytest.approx(expected, abs=1e-9)
 
 
@@ -181,13 +181,13 @@ def test_an_older_server_is_scored_by_echo(serve: Any) -> None:
     server = serve("echo-only")
     ours = endpoint(server)
     assert ours.tested.kinds == {Kind.ECHO}
-    assert {way.kind for way in ours.tested.server.tried if way.trouble} == set(Kind) - {Kind.ECHO}
+    assert {way.kind for way in ours.tested.server.tried if way.trouble} == set(OF_VLLM) - {Kind.ECHO}
     assert same(ours.loglikelihood(requests(PAIRS)), theirs(server).loglikelihood(requests(PAIRS), disable_tqdm=True))
 
 
 def test_every_way_is_detected_and_the_suffix_only_if_cached_rows_are_marked(serve: Any) -> None:
-    assert endpoint(serve("ok")).tested.kinds == set(Kind)
-    assert endpoint(serve("left-out")).tested.kinds == set(Kind) - {Kind.BATCH}  # an older plugin
+    assert endpoint(serve("ok")).tested.kinds == set(OF_VLLM)
+    assert endpoint(serve("left-out")).tested.kinds == set(OF_VLLM) - {Kind.BATCH}  # an older plugin
     unmarked = endpoint(serve("unmarked"))
     assert unmarked.tested.kinds == {Kind.READ, Kind.ECHO}
     assert "does not mark" in next(way.trouble for way in unmarked.tested.server.tried if way.kind is Kind.SUFFIX)
@@ -275,7 +275,7 @@ def test_a_model_that_is_not_served_is_reported_with_the_served_ones(serve: Any)
 def test_requests_are_repeated_to_a_server_that_often_fails_and_the_scores_stay_the_same(serve: Any) -> None:
     calm = endpoint(serve("ok")).loglikelihood(requests(PAIRS))
     flaky = endpoint(serve("flaky", probes=100), num_concurrent=3)
-    for way in Kind:
+    for way in OF_VLLM:
         flaky.way = way
         assert same(flaky.loglikelihood(requests(PAIRS)), calm)
 
@@ -422,7 +422,7 @@ def test_a_continuation_that_a_token_joins_with_its_context_is_scored_by_itself(
     others = [pair for pair in PAIRS if pair != (context, continuation)]
     expected = theirs(server)._loglikelihood_tokens([joined], disable_tqdm=True)
     expected += theirs(server).loglikelihood(requests(others), disable_tqdm=True)
-    for way in Kind:
+    for way in OF_VLLM:
         assert same(endpoint(server, way=way).loglikelihood(requests([joined[0], *others])), expected)
 
 
@@ -484,3 +484,10 @@ def test_neutral_values_are_sent_unless_the_task_has_its_own(package: str, versi
     standard = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
     lm_evals = {"model", "prompt", "max_tokens", "temperature", "stop", "seed"}
     assert {name: value for name, value in sent.items() if name not in lm_evals} == standard | own
+
+
+def test_without_a_server_a_text_that_the_ledger_lacks_is_a_failure(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger.sqlite", "it")) as book:
+        model = LedgerModel(book)
+        with pytest.raises(ServerFailedError, match="the ledger does not have all of the model's answers"):
+            model.run(model.generating_jobs([([5], {"max_tokens": 1})], lambda *_: None))

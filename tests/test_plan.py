@@ -7,6 +7,7 @@ import pytest
 
 from quantgate.components.servers.scoring_requests import (
     BATCHED,
+    OF_VLLM,
     Ask,
     Kind,
     Loglik,
@@ -18,7 +19,7 @@ from quantgate.components.servers.scoring_requests import (
     trie_size,
 )
 
-ALL = frozenset(Kind)
+ALL = frozenset(OF_VLLM)
 CONTEXT = tuple(range(100, 1000))
 
 
@@ -34,7 +35,7 @@ def best(prefix: tuple[int, ...]) -> float:
 
 def answer(ask: Ask) -> Scored:
     """What a server that runs the model answers."""
-    if ask.kind is Kind.READ:
+    if ask.kind in (Kind.READ, Kind.FORCED):
         prefix = ask.tokens
         return Scored({ask.start: ({token: model(prefix, token) for token in ask.ids}, best(prefix))})
     return Scored(

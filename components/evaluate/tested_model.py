@@ -28,6 +28,7 @@ class TestedModel:
     """
 
     __test__ = False  # pytest would collect it
+    chats_as_tokens = False
 
     def __init__(self, client: Client, ledger: Ledger | None = None, way: str = "") -> None:
         self.client = client
@@ -35,6 +36,7 @@ class TestedModel:
         self.way = way
         self.server: Abilities = abilities(client)
         self.neutral = self.server.neutral
+        self.chats_as_tokens = self.server.package == LLAMA_CPP
         self.requests = self.reused = 0
         """Distinct requests so far, and how many of them the ledger has answered."""
 
@@ -106,7 +108,7 @@ class TestedModel:
 
     def payload(self, tokens: list[int], fields: dict[str, Any]) -> dict[str, Any]:
         """The body of one request. llama.cpp gets a chat as token ids: it would repeat a begun answer."""
-        if self.server.package == LLAMA_CPP:
+        if self.chats_as_tokens:
             fields = {name: value for name, value in fields.items() if name not in OF_CHATS}
         prompt = {"return_token_ids": True} if "messages" in fields else {"prompt": [tokens]}
         return {"model": self.client.model, **prompt, **self.neutral, **fields}

@@ -13,7 +13,7 @@ from quantgate.components.run.prompt_settings import NEUTRAL_ON_LLAMA_CPP, NEUTR
 from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers.access import key_hint
 from quantgate.components.servers.client import Client, RefusedError, ServerFailedError, fresh_salt, with_retries
-from quantgate.components.servers.scoring_requests import Ask, Kind, Scored
+from quantgate.components.servers.scoring_requests import OF_VLLM, Ask, Kind, Scored
 from quantgate.components.servers.scoring_ways import WAYS, BadAnswerError, is_marked
 
 CONTEXT_TOKENS = 132
@@ -109,7 +109,7 @@ async def try_all(client: Client) -> Abilities:
         if model.get("owned_by") == OWNED_BY_LLAMA_CPP:
             return await try_llama_cpp(client, session, model)
         tried, reference = [], None
-        for kind in (Kind.ECHO, Kind.READ, Kind.SUFFIX, Kind.BATCH):
+        for kind in reversed(OF_VLLM):
             logliks, ability = await try_way(client, session, kind, reference)
             reference = reference or logliks
             tried.append(ability)
@@ -123,7 +123,7 @@ async def try_all(client: Client) -> Abilities:
 async def try_llama_cpp(client: Client, session: aiohttp.ClientSession, model: dict[str, Any]) -> Abilities:
     """The abilities of llama.cpp's server, which ignores what the other ways need."""
     _, forced = await try_way(client, session, Kind.FORCED, None)
-    others = (Ability(kind, NOT_LLAMA_CPPS) for kind in (Kind.BATCH, Kind.SUFFIX, Kind.READ, Kind.ECHO))
+    others = (Ability(kind, NOT_LLAMA_CPPS) for kind in OF_VLLM)
     try:
         properties = await client.get(session, "/props")
         build, slots = str(properties["build_info"]), int(properties["total_slots"])

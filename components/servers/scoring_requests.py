@@ -41,6 +41,8 @@ class Kind(StrEnum):
     FORCED = "forced"
 
 
+OF_VLLM = (Kind.BATCH, Kind.SUFFIX, Kind.READ, Kind.ECHO)
+"""The ways of vLLM, the fastest first."""
 BATCHED = frozenset({Kind.READ, Kind.SUFFIX})
 """The kinds of ask that a batch carries."""
 

@@ -29,7 +29,7 @@ from quantgate.components.servers import access, local_server, local_vllm
 from quantgate.components.servers.bench_serve import load_test
 from quantgate.components.servers.client import client_of
 from quantgate.components.servers.local_vllm import serving_python
-from quantgate.components.servers.scoring_requests import Kind
+from quantgate.components.servers.scoring_requests import OF_VLLM, Kind
 from tests.support.prompted import ask_items
 
 pytestmark = [
@@ -105,7 +105,7 @@ def test_every_way_gives_the_same_loglikelihoods_for_single_token_choices(server
 
 def test_the_server_offers_every_way(server: Server) -> None:
     endpoint = endpoint_on(server)
-    assert endpoint.tested.kinds == set(Kind)
+    assert endpoint.tested.kinds == set(OF_VLLM)
     assert all(ability.difference < CLOSE for ability in endpoint.tested.server.tried)
     assert endpoint.max_length == server.max_model_len - 1
 
