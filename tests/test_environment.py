@@ -27,17 +27,18 @@ LOCKS = {path.name: path for path in (environments.PROJECT_LOCK, serving_lock("c
 ALL_LOCKS = [*LOCKS.values(), *environments.IMAGE_LOCKS, TORCH_FOR_CUDA]
 SERVING_LOCKS = ["serving-cpu.txt", "serving-cuda.txt"]
 
+ELSEWHERE = ("deepeval",)
+"""Extras that no lock can have beside the others."""
+
 
 def pins(lock_name: str) -> dict[str, str]:
     return pins_in(LOCKS[lock_name])
 
 
 def requirements() -> list[str]:
-    """The requirements in pyproject.toml, without the references to its own extras."""
-    declared = [
-        *PROJECT["dependencies"],
-        *(requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra),
-    ]
+    """The requirements of the project environment in pyproject.toml, without the references to its own extras."""
+    extras = {name: extra for name, extra in PROJECT["optional-dependencies"].items() if name not in ELSEWHERE}
+    declared = [*PROJECT["dependencies"], *(requirement for extra in extras.values() for requirement in extra)]
     return [requirement for requirement in declared if not requirement.startswith("quantgate[")]
 
 
