@@ -80,8 +80,8 @@ class EndpointModel(DeepEvalBaseLLM):  # type: ignore[misc]
         """So many answers, each with a seed of its own."""
 
         async def samples() -> list[str]:
-            asked = (self.text(prompt, temperature=temperature, seed=seed) for seed in range(n))
-            return list(await asyncio.gather(*asked))
+            answers = (self.text(prompt, temperature=temperature, seed=seed) for seed in range(n))
+            return list(await asyncio.gather(*answers))
 
         return finished(samples())
 
@@ -97,7 +97,9 @@ class EndpointModel(DeepEvalBaseLLM):  # type: ignore[misc]
                     return str(read(await self.client.post(session, path, payload)).text)
                 except RefusedError as error:
                     if error.status == BAD_REQUEST and "response_format" in payload:
-                        raise TypeError(f"The server takes no JSON Schema: {error}") from error  # asked without then
+                        raise TypeError(
+                            f"The server takes no JSON Schema: {error}"
+                        ) from error  # DeepEval then leaves the schema out
                     raise
 
             return await self.client.answered(once)

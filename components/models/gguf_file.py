@@ -11,8 +11,6 @@ from quantgate.components.models.window import model_config
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
-METHOD = "gguf"
-"""Stands for such a file where others name their quant_method."""
 SHAPE = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",

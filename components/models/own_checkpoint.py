@@ -14,7 +14,7 @@ from quantgate.components.models.content import GGUF
 from quantgate.components.models.digest import digest_of, model_files, weights_size
 from quantgate.components.models.tokenizer_files import copy_beside_weights, tokenizer_files
 from quantgate.components.models.window import model_config
-from quantgate.components.run.checkpoint import Checkpoint
+from quantgate.components.run.checkpoint import GGUF_METHOD, Checkpoint
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.storage.store import Store
 
@@ -67,7 +67,7 @@ def stored_gguf(source: str, baseline: Path, store: Store, cache: Path) -> Check
     file = gguf_file.GgufFile(gguf_file.path_of(source))
     gguf_file.check_of_model(file, baseline)
     kept = with_tokenizer({GGUF: file.path, "config.json": baseline / "config.json"}, baseline, store, cache)
-    about = {"scheme": file.scheme, "method": gguf_file.METHOD, "stored_bits": file.stored_bits}
+    about = {"scheme": file.scheme, "method": GGUF_METHOD, "stored_bits": file.stored_bits}
     return Checkpoint(source=source, **kept | about)
 
 

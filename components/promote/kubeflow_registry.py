@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import gguf_file
 from quantgate.components.promote.registry import model_name
 from quantgate.components.run.artifacts import Decision, Verdict, Weights
 
@@ -84,7 +83,7 @@ def register_in(url: str, decision: Decision, run: str) -> list[str]:
                 "customProperties": properties(decision, verdict, weights, run),
             }
             version_id = registry.put(Entity(VERSION, version, judged, model))
-            format_name = "gguf" if weights.algorithm == gguf_file.METHOD else "safetensors"
+            format_name = "gguf" if weights.is_gguf else "safetensors"
             address = {"artifactType": "model-artifact", "uri": weights.uri, "modelFormatName": format_name}
             registry.put(Entity(ARTIFACT, f"{name}.{version}", {**address, "state": "LIVE"}, version_id))
             versions.append(version)

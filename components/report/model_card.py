@@ -11,7 +11,6 @@ from datetime import datetime
 import yaml
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import gguf_file
 from quantgate.components.report.hub_results import HubBenchmark, hub_results
 from quantgate.components.report.matrix import mark_of, matrix, tasks_of
 from quantgate.components.report.pages import environment, report_facts
@@ -93,8 +92,8 @@ def card(decision: Decision, variant: str, left_out: tuple[str, ...] = ()) -> st
 
 def metadata(decision: Decision, weights: Weights) -> str:
     """The card's metadata as YAML; the base model only if it is a repository of the hub."""
-    source, is_gguf = decision.model.source, weights.algorithm == gguf_file.METHOD
-    engines = ["llama.cpp", "gguf"] if is_gguf else ["vllm", "compressed-tensors"]
+    source = decision.model.source
+    engines = ["llama.cpp", "gguf"] if weights.is_gguf else ["vllm", "compressed-tensors"]
     base = {"base_model": source.removeprefix(HUB).partition("@")[0], "base_model_relation": "quantized"}
     fields = {
         **(base if source.startswith(HUB) else {}),

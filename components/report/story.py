@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from quantgate.components.benchmarks.suite_file import short_suite
 from quantgate.components.evidence.change import confidence_text
 from quantgate.components.evidence.spending import describe_attempt
-from quantgate.components.models import gguf_file
 from quantgate.components.policies.policy import ANSWERS_ERROR
 from quantgate.components.report.formats import duration_text, percent_text
 from quantgate.components.report.matrix import Row, matrix
@@ -297,7 +296,7 @@ def _build_facts(weights: Weights) -> tuple[tuple[str, str], ...]:
         ("Scheme", weights.scheme),
         ("Made elsewhere", weights.source),
         ("Algorithm", weights.algorithm or "none: the weights are unchanged"),
-        ("Served by", "llama.cpp" if weights.algorithm == gguf_file.METHOD else ""),
+        ("Served by", "llama.cpp" if weights.is_gguf else ""),
         ("Layout", weights.layout),
         ("Key-value cache", weights.kv_cache_dtype and f"{weights.kv_cache_dtype}, on the weights of its row"),
         ("Largest change", largest_changes(weights)),

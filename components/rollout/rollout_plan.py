@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import gguf_file
 from quantgate.components.rollout.live_test import LiveTest, live_test
 from quantgate.components.run.artifacts import Decision, Verdict, Weights
 from quantgate.components.storage.artifact import Artifact
@@ -103,7 +102,7 @@ def plan_rollout(decision: Decision, variant: str, destination: Destination) -> 
     allowed = "monitor" if destination.forced else verdict.verdict
     test = live_test(decision, verdict, destination.share) if allowed == "ab_test" else None
     in_rollout = (row for row in decision.weights if row.variant in (variant, replaces))
-    is_gguf = any(row.algorithm == gguf_file.METHOD for row in in_rollout)
+    is_gguf = any(row.is_gguf for row in in_rollout)
     steps = () if is_gguf else _steps(allowed, destination.share, decision.limits.alpha, test)
     refusal = NOT_ON_KSERVE if is_gguf else f"The verdict on {variant} is {verdict.verdict}: {verdict.sentence}"
     return RolloutPlan(

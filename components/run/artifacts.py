@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.checkpoint import GGUF_METHOD
 from quantgate.components.run.evidence_digests import Digests
 from quantgate.components.run.load_results import LoadTest
 from quantgate.components.run.plan import EvaluationPlan
@@ -106,6 +107,11 @@ class Weights(Artifact):
     skipped: bool = Field(False, exclude_if=lambda skipped: not skipped)
     """True when a search does not try the variant, for the reason in `failure`: that is no fault."""
     failure: str = ""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether they are a GGUF file, which llama.cpp serves, and on one machine only."""
+        return self.algorithm == GGUF_METHOD
 
     @property
     def server_options(self) -> tuple[str, ...]:

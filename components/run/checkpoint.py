@@ -2,6 +2,9 @@
 
 from quantgate.components.storage.artifact import Artifact
 
+GGUF_METHOD = "gguf"
+"""Stands for a GGUF file, which llama.cpp serves, where other checkpoints name their quant_method."""
+
 
 class Checkpoint(Artifact):
     """The checkpoint as the step `resolve` stored it: its own weights, the baseline's tokenizer."""

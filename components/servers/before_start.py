@@ -24,10 +24,17 @@ def obstacle(model_path: Path, results: Path, kv_cache_gib: str | None) -> str:
     """
     if not any((model_path / name).exists() for name in TOKENIZERS) and not [*model_path.glob("*.tiktoken")]:
         return f"{model_path} has no tokenizer. Add the model's tokenizer.json."
+    if full := full_disk(results):
+        return full
+    return beyond_the_gpu(model_path) if kv_cache_gib is None else beyond_the_memory(model_path, int(kv_cache_gib))
+
+
+def full_disk(results: Path) -> str:
+    """That the disk of the results or of temporary files has no room for a server's files; "" if it has."""
     for folder in (results, Path(tempfile.gettempdir())):
         if folder.exists() and shutil.disk_usage(folder).free < SPARE_BYTES:
             return f"the disk of {folder} is full. Make room."
-    return beyond_the_gpu(model_path) if kv_cache_gib is None else beyond_the_memory(model_path, int(kv_cache_gib))
+    return ""
 
 
 def check_kernels(variants: Iterable[str], on_cpu: bool) -> None:

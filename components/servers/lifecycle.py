@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import gguf_file
 from quantgate.components.run.artifacts import Server, Weights
 from quantgate.components.run.results import RunResults
 from quantgate.components.run.server_identity import ServerIdentity
@@ -75,7 +74,7 @@ def identity_here(weights: Weights, model_path: Path, window: int) -> ServerIden
         return local_vllm.identity_here(model_path, weights.digest, window, weights.server_options)
     from quantgate.components.servers import kserve
 
-    if weights.algorithm == gguf_file.METHOD:
+    if weights.is_gguf:
         raise PrerequisiteError(
             "A GGUF file is served by llama.cpp on the machine of the run, and this run serves on a cluster. Leave it"
             " out, or try it with `quantgate run`."

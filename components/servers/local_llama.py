@@ -7,9 +7,7 @@ llama.cpp comes in the package xllamacpp, which has no dependencies: it is in qu
 import importlib.metadata
 import json
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Server
 from quantgate.components.run.results import RunResults
 from quantgate.components.run.server_identity import LLAMA_CPP, ServerIdentity
-from quantgate.components.servers.before_start import SPARE_BYTES
+from quantgate.components.servers.before_start import full_disk
 from quantgate.components.servers.local_server import READY_WITHIN_S, Launch, start
 
 PACKAGE = "xllamacpp"
@@ -98,9 +96,8 @@ def deploy(
 
 def obstacle(model_path: Path, results: Path) -> str:
     """Why the server would end before it is ready; "" when no reason is known."""
-    for folder in (results, Path(tempfile.gettempdir())):
-        if folder.exists() and shutil.disk_usage(folder).free < SPARE_BYTES:
-            return f"the disk of {folder} is full. Make room."
+    if full := full_disk(results):
+        return full
     needed, available = (model_path / GGUF).stat().st_size, machine.memory_bytes()
     if needed <= available:
         return ""
