@@ -31,6 +31,9 @@ POLL_S = 0.5
 PORTS_TRIED = 3
 LAST_LINES = 12
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+HEADERS = "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"
+"""By default PyTorch compiles its headers beside the temporary files, so at each start: 7 s of a core before the first
+answer, for two small kernels that lie compiled in the cache."""
 PORT_TAKEN = re.compile("address already in use|couldn't bind", re.IGNORECASE)
 
 PASSED_ON = re.compile(
@@ -102,7 +105,7 @@ def start(variant: str, model_path: Path, results: Path, launch: Launch, ready_w
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """A server's environment: what it needs of this process's, and the settings."""
     passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-    return passed_on | {COMPILED: compiled_folder()} | dict(settings)
+    return {HEADERS: "0"} | passed_on | {COMPILED: compiled_folder()} | dict(settings)
 
 
 def compiled_folder() -> str:
