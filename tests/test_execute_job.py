@@ -20,8 +20,9 @@ from quantgate.components.sandbox import job
 from quantgate.components.sandbox.containment import Containment, Limits, Outcome, Program
 from quantgate.components.sandbox.pod_outcomes import outcomes_in
 from quantgate.components.sandbox.programs import check_sandbox, run_programs
-from quantgate.components.servers import kserve
+from quantgate.components.servers import kserve, step_job
 from quantgate.components.servers.cluster_settings import KSERVE, ServingSettings
+from quantgate.components.servers.step_job import StepJob
 from tests.support import schemas
 from tests.support.job_node import Node, node
 from tests.support.killed import killed_at
@@ -205,7 +206,7 @@ def test_the_reason_why_programs_do_not_start_is_reported(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch, status: JSON, within_s: int, message: str
 ) -> None:
     node.status = status
-    monkeypatch.setattr(job, "START_WITHIN_S", within_s)
+    monkeypatch.setattr(step_job, "START_WITHIN_S", within_s)
     with pytest.raises(PrerequisiteError, match=re.escape(message)):
         check_sandbox(Containment.JOB)
     assert left(cluster) == []
@@ -258,8 +259,8 @@ def test_an_earlier_attempts_objects_are_deleted_first(cluster: Cluster, node: N
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     cluster.faults = lambda _, request: 500 if str(request) == "create jobs" else None
     api = Api("quantgate", patience_s=0.1)
-    sandbox = job.Sandbox(api, WORKFLOW, "int8")
-    lease = job.create(sandbox, LEASE, job.lease_of(sandbox))
+    sandbox = job.sandbox(api, WORKFLOW, "int8")
+    lease = step_job.create(sandbox, LEASE, step_job.lease_of(sandbox))
     cluster.create("api/v1/configmaps", job.config_map(sandbox, b"") | {"metadata": owned(sandbox, lease)})
     cluster.faults = lambda *_: None
     cluster.collects_garbage, collected = False, threading.Timer(0.3, cluster.collect)
@@ -269,13 +270,13 @@ def test_an_earlier_attempts_objects_are_deleted_first(cluster: Cluster, node: N
     assert left(cluster) == []
 
 
-def owned(sandbox: job.Sandbox, lease: JSON) -> JSON:
+def owned(sandbox: StepJob, lease: JSON) -> JSON:
     """The metadata of an object that the lease owns."""
     return {"name": sandbox.name, "labels": sandbox.labels, "ownerReferences": [reference(lease)]}
 
 
 def test_other_peoples_objects_are_left_alone(cluster: Cluster, node: Node) -> None:
-    name = job.Sandbox(Api("quantgate"), WORKFLOW, "int8").name
+    name = job.sandbox(Api("quantgate"), WORKFLOW, "int8").name
     cluster.create("api/v1/configmaps", {"metadata": {"name": name}})
     with pytest.raises(PrerequisiteError, match="is not quantgate's"):
         run_programs([HONEST], limits=LIMITS, purpose="int8")
@@ -289,7 +290,7 @@ def test_a_job_that_is_deleted_while_it_runs_is_reported(cluster: Cluster, node:
             cluster.delete("apis/coordination.k8s.io/v1/leases", obj["metadata"]["name"], {})
 
     cluster.on = on
-    with pytest.raises(PrerequisiteError, match="was removed while its programs ran"):
+    with pytest.raises(PrerequisiteError, match="was removed from the namespace quantgate while it ran"):
         run_programs([HONEST], limits=LIMITS)
 
 
@@ -308,7 +309,7 @@ def test_a_step_without_the_images_name_is_refused(node: Node, monkeypatch: pyte
 
 def run_one() -> None:
     """Run a program in a Job, in a process that will be killed."""
-    job.POLL_S = 0.02
+    step_job.POLL_S = 0.02
     job.run_in_job([HONEST], lambda *_: None, LIMITS, "int8")
 
 
@@ -325,7 +326,7 @@ def test_the_reaper_deletes_everything_that_a_killed_step_leaves(cluster: Cluste
         if not killed_at(cluster, last, after, run_one):  # it had less to ask this time
             break
         most = max(most, len(left(cluster)))
-        lapsed = datetime.now(UTC) + timedelta(seconds=job.LEASE_S + 1)
+        lapsed = datetime.now(UTC) + timedelta(seconds=step_job.LEASE_S + 1)
         reaper.reap(Api("quantgate"), lapsed)
         assert left(cluster) == []
     assert most == 4  # lease, programs, Job, pod
@@ -335,7 +336,7 @@ def test_the_reaper_deletes_everything_that_a_killed_step_leaves(cluster: Cluste
 def test_the_lease_is_renewed_while_the_programs_run(
     cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "LEASE_S", 1)
+    monkeypatch.setattr(step_job, "LEASE_S", 1)
     renewed = threading.Semaphore(0)
     renewals: list[str] = []
 
@@ -355,5 +356,5 @@ def test_the_lease_is_renewed_while_the_programs_run(
     thread = threading.Thread(target=end)
     node.threads.append(thread)
     thread.start()
-    with pytest.raises(PrerequisiteError, match="was removed while"):
+    with pytest.raises(PrerequisiteError, match="was removed from"):
         run_programs([HONEST], limits=LIMITS)

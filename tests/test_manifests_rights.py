@@ -74,7 +74,7 @@ def test_steps_have_exactly_the_rights_on_servers_and_jobs_that_they_use(
     node.lines = ('{"program": 0, "passed": true, "reason": ""}',)
     for _ in range(2):
         run_programs([Program("", "assert True")], purpose="int8")
-    name = job.Sandbox(ClusterClient("quantgate"), WORKFLOW, "int8").name
+    name = job.sandbox(ClusterClient("quantgate"), WORKFLOW, "int8").name
     cluster.create(CONFIG_MAPS, {"metadata": {"name": name}})
     with pytest.raises(PrerequisiteError, match="is not quantgate's"):
         run_programs([Program("", "assert True")], purpose="int8")

@@ -12,6 +12,7 @@ cluster_settings                its settings, QUANTGATE_SERVING_*
 accelerator                     what it runs on, here or on the cluster's nodes
 before_start, first_cause       what is known to end a server; why one ended
 why_not_ready, replaced_pod     the same on a cluster; a pod that Kubernetes replaces
+step_job                        a Job on a cluster that a step runs to its end
 bench_serve                     vLLM's load test
 fetch_model                     the weights in its pod
 followed_server                 a server over several steps

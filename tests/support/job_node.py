@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quantgate.components.sandbox import job
+from quantgate.components.servers import step_job
 from tests.support.kubernetes_state import JSON, Cluster
 
 WITHOUT_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
@@ -87,7 +87,7 @@ def placed(container: JSON, volumes: Path) -> list[str]:
 @pytest.fixture
 def node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A node that runs Jobs, in an environment that lets steps use it."""
-    monkeypatch.setattr(job, "POLL_S", 0.02)
+    monkeypatch.setattr(step_job, "POLL_S", 0.02)
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "job")
     monkeypatch.setenv("QUANTGATE_SANDBOX_IMAGE", "quantgate@sha256:abc")
     monkeypatch.delenv("QUANTGATE_SANDBOX_RUNTIME_CLASS", raising=False)
