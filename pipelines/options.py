@@ -103,12 +103,8 @@ OPTIONS = {
 }
 
 
-ON_THIS_MACHINE = ("speed",)
-"""Options that no run on a cluster has: Kubeflow's form and the commands that start runs there do not offer them."""
 SETTINGS_HELP = (
-    'Everything else, as JSON by the option\'s name, e.g. {"stop_early": false}. Keys: '
-    + ", ".join(name for name in SETTINGS if name not in ON_THIS_MACHINE)
-    + "."
+    'Everything else, as JSON by the option\'s name, e.g. {"stop_early": false}. Keys: ' + ", ".join(SETTINGS) + "."
 )
 
 

@@ -35,7 +35,7 @@ def test_the_rows_are_the_role_of_the_manifests() -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    rows = (*rights.SERVE, *rights.WITH_KSERVE, *rights.WITHOUT_KSERVE, *rights.PROGRAMS)
+    rows = (*rights.SERVE, *rights.WITH_KSERVE, *rights.WITHOUT_KSERVE, *rights.PROGRAMS, *rights.LOAD_TEST)
     needed = {(row.kind.group, resource(row), verb) for row in rows for verb in row.verbs}
     assert needed == granted
 
@@ -70,14 +70,16 @@ def test_missing_rights_are_named_with_the_account_that_has_them(
     assert "deployments" not in message, "KServe makes them"
 
 
-@pytest.mark.parametrize(("suite", "refused"), [("code", True), ("demo", False)])
-def test_the_right_to_run_programs_is_needed_only_for_a_suite_of_programs(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, suite: str, refused: bool
+@pytest.mark.parametrize(
+    ("changed", "refused"), [({"suite": "code"}, True), ({"speed": "quick"}, True), ({"suite": "demo"}, False)]
+)
+def test_the_right_to_create_jobs_is_needed_only_for_programs_and_load_tests(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], refused: bool
 ) -> None:
     monkeypatch.setenv("QUANTGATE_SERVING", "deployment")
     monkeypatch.setenv("QUANTGATE_CONTAINMENT", "job")
     cluster.forbidden = {"create jobs", "create inferenceservices"}
-    plan = PLAN.model_copy(update={"suite": suite})
+    plan = PLAN.model_copy(update=changed)
     if refused:
         with pytest.raises(PrerequisiteError, match="may not create jobs.batch in the namespace"):
             check_rights(plan)

@@ -118,3 +118,14 @@ def test_the_link_to_the_weights_may_have_the_buckets_name(tmp_path: Path, s3_lo
     for _ in range(2):
         assert fetch_model.main([uri, str(target), digest]) == 0
         assert (target / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.slow
+def test_a_load_test_gets_the_tokenizer_without_the_weights(tmp_path: Path, s3_location: str) -> None:
+    digest = digest_of(smallest_model(tmp_path / "made"))
+    uri = open_store(s3_location).put_folder(tmp_path / "made", "weights/int8", digest)
+    target = tmp_path / "mounted" / "model"
+    target.parent.mkdir()
+    assert fetch_model.main([uri, str(target), digest, "--without-weights"]) == 0
+    assert (target / "tokenizer.json").read_text() == "{}"
+    assert not (target / "model.safetensors").exists()

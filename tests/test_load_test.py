@@ -22,7 +22,8 @@ from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
 from quantgate.components.servers import local_server, local_vllm
 from quantgate.components.servers.access import key_of
-from quantgate.components.servers.bench_serve import load_test, runs
+from quantgate.components.servers.bench_command import runs
+from quantgate.components.servers.bench_serve import load_test
 from tests.e2e.started import processes_of
 from tests.support.fake_vllm import serving_python
 
@@ -76,7 +77,7 @@ def test_prompts_and_answers_fit_the_window() -> None:
 
 def test_every_variant_gets_the_same_prompts_and_no_prompt_twice() -> None:
     server = Server(variant="int8", url="http://127.0.0.1:1/v1", served_name="quantgate-int8", model_path="weights")
-    options = [dict(itertools.pairwise(run)) for run in runs(server, FEW, Path("saved"))]
+    options = [dict(itertools.pairwise(run)) for run in runs(server, FEW, "saved")]
     asked = [(run["--seed"], run["--max-concurrency"], run["--num-prompts"]) for run in options]
     assert asked == [("0", "4", "4"), ("1", "1", "2"), ("4", "4", "4")]  # the first warms the server up
     assert {run["--base-url"] + run["--endpoint"] for run in options} == {"http://127.0.0.1:1/v1/completions"}
@@ -110,7 +111,7 @@ def test_requests_that_failed_are_counted(server: Server, monkeypatch: pytest.Mo
     [
         ("dies", "ended with exit status 1: ValueError: the tokenizer of the load test is missing Its log: "),
         ("fails", "All 2 requests failed, 1 at a time."),
-        ("empty", "vLLM's results at concurrency 1 are invalid: [Errno 2] No such file"),
+        ("empty", "ended with exit status 1: FileNotFoundError: [Errno 2] No such file"),
         ("damaged", "vLLM's results at concurrency 1 are invalid: 1 validation error for LoadLevel"),
     ],
 )

@@ -243,7 +243,10 @@ def test_the_rights_page_lists_the_users_of_each_secret() -> None:
         secret: set(re.split(r", (?!what)", goes))
         for secret, goes in table_after("## Who is given which secret", RIGHTS.read_text("utf-8"))
     }
-    every = {"every step": set(cluster.STEPS), "a variant's server (what fetches its weights)": {"quantgate-serving"}}
+    every = {
+        "every step": set(cluster.STEPS),
+        "a variant's server and load test (what fetches the model's files)": {"quantgate-serving"},
+    }
     named = {secret: set().union(*(every.get(user, {user}) for user in goes)) for secret, goes in documented.items()}
     used: dict[str, set[str]] = {cluster.MLFLOW_FILES: set()}
     for name, step in cluster.STEPS.items():

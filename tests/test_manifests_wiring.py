@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from quantgate.components.kubernetes.cluster_client import ClusterClient
 from quantgate.components.kubernetes.labels import INSTANCE
+from quantgate.components.run.artifacts import Server
+from quantgate.components.run.load_results import ON_CPU
 from quantgate.components.sandbox import job
-from quantgate.components.servers import objects
+from quantgate.components.servers import bench_job, objects
 from quantgate.components.servers.cluster_settings import ServingSettings, from_environment
 from quantgate.components.servers.vllm_pod import PORT, Served
 from quantgate.pipelines import cluster
@@ -39,7 +42,10 @@ RUN = {"workflows.argoproj.io/workflow": "ship-x1"}
 STEP = {**RUN, **cluster.LABELS, cluster.STEP_LABEL: "evaluate-tiny"}
 EXECUTE = {**STEP, cluster.STEP_LABEL: "execute"}
 SANDBOX = {**job.labels("ship-x1", "int8"), INSTANCE: "qg-x1-int8-run"}
-SERVER = Served("ship-x1", "int8", "s3://bucket/int8", ()).labels
+NO_CLUSTER = ClusterClient.__new__(ClusterClient)
+"""For objects that are only built."""
+SERVED = Served("ship-x1", "int8", "s3://bucket/int8", ())
+SERVER, LOAD_TEST = SERVED.labels, bench_job.load_job(NO_CLUSTER, SERVED).labels
 MLFLOW, POSTGRES = ({"app.kubernetes.io/name": name} for name in ("mlflow", "mlflow-postgres"))
 INTERNET, PRIVATE, METADATA = Peer(address="93.184.216.34"), Peer(address="10.0.0.1"), Peer(address="169.254.169.254")
 KUBEFLOW_S = {
@@ -168,6 +174,13 @@ def test_a_service_selects_its_pods_and_their_port(overlay: str) -> None:
         pytest.param(pod(STEP), pod(SERVER), 22, False, id="a server is asked on its port only"),
         pytest.param(pod(SERVER), pod(SERVER), 8080, False, id="servers do not ask each other"),
         pytest.param(pod(SERVER), INTERNET, 443, True, id="a server fetches its weights"),
+        pytest.param(pod(LOAD_TEST), pod(SERVER), 8080, True, id="a load test asks a server"),
+        pytest.param(pod(LOAD_TEST, "other"), pod(SERVER), 8080, False, id="one of another namespace does not"),
+        pytest.param(pod(LOAD_TEST), pod(SERVER), 22, False, id="a load test asks on the server's port only"),
+        pytest.param(pod(LOAD_TEST), INTERNET, 443, True, id="a load test fetches the tokenizer"),
+        pytest.param(pod(LOAD_TEST), PRIVATE, 6443, False, id="a load test does not reach the API server"),
+        pytest.param(pod(LOAD_TEST), pod(MLFLOW), 5000, False, id="a load test does not write to MLflow"),
+        pytest.param(pod(LOAD_TEST), pod(STEP), 8080, False, id="a load test reaches no step"),
         pytest.param(pod(SERVER), pod(MLFLOW), 5000, False, id="a server does not write to MLflow"),
         pytest.param(pod(STEP), pod(MLFLOW), 5000, True, id="a step writes to MLflow"),
         pytest.param(pod(SANDBOX), pod(MLFLOW), 5000, False, id="the sandbox does not"),
@@ -208,7 +221,7 @@ def test_no_network_policy_selects_kubeflows_own_pods(overlay: str) -> None:
 def test_the_node_is_reachable_only_for_dns(overlay: str) -> None:
     policies = policies_of(overlay)
     assert not connects(policies, pod(SANDBOX), Peer(address="169.254.20.10"), 53, "UDP")
-    for labels in (STEP, SERVER, MLFLOW, {}):
+    for labels in (STEP, SERVER, LOAD_TEST, MLFLOW, {}):
         assert connects(policies, pod(labels), Peer(address="169.254.20.10"), 53, "UDP")
         assert not connects(policies, pod(labels), Peer(address="169.254.20.10"), 80)
         assert not connects(policies, pod(labels), METADATA, 53, "UDP")
@@ -305,8 +318,8 @@ def test_the_quota_has_room_for_mlflow_and_one_variant(overlay: str) -> None:
     text = (MANIFESTS / "overlays" / overlay.removesuffix(LISTENS) / "kustomization.yaml").read_text(encoding="utf-8")
     memory = re.search(r"compile .*--quantize-memory (\w+)", text)
     needed = [
-        ("cpu", (step.cpu, server.cpu)),
-        ("memory", (step.memory, server.memory)),
+        ("cpu", (step.cpu, server.cpu, bench_job.CPUS)),
+        ("memory", (step.memory, server.memory, bench_job.MEMORY)),
         ("cpu", (quantize.cpu,)),
         ("memory", (memory[1] if memory else quantize.memory,)),
     ]
@@ -341,6 +354,16 @@ def test_a_variants_server_fits_the_runtime_and_the_schemas(overlay: str) -> Non
             }
             assert not taken & {volume["name"] for volume in predictor["volumes"]}
     assert runtime.port == PORT
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_load_test_fits_the_manifests(overlay: str) -> None:
+    settings = serving_settings(overlay)
+    server = Server(variant="int8", url="http://server/v1", served_name="quantgate-int8", key_secret="key")
+    spec = bench_job.pod_spec(SERVED, server, ON_CPU["quick"], settings, "vllm:1")
+    check(bench_job.load_job(NO_CLUSTER, SERVED).body(spec, 60))
+    assert spec["serviceAccountName"] in of_kind(overlay, "ServiceAccount")
+    assert spec["securityContext"].get("runAsUser") == (None if overlay == "openshift-ai" else 1000)
 
 
 def test_a_variants_server_without_kserve_is_valid() -> None:

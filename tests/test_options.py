@@ -10,7 +10,6 @@ from quantgate.components.resolve.component import resolve
 from quantgate.components.run.plan import PARAMETERS, SETTINGS, EvaluationPlan
 from quantgate.pipelines.cli.app import app
 from quantgate.pipelines.options import (
-    ON_THIS_MACHINE,
     OPTIONS,
     PLAN_OPTIONS,
     SETTINGS_HELP,
@@ -38,7 +37,7 @@ def test_every_option_is_a_parameter_of_the_pipeline_or_a_key_of_its_settings() 
 def test_the_pipelines_parameters_are_described_by_the_options_help() -> None:
     described = {name: spec.description for name, spec in ship.component_spec.inputs.items()}
     assert described == {name: OPTIONS[name].help for name in FORM[:-1]} | {"settings": SETTINGS_HELP}
-    assert {name for name in SETTINGS if f" {name}" not in SETTINGS_HELP} == set(ON_THIS_MACHINE) == {"speed"}
+    assert {name for name in SETTINGS if f" {name}" not in SETTINGS_HELP} == set()
 
 
 def test_the_first_shell_takes_every_parameter_of_the_pipeline() -> None:
@@ -57,7 +56,7 @@ def test_only_changed_options_are_put_into_the_settings() -> None:
 
 @pytest.mark.parametrize(
     ("command", "lacking"),
-    [("run", {"results", "fail_run_on"}), ("submit", {"speed"}), ("schedule", {"speed"}), ("look", {"speed"})],
+    [("run", {"results", "fail_run_on"}), ("submit", set()), ("schedule", set()), ("look", set())],
 )
 def test_a_command_that_starts_runs_has_every_option(command: str, lacking: set[str]) -> None:
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output

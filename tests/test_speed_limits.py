@@ -136,15 +136,11 @@ def plan_of(speed: str) -> EvaluationPlan:
 def test_a_policy_that_limits_speed_is_refused_before_a_run_without_a_load_test() -> None:
     fast, chat = parse_use_case(POLICY, "policy.yaml"), use_case_named("general-chat")
     with pytest.raises(PrerequisiteError, match="this policy needs --speed: add --speed quick or"):
-        check_speed(plan_of("off"), fast, on_cluster=False)
+        check_speed(plan_of("off"), fast)
     for speed, limits in (("quick", fast), ("1,16", fast), ("off", chat), ("full", chat)):
-        check_speed(plan_of(speed), limits, on_cluster=False)
-    for speed, limits in (("quick", chat), ("off", fast)):
-        with pytest.raises(PrerequisiteError, match="the image of a cluster's steps has no vLLM"):
-            check_speed(plan_of(speed), limits, on_cluster=True)
-    check_speed(plan_of("off"), chat, on_cluster=True)
+        check_speed(plan_of(speed), limits)
     with pytest.raises(PrerequisiteError, match="'fast'. Choose off, quick or full, or give different numbers"):
-        check_speed(plan_of("fast"), chat, on_cluster=False)
+        check_speed(plan_of("fast"), chat)
 
 
 def test_saved_results_are_refused_by_a_policy_that_limits_speed(tmp_path: Path) -> None:

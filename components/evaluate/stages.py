@@ -58,7 +58,7 @@ def score_stage(
     from quantgate.components.evaluate.evaluation import Earlier, Evaluation
     from quantgate.components.evaluate.ledger import ledger_file, shared
     from quantgate.components.servers import lifecycle, local_server
-    from quantgate.components.servers.bench_serve import memory_of
+    from quantgate.components.servers.bench_process import memory_of
     from quantgate.components.servers.followed_server import FollowedServer, with_tokenizer
 
     serving = with_tokenizer(serving, plan.results)

@@ -56,12 +56,9 @@ SERVE = (
 """For a server however it is served: its lease, its API key, its address, and why it is not ready."""
 WITH_KSERVE = (Right(INFERENCE_SERVICE, ("create", "get", "list", "watch")), Right(SERVING_RUNTIME, ("get",)))
 WITHOUT_KSERVE = (Right(DEPLOYMENT, ("create", "get", "list", "watch")),)
-PROGRAMS = (
-    Right(JOB, ("create", "get")),
-    Right(CONFIG_MAP, ("create", "get")),
-    Right(POD, ("get", "list")),
-    Right(POD, ("get",), "log"),
-)
+LOAD_TEST = (Right(JOB, ("create", "get")), Right(POD, ("get", "list")), Right(POD, ("get",), "log"))
+"""For the Job that load-tests a server, besides those for the server."""
+PROGRAMS = (*LOAD_TEST, Right(CONFIG_MAP, ("create", "get")))
 """For the Job that runs a model's programs."""
 
 

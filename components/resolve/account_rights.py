@@ -2,6 +2,7 @@
 
 from quantgate.components.benchmarks.selection import suite_of
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.run.load_results import OFF
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.sandbox.containment import Containment, chosen_containment
 from quantgate.components.servers.cluster_settings import KSERVE, LOCAL, from_environment
@@ -22,12 +23,14 @@ def check_rights(plan: EvaluationPlan) -> None:
     servers_secret()
     # the client takes a second to import, and only a cluster needs it
     from quantgate.components.kubernetes.cluster_client import ClusterClient
-    from quantgate.components.kubernetes.rights import PROGRAMS, missing_rights, serving_rights
+    from quantgate.components.kubernetes.rights import LOAD_TEST, PROGRAMS, missing_rights, serving_rights
 
     client = ClusterClient(settings.namespace)
     needed = serving_rights(with_kserve=settings.kind == KSERVE)
     if suite_of(plan).programs and chosen_containment() is Containment.JOB:
         needed += PROGRAMS
+    if plan.speed != OFF:
+        needed += LOAD_TEST
     if missing := missing_rights(client, needed):
         raise PrerequisiteError(
             f"The steps of this run have the account {client.own_account()}, which may not"

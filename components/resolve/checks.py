@@ -143,7 +143,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     check_judge_here(plan, on_cluster=from_environment().kind != LOCAL)
     check_use_case(limits, [*tasks, *planned_flow_tasks(plan)])
     check_published(limits, selection.suite_of(plan))
-    check_speed(plan, limits, on_cluster=from_environment().kind != LOCAL)
+    check_speed(plan, limits)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     plan = check_questions(plan.model_copy(update={"limits": limits}))
@@ -161,15 +161,9 @@ def check_published(limits: UseCase, suite: suites.Suite) -> None:
         )
 
 
-def check_speed(plan: EvaluationPlan, limits: UseCase, *, on_cluster: bool) -> None:
-    """Raise PrerequisiteError for an unknown load test, one that cannot be made, or one that the limits lack."""
+def check_speed(plan: EvaluationPlan, limits: UseCase) -> None:
+    """Raise PrerequisiteError for an unknown load test, or for one that the limits lack."""
     asked = load_settings(plan.speed, on_cpu=True)
-    if on_cluster and (asked or limits.speed):
-        needed = f"The policy {limits.name} limits speed, which needs a load test. " if limits.speed else ""
-        raise PrerequisiteError(
-            f"{needed}A load test runs only where vLLM is installed beside the steps, as with `quantgate run`: the"
-            " image of a cluster's steps has no vLLM. Leave --speed and the policy's `speed` out on a cluster."
-        )
     if limits.speed and not asked:
         raise PrerequisiteError(
             f"The policy {limits.name} limits speed, and this policy needs --speed: add --speed {QUICK} or --speed"

@@ -107,7 +107,8 @@ class LoadTest(Artifact):
     levels: tuple[LoadLevel, ...] = ()
     """By ascending concurrency."""
     memory_bytes: int = 0
-    """Most memory that the server's processes had during the test; 0 on a GPU, where vLLM reserves it in advance."""
+    """Most memory that the server's processes had during the test; 0 on a cluster, where it is not measured, and on a
+    GPU, where vLLM reserves it in advance."""
     ended_at: float = 0.0
     """Unix time in seconds; 0 in artifacts of an earlier version."""
     failure: str = ""

@@ -142,8 +142,8 @@ class EvaluationPlan(Artifact):
     )
     speed: str = Field(
         OFF,
-        description="Load-test each server with vLLM's bench serve, on this machine only: off, quick, full, or numbers"
-        " of requests at a time, as 1,16.",
+        description="Load-test each server with vLLM's bench serve: off, quick, full, or numbers of requests at a time,"
+        " as 1,16.",
     )
     store: str = Field(description="Where weights are stored: a folder or s3://BUCKET/PREFIX.")
     results: str = Field(

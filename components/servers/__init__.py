@@ -13,7 +13,8 @@ accelerator                     what it runs on, here or on the cluster's nodes
 before_start, first_cause       what is known to end a server; why one ended
 why_not_ready, replaced_pod     the same on a cluster; a pod that Kubernetes replaces
 step_job                        a Job on a cluster that a step runs to its end
-bench_serve                     vLLM's load test
+bench_serve, bench_command      vLLM's load test: its results, and its command
+bench_process, bench_job        the load test on this machine, and on a cluster
 fetch_model                     the weights in its pod
 followed_server                 a server over several steps
 access, probes, start_key       its API key, and whether it is ours; the key on a cluster

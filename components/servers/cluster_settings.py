@@ -44,14 +44,14 @@ class ServingSettings:
 
     manifests/images sets it to vLLM's image with our plugin; without the plugin, scoring is slower."""
     weights_image: str = "quantgate:0.1.0"
-    """Deployment: the project image, which fetches the weights before vLLM starts [the step's own image]."""
+    """Deployment, load test: the project image, which fetches the model before vLLM starts [the step's own image]."""
     service_account: str = "quantgate-serving"
     priority_class: str = ""
     """PriorityClass of the server's pod [none]."""
     run_as_user: int = 1000
-    """Deployment: the user id; 0 where the cluster chooses one (OpenShift)."""
+    """Deployment, load test: the user id; 0 where the cluster chooses one (OpenShift)."""
     storage: str = "quantgate-s3"
-    """Deployment: the Secret with the S3 credentials, and the ConfigMap with endpoint and region."""
+    """Deployment, load test: the Secret with the S3 credentials, and the ConfigMap with endpoint and region."""
     gpus: int = 1
     gpu_resource: str = "nvidia.com/gpu"
     tensor_parallel: int = 0
@@ -62,7 +62,7 @@ class ServingSettings:
     shared_memory: str = "2Gi"
     """Size of /dev/shm, by which vLLM's processes talk; the container runtime's default of 64 MiB is too small."""
     scratch: str = "64Gi"
-    """Deployment: the most disk that the fetched weights may take."""
+    """Deployment, load test: the most disk that the fetched files may take."""
     node_selector: tuple[tuple[str, str], ...] = ()
     """Labels that the node must have: `nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3,disk=ssd`."""
     tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu", "", "NoSchedule"),)

@@ -1,6 +1,6 @@
-"""Fetch a model from the store; an init container of a plain Deployment runs this before vLLM starts.
+"""Fetch a model from the store; an init container runs this before vLLM, or its load test, starts.
 
-    python -m quantgate.components.servers.fetch_model s3://BUCKET/PREFIX FOLDER DIGEST
+    python -m quantgate.components.servers.fetch_model s3://BUCKET/PREFIX FOLDER DIGEST [--without-weights]
 
 The bytes are compared with the model's digest. They go to the folder `fetched` beside FOLDER, and
 FOLDER is a link to them.
@@ -21,9 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("uri", help="the model's address in the store")
     parser.add_argument("folder", type=Path, help="the folder to create")
     parser.add_argument("digest", help="the model's digest")
+    parser.add_argument("--without-weights", action="store_true", help="fetch the tokenizer and the settings only")
     options = parser.parse_args(arguments)
     try:
-        model = fetch_model(options.uri, options.digest, options.folder.parent / "fetched")
+        folder = options.folder.parent / "fetched"
+        model = fetch_model(options.uri, options.digest, folder, weights=not options.without_weights)
     except PrerequisiteError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from quantgate.components.servers.cluster_settings import ServingSettings
 
 PORT = 8080
 MODELS, FETCHED = "/mnt/models", "/mnt/models/model"
+FETCH_COMMAND = ("python", "-m", "quantgate.components.servers.fetch_model")
 VLLM_COMMAND = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 KSERVE_CONTAINER, VLLM_CONTAINER = "kserve-container", "vllm"
 KSERVE_FETCHER, FETCHER = "storage-initializer", "weights"
@@ -108,9 +109,9 @@ def shared_memory_mount() -> list[JSON]:
     return [{"name": "shm", "mountPath": "/dev/shm"}]
 
 
-def key_reference(served: Served) -> JSON:
+def key_reference(served: Served, variable: str = KEY_VARIABLE) -> JSON:
     """The variable with the API key that vLLM demands; only the kubelet reads its value."""
-    return {"name": KEY_VARIABLE, "valueFrom": {"secretKeyRef": {"name": served.key_secret, "key": KEY_VARIABLE}}}
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": served.key_secret, "key": KEY_VARIABLE}}}
 
 
 def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
@@ -132,12 +133,12 @@ def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     }
 
 
-def fetcher(served: Served, settings: ServingSettings) -> JSON:
-    """The init container that fetches the weights to the folder from which vLLM reads them."""
+def fetcher(served: Served, settings: ServingSettings, *options: str) -> JSON:
+    """The init container that fetches the model to the folder from which vLLM reads it; `options` of fetch_model."""
     return {
         "name": FETCHER,
         "image": settings.weights_image,
-        "command": ["python", "-m", "quantgate.components.servers.fetch_model", served.uri, FETCHED, served.digest],
+        "command": [*FETCH_COMMAND, served.uri, FETCHED, served.digest, *options],
         "envFrom": [
             {"configMapRef": {"name": settings.storage, "optional": True}},  # AWS's own S3 needs no endpoint
             {"secretRef": {"name": settings.storage}},

@@ -7,7 +7,7 @@ import typer
 
 from quantgate.pipelines import options
 from quantgate.pipelines.cli.cluster_commands import ACCOUNT, Account, PipelinePath
-from quantgate.pipelines.cli.run_options import CLUSTERS_OWN, ON_A_CLUSTER, checked_arguments, place, takes
+from quantgate.pipelines.cli.run_options import CLUSTERS_OWN, checked_arguments, place, takes
 from quantgate.pipelines.terminal_output import print_text
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ SOURCES = (
     "hf:ORG/NAME[@REVISION], s3://BUCKET/PREFIX, s3://BUCKET/PREFIX/* (the newest complete folder there) or"
     " models:/NAME (the newest version in MLflow)."
 )
-look_options = options.collect_options(ON_A_CLUSTER, **CLUSTERS_OWN, model={"help": SOURCES, "default": ...})
+look_options = options.collect_options([*options.OPTIONS], **CLUSTERS_OWN, model={"help": SOURCES, "default": ...})
 listen_options = options.collect_options(
-    ON_A_CLUSTER,
+    [*options.OPTIONS],
     **CLUSTERS_OWN,
     model={"help": "models:/NAME, a registered model in MLflow.", "default": ...},
 )

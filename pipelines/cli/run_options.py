@@ -72,8 +72,7 @@ CLUSTERS_OWN = {
     name: {"help": f"{options.OPTIONS[name].help.partition(' [')[0].rstrip('.')} [the cluster's own]."}
     for name in ("store", "results", "tracking_uri")
 }
-ON_A_CLUSTER = [name for name in options.OPTIONS if name not in options.ON_THIS_MACHINE]
-cluster_options = options.collect_options(ON_A_CLUSTER, **CLUSTERS_OWN)
+cluster_options = options.collect_options([*options.OPTIONS], **CLUSTERS_OWN)
 """The options of a run on a cluster, for `takes`."""
 
 

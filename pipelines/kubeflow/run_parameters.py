@@ -31,7 +31,7 @@ def check(model: str, plan: EvaluationPlan) -> None:
     limits = chosen(plan.use_case, plan.policy)
     check_flows(plan)
     check_use_case(limits, [*(task.task for task in selection.suite_of(plan).tasks), *planned_flow_tasks(plan)])
-    check_speed(plan, limits, on_cluster=True)
+    check_speed(plan, limits)
     if find_spec("scipy"):  # resolve checks it too, for a client without the gate's packages
         check_power(plan)
     if plan.tracking_uri:

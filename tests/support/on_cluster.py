@@ -4,7 +4,7 @@ import base64
 import http.server
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,9 +79,14 @@ def environment(cluster: Cluster, name: str) -> dict[str, str]:
     served = cluster.all("inferenceservices") + cluster.all("deployments")
     (spec,) = (one["spec"] for one in served if one["metadata"]["name"] == name.removesuffix("-predictor"))
     container = spec["predictor"]["model"] if "predictor" in spec else spec["template"]["spec"]["containers"][0]
+    return given_variables(cluster, container["env"])
+
+
+def given_variables(cluster: Cluster, listed: Iterable[JSON]) -> dict[str, str]:
+    """The environment variables that a kubelet gives a container whose spec lists these."""
     secrets = {secret["metadata"]["name"]: secret["data"] for secret in cluster.all("secrets")}
     variables = {}
-    for variable in container["env"]:
+    for variable in listed:
         wanted = variable.get("valueFrom", {}).get("secretKeyRef")
         value = base64.b64decode(secrets[wanted["name"]][wanted["key"]]).decode() if wanted else variable["value"]
         variables[variable["name"]] = value
