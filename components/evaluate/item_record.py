@@ -110,6 +110,8 @@ class Recorder:
         """How many of the answer's tokens are thinking: as the server counted, or else by the model's tokenizer."""
         if text.thinking_tokens is not None or text.tokens is None:
             return text.thinking_tokens
+        if not reply.thinking:
+            return 0
         (tokens,) = self.encoder().batches([reply.thinking])
         return min(len(tokens), text.tokens)
 
