@@ -16,8 +16,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from quantgate.components.quantize.tensors import WEIGHT
 
 
-def load(folder: Path) -> PreTrainedModel:
+def load(folder: Path, *, without_weights: bool = False) -> PreTrainedModel:
     """The model in the folder; one with a vision tower has it too, so that it is saved.
+
+    One `without_weights` is on PyTorch's device `meta`, which has shapes alone.
 
     transformers keeps the experts of a layer in one tensor. They are made linear layers, which are quantized one by
     one. llm-compressor's load_quantizable_moe does the same while it loads, but needs torchvision.
@@ -26,7 +28,7 @@ def load(folder: Path) -> PreTrainedModel:
     whole = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
     has_vision = whole is not None and whole in (config.architectures or ())
     auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-    model: PreTrainedModel = auto.from_pretrained(folder, dtype="auto")
+    model: PreTrainedModel = auto.from_pretrained(folder, dtype="auto", device_map="meta" if without_weights else None)
     linearize_moe(model)
     if has_linearize_load_mappings(config.model_type):
         *_, names = get_linearize_load_mappings(config.model_type)
