@@ -68,7 +68,8 @@ def compress(options: argparse.Namespace) -> None:
     writes = process_group.rank() == 0
     variant = variant_of(options.variant, options.recipe)
     transformers.set_seed(variant.seed)
-    model = load(options.model, without_weights=not writes)
+    with process_group.not_shared_yet():
+        model = load(options.model, without_weights=not writes)
     if writes:
         model.config.save_pretrained(options.out)
     model.generation_config = GenerationConfig()

@@ -1,9 +1,11 @@
 """A model as llm-compressor can quantize it: with its whole checkpoint, and each expert's layers apart."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from llmcompressor.modeling.moe.conversion_mappings import (
     get_linearize_load_mappings,
     has_linearize_load_mappings,
@@ -29,7 +31,8 @@ def load(folder: Path, *, without_weights: bool = False) -> PreTrainedModel:
     has_vision = whole is not None and whole in (config.architectures or ())
     auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     model: PreTrainedModel = auto.from_pretrained(folder, dtype="auto", device_map="meta" if without_weights else None)
-    linearize_moe(model)
+    with torch.device("meta") if without_weights else nullcontext():
+        linearize_moe(model)
     if has_linearize_load_mappings(config.model_type):
         *_, names = get_linearize_load_mappings(config.model_type)
         set_save_conversion_mapping(model, names)

@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compressed_tensors.offload import from_accelerate
+from compressed_tensors.utils import patch_attr
 from datasets import Dataset
+from llmcompressor.modeling.moe import linear_experts
 from llmcompressor.modifiers.gptq import base as gptq
 from llmcompressor.modifiers.quantization.quantization import base as rounding
 from transformers import PreTrainedModel
@@ -61,6 +63,16 @@ def rank() -> int:
 def count() -> int:
     """The number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def not_shared_yet() -> Iterator[None]:
+    """In the block, experts that are taken apart stay as they are: llm-compressor would share them at once.
+
+    It cannot share those on PyTorch's device `meta`. `share` shares them with all other weights.
+    """
+    with patch_attr(linear_experts, "offload_module", lambda *_, **__: None) if count() > 1 else nullcontext():
+        yield
 
 
 def share(model: PreTrainedModel) -> None:
