@@ -26,6 +26,7 @@ from kfp.dsl.pipeline_context import Pipeline
 from quantgate import components
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.kubernetes.labels import RUN_NAME
+from quantgate.components.run.plan import QUANTIZE_GPUS
 from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, PREFIX, ServingSettings
 from quantgate.components.servers.start_key import SERVERS_SECRET
 from quantgate.pipelines.ship import ship
@@ -230,9 +231,13 @@ def fit(task: dsl.PipelineTask, name: str, cluster: Cluster) -> None:
     if step.accelerated and cluster.gpus:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.gpus)
         kubernetes.add_toleration(task, key=cluster.accelerator, operator="Exists", effect="NoSchedule")
+        if cluster.gpus > 1:  # where its processes share the weights; a container has 64 MiB there
+            kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory")
     if step.accelerated and cluster.node_selector:
         for label, value in cluster.node_selector.items():
             kubernetes.add_node_selector(task, label, value)
+    if step.checks:
+        task.set_env_variable(QUANTIZE_GPUS, str(cluster.gpus))
     if step.serves:
         task.set_env_variable(PREFIX, cluster.serving)
     if step.serves or step.runs_programs:

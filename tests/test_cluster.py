@@ -125,6 +125,17 @@ def test_steps_that_read_or_write_weights_have_the_image_with_pytorch(production
     }
 
 
+def test_several_gpus_come_with_shared_memory_and_resolve_knows_their_number(
+    production: Compiled, tmp_path: Path
+) -> None:
+    (mount,) = production.pod("quantize")["emptyDirMounts"]
+    assert mount == {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory"}
+    assert production.environment("resolve")["QUANTGATE_QUANTIZE_GPUS"] == "2"
+    single = Compiled(Cluster(), tmp_path / "single.yaml")
+    assert "emptyDirMounts" not in single.pod("quantize")
+    assert single.environment("resolve")["QUANTGATE_QUANTIZE_GPUS"] == "1"
+
+
 def test_nothing_requests_gpus_on_a_cluster_without_gpus(tmp_path: Path) -> None:
     small = Compiled(Cluster(gpus=0, quantize_memory="6Gi", cache_claim=""), tmp_path / "small.yaml")
     assert "accelerator" not in small.container("quantize")["resources"]
@@ -185,7 +196,7 @@ def test_steps_that_record_in_mlflow_get_the_optional_certificates(production: C
 def test_the_pipeline_contains_no_value_of_a_secret(production: Compiled) -> None:
     values = {value for step in STEPS for value in production.environment(step).values()}
     images = {PRODUCTION.image, PRODUCTION.quantize_image}
-    assert values == {"job", "/cache", "/cache/huggingface", "kserve", *images}
+    assert values == {"job", "/cache", "/cache/huggingface", "kserve", str(PRODUCTION.gpus), *images}
 
 
 def test_a_models_programs_run_in_a_job_with_the_project_image(production: Compiled) -> None:

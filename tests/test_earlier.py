@@ -257,6 +257,7 @@ def test_a_verdict_by_a_custom_policy_is_found(tmp_path: Path, local: str) -> No
         {"asked": "other questions"},
         {"variants": ("bf16", "int4-g64")},
         {"calibration_samples": 64},
+        {"quantize_gpus": 2},
         {"variant_recipe": ("int8=another recipe",)},
         {
             "variant_kept": {

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.variants import VARIANTS
-from quantgate.components.quantize.memory_needed import PROCESS, check_fits, check_memory, memory_needed
+from quantgate.components.quantize.memory_needed import PROCESS, check_fits, check_memory, check_shared, memory_needed
 from quantgate.components.run import machine
 from quantgate.components.run.calibration import Calibration
 
@@ -65,6 +66,37 @@ def test_awq_keeps_inputs_and_has_no_hessians_and_float32_doubles_the_weights(mo
 
 
 GIB = 2**30
+
+
+@pytest.mark.fault(
+    "machine",
+    "several GPUs are asked for, and /dev/shm is too small for the weights that they share",
+    "the variant fails before llm-compressor starts, with the size and what to do",
+)
+def test_ranks_need_a_process_each_and_room_for_the_weights_that_they_share(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = memory_needed(model, VARIANTS["int8"], TEXTS, in_float32=False, on_gpu=False).on_cpu
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "CGROUP", limit)
+    limit.write_text(str(sum(whole.values()) + PROCESS))
+    check_memory(model, VARIANTS["int8"], TEXTS, in_float32=False, ranks=2)
+    limit.write_text(str(sum(whole.values()) + PROCESS - 1))
+    with pytest.raises(PrerequisiteError, match=r"process 1\.1"):
+        check_memory(model, VARIANTS["int8"], TEXTS, in_float32=False, ranks=2)
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(
+        PrerequisiteError, match=r"Several GPUs share the weights in .*: \d+\.\d GiB, and .* free there"
+    ):
+        check_shared(free + GIB, 1, shared=tmp_path)
+
+
+def test_ranks_need_a_mapping_for_each_tensor_and_its_scales(tmp_path: Path) -> None:
+    maps = tmp_path / "max_map_count"
+    maps.write_text("2000\n")
+    check_shared(1, 1000, shared=tmp_path, maps=maps)
+    with pytest.raises(PrerequisiteError, match=r"at least 2,002, and Linux allows a process 2,000\. Set vm\.max_map"):
+        check_shared(1, 1001, shared=tmp_path, maps=maps)
 
 
 @pytest.mark.fault(

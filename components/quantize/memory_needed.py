@@ -14,6 +14,9 @@ texts, and t those of a text on average, so that the longest has no fewer.
     forward       t (4 i + v b): a text in float32 for a Hessian, and at the end the logits
     AWQ           T (4 h + i) b: the inputs of four modules and their outputs, kept for its search
 
+Several ranks (ranks.py) have one copy of the weights, in /dev/shm, and the activations of all texts once. Each has a
+process, and on its GPU all from `layer` on.
+
 GPTQ alone has Hessians and works on them. With a GPU, all from `layer` on is in its memory, and the CPU has the rest;
 without one, the layer is among the weights. PROCESS is Python with its libraries. What a forward pass needs for a
 moment is left out, as is what the allocator keeps, so that only what cannot fit is refused. Measured peaks of
@@ -22,6 +25,7 @@ texts, 33,552 tokens, in bf16).
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -39,6 +43,7 @@ from quantgate.components.run.calibration import Calibration
 
 PROCESS = 600_000_000
 """Of Python with PyTorch, transformers and llm-compressor, measured as 530 MB."""
+SHARED, MAPS = Path("/dev/shm"), Path("/proc/sys/vm/max_map_count")
 LAYER = re.compile(r"(.+?\.\d+)\.")
 """The name of a decoder layer before that of its tensor, e.g. `model.layers.3`."""
 
@@ -61,16 +66,37 @@ class Needed:
     """Empty without a GPU."""
 
 
-def check_memory(model: Path, variant: Variant, calibration: Calibration, *, in_float32: bool) -> None:
-    """Raise PrerequisiteError if the machine, its control group or its GPU has less memory than is needed."""
+def check_memory(model: Path, variant: Variant, calibration: Calibration, *, in_float32: bool, ranks: int = 1) -> None:
+    """Raise PrerequisiteError if the machine, its control group or a GPU has less memory than is needed."""
     import torch
 
     gpus = [gpu.memory_bytes for gpu in machine.gpus_here() if gpu.memory_bytes]
     on_gpu = torch.cuda.is_available()
     needed = memory_needed(model, variant, calibration, in_float32=in_float32 and not on_gpu, on_gpu=on_gpu)
-    check_fits(needed.on_cpu, machine.memory_bytes(), "this machine")
-    if on_gpu and gpus:
+    on_cpu = needed.on_cpu | {"process": PROCESS * ranks}
+    check_fits(on_cpu, machine.memory_bytes(), "this machine")
+    if on_gpu and gpus and ranks == 1:
         check_fits(needed.on_gpu, max(gpus), "its GPU")
+    elif on_gpu and gpus:
+        check_fits(needed.on_gpu, min(gpus), "its smallest GPU")
+    if ranks > 1:
+        check_shared(needed.on_cpu["weights"], sum(prod(shape[:-2]) for _, shape in shapes(model)))
+
+
+def check_shared(weights_bytes: int, tensors: int, shared: Path = SHARED, maps: Path = MAPS) -> None:
+    """Raise PrerequisiteError if ranks cannot share so many bytes of weights, or so many tensors with their scales."""
+    free = shutil.disk_usage(shared).free
+    if weights_bytes > free:
+        raise PrerequisiteError(
+            f"Several GPUs share the weights in {shared}: {in_gib(weights_bytes)} GiB, and {in_gib(free)} GiB are free"
+            " there. Make it larger, or leave --quantize-gpus out."
+        )
+    allowed = int(maps.read_text(encoding="utf-8")) if maps.exists() else 2 * tensors
+    if 2 * tensors > allowed:
+        raise PrerequisiteError(
+            f"Several GPUs share each tensor and its scales by a mapping of memory: at least {2 * tensors:,}, and Linux"
+            f" allows a process {allowed:,}. Set vm.max_map_count higher, or leave --quantize-gpus out."
+        )
 
 
 def check_fits(needed: dict[str, int], available: int, place: str) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from quantgate.components.models.layers import Layout
 from quantgate.components.models.parts import IGNORED
 from quantgate.components.models.variants import Variant
 from quantgate.components.quantize.log_progress import progress_in
+from quantgate.components.quantize.ranks import check_ranks, program, ranks_for
 from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Model, Weights
 from quantgate.components.run.calibration import Calibration
@@ -30,19 +30,29 @@ from quantgate.components.storage.store import Store
 
 LAST_LINES = 8
 POLL_S = 0.5
+RANK_KILLED = "traceback : Signal 9 (SIGKILL)"
+"""In the log of PyTorch's launcher."""
 
 
 def quantize(
-    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration | None
+    variant: Variant,
+    baseline: Model,
+    store: Store,
+    results: Path,
+    step: Step,
+    calibration: Calibration | None,
+    gpus: int = 1,
 ) -> Weights:
     """The variant's weights in the store; for the baseline the model's own weights, without a `calibration`.
+
+    Made by so many `gpus` at once, if its method can be.
 
     A variant that differs in how it is served shares the weights of its row. Weights of an earlier run with the same
     baseline and the same recipe are reused. If llm-compressor fails, the value has a `failure`. The calibration texts,
     and llm-compressor's log, are in `results`.
     """
     if variant.kv_cache_dtype:
-        shared = quantize(variant.stored, baseline, store, results, step, calibration)
+        shared = quantize(variant.stored, baseline, store, results, step, calibration, gpus)
         return shared.model_copy(
             update={"variant": variant.name, "kv_cache_dtype": variant.kv_cache_dtype, "reused": False}
         )
@@ -57,8 +67,8 @@ def quantize(
         )
     if calibration is None:
         raise ValueError("The calibration texts are not chosen: the step `resolve` does that.")
-    started = time.monotonic()
-    recipe = f"recipes/{recipe_key(variant, baseline, calibration)}.json"
+    started, ranks = time.monotonic(), ranks_for(variant, gpus)
+    recipe = f"recipes/{recipe_key(variant, baseline, calibration, ranks)}.json"
     if earlier := made_before(store, recipe, variant, baseline):
         return earlier
     weights = Weights(
@@ -73,8 +83,9 @@ def quantize(
         calibration_tokens=calibration.used_tokens,
     )
     try:
-        errors = even_errors(variant, baseline, store, results, step, calibration) if variant.sensitive_share else ""
-        compressed = compress(variant, baseline, store, RunResults(str(results)), step, calibration, errors)
+        mixed = variant.sensitive_share
+        errors = even_errors(variant, baseline, store, results, step, calibration, gpus) if mixed else ""
+        compressed = compress(variant, baseline, store, RunResults(str(results)), step, calibration, ranks, errors)
     except PrerequisiteError as error:
         return weights.model_copy(update={"failure": str(error), "duration_s": time.monotonic() - started})
     weights = weights.model_copy(update={**compressed, "duration_s": time.monotonic() - started})
@@ -110,9 +121,9 @@ def made_before(store: Store, recipe: str, variant: Variant, baseline: Model) ->
     return weights.model_copy(update={"reused": True, "uri": store.uri(name)})  # the store may have moved since
 
 
-def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> str:
-    """A digest of everything that determines the weights."""
-    parts = (
+def recipe_key(variant: Variant, baseline: Model, calibration: Calibration, ranks: int = 1) -> str:
+    """A digest of everything that determines the weights; several ranks add the same numbers in another order."""
+    parts: tuple[object, ...] = (
         baseline.digest,
         variant,
         calibration.identity,
@@ -121,28 +132,30 @@ def recipe_key(variant: Variant, baseline: Model, calibration: Calibration) -> s
         version("llmcompressor"),
         version("compressed-tensors"),
     )
+    if ranks > 1:  # not part of the key of one rank, which earlier versions wrote too
+        parts = (*parts, f"{ranks} ranks")
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def even_errors(
-    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration
+    variant: Variant, baseline: Model, store: Store, results: Path, step: Step, calibration: Calibration, gpus: int
 ) -> str:
     """The error of each layer in the row without 8 bits, as JSON; that row is made if no run has made it.
 
     Raises PrerequisiteError if it cannot be made.
     """
-    even = quantize(variant.even, baseline, store, results, step, calibration)
+    even = quantize(variant.even, baseline, store, results, step, calibration, gpus)
     if even.failure:
         raise PrerequisiteError(f"{even.variant}, whose layers show which ones get 8 bits, failed: {even.failure}")
-    name = errors_name(variant.even, baseline, calibration)
+    name = errors_name(variant.even, baseline, calibration, ranks_for(variant.even, gpus))
     if (errors := store.get_text(name)) is None:
         raise PrerequisiteError(f"{store.uri(name)} is missing. Delete the JSON file beside it, and run it again.")
     return errors
 
 
-def errors_name(variant: Variant, baseline: Model, calibration: Calibration) -> str:
+def errors_name(variant: Variant, baseline: Model, calibration: Calibration, ranks: int) -> str:
     """The file in the store with the relative error of each of the variant's layers."""
-    return f"recipes/{recipe_key(variant, baseline, calibration)}.errors.json"
+    return f"recipes/{recipe_key(variant, baseline, calibration, ranks)}.errors.json"
 
 
 def compress(
@@ -152,7 +165,8 @@ def compress(
     results: RunResults,
     step: Step,
     calibration: Calibration,
-    even_errors: str = "",
+    ranks: int,
+    even_errors: str,
 ) -> dict[str, Any]:
     """Run the program `compress`, check its checkpoint and store it; returns what is new in the variant's Weights.
 
@@ -172,12 +186,13 @@ def compress(
         out, facts_file = Path(scratch) / "model", Path(scratch) / "layers.json"
         model = fetch_model(baseline.uri, baseline.digest, cache_dir())
         check_rotates(model, variant)
-        check_memory(model, variant, calibration, in_float32=slow_16_bits(variant))
+        check_ranks(ranks, calibration)
+        check_memory(model, variant, calibration, in_float32=slow_16_bits(variant), ranks=ranks)
         if variant.recipe:
             recipe_beside(facts_file).write_text(variant.recipe, encoding="utf-8")
         if even_errors:
             errors_beside(facts_file).write_text(even_errors, encoding="utf-8")
-        run(compress_command(variant, model, texts, calibration, out, facts_file), log, step)
+        run(compress_command(variant, model, texts, calibration, out, facts_file, ranks), log, step)
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
         written = Written.read(out, facts["linears"], facts["algorithm"]) if variant.recipe else None
         layers = written.layers if written else layouts_in(facts_file)
@@ -185,7 +200,7 @@ def compress(
         errors = check_compressed(out, model, layers, transform=facts["transform"], own=bool(written))
         digest = digest_of(out)
         uri = store.put_folder(out, f"models/{digest}", digest, only=model_files(out))
-        store.put_text(json.dumps(errors), errors_name(variant, baseline, calibration))
+        store.put_text(json.dumps(errors), errors_name(variant, baseline, calibration, ranks))
         return {
             "digest": digest,
             "uri": uri,
@@ -226,18 +241,10 @@ def errors_beside(facts: Path) -> Path:
 
 
 def compress_command(
-    variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path
+    variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path, ranks: int = 1
 ) -> list[str]:
     """The command line of the program `compress`; `texts` is the JSONL file with the calibration texts."""
-    command = [
-        sys.executable,
-        "-m",
-        "quantgate.components.quantize.compress",
-        "--model",
-        str(model),
-        "--variant",
-        variant.name,
-    ]
+    command = [*program(ranks), "--model", str(model), "--variant", variant.name]
     command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
@@ -271,7 +278,8 @@ def run(command: list[str], log: Path, step: Step) -> None:
     if "No space left on device" in text:
         free = shutil.disk_usage(log.parent).free
         raise PrerequisiteError(f"The disk of {log.parent.parent} is full ({free / 1e6:.0f} MB free). Make room.")
-    killed = " It was killed: most likely the machine ran out of memory." if process.returncode == -9 else ""
+    was_killed = process.returncode == -9 or RANK_KILLED in text
+    killed = " It was killed: most likely the machine ran out of memory." if was_killed else ""
     lines = "\n".join(f"  {line}" for line in text.splitlines()[-LAST_LINES:])
     raise PrerequisiteError(
         f"llm-compressor ended with exit status {process.returncode}.{killed} Last lines of {log}:\n{lines}"

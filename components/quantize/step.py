@@ -44,7 +44,7 @@ def quantize(variant: str, baseline: str, plan: str, weights: str) -> None:
             result = (
                 given_weights(kept, row, model)
                 if kept
-                else quantize_model(row, model, store, Path(folder), step, calibration)
+                else quantize_model(row, model, store, Path(folder), step, calibration, evaluation_plan.quantize_gpus)
             )
         result = result.model_copy(update={"started_at": started_at})
         result.write(weights)

@@ -1,5 +1,6 @@
 """The checks of a plan before anything is started."""
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,11 @@ from quantgate.components.models.rungs import AUTO, expanded
 from quantgate.components.policies.policy import UseCase, check_use_case, chosen
 from quantgate.components.resolve.calibration_texts import check_calibration
 from quantgate.components.resolve.checked_flows import check_judge_here
+from quantgate.components.run import machine
 from quantgate.components.run.artifacts import PERPLEXITIES
 from quantgate.components.run.attempts import Attempt
 from quantgate.components.run.load_results import FULL_TEST, QUICK, load_settings
-from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.plan import QUANTIZE_GPUS, EvaluationPlan
 from quantgate.components.servers.cluster_settings import LOCAL, from_environment
 from quantgate.components.storage.location import local_file, open_store
 
@@ -144,6 +146,7 @@ def check(model: str, plan: EvaluationPlan) -> EvaluationPlan:
     check_use_case(limits, [*tasks, *planned_flow_tasks(plan)])
     check_published(limits, selection.suite_of(plan))
     check_speed(plan, limits)
+    check_quantize_gpus(plan, on_cluster=from_environment().kind != LOCAL)
     check_power(plan)
     plan.failing_verdicts  # noqa: B018 - raises for an unknown verdict
     plan = check_questions(plan.model_copy(update={"limits": limits}))
@@ -169,6 +172,17 @@ def check_speed(plan: EvaluationPlan, limits: UseCase) -> None:
             f"The policy {limits.name} limits speed, and this policy needs --speed: add --speed {QUICK} or --speed"
             f" {FULL_TEST}, or take `speed` out of the policy."
         )
+
+
+def check_quantize_gpus(plan: EvaluationPlan, *, on_cluster: bool, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise PrerequisiteError for more GPUs than the step `quantize` has."""
+    if plan.quantize_gpus == 1:
+        return
+    here = int(environment.get(QUANTIZE_GPUS, "1")) if on_cluster else sum(gpu.count for gpu in machine.gpus_here())
+    if plan.quantize_gpus > here:
+        place = f"the pipeline gives quantize {here}. Compile it with --gpus {plan.quantize_gpus}"
+        place = place if on_cluster else f"nvidia-smi lists {here} on this machine. Give a smaller number"
+        raise PrerequisiteError(f"--quantize-gpus is {plan.quantize_gpus}, and {place}, or leave it out.")
 
 
 def check_power(plan: EvaluationPlan, attempt: Attempt | None = None) -> None:

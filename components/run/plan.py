@@ -11,6 +11,8 @@ from quantgate.components.storage.artifact import Artifact
 
 FAILING = ("not_comparable", "failed", "inconclusive", "reject")
 """The verdicts that may fail a run on Kubeflow."""
+QUANTIZE_GPUS = "QUANTGATE_QUANTIZE_GPUS"
+"""The variable that tells `resolve` on a cluster how many GPUs the pipeline gives the step `quantize`."""
 
 
 class EvaluationPlan(Artifact):
@@ -165,6 +167,12 @@ class EvaluationPlan(Artifact):
     )
     calibration_tokens: int = Field(
         0, ge=0, description="Tokens to which each calibration text is cut [0: 256 of boolq, 2,048 of others]."
+    )
+    quantize_gpus: int = Field(
+        1,
+        ge=1,
+        description="GPUs that quantize one variant together, each a part of the calibration texts; only by GPTQ and"
+        " RTN, others use one. On a cluster as many as `quantgate compile --gpus`.",
     )
     calibration_set: Calibration | None = None
     """The texts that `resolve` has chosen; None when no variant is quantized."""

@@ -53,6 +53,8 @@ def verdict_key(plan: EvaluationPlan) -> str:
         parts["calibration_sets_also"] = [chosen.identity for chosen in plan.calibration_sets_also]
     if plan.search:
         parts["search"] = True
+    if plan.quantize_gpus > 1:
+        parts["quantize_gpus"] = plan.quantize_gpus
     if plan.variant_kept:
         parts["variant"] = {name: checkpoint.digest for name, checkpoint in plan.variant_kept.items()}
     content = json.dumps([parts, texts, plan.decided_limits.model_dump()], sort_keys=True, default=str)
