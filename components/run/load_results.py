@@ -112,7 +112,7 @@ class LoadTest(Artifact):
     ended_at: float = 0.0
     """Unix time in seconds; 0 in artifacts of an earlier version."""
     device: str = ""
-    """`CPU` or `GPU`: what the server computed on; empty in artifacts of an earlier version."""
+    """What the server computed on, see `ServerIdentity.device`; empty in artifacts of an earlier version."""
     failure: str = ""
 
     @model_validator(mode="after")

@@ -42,8 +42,9 @@ class ServerIdentity(Artifact):
 
     @property
     def device(self) -> str:
-        """`CPU` or `GPU`: the kind of device on which the engine computes."""
-        return "CPU" if self.on_cpu else "GPU"
+        """On what the engine computes: `CPU` or `GPU`, on a cluster with the labels of its nodes."""
+        nodes = ", ".join(f"{name}={value}" for name, value in self.node_selector)
+        return f"{'CPU' if self.on_cpu else 'GPU'}{f' ({nodes})' if nodes else ''}"
 
     def describe(self) -> str:
         """The identity as a text, under which the ledger stores the answers."""
