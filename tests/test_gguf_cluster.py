@@ -93,6 +93,8 @@ def test_llama_cpp_serves_it_from_a_plain_deployment_on_cpus(
     assert cluster.all("inferenceservices") == []
     lifecycle.undeploy("q4", RESULTS)
     assert left(cluster) == []
+    pods.processes[0].terminate()
+    assert pods.processes[0].wait(20) == 0, "it ends by itself when its pod is removed"
 
 
 @pytest.mark.slow
@@ -136,6 +138,14 @@ def test_its_pod_needs_no_gpu_and_gets_its_key_by_reference(cluster: Cluster) ->
     assert deployment["metadata"]["labels"]["quantgate.dev/variant"] == "q4"
     assert deployment["metadata"]["ownerReferences"][0]["kind"] == "Lease"
     check({key: deployment[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": {"name": "q4"}})
+
+
+def test_its_device_is_not_that_of_the_baseline(cluster: Cluster) -> None:
+    """So that a load test compares no speed of the two."""
+    baseline = GIVEN.model_copy(update={"variant": "bf16", "algorithm": ""})
+    settings = replace(ON_GPUS, kind=DEPLOYMENT)
+    devices = [kserve.identity_here(weights, settings, 64).device for weights in (baseline, GIVEN)]
+    assert devices == ["GPU (gpu=H100)", "CPU"]
 
 
 def test_on_a_cluster_without_gpus_it_gets_the_nodes_of_the_others(cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ FOLDER holds the file and the model's tokenizer, as a run stores them. The API k
 import argparse
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--threads", type=int, default=0, help="0: llama.cpp's own choice")
+    # the first process of a container gets no signal that it does not handle, and would be waited for
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     server = xllamacpp.Server(parameters(parser.parse_args()))
     print(f"listening on {server.listening_address}", flush=True)
     threading.Event().wait()

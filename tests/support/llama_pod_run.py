@@ -48,8 +48,8 @@ class LlamaPods:
     def command(self, container: JSON) -> list[str]:
         """The container's command with what is another on this machine: Python, the volume, address and port."""
         replaced = {FETCHED: str(self.folder / "model"), "8080": str(self.port), "0.0.0.0": "127.0.0.1"}
-        _, *command = [*container["command"], *container.get("args", ())]
-        return [sys.executable, *(replaced.get(word, word) for word in command)]
+        words: list[str] = [*container["command"][1:], *container.get("args", ())]
+        return [sys.executable, *(replaced.get(word, word) for word in words)]
 
     def replace(self) -> None:
         """Put another pod in the place of the last one, as after a drained node."""
