@@ -53,6 +53,7 @@ images: ## Build the images (REGISTRY=… DOCKER=podman PUSH=1 CPU=1)
 	$(call build,quantgate,$(call image,quantgate))
 	$(call build,quantize,$(call image,quantgate-quantize,$(VERSION)))
 	$(call build,mlflow,$(call image,quantgate-mlflow))
+	$(call build,llama,$(call image,quantgate-llama))
 ifdef CPU
 	$(call build,vllm,$(call image,quantgate-vllm-cpu), --build-arg VLLM=$(VLLM_CPU))
 else

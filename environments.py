@@ -34,7 +34,7 @@ from quantgate.components.environments.virtual_environment import (
 
 ROOT = Path(__file__).resolve().parent
 PROJECT_LOCK = ROOT / "locks" / "project.txt"
-IMAGE_LOCKS = [ROOT / "locks" / f"{image}.txt" for image in ("build", "quantgate", "quantize", "mlflow")]
+IMAGE_LOCKS = [ROOT / "locks" / f"{image}.txt" for image in ("build", "quantgate", "quantize", "mlflow", "llama")]
 """The locks of the images, with the project lock's versions; torch and CUDA's libraries have a lock of their own."""
 HASHES_BY = "uv==0.13.9"
 """The tool that adds each file's hash: pip knows only those of the files that it installs on this machine."""

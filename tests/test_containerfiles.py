@@ -1,5 +1,6 @@
 """The images: linted, not running as root, and with exactly the versions of the locks."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import environments
 from quantgate.components.environments.serving_environment import serving_lock
 from quantgate.components.environments.virtual_environment import pins_in
 from quantgate.components.servers import vllm_options
+from quantgate.components.servers.llama_pod import LLAMA_COMMAND
 from tests.support.kustomized import MANIFESTS, ROOT
 
 IMAGES = MANIFESTS / "images"
@@ -181,6 +183,15 @@ def test_the_lean_image_has_neither_torch_nor_llm_compressor() -> None:
     assert not [name for name in packages if environments.CUDA_PARTS.match(name)]
 
 
+def test_the_image_of_llama_cpp_has_its_server_and_no_step() -> None:
+    """Its entry point is the server's program, which a step's image does not need."""
+    assert extras_of("llama") == {"gguf"}
+    assert {"xllamacpp", "gguf"} <= locked("llama")
+    assert not locked("llama") & (HEAVY | {"lm-eval", "mlflow", "boto3"})
+    program = text_of("llama").rstrip().rpartition("ENTRYPOINT ")[2]
+    assert tuple(json.loads(program)) == LLAMA_COMMAND
+
+
 def test_the_quantize_image_adds_the_quantization_packages_to_the_lean_one() -> None:
     assert extras_of("quantize") - extras_of("quantgate") == {"quantize"}
     assert extras_of("quantize") > extras_of("quantgate")
@@ -188,7 +199,7 @@ def test_the_quantize_image_adds_the_quantization_packages_to_the_lean_one() -> 
     assert {"torch", "llmcompressor", "compressed-tensors"} <= packages
 
 
-@pytest.mark.parametrize(("name", "apart"), [("quantgate", set()), ("quantize", {"torch"})])
+@pytest.mark.parametrize(("name", "apart"), [("quantgate", set()), ("quantize", {"torch"}), ("llama", set())])
 def test_an_images_lock_pins_every_package_of_the_image(name: str, apart: set[str]) -> None:
     packages = closure(f"quantgate[{','.join(extras_of(name))}]") - {"quantgate", *apart}
     assert {package for package in packages if not environments.CUDA_PARTS.match(package)} <= locked(name)

@@ -16,13 +16,13 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate.evaluation import Evaluation
 from quantgate.components.evaluate.tested_model import TestedModel
 from quantgate.components.models import own_checkpoint
+from quantgate.components.models.content import GGUF
 from quantgate.components.models.gguf_file import GgufFile, check_of_model
 from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.sources import resolve
 from quantgate.components.models.variants import Variant
 from quantgate.components.processes import lease
 from quantgate.components.quantize.quantization import given_weights
-from quantgate.components.resolve.cluster_places import check_locations
 from quantgate.components.run import records
 from quantgate.components.run.artifacts import Server, Weights
 from quantgate.components.run.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ from quantgate.components.run.progress import Step
 from quantgate.components.servers import access, lifecycle, local_llama, local_server
 from quantgate.components.servers.abilities import abilities
 from quantgate.components.servers.client import Client, client_of
+from quantgate.components.servers.llama_server import FILE, chat_template
 from quantgate.components.servers.scoring_requests import Ask, Kind, Question
 from quantgate.components.servers.scoring_ways import (
     WAYS,
@@ -76,6 +77,7 @@ def test_a_stored_file_says_what_it_is_and_has_the_models_own_tokenizer(tiny_mod
     assert (checkpoint.scheme, checkpoint.method, checkpoint.stored_bits) == ("Q8_0", "gguf", 8.5)
     assert (weights.size_bytes, weights.algorithm) == ((tmp_path / "tiny-Q8_0.gguf").stat().st_size, "gguf")
     files = {file.name for file in Path(weights.uri).iterdir()}
+    assert FILE == GGUF, "what the server looks for is what the store holds"
     assert {"model.gguf", "config.json", "tokenizer.json", "tokenizer_config.json"} <= files
     assert "model.safetensors" not in files
 
@@ -173,18 +175,15 @@ def test_its_client_waits_in_no_long_queue_and_overrules_the_files_sampling(serv
 
 def test_chats_have_the_models_template_and_not_the_files(tiny_model: Path, tmp_path: Path) -> None:
     """The settings of the tokenizer hold it, or a file beside them."""
-    assert local_llama.template_file(tiny_model, tmp_path / "template") is None
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
-    written = local_llama.template_file(tmp_path, tmp_path / "run" / "template")
-    assert written
-    assert written.read_text() == "{{ messages }}"
+    assert chat_template(tiny_model) == ""
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"chat_template": "{{ messages }}"}')
+    assert chat_template(tmp_path) == "{{ messages }}"
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chats"}]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
-    written = local_llama.template_file(tmp_path, tmp_path / "run" / "template")
-    assert written
-    assert written.read_text() == "chats"
+    settings.write_text(json.dumps({"chat_template": several}))
+    assert chat_template(tmp_path) == "chats"
     (tmp_path / "chat_template.jinja").write_text("{{ 1 }}")
-    assert local_llama.template_file(tmp_path, tmp_path / "other") == tmp_path / "chat_template.jinja"
+    assert chat_template(tmp_path) == "{{ 1 }}"
 
 
 def test_a_server_that_cannot_read_its_file_is_reported_with_its_log(tiny_model: Path, tmp_path: Path) -> None:
@@ -245,7 +244,7 @@ def test_what_is_no_gguf_file_is_refused_before_anything_starts(
     for source, message in (
         (f"file:{tmp_path}/page.gguf", "is not a GGUF file: it does not begin with GGUF"),
         (f"file:{tmp_path}/none.gguf", "There is no file"),
-        ("hf:org/model.gguf", "a GGUF file is taken from this machine. Download it"),
+        ("hf:org/model.gguf", "a GGUF file is taken from this machine or from S3. Download it"),
     ):
         with pytest.raises(PrerequisiteError, match=message):
             all_variants(plan(source))
@@ -257,16 +256,6 @@ def test_what_is_no_gguf_file_is_refused_before_anything_starts(
     with pytest.raises(PrerequisiteError, match=r"pip install 'quantgate\[gguf\]'"):
         local_llama.check_installed([f"mine=file:{tmp_path}/good.gguf"])
     local_llama.check_installed(["mine=hf:org/name"])
-
-
-def test_a_cluster_says_that_it_does_not_serve_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("QUANTGATE_SERVING", "kserve")
-    weights = Weights(variant="mine", baseline_digest="b", digest="d", algorithm="gguf")
-    with pytest.raises(PrerequisiteError, match="A GGUF file is served by llama.cpp on the machine of the run"):
-        lifecycle.identity_here(weights, tmp_path, 512)
-    placed = plan("s3://bucket/mine.gguf").model_copy(update={"store": "s3://b/p", "results": "s3://b/r"})
-    with pytest.raises(PrerequisiteError, match="a GGUF file is served by llama.cpp on the machine of a run"):
-        check_locations("hf:org/name", placed)
 
 
 def test_a_server_that_generates_another_token_gives_no_score() -> None:

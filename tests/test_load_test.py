@@ -151,6 +151,7 @@ def test_the_step_tests_a_server_only_if_asked_and_not_after_a_failed_evaluation
     failed = saved("quick", "")
     assert failed
     assert time.time() - 60 < failed.ended_at <= time.time()
+    assert failed.device == "", "it never ran"
     assert failed.model_copy(update={"ended_at": 0.0}) == LoadTest(
         variant="bf16", failure="Its server did not start: It died."
     )

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import re
+import tomllib
 from typing import Any
 
 import jsonschema
@@ -148,6 +149,14 @@ def test_the_images_have_the_versions_in_the_locks() -> None:
 def test_kserve_and_plain_deployments_get_one_image_of_vllm(overlay: str) -> None:
     (container,) = of_kind(overlay, "ServingRuntime")["quantgate-vllm"]["spec"]["containers"]
     assert of_kind(overlay, "ConfigMap")["quantgate-serving"]["data"]["QUANTGATE_SERVING_IMAGE"] == container["image"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_servers_of_gguf_files_get_the_image_of_llama_cpp(overlay: str) -> None:
+    """kustomize changes an image's name in a ConfigMap only where images/image-fields.yaml says so."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    serving = of_kind(overlay, "ConfigMap")["quantgate-serving"]["data"]
+    assert serving["QUANTGATE_SERVING_LLAMA_IMAGE"] == f"registry.example.com/quantgate/quantgate-llama:{version}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -12,6 +12,7 @@ from quantgate.components.policies.policy import use_case_named
 from quantgate.components.promote import step as promote_step
 from quantgate.components.promote.promotion import Promotion, promote, rollback
 from quantgate.components.promote.registry import DIGEST, RUN, Registered, model_name, register
+from quantgate.components.rollout.rollout_plan import NOT_ON_KSERVE
 from quantgate.components.run.results import RunResults
 from quantgate.components.track.mlflow_writer import track
 from quantgate.pipelines.cli.app import answer
@@ -170,6 +171,24 @@ def test_weights_that_no_cluster_can_load_are_refused_before_an_alias_moves(tmp_
     assert run("promote", registration.model, "--tracking-uri", local, *patch) == 2
     assert "champion" not in aliases(local, registration.model)
     assert run("promote", registration.model, "--tracking-uri", local) == 0
+
+
+def test_a_patch_for_a_gguf_file_is_refused_before_an_alias_moves(
+    tmp_path: Path, local: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KServe's vLLM would answer in place of the llama.cpp that was judged."""
+    decision = placed(make_decision(tmp_path))
+    weights = tuple(
+        row.model_copy(update={"algorithm": "gguf"}) if row.variant == "int8" else row for row in decision.weights
+    )
+    decision = digested(decision.model_copy(update={"weights": weights}))
+    registration = register(decision, track(decision, FACTS, report_files(tmp_path), local), local)
+    patch = tmp_path / "patch.yaml"
+    at = (registration.model, "--tracking-uri", local)
+    assert run("promote", *at, "--kserve", str(patch), "--service", "tutor") == 2
+    assert NOT_ON_KSERVE in capsys.readouterr().err
+    assert ("champion" in aliases(local, registration.model), patch.exists()) == (False, False)
+    assert run("promote", *at) == 0, "without a patch it may become champion"
 
 
 @pytest.mark.fault(

@@ -104,7 +104,7 @@ def test_a_gguf_file_has_no_steps_whatever_its_verdict(tmp_path: Path) -> None:
     for variant, destination in (("int8", Destination()), ("int4-g128", Destination(replaces="int8"))):
         plan = plan_rollout(decision, variant, destination)
         assert plan.steps == ()
-        assert plan.refusal.startswith("One of the two is a GGUF file, and quantgate writes services of vLLM.")
+        assert plan.refusal.startswith("A GGUF file is judged on llama.cpp, and quantgate writes services of vLLM")
 
 
 def test_a_canary_grows_beside_a_predictor_that_no_step_changes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from quantgate.components.run.artifacts import Server
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.servers import access, kserve
 from quantgate.components.servers.client import client_of
+from quantgate.components.servers.cluster_engine import find_runtime
 from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
 from quantgate.components.servers.replaced_pod import server_again
 from quantgate.components.servers.start_key import SERVERS_SECRET, start_key
@@ -198,7 +199,7 @@ def test_a_setting_or_a_runtime_with_a_key_of_its_own_is_refused(
     )
     cluster.change("servingruntimes", "quantgate-vllm", lambda obj: obj["spec"]["containers"][0].update(own))
     with pytest.raises(PrerequisiteError, match="The ServingRuntime quantgate-vllm sets vLLM's API key"):
-        kserve.find_runtime(ClusterClient("quantgate"), settings)
+        find_runtime(ClusterClient("quantgate"), settings)
 
 
 def test_the_right_to_create_a_key_is_asked_for_and_no_secret_is_read(

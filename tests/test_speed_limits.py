@@ -86,6 +86,10 @@ def test_rounding_never_moves_a_ratio_onto_its_limit(ratio: float, words: str) -
     assert ratio_words(ratio, 1.2) == words
 
 
+def on_device(device: str, test: LoadTest) -> LoadTest:
+    return test.model_copy(update={"device": device})
+
+
 @pytest.mark.parametrize(
     ("tests", "reason"),
     [
@@ -102,6 +106,10 @@ def test_rounding_never_moves_a_ratio_onto_its_limit(ratio: float, words: str) -
         (
             (load_test_of("bf16", BASELINE), load_test_of("int8", {1: 90.0})),
             "those of the baseline and int8 sent different requests",
+        ),
+        (
+            (on_device("GPU", load_test_of("bf16", BASELINE)), on_device("CPU", faster(2))),
+            "those of the baseline and int8 ran on different devices, GPU and CPU",
         ),
     ],
 )
@@ -182,6 +190,22 @@ def test_matrix_and_report_show_the_speed_beside_the_drops(tmp_path: Path) -> No
     drawing = plots(decision)["speed.svg"]
     assert drawing.count('class="marker"') == 4
     assert "requests at a time" in drawing
+
+
+def test_speeds_on_a_cpu_and_on_a_gpu_have_no_ratio_and_the_report_says_why(tmp_path: Path) -> None:
+    """A GGUF file on a CPU beside a baseline on a GPU: same requests, which are no fair comparison."""
+    tests = on_device("GPU", load_test_of("bf16", BASELINE)), on_device("CPU", faster(1.25))
+    decision = by_policy(make_decision(), {}, *tests)
+    reason = "The speeds of bf16 and int8 are not compared: they were measured on different devices, GPU and CPU."
+    html, markdown = (page.read_text(encoding="utf-8") for page in write_report(decision, tmp_path))
+    assert Page(html).tables["loads"][4][:4] == ["int8", "4", "125", "30 / 60 ms"]
+    assert reason in html
+    assert reason in markdown
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(terminal_matrix(decision))
+    assert reason in " ".join(console.export_text().split())
+    alike = by_policy(make_decision(), {}, *(on_device("GPU", test) for test in tests))
+    assert "not compared" not in write_report(alike, tmp_path)[0].read_text(encoding="utf-8")
 
 
 def test_the_terminal_shows_the_speed_within_80_columns() -> None:

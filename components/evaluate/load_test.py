@@ -26,6 +26,7 @@ def after_full_stage(serving: Server, full: Scores, plan: EvaluationPlan) -> Non
             test = LoadTest(variant=serving.variant, failure=f"Its server did not start: {serving.failure}")
         else:
             test = load_test(serving, settings, plan.results)
-        test = test.model_copy(update={"ended_at": time.time()})
+        device = serving.identity.device if serving.identity else ""
+        test = test.model_copy(update={"ended_at": time.time(), "device": device})
         RunResults(plan.results).load_test(serving.variant).write(test)
         step.end(test.failure, note=test.describe())

@@ -67,6 +67,8 @@ def unmeasured(name: str, baseline: LoadTest | None, variant: LoadTest | None) -
         for level in test.levels:
             if level.failed:
                 return f"{level.failed} of {level.requests} requests to {subject} failed"
+    if baseline and variant and (devices := baseline.other_device(variant)):
+        return f"those of the baseline and {name} ran on different devices, {devices}"
     if not speed_ratios(baseline, variant):
         return f"those of the baseline and {name} sent different requests"
     return ""

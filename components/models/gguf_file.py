@@ -1,5 +1,6 @@
 """A GGUF file of the user's own as a variant: what it says of itself, compared with the run's model."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +9,10 @@ from typing import Any
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.window import model_config
+from quantgate.components.storage.location import split_uri
 
 SUFFIX = ".gguf"
+IN_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]+/[^/].*")
 MAGIC = b"GGUF"
 SHAPE = {
     "embedding_length": "hidden_size",
@@ -28,14 +31,41 @@ def is_gguf(source: str) -> bool:
     return source.endswith(SUFFIX)
 
 
+def check_source(source: str) -> None:
+    """Raise PrerequisiteError when `source` cannot name a GGUF file; this uses no network."""
+    if not IN_S3.fullmatch(source):
+        check_format(path_of(source))
+
+
+def fetched(source: str, cache: Path) -> Path:
+    """The file that the source names, on this machine; raises PrerequisiteError if it is no GGUF file."""
+    if IN_S3.fullmatch(source):
+        split_uri(source)  # raises without boto3
+        from quantgate.components.storage.s3_file import local_copy
+
+        path = local_copy(source, cache)
+    else:
+        path = path_of(source)
+    check_format(path)
+    return path
+
+
 def path_of(source: str) -> Path:
-    """The file that the source names; raises PrerequisiteError if it is not a GGUF file of this machine."""
+    """The path of a file of this machine; raises PrerequisiteError if the source names none."""
     scheme, colon, rest = source.partition(":")
     if colon and scheme != "file":
-        raise PrerequisiteError(f"{source}: a GGUF file is taken from this machine. Download it, and give file:PATH.")
+        raise PrerequisiteError(
+            f"{source}: a GGUF file is taken from this machine or from S3. Download it, and give file:PATH, or upload"
+            " it, and give s3://BUCKET/FOLDER/MODEL.gguf."
+        )
     path = Path(rest if colon else source).expanduser().absolute()
     if not path.is_file():
         raise PrerequisiteError(f"There is no file {path}. Give the path of a GGUF file.")
+    return path
+
+
+def check_format(path: Path) -> None:
+    """Raise PrerequisiteError unless the file begins as a GGUF file does."""
     try:
         with path.open("rb") as opened:
             magic = opened.read(len(MAGIC))
@@ -43,7 +73,6 @@ def path_of(source: str) -> Path:
         raise PrerequisiteError(f"{path} cannot be read: {error.strerror}.") from None
     if magic != MAGIC:
         raise PrerequisiteError(f"{path} is not a GGUF file: it does not begin with GGUF. Download it again.")
-    return path
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def stored(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint
 
 def stored_gguf(source: str, baseline: Path, store: Store, cache: Path) -> Checkpoint:
     """The same of a GGUF file, which gets the baseline's configuration too."""
-    file = gguf_file.GgufFile(gguf_file.path_of(source))
+    file = gguf_file.GgufFile(gguf_file.fetched(source, cache))
     gguf_file.check_of_model(file, baseline)
     kept = with_tokenizer({GGUF: file.path, "config.json": baseline / "config.json"}, baseline, store, cache)
     about = {"scheme": file.scheme, "method": GGUF_METHOD, "stored_bits": file.stored_bits}

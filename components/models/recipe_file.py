@@ -13,8 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.models import sources
-from quantgate.components.models.gguf_file import is_gguf, path_of
+from quantgate.components.models import gguf_file, sources
+from quantgate.components.models.gguf_file import is_gguf
 from quantgate.components.models.rungs import AUTO, by_size
 from quantgate.components.models.variants import (
     BASELINE,
@@ -87,7 +87,7 @@ def all_variants(plan: EvaluationPlan) -> tuple[str, ...]:
     own = own_rows(plan.variant_recipe, plan.variant)
     for row in own.values():
         if is_gguf(row.checkpoint):
-            path_of(row.checkpoint)
+            gguf_file.check_source(row.checkpoint)
         elif row.checkpoint:
             sources.check_source(row.checkpoint, quantized=True)
     check_calibrations(plan)

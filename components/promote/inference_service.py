@@ -4,9 +4,19 @@ from pathlib import Path
 
 import yaml
 
+from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.promotion import Promotion
-from quantgate.components.rollout.storage_address import annotations
+from quantgate.components.rollout.rollout_plan import NOT_ON_KSERVE
+from quantgate.components.rollout.storage_address import annotations, check_reachable
+from quantgate.components.run.artifacts import Weights
 from quantgate.components.storage.artifact import write_text
+
+
+def check_servable(weights: Weights) -> None:
+    """Raise PrerequisiteError for weights that KServe's vLLM does not serve, or that no cluster can load."""
+    if weights.is_gguf:
+        raise PrerequisiteError(NOT_ON_KSERVE)
+    check_reachable(weights.uri)
 
 
 def write_patch(promotion: Promotion, service: str, file: Path) -> None:

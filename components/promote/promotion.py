@@ -9,6 +9,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.digest import check_stored
 from quantgate.components.promote.alias_move import CHAMPION, FORCED, PREVIOUS, Serving, move, settled
 from quantgate.components.promote.judged_version import JudgedVersion, aliased, judged_version, version_of
+from quantgate.components.run.artifacts import Weights
 from quantgate.components.storage.artifact import Artifact
 from quantgate.components.storage.cache import cache_dir
 from quantgate.components.tracking.connect import connected
@@ -16,7 +17,7 @@ from quantgate.components.tracking.connect import connected
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-Check = Callable[[str], None]
+Check = Callable[[Weights], None]
 SERVED = ("ship", "monitor")
 """The verdicts that some policy allows to serve."""
 
@@ -54,8 +55,8 @@ def promote(
 
     Raises PrerequisiteError unless the verdict in the version's own run is one of `allowed`, the run's evidence matches
     the digests that it was recorded with, and the version has the weights that were judged. `force` is a reason to
-    promote it nevertheless, and is recorded. Promoting the champion again changes nothing. `check` gets the URI of the
-    weights, and may raise before an alias is moved; then the stored bytes are read and compared with the digest.
+    promote it nevertheless, and is recorded. Promoting the champion again changes nothing. `check` gets the weights,
+    and may raise before an alias is moved; then the stored bytes are read and compared with the digest.
     """
     with connected(tracking_uri, "make the version champion") as client:
         chosen = version_of(client, model, version)
@@ -66,7 +67,7 @@ def promote(
                 f"Version {chosen.version} of {model} may not become champion: {refusal} Nothing was changed."
                 " To promote it nevertheless, give --force with the reason; the reason is recorded."
             )
-        check(weights.uri)
+        check(weights)
         check_stored(weights.uri, weights.digest, cache_dir())
         before = served(client, model)
         after = before
@@ -101,7 +102,7 @@ def rollback(tracking_uri: str, model: str, check: Check = lambda _weights: None
                 f"Version {previous.version} of {model} may not become champion again: {refusal} If it must serve,"
                 f" promote it with --version {previous.version} and --force with the reason."
             )
-        check(weights.uri)
+        check(weights)
         check_stored(weights.uri, weights.digest, cache_dir())
         move(client, model, serving, Serving(champion=serving.previous, previous=serving.champion))
     return promotion(judged, serving.champion)

@@ -69,8 +69,9 @@ def _memory_ratio(baseline: LoadTest | None, test: LoadTest) -> float | None:
 
 
 def without_speed(decision: Decision) -> tuple[str, ...]:
-    """In a run with load tests, a sentence for each variant whose speed is unknown: the reason."""
+    """In a run with load tests, the reason for each variant without a speed, or without one to compare."""
     tests = {test.variant: test for test in decision.load_tests}
+    baseline = tests.get(decision.verdicts[0].variant) if decision.verdicts else None
     sentences = []
     for verdict in decision.verdicts if tests else ():
         test, failed = tests.get(verdict.variant), verdict.verdict == "failed"
@@ -81,6 +82,11 @@ def without_speed(decision: Decision) -> tuple[str, ...]:
             sentences.append(f"{verdict.variant} was not load-tested: {reason}")
         elif test.failure:
             sentences.append(f"The load test of {verdict.variant} failed: {test.failure}")
+        elif baseline and baseline.levels and (devices := baseline.other_device(test)):
+            sentences.append(
+                f"The speeds of {baseline.variant} and {verdict.variant} are not compared: they were measured on"
+                f" different devices, {devices}."
+            )
     return tuple(sentences)
 
 

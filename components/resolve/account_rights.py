@@ -2,6 +2,7 @@
 
 from quantgate.components.benchmarks.selection import suite_of
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.gguf_file import is_gguf
 from quantgate.components.run.load_results import OFF
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.sandbox.containment import Containment, chosen_containment
@@ -27,6 +28,8 @@ def check_rights(plan: EvaluationPlan) -> None:
 
     client = ClusterClient(settings.namespace)
     needed = serving_rights(with_kserve=settings.kind == KSERVE)
+    if any(is_gguf(entry) for entry in plan.variant):  # a plain Deployment, whichever way the others are served
+        needed += serving_rights(with_kserve=False)
     if suite_of(plan).programs and chosen_containment() is Containment.JOB:
         needed += PROGRAMS
     if plan.speed != OFF:

@@ -11,12 +11,18 @@ from quantgate.components.kubernetes.labels import RUN_NAME
 from quantgate.components.models.gguf_file import is_gguf
 from quantgate.components.run.calibration import PASSAGES
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.servers.cluster_settings import from_environment
 
 
 def check_in_pod(model: str, plan: EvaluationPlan, environment: Mapping[str, str] = os.environ) -> None:
-    """`check_locations` in a pod of a run, which may have been started from Kubeflow's page; elsewhere nothing."""
+    """`check_locations` in a pod of a run, which may have been started from Kubeflow's page; elsewhere nothing.
+
+    There a GGUF file also needs llama.cpp's image, which only the cluster's settings name.
+    """
     if environment.get(RUN_NAME):
         check_locations(model, plan)
+        if any(is_gguf(entry) for entry in plan.variant):
+            from_environment(environment).of_llama()
 
 
 def check_locations(model: str, plan: EvaluationPlan) -> None:
@@ -34,18 +40,14 @@ def check_locations(model: str, plan: EvaluationPlan) -> None:
         ("--irt-parameters", plan.irt_parameters),
         *(("--custom", path) for path in custom),
     ]
-    if files := [entry for entry in plan.variant if is_gguf(entry)]:
-        raise PrerequisiteError(
-            f"--variant {files[0]}: a GGUF file is served by llama.cpp on the machine of a run, and this run serves on"
-            " a cluster. Leave it out, or try it with `quantgate run`."
-        )
     local = [entry for entry in plan.variant if not entry.partition("=")[2].startswith(("hf:", "pypi:"))]
     places += [("--variant", entry.partition("=")[2]) for entry in local]
     places += [("include_path", path) for path in included_paths(plan.suite)]
     for option, location in places:
         if location and not location.startswith("s3://"):
+            example = "s3://BUCKET/FOLDER/MODEL.gguf" if is_gguf(location) else "s3://BUCKET/PREFIX"
             raise PrerequisiteError(
-                f"{option} is {location}, and the cluster cannot read a machine's disk. Give s3://BUCKET/PREFIX."
+                f"{option} is {location}, and the cluster cannot read a machine's disk. Give {example}."
             )
     if model.startswith("file:"):
         raise PrerequisiteError(f"The cluster cannot read {model}. Upload the model to S3: s3://BUCKET/PREFIX.")

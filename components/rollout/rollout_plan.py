@@ -25,7 +25,8 @@ LONGEST_SERVICE = 31
 """Characters: KServe's names of a predictor, SERVICE-VARIANT-DIGEST-predictor, end at 63."""
 SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NOT_ON_KSERVE = (
-    "One of the two is a GGUF file, and quantgate writes services of vLLM. Give it to your llama.cpp servers."
+    "A GGUF file is judged on llama.cpp, and quantgate writes services of vLLM for KServe. Give the file to your"
+    " llama.cpp servers."
 )
 ERROR_SHARE = 0.01
 """A step has enough requests when none of them failing would show a share of errors under this one."""

@@ -110,7 +110,7 @@ class Weights(Artifact):
 
     @property
     def is_gguf(self) -> bool:
-        """Whether they are a GGUF file, which llama.cpp serves, and on one machine only."""
+        """Whether they are a GGUF file, which llama.cpp serves and not vLLM."""
         return self.algorithm == GGUF_METHOD
 
     @property

@@ -1,6 +1,7 @@
 """A load test of a variant's server: how the option `--speed` names it, and what vLLM's `bench serve` measured.
 
-The speeds of two variants may be compared when their tests had the same settings, see `LoadTest.is_like`.
+The speeds of two variants may be compared when their tests had the same settings, and the same kind of device: see
+`LoadTest.is_like`.
 """
 
 from dataclasses import dataclass, replace
@@ -111,6 +112,8 @@ class LoadTest(Artifact):
     GPU, where vLLM reserves it in advance."""
     ended_at: float = 0.0
     """Unix time in seconds; 0 in artifacts of an earlier version."""
+    device: str = ""
+    """What the server computed on, see `ServerIdentity.device`; empty in artifacts of an earlier version."""
     failure: str = ""
 
     @model_validator(mode="after")
@@ -130,8 +133,14 @@ class LoadTest(Artifact):
         )
 
     def is_like(self, other: "LoadTest") -> bool:
-        """Whether both have results of the same requests."""
-        return bool(self.levels) and self._settings() == other._settings()
+        """Whether both have results of the same requests, from the same kind of device."""
+        same = self._settings() == other._settings() and not self.other_device(other)
+        return bool(self.levels) and same
+
+    def other_device(self, other: "LoadTest") -> str:
+        """How the devices of the two differ, as `GPU and CPU`; empty if they are alike, or one is not known."""
+        known = self.device and other.device
+        return f"{self.device} and {other.device}" if known and self.device != other.device else ""
 
     def _settings(self) -> tuple[object, ...]:
         levels = tuple((level.concurrency, level.requests) for level in self.levels)

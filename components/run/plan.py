@@ -32,8 +32,8 @@ class EvaluationPlan(Artifact):
     variant: tuple[str, ...] = Field(
         (),
         description="A checkpoint that is quantized already, as a variant: NAME=file:PATH, NAME=hf:ORG/NAME or"
-        " NAME=s3://BUCKET/PREFIX, by compressed-tensors, AWQ or GPTQ; on one machine a GGUF file too,"
-        " NAME=file:MODEL.gguf; may be repeated.",
+        " NAME=s3://BUCKET/PREFIX, by compressed-tensors, AWQ or GPTQ; or a GGUF file,"
+        " NAME=file:MODEL.gguf or NAME=s3://BUCKET/FOLDER/MODEL.gguf; may be repeated.",
     )
     variant_kept: dict[str, Checkpoint] = {}
     """By name, these checkpoints as `resolve` has checked and stored them."""

@@ -124,11 +124,6 @@ class VariantResults:
         return self._file("server.key")
 
     @property
-    def server_template(self) -> ResultFile:
-        """The chat template for a server that cannot read it from the tokenizer's settings."""
-        return self._file("server-template.jinja")
-
-    @property
     def flips(self) -> ResultFile:
         """The questions where variant and baseline answer differently: a table as JSON, columns by name."""
         return self._file("flips.json")

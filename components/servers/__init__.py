@@ -4,8 +4,10 @@ lifecycle                       start, keep alive and stop a server, on this mac
 local_vllm, local_llama, local_server
                                 vLLM and llama.cpp on this machine, and what starts and stops their processes;
                                 `vllm_command` is vLLM's command line
-llama_server                    the program that serves a GGUF file with llama.cpp
-kserve, objects, vllm_pod       a server on a cluster; `vllm_pod` and `objects.answering` are vLLM's command line there
+llama_server, llama_options     the program that serves a GGUF file with llama.cpp, and its options
+kserve, objects, vllm_pod, llama_pod, cluster_engine
+                                a server on a cluster; `vllm_pod` and `objects.answering` are vLLM's command line there,
+                                `llama_pod` is llama.cpp's, and `cluster_engine` chooses between them
 vllm_options                    vLLM's images, and its options on a CPU, for all of these
 reported                        what a started server reports about itself
 cluster_settings                its settings, QUANTGATE_SERVING_*

@@ -13,6 +13,7 @@ from quantgate.components.run.load_results import LoadSettings
 from quantgate.components.run.results import RunResults
 from quantgate.components.servers import kserve, step_job, vllm_pod
 from quantgate.components.servers.bench_command import BENCH_KEY_VARIABLE, arguments, runs, saved_in
+from quantgate.components.servers.cluster_engine import find_runtime
 from quantgate.components.servers.cluster_settings import ServingSettings, from_environment
 from quantgate.components.servers.step_job import StepJob
 from quantgate.components.servers.vllm_pod import Served
@@ -35,7 +36,7 @@ def measured_in_job(server: Server, settings: LoadSettings, results: str, within
     cluster = ClusterClient(serving.namespace, serving.ready_within_s)  # a cluster in trouble is waited out
     served = served_by(cluster, server, results)
     job = load_job(cluster, served)
-    spec = pod_spec(served, server, settings, serving, kserve.find_runtime(cluster, serving).image)
+    spec = pod_spec(served, server, settings, serving, find_runtime(cluster, serving).image)
     planned = len(runs(server, settings, SAVED))
     saved: dict[int, str] = {}
 

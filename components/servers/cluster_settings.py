@@ -44,7 +44,17 @@ class ServingSettings:
 
     manifests/images sets it to vLLM's image with our plugin; without the plugin, scoring is slower."""
     weights_image: str = "quantgate:0.1.0"
-    """Deployment, load test: the project image, which fetches the model before vLLM starts [the step's own image]."""
+    """Deployment, load test: the project image, which fetches the model before the start [the step's own image]."""
+    llama_image: str = ""
+    """The image of llama.cpp's server, for variants that are GGUF files [none: such a variant is refused].
+
+    manifests/images/llama.Containerfile builds it."""
+    llama_cpu: str = ""
+    """CPUs of a GGUF file's server, and its threads [`cpu`]."""
+    llama_memory: str = ""
+    """Main memory of a GGUF file's server; it holds the whole file [`memory`]."""
+    llama_node_selector: tuple[tuple[str, str], ...] = ()
+    """Labels of the nodes for GGUF files [without GPUs `node_selector`, else none: that names the nodes with GPUs]."""
     service_account: str = "quantgate-serving"
     priority_class: str = ""
     """PriorityClass of the server's pod [none]."""
@@ -99,6 +109,29 @@ class ServingSettings:
     def with_options(self, options: tuple[str, ...]) -> "ServingSettings":
         """The settings with more options of vLLM's, which are worth more than those before."""
         return replace(self, options=(*self.options, *options))
+
+    def of_llama(self) -> "ServingSettings":
+        """The settings of a GGUF file's server: a plain Deployment on CPUs, whichever way vLLM's variants use.
+
+        Raises PrerequisiteError if no image is named.
+        """
+        if not self.llama_image:
+            raise PrerequisiteError(
+                f"A GGUF file needs the image of llama.cpp's server, and {PREFIX}_LLAMA_IMAGE is not set. Build it"
+                " (make images), and name it in the ConfigMap quantgate-serving, as manifests/ do; or leave the file"
+                " out."
+            )
+        return replace(
+            self,
+            kind=DEPLOYMENT,
+            image=self.llama_image,
+            gpus=0,
+            cpu=self.llama_cpu or self.cpu,
+            memory=self.llama_memory or self.memory,
+            node_selector=self.llama_node_selector or (() if self.gpus else self.node_selector),
+            options=(),
+            env=(),
+        )
 
     @property
     def tensor_parallel_size(self) -> int:

@@ -22,23 +22,23 @@ from quantgate.components.kubernetes.cluster_client import (
     POD,
     SECRET,
     SERVICE,
-    SERVING_RUNTIME,
     ClusterClient,
     ObjectKind,
 )
 from quantgate.components.kubernetes.labels import INSTANCE, MANAGED_BY, MANAGER
 from quantgate.components.kubernetes.owner import run_name, workflow
 from quantgate.components.run.artifacts import Server, ServerPod, Weights
-from quantgate.components.run.server_identity import ServerIdentity
-from quantgate.components.servers import objects, vllm_pod
-from quantgate.components.servers.access import sets_key
+from quantgate.components.run.server_identity import LLAMA_CPP, ServerIdentity
+from quantgate.components.servers import llama_pod, objects, vllm_pod
+from quantgate.components.servers.cluster_engine import engine_for
 from quantgate.components.servers.cluster_settings import KSERVE, LOCAL, ServingSettings
+from quantgate.components.servers.llama_options import SLOTS
 from quantgate.components.servers.probes import answers_strangers, lists_our_model, why_not_listed
 from quantgate.components.servers.reported import described
 from quantgate.components.servers.start_key import servers_secret, start_key
 from quantgate.components.servers.vllm_options import cpu_variables
 from quantgate.components.servers.vllm_pod import Runtime, Served
-from quantgate.components.servers.why_not_ready import Reason, created, evicted, why_not_ready
+from quantgate.components.servers.why_not_ready import ASK_FOR_LESS, Reason, created, evicted, why_not_ready
 
 WATCHED_S = 5
 POLL_S = 1.0
@@ -81,11 +81,11 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
     servers_secret()  # raises before anything is created
     started = time.monotonic()
     cluster = patient_client(settings)
-    runtime = find_runtime(cluster, settings)
-    settings = settings.with_options(weights.server_options)
-    options = objects.answering(settings, window)
+    settings, runtime = engine_for(weights, cluster, settings)
+    options = objects.options_of(runtime, settings, window)
     identity = objects.identity_of(weights.digest, runtime, settings, window)
-    variables = {} if settings.gpus else cpu_variables(model_path, window, value_bytes=4)  # float32 is possible
+    # float32 is possible on a CPU
+    variables = {} if settings.gpus or weights.is_gguf else cpu_variables(model_path, window, value_bytes=4)
     names = tuple(variables.items())
     served = Served(run_name(cluster, results), weights.variant, weights.uri, options, names, weights.digest)
     start = Start(cluster, settings, served, runtime, cluster.deadline)
@@ -95,7 +95,8 @@ def deploy(weights: Weights, model_path: Path, results: str, settings: ServingSe
         served_name=served.served_name,
         model_path=str(model_path),
         max_model_len=window,
-        log=f"{where} logs -l {pod_labels(start)} -c {container_of(settings)}",
+        slots=SLOTS if weights.is_gguf else 0,
+        log=f"{where} logs -l {pod_labels(start)} -c {container_of(start)}",
         command=f"{where} get {start.kind}/{served.name} -o yaml",
         engine=identity.engine,
         identity=identity,
@@ -162,26 +163,8 @@ def kept_alive(server: Server, results: str, settings: ServingSettings) -> Itera
 
 def identity_here(weights: Weights, settings: ServingSettings, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start for the weights."""
-    runtime = find_runtime(patient_client(settings), settings)
-    return objects.identity_of(weights.digest, runtime, settings.with_options(weights.server_options), window)
-
-
-def find_runtime(cluster: ClusterClient, settings: ServingSettings) -> Runtime:
-    """vLLM's image and options on this cluster; raises PrerequisiteError when the ServingRuntime does not exist."""
-    if settings.kind != KSERVE:
-        return objects.own_runtime(settings)
-    if (serving_runtime := cluster.get(SERVING_RUNTIME, settings.runtime)) is None:
-        raise PrerequisiteError(
-            f"There is no ServingRuntime {settings.runtime} in the namespace {settings.namespace}. Apply manifests/, "
-            "name another one in QUANTGATE_SERVING_RUNTIME, or serve without KServe: QUANTGATE_SERVING=deployment."
-        )
-    runtime = objects.runtime_of(serving_runtime, settings)
-    if sets_key(runtime.args, dict(runtime.env)):
-        raise PrerequisiteError(
-            f"The ServingRuntime {settings.runtime} sets vLLM's API key. Remove it: each start of a server gets a "
-            "fresh key by itself."
-        )
-    return runtime
+    settings, runtime = engine_for(weights, patient_client(settings), settings)
+    return objects.identity_of(weights.digest, runtime, settings, window)
 
 
 def create(start: Start, lease: JSON) -> None:
@@ -325,7 +308,8 @@ def wait_until_reached(server: Server, start: Start) -> str:
 
 def reason_of(start: Start, current: JSON) -> Reason:
     """Why the server's object is not ready."""
-    return why_not_ready(start.cluster, current, pod_labels(start), container_of(start.settings))
+    less = llama_pod.ASK_FOR_LESS if start.runtime.package == LLAMA_CPP else ASK_FOR_LESS
+    return why_not_ready(start.cluster, current, pod_labels(start), container_of(start), less)
 
 
 def pod_of(start: Start) -> ServerPod | None:
@@ -336,7 +320,7 @@ def pod_of(start: Start) -> ServerPod | None:
         return None
     pod = max(running, key=created)
     statuses = pod.get("status", {}).get("containerStatuses", ())
-    status: JSON = next((entry for entry in statuses if entry["name"] == container_of(start.settings)), {})
+    status: JSON = next((entry for entry in statuses if entry["name"] == container_of(start)), {})
     return ServerPod(
         uid=pod["metadata"]["uid"],
         image_id=status.get("imageID", ""),
@@ -350,6 +334,8 @@ def pod_labels(start: Start) -> str:
     return f"{label}={start.served.name}"
 
 
-def container_of(settings: ServingSettings) -> str:
-    """The name of the container in which vLLM runs."""
-    return vllm_pod.KSERVE_CONTAINER if settings.kind == KSERVE else vllm_pod.VLLM_CONTAINER
+def container_of(start: Start) -> str:
+    """The name of the container in which the engine runs."""
+    if start.runtime.package == LLAMA_CPP:
+        return llama_pod.LLAMA_CONTAINER
+    return vllm_pod.KSERVE_CONTAINER if start.settings.kind == KSERVE else vllm_pod.VLLM_CONTAINER

@@ -31,7 +31,7 @@ def deploy(weights: Weights, model_path: Path, results: str, window: int) -> Ser
         return local_vllm.deploy(weights.variant, model_path, folder, weights.digest, options, window)
     from quantgate.components.servers import kserve
 
-    if settings.kind == KSERVE:
+    if settings.kind == KSERVE and not weights.is_gguf:
         return _deploy_checked(weights, model_path, results, settings, window)
     return kserve.deploy(weights, model_path, results, settings, window)  # its init container checks what it fetches
 
@@ -74,11 +74,6 @@ def identity_here(weights: Weights, model_path: Path, window: int) -> ServerIden
         return local_vllm.identity_here(model_path, weights.digest, window, weights.server_options)
     from quantgate.components.servers import kserve
 
-    if weights.is_gguf:
-        raise PrerequisiteError(
-            "A GGUF file is served by llama.cpp on the machine of the run, and this run serves on a cluster. Leave it"
-            " out, or try it with `quantgate run`."
-        )
     return kserve.identity_here(weights, settings, window)
 
 

@@ -5,7 +5,6 @@ llama.cpp comes in the package xllamacpp, which has no dependencies: it is in qu
 """
 
 import importlib.metadata
-import json
 import platform
 import sys
 from collections.abc import Iterable
@@ -16,18 +15,13 @@ from quantgate.components.models import gguf_file
 from quantgate.components.models.content import GGUF
 from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Server
-from quantgate.components.run.results import RunResults
 from quantgate.components.run.server_identity import LLAMA_CPP, ServerIdentity
 from quantgate.components.servers.before_start import full_disk
+from quantgate.components.servers.llama_options import KEY_VARIABLE, SLOTS, answering
 from quantgate.components.servers.local_server import READY_WITHIN_S, Launch, start
 
 PACKAGE = "xllamacpp"
-KEY_VARIABLE = "LLAMA_API_KEY"
 PROGRAM = Path(__file__).with_name("llama_server.py")
-TEMPLATE = "chat_template.jinja"
-SLOTS = 1
-"""Requests that llama.cpp computes at a time. Two would each compute the context that the continuations of a question
-share, and an answer would depend on what was computed beside it."""
 
 
 def version() -> str:
@@ -53,9 +47,12 @@ def serves(model_path: Path) -> bool:
 
 def identity_here(digest: str, window: int) -> ServerIdentity:
     """The identity of the server that `deploy` would start for the weights with this digest."""
-    options = ("--window", str(window), "--slots", str(SLOTS))
     return ServerIdentity(
-        weights=digest, package=LLAMA_CPP, version=f"({PACKAGE} {version()})", place=place(), options=options
+        weights=digest,
+        package=LLAMA_CPP,
+        version=f"({PACKAGE} {version()})",
+        place=place(),
+        options=answering(window),
     )
 
 
@@ -78,12 +75,10 @@ def deploy(
     identity = identity_here(digest, window)
     if reason := obstacle(model_path, results):
         return Server(variant=variant, failure=f"llama.cpp was not started: {reason}")
-    template = template_file(model_path, RunResults(str(results)).variant(variant).server_template.path)
 
     def command(served_name: str, port: int) -> list[str]:
-        names = ["--model", str(model_path / GGUF), "--alias", served_name, "--port", str(port)]
-        templates = ["--chat-template", str(template)] if template else []
-        return [sys.executable, "-P", str(PROGRAM), *names, *identity.options, *templates]
+        names = ["--folder", str(model_path), "--alias", served_name, "--port", str(port)]
+        return [sys.executable, "-P", str(PROGRAM), *names, *identity.options]
 
     return start(
         variant,
@@ -102,18 +97,3 @@ def obstacle(model_path: Path, results: Path) -> str:
     if needed <= available:
         return ""
     return f"its weights need {needed / 2**30:.1f} GiB, and this machine has {available / 2**30:.1f} GiB of memory."
-
-
-def template_file(model_path: Path, file: Path) -> Path | None:
-    """A file with the model's chat template; `file` is written if the tokenizer's settings contain it. None without."""
-    if (model_path / TEMPLATE).exists():
-        return model_path / TEMPLATE
-    settings = model_path / "tokenizer_config.json"
-    template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.exists() else None
-    if isinstance(template, list):  # several by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    if not isinstance(template, str):
-        return None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(template, encoding="utf-8")
-    return file

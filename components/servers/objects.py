@@ -16,8 +16,8 @@ import re
 from quantgate.components.kubernetes import cluster_client
 from quantgate.components.kubernetes.cluster_client import JSON, ObjectKind
 from quantgate.components.kubernetes.labels import INSTANCE, NO_SIDECAR, RUN
-from quantgate.components.run.server_identity import ServerIdentity
-from quantgate.components.servers import vllm_pod
+from quantgate.components.run.server_identity import LLAMA_CPP, ServerIdentity
+from quantgate.components.servers import llama_pod, vllm_pod
 from quantgate.components.servers.access import KEY_VARIABLE
 from quantgate.components.servers.cluster_settings import KSERVE, ServingSettings
 from quantgate.components.servers.vllm_options import CPU_OPTIONS, NEUTRAL, VLLM_CPU_IMAGE, VLLM_IMAGE
@@ -59,15 +59,22 @@ def answering(settings: ServingSettings, max_model_len: int) -> tuple[str, ...]:
     return ("--max-model-len", str(max_model_len), *NEUTRAL, *parallel, *on_cpu, *settings.options)
 
 
+def options_of(runtime: Runtime, settings: ServingSettings, max_model_len: int) -> tuple[str, ...]:
+    """The engine's options that can change an answer, besides the runtime's own."""
+    is_llama = runtime.package == LLAMA_CPP
+    return llama_pod.answering(settings, max_model_len) if is_llama else answering(settings, max_model_len)
+
+
 def identity_of(digest: str, runtime: Runtime, settings: ServingSettings, max_model_len: int) -> ServerIdentity:
     """The identity of the cluster's server for the weights with this digest."""
     return ServerIdentity(
         weights=digest,
+        package=runtime.package,
         image=runtime.image,
         place=f"{settings.gpus} {settings.gpu_resource}" if settings.gpus else "CPU",
         node_selector=tuple(sorted(settings.node_selector)),
         environment=tuple(sorted({**dict(runtime.env), **dict(settings.env)}.items())),
-        options=(*runtime.args, *answering(settings, max_model_len)),
+        options=(*runtime.args, *options_of(runtime, settings, max_model_len)),
     )
 
 
@@ -154,13 +161,17 @@ def deployment(served: Served, runtime: Runtime, settings: ServingSettings) -> J
     check the weights.
     """
     labels = {**served.labels, INSTANCE: served.name}
+    if runtime.package == LLAMA_CPP:
+        container, shared = llama_pod.server(served, runtime, settings), []
+    else:
+        container, shared = vllm_pod.server(served, runtime, settings), vllm_pod.volumes(settings)
     spec = {
         **vllm_pod.placed(settings),
         "automountServiceAccountToken": False,
         "securityContext": vllm_pod.unprivileged(settings.run_as_user),
         "initContainers": [vllm_pod.fetcher(served, settings)],
-        "containers": [vllm_pod.server(served, runtime, settings)],
-        "volumes": [*vllm_pod.volumes(settings), *vllm_pod.scratch(settings)],
+        "containers": [container],
+        "volumes": [*shared, *vllm_pod.scratch(settings)],
     }
     return {
         "apiVersion": "apps/v1",

@@ -5,7 +5,9 @@ import secrets
 import httpx
 
 from quantgate.components.run.artifacts import Server
+from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers import access
+from quantgate.components.servers.llama_options import KEY_VARIABLE as LLAMA_KEY
 
 
 def lists_our_model(server: Server) -> bool:
@@ -33,11 +35,12 @@ def status_with(server: Server, key: str) -> int:
 
 def answers_strangers(server: Server) -> str:
     """That the server answers a request without its key, or with another one; "" otherwise."""
+    variable = LLAMA_KEY if server.engine_name == LLAMA_CPP else access.KEY_VARIABLE
     for key, without in (("", "without its API key"), (secrets.token_urlsafe(32), "with a wrong API key")):
         if 200 <= status_with(server, key) < 300:
             return (
                 f"The server at {server.url} answers a request {without}: it is not the one that this run started, or "
-                f"its vLLM does not read ${access.KEY_VARIABLE}."
+                f"its {server.engine_name} does not read ${variable}."
             )
     return ""
 

@@ -14,13 +14,15 @@ from quantgate.components.kubernetes.owner import run_name
 from quantgate.components.models.digest import stored_state
 from quantgate.components.run.artifacts import Server, ServerPod, Weights
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers import kserve
+from quantgate.components.servers.cluster_engine import engine_of
 from quantgate.components.servers.cluster_settings import ServingSettings
 from quantgate.components.servers.kserve import Start
 from quantgate.components.servers.probes import answers_strangers, lists_our_model, refused_key
 from quantgate.components.servers.reported import described
 from quantgate.components.servers.vllm_pod import Served
-from quantgate.components.servers.why_not_ready import evicted, of_container
+from quantgate.components.servers.why_not_ready import engine_in, evicted, of_container
 
 
 def server_again(server: Server, results: str, settings: ServingSettings, cause: str = "") -> Server:
@@ -31,7 +33,8 @@ def server_again(server: Server, results: str, settings: ServingSettings, cause:
     """
     cluster = kserve.patient_client(settings)
     served = Served(run_name(cluster, results), server.variant, "", ())
-    start = Start(cluster, settings, served, kserve.find_runtime(cluster, settings), cluster.deadline)
+    settings, runtime = engine_of(cluster, settings, gguf=server.engine_name == LLAMA_CPP)
+    start = Start(cluster, settings, served, runtime, cluster.deadline)
     answered_at_once = lists_our_model(server)
     if not answered_at_once:
         print(f"quantgate: {served.name} does not answer; waiting up to {settings.ready_within_s} s for it", flush=True)
@@ -70,7 +73,7 @@ def wait_until_back(start: Start, server: Server, cause: str) -> None:
 
 
 def crash_of(start: Start, known: ServerPod | None) -> str:
-    """Why vLLM ended by itself in the known pod; "" while it runs, and when the pod is being replaced."""
+    """Why the engine ended by itself in the known pod; "" while it runs, and when the pod is being replaced."""
     if known is None:
         return ""
     for pod in start.cluster.listed(POD, labels=kserve.pod_labels(start))[0]:
@@ -80,8 +83,9 @@ def crash_of(start: Start, known: ServerPod | None) -> str:
         for status in pod.get("status", {}).get("containerStatuses", ()):
             if reason := of_container(start.cluster, pod, status):
                 return reason.text
-            if status["name"] == kserve.container_of(start.settings) and restarts_of(status) > known.restarts:
-                return f"vLLM ended and was started again in the same pod ({restarts_of(status)} restarts)."
+            if status["name"] == kserve.container_of(start) and restarts_of(status) > known.restarts:
+                engine, count = engine_in(status["name"]), restarts_of(status)
+                return f"{engine} ended and was started again in the same pod ({count} restarts)."
     return ""
 
 

@@ -3,16 +3,20 @@
 import httpx
 
 from quantgate.components.run.artifacts import Server
+from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers.access import headers, key_of
 from quantgate.components.servers.vllm_options import FLOAT32
 
 
 def described(server: Server) -> Server:
-    """The server with vLLM's version, and with the data type in its identity where vLLM has chosen float32 itself.
+    """The server with its engine's version, and with the data type in its identity where vLLM chose float32 itself.
 
     A vLLM image without our plugin chooses the model's own type, and a server that reports nothing keeps its image as
     its engine.
     """
+    if server.engine_name == LLAMA_CPP:
+        build = reported(server, "/props", "build_info")
+        return server.model_copy(update={"engine": f"{LLAMA_CPP} {build}"}) if build else server
     version, dtype = reported(server, "/version", "version"), reported(server, "/quantgate", "dtype")
     identity, chosen = server.identity, dtype == FLOAT32[-1]
     if chosen and identity and identity.on_cpu and FLOAT32[0] not in identity.options:

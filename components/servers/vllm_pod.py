@@ -30,7 +30,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """vLLM's image, options and port: those of KServe's ServingRuntime, or our own without KServe."""
+    """An engine's image, options and port: those of KServe's ServingRuntime, or our own without KServe."""
 
     image: str
     args: tuple[str, ...]
@@ -39,11 +39,13 @@ class Runtime:
     model_format: str = ""
     gpus: tuple[str, ...] = ()
     """The GPU resources that a ServingRuntime itself asks for."""
+    package: str = ""
+    """`llama.cpp` for its server; empty for vLLM's."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One variant of a run, and the options that vLLM gets for it."""
+    """One variant of a run, and the options that its server gets."""
 
     run: str
     """The workflow's name."""
@@ -110,7 +112,7 @@ def shared_memory_mount() -> list[JSON]:
 
 
 def key_reference(served: Served, variable: str = KEY_VARIABLE) -> JSON:
-    """The variable with the API key that vLLM demands; only the kubelet reads its value."""
+    """The variable with the API key that the server demands; only the kubelet reads its value."""
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": served.key_secret, "key": KEY_VARIABLE}}}
 
 
@@ -123,7 +125,7 @@ def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
         "command": list(VLLM_COMMAND),
         "args": [*runtime.args, *container["args"]],
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
-        "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 5, "failureThreshold": 3},
+        "readinessProbe": readiness(),
         "securityContext": confined(),
         "volumeMounts": [
             *container["volumeMounts"],
@@ -133,8 +135,13 @@ def server(served: Served, runtime: Runtime, settings: ServingSettings) -> JSON:
     }
 
 
+def readiness() -> JSON:
+    """The probe of a server that answers at /health as soon as it has loaded its weights."""
+    return {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 5, "failureThreshold": 3}
+
+
 def fetcher(served: Served, settings: ServingSettings, *options: str) -> JSON:
-    """The init container that fetches the model to the folder from which vLLM reads it; `options` of fetch_model."""
+    """The init container that fetches the model for the server to read; `options` are fetch_model's."""
     return {
         "name": FETCHER,
         "image": settings.weights_image,
@@ -182,5 +189,5 @@ def volumes(settings: ServingSettings) -> list[JSON]:
 
 
 def scratch(settings: ServingSettings) -> list[JSON]:
-    """The volumes for the weights and for vLLM's temporary files."""
+    """The volumes for the weights and for the server's temporary files."""
     return [{"name": "weights", "emptyDir": {"sizeLimit": settings.scratch}}, {"name": "tmp", "emptyDir": {}}]

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quantgate.components.kubernetes.cluster_client import EVENT, JSON, POD, ClusterClient
+from quantgate.components.run.server_identity import LLAMA_CPP
 from quantgate.components.servers.first_cause import MEMORY, advice, described, first_cause
+from quantgate.components.servers.llama_pod import LLAMA_CONTAINER
 from quantgate.components.servers.local_server import LAST_LINES
 from quantgate.components.servers.vllm_pod import FETCHER, KSERVE_FETCHER
 
@@ -157,7 +159,8 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
     again = restarts >= ANOTHER_TRY and "running" not in status.get("state", {})  # a running one is on its next attempt
     if ended.get("reason") == "OOMKilled":
         limit = limits(pod, name).get("memory", "its memory limit")
-        more = STORAGE_INITIALIZER if name == KSERVE_FETCHER else "Raise QUANTGATE_SERVING_MEMORY."
+        setting = "QUANTGATE_SERVING_LLAMA_MEMORY" if name == LLAMA_CONTAINER else "QUANTGATE_SERVING_MEMORY"
+        more = STORAGE_INITIALIZER if name == KSERVE_FETCHER else f"Raise {setting}."
         what = f"The container {name} was killed: it needs more main memory than {limit}. {more}"
         return Reason(with_log(what, name, lines), final=True)
     if name in FETCHERS:
@@ -166,15 +169,20 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
             "endpoint and credentials that the serving account has."
         )
         return Reason(with_log(what, name, lines), again)
-    if MEMORY.search(cause):
+    if MEMORY.search(cause) and name != LLAMA_CONTAINER:
         gpus = ", ".join(f"{value} {key}" for key, value in limits(pod, name).items() if "/" in key) or "no GPU"
         what = (
             f"vLLM ran out of GPU memory on {gpus}. Give it more or larger GPUs (QUANTGATE_SERVING_GPUS, "
             "QUANTGATE_SERVING_NODE_SELECTOR), or run with a shorter window (--max-model-len, which leaves items out)."
         )
         return Reason(with_log(what, name, lines), final=True)
-    event = f"vLLM ended (exit status {ended['exitCode']}, {restarts} restarts)."
+    event = f"{engine_in(name)} ended (exit status {ended['exitCode']}, {restarts} restarts)."
     return Reason(with_log(event, name, lines, wording=described), again or bool(advice(cause)))
+
+
+def engine_in(container: str) -> str:
+    """The name of the engine that runs in a server's container."""
+    return LLAMA_CPP if container == LLAMA_CONTAINER else "vLLM"
 
 
 def with_log(event: str, container: str, lines: list[str], wording: Callable[[str], str] = str) -> str:
@@ -244,5 +252,5 @@ def starting(cluster: ClusterClient, pod: JSON, container: str) -> Reason:
     name = running[0]["name"] if running else container
     if not running and not any("running" in entry.get("state", {}) for entry in status.get("containerStatuses", ())):
         return Reason(f"its pod is {status.get('phase', 'Pending')}.")
-    event = "its weights are still being fetched." if running else "vLLM is still starting."
+    event = "its weights are still being fetched." if running else f"{engine_in(container)} is still starting."
     return Reason(with_log(event, name, cluster.log(pod["metadata"]["name"], name, LAST_LINES, previous=False)))

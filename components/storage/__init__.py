@@ -7,5 +7,6 @@ hashing                         the sha256 of files
 cache                           where downloads lie
 artifact, yaml_file             one value in one file, for programs and for people
 page_templates                  the Jinja templates of a folder of components
+s3_file                         one object of S3 on this machine
 s3_advice                       what to do about an error of S3's
 """

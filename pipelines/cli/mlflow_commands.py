@@ -8,13 +8,12 @@ import typer
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import read_use_case, use_case_named, use_case_names
-from quantgate.components.promote.inference_service import write_patch
+from quantgate.components.promote.inference_service import check_servable, write_patch
 from quantgate.components.promote.promotion import Promotion
 from quantgate.components.promote.promotion import promote as promote_model
 from quantgate.components.promote.promotion import rollback as roll_back
 from quantgate.components.promote.registry import Registered, register
-from quantgate.components.rollout.storage_address import check_reachable
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.artifacts import Decision, Weights
 from quantgate.components.run.results import RunResults
 from quantgate.components.track.spool import local_results, send
 from quantgate.components.tracking.facts import RunFacts
@@ -103,13 +102,13 @@ def registry_lines(run: RunResults, decision: Decision, tracking_uri: str) -> li
     ]
 
 
-def check_patch(kserve: Path | None, service: str) -> Callable[[str], None]:
-    """The check that the weights' location must pass; raises PrerequisiteError when no patch can be written."""
+def check_patch(kserve: Path | None, service: str) -> Callable[[Weights], None]:
+    """The check that the weights must pass; raises PrerequisiteError when no patch can be written."""
     if kserve and not service:
         raise PrerequisiteError("--kserve needs the name of the InferenceService: --service NAME.")
     if kserve and kserve.is_dir():
         raise PrerequisiteError(f"{kserve} is a folder. Give a file with --kserve.")
-    return check_reachable if kserve else lambda _weights: None
+    return check_servable if kserve else lambda _weights: None
 
 
 def champion_line(promotion: Promotion) -> str:

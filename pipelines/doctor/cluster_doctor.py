@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.kubernetes.cluster_client import ClusterClient
 from quantgate.components.kubernetes.questions import ClusterQuestions
+from quantgate.components.servers.cluster_engine import find_runtime
 from quantgate.components.servers.cluster_settings import (
     OWN_IMAGE,
     OWN_NAMESPACE,
@@ -16,7 +17,6 @@ from quantgate.components.servers.cluster_settings import (
     ServingSettings,
     from_environment,
 )
-from quantgate.components.servers.kserve import find_runtime
 from quantgate.pipelines.cluster import SERVING
 from quantgate.pipelines.doctor import installed
 from quantgate.pipelines.doctor.admission import rehearsed
