@@ -10,7 +10,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evaluate.tested_model import TestedModel
 from quantgate.components.models import own_checkpoint
 from quantgate.components.models.digest import fetch_model
-from quantgate.components.models.gguf_file import GgufFile, fetched
+from quantgate.components.models.gguf_file import GgufFile, fetched, path_of
 from quantgate.components.models.recipe_file import all_variants
 from quantgate.components.models.sources import resolve
 from quantgate.components.models.variants import Variant
@@ -223,6 +223,8 @@ def test_the_first_step_refuses_it_without_an_image_or_from_a_disk() -> None:
         check_in_pod("hf:org/name", in_s3, in_a_pod)
     check_in_pod("hf:org/name", in_s3, in_a_pod | {"QUANTGATE_SERVING_LLAMA_IMAGE": IMAGE})
     check_in_pod("hf:org/name", plan("s3://bucket/folder"), in_a_pod)
+    with pytest.raises(PrerequisiteError, match="Write it as s3://BUCKET/FOLDER/MODEL"):
+        path_of("s3:///mine.gguf")
     with pytest.raises(PrerequisiteError, match=r"machine's disk\. Give s3://BUCKET/FOLDER/MODEL\.gguf"):
         check_locations("hf:org/name", plan("file:mine.gguf"))
 

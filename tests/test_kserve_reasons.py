@@ -145,7 +145,11 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
             of(crashed("storage-initializer"), init=True),
             "storage-initializer",
             "botocore.exceptions.ClientError: An error occurred (403) when calling HeadObject: Forbidden\n",
-            ["The weights could not be fetched (exit status 1, 1 restarts)", "calling HeadObject: Forbidden", "S3"],
+            [
+                "The model's files could not be fetched (exit status 1, 1 restarts)",
+                "calling HeadObject: Forbidden",
+                "S3",
+            ],
         ),
     ],
 )

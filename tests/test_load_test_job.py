@@ -28,6 +28,7 @@ from quantgate.components.servers.access import key_of
 from quantgate.components.servers.bench_command import PROGRAM, runs
 from quantgate.components.servers.bench_serve import load_test
 from quantgate.components.servers.cluster_settings import DEPLOYMENT, KSERVE, ServingSettings
+from quantgate.components.servers.vllm_pod import Served
 from quantgate.components.storage.store import FolderStore
 from tests.support import schemas
 from tests.support.fake_vllm import serving_python
@@ -261,6 +262,14 @@ def test_a_server_that_is_removed_meanwhile_is_reported(cluster: Cluster, server
 
 
 @only_kserve
+def test_each_variant_has_a_job_of_its_own(cluster: Cluster) -> None:
+    """Names are cut: those of long variants must differ where the variants do, and from their servers'."""
+    variants = [f"int4-autoround-g128.seed1.{rest}" for rest in ("calib1", "calib2", "calib1.kv-fp8")]
+    served = [Served("run", variant, "", ()) for variant in variants]
+    names = [bench_job.load_job(Api("team"), one).name for one in served] + [one.name for one in served]
+    assert len(set(names)) == len(names)
+
+
 def test_undeploying_the_variant_removes_a_load_test_that_a_killed_step_left(
     cluster: Cluster, server: Server, results: str
 ) -> None:

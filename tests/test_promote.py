@@ -8,11 +8,11 @@ from mlflow.tracking import MlflowClient
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.digest import check_stored
+from quantgate.components.models.gguf_file import NOT_ON_KSERVE
 from quantgate.components.policies.policy import use_case_named
 from quantgate.components.promote import step as promote_step
 from quantgate.components.promote.promotion import Promotion, promote, rollback
 from quantgate.components.promote.registry import DIGEST, RUN, Registered, model_name, register
-from quantgate.components.rollout.rollout_plan import NOT_ON_KSERVE
 from quantgate.components.run.results import RunResults
 from quantgate.components.track.mlflow_writer import track
 from quantgate.pipelines.cli.app import answer

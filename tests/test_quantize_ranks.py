@@ -99,7 +99,7 @@ def test_two_ranks_make_the_variant_of_one_and_the_same_bytes_each_time(
     facts_of_two, files_of_two = make(tiny_model, tmp_path / "two", variant, ranks=2)
     assert files_of_two == make(tiny_model, tmp_path / "again", variant, ranks=2)[1]
     assert (files_of_two.keys(), files_of_two["config.json"]) == (files.keys(), files["config.json"])
-    assert facts_of_two["algorithm"] == f"{facts['algorithm']} on 2 ranks"
+    assert facts_of_two["algorithm"] == f"{facts['algorithm']} on 2 processes"
     assert facts_of_two["layers"] == facts["layers"]
     assert facts_of_two["peak_memory_bytes"] > 1.5 * facts["peak_memory_bytes"], "that of both"
     check_same_weights(tmp_path / "one", tmp_path / "two", layers=14)
@@ -142,10 +142,25 @@ def test_a_rank_that_fails_ends_all_and_its_reason_is_told(tiny_model: Path, tmp
 )
 def test_a_killed_rank_ends_all(tiny_model: Path, tmp_path: Path) -> None:
     command = command_in(tmp_path, tiny_model, "int8", ranks=2)
-    threading.Thread(target=lambda: ranks_at_work(tmp_path)[1].kill(), daemon=True).start()
+    listening: list[str] = []
+
+    def look_and_kill() -> None:
+        ranks = ranks_at_work(tmp_path)
+        for process in (*ranks, *ranks[0].parents()[:1]):
+            listening.extend(place.laddr.ip for place in process.net_connections() if place.status == "LISTEN")
+        ranks[1].kill()
+
+    threading.Thread(target=look_and_kill, daemon=True).start()
     with pytest.raises(PrerequisiteError, match="It was killed: most likely the machine ran out of memory"):
         run(command, tmp_path / "log", step_in(tmp_path))
     assert not ranks_of(tmp_path)
+    assert set(listening) == {"127.0.0.1"}, "gloo's own; PyTorch's stores would listen on all interfaces"
+
+
+def test_a_full_shared_memory_is_named(tmp_path: Path) -> None:
+    said = "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+    with pytest.raises(PrerequisiteError, match="share the weights in /dev/shm, which is full"):
+        run([sys.executable, "-c", f"raise SystemExit({said!r})"], tmp_path / "log", step_in(tmp_path))
 
 
 @pytest.mark.slow(reason="llm-compressor runs in two processes")

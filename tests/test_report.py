@@ -320,11 +320,12 @@ def test_the_command_reproduces_the_run() -> None:
         limit=9,
         data="rows",
         noise_floor=True,
+        quantize_gpus=4,
         store="",
         results="",
     )
     assert command(decision.model_copy(update={"plan": plan})).endswith(
-        " --custom 'my set' --limit 9 --data rows --noise-floor"
+        " --custom 'my set' --limit 9 --data rows --quantize-gpus 4 --noise-floor"
     )
     assert " --suite tiny " in command(decision.model_copy(update={"plan": plan}))
     spaced = decision.model.model_copy(update={"source": "file:my models/a"})

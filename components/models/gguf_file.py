@@ -12,7 +12,7 @@ from quantgate.components.models.window import model_config
 from quantgate.components.storage.location import split_uri
 
 SUFFIX = ".gguf"
-IN_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]+/[^/].*")
+IN_S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+/[^/].*")
 MAGIC = b"GGUF"
 SHAPE = {
     "embedding_length": "hidden_size",
@@ -21,6 +21,10 @@ SHAPE = {
     "expert_count": "num_experts",
 }
 """GGUF's names of what config.json calls otherwise (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+NOT_ON_KSERVE = (
+    "A GGUF file is judged on llama.cpp, and quantgate writes services of vLLM for KServe. Give the file to your"
+    " llama.cpp servers."
+)
 SPLIT = "split.count"
 BITS = {"F32": 32, "F16": 16, "BF16": 16}
 """Tensors of these types are not quantized."""
@@ -53,6 +57,10 @@ def fetched(source: str, cache: Path) -> Path:
 def path_of(source: str) -> Path:
     """The path of a file of this machine; raises PrerequisiteError if the source names none."""
     scheme, colon, rest = source.partition(":")
+    if scheme == "s3":
+        raise PrerequisiteError(
+            f"{source} is not the address of a GGUF file. Write it as s3://BUCKET/FOLDER/MODEL.gguf."
+        )
     if colon and scheme != "file":
         raise PrerequisiteError(
             f"{source}: a GGUF file is taken from this machine or from S3. Download it, and give file:PATH, or upload"

@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.gguf_file import NOT_ON_KSERVE
 from quantgate.components.promote.promotion import Promotion
-from quantgate.components.rollout.rollout_plan import NOT_ON_KSERVE
 from quantgate.components.rollout.storage_address import annotations, check_reachable
 from quantgate.components.run.artifacts import Weights
 from quantgate.components.storage.artifact import write_text

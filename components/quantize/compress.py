@@ -43,7 +43,7 @@ from quantgate.components.quantize.tensors import check_stored
 def main() -> None:
     """Compress the model of the command line's options."""
     options = parse()
-    with process_group.joined():
+    with process_group.joined(options.facts.with_name("ranks")):
         compress(options)
 
 
@@ -125,9 +125,9 @@ def apply(recipe: Recipe, model: PreTrainedModel, options: argparse.Namespace, s
 
 
 def algorithm(method: str, *, in_float32: bool) -> str:
-    """The method, and what else decides about the weights: `GPTQ in float32`, `GPTQ on 2 ranks`."""
-    ranks = process_group.count()
-    return f"{method}{' in float32' if in_float32 else ''}{f' on {ranks} ranks' if ranks > 1 else ''}"
+    """The method, and what else decides about the weights: `GPTQ in float32`, `GPTQ on 2 GPUs`."""
+    ranks, devices = process_group.count(), "GPUs" if torch.cuda.is_available() else "processes"
+    return f"{method}{' in float32' if in_float32 else ''}{f' on {ranks} {devices}' if ranks > 1 else ''}"
 
 
 def variant_of(name: str, recipe: Path | None) -> Variant:

@@ -78,7 +78,8 @@ def check_memory(model: Path, variant: Variant, calibration: Calibration, *, in_
     if on_gpu and gpus and ranks == 1:
         check_fits(needed.on_gpu, max(gpus), "its GPU")
     elif on_gpu and gpus:
-        check_fits(needed.on_gpu, min(gpus), "its smallest GPU")
+        used = (torch.cuda.get_device_properties(gpu).total_memory for gpu in range(ranks))
+        check_fits(needed.on_gpu, min(used), "the smallest of its GPUs")
     if ranks > 1:
         check_shared(needed.on_cpu["weights"], sum(prod(shape[:-2]) for _, shape in shapes(model)))
 

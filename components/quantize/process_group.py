@@ -5,11 +5,13 @@ Without PyTorch's launcher there is no group, and the functions do what one proc
 
 import functools
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,8 +33,10 @@ WAITS = timedelta(hours=3)
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(store: Path) -> Iterator[None]:
     """In the block, this process is a rank of the group that the launcher has started, if it has.
+
+    The ranks find each other by the file `store`, not by a TCP store, which would listen on all interfaces.
 
     compressed-tensors' `init_dist` needs a GPU. This also joins on a CPU, where tests run it.
     """
@@ -41,12 +45,18 @@ def joined() -> Iterator[None]:
         return
     if sys.platform == "linux":
         die_with_parent()
+    place: dict[str, Any] = {
+        "init_method": f"file://{store}",
+        "rank": int(os.environ["RANK"]),
+        "world_size": int(os.environ["WORLD_SIZE"]),
+        "timeout": WAITS,
+    }
     if torch.cuda.is_available():
         gpu = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(gpu)
-        dist.init_process_group("nccl", timeout=WAITS, device_id=torch.device("cuda", gpu))
+        dist.init_process_group("nccl", **place, device_id=torch.device("cuda", gpu))
     else:
-        dist.init_process_group("gloo", timeout=WAITS)
+        dist.init_process_group("gloo", **place)
     torch.set_num_threads(max(1, machine.usable_cores() // count()))  # the launcher allows one
     for module in (gptq, rounding):
         _wait_after_each_layer(module)
@@ -105,15 +115,24 @@ def peak_memory() -> dict[str, int]:
     Each rank's peak counts the weights that they share, and the peaks may be at different times: with several ranks
     the sum is an upper bound.
     """
-    resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     on_gpus = sum(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())))
-    peaks = [(resident_kib * 1024, on_gpus)]
+    peaks = [(peak_resident_bytes(), on_gpus)]
     if count() > 1:
         of_ranks: list[Any] = [None] * count()
         dist.all_gather_object(of_ranks, peaks[0])
         peaks = of_ranks
     resident, reserved = (sum(sizes) for sizes in zip(*peaks, strict=True))
     return {"peak_memory_bytes": resident, "peak_gpu_memory_bytes": reserved}
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process had, resident.
+
+    Where Linux says it, by its own count: getrusage's begins with the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    said = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    return 1024 * (int(said[1]) if said else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def _wait_after_each_layer(module: ModuleType) -> None:

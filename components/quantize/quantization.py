@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +19,7 @@ from quantgate.components.models.layers import Layout
 from quantgate.components.models.parts import IGNORED
 from quantgate.components.models.variants import Variant
 from quantgate.components.quantize.log_progress import progress_in
-from quantgate.components.quantize.ranks import check_ranks, program, ranks_for
+from quantgate.components.quantize.ranks import NO_TCP_STORE, check_ranks, program, ranks_for
 from quantgate.components.run import machine
 from quantgate.components.run.artifacts import Model, Weights
 from quantgate.components.run.calibration import Calibration
@@ -30,6 +31,8 @@ from quantgate.components.storage.store import Store
 
 LAST_LINES = 8
 POLL_S = 0.5
+SHARED_IS_FULL = re.compile(r"shared memory.*No space left on device")
+"""PyTorch's message."""
 RANK_KILLED = "traceback : Signal 9 (SIGKILL)"
 """In the log of PyTorch's launcher."""
 
@@ -244,7 +247,7 @@ def compress_command(
     variant: Variant, model: Path, texts: Path, calibration: Calibration, out: Path, facts: Path, ranks: int = 1
 ) -> list[str]:
     """The command line of the program `compress`; `texts` is the JSONL file with the calibration texts."""
-    command = [*program(ranks), "--model", str(model), "--variant", variant.name]
+    command = [*program(ranks, facts.parent), "--model", str(model), "--variant", variant.name]
     command += ["--calibration", str(texts), "--samples", str(calibration.samples), "--tokens", str(calibration.tokens)]
     command += ["--out", str(out), "--facts", str(facts)]
     command += ["--recipe", str(recipe_beside(facts))] if variant.recipe else []
@@ -265,7 +268,7 @@ def run(command: list[str], log: Path, step: Step) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},  # model and calibration data are local
+            env=os.environ | NO_TCP_STORE | {"HF_HUB_OFFLINE": "1"},  # model and calibration data are local
         )
     while process.poll() is None:
         said = progress_in(log.read_bytes())
@@ -275,6 +278,10 @@ def run(command: list[str], log: Path, step: Step) -> None:
     if process.returncode == 0:
         return
     text = log.read_text(encoding="utf-8", errors="replace")
+    if SHARED_IS_FULL.search(text):
+        raise PrerequisiteError(
+            "Several GPUs share the weights in /dev/shm, which is full. Make it larger, or leave --quantize-gpus out."
+        )
     if "No space left on device" in text:
         free = shutil.disk_usage(log.parent).free
         raise PrerequisiteError(f"The disk of {log.parent.parent} is full ({free / 1e6:.0f} MB free). Make room.")

@@ -11,6 +11,7 @@ That is used for GPTQ and RTN. The other methods use one GPU:
 """
 
 import sys
+from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.variants import Variant
@@ -18,6 +19,8 @@ from quantgate.components.run.calibration import Calibration
 
 METHODS = ("GPTQ", "RTN")
 PROGRAM = "quantgate.components.quantize.compress"
+NO_TCP_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""For PyTorch's launcher, which would also start a TCP store for the ranks; see `program`."""
 
 
 def ranks_for(variant: Variant, gpus: int) -> int:
@@ -41,12 +44,16 @@ def check_ranks(ranks: int, calibration: Calibration) -> None:
         )
 
 
-def program(ranks: int) -> list[str]:
+def program(ranks: int, scratch: Path) -> list[str]:
     """The beginning of the command line that runs `compress`; its log has what rank 0 prints, and why a rank ended.
 
-    PyTorch's launcher ends all ranks when one ends with an error, and when it is itself told to end.
+    PyTorch's launcher ends all ranks when one ends with an error, and when it is itself told to end. It keeps its state
+    in a file of `scratch`, which only this account can read: by default it would be in a TCP store, which listens on
+    all interfaces and whose pickles the launcher loads.
     """
     if ranks == 1:
         return [sys.executable, "-m", PROGRAM]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    return [*launcher, "--nproc-per-node", str(ranks), "--local-ranks-filter", "0", "--module", PROGRAM]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-id", "quantize"]
+    launcher += ["--rdzv-conf", "store_type=file", "--rdzv-endpoint", str(scratch / "launcher")]
+    launcher += ["--local-addr", "127.0.0.1", "--nproc-per-node", str(ranks), "--local-ranks-filter", "0"]
+    return [*launcher, "--module", PROGRAM]

@@ -241,7 +241,7 @@ def options(plan: EvaluationPlan) -> Iterator[str]:
         yield from ("--irt-parameters", plan.irt_parameters)
     fields = EvaluationPlan.model_fields
     generated = ("chat", "samples", "temperature", "max_answer_tokens")
-    for name in ("calibration", "calibration_samples", "calibration_tokens", *generated, "speed"):
+    for name in ("calibration", "calibration_samples", "calibration_tokens", "quantize_gpus", *generated, "speed"):
         if getattr(plan, name) != fields[name].default:
             yield from (f"--{name.replace('_', '-')}", str(getattr(plan, name)))
     for is_set, option in (

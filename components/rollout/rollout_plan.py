@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from quantgate.components.errors import PrerequisiteError
+from quantgate.components.models.gguf_file import NOT_ON_KSERVE
 from quantgate.components.rollout.live_test import LiveTest, live_test
 from quantgate.components.run.artifacts import Decision, Verdict, Weights
 from quantgate.components.storage.artifact import Artifact
@@ -24,10 +25,6 @@ ROLLBACK = "rollback"
 LONGEST_SERVICE = 31
 """Characters: KServe's names of a predictor, SERVICE-VARIANT-DIGEST-predictor, end at 63."""
 SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-NOT_ON_KSERVE = (
-    "A GGUF file is judged on llama.cpp, and quantgate writes services of vLLM for KServe. Give the file to your"
-    " llama.cpp servers."
-)
 ERROR_SHARE = 0.01
 """A step has enough requests when none of them failing would show a share of errors under this one."""
 

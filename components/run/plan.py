@@ -171,8 +171,8 @@ class EvaluationPlan(Artifact):
     quantize_gpus: int = Field(
         1,
         ge=1,
-        description="GPUs that quantize one variant together, each a part of the calibration texts; only by GPTQ and"
-        " RTN, others use one. On a cluster as many as `quantgate compile --gpus`.",
+        description="GPUs that quantize one variant, each with a part of the calibration texts. Methods other than GPTQ"
+        " and RTN use one. On a cluster at most `quantgate compile --gpus`.",
     )
     calibration_set: Calibration | None = None
     """The texts that `resolve` has chosen; None when no variant is quantized."""

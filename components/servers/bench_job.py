@@ -1,8 +1,8 @@
 """A load test as a Job on a cluster, because the image of a run's steps has no vLLM.
 
-The Job's pod has the image of the variant's server, and may run on the same nodes. It asks for no GPU. An init
-container fetches the model's tokenizer, from which vLLM makes the prompts. The pod gets the server's key as the server
-does: by reference to the Secret of the server's start.
+The Job's pod has the image of vLLM's servers, also for a GGUF file, and runs on the same nodes. It asks for no GPU. An
+init container fetches the model's tokenizer, from which vLLM makes the prompts. The pod gets the server's key as the
+server does: by reference to the Secret of the server's start.
 """
 
 from quantgate.components.errors import PrerequisiteError
@@ -62,7 +62,7 @@ def served_by(cluster: ClusterClient, server: Server, results: str) -> Served:
 
 def load_job(cluster: ClusterClient, served: Served) -> StepJob:
     """The Job; `undeploy` removes it as it removes the server, by the labels of the variant's objects."""
-    name = Served(served.run, f"speed.{served.variant}", "", ()).name  # no variant has such a name
+    name = Served(f"{served.run} load test", served.variant, "", ()).name  # another hash than the server's
     labels = {**served.labels, LOAD_TEST: served.variant}
     return StepJob(cluster, name, labels, CONTAINER, f"load-tests the server of {served.variant}")
 

@@ -165,8 +165,8 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
         return Reason(with_log(what, name, lines), final=True)
     if name in FETCHERS:
         what = (
-            f"The weights could not be fetched (exit status {ended['exitCode']}, {restarts} restarts). Check the S3 "
-            "endpoint and credentials that the serving account has."
+            f"The model's files could not be fetched (exit status {ended['exitCode']}, {restarts} restarts). Check"
+            " the S3 endpoint and credentials that the serving account has."
         )
         return Reason(with_log(what, name, lines), again)
     if MEMORY.search(cause) and name != LLAMA_CONTAINER:
