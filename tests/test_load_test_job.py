@@ -261,7 +261,6 @@ def test_a_server_that_is_removed_meanwhile_is_reported(cluster: Cluster, server
     assert left(cluster) == []
 
 
-@only_kserve
 def test_each_variant_has_a_job_of_its_own(cluster: Cluster) -> None:
     """Names are cut: those of long variants must differ where the variants do, and from their servers'."""
     variants = [f"int4-autoround-g128.seed1.{rest}" for rest in ("calib1", "calib2", "calib1.kv-fp8")]
@@ -270,6 +269,7 @@ def test_each_variant_has_a_job_of_its_own(cluster: Cluster) -> None:
     assert len(set(names)) == len(names)
 
 
+@only_kserve
 def test_undeploying_the_variant_removes_a_load_test_that_a_killed_step_left(
     cluster: Cluster, server: Server, results: str
 ) -> None:
