@@ -97,9 +97,8 @@ class EndpointModel(DeepEvalBaseLLM):  # type: ignore[misc]
                     return str(read(await self.client.post(session, path, payload)).text)
                 except RefusedError as error:
                     if error.status == BAD_REQUEST and "response_format" in payload:
-                        raise TypeError(
-                            f"The server takes no JSON Schema: {error}"
-                        ) from error  # DeepEval then leaves the schema out
+                        # DeepEval then leaves the schema out
+                        raise TypeError(f"The server takes no JSON Schema: {error}") from error
                     raise
 
             return await self.client.answered(once)

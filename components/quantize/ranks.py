@@ -24,7 +24,7 @@ NO_TCP_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def ranks_for(variant: Variant, gpus: int) -> int:
-    """How many ranks quantize the variant where so many GPUs are asked for: all, or one by its method."""
+    """How many ranks quantize the variant on so many GPUs: one on each, or one alone if its method allows no more."""
     return gpus if variant.method in METHODS and not variant.recipe else 1
 
 

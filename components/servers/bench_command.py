@@ -46,15 +46,15 @@ def runs(server: Server, settings: LoadSettings, folder: str) -> list[list[str]]
     shared += ["--ignore-eos", "--temperature", "0", "--ready-check-timeout-sec", "0", "--disable-tqdm"]
     shared += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "95"]
     shared += ["--save-result", "--result-dir", folder]
-    asked = [(WARM_UP_SEED, most, max(WARM_UP_REQUESTS, most))]
-    asked += [(number, number, settings.requests(number)) for number in settings.concurrencies]
+    loads = [(WARM_UP_SEED, most, max(WARM_UP_REQUESTS, most))]
+    loads += [(number, number, settings.requests(number)) for number in settings.concurrencies]
     return [
         [
             *shared,
             *("--seed", str(seed), "--result-filename", f"seed-{seed}.json"),
             *("--max-concurrency", str(concurrency), "--num-prompts", str(requests)),
         ]
-        for seed, concurrency, requests in asked
+        for seed, concurrency, requests in loads
     ]
 
 

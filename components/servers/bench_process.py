@@ -14,8 +14,8 @@ from quantgate.components.run.results import RunResults
 from quantgate.components.servers import local_server, local_vllm
 from quantgate.components.servers.access import key_of
 from quantgate.components.servers.bench_command import BENCH_KEY_VARIABLE, arguments, saved_in
+from quantgate.components.servers.vllm_options import OFFLINE
 
-SETTINGS = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 POLL_S = 0.5
 
 
@@ -27,7 +27,7 @@ def measured_here(server: Server, settings: LoadSettings, results: str, within_s
     log = RunResults(results).log(f"speed-{server.variant}")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(local_vllm.serving_python()), *arguments(server, settings, folder)]
-        variables = local_server.environment(SETTINGS) | {BENCH_KEY_VARIABLE: key_of(server)}
+        variables = local_server.environment(OFFLINE) | {BENCH_KEY_VARIABLE: key_of(server)}
         log.unlink(missing_ok=True)
         guard = start_guard(command, variables, lease=RunResults(results).lease, log=log)
         memory_bytes = watched(guard, server, within_s, log)

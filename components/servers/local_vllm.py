@@ -20,7 +20,15 @@ from quantgate.components.run.server_identity import ServerIdentity
 from quantgate.components.servers import access
 from quantgate.components.servers.before_start import obstacle
 from quantgate.components.servers.local_server import READY_WITHIN_S, Launch, start
-from quantgate.components.servers.vllm_options import CPU_OPTIONS, FLOAT32, KV_CACHE, NEUTRAL, cpu_layout, cpu_variables
+from quantgate.components.servers.vllm_options import (
+    CPU_OPTIONS,
+    FLOAT32,
+    KV_CACHE,
+    NEUTRAL,
+    OFFLINE,
+    cpu_layout,
+    cpu_variables,
+)
 
 SCALE_OUT_SINCE = (0, 30)
 """The first vLLM whose scoring endpoint needs the option --enable-scale-out."""
@@ -131,7 +139,7 @@ def vllm_settings(
 ) -> tuple[list[str], dict[str, str]]:
     """The options that can change an answer, with `options` last, and the environment variables that vLLM needs."""
     answer_options = ["--max-model-len", str(window), *NEUTRAL]
-    settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    settings = dict(OFFLINE)
     plugin = str(Path(__file__).with_name("vllm_plugin"))
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH")]))
     if engine.on_cpu:

@@ -12,6 +12,8 @@ THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 """With this variable the user binds vLLM's threads to cores."""
 VLLM_IMAGE, VLLM_CPU_IMAGE = "docker.io/vllm/vllm-openai:v0.32.0", "docker.io/vllm/vllm-openai-cpu:v0.32.0"
 """vLLM's own images: they lack our plugin (manifests/images/vllm.Containerfile adds it) and score more slowly."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+"""The variables with which vLLM and its load test ask no hub, and report nothing."""
 NEUTRAL = ("--generation-config", "vllm")
 """Without it vLLM applies the model's generation_config.json: a repetition penalty, a temperature of its own."""
 CPU_OPTIONS = ("--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "2048")

@@ -8,6 +8,7 @@ from quantgate.components.kubernetes.cluster_client import JSON
 from quantgate.components.kubernetes.labels import MANAGED_BY, MANAGER, RUN, VARIANT
 from quantgate.components.servers.access import KEY_VARIABLE
 from quantgate.components.servers.cluster_settings import ServingSettings
+from quantgate.components.servers.vllm_options import OFFLINE
 
 PORT = 8080
 MODELS, FETCHED = "/mnt/models", "/mnt/models/model"
@@ -16,9 +17,7 @@ VLLM_COMMAND = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 KSERVE_CONTAINER, VLLM_CONTAINER = "kserve-container", "vllm"
 KSERVE_FETCHER, FETCHER = "storage-initializer", "weights"
 ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
+    **OFFLINE,
     # vLLM, Triton and torch write below the home folder, and torch reads the user's name ("getpwuid(): uid not found"):
     # OpenShift runs a pod under a user id that the image does not know, without either
     "HOME": "/tmp",
