@@ -353,6 +353,15 @@ def test_without_gpus_and_kserve_neither_is_needed(clinic: Clinic, pipelines: di
     assert "KServe" not in done.stdout
 
 
+def test_the_images_of_a_gguf_files_server_are_found_where_one_is_set(clinic: Clinic) -> None:
+    data = clinic.config_maps["quantgate-serving"]["data"]
+    data["QUANTGATE_SERVING_LLAMA_IMAGE"] = f"{clinic.registry}/missing/llama:1"
+    data["QUANTGATE_SERVING_WEIGHTS_IMAGE"] = f"{clinic.registry}/quantgate/fetches-weights:1"
+    printed = clinic.examined().stdout
+    assert f"✔ image        {clinic.registry}/quantgate/fetches-weights:1: its registry gives it" in printed
+    assert f"✘ image        {clinic.registry}/missing/llama:1: its registry does not have it" in printed
+
+
 def test_the_versions_that_were_tried_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     table = "\n".join(map(" | ".join, table_after("## What was tried", page)))

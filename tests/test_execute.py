@@ -91,9 +91,10 @@ def test_a_program_may_use_its_limits_and_no_more(sandbox: None) -> None:
 
 
 @pytest.mark.slow
-def test_programs_that_run_beside_many_others_get_their_full_processor_time(sandbox: None) -> None:
-    program = "import time\nwhile time.process_time() < 0.6: pass"
-    assert run_programs([program] * 4, limits=Limits(seconds=1), workers=4) == [PASSED] * 4
+def test_programs_that_wait_for_a_processor_get_their_full_processor_time(sandbox: None) -> None:
+    """They sleep here, since how long they would wait for each other depends on the machine's other work."""
+    program = "import time\ntime.sleep(1.2)\nwhile time.process_time() < 0.3: pass"
+    assert run_programs([program] * 2, limits=Limits(seconds=1), workers=2) == [PASSED] * 2
 
 
 @pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 999), ("", 999)])

@@ -136,6 +136,12 @@ def of(*statuses: JSON, init: bool = False) -> JSON:
             ["storage-initializer was killed: it needs more main memory than 1Gi", "ConfigMap inferenceservice-config"],
         ),
         (
+            of(crashed("weights", "OOMKilled", restarts=0), init=True),
+            "weights",
+            "",
+            ["weights was killed: it needs more main memory", "That limit is fixed"],
+        ),
+        (
             of(crashed("kserve-container", "Completed", restarts=2)),
             "kserve-container",
             "INFO shutting down\n",

@@ -249,8 +249,12 @@ def test_a_run_with_more_gpus_than_there_are_is_refused_at_once(
         check_quantize_gpus(plan, on_cluster=True, environment={"QUANTGATE_QUANTIZE_GPUS": "1"})
     monkeypatch.setenv("PATH", str(tmp_path))
     check_quantize_gpus(plan.model_copy(update={"quantize_gpus": 1}), on_cluster=False)
-    with pytest.raises(PrerequisiteError, match="--quantize-gpus is 2, and nvidia-smi lists 0 on this machine"):
+    with pytest.raises(PrerequisiteError, match="--quantize-gpus is 2, and the GPUs that nvidia-smi lists .* are 0"):
         check_quantize_gpus(plan, on_cluster=False)
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA H100, 81559, 580'\necho 'NVIDIA H100, 81559, 580'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    check_quantize_gpus(plan, on_cluster=False)
+    check_quantize_gpus(plan, on_cluster=False, environment={})
+    check_quantize_gpus(plan, on_cluster=False, environment={"CUDA_VISIBLE_DEVICES": "0,1"})
+    for visible, count in (("1", 1), ("0,-1,1", 1), ("", 0)):
+        with pytest.raises(PrerequisiteError, match=f"CUDA_VISIBLE_DEVICES leaves are {count}"):
+            check_quantize_gpus(plan, on_cluster=False, environment={"CUDA_VISIBLE_DEVICES": visible})

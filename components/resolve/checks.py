@@ -178,10 +178,10 @@ def check_quantize_gpus(plan: EvaluationPlan, *, on_cluster: bool, environment: 
     """Raise PrerequisiteError for more GPUs than the step `quantize` has."""
     if plan.quantize_gpus == 1:
         return
-    here = int(environment.get(QUANTIZE_GPUS, "1")) if on_cluster else sum(gpu.count for gpu in machine.gpus_here())
+    here = int(environment.get(QUANTIZE_GPUS, "1")) if on_cluster else machine.gpu_count(environment)
     if plan.quantize_gpus > here:
         place = f"the pipeline gives quantize {here}. Compile it with --gpus {plan.quantize_gpus}"
-        place = place if on_cluster else f"nvidia-smi lists {here} on this machine. Give a smaller number"
+        place = place if on_cluster else f"{machine.LEFT_TO_PROGRAMS} {here}. Give a smaller number"
         raise PrerequisiteError(f"--quantize-gpus is {plan.quantize_gpus}, and {place}, or leave it out.")
 
 

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,8 @@ NODES = Path("/sys/devices/system/node")
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+LEFT_TO_PROGRAMS = "the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves are"
+"""Before the number that `gpu_count` gives."""
 
 
 class Gpu(Artifact):
@@ -42,6 +46,18 @@ def gpus_here(timeout_s: float = 5.0) -> list[Gpu]:
         for kind, n in kinds.items()
         if len(kind) == 3  # old drivers say "No devices were found" and exit with 0
     ]
+
+
+def gpu_count(environment: Mapping[str, str] = os.environ) -> int:
+    """The number of this machine's GPUs that CUDA_VISIBLE_DEVICES leaves to a program, as LEFT_TO_PROGRAMS says it.
+
+    CUDA's rule: the list ends at the first entry that is no GPU, such as -1.
+    """
+    here = sum(gpu.count for gpu in gpus_here())
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return here
+    return min(here, len(list(takewhile(lambda entry: entry.strip() not in ("", "-1"), visible.split(",")))))
 
 
 def compute_capability(timeout_s: float = 5.0) -> tuple[int, int] | None:

@@ -27,7 +27,12 @@ STARTING_LATER = re.compile(r"timed out|deadline exceeded|is reserved for|nvidia
 """Messages of a node that is still starting its caches, runtime or GPU driver; it starts the container afterwards."""
 LACKING = re.compile(r"Insufficient ([\w./-]*\w)")
 SPEC_REFUSED = ("RuntimeNotRecognized", "RuntimeDisabled", "NoSupportingRuntime", "InvalidPredictorSpec")
-STORAGE_INITIALIZER = "Raise `memoryLimit` of `storageInitializer` in KServe's ConfigMap inferenceservice-config."
+MORE_MEMORY = {
+    KSERVE_FETCHER: "Raise `memoryLimit` of `storageInitializer` in KServe's ConfigMap inferenceservice-config.",
+    FETCHER: "That limit is fixed, and fetching files should never reach it: please report this.",
+    LLAMA_CONTAINER: "Raise QUANTGATE_SERVING_LLAMA_MEMORY.",
+}
+"""What to do when a container other than vLLM's was killed for its memory."""
 ASK_FOR_LESS = ", or change QUANTGATE_SERVING_GPUS, _MEMORY, _NODE_SELECTOR or _TOLERATIONS"
 ANOTHER_TRY = 1
 """The number of restarts after which a container's crash is final."""
@@ -159,8 +164,7 @@ def crashed(cluster: ClusterClient, pod: JSON, status: JSON, ended: JSON, *, pre
     again = restarts >= ANOTHER_TRY and "running" not in status.get("state", {})  # a running one is on its next attempt
     if ended.get("reason") == "OOMKilled":
         limit = limits(pod, name).get("memory", "its memory limit")
-        setting = "QUANTGATE_SERVING_LLAMA_MEMORY" if name == LLAMA_CONTAINER else "QUANTGATE_SERVING_MEMORY"
-        more = STORAGE_INITIALIZER if name == KSERVE_FETCHER else f"Raise {setting}."
+        more = MORE_MEMORY.get(name, "Raise QUANTGATE_SERVING_MEMORY.")
         what = f"The container {name} was killed: it needs more main memory than {limit}. {more}"
         return Reason(with_log(what, name, lines), final=True)
     if name in FETCHERS:

@@ -64,7 +64,9 @@ def examine(run: PlannedRun) -> Iterator[Finding]:
         yield Finding(FAULT, "serving", str(error))
     else:
         yield from explained("admission", lambda: rehearsed(examined, runtime))
-        images_of_server = [runtime.image, *([] if examined.uses_kserve else [examined.settings.weights_image])]
+        images_of_server, llama = [runtime.image], examined.settings.llama_image
+        if llama or not examined.uses_kserve:
+            images_of_server += [examined.settings.weights_image, *([llama] if llama else [])]
         examined = replace(examined, needs=examined.needs.with_images(images_of_server))
     yield from explained("image", lambda: images(examined))
     yield from explained("GPU", lambda: gpus(examined))
