@@ -19,8 +19,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from quantgate.components.run.artifacts import Decision, Scores
+from quantgate.components.run.artifacts import Scores
 from quantgate.components.run.progress import RUNNING, read
+from quantgate.components.run.verdicts import Decision
 
 SAMPLE_S = 1.0
 

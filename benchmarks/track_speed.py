@@ -32,7 +32,8 @@ from rich.table import Table
 from quantgate.components.gate import flipped_items
 from quantgate.components.report.pages import write_report
 from quantgate.components.run import records
-from quantgate.components.run.artifacts import Decision, LimitEvidence, RowsOrigin, TaskEvidence
+from quantgate.components.run.artifacts import RowsOrigin
+from quantgate.components.run.verdicts import Decision, LimitEvidence, TaskEvidence
 from quantgate.components.track import step as track_step
 from tests.support.mlflow_server import Proxy, postgres_binaries, running_mlflow, running_postgres
 from tests.support.reported import make_decision

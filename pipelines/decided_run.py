@@ -5,8 +5,8 @@ from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.registry import RANKED, rank
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.artifact import write_text
 from quantgate.pipelines.terminal_output import print_text
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.artifact import write_text
 
 UNFINISHED = "quantgate ended before it reached a verdict. The job's log may say why."

@@ -16,7 +16,6 @@ from quantgate.components.evidence.spending import attempt_share, describe_attem
 from quantgate.components.gate.counted import counted
 from quantgate.components.report.story import certainty
 from quantgate.components.report.terminal import terminal_matrix
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.attempts import (
     Attempt,
     AttemptRecord,
@@ -25,6 +24,7 @@ from quantgate.components.run.attempts import (
     attempt_of,
     expected_attempt,
 )
+from quantgate.components.run.verdicts import Decision
 from quantgate.pipelines.cli.app import app
 from tests.support.gated import MODEL, gated, plan_of
 

@@ -7,9 +7,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from quantgate.components.resolve.counted_attempts import count_tracked
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.attempts import Attempt, AttemptRecord
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.facts import RunFacts, RunFiles
 from quantgate.components.tracking.tags import DECISION

@@ -8,8 +8,8 @@ import yaml
 
 from quantgate.components.conclude import step as conclude_step
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision
 from quantgate.pipelines.kubeflow.run_parameters import check
 from tests.support.kfp_server import State
 from tests.support.on_kubeflow import compiled, decides, kubeflow, pipeline, submitted

@@ -15,8 +15,8 @@ from quantgate.components.evidence.next_steps import next_step
 from quantgate.components.models.variants import VARIANTS
 from quantgate.components.policies.policy import use_case_names
 from quantgate.components.report.matrix import MARKS
-from quantgate.components.run.artifacts import Verdict
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Verdict
 from quantgate.pipelines.cli.app import app
 from tests.printed import (
     CLI_PAGE,

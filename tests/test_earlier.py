@@ -20,12 +20,13 @@ from quantgate.components.quantize import step as quantize_step
 from quantgate.components.report import step as report_step
 from quantgate.components.resolve import earlier_verdict
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision, Model, Scores, Server, Weights
+from quantgate.components.run.artifacts import Model, Scores, Server, Weights
 from quantgate.components.run.calibration import Calibration
 from quantgate.components.run.checkpoint import Checkpoint
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
 from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track import step as track_step
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.earlier import find_baseline_scores, find_decision, verdict_key

@@ -9,9 +9,9 @@ from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.evidence_digests import digests_of
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking import earlier as earlier_runs
 from quantgate.components.tracking.earlier import find_baseline_scores, find_decision, find_verdicts, verdict_key

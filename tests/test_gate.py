@@ -7,7 +7,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.evidence.candidate import candidate
 from quantgate.components.evidence.point import judge
 from quantgate.components.policies.policy import UseCase, use_case_named
-from quantgate.components.run.artifacts import Decision, Verdict
+from quantgate.components.run.verdicts import Decision, Verdict
 from tests.support.judged import MODEL, SIZES, decide_on, judge_pair, scores_of, weights_of
 
 GUIDE = {

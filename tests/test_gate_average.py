@@ -11,7 +11,8 @@ from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.report.matrix import matrix
-from quantgate.components.run.artifacts import Decision, Model
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.verdicts import Decision
 from tests.support.answered import Numbers, answers_of, candidate_of, pair_of
 
 ALPHA = 0.05

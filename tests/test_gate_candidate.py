@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from quantgate.components.run.artifacts import Decision, RowsOrigin, Scores
+from quantgate.components.run.artifacts import RowsOrigin, Scores
 from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.verdicts import Decision
 from tests.support.judged import decide_on, judge_pair, scores_of, task_score, weights_of
 
 TASKS = {"gsm8k": 0.412, "mmlu": 0.654}

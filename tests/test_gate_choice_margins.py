@@ -20,7 +20,8 @@ from quantgate.components.evidence.margin import RELATIVE
 from quantgate.components.evidence.saved_answers import by_task
 from quantgate.components.policies.policy import Average, UseCase
 from quantgate.components.report.story import certainty
-from quantgate.components.run.artifacts import Decision, Model
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.verdicts import Decision
 from tests.support.answered import Numbers, answers_of, candidate_of
 
 ANSWERS = UseCase(name="ours", max_drop={"arc": 0.05})

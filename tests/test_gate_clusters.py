@@ -12,7 +12,8 @@ from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.margin import ABSOLUTE, RELATIVE, Pairs
 from quantgate.components.evidence.worst_cluster import WorstClusterTest, worst_cluster_test
 from quantgate.components.policies.policy import UseCase
-from quantgate.components.run.artifacts import Model, Verdict
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.verdicts import Verdict
 from tests.support.answered import Numbers, answers_of, candidate_of
 
 ALPHA = 0.05

@@ -14,7 +14,8 @@ from quantgate.components.evidence.judging import holm_adjusted, holm_divisors
 from quantgate.components.evidence.margin import RELATIVE, p_within, pairs
 from quantgate.components.policies.policy import UseCase, use_case_named
 from quantgate.components.report.pages import write_report
-from quantgate.components.run.artifacts import Decision, Model, Verdict
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.verdicts import Decision, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 Moved = tuple[int, int, int, int]

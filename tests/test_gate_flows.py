@@ -13,8 +13,9 @@ from quantgate.components.gate.flipped_items import BROKEN_FLOWS, examples, flip
 from quantgate.components.policies.policy import UseCase
 from quantgate.components.report.matrix import matrix
 from quantgate.components.run import records
-from quantgate.components.run.artifacts import Decision, Model, Scores, TaskScore, Weights
+from quantgate.components.run.artifacts import Model, Scores, TaskScore, Weights
 from quantgate.components.run.records import Record
+from quantgate.components.run.verdicts import Decision
 
 MODEL = Model(source="file:x", digest="0" * 64, uri="x", size_bytes=1)
 ITEMS = 400

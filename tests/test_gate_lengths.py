@@ -10,7 +10,8 @@ from quantgate.components.evidence.decision import decide_candidates
 from quantgate.components.evidence.lengths import cut_test, growth_test
 from quantgate.components.evidence.margin import RELATIVE, drop, p_within, pairs, upper
 from quantgate.components.policies.policy import UseCase
-from quantgate.components.run.artifacts import Model, Verdict
+from quantgate.components.run.artifacts import Model
+from quantgate.components.run.verdicts import Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of
 
 MODEL = Model(source="file:drawn", digest="d0", uri="", size_bytes=100)

@@ -8,7 +8,7 @@ import pytest
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.kubeflow_registry import TOKEN, register_in
 from quantgate.components.promote.registry import model_name
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from tests.support.decided import digested, make_decision
 from tests.support.model_registry import ModelRegistry, registry_running
 from tests.support.registered import placed

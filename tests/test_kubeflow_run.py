@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from quantgate.components.promote.promotion import promote
 from quantgate.components.promote.registry import register
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.connect import connected
 from quantgate.components.tracking.earlier import find_verdicts, trusted_runs

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.load_results import LoadTest
+from quantgate.components.run.verdicts import Decision
 from tests.e2e.started import processes_of
 from tests.support.local_run import command, environment, quantgate, verdicts
 

@@ -12,8 +12,8 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.report.hub_results import BENCHMARKS, hub_results, parsed_benchmark
 from quantgate.components.report.model_card import card_files, recoveries
 from quantgate.components.report.story import stories
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from tests.support.command import quantgate
 from tests.support.decided import digested, make_decision
 from tests.test_report import decision_by_evidence, markdown_cells

@@ -12,10 +12,11 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.gate import step as gate_step
 from quantgate.components.promote.promotion import promote, rollback
 from quantgate.components.promote.registry import DIGEST, RUN, Registered, register
-from quantgate.components.run.artifacts import Decision, Scores
+from quantgate.components.run.artifacts import Scores
 from quantgate.components.run.evidence_digests import digests_of
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.facts import RunFiles

@@ -20,9 +20,10 @@ from quantgate.components.report.pages import plots, write_report
 from quantgate.components.report.story import certainty, command, measured, noisiest
 from quantgate.components.report.terminal import terminal_evidence, terminal_matrix
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import AnswerLengths, Decision, TaskScore, Verdict
+from quantgate.components.run.artifacts import AnswerLengths, TaskScore
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.verdicts import Decision, Verdict
 from tests.support.answered import answers_of, candidate_of, pair_of
 from tests.support.reported import (
     DIGEST,

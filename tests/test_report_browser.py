@@ -11,7 +11,7 @@ from typing import TypedDict
 import pytest
 
 from quantgate.components.report.pages import write_report
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from tests.support.reported import MEASURED, SEVEN_LONG_NAMES, make_decision
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -5,8 +5,8 @@ from pathlib import Path
 from quantgate.components.gate.flipped_items import examples, flips
 from quantgate.components.report.flow_table import FlowRow, flow_rows, subject_of
 from quantgate.components.report.pages import write_report
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision
 from tests.test_gate_flows import NONE_LOST, decided, rows_of
 
 

@@ -24,9 +24,9 @@ from quantgate.components.rollout.rollout_plan import (
     plan_rollout,
     requests_without_error,
 )
-from quantgate.components.run.artifacts import Decision, Verdict
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import FULL, RunResults
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.servers.cluster_settings import ServingSettings
 from quantgate.components.track.spool import spooled_run
 from quantgate.components.tracking.uris import local_tracking_uri

@@ -20,9 +20,10 @@ from quantgate.components.policies.policy import UseCase, use_case_named
 from quantgate.components.report.pages import write_report
 from quantgate.components.report.screen import screen
 from quantgate.components.run import records
-from quantgate.components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from quantgate.components.run.artifacts import Model, Scores, TaskScore, Weights
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.track.mlflow_rows import variant_rows
 from quantgate.components.tracking.facts import RunFiles
 from tests.support.anchored import fitted, record

@@ -27,12 +27,13 @@ from quantgate.components.policies.policy import UseCase
 from quantgate.components.quantize import step as quantize_step
 from quantgate.components.report.junit import junit
 from quantgate.components.report.matrix import headline
-from quantgate.components.run.artifacts import Decision, Model, Verdict, Weights
+from quantgate.components.run.artifacts import Model, Weights
 from quantgate.components.run.attempts import Attempt, AttemptRecord, Judgement
 from quantgate.components.run.checkpoint import Checkpoint
 from quantgate.components.run.evidence_digests import policy_digest
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.servers import accelerator
 from quantgate.pipelines.exits import exit_of
 from quantgate.pipelines.options import PLAN_OPTIONS, plan_of

@@ -10,8 +10,8 @@ from quantgate.components.report.load_table import without_speed
 from quantgate.components.report.pages import plots, write_report
 from quantgate.components.report.story import stories
 from quantgate.components.report.terminal import terminal_matrix
-from quantgate.components.run.artifacts import Decision, LimitEvidence
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision, LimitEvidence
 from quantgate.components.track.mlflow_rows import run_row, variant_rows
 from quantgate.components.tracking.facts import RunFiles
 from tests.support import decided

@@ -14,10 +14,10 @@ from quantgate.components.report.matrix import matrix
 from quantgate.components.report.pages import plots, write_report
 from quantgate.components.report.terminal import terminal_matrix
 from quantgate.components.resolve.checks import check_speed
-from quantgate.components.run.artifacts import Decision, Verdict
 from quantgate.components.run.evidence_digests import policy_digest
 from quantgate.components.run.load_results import LoadTest
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.track.mlflow_rows import variant_rows
 from quantgate.components.tracking.earlier import verdict_key
 from quantgate.components.tracking.facts import RunFiles

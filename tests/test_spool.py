@@ -12,8 +12,8 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote import step as promote_step
 from quantgate.components.promote.registry import Registered
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.location import open_store
 from quantgate.components.track import step as track_step
 from quantgate.components.track.mlflow_writer import track

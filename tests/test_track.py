@@ -12,7 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import use_case_named
-from quantgate.components.run.artifacts import LimitEvidence, RowsOrigin, Scores, TaskEvidence
+from quantgate.components.run.artifacts import RowsOrigin, Scores
+from quantgate.components.run.verdicts import LimitEvidence, TaskEvidence
 from quantgate.components.track.mlflow_rows import variant_rows
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.connect import check_host, check_no_password, connected

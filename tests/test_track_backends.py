@@ -15,7 +15,8 @@ from mlflow.tracking import MlflowClient
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.promotion import promote, rollback
 from quantgate.components.promote.registry import Registered, register
-from quantgate.components.run.artifacts import Decision, RowsOrigin
+from quantgate.components.run.artifacts import RowsOrigin
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track import step
 from quantgate.components.track import step as track_step
 from quantgate.components.track.mlflow_writer import track

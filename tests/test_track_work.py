@@ -9,8 +9,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from quantgate.components.promote.registry import LOGGED_MODEL, MODEL_VERSIONS, register
-from quantgate.components.run.artifacts import Decision, Scores, Weights
+from quantgate.components.run.artifacts import Scores, Weights
 from quantgate.components.run.load_results import LoadTest
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.cost_metrics import system_metrics
 from quantgate.components.track.mlflow_rows import variant_rows
 from quantgate.components.track.mlflow_writer import track

@@ -17,9 +17,10 @@ from quantgate.components.promote.inference_service import write_patch
 from quantgate.components.promote.promotion import Promotion
 from quantgate.components.resolve.checks import check
 from quantgate.components.run import machine
-from quantgate.components.run.artifacts import Verdict, Weights
+from quantgate.components.run.artifacts import Weights
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Verdict
 from quantgate.components.servers.before_start import check_kernels
 from quantgate.components.servers.vllm_pod import Served
 from quantgate.components.track.flip_tables import read_flip_tables

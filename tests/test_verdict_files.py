@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from quantgate.components.report.junit import junit, junit_without_verdict
 from quantgate.components.report.matrix import MARKS
 from quantgate.components.report.pages import pull_request
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.pipelines.cli.app import answer
 from quantgate.pipelines.verdict_files import UNFINISHED, VerdictFiles
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results

@@ -2,8 +2,8 @@
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision, Verdict
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision, Verdict
 
 
 def conclude(decision: str, plan: str) -> None:

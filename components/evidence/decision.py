@@ -12,8 +12,9 @@ from quantgate.components.evidence.published_check import APART, NEXT_STEP, comp
 from quantgate.components.evidence.reference import not_judged
 from quantgate.components.models.variants import BASELINES
 from quantgate.components.policies.policy import UseCase
-from quantgate.components.run.artifacts import Decision, Model, Scores, Verdict, Weights
+from quantgate.components.run.artifacts import Model, Scores, Weights
 from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.verdicts import Decision, Verdict
 
 ByTask = Mapping[str, Answers]
 SKIPPED = "skipped"

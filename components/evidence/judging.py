@@ -36,16 +36,16 @@ from quantgate.components.evidence.limits import Limit
 from quantgate.components.evidence.margin import ABSOLUTE
 from quantgate.components.evidence.next_steps import next_step
 from quantgate.components.policies.policy import UseCase
-from quantgate.components.run.artifacts import (
+from quantgate.components.run.artifacts import is_flow_task
+from quantgate.components.run.attempts import Attempt
+from quantgate.components.run.verdicts import (
     Comparison,
     DropBounds,
     LimitEvidence,
     MarginEvidence,
     TaskEvidence,
     Verdict,
-    is_flow_task,
 )
-from quantgate.components.run.attempts import Attempt
 
 LARGEST_LOGARITHM = 700.0
 EACH_SIDE = 0.025

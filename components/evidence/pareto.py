@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from quantgate.components.run.artifacts import Decision, Verdict
 from quantgate.components.run.load_results import speed_ratios
+from quantgate.components.run.verdicts import Decision, Verdict
 
 
 @dataclass(frozen=True)

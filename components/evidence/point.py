@@ -10,7 +10,8 @@ from quantgate.components.evidence.candidate import Candidate
 from quantgate.components.evidence.change import Change
 from quantgate.components.evidence.next_steps import next_step
 from quantgate.components.policies.policy import UseCase, side
-from quantgate.components.run.artifacts import Scores, Verdict
+from quantgate.components.run.artifacts import Scores
+from quantgate.components.run.verdicts import Verdict
 
 
 def judge(use_case: UseCase, baseline: Candidate, variant: Candidate) -> Verdict:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from quantgate.components.policies.policy import UseCase, side
 from quantgate.components.policies.published_scores import TOLERANCE, PublishedScore, known_baseline
-from quantgate.components.run.artifacts import PublishedComparison, Scores, TaskScore
+from quantgate.components.run.artifacts import Scores, TaskScore
+from quantgate.components.run.verdicts import PublishedComparison
 
 Z = 1.959963984540054
 """The two-sided 95 % quantile of the normal distribution."""

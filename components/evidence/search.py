@@ -23,12 +23,13 @@ from quantgate.components.evidence.decision import verdicts_of
 from quantgate.components.evidence.saved_answers import saved_candidate
 from quantgate.components.evidence.speed_limits import by_speed
 from quantgate.components.evidence.unscored_items import with_scored_items
-from quantgate.components.run.artifacts import Scores, Verdict, Weights
+from quantgate.components.run.artifacts import Scores, Weights
 from quantgate.components.run.attempts import Attempt, AttemptRecord, expected_attempt
 from quantgate.components.run.evidence_digests import policy_digest
 from quantgate.components.run.load_results import LoadTest
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Verdict
 
 
 def needless(variant: str, plan: EvaluationPlan) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from quantgate.components.evidence.next_steps import NEXT_STEPS
 from quantgate.components.policies.policy import SpeedLimits, UseCase, side
-from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
 from quantgate.components.run.load_results import LoadTest, SpeedRatio, speed_ratios
+from quantgate.components.run.verdicts import Decision, LimitEvidence, Verdict
 
 TOO_SLOW = "Try another variant, or hardware with faster kernels for it; until then keep serving the current model."
 SPEEDUP, FIRST_TOKEN = "speedup", "first_token"

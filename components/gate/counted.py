@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from quantgate.components.gate.results_files import JudgedRecords
-from quantgate.components.run.artifacts import Decision, Scores, Weights
+from quantgate.components.run.artifacts import Scores, Weights
 from quantgate.components.run.attempts import Attempt, AttemptRecord, Judgement, attempt_of, evidence_digest
 from quantgate.components.run.evidence_digests import policy_digest
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision
 
 
 def judgement_of(

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from quantgate.components.run.artifacts import FLOWS, Flip, is_flow_task
+from quantgate.components.run.artifacts import FLOWS, is_flow_task
 from quantgate.components.run.records import Record
+from quantgate.components.run.verdicts import Flip
 
 BROKEN_FLOWS = 10
 """How many lost cases of flows it shows."""

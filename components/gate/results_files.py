@@ -18,8 +18,8 @@ from quantgate.components.storage.hashing import sha256_of
 
 if TYPE_CHECKING:
     from quantgate.components.evidence.answers import Answers
-    from quantgate.components.run.artifacts import Flip
     from quantgate.components.run.records import Record
+    from quantgate.components.run.verdicts import Flip
 
 
 def write_flips(all_scores: Sequence[Scores], results: str) -> "dict[str, list[Flip]]":

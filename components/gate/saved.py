@@ -29,10 +29,11 @@ from quantgate.components.evidence.saved_answers import read_ours
 from quantgate.components.evidence.unscored_items import with_scored_items
 from quantgate.components.gate.harness_groups import group_fault, grouped
 from quantgate.components.policies.policy import UseCase, check_use_case
-from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Weights
+from quantgate.components.run.artifacts import Model, RowsOrigin, Scores, TaskScore, Weights
 from quantgate.components.run.attempts import Attempt
 from quantgate.components.run.prompt_settings import PromptSettings
 from quantgate.components.run.results import FULL, TINY, VariantResults
+from quantgate.components.run.verdicts import Decision
 
 METRICS = (
     "acc_norm",

@@ -6,11 +6,12 @@ from pathlib import Path
 from quantgate.components.benchmarks import selection
 from quantgate.components.gate import results_files
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision, Model, Scores, Weights
+from quantgate.components.run.artifacts import Model, Scores, Weights
 from quantgate.components.run.attempts import AttemptRecord
 from quantgate.components.run.evidence_digests import digests_of
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 
 
 def gate(baseline: str, plan: str, weights: list[str], scores: list[str], decision: str) -> dict[str, float]:

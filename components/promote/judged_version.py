@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.registry import BASELINE, CANDIDATE, DIGEST, RUN, as_source, model_name, sources_of
-from quantgate.components.run.artifacts import Verdict, Weights
+from quantgate.components.run.artifacts import Weights
 from quantgate.components.run.evidence_check import CheckedRun
+from quantgate.components.run.verdicts import Verdict
 from quantgate.components.tracking.kubeflow_run import PARENT, is_complete
 from quantgate.components.tracking.tags import DECISION, SOURCE_TAG, VARIANT_TAG, WEIGHTS
 from quantgate.components.tracking.verification import checked_run

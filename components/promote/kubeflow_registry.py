@@ -18,7 +18,8 @@ import httpx
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.promote.registry import model_name
-from quantgate.components.run.artifacts import Decision, Verdict, Weights
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.verdicts import Decision, Verdict
 
 API = "/api/model_registry/v1alpha3"
 TOKEN = "QUANTGATE_MODEL_REGISTRY_TOKEN"

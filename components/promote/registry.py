@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision, Verdict, Weights
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.storage.artifact import Artifact
 from quantgate.components.tracking.connect import connected
 from quantgate.components.tracking.tags import SOURCE_TAG, WEIGHTS

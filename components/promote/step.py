@@ -4,8 +4,8 @@ from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.tracking.uris import own_store
 
 

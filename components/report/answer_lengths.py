@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from quantgate.components.run.artifacts import FLOWS, AnswerLengths, Decision, is_flow_task
+from quantgate.components.run.artifacts import FLOWS, AnswerLengths, is_flow_task
+from quantgate.components.run.verdicts import Decision
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantgate.components.flow_cases.flow_checks import KINDS_OF_CHECKS
-from quantgate.components.run.artifacts import FLOWS, Decision, Flip, is_flow_task
+from quantgate.components.run.artifacts import FLOWS, is_flow_task
+from quantgate.components.run.verdicts import Decision, Flip
 
 NO_LOSS = (
     "A limit of 0 on flows is about these cases themselves: one lost case is over it. What none of n lost shows about"

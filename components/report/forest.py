@@ -4,7 +4,7 @@ from markupsafe import Markup
 
 from quantgate.components.report.plots import marker
 from quantgate.components.report.svg import RIGHT, WIDTH, Axis, line, shortened, svg, text, tick_line
-from quantgate.components.run.artifacts import Decision, LimitEvidence
+from quantgate.components.run.verdicts import Decision, LimitEvidence
 
 LANE = 34
 START, END = 18, RIGHT + 4

@@ -8,7 +8,7 @@ from quantgate.components.evidence.pareto import FrontRow, front
 from quantgate.components.report.formats import MISSING, percent_text, ratio_text, size_text, unit_of
 from quantgate.components.report.plots import labels, marker
 from quantgate.components.report.svg import LEFT, RIGHT, Axis, grid_line, line, svg, text, tick_below, whisker
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 
 HEIGHT = 290
 BOTTOM, TOP = HEIGHT - 50, 14

@@ -13,7 +13,8 @@ import yaml
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.report.formats import count_text
-from quantgate.components.run.artifacts import Decision, Scores, TaskScore
+from quantgate.components.run.artifacts import Scores, TaskScore
+from quantgate.components.run.verdicts import Decision
 
 FOLDER = ".eval_results"
 

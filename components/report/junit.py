@@ -15,7 +15,7 @@ import re
 from xml.etree import ElementTree
 
 from quantgate.components.report.formats import OUTCOMES, about_text, amount_text, subject_text, unit_of
-from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
+from quantgate.components.run.verdicts import Decision, LimitEvidence, Verdict
 
 PASSING = ("ship", "monitor")
 WITHOUT_JUDGEMENT = ("not_comparable", "failed")

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from quantgate.components.report.plots import labels, marker
 from quantgate.components.report.svg import LEFT, RIGHT, Axis, grid_line, line, svg, text, tick_below
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 
 HEIGHT = 290
 BOTTOM, TOP = HEIGHT - 50, 14

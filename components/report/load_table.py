@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from quantgate.components.report.formats import milliseconds_text, rate_text, ratio_text, size_text
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.load_results import LoadLevel, LoadTest, SpeedRatio, speed_ratios
+from quantgate.components.run.verdicts import Decision
 
 LEGEND = (
     "Measured with vLLM's bench serve after the full stage: output tokens/s of all answers together; the time to the"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import Average
 from quantgate.components.report.load_table import LoadRow, busiest, load_rows
-from quantgate.components.run.artifacts import FLOWS, Decision, Scores, Verdict, is_flow_task
+from quantgate.components.run.artifacts import FLOWS, Scores, is_flow_task
+from quantgate.components.run.verdicts import Decision, Verdict
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from quantgate.components.report.matrix import mark_of, matrix, tasks_of
 from quantgate.components.report.pages import environment, report_facts
 from quantgate.components.report.stated_limits import AVERAGE, bounds
 from quantgate.components.report.story import measured, stories
-from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict, Weights
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.verdicts import Decision, LimitEvidence, Verdict
 
 CARD = "README.md"
 HUB = "hf:"

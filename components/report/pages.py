@@ -20,8 +20,9 @@ from quantgate.components.report.screen import screen
 from quantgate.components.report.stated_limits import bounds, stated_limits
 from quantgate.components.report.story import certainty, command, measured, noisiest, prompt_settings, sources, stories
 from quantgate.components.report.svg import standing_alone
-from quantgate.components.run.artifacts import Decision, is_flow_task
+from quantgate.components.run.artifacts import is_flow_task
 from quantgate.components.run.results import PLOTS, RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.artifact import write_text
 from quantgate.components.storage.page_templates import templates_of
 

@@ -3,7 +3,7 @@
 from quantgate.components.evidence.change import percent
 from quantgate.components.evidence.published_check import AGREES, APART, UNCLEAR, causes, describe
 from quantgate.components.report.formats import MINUS
-from quantgate.components.run.artifacts import Decision, PublishedComparison
+from quantgate.components.run.verdicts import Decision, PublishedComparison
 
 PUBLISHED_COLUMNS = ("Task", "Published", "Baseline", "95 % interval", "Distance", "Allowed", "Result", "Source")
 RESULTS = {AGREES: "✓ agrees", APART: "✗ too far away", UNCLEAR: "? too few questions to tell"}

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from quantgate.components.evidence.looks import SCREEN_ALLOWANCE
-from quantgate.components.run.artifacts import Decision, Scores, is_flow_task
+from quantgate.components.run.artifacts import Scores, is_flow_task
+from quantgate.components.run.verdicts import Decision
 
 ESTIMATES = {"mean": "Plain mean", "irt": "IRT", "p_irt": "p-IRT", "gp_irt": "gp-IRT"}
 """The columns of the screen: the estimate's name in the scores, and its label."""

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 
 
 def report(decision: str, results: str, html: str, markdown: str) -> None:

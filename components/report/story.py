@@ -12,9 +12,10 @@ from quantgate.components.policies.policy import ANSWERS_ERROR
 from quantgate.components.report.formats import duration_text, percent_text
 from quantgate.components.report.matrix import Row, matrix
 from quantgate.components.report.screen import stopped_variants
-from quantgate.components.run.artifacts import FLOWS, Decision, TaskEvidence, TaskScore, Weights, is_flow_task
+from quantgate.components.run.artifacts import FLOWS, TaskScore, Weights, is_flow_task
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.prompt_settings import PromptSettings
+from quantgate.components.run.verdicts import Decision, TaskEvidence
 
 ATTEMPTS = (
     "all attempts on this base model for this use case, and the runs of an attempt on more questions, share the error"

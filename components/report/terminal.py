@@ -30,7 +30,7 @@ from quantgate.components.report.load_table import HEADINGS, load_rows, without_
 from quantgate.components.report.matrix import Cell, Row, headline, matrix, tasks_of
 from quantgate.components.report.published_table import published_notes
 from quantgate.components.report.stated_limits import AVERAGE, bounds
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 
 TASKS_ACROSS = 5
 RESULT_WIDTH = len(OUTCOMES["passed"])

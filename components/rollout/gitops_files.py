@@ -23,7 +23,7 @@ from quantgate.components.rollout.live_metrics import METRICS, prometheus_rule, 
 from quantgate.components.rollout.modelcar import BASE, MODEL, SUMS, checksums, containerfile
 from quantgate.components.rollout.rollout_plan import ROLLBACK, Destination, RolloutPlan, plan_rollout, weights_of
 from quantgate.components.rollout.storage_address import OCI, check_reachable
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.servers.cluster_settings import ServingSettings
 from quantgate.components.storage.page_templates import templates_of
 

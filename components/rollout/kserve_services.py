@@ -28,7 +28,7 @@ from quantgate.components.rollout.rollout_plan import (
     weights_of,
 )
 from quantgate.components.rollout.storage_address import annotations
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.servers import vllm_pod
 from quantgate.components.servers.cluster_settings import ServingSettings
 from quantgate.components.servers.vllm_options import CPU_OPTIONS

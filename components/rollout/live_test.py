@@ -15,7 +15,8 @@ import math
 from scipy.special import ndtr
 
 from quantgate.components.evidence.further_items import further, with_power
-from quantgate.components.run.artifacts import Decision, Verdict, is_flow_task
+from quantgate.components.run.artifacts import is_flow_task
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.storage.artifact import Artifact
 
 FEWEST = 100

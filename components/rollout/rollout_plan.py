@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.gguf_file import NOT_ON_KSERVE
 from quantgate.components.rollout.live_test import LiveTest, live_test
-from quantgate.components.run.artifacts import Decision, Verdict, Weights
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.storage.artifact import Artifact
 
 STANDARD, KNATIVE = "standard", "knative"

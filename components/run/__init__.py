@@ -2,6 +2,7 @@
 
 plan                            every option of a run with its default and help, and what `resolve` adds
 artifacts, records              what the steps write for each other; one row for each answer
+verdicts                        the decision matrix, and the evidence for each verdict
 evidence_digests, evidence_check
                                 what a verdict was reached by, as digests; whether a decision has these digests
 load_results                    the load test of a server, and how a run asks for it

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.policies.policy import use_case_named, use_case_names
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.evidence_digests import Digests, digests_of
 from quantgate.components.run.results import AGAIN, ResultFile, RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.hashing import sha256_of
 
 PARTS = {

@@ -5,8 +5,9 @@ recorded at the end, by another pod than those that did the work. So the steps m
 have MLflow's prefix `system/`, by which its pages list them under "System metrics".
 """
 
-from quantgate.components.run.artifacts import Scores, Verdict, Weights
+from quantgate.components.run.artifacts import Scores, Weights
 from quantgate.components.run.load_results import LoadTest, speed_ratios
+from quantgate.components.run.verdicts import Verdict
 
 
 def cost_metrics(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantgate.components.run.artifacts import Verdict, Weights
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.verdicts import Verdict
 from quantgate.components.tracking.tags import RUN_ID_TAG, VARIANT_TAG
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from quantgate.components.evidence.pareto import FrontRow, front
 from quantgate.components.evidence.spending import describe_attempt
 from quantgate.components.models.variants import known_variant
 from quantgate.components.policies.policy import Average, text_of
-from quantgate.components.run.artifacts import Decision, Scores, Verdict, Weights, is_flow_task
+from quantgate.components.run.artifacts import Scores, Weights, is_flow_task
 from quantgate.components.run.load_results import LoadTest
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.storage.artifact import Artifact
 from quantgate.components.track.cost_metrics import cost_metrics, speed_metrics, system_metrics
 from quantgate.components.track.logged_models import ExternalModel, external_model

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.logged_models import delete_models, log_model
 from quantgate.components.track.mlflow_rows import DataSet, RunRow, run_row, variant_rows
 from quantgate.components.tracking.connect import connected

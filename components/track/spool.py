@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.flip_tables import read_flip_tables
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.facts import RunFacts, RunFiles

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.run import progress
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import ResultFile, RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track import flip_tables
 from quantgate.components.tracking.tags import ascii_name
 from quantgate.components.tracking.uris import own_store

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.variants import BASELINES
-from quantgate.components.run.artifacts import Decision, Model, Scores, Weights
+from quantgate.components.run.artifacts import Model, Scores, Weights
 from quantgate.components.run.load_results import OFF
 from quantgate.components.run.plan import EvaluationPlan
 from quantgate.components.run.results import AGAIN, FULL, VariantResults
 from quantgate.components.run.server_identity import ServerIdentity
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.tracking.connect import connected
 from quantgate.components.tracking.experiments import rights_on

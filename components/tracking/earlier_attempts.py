@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.attempts import Attempt, AttemptRecord, Judgement, attempt_of, evidence_digest
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.tracking.connect import connected
 from quantgate.components.tracking.earlier import trusted_runs
 from quantgate.components.tracking.experiments import rights_on

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from quantgate.components.errors import PrerequisiteError
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.evidence_check import CheckedRun, differences, judged_records
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.storage.location import open_store
 from quantgate.components.tracking.connect import connected

@@ -13,8 +13,9 @@ from quantgate.components.promote.promotion import Promotion
 from quantgate.components.promote.promotion import promote as promote_model
 from quantgate.components.promote.promotion import rollback as roll_back
 from quantgate.components.promote.registry import Registered, register
-from quantgate.components.run.artifacts import Decision, Weights
+from quantgate.components.run.artifacts import Weights
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.track.spool import local_results, send
 from quantgate.components.tracking.facts import RunFacts
 from quantgate.components.tracking.uris import shown_uri

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.pipelines.cli.run_options import takes
 from quantgate.pipelines.decided_run import best_variant, checked_decision, write_files
 from quantgate.pipelines.exits import EXITS

@@ -10,9 +10,9 @@ from rich.console import Console
 from quantgate.components.models.rungs import by_default
 from quantgate.components.resolve import checks
 from quantgate.components.run import machine
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.progress import FAILED, Event
 from quantgate.components.run.results import RunResults
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.servers import local_llama
 from quantgate.components.servers.accelerator import accelerator_there
 from quantgate.components.servers.before_start import check_kernels

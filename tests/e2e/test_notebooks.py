@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nbformat import NotebookNode
 
-from quantgate.components.run.artifacts import Decision
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.servers.local_vllm import serving_python
 from quantgate.components.tracking.tracked_run import TrackedRun
 from tests.e2e.started import processes_of

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from quantgate.components.policies.policy import use_case_named
-from quantgate.components.run.artifacts import Decision, Model, Scores, TaskScore, Verdict, Weights
+from quantgate.components.run.artifacts import Model, Scores, TaskScore, Weights
 from quantgate.components.run.evidence_digests import digests_of
+from quantgate.components.run.verdicts import Decision, Verdict
 from quantgate.components.storage.hashing import sha256_of
 from quantgate.components.tracking.facts import RunFacts, RunFiles
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from quantgate.components.gate import step as gate_step
 from quantgate.components.policies.policy import chosen
-from quantgate.components.run.artifacts import Decision, Model
+from quantgate.components.run.artifacts import Model
 from quantgate.components.run.plan import EvaluationPlan
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.tracking.tags import experiment_name
 from tests.support.answered import answers_of, candidate_of, pair_of, write_results
 

@@ -2,7 +2,8 @@
 
 from quantgate.components.evidence.decision import decide
 from quantgate.components.policies.policy import use_case_named
-from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
+from quantgate.components.run.artifacts import Model, RowsOrigin, Scores, TaskScore, Weights
+from quantgate.components.run.verdicts import Decision, Verdict
 
 MODEL = Model(source="file:guide", digest="d0", uri="models/d0", size_bytes=6_400_000_000)
 SIZES = {"bf16": 6_400_000_000, "int8": 3_200_000_000, "int4-g128": 1_800_000_000, "int4-g64": 2_000_000_000}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from quantgate.components.evidence.speed_limits import with_speed
 from quantgate.components.policies.policy import UseCase
-from quantgate.components.run.artifacts import Decision
 from quantgate.components.run.load_results import LoadLevel, LoadTest
+from quantgate.components.run.verdicts import Decision
 
 BASELINE = {1: 40.0, 4: 100.0}
 """Output tokens/s by requests at a time."""

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from quantgate.components.policies.policy import use_case_named
-from quantgate.components.run.artifacts import Decision, LimitEvidence, Verdict
+from quantgate.components.run.verdicts import Decision, LimitEvidence, Verdict
 from quantgate.components.track.mlflow_writer import track
 from quantgate.components.tracking.facts import RunFacts, RunFiles
 from quantgate.components.tracking.uris import local_tracking_uri

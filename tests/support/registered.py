@@ -6,7 +6,8 @@ from mlflow.tracking import MlflowClient
 
 from quantgate.components.models.digest import digest_of
 from quantgate.components.promote.registry import Registered, register
-from quantgate.components.run.artifacts import Decision, Weights
+from quantgate.components.run.artifacts import Weights
+from quantgate.components.run.verdicts import Decision
 from quantgate.components.storage.location import open_store
 from quantgate.components.track.mlflow_writer import track
 from tests.support.decided import FACTS, digested, make_decision, report_files

@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 
 from quantgate.components.evidence.decision import decide
 from quantgate.components.policies.policy import use_case_named
-from quantgate.components.run.artifacts import Decision, Model, RowsOrigin, Scores, TaskScore, Verdict, Weights
+from quantgate.components.run.artifacts import Model, RowsOrigin, Scores, TaskScore, Weights
+from quantgate.components.run.verdicts import Decision, Verdict
 
 DIGEST = "4f9a" * 16
 MODEL = Model(
