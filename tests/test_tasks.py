@@ -77,6 +77,20 @@ def test_without_a_training_split_shots_come_from_the_scored_items_but_never_the
     assert prepared.origin.describe().endswith("shots from the same")
 
 
+@pytest.mark.parametrize("with_train", [True, False])
+def test_for_scoring_no_rows_are_prepared_for_shots_and_all_else_is_equal(with_train: bool) -> None:
+    whole = prepare(ARC, School(with_train))
+    scoring = prepare(ARC, School(with_train), draws_shots=False)
+    assert (whole.settings, whole.version, whole.origin) == (scoring.settings, scoring.version, scoring.origin)
+    (leaf,), (with_shots,) = scoring.leaves, whole.leaves
+    assert (hasattr(leaf.task, "sampler"), hasattr(with_shots.task, "sampler")) == (False, True)
+    for task in (leaf.task, with_shots.task):
+        task.pick([3, 17])
+    for item in (3, 17):
+        assert leaf.task.doc(item) == with_shots.task.doc(item)
+        assert leaf.shown(leaf.task.doc(item)) == with_shots.shown(with_shots.task.doc(item))
+
+
 def test_a_source_with_fewer_items_than_the_suite_needs_is_refused() -> None:
     with pytest.raises(PrerequisiteError, match="rows of the tests has 20 items of arc_challenge; 21 are needed"):
         prepare(SuiteTask("arc_challenge", "acc_norm", 0, 0.25, 2, 21), School(with_train=False))

@@ -52,9 +52,10 @@ class Picked(ConfigurableTask):  # type: ignore[misc]  # lm-eval is untyped
     an item would get other shots: its answer in the ledger and its score would not be comparable.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, draws_shots: bool = True) -> None:
         self.pick(())
         self.building = False
+        self.draws_shots = draws_shots
         self.prepared_docs: dict[tuple[int, ...], Any] = {}
         super().__init__(config=config)
 
@@ -98,8 +99,8 @@ class Picked(ConfigurableTask):  # type: ignore[misc]  # lm-eval is untyped
         return len(self.eval_docs if self.prepares_all else self.rows)
 
     def fewshot_docs(self) -> Any:
-        """The items from which shots are drawn; None without shots, since lm-eval would prepare all items for them."""
-        if not self.config.num_fewshot:
+        """The items from which shots are drawn; None where none are, since lm-eval would prepare all items for them."""
+        if not self.config.num_fewshot or not self.draws_shots:
             return None
         if self.config.fewshot_split == self.config.test_split:
             return self.eval_docs
@@ -224,8 +225,12 @@ def split_named(config: dict[str, Any], split: str) -> Split:
     return Split(str(config["dataset_path"]), str(config.get("dataset_name") or ""), split)
 
 
-def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prepared:
-    """The task with its rows; raises PrerequisiteError when the source lacks some of the items."""
+def prepare(row: SuiteTask, source: Source, chat_template: bool = False, *, draws_shots: bool = True) -> Prepared:
+    """The task with its rows; raises PrerequisiteError when the source lacks some of the items.
+
+    Without `draws_shots` it scores items whose prompts are known already, and builds none: that spares preparing the
+    tens of thousands of rows from which HellaSwag's and WinoGrande's shots are drawn.
+    """
     datasets.disable_caching()
     datasets.disable_progress_bars()
     quiet(logging.WARNING, "datasets", "httpx")
@@ -237,7 +242,10 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
         version, config = f"sha256 {row.custom.digest[:12]}", leaves[0].task.config.to_dict()
     else:
         definitions = tasks.definitions(row.task, row.own)
-        leaves = [leaf_of(row, definition, source, grouped=len(definitions) > 1) for definition in definitions]
+        grouped = len(definitions) > 1
+        leaves = [
+            leaf_of(row, definition, source, grouped=grouped, draws_shots=draws_shots) for definition in definitions
+        ]
         version, config = tasks.task_version(row.task, row.own), tasks.raw_definitions(row.task, row.own)[0]
     items = sum(leaf.items for leaf in leaves)
     row = row.counted(items)
@@ -260,7 +268,9 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False) -> Prep
     return Prepared(row, tuple(leaves), version, settings, origin)
 
 
-def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, grouped: bool) -> Leaf:
+def leaf_of(
+    row: SuiteTask, definition: dict[str, Any], source: Source, *, grouped: bool, draws_shots: bool = True
+) -> Leaf:
     """One task with its rows; shots come from the scored split when the source lacks the split of the shots."""
     name, scored = str(definition["task"]), scored_split(definition)
     split = split_named(definition, scored)
@@ -289,11 +299,12 @@ def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, group
     where = f"{split.stem} from {rows.of}"
     origin = RowsOrigin(task=name, where=where, sha256=rows.sha256[:16], shots=from_shots)
     try:
-        return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", Picked(config), origin)
+        task = Picked(config, draws_shots=draws_shots)
     except TemplateError as error:
         raise PrerequisiteError(
             f"A template of {name} does not fit its rows: {error}. Correct its definition."
         ) from error
+    return Leaf(name, name.removeprefix(f"{row.task}_") if grouped else "", task, origin)
 
 
 def custom_leaf(test_set: custom.CustomSet) -> Leaf:

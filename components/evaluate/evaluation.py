@@ -119,7 +119,7 @@ class Evaluation:
         book, served = earlier.ledger, not self.server.failure
         model = TestedModel(client_of(self.server, self.when_lost), book) if served or not book else LedgerModel(book)
         tasks = {
-            row.task: prepare(row, self.questions.source, self.questions.chat_template)
+            row.task: prepare(row, self.questions.source, self.questions.chat_template, draws_shots=False)
             for row in suite.tasks
             if row.items(self.stage)
         }
