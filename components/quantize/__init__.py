@@ -11,6 +11,7 @@ log_progress                    how far llm-compressor is, by its log
 memory_needed                   the memory that llm-compressor needs, before it starts
 written                         what a checkpoint says of itself
 tensors                         the tensors of a checkpoint, each expert's apart
+packed                          the numbers in its packed weights
 rotation                        what SpinQuant's rotations change, and in which models
 check                           its checkpoint, before it is served
 """

@@ -17,6 +17,7 @@ from quantgate.components.errors import PrerequisiteError
 from quantgate.components.models.layers import Layout
 from quantgate.components.models.parts import ROUTERS, is_expert, part_of
 from quantgate.components.models.tokenizer_files import GENERATION_CONFIG, tokenizer_files
+from quantgate.components.quantize.packed import fp4_in, integers_in
 from quantgate.components.quantize.rotation import OUTPUT, ROTATED, not_rotated
 from quantgate.components.quantize.tensors import NAMED, WEIGHT, tensors_of
 from quantgate.components.storage.hashing import sha256s
@@ -246,39 +247,31 @@ def _scales(name: str, compressed: "Tensors") -> "torch.Tensor":
 def _floats(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
     """The numbers of a layer of FP8 or FP4, without their scales; raises ValueError if they are not of the layout."""
     import torch
-    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 
     rows, columns = shape
     if not layout.packed:
         return _stored(name + WEIGHT, torch.float8_e4m3fn, shape, compressed)
-    packed = _stored(f"{name}.weight_packed", torch.uint8, (rows, columns // 2), compressed)
-    numbers: torch.Tensor = unpack_fp4_from_uint8(packed, rows, columns)
-    return numbers
+    return fp4_in(_stored(f"{name}.weight_packed", torch.uint8, (rows, columns // 2), compressed))
 
 
 def _integers(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
     """The integers of a layer's weights; raises ValueError if they are not of the layout."""
     import torch
-    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
     rows, columns = shape
     if not layout.packed:
         return _stored(name + WEIGHT, torch.int8, shape, compressed)
     width = math.ceil(columns * layout.bits / 32)
-    packed = _stored(f"{name}.weight_packed", torch.int32, (rows, width), compressed)
-    integers: torch.Tensor = unpack_from_int32(packed, layout.bits, torch.Size(shape))
-    return integers
+    return integers_in(_stored(f"{name}.weight_packed", torch.int32, (rows, width), compressed), layout.bits, columns)
 
 
 def _zero_points(name: str, layout: Layout, shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
     """The zero point of each scale; they are packed by column."""
     import torch
-    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
     height = math.ceil(shape[0] * layout.bits / 32)
     packed = _stored(f"{name}.weight_zero_point", torch.int32, (height, shape[1]), compressed)
-    points: torch.Tensor = unpack_from_int32(packed, layout.bits, torch.Size(shape), packed_dim=0)
-    return points
+    return integers_in(packed.T, layout.bits, shape[0]).T
 
 
 def _stored(name: str, kind: "torch.dtype", shape: tuple[int, int], compressed: "Tensors") -> "torch.Tensor":
