@@ -91,7 +91,7 @@ def check_same_weights(one: Path, two: Path, layers: int) -> None:
 
 
 @pytest.mark.slow(reason="llm-compressor runs three times, twice in two processes")
-@pytest.mark.parametrize("variant", ["int8", "int4-g64", "int4-a8-g32", "nvfp4"])
+@pytest.mark.parametrize("variant", ["int8", "nvfp4"])  # GPTQ, and RTN; int4-g64 is the next test's
 def test_two_ranks_make_the_variant_of_one_and_the_same_bytes_each_time(
     tiny_model: Path, tmp_path: Path, variant: str
 ) -> None:
