@@ -29,6 +29,7 @@ def drawn(variant: str, noise: float) -> Candidate:
     return candidate_of(variant, by_task, chance=0.5)
 
 
+@pytest.mark.slow(reason="bounds of 600 questions take seconds")
 @pytest.mark.parametrize(("noise", "nats", "verdict"), [(0.7, 0.036, "monitor"), (2.2, 0.31, "reject")])
 def test_small_divergences_pass_and_large_ones_are_rejected(noise: float, nats: float, verdict: str) -> None:
     baseline, variant = drawn("bf16", 0.0), drawn("int8", noise)

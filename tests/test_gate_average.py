@@ -34,6 +34,7 @@ def probabilities(items: int, lost: Numbers, gained: Numbers) -> Numbers:
     return np.asarray(np.exp(ways + np.log(chances) @ counts.T), dtype=np.float64)
 
 
+@pytest.mark.slow(reason="hundreds of simulated runs")
 @pytest.mark.parametrize(
     ("sizes", "weights"),
     [((8, 8), (1, 1)), ((4, 12), (1, 1)), ((2, 12), (1, 12)), ((3, 12), (3, 1))],
@@ -83,6 +84,7 @@ def passing(sizes: Sequence[int], differing: float, drop: float, limit: float) -
 OPENLLM = (14_042, 10_042, 1172, 1267, 1319, 817)
 
 
+@pytest.mark.slow(reason="hundreds of simulated runs")
 @pytest.mark.parametrize(
     ("sizes", "differing", "limit", "power"),
     [(6 * [100], 0.02, 0.03, 0.8), (6 * [100], 0.1, 0.05, 0.7), (OPENLLM, 0.1, 0.01, 0.5)],

@@ -264,6 +264,7 @@ def test_a_drop_at_the_limit_rarely_passes(surer: float, most: float) -> None:
     assert passed / 150 <= most
 
 
+@pytest.mark.slow(reason="hundreds of simulated runs")
 def test_margins_pass_a_lossless_variant_more_often() -> None:
     by_answers = by_margins = 0
     gain = 0.5 * (1.09**0.5 - 1)  # what the noise costs

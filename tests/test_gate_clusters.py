@@ -60,6 +60,7 @@ def rates(sizes: Sequence[int], differing: float, spread: float, limit: float) -
     return passed[0], passed[1]
 
 
+@pytest.mark.slow(reason="hundreds of simulated runs")
 @pytest.mark.parametrize(
     ("sizes", "differing", "spread", "limit", "power"),
     [

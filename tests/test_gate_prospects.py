@@ -138,6 +138,7 @@ def test_the_forecast_is_the_same_each_time() -> None:
     assert forecast_of(plan) == forecast_of(plan)
 
 
+@pytest.mark.slow(reason="hundreds of simulated runs")
 @pytest.mark.parametrize("name", [name for name in use_case_names() if not name.endswith("-strict")])
 def test_each_shipped_policy_ships_a_lossless_variant_in_four_of_five_runs(name: str) -> None:
     default = prospect(name, use_case_named(name).suites[0])
