@@ -2,6 +2,8 @@
 
     resolve -> Model, plan -> quantize -> Weights -> deploy -> Server -> evaluate -> Scores -> gate -> Decision
 
+The last one is in verdicts.py.
+
 A failed variant has the reason in `failure`: the later steps return early and the gate reports the reason. An empty
 `failure` means that the step succeeded.
 """
