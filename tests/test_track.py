@@ -310,7 +310,7 @@ def test_nothing_is_printed_even_when_the_store_is_created(tmp_path: Path) -> No
     FACTS.write(facts)
     make_decision(tmp_path).write(decision)
     code = (
-        "import sys; from quantgate.components.run.artifacts import Decision; "
+        "import sys; from quantgate.components.run.verdicts import Decision; "
         "from quantgate.components.track.mlflow_writer import track;"
         "from quantgate.components.tracking.facts import RunFacts, RunFiles;"
         "track(Decision.read(sys.argv[1]), RunFacts.read(sys.argv[2]), RunFiles(), sys.argv[3])"
