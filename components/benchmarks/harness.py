@@ -268,9 +268,7 @@ def prepare(row: SuiteTask, source: Source, chat_template: bool = False, *, draw
     return Prepared(row, tuple(leaves), version, settings, origin)
 
 
-def leaf_of(
-    row: SuiteTask, definition: dict[str, Any], source: Source, *, grouped: bool, draws_shots: bool = True
-) -> Leaf:
+def leaf_of(row: SuiteTask, definition: dict[str, Any], source: Source, *, grouped: bool, draws_shots: bool) -> Leaf:
     """One task with its rows; shots come from the scored split when the source lacks the split of the shots."""
     name, scored = str(definition["task"]), scored_split(definition)
     split = split_named(definition, scored)

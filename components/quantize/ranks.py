@@ -47,7 +47,7 @@ def check_ranks(ranks: int, calibration: Calibration) -> None:
 def program(ranks: int, scratch: Path) -> list[str]:
     """The beginning of the command line that runs `compress`; its log has what rank 0 prints, and why a rank ended.
 
-    PyTorch's launcher ends all ranks when one ends with an error, and when it is itself told to end. It keeps its state
+    PyTorch's launcher ends all ranks when one ends with an error, and on a signal to end. It keeps its state
     in a file of `scratch`, which only this account can read: by default it would be in a TCP store, which listens on
     all interfaces and whose pickles the launcher loads.
     """

@@ -64,10 +64,10 @@ def examine(run: PlannedRun) -> Iterator[Finding]:
         yield Finding(FAULT, "serving", str(error))
     else:
         yield from explained("admission", lambda: rehearsed(examined, runtime))
-        images_of_server, llama = [runtime.image], examined.settings.llama_image
-        if llama or not examined.uses_kserve:
-            images_of_server += [examined.settings.weights_image, *([llama] if llama else [])]
-        examined = replace(examined, needs=examined.needs.with_images(images_of_server))
+        llama = examined.settings.llama_image
+        fetcher = examined.settings.weights_image if llama or not examined.uses_kserve else ""
+        needs = examined.needs.with_images([image for image in (runtime.image, fetcher, llama) if image])
+        examined = replace(examined, needs=needs)
     yield from explained("image", lambda: images(examined))
     yield from explained("GPU", lambda: gpus(examined))
     yield from explained("quota", lambda: quotas(examined))
